@@ -1,0 +1,153 @@
+"""The Python API: the same path that the command line takes.
+
+import cryobench as cb
+
+records = cb.run(solvers=["pinv", "dct"], operators="sumpool:16", data="particles.star")
+records.to_pandas()                                  # the leaderboard
+
+A = cb.operator("sumpool:16", shape=(128, 128), seed=0)
+x = cb.solve("dct", A, y)                            # measurements in, images out: no truth anywhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cryobench import grid, runner
+from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Record, Shape, Solver
+from cryobench.environment import resolve_device
+from cryobench.errors import IncompatibleError, ParameterError, SpecError
+from cryobench.meters import CountingOperator
+from cryobench.registry import installed
+from cryobench.results import Results
+from cryobench.rng import Rng
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class Records(list[Record]):
+    """The records of a run, with a table view. In a notebook it shows itself as the leaderboard."""
+
+    def to_pandas(self, by: str = "psnr") -> pd.DataFrame:
+        """The leaderboard, one row per cell, best first by the metric `by`."""
+        from cryobench.leaderboard.table import leaderboard
+
+        return leaderboard(self, by=by)
+
+    def _repr_html_(self) -> str:
+        from cryobench.leaderboard.render import to_html
+
+        return to_html(self.to_pandas())
+
+
+def run(
+    solvers: str | Sequence[str],
+    operators: str | Sequence[str],
+    *,
+    noises: str | Sequence[str] = "none",
+    data: str | Path | Sequence[str | Path] = "demo",
+    metrics: str | Sequence[str] = grid.DEFAULT_METRICS,
+    images: str | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    batch: int = grid.DEFAULT_BATCH,
+    floor: bool = True,
+    out: str | Path | None = None,
+    save: Sequence[str] = (),
+    force: bool = False,
+    data_options: dict[str, str] | None = None,
+) -> Records:
+    """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
+
+    All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
+    the first four. out: a results folder, in which finished cells are found again; None keeps all in memory.
+    Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
+    """
+    if save and out is None:
+        raise ParameterError(f"save={list(save)} needs a results folder: give out='runs'")
+    request = grid.Request(
+        solvers=_texts(solvers),
+        operators=_texts(operators),
+        noises=_texts(noises),
+        data=_texts(data),
+        data_options=data_options or {},
+        metrics=_texts(metrics),
+        images=images,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        batch=batch,
+        floor=floor,
+        save=tuple(save),
+    )
+    plan = grid.plan(request, installed())
+    store = None
+    if out is not None:
+        store = Results(out)
+        store.check_writable()
+    return Records(runner.execute(plan, store=store, force=force))
+
+
+def operator(
+    spec: str, *, shape: Shape, seed: int = 0, dtype: str | torch.dtype = "float32", device: str = "cpu"
+) -> LinearOperator:
+    """The live operator of a spec for images of `shape` (H, W): `cb.operator("sumpool:16", shape=(128, 128)).A(x)`."""
+    recipe = installed().make("operators", spec)
+    if not isinstance(recipe, OperatorRecipe):
+        raise SpecError(f"{spec!r} is no operator")
+    recipe.check(shape)
+    if isinstance(dtype, str):
+        dtype = grid.DTYPES[dtype]
+    return recipe.build(shape, seed=seed, dtype=dtype, device=resolve_device(device))
+
+
+def solver(spec: str) -> Solver:
+    """The solver of a spec, a frozen dataclass of its hyper-parameters."""
+    made = installed().make("solvers", spec)
+    grid.check_kind("solvers", spec, made)
+    return made
+
+
+def solve(
+    method: str | Solver,
+    measured_by: str | LinearOperator,
+    y: torch.Tensor | np.ndarray,
+    *,
+    shape: Shape | None = None,
+    noise: str = "none",
+    sigma: float = 0.0,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Reconstruct images [B, 1, H, W] from measurements y [B, M, h, w] alone.
+
+    measured_by: a live operator, or a spec together with `shape` (H, W) and the `seed` of its masks. sigma: standard
+    deviation of the noise in y, when known. The result has the dtype and the device of the operator.
+    Raises `IncompatibleError` for a y of another shape, or where the solver cannot take the problem.
+    """
+    if isinstance(measured_by, str):
+        if shape is None:
+            raise ParameterError(f"solve: the operator spec {measured_by!r} needs the image size, as shape=(H, W)")
+        measured_by = operator(measured_by, shape=shape, seed=seed)
+    if isinstance(method, str):
+        method = solver(method)
+    y = torch.as_tensor(y).to(measured_by.device, measured_by.dtype)
+    wanted = measured_by.measurement_shape
+    if y.ndim != 4 or tuple(y.shape[1:]) != wanted:
+        raise IncompatibleError(f"y has shape {list(y.shape)}, wanted [B, {', '.join(map(str, wanted))}]")
+    model: NoiseModel = installed().make("noises", noise)
+    problem = Problem(CountingOperator(measured_by), y, model, y.new_full((len(y), 1, 1, 1), sigma))
+    reason = method.unsupported(problem)
+    if reason is not None:
+        raise IncompatibleError(f"the solver cannot take this problem: {reason}")
+    return method.solve(problem, rng=Rng(seed, [str(i) for i in range(len(y))])).x
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    return tuple(map(str, [given] if isinstance(given, str | Path) else given))

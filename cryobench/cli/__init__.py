@@ -1,0 +1,72 @@
+"""The command line: the only place that prints. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cryobench.cli import catalogue, leaderboard, run
+from cryobench.cli.plugins import PluginGroup
+from cryobench.errors import CryobenchError
+
+app = typer.Typer(
+    name="cryobench",
+    cls=PluginGroup,
+    help="Compare inverse-problem solvers on cryo-EM images: any solver, any operator, one honest leaderboard.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is up in half the time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from cryobench.environment import version
+
+        typer.echo(f"cryobench {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None: ...
+
+
+app.command("run")(run.run)
+app.command("leaderboard")(leaderboard.leaderboard)
+app.command("list")(catalogue.list_components)
+app.command("show")(catalogue.show)
+app.command("env")(catalogue.env)
+
+
+def main() -> None:
+    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: the request made no sense."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="cryobench")
+    except CryobenchError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except Exception as error:  # a defect of ours: say so in a line, and how to see more
+        if debug:
+            raise
+        typer.echo(
+            f"internal error: {type(error).__name__}: {' '.join(str(error).split())} "
+            "(--debug shows the traceback; `cryobench env` is what a bug report needs)",
+            err=True,
+        )
+        sys.exit(1)
+
+
+__all__ = ["app", "main"]

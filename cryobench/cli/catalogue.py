@@ -1,0 +1,115 @@
+"""`cryobench list`, `show` and `env`: what there is, what it takes, what it runs on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cryobench.errors import UnknownName
+from cryobench.registry import KINDS, did_you_mean, installed
+from cryobench.spec import fields_of
+
+
+def list_components(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.")] = None,
+    problems: Annotated[
+        bool, typer.Option("--problems", help="Import every plugin and say what is wrong with it.")
+    ] = False,
+) -> None:
+    """List the registered components by kind. Imports none of them."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    registry = installed()
+    if problems:
+        found = registry.problems()
+        for problem in found:
+            typer.echo(problem)
+        typer.echo(f"{len(found)} problem(s)", err=True)
+        raise typer.Exit(1 if found else 0)
+    if kind is not None and kind not in KINDS:
+        raise UnknownName(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
+    for heading in ("kind", "name", "from"):
+        table.add_column(heading)
+    for shown in KINDS if kind is None else (kind,):
+        for position, name in enumerate(registry.names(shown)):
+            origins = registry.origins(shown, name)
+            owners = " and ".join(f"{origin.distribution} {origin.version}" for origin in origins)
+            clash = " (clash: uninstall one)" if len(origins) > 1 else ""
+            table.add_row("" if position else shown, escape(name), escape(owners) + clash)
+        table.add_section()
+    Console().print(table)
+
+
+def show(name: Annotated[str, typer.Argument(help="A component name, such as sumpool.")]) -> None:
+    """Show a component: what it is, its parameters with type, default and meaning, and where it comes from."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    registry = installed()
+    kinds = [kind for kind in KINDS if name in registry.names(kind)]
+    if not kinds:
+        every = sorted({known for kind in KINDS for known in registry.names(kind)})
+        raise UnknownName(f"nothing is registered as {name!r}; {did_you_mean(name, every)}")
+    console = Console()
+    for kind in kinds:
+        component = registry.get(kind, name)
+        origin = registry.origins(kind, name)[0]
+        console.print(f"[bold]{escape(name)}[/bold]  [dim]{kind} · {escape(origin.distribution)} {origin.version} · "
+                      f"{escape(origin.target)}[/dim]")  # fmt: skip
+        console.print(_paragraphs(component.__doc__ or "(no description)"), highlight=False, markup=False)
+        fields = fields_of(component)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in ("parameter", "type", "default", "meaning"):
+            table.add_column(heading)
+        for field in fields:
+            default = "required" if field.required else _default_text(field.default)
+            table.add_row(*map(escape, (field.name, field.type_name, default, field.doc)))
+        if fields:
+            console.print(table)
+        console.print()
+
+
+def env(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Print versions and hardware, for bug reports."""
+    import json
+
+    from cryobench import environment
+    from cryobench.errors import CryobenchError
+
+    facts: dict[str, str | int] = dict(environment.versions())
+    try:
+        environment.import_diffusers()
+    except CryobenchError as error:
+        facts["diffusers"] = str(error)
+    for package, extra in environment.EXTRA_PACKAGES.items():
+        facts[package] = f"{environment.version(package)} (extra {extra})"
+    facts |= environment.hardware()
+    problems = installed().problems()
+    facts["plugin problems"] = "; ".join(problems) or "none"
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def _default_text(value: object) -> str:
+    if value is None:
+        return "none"
+    try:
+        return str(installed().spec_of(value)) if hasattr(value, "__dataclass_fields__") else str(value).lower()
+    except UnknownName:
+        return str(value)
+
+
+def _paragraphs(doc: str) -> str:
+    """A docstring with its source line breaks undone, so that it wraps to the terminal."""
+    import inspect
+
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(doc).split("\n\n"))

@@ -1,0 +1,64 @@
+"""Commands that plugins add, in the entry-point group `cryobench.commands`: listed by name, imported when invoked."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cryobench.errors import PluginError
+
+GROUP = "cryobench.commands"
+
+
+class PluginGroup(TyperGroup):
+    """The built-in commands and, after them, those of plugins. A plugin cannot replace a built-in command."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        built_in = super().list_commands(ctx)
+        return [*built_in, *sorted({point.name for point in entry_points(group=GROUP)} - set(built_in))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            points = list(entry_points(group=GROUP, name=cmd_name))
+            if len(points) > 1:
+                owners = " and ".join(sorted(_owner(point) for point in points))
+                raise PluginError(f"the command {cmd_name!r} is registered by {owners}; uninstall one of them")
+            command = PluginCommand(points[0]) if points else None
+        return command
+
+
+class PluginCommand(TyperCommand):
+    """Stands for a plugin's command until it is invoked."""
+
+    def __init__(self, point: EntryPoint):
+        super().__init__(point.name, help=f"A command of {_owner(point)}.")
+        self._point = point
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return self._load().make_context(*args, **kwargs)
+
+    def _load(self) -> Any:
+        where = f"the command {self._point.name!r} of {_owner(self._point)}"
+        try:
+            loaded = self._point.load()
+        except Exception as error:
+            raise PluginError(
+                f"{where} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+        if isinstance(loaded, typer.Typer):
+            return typer.main.get_command(loaded)
+        if hasattr(loaded, "make_context"):
+            return loaded
+        if callable(loaded):
+            single = typer.Typer(add_completion=False)
+            single.command(self._point.name)(loaded)
+            return typer.main.get_command(single)
+        raise PluginError(f"{where} must be a function, a Typer app or a click command, got {type(loaded).__name__}")
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown distribution"

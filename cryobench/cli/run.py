@@ -1,0 +1,131 @@
+"""`cryobench run`: any solver on any operator, and a leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryobench.cli.options import ByOption, CsvOption, JsonOption, complete
+
+INTERRUPTED = 130
+
+
+def run(
+    solver: Annotated[
+        list[str] | None,
+        typer.Option("--solver", "-s", help="A solver spec, such as dct or dct:0.1. Repeat for more.",
+                     autocompletion=complete("solvers")),
+    ] = None,
+    operator: Annotated[
+        list[str] | None,
+        typer.Option("--operator", "-o", help="An operator spec, such as sumpool:16 or fourier:0.5. Repeat for more.",
+                     autocompletion=complete("operators")),
+    ] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option("--noise", "-n", help="A noise spec, such as gaussian:rel=0.05. Repeat for more. [default: none]",
+                     autocompletion=complete("noises"), show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help="An image file (.mrc .mrcs .star .pt .npy) or a source spec. Repeat for "
+                     "more. [default: demo]", show_default=False),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Which images, counted from 0: 0:8 or 3,7,9. [default: the first 4]",
+                                 show_default=False)
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Fourier-crop the images to this many pixels a side.")] = None,
+    as_stack: Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")] = False,
+    data_root: Annotated[
+        str | None, typer.Option(help="Folder that the image references of a star file start from.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: all built-in ones]",
+                     autocompletion=complete("metrics"), show_default=False),
+    ] = None,
+    by: ByOption = "psnr",
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),
+    ] = None,
+    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the closed-form pinv row to a table.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    batch: Annotated[int, typer.Option(help="Images solved at once; halved when memory runs out.")] = 16,
+    out: Annotated[Path, typer.Option(help="Results folder. A cell found there is not run again.")] = Path("runs"),
+    save: Annotated[
+        list[str] | None,
+        typer.Option(help="Also save reconstructions (.mrcs) or panel (.png). Repeat for both.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
+    csv: CsvOption = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")] = False,
+) -> None:  # fmt: skip
+    """Run every solver on every operator and print a leaderboard.
+
+    Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
+    """
+    from cryobench import grid, results, runner
+    from cryobench.cli.output import ProgressObserver, note, print_leaderboard
+    from cryobench.errors import ParameterError
+    from cryobench.hooks import Hooks
+    from cryobench.leaderboard.table import COSTS
+    from cryobench.registry import did_you_mean, installed
+
+    options = {"size": size, "as_stack": as_stack or None, "data_root": data_root}
+    requests = [
+        grid.Request(
+            solvers=solver or (),
+            operators=operator or (),
+            noises=noise or ("none",),
+            data=data or ("demo",),
+            data_options={key: str(value).lower() if value is True else str(value)
+                          for key, value in options.items() if value is not None},
+            metrics=metric or grid.DEFAULT_METRICS,
+            images=images,
+            seed=one_seed,
+            dtype=dtype,
+            device=device,
+            batch=batch,
+            floor=floor,
+            save=save or (),
+        )
+        for one_seed in dict.fromkeys(seed or (0,))
+    ]  # fmt: skip
+    plans = [grid.plan(request, installed()) for request in requests]
+    columns = [column for metric in plans[0].metrics for column in metric.columns if column.direction != "none"]
+    rankable = [*(column.name for column in columns), *COSTS]
+    if by not in rankable:
+        raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
+    if csv is not None and str(csv) != "-":
+        results.check_writable_file(csv)
+    store = results.Results(out)
+    store.check_writable()
+
+    hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
+    cells = sum(len(plan.cells) for plan in plans)
+    hooks.call("cryobench_run_started", cells=cells, options={"requests": requests, "out": str(out)})
+    records = []
+    with ProgressObserver(cells, quiet) as observer:
+        try:
+            for plan in plans:
+                for record in runner.execute(plan, store=store, force=force, observer=observer):
+                    records.append(record)
+                    hooks.call("cryobench_record_added", record=record)
+        except KeyboardInterrupt:
+            note(f"\nstopped: {len(records)} of {cells} cells are finished and kept in {out}; "
+                 "the same command goes on from there")  # fmt: skip
+            raise typer.Exit(INTERRUPTED) from None
+    hooks.call("cryobench_run_finished", records=records)
+
+    print_leaderboard(records, by, csv, as_json)
+    if not quiet:
+        known = f", {observer.reused} of them there already (--force runs them again)" if observer.reused else ""
+        note(f"{cells} cells in {out}{known}")
+    if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)

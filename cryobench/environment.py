@@ -1,0 +1,111 @@
+"""The machine and the software a result was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from types import ModuleType
+
+from cryobench.errors import CryobenchError, DeviceError
+
+CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
+EXTRA_PACKAGES = {"prox-tv": "proxtv"}
+
+
+def version(distribution: str = "cryobench") -> str:
+    """The installed version of a distribution, or 'not installed'."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, of the package and of what it computes with."""
+    return {"python": platform.python_version(), "cryobench": version()} | {n: version(n) for n in CORE_PACKAGES}
+
+
+@cache
+def hardware() -> dict[str, str | int]:
+    """Processor, cores usable by this process, memory in MiB, threads of torch, and CUDA devices."""
+    import psutil
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found: dict[str, str | int] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores,
+        "memory_mib": psutil.virtual_memory().total // 2**20,
+        "torch_threads": torch.get_num_threads(),
+    }
+    for index in range(torch.cuda.device_count()):
+        found[f"cuda:{index}"] = torch.cuda.get_device_name(index)
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:  # not Linux: the platform module knows what there is to know
+        return platform.processor()
+    return platform.processor()
+
+
+def git_commit() -> str | None:
+    """The commit of the current folder's git repository, with '+' where tracked files were changed, or None."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + "+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def resolve_device(name: str):
+    """The torch device of a name: 'cpu', 'cuda', 'cuda:1', or 'auto' (CUDA where there is one).
+
+    Raises `DeviceError` for a device this machine does not have.
+    """
+    import torch
+
+    cuda = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda:0" if cuda else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"--device wants cpu, cuda, cuda:N or auto, got {name!r}") from error
+    if device.type == "cuda":
+        if (device.index or 0) >= cuda:
+            there = f"has {cuda} CUDA device(s)" if cuda else "has no CUDA device that torch can use"
+            raise DeviceError(f"--device {name}: this machine {there}; use --device cpu")
+        return torch.device("cuda", device.index or 0)
+    if device.type != "cpu":
+        raise DeviceError(f"--device wants cpu, cuda, cuda:N or auto, got {name!r}")
+    return device
+
+
+def import_diffusers() -> ModuleType:
+    """The diffusers package, or an error that explains the usual reason why it does not import."""
+    try:
+        import diffusers.models  # the lazy top level hides a broken torchvision until a class is asked for
+    except Exception as error:  # torch/torchvision mismatches surface as RuntimeError, OSError or ImportError
+        raise CryobenchError(
+            f"diffusers {version('diffusers')} cannot be imported beside torch {version('torch')} and torchvision "
+            f"{version('torchvision')}: torch and torchvision must be builds of one release (a CPU-only torch beside "
+            "the registry's torchvision is the usual cause); reinstall both together, as `uv sync` does "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        ) from error
+    return diffusers

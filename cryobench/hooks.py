@@ -1,0 +1,83 @@
+"""Lifecycle events for plugins that watch a run (loggers, notifiers), by pluggy. Not for lookup: see `registry`.
+
+A plugin registers a module or object under the entry-point group `cryobench.hooks` and implements any of the
+functions of `Events`, each marked with `@hookimpl`:
+
+    from cryobench.hooks import hookimpl
+
+    @hookimpl
+    def cryobench_record_added(record): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from cryobench.core import Record
+
+GROUP = "cryobench.hooks"
+hookspec = pluggy.HookspecMarker("cryobench")
+hookimpl = pluggy.HookimplMarker("cryobench")
+
+
+class Events:
+    """The events of a run, in the order in which they happen."""
+
+    @hookspec
+    def cryobench_run_started(self, cells: int, options: dict[str, Any]) -> None:
+        """A run of `cells` cells begins. options: the request, as plain values."""
+
+    @hookspec
+    def cryobench_record_added(self, record: Record) -> None:
+        """A cell is finished (or was found finished), and its record saved."""
+
+    @hookspec
+    def cryobench_run_finished(self, records: list[Record]) -> None:
+        """Every cell of the run is finished."""
+
+
+class Hooks:
+    """The hook plugins of a run. A plugin that raises is reported and does not stop the run or the others."""
+
+    def __init__(self, report: Callable[[str], None]):
+        self._report = report
+        self._manager = pluggy.PluginManager("cryobench")
+        self._manager.add_hookspecs(Events)
+
+    def load(self, points: Iterable[EntryPoint]) -> Hooks:
+        """Import and register the plugins of these entry points, reporting those that cannot be."""
+        for point in points:
+            owner = point.dist.name if point.dist else "an unknown distribution"
+            try:
+                self._manager.register(point.load(), name=f"{point.name} of {owner}")
+            except Exception as error:  # a broken watcher must not stop a run
+                self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {_reason(error)}")
+        return self
+
+    def load_installed(self) -> Hooks:
+        """Import and register the hook plugins of this environment."""
+        return self.load(entry_points(group=GROUP))
+
+    def register(self, plugin: object, name: str) -> Hooks:
+        """Add a plugin object directly."""
+        self._manager.register(plugin, name=name)
+        return self
+
+    def call(self, event: str, **arguments: Any) -> None:
+        """Tell every plugin of an event, each on its own so that one cannot silence the others."""
+        plugins = self._manager.get_plugins()
+        for name, plugin in self._manager.list_name_plugin():
+            others = [other for other in plugins if other is not plugin]
+            try:
+                self._manager.subset_hook_caller(event, others)(**arguments)
+            except Exception as error:  # a broken watcher must not stop a run
+                self._report(f"hook plugin {name!r} failed in {event}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

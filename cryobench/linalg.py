@@ -1,0 +1,93 @@
+"""Batched linear algebra on images: inner products per image, conjugate gradients, checks of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from cryobench.core import LinearOperator
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner product of each image, [B, 1, 1, 1] for [B, ., ., .] inputs; either may have batch size 1.
+
+    Summed in float64: the order of a float32 sum, and with it a decision that hangs on its sign, would depend on the
+    size of the batch.
+    """
+    return (a * b).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+
+
+def norm(a: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of each image, [B, 1, 1, 1]."""
+    return dot(a, a).sqrt()
+
+
+def conjugate_gradients(
+    apply: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, *, tol: float, max_steps: int
+) -> torch.Tensor:
+    """Solve `apply(x) = b` for a symmetric positive semi-definite `apply`, each image on its own.
+
+    Starts from zero, so that on a singular system with b in the range the least-norm solution comes out. An image
+    stops when ||b - apply(x)|| <= tol ||b||. (Hestenes & Stiefel 1952.)
+    """
+    x = torch.zeros_like(b)
+    r = b.clone()
+    p = r
+    rr = dot(r, r)
+    goal = tol**2 * rr
+    for _ in range(max_steps):
+        active = rr > goal
+        if not active.any():
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
+        x = x + step * p
+        r = r - step * q
+        rr_next = dot(r, r)
+        p = r + torch.where(active, rr_next / rr.clamp_min(torch.finfo(b.dtype).tiny), 0.0) * p
+        rr = torch.where(active & (curvature <= 0), 0.0, rr_next)
+    return x
+
+
+def power_norm(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 1000) -> float:
+    """||A|| by the power method on A^T A, to a relative change of `tol`."""
+    start = torch.Generator().manual_seed(0)
+    x = torch.randn((1, 1, *operator.image_shape), generator=start, dtype=operator.dtype).to(operator.device)
+    previous = current = 0.0
+    for _ in range(max_steps):
+        x = operator.A_adjoint_A(x / norm(x))
+        current = float(norm(x))
+        if abs(current - previous) <= tol * current:
+            break
+        previous = current
+    return current**0.5
+
+
+def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
+    """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y: zero for an exact adjoint."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    y = torch.randn((1, *operator.measurement_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    Ax = operator.A(x)
+    return float((dot(Ax, y) - dot(x, operator.A_adjoint(y))).abs() / (norm(Ax) * norm(y)))
+
+
+def mean_response(operator: LinearOperator) -> torch.Tensor:
+    """A 1, the measurement of a constant image of intensity one, [1, M, h, w]."""
+    return operator.A(torch.ones((1, 1, *operator.image_shape), dtype=operator.dtype, device=operator.device))
+
+
+def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
+    """The mean intensity that measurements imply, [B, 1, 1, 1]: the constant image c that fits y best,
+
+        c = <A 1, y> / ||A 1||^2,
+
+    and 0 where a constant image leaves no trace (A 1 = 0).
+    """
+    response = mean_response(operator)
+    energy = dot(response, response)
+    return torch.where(energy > 0, dot(response, y) / energy.clamp_min(torch.finfo(y.dtype).tiny), 0.0)

@@ -1,0 +1,140 @@
+"""What a solver costs: calls counted by wrappers, wall time with the device synchronised, peak memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import psutil
+import torch
+
+from cryobench.core import LinearOperator
+
+NETWORK = "network"
+_MIB = 2**20
+_counter: ContextVar[Counter[str] | None] = ContextVar("cryobench_calls", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Collect the calls counted inside the block, by name; a call on a batch of B images counts B."""
+    calls: Counter[str] = Counter()
+    token = _counter.set(calls)
+    try:
+        yield calls
+    finally:
+        _counter.reset(token)
+
+
+def count(name: str, images: int) -> None:
+    """Count one call of `name` on each of `images` images. Wrappers of networks count `NETWORK`."""
+    calls = _counter.get()
+    if calls is not None:
+        calls[name] += images
+
+
+class CountingOperator(LinearOperator):
+    """An operator that counts the calls of its five applications and is otherwise the one it wraps."""
+
+    def __init__(self, operator: LinearOperator):
+        self._operator = operator
+        for name in ("image_shape", "measurement_shape", "dtype", "device", "nominal_compression"):
+            setattr(self, name, getattr(operator, name))
+        self.nonnegative = operator.nonnegative
+        self.noise_in_range = operator.noise_in_range
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        count("A", x.shape[0])
+        return self._operator.A(x)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        count("A_adjoint", y.shape[0])
+        return self._operator.A_adjoint(y)
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        count("A_adjoint_A", x.shape[0])
+        return self._operator.A_adjoint_A(x)
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        count("A_dagger", y.shape[0])
+        return self._operator.A_dagger(y)
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        count("prox_l2", z.shape[0])
+        return self._operator.prox_l2(z, y, gamma)
+
+    def compute_norm(self) -> float:
+        return self._operator.compute_norm()
+
+    @property
+    def rank(self) -> int:
+        return self._operator.rank
+
+    def __getattr__(self, name: str):
+        # what a solver knows of a particular operator (its masks, its weights) stays within reach
+        if name.startswith("__") or "_operator" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._operator, name)
+
+
+class Stopwatch:
+    """Wall seconds of a block, the device's queue emptied before and after: `with Stopwatch(device) as watch`."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self.seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        _synchronise(self._device)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _synchronise(self._device)
+        self.seconds += time.perf_counter() - self._start
+
+
+class PeakMemory:
+    """Peak memory of a block in MiB: `with PeakMemory(device) as peak: ...; peak.mib`.
+
+    On CUDA the most device memory allocated. On the CPU the highest resident set, sampled every 5 ms in a thread,
+    above that before the block: an estimate, which the allocator's reuse of freed pages can make too small.
+    """
+
+    def __init__(self, device: torch.device, interval: float = 0.005):
+        self._device = device
+        self._interval = interval
+        self.mib = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return self
+        self._process = psutil.Process()
+        self._before = self._highest = self._process.memory_info().rss
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            self.mib = torch.cuda.max_memory_allocated(self._device) / _MIB
+            return
+        self._stop.set()
+        self._thread.join()
+        self._highest = max(self._highest, self._process.memory_info().rss)
+        self.mib = (self._highest - self._before) / _MIB
+
+    def _sample(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._highest = max(self._highest, self._process.memory_info().rss)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,91 @@
+"""Agreement with the truth, image by image.
+
+All but `measurement_mse` are told on the [0, 1] scale, (x + 1) / 2, so that the data range is 1. Values outside the
+range are not clipped: an overshoot is an error like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+
+
+@dataclass(frozen=True)
+class Mse(Metric):
+    """Mean squared error over the pixels, intensities in [0, 1]."""
+
+    columns = (Column("mse", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        return Measured({"mse": _squared_error(case, reconstruction)})
+
+
+@dataclass(frozen=True)
+class Mae(Metric):
+    """Mean absolute error over the pixels, intensities in [0, 1]."""
+
+    columns = (Column("mae", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        return Measured({"mae": _error(case, reconstruction).abs().mean(dim=(1, 2, 3))})
+
+
+@dataclass(frozen=True)
+class Psnr(Metric):
+    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) with data range 1; infinite for an exact image."""
+
+    columns = (Column("psnr", "higher", "dB"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        return Measured({"psnr": -10 * _squared_error(case, reconstruction).log10()})
+
+
+@dataclass(frozen=True)
+class L2(Metric):
+    """Euclidean norm of the error image, intensities in [0, 1]."""
+
+    columns = (Column("l2", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        return Measured({"l2": _error(case, reconstruction).square().sum(dim=(1, 2, 3)).sqrt()})
+
+
+@dataclass(frozen=True)
+class Ssim(Metric):
+    """Structural similarity (Wang et al. 2004) as scikit-image computes it by default (7 x 7 uniform window,
+    K1 = 0.01, K2 = 0.03, sample covariance), data range 1."""
+
+    columns = (Column("ssim", "higher"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        from skimage.metrics import structural_similarity
+
+        truth, estimate = (_unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
+        values = [structural_similarity(a, b, data_range=1.0) for a, b in zip(truth, estimate, strict=True)]
+        return Measured({"ssim": torch.tensor(values, dtype=torch.float64)})
+
+
+@dataclass(frozen=True)
+class MeasurementMse(Metric):
+    """Mean squared residual A x - y over the measurements, in the units of y. Needs no truth."""
+
+    columns = (Column("measurement_mse", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        residual = case.problem.operator.A(reconstruction.x) - case.problem.y
+        return Measured({"measurement_mse": residual.double().square().mean(dim=(1, 2, 3))})
+
+
+def _unit_range(x: torch.Tensor) -> torch.Tensor:
+    return (x.double() + 1) / 2
+
+
+def _error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
+    return _unit_range(reconstruction.x) - _unit_range(case.truth)
+
+
+def _squared_error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
+    return _error(case, reconstruction).square().mean(dim=(1, 2, 3))

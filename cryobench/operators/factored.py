@@ -1,0 +1,57 @@
+"""Operators with a known factorisation: every closed form follows from one spectral filter.
+
+For f a function of the eigenvalues of A A^T (equally, of A^T A, since A^T f(A A^T) = f(A^T A) A^T):
+
+    A_dagger(y)        = A^T f(A A^T) y                 with f(s) = 1/s where s > tol, else 0
+    prox_l2(z, y, g)   = z + A^T f(A A^T) (y - A z)     with f(s) = 1/(s + 1/g)
+    ||A||              = sqrt(max s)
+    rank(A)            = number of s > tol
+
+so a subclass gives its eigenvalues s and how A^T f(A A^T) acts on a residual.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+
+from cryobench.core import LinearOperator
+
+Response = Callable[[torch.Tensor], torch.Tensor]
+
+
+class FactoredOperator(LinearOperator):
+    """A linear operator whose pseudo-inverse and proximal step are closed form."""
+
+    @property
+    @abstractmethod
+    def eigenvalues(self) -> torch.Tensor:
+        """The eigenvalues of A A^T (or of A^T A, whichever is smaller), non-negative, any shape."""
+
+    @property
+    @abstractmethod
+    def eigenvalue_tolerance(self) -> torch.Tensor | float:
+        """At or below this an eigenvalue counts as zero; broadcasts against `eigenvalues`."""
+
+    @abstractmethod
+    def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
+        """A^T f(A A^T) residual, [B, M, h, w] -> [B, 1, H, W], for f = `response` of the eigenvalues."""
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        tolerance = self.eigenvalue_tolerance
+        return self.apply_filter(lambda s: torch.where(s > tolerance, 1 / s.clamp_min(1e-300), 0.0), y)
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        return z + self.apply_filter(lambda s: 1 / (s + 1 / gamma), y - self.A(z))
+
+    def compute_norm(self) -> float:
+        return float(self.eigenvalues.max()) ** 0.5
+
+    @property
+    def rank(self) -> int:
+        return int((self.eigenvalues > self.eigenvalue_tolerance).sum())
+
+    def prepare(self) -> None:
+        _ = self.rank

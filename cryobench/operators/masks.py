@@ -1,0 +1,212 @@
+"""Mask generators: what multiplies the image (pixel masks) or its spectrum (Fourier masks).
+
+A mask follows (seed, generator, image shape) alone. Masks are drawn on the CPU, one random stream per mask, so that
+the first M masks of a longer draw are the same. A generator states its domain by its base class; an operator that
+wants the other domain refuses it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+
+from cryobench.core import Shape
+from cryobench.errors import ParameterError
+from cryobench.rng import generator
+
+BANDS = 100
+"""Number of equal-area rings, and of angular spokes, that the structured Fourier masks choose from."""
+
+
+class PixelMask(ABC):
+    """Masks that multiply the image pixel by pixel."""
+
+    domain: ClassVar[str] = "pixel"
+    nonnegative: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        """`count` masks, float32 [count, H, W]."""
+
+
+class FourierMask(ABC):
+    """Masks of kept Fourier coefficients, centred: the zero frequency is at (H // 2, W // 2)."""
+
+    domain: ClassVar[str] = "Fourier"
+
+    @abstractmethod
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        """One mask, bool [H, W], that keeps nominally the fraction `rho` of the coefficients."""
+
+
+@dataclass(frozen=True)
+class RandomBinary(PixelMask):
+    """Independent pixels, 1 with probability `prob` and 0 otherwise."""
+
+    prob: Annotated[float, "probability that a pixel is open"] = 0.5
+
+    def __post_init__(self) -> None:
+        _check_probability("random_binary: prob", self.prob)
+
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        return _each(self, count, shape, seed, lambda g: (torch.rand(shape, generator=g) < self.prob).float())
+
+
+@dataclass(frozen=True)
+class RandomGaussian(PixelMask):
+    """Independent standard normal pixels.
+
+    The public CryoSENSE code divides each pixel by its norm over the masks; that would make a mask depend on how
+    many are drawn, so it is left out. A common factor changes no closed-form solution.
+    """
+
+    nonnegative: ClassVar[bool] = False
+
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        return _each(self, count, shape, seed, lambda g: torch.randn(shape, generator=g))
+
+
+@dataclass(frozen=True)
+class Checkerboard(PixelMask):
+    """Square tiles that are open or closed as a whole, each open with probability `prob`."""
+
+    prob: Annotated[float, "probability that a tile is open"] = 0.5
+    tile: Annotated[int, "side of a tile, in pixels"] = 4
+
+    def __post_init__(self) -> None:
+        _check_probability("checkerboard: prob", self.prob)
+        if self.tile < 1:
+            raise ParameterError(f"checkerboard: tile must be at least 1 pixel, got {self.tile}")
+
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        H, W = shape
+        tiles = (math.ceil(H / self.tile), math.ceil(W / self.tile))
+
+        def one(g: torch.Generator) -> torch.Tensor:
+            coarse = (torch.rand(tiles, generator=g) < self.prob).float()
+            return coarse.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)[:H, :W]
+
+        return _each(self, count, shape, seed, one)
+
+
+@dataclass(frozen=True)
+class Superres(PixelMask):
+    """All ones: plain sum pooling. More than one such mask measures nothing new."""
+
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        return torch.ones((count, *shape))
+
+
+@dataclass(frozen=True)
+class RandomFourier(FourierMask):
+    """Independent coefficients, each kept with probability `rho`.
+
+    On a real image a kept k without its mirror -k still tells both, so nominal `rho` keeps about 1 - (1 - rho)^2 of
+    the information; with `hermitian=true` k and -k are drawn together and rho is what it says.
+    """
+
+    hermitian: Annotated[bool, "draw k and -k together"] = False
+
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        draws = torch.rand(shape, generator=_stream(self, shape, seed))
+        if self.hermitian:
+            draws = _same_on_mirror(draws)
+        return draws < rho
+
+
+@dataclass(frozen=True)
+class FourierRing(FourierMask):
+    """Whole rings: of 100 bands of equal area, round(100 rho) are drawn without replacement, central ones first.
+
+    The weight of a band at mid-radius r (in pixels of the H x H spectrum) is exp(-r^2 / (2 (H/4)^2)); drawing
+    without replacement is the Gumbel top-k trick (Kool et al. 2019).
+    """
+
+    hermitian: Annotated[bool, "make the mask the same at k and -k (only the Nyquist row and column change)"] = False
+
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        ky, kx = _centred_frequencies(shape)
+        radius = torch.hypot(ky, kx) * shape[0]
+        ordered = radius.flatten().sort().values
+        edges = ordered[torch.arange(1, BANDS) * ordered.numel() // BANDS]
+        inner = torch.cat([ordered[:1], edges])
+        outer = torch.cat([edges, ordered[-1:]])
+        log_weight = -(((inner + outer) / 2) ** 2) / (2 * (shape[0] / 4) ** 2)
+        kept = _gumbel_top_k(log_weight, _bands_kept(rho), _stream(self, shape, seed))
+        mask = kept[torch.bucketize(radius, edges, right=True)]
+        return _or_mirror(mask) if self.hermitian else mask
+
+
+@dataclass(frozen=True)
+class FourierRadial(FourierMask):
+    """Whole spokes: of 100 angular sectors round(100 rho) are drawn without replacement, all alike.
+
+    A sector and its mirror image are drawn apart, as in the public CryoSENSE code; `hermitian=true` draws half as
+    many pairs of opposite sectors.
+    """
+
+    hermitian: Annotated[bool, "draw opposite sectors together"] = False
+
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        ky, kx = _centred_frequencies(shape)
+        turn = torch.atan2(kx, ky) / (2 * math.pi) + 0.5
+        if self.hermitian:
+            turn = (2 * turn) % 1.0
+        sector = (turn * BANDS).long().clamp_max(BANDS - 1)
+        kept = _gumbel_top_k(torch.zeros(BANDS), _bands_kept(rho), _stream(self, shape, seed))
+        mask = kept[sector]
+        return _or_mirror(mask) if self.hermitian else mask
+
+
+def mirror(spectrum: torch.Tensor) -> torch.Tensor:
+    """The centred array [H, W] read at -k, indices modulo its size."""
+    H, W = spectrum.shape
+    rows = (2 * (H // 2) - torch.arange(H)) % H
+    columns = (2 * (W // 2) - torch.arange(W)) % W
+    return spectrum[rows][:, columns]
+
+
+def _or_mirror(mask: torch.Tensor) -> torch.Tensor:
+    return mask | mirror(mask)
+
+
+def _same_on_mirror(draws: torch.Tensor) -> torch.Tensor:
+    """Give k and -k one draw: that of whichever comes first in memory."""
+    index = torch.arange(draws.numel()).reshape(draws.shape)
+    return torch.where(mirror(index) < index, mirror(draws), draws)
+
+
+def _centred_frequencies(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spatial frequencies in cycles/pixel, [H, W] each, zero at (H // 2, W // 2)."""
+    ky, kx = (torch.fft.fftshift(torch.fft.fftfreq(n)) for n in shape)
+    return tuple(torch.meshgrid(ky, kx, indexing="ij"))  # type: ignore[return-value]
+
+
+def _bands_kept(rho: float) -> int:
+    return min(BANDS, max(1, round(rho * BANDS)))
+
+
+def _gumbel_top_k(log_weight: torch.Tensor, k: int, g: torch.Generator) -> torch.Tensor:
+    """Which of the n items are among k drawn without replacement with these log weights, bool [n]."""
+    uniform = torch.rand(log_weight.shape, generator=g).clamp(1e-9, 1 - 1e-7)
+    chosen = (log_weight - (-uniform.log()).log()).topk(k).indices
+    kept = torch.zeros(log_weight.shape, dtype=torch.bool)
+    kept[chosen] = True
+    return kept
+
+
+def _stream(mask: object, shape: Shape, seed: int, index: int = 0) -> torch.Generator:
+    return generator("mask", seed, repr(mask), tuple(shape), index)
+
+
+def _each(mask: PixelMask, count: int, shape: Shape, seed: int, one) -> torch.Tensor:
+    return torch.stack([one(_stream(mask, shape, seed, i)) for i in range(count)])
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ParameterError(f"{name} must lie in (0, 1], got {value:g}")

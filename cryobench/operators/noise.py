@@ -1,0 +1,81 @@
+"""Noise models: what a detector adds to exact measurements. All draws are keyed by (seed, image id)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench.core import LinearOperator, NoiseModel, Noisy
+from cryobench.errors import ParameterError
+from cryobench.linalg import dot, mean_intensity, mean_response
+from cryobench.rng import Rng
+
+PURPOSE = "measurement noise"
+
+
+@dataclass(frozen=True)
+class NoNoise(NoiseModel):
+    """Exact measurements."""
+
+    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
+        return Noisy(y, torch.zeros((y.shape[0], 1, 1, 1), dtype=y.dtype, device=y.device))
+
+
+@dataclass(frozen=True)
+class Gaussian(NoiseModel):
+    """White Gaussian noise, of a standard deviation given in the units of y (`sigma`) or relative to it (`rel`).
+
+    `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity that y
+    implies), per image, so that it measures the noise against the structure in y and not against its offset.
+    On operators that write y in a larger space than they measure (`fourier`), the noise is projected onto the range
+    of A: a coefficient that was not measured carries none.
+    """
+
+    sigma: Annotated[float | None, "standard deviation in the units of y"] = None
+    rel: Annotated[float | None, "standard deviation relative to the RMS of y minus its mean response"] = None
+
+    def __post_init__(self) -> None:
+        if (self.sigma is None) == (self.rel is None):
+            raise ParameterError("gaussian wants one level, as gaussian:0.1 (sigma) or gaussian:rel=0.05")
+        for name, level in (("sigma", self.sigma), ("rel", self.rel)):
+            if level is not None and not 0 <= level < float("inf"):
+                raise ParameterError(f"gaussian: {name} must be zero or positive, got {level:g}")
+
+    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
+        sigma = torch.full((y.shape[0], 1, 1, 1), self.sigma or 0.0, dtype=y.dtype, device=y.device)
+        if self.rel is not None:
+            structure = y - mean_intensity(operator, y) * mean_response(operator)
+            sigma = self.rel * (dot(structure, structure) / structure[0].numel()).sqrt()
+        noise = sigma * rng.stream(PURPOSE).normal(y.shape[1:], dtype=y.dtype, device=y.device)
+        if operator.noise_in_range:
+            noise = operator.A(operator.A_dagger(noise))
+        return Noisy(y + noise, sigma)
+
+
+@dataclass(frozen=True)
+class Poisson(NoiseModel):
+    """Counting noise: counts ~ Poisson(dose * A((x + 1) / 2)), scaled back to the units of y.
+
+    `dose` is the mean count for one pixel of full intensity behind a mask of one. Needs an operator of non-negative
+    pixel weights. The stated sigma is the root mean square deviation of an entry, estimated from the counts.
+    """
+
+    dose: Annotated[float, "mean counts for a pixel of full intensity"]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dose < float("inf"):
+            raise ParameterError(f"poisson: dose must be positive, got {self.dose:g}")
+
+    def unsupported(self, operator: LinearOperator) -> str | None:
+        return None if operator.nonnegative else "poisson noise counts particles: it needs non-negative pixel weights"
+
+    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
+        # A x = 2 A((x + 1) / 2) - A 1
+        offset = mean_response(operator)
+        rate = (self.dose * (y + offset) / 2).clamp_min(0)
+        counts = rng.stream(PURPOSE).poisson(rate)
+        # the variance of an entry 2 counts / dose is 4 rate / dose^2, and the counts estimate their own rate
+        variance = 4 * counts.mean(dim=(1, 2, 3), keepdim=True) / self.dose**2
+        return Noisy(2 * counts / self.dose - offset, variance.sqrt())

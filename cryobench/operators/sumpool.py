@@ -1,0 +1,188 @@
+"""`sumpool`: every mask times the image, summed over non-overlapping blocks.
+
+    y[i] = pool_K(mask_i * x),   i = 1..M
+
+Cut the image into its P = (H/K)(W/K) blocks of K^2 pixels: A is block-diagonal, for each block p a dense matrix
+B_p [M, K^2] of mask values. `A` and `A^T` are one batched matrix product, and everything else follows from the
+eigenvalues of the smaller of B_p B_p^T [M, M] and B_p^T B_p [K^2, K^2], found once. No autograd anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+
+from cryobench.core import OperatorRecipe, Shape
+from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.operators.factored import FactoredOperator, Response
+from cryobench.operators.masks import PixelMask, RandomBinary
+from cryobench.spec import Component
+
+
+@dataclass(frozen=True)
+class SumPool(OperatorRecipe):
+    """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels."""
+
+    block: Annotated[int, "side K of the pooled blocks, in pixels"]
+    count: Annotated[int | None, "number M of masks; none means ceil(K^2 / 4), a compression of 4"] = None
+    mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise ParameterError(f"sumpool: block must be at least 1 pixel, got {self.block}")
+        if self.count is not None and self.count < 1:
+            raise ParameterError(f"sumpool: count must be at least 1 mask, got {self.count}")
+        if not isinstance(self.mask, PixelMask):
+            raise IncompatibleError(
+                f"sumpool wants a pixel mask (such as random_binary), got the {self.mask.domain} mask {self.mask}"
+            )
+
+    @property
+    def masks_drawn(self) -> int:
+        """The number M of masks."""
+        return math.ceil(self.block**2 / 4) if self.count is None else self.count
+
+    def check(self, image_shape: Shape) -> None:
+        H, W = image_shape
+        if H % self.block or W % self.block:
+            common = math.gcd(H, W)
+            divisors = ", ".join(str(k) for k in range(1, common + 1) if common % k == 0)
+            raise IncompatibleError(
+                f"sumpool:{self.block} does not divide images of {H} x {W} pixels; block sizes that do: {divisors}"
+            )
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> SumPoolOperator:
+        self.check(image_shape)
+        masks = self.mask.draw(self.masks_drawn, image_shape, seed)
+        return SumPoolOperator(masks, self.block, dtype=dtype, device=device)
+
+
+class SumPoolOperator(FactoredOperator):
+    """Block-diagonal pooling operator. masks: [M, H, W]; measurements are [B, M, H/K, W/K]."""
+
+    def __init__(self, masks: torch.Tensor, block: int, *, dtype: torch.dtype, device: torch.device | str):
+        M, H, W = masks.shape
+        self.block = block
+        self.image_shape = (H, W)
+        self.measurement_shape = (M, H // block, W // block)
+        self.nominal_compression = block**2 / M
+        self.dtype, self.device = dtype, torch.device(device)
+        self.nonnegative = bool(masks.min() >= 0)
+        self.matrices = self._to_blocks(masks.to(self.device, dtype))
+        """B_p for every block, [P, M, K^2]."""
+        self._casts: dict[torch.dtype, torch.Tensor] = {}
+        self._eigenvector_casts: dict[torch.dtype, torch.Tensor] = {}
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._blocks_to_measurements(_product(self.matrices, self._image_to_blocks(x)))
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self._blocks_to_image(_product(self.matrices.mT, self._measurements_to_blocks(y)))
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        # a product with the Gram matrix costs K^4 a block, with B and then B^T 2 M K^2
+        if 2 * self.matrices.shape[1] > self.matrices.shape[2]:
+            return self._blocks_to_image(_product(self._gram, self._image_to_blocks(x)))
+        return self.A_adjoint(self.A(x))
+
+    # ------------------------------------------------------------------------------------------- factorisation
+
+    @property
+    def eigenvalues(self) -> torch.Tensor:
+        return self._factors[0]
+
+    @property
+    def eigenvalue_tolerance(self) -> torch.Tensor:
+        """10 n eps s_max per block, n the Gram size and eps that of float64: singular values below about
+        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero. A Gram matrix tells no finer."""
+        s = self.eigenvalues
+        return 10 * s.shape[-1] * torch.finfo(s.dtype).eps * s.amax(dim=-1, keepdim=True)
+
+    def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
+        """B^T V f(s) V^T r on the measurement side, V f(s) V^T B^T r on the pixel side, in the residual's dtype."""
+        dtype = residual.dtype
+        B, V = self._matrices_in(dtype), self._eigenvectors_in(dtype)
+        r = self._measurements_to_blocks(residual)
+        f = response(self.eigenvalues).to(dtype).unsqueeze(-1)
+        if self._measurement_side:
+            x = _product(B.mT, _product(V, f * _product(V.mT, r)))
+        else:
+            x = _product(V, f * _product(V.mT, _product(B.mT, r)))
+        return self._blocks_to_image(x)
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        """In float64 throughout, with one step of refinement that undoes the squaring of the condition number."""
+        y64 = y.double()
+        x = super().A_dagger(y64)
+        Ax = self._blocks_to_measurements(_product(self._matrices_in(torch.float64), self._image_to_blocks(x)))
+        return (x + super().A_dagger(y64 - Ax)).to(y.dtype)
+
+    @property
+    def _measurement_side(self) -> bool:
+        return self.matrices.shape[1] <= self.matrices.shape[2]
+
+    @cached_property
+    def _gram(self) -> torch.Tensor:
+        return self.matrices.mT @ self.matrices
+
+    @cached_property
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues [P, n] and eigenvectors [P, n, n] of the smaller Gram matrix of each block, in float64."""
+        B = self._matrices_in(torch.float64)
+        s, V = torch.linalg.eigh(B @ B.mT if self._measurement_side else B.mT @ B)
+        return s.clamp_min(0), V
+
+    def _matrices_in(self, dtype: torch.dtype) -> torch.Tensor:
+        if dtype not in self._casts:
+            self._casts[dtype] = self.matrices.to(dtype)
+        return self._casts[dtype]
+
+    def _eigenvectors_in(self, dtype: torch.dtype) -> torch.Tensor:
+        if dtype not in self._eigenvector_casts:
+            self._eigenvector_casts[dtype] = self._factors[1].to(dtype)
+        return self._eigenvector_casts[dtype]
+
+    # -------------------------------------------------------------------------- images <-> blocks, all [P, ., B]
+
+    def _to_blocks(self, images: torch.Tensor) -> torch.Tensor:
+        """[C, H, W] -> [P, C, K^2]."""
+        C, (H, W), K = images.shape[0], self.image_shape, self.block
+        blocks = images.reshape(C, H // K, K, W // K, K).permute(1, 3, 0, 2, 4)
+        return blocks.reshape(-1, C, K * K).contiguous()
+
+    def _image_to_blocks(self, x: torch.Tensor) -> torch.Tensor:
+        return self._to_blocks(x[:, 0]).mT
+
+    def _blocks_to_image(self, blocks: torch.Tensor) -> torch.Tensor:
+        (_, h, w), K, B = self.measurement_shape, self.block, blocks.shape[-1]
+        return blocks.reshape(h, w, K, K, B).permute(4, 0, 2, 1, 3).reshape(B, 1, *self.image_shape)
+
+    def _measurements_to_blocks(self, y: torch.Tensor) -> torch.Tensor:
+        # contiguous: a strided product would be rounded otherwise for one image than for a batch
+        return y.flatten(2).permute(2, 1, 0).contiguous()
+
+    def _blocks_to_measurements(self, blocks: torch.Tensor) -> torch.Tensor:
+        return blocks.permute(2, 1, 0).reshape(-1, *self.measurement_shape)
+
+
+_SMALL_PRODUCT = 400
+
+
+def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """matrices [P, m, n] @ columns [P, n, B], each column rounded the same whatever B is.
+
+    On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, and the two round
+    differently. So a product that is small for one image either gets zero columns until it is large, or, where that
+    would take many, is made of small ones.
+    """
+    B, columns = columns.shape[-1], columns.contiguous()
+    large = math.ceil(_SMALL_PRODUCT / (matrices.shape[1] * matrices.shape[2]))
+    if matrices.device.type != "cpu" or large == 1:
+        return matrices @ columns
+    if large <= 8:
+        return (matrices @ torch.nn.functional.pad(columns, (0, max(0, large - B))))[..., :B].contiguous()
+    return torch.cat([matrices @ part for part in columns.split(large - 1, dim=-1)], dim=-1)

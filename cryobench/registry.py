@@ -1,0 +1,165 @@
+"""Lookup of components by name through Python entry points.
+
+Listing names imports nothing; getting one name imports that one plugin. The built-ins are registered in
+`pyproject.toml` like any stranger's package: there is no privileged path. Needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, distributions
+from typing import Any
+
+from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName
+from cryobench.spec import Spec, bind, parse, unbind
+
+KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
+PREFIX = "cryobench."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a component comes from."""
+
+    kind: str
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+
+class Registry:
+    """Components by kind and name, over the entry points it is given. `installed()` is that of this environment."""
+
+    def __init__(self, points: Iterable[EntryPoint]):
+        self._points: dict[str, dict[str, list[EntryPoint]]] = {kind: {} for kind in KINDS}
+        for point in points:
+            kind = point.group.removeprefix(PREFIX)
+            if kind in self._points and point.group.startswith(PREFIX):
+                same_name = self._points[kind].setdefault(point.name, [])
+                # one distribution can stand twice among the entry points, as in two folders of sys.path
+                if not any(_origin(kind, point) == _origin(kind, other) for other in same_name):
+                    same_name.append(point)
+        self._loaded: dict[tuple[str, str], type] = {}
+
+    def names(self, kind: str) -> list[str]:
+        """The registered names of a kind, sorted. Imports nothing."""
+        return sorted(self._points[_known_kind(kind)])
+
+    def origins(self, kind: str, name: str) -> list[Origin]:
+        """Who registers this name; more than one is a clash. Imports nothing."""
+        return [_origin(kind, point) for point in self._points[_known_kind(kind)].get(name, [])]
+
+    def get(self, kind: str, name: str) -> type:
+        """The component class of this name; imports the one plugin that registers it.
+
+        Raises `UnknownName`, `DuplicateName` (two distributions claim the name) or `PluginError`.
+        """
+        if (kind, name) not in self._loaded:
+            self._loaded[kind, name] = self._load(kind, name)
+        return self._loaded[kind, name]
+
+    def _load(self, kind: str, name: str) -> type:
+        points = self._points[_known_kind(kind)].get(name, [])
+        if not points:
+            raise UnknownName(f"no {_singular(kind)} {name!r}; {did_you_mean(name, self.names(kind))}")
+        if len(points) > 1:
+            owners = " and ".join(_owner(_origin(kind, point)) for point in points)
+            raise DuplicateName(
+                f"{_singular(kind)} {name!r} is registered by {owners}; uninstall one, or rename its entry point"
+            )
+        origin = _origin(kind, points[0])
+        where = f"{_singular(kind)} {name!r} of {_owner(origin)}"
+        try:
+            component = points[0].load()
+        except Exception as error:  # whatever a stranger's module raises, the other plugins go on
+            reason = " ".join(str(error).split())
+            raise PluginError(f"{where} cannot be imported: {type(error).__name__}: {reason}") from error
+        if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
+            raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
+        if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise PluginError(f"{where} must be a frozen dataclass; write @dataclass(frozen=True) on {origin.target}")
+        return component
+
+    def make(self, kind: str, spec: str | Spec) -> Any:
+        """The component that a spec describes, nested components included."""
+        spec = parse(spec) if isinstance(spec, str) else spec
+        if spec.after is not None:
+            raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
+        return bind(self.get(kind, spec.name), spec, self.make, did_you_mean)
+
+    def spec_of(self, component: Any, *, full: bool = False) -> Spec:
+        """The canonical spec of a component: what differs from the defaults, or every value when `full`."""
+        return unbind(component, lambda part: self.origin_of(type(part)).name, full=full)
+
+    def origin_of(self, cls: type) -> Origin:
+        """Under which name, and by which distribution, a component class is registered."""
+        target = f"{cls.__module__}:{cls.__qualname__}"
+        for kind, names in self._points.items():
+            for points in names.values():
+                for point in points:
+                    if self._loaded.get((kind, point.name)) is cls or point.value == target:
+                        return _origin(kind, point)
+        raise UnknownName(f"{target} is not a registered component; register it through an entry point")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the installed plugins, a line each. Imports every plugin."""
+        found = []
+        for kind in KINDS:
+            for name in self.names(kind):
+                try:
+                    self.get(kind, name)
+                except CryobenchError as error:
+                    found.append(str(error))
+        return found
+
+
+@cache
+def installed() -> Registry:
+    """The registry of what is installed in this environment."""
+    return Registry(_all_entry_points())
+
+
+def _all_entry_points() -> Iterator[EntryPoint]:
+    """Every entry point, each distribution once: one pass over the metadata, where a query per kind takes seven."""
+    seen = set()
+    for distribution in distributions():
+        if distribution.name not in seen:
+            seen.add(distribution.name)
+            yield from distribution.entry_points
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the closest known name, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    exist = f"there are {', '.join(known)}" if known else "there are none"
+    return f"did you mean {close[0]!r}? {exist}" if close else exist
+
+
+def _origin(kind: str, point: EntryPoint) -> Origin:
+    distribution = point.dist
+    name = distribution.name if distribution else "an unknown distribution"
+    return Origin(kind, point.name, point.value, name, distribution.version if distribution else "")
+
+
+def _owner(origin: Origin) -> str:
+    return f"{origin.distribution} {origin.version}".strip()
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise UnknownName(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
+    return kind
+
+
+def _singular(kind: str) -> str:
+    return {"noises": "noise model", "masks": "mask generator"}.get(kind, kind.removesuffix("s"))
+
+
+def _what(component: Any) -> str:
+    return f"the class {component.__name__}" if isinstance(component, type) else f"a {type(component).__name__}"

@@ -1,0 +1,186 @@
+"""Run folders on disk: one folder per cell, written whole or not at all, found again by content.
+
+runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
+    record.json           what was run, with what, on what, how it went
+    metrics.csv           one row per image
+    curves.npz            per-image curves, where a metric gives any
+    reconstructions.mrcs  on request, in the units of the data file
+    panel.png             on request
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from cryobench.core import Record
+from cryobench.errors import ResultsError
+
+RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
+RECONSTRUCTIONS, PANEL = "reconstructions.mrcs", "panel.png"
+_HASH_SHOWN = 12
+_SOLVER = "solver:"
+"""Before the name of a column of metrics.csv that the solver told about itself."""
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, independent of the order of its keys, as 64 hex digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_writable_file(path: Path) -> None:
+    """Raise `ResultsError` unless a file can be made at this path."""
+    if path.is_dir():
+        raise ResultsError(f"{path} is a folder; give the path of a file to write")
+    if not path.parent.is_dir():
+        raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+class Results:
+    """A folder of run folders."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self._by_hash: dict[str, Path] | None = None
+
+    def check_writable(self) -> None:
+        """Make the folder if need be; raise `ResultsError` when nothing can be written there."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                return
+        except OSError as error:
+            raise ResultsError(
+                f"cannot write results to {self.root}: {error.strerror}; choose another folder with --out"
+            ) from error
+
+    def find(self, hash: str) -> Path | None:
+        """The folder of the cell with this content hash, or None."""
+        return self._index().get(hash[:_HASH_SHOWN])
+
+    def write(
+        self,
+        record: Record,
+        *,
+        curves: Mapping[str, Any] | None = None,
+        files: Mapping[str, Callable[[Path], None]] | None = None,
+    ) -> Path:
+        """Save a cell, replacing an earlier one of the same content. `files`: writers of further files, by name.
+
+        Raises `ResultsError` when the disk refuses; what was there before is then still there.
+        """
+        target = self.root / f"{date.today()}-{_slug(record)}-{record.hash[:_HASH_SHOWN]}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
+            try:
+                self._fill(partial, record, curves or {}, files or {})
+                partial.chmod(0o777 & ~_umask())
+                self._publish(partial, target, self.find(record.hash))
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise ResultsError(f"cannot write {target}: {error.strerror}; finished cells are kept") from error
+        self._index()[record.hash[:_HASH_SHOWN]] = target
+        return target
+
+    def _fill(self, folder: Path, record: Record, curves: Mapping[str, Any], files: Mapping[str, Callable]) -> None:
+        fields = dataclasses.asdict(record)
+        values = fields.pop("values") | {_SOLVER + name: info for name, info in fields.pop("solver_info").items()}
+        (folder / RECORD).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+        with (folder / METRICS).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", *values])
+            writer.writerows(zip(record.images, *values.values(), strict=True) if values else ())
+        if curves:
+            import numpy as np
+
+            np.savez_compressed(folder / CURVES, **curves)
+        for name, write in files.items():
+            write(folder / name)
+
+    def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
+        """Put the finished folder in its place; an earlier one steps aside only when the new one is complete."""
+        for old in {target, previous} - {None}:
+            if old is not None and old.exists():
+                aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
+                old.rename(aside / old.name)
+                shutil.rmtree(aside, ignore_errors=True)
+        partial.rename(target)
+
+    def read_all(self, report: Callable[[str], None]) -> list[Record]:
+        """Every record here, oldest first; what is not a run folder of ours is reported and skipped."""
+        if not self.root.is_dir():
+            raise ResultsError(f"no results folder {self.root}; `cryobench run` makes one")
+        folders = [self.root] if (self.root / RECORD).exists() else sorted(self.root.iterdir())
+        records = []
+        for folder in folders:
+            if folder.is_dir() and not folder.name.startswith("."):
+                try:
+                    records.append(read_record(folder))
+                except ResultsError as error:
+                    report(f"skipped {folder}: {error}")
+        return sorted(records, key=lambda record: record.environment.get("created", ""))
+
+    def _index(self) -> dict[str, Path]:
+        if self._by_hash is None:
+            folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
+            self._by_hash = {folder.name.rpartition("-")[2]: folder for folder in folders if (folder / RECORD).exists()}
+        return self._by_hash
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a run folder. Raises `ResultsError` naming what is missing or damaged."""
+    try:
+        fields = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        with (folder / METRICS).open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        columns = {name: [float(row[i]) for row in rows] for i, name in enumerate(header) if i > 0}
+        info = {name.removeprefix(_SOLVER): columns.pop(name) for name in list(columns) if name.startswith(_SOLVER)}
+        return Record(**fields, values=columns, solver_info=info)
+    except FileNotFoundError as error:
+        raise ResultsError(f"not a run folder: {Path(error.filename).name} is missing") from error
+    except (ValueError, TypeError, IndexError, OSError) as error:
+        raise ResultsError(f"damaged run folder: {' '.join(str(error).split())}") from error
+
+
+def _slug(record: Record) -> str:
+    text = "-".join([record.solver, record.operator] + ([] if record.noise == "none" else [record.noise]))
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

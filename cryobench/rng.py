@@ -1,0 +1,62 @@
+"""Random draws keyed by (seed, image id, purpose).
+
+A draw never depends on which batch an image came in, on the order of the images or on how many workers ran.
+Draws are made on the CPU and moved, so that CPU and CUDA runs see the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+
+def generator(*key: object) -> torch.Generator:
+    """A CPU generator whose state follows from the key alone (the first 64 bits of BLAKE2b of its repr)."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+
+
+class Stream:
+    """Successive draws for one purpose, one independent sequence per image."""
+
+    def __init__(self, generators: Sequence[torch.Generator]):
+        self._generators = generators
+
+    def normal(
+        self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """Standard normal draws [B, *shape]."""
+        return self._draw(torch.randn, shape, dtype, device)
+
+    def uniform(
+        self, shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """Uniform draws in [0, 1), [B, *shape]."""
+        return self._draw(torch.rand, shape, dtype, device)
+
+    def poisson(self, rate: torch.Tensor) -> torch.Tensor:
+        """Poisson counts [B, ...] of the given mean counts, image by image."""
+        rates = rate.detach().cpu()
+        draws = [torch.poisson(r, generator=g) for r, g in zip(rates, self._generators, strict=True)]
+        return torch.stack(draws).to(rate.device)
+
+    def _draw(self, sampler, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+        draws = [sampler(tuple(shape), generator=g, dtype=dtype) for g in self._generators]
+        return torch.stack(draws).to(device)
+
+
+class Rng:
+    """The random numbers of a batch: `rng.stream("x_T").normal((1, 128, 128))` is [B, 1, 128, 128].
+
+    seed: the run's seed. image_ids: one id per image of the batch, stable in its source.
+    """
+
+    def __init__(self, seed: int, image_ids: Sequence[str]):
+        self.seed = seed
+        self.image_ids = tuple(image_ids)
+
+    def stream(self, purpose: str) -> Stream:
+        """A fresh stream for a purpose. Asking twice for the same purpose gives the same draws again."""
+        return Stream([generator(self.seed, image, purpose) for image in self.image_ids])

@@ -1,0 +1,215 @@
+"""Image files, one at a time: MRC, npy and torch files, opened by their headers and read an image at a time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mrcfile.mrcfile
+import mrcfile.utils
+import numpy as np
+from mrcfile.constants import IMAGE_STACK_SPACEGROUP
+
+from cryobench.core import Shape
+from cryobench.errors import DataError
+
+ReadImage = Callable[[int], np.ndarray]
+"""Image i (0-based) of one open file, as a float32 [H, W] copy."""
+
+_MRC_HEADER_BYTES = 1024
+_WANTED = "wanted one image [H, W] or a stack [N, H, W] or [N, 1, H, W]"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What the header of a file says: so many images of one shape, and their pixel size in Å where it is known.
+
+    `open` maps the pixels, which costs no reading, and gives the function that reads one image.
+    """
+
+    path: Path
+    count: int
+    shape: Shape
+    pixel_size: float | None
+    open: Callable[[], ReadImage]
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_file(path: Path, what: str = "image file") -> None:
+    """Raise `DataError` unless `path` is a file with something in it."""
+    try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; give one {what}")
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give an existing {what}")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty (0 bytes), and no {what}; copy or download it again")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {one_line(error)}; give a readable {what}") from error
+
+
+# ------------------------------------------------------------------------------------------------------- MRC
+
+
+def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
+    """Open an MRC file by its header. `as_stack`: a volume's sections are taken as images.
+
+    Raises `DataError` where the file is not an MRC file, is complex, truncated, longer than its header says, or a
+    volume that nobody said to read as a stack.
+    """
+    check_file(path, "MRC file")
+    header = _mrc_header(path)
+    try:
+        dtype = mrcfile.utils.data_dtype_from_header(header)
+        shape = mrcfile.utils.data_shape_from_header(header)
+    except (ValueError, ZeroDivisionError) as error:
+        raise DataError(f"{path} has a damaged MRC header: {one_line(error)}; wanted mode 0, 1, 2, 6 or 12") from error
+    if dtype.kind == "c":
+        raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; wanted real images")
+    count, image_shape = _stack_shape(path, shape)
+    offset = _MRC_HEADER_BYTES + int(header.nsymbt)
+    _check_mrc_size(path, shape, dtype.itemsize, offset)
+    if count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
+        raise DataError(
+            f"{path} is a volume of {count} sections by its header (space group {header.ispg}), wanted a stack of "
+            "images; pass --as-stack (as_stack=true) to take its sections as images, or give a star file that names it"
+        )
+
+    def read_image() -> ReadImage:
+        return _reader(np.memmap(path, dtype, "r", offset, (count, *image_shape)))
+
+    return ImageFile(path, count, image_shape, _mrc_pixel_size(header), read_image)
+
+
+def _mrc_header(path: Path) -> Any:
+    """The header as mrcfile's record array, its checks and warnings turned into `DataError`."""
+    size = path.stat().st_size
+    if size < _MRC_HEADER_BYTES:
+        raise DataError(f"{path} is truncated: it has {size} bytes, and an MRC header alone has 1024; copy it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecations inside mrcfile
+            warnings.simplefilter("error", RuntimeWarning)  # mrcfile's own, about the file
+            with mrcfile.mrcfile.MrcFile(path, header_only=True) as mrc:
+                header: Any = mrc.header  # typed as None before reading
+                return header.copy().view(np.recarray)
+    except (ValueError, OverflowError, MemoryError, Warning, OSError) as error:
+        raise DataError(f"{path} is not a readable MRC file: {one_line(error)}; give one, or copy it again") from error
+
+
+def _check_mrc_size(path: Path, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
+    wanted = offset + math.prod(shape) * itemsize
+    size = path.stat().st_size
+    said = f"its header ({' x '.join(map(str, shape))}) asks for {wanted} bytes, the file has {size}"
+    if size < wanted:
+        raise DataError(f"{path} is truncated: {said}; copy or download it again")
+    if size > wanted:
+        raise DataError(f"{path} is longer than its header says: {said}; correct the header, or write the file again")
+
+
+def _mrc_pixel_size(header: Any) -> float | None:
+    """Å per pixel along x: the cell over its intervals, where the header gives both."""
+    length, intervals = float(header.cella.x), int(header.mx)
+    pixel_size = length / intervals if intervals > 0 else 0.0
+    return pixel_size if math.isfinite(pixel_size) and pixel_size > 0 else None
+
+
+# ------------------------------------------------------------------------------------------------------- npy
+
+
+def open_npy(path: Path) -> ImageFile:
+    """Open a numpy array file [H, W], [N, H, W] or [N, 1, H, W] of real numbers. Raises `DataError`."""
+    check_file(path)
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header is evaluated as Python, and can fail in any way that can
+        raise DataError(
+            f"{path} is not a readable .npy file of numbers: {one_line(error)}; "
+            "save one plain array with numpy.save, or copy it again"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds values of type {array.dtype}; wanted real numbers, such as float32")
+    count, shape = _stack_shape(path, array.shape)
+    return ImageFile(path, count, shape, None, lambda: _reader(array.reshape(count, *shape)))
+
+
+# ----------------------------------------------------------------------------------------------------- torch
+
+
+def open_pt(path: Path) -> ImageFile:
+    """Open a torch file that holds one real tensor [H, W], [N, H, W] or [N, 1, H, W]. Raises `DataError`."""
+    import torch
+
+    check_file(path)
+    tensor = _load_tensor(path)
+    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+        raise DataError(f"{path} holds a {tensor.dtype} tensor ({tensor.layout}); wanted real numbers, such as float32")
+    count, shape = _stack_shape(path, tuple(tensor.shape))
+    stack = tensor.detach().reshape(count, *shape)
+    return ImageFile(path, count, shape, None, lambda: lambda i: stack[i].to(torch.float32, copy=True).numpy())
+
+
+def _load_tensor(path: Path) -> Any:
+    """The tensor of a torch file, mapped rather than read where the file allows it."""
+    import pickle
+
+    import torch
+
+    zipped = zipfile.is_zipfile(path)  # torch < 1.6 wrote plain pickles, which cannot be mapped
+    with path.open("rb") as file:
+        begins_zipped = file.read(4) == b"PK\x03\x04"
+    if begins_zipped and not zipped:
+        raise DataError(f"{path} is truncated: a torch file without its end; copy or download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own storage classes: nothing a user could act on
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path} holds pickled Python objects, which could run code and are refused, or is not a torch file; "
+            "wanted one tensor, saved with torch.save(tensor, path)"
+        ) from error
+    except Exception as error:  # the many ways in which torch meets a file that is not its own
+        reason = type(error).__name__
+        raise DataError(f"{path} is not a readable torch file ({reason}); save the tensor again") from error
+    if not isinstance(loaded, torch.Tensor):
+        kind = type(loaded).__name__
+        raise DataError(f"{path} holds a {kind}; wanted one tensor, saved with torch.save(tensor, path)")
+    return loaded
+
+
+# ---------------------------------------------------------------------------------------------------- shapes
+
+
+def _stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, Shape]:
+    """(number of images, image shape) of an array of this shape."""
+    said = f"[{', '.join(map(str, shape))}]"
+    if len(shape) == 4 and shape[1] == 1:
+        shape = (shape[0], *shape[2:])
+    if len(shape) not in (2, 3):
+        raise DataError(f"{path} holds an array of shape {said}; {_WANTED}")
+    if min(shape) < 1:
+        raise DataError(f"{path} holds no pixels: its shape is {said}; {_WANTED}")
+    *count, H, W = shape
+    return (count[0] if count else 1), (H, W)
+
+
+def _reader(array: np.ndarray) -> ReadImage:
+    """Read copies of single images from a mapped [N, H, W]."""
+
+    def read(i: int) -> np.ndarray:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which the stack refuses by name
+            return np.array(array[i], dtype=np.float32)
+
+    return read

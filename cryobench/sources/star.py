@@ -1,0 +1,150 @@
+"""RELION star files: which image of which stack, at what pixel size and with which CTF."""
+
+from __future__ import annotations
+
+import linecache
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cryobench.errors import DataError
+from cryobench.sources.formats import check_file, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NAME, _GROUP = "rlnImageName", "rlnOpticsGroup"
+_TEXT = ["rlnImageName", "rlnMicrographName", "rlnOpticsGroupName"]
+
+
+@dataclass(frozen=True)
+class Particles:
+    """The n images of a star file: image `page[k]` (0-based) of stack `stacks[stack_of[k]]`, for k < n.
+
+    pixel_sizes: Å per pixel [n], or None where the star file has none. ctf: the star file's columns, a row per
+    image, with those of its optics group; None where it gives no defocus.
+    """
+
+    stacks: list[Path]
+    stack_of: np.ndarray
+    page: np.ndarray
+    pixel_sizes: np.ndarray | None
+    ctf: pd.DataFrame | None
+
+
+def read_star(path: Path, data_root: str | None) -> Particles:
+    """Read a particle star file, of RELION 3.0 (one table) or 3.1 (an optics table and a particle table).
+
+    Stacks are looked for under `data_root`, the star file's folder, its parents, then the current folder. Raises
+    `DataError` for a file that is no star file, lacks image names or has garbled ones, and for missing stacks.
+    """
+    check_file(path, "star file")
+    table = _particle_table(path)
+    parts = table[_NAME].astype("str").str.extract(r"^\s*([0-9]{1,18})@(\S.*?)\s*$")
+    page = parts[0].fillna("0").astype("int64").to_numpy() - 1
+    if (page < 0).any():
+        row = int(np.argmax(page < 0))
+        raise DataError(
+            f"{path}: row {row + 1} names the image {str(table[_NAME].iloc[row])!r}; wanted NUMBER@STACK, counted from "
+            "1, such as 000001@particles.mrcs"
+        )
+    stack_of, names = parts[1].factorize()
+    folders = _folders(path, data_root)
+    stacks = [_find(str(name), folders, path) for name in names]
+    ctf = table if "rlnDefocusU" in table.columns else None
+    return Particles(stacks, stack_of, page, _pixel_sizes(table, path), ctf)
+
+
+def _particle_table(path: Path) -> pd.DataFrame:
+    """The table with image names, with the columns of its optics groups merged in."""
+    blocks = {name: _as_table(block) for name, block in _blocks(path).items()}
+    named = [name for name, block in blocks.items() if _NAME in block.columns]
+    if not named:
+        found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
+        raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); wanted a particle star file")
+    table = blocks["particles" if "particles" in named else named[0]]
+    if table.empty:
+        raise DataError(f"{path} lists no images; wanted a particle star file with at least one row")
+    optics = blocks.get("optics")
+    return table if optics is None else _merge_optics(table, optics, path)
+
+
+def _blocks(path: Path) -> dict[str, Any]:
+    import starfile
+
+    linecache.checkcache(str(path))  # starfile reads through linecache, which would serve a corrected file's old text
+    try:
+        return starfile.read(path, always_dict=True, parse_as_string=_TEXT)  # type: ignore[return-value]
+    except Exception as error:  # starfile checks nothing: a malformed table fails wherever it happens to
+        raise DataError(f"{path} is not a readable star file: {one_line(error)}; wanted RELION's format") from error
+
+
+def _as_table(block: Any) -> pd.DataFrame:
+    """A block without a loop is a table of one row."""
+    import pandas as pd
+
+    return pd.DataFrame([block]) if isinstance(block, dict) else block
+
+
+def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Add to each row what its optics group says; a column that both tables have is the row's own."""
+    if _GROUP not in table.columns or _GROUP not in optics.columns:
+        raise DataError(f"{path} has an optics table, but not {_GROUP} in both tables; wanted RELION 3.1's two tables")
+    if not optics[_GROUP].is_unique:
+        raise DataError(f"{path} lists an optics group twice in its optics table; wanted each {_GROUP} once")
+    unknown = ~np.isin(table[_GROUP].to_numpy(), optics[_GROUP].to_numpy())
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        group, known = table[_GROUP].iloc[row], ", ".join(map(str, optics[_GROUP]))
+        raise DataError(f"{path}: row {row + 1} is of optics group {group}; the optics table has {known}")
+    added = [column for column in optics.columns if column not in table.columns]
+    return table.join(optics.set_index(_GROUP)[added], on=_GROUP)
+
+
+def _pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
+    """Å per pixel [n]: stated (3.1), or from the detector's pixel in µm and the magnification (3.0)."""
+    if "rlnImagePixelSize" in table.columns:
+        sizes = _numbers(table, "rlnImagePixelSize")
+    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
+        with np.errstate(divide="ignore", invalid="ignore"):  # what that gives is refused below
+            sizes = _numbers(table, "rlnDetectorPixelSize") * 1e4 / _numbers(table, "rlnMagnification")
+    else:
+        return None
+    wrong = ~(np.isfinite(sizes) & (sizes > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}: row {row + 1} has a pixel size of {sizes[row]:g} Å; wanted a positive number")
+    return sizes
+
+
+def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
+    """A column as float64 [n], NaN where the text is no number."""
+    import pandas as pd
+
+    return np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
+
+
+def _folders(path: Path, data_root: str | None) -> list[Path]:
+    """Where stacks are looked for, in order, each once."""
+    first = []
+    if data_root is not None:
+        root = Path(data_root).expanduser()
+        if not root.is_dir():
+            raise DataError(f"data_root {data_root} is not a folder; wanted the folder under which the stacks lie")
+        first = [root.absolute()]
+    home = path.absolute().parent
+    return list(dict.fromkeys([*first, home, *home.parents, Path.cwd()]))
+
+
+def _find(name: str, folders: list[Path], star: Path) -> Path:
+    """The stack of this name in the first folder that has it (an absolute name is only looked for where it says)."""
+    tried = list(dict.fromkeys(folder / name for folder in folders))
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{star} names the stack {name}, which does not exist; tried {', '.join(map(str, tried))}; "
+        "pass --data-root (data_root=FOLDER) to say where the stacks lie"
+    )

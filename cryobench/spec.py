@@ -1,0 +1,300 @@
+"""The spec language: ``sumpool:16,count=50,mask=random_binary,mask.prob=0.3`` <-> a frozen dataclass.
+
+    spec   =  single ("@" spec)                     a@b is a after b
+    single =  name [":" item] ("," item)*
+    item   =  value | key "=" value                 only the first item may go without a key
+    key    =  field ("." field)*
+
+The bare first value binds the component's first field. A value that contains ``,`` ``@`` or ``"``, that is
+empty, starts or ends with a blank, or reads like ``key=value`` is double-quoted, with ``\\"`` and ``\\\\`` inside
+the quotes. Nothing else needs quotes. ``parse(str(spec)) == spec`` for every spec.
+
+Types, defaults and docs come from the component's annotations and nothing else:
+
+    block: Annotated[int, "side of the pooled block, in pixels"] = 16
+    mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
+
+This module is the only parser. It needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from cryobench.errors import SpecError
+
+_NAME = re.compile(r"[A-Za-z][\w-]*")
+_KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_KEYED = re.compile(rf"\s*({_KEY.pattern})\s*=(.*)", re.DOTALL)
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Component:
+    """Annotation marker: this field holds another registered component, of the given kind."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec: a name, the bare first value, the keyed values in order, and what it is composed after.
+
+    Values are text; they get their types when they are bound to a component (`bind`).
+    """
+
+    name: str
+    value: str | None = None
+    params: tuple[tuple[str, str], ...] = ()
+    after: Spec | None = None
+
+    def __str__(self) -> str:
+        items = [] if self.value is None else [_quote(self.value)]
+        items += [f"{key}={_quote(value)}" for key, value in self.params]
+        text = self.name + (":" + ",".join(items) if items else "")
+        return text if self.after is None else f"{text}@{self.after}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One parameter of a component, as its annotations state it."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+    kind: str | None
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def type_name(self) -> str:
+        return self.kind or _type_name(self.type)
+
+
+# ---------------------------------------------------------------------------------------------- text <-> Spec
+
+
+def parse(text: str) -> Spec:
+    """Parse a spec text. Raises `SpecError` with the offending text when it is malformed."""
+    links = _split(text, "@", text)
+    spec: Spec | None = None
+    for link in reversed(links):
+        spec = dataclasses.replace(_parse_single(link, text), after=spec)
+    assert spec is not None
+    return spec
+
+
+def _parse_single(text: str, whole: str) -> Spec:
+    head, *rest = _split(text, ",", whole)
+    name, colon, first = head.partition(":")
+    name = name.strip()
+    if not _NAME.fullmatch(name):
+        raise SpecError(f"spec {whole!r}: expected a component name such as 'sumpool' before ':' or ',', got {name!r}")
+    value: str | None = None
+    params: dict[str, str] = {}
+    items = ([first] if colon else []) + rest
+    for position, item in enumerate(items):
+        keyed = _KEYED.fullmatch(item)
+        if keyed:
+            key, raw = keyed.groups()
+            if key in params:
+                raise SpecError(f"spec {whole!r}: {key!r} is given twice")
+            params[key] = _unquote(raw, whole)
+        elif position == 0 and colon:
+            value = _unquote(item, whole)
+        else:
+            raise SpecError(
+                f"spec {whole!r}: expected key=value, got {item.strip()!r} "
+                "(only the first value after ':' may go without a key; a value with a comma needs double quotes)"
+            )
+    return Spec(name, value, tuple(params.items()))
+
+
+def _split(text: str, separator: str, whole: str) -> list[str]:
+    """Split at separators outside double quotes."""
+    parts, start, quoted, i = [], 0, False, 0
+    while i < len(text):
+        if quoted and text[i] == "\\":
+            i += 1
+        elif text[i] == '"':
+            quoted = not quoted
+        elif text[i] == separator and not quoted:
+            parts.append(text[start:i])
+            start = i + 1
+        i += 1
+    if quoted:
+        raise SpecError(f"spec {whole!r}: a double quote is not closed")
+    return [*parts, text[start:]]
+
+
+def _quote(value: str) -> str:
+    plain = value and value == value.strip() and not re.search(r'[,@"]', value) and not _KEYED.fullmatch(value)
+    return value if plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _unquote(raw: str, whole: str) -> str:
+    raw = raw.strip()
+    if not raw.startswith('"'):
+        if not raw:
+            raise SpecError(f'spec {whole!r}: a value is missing (write "" for an empty one)')
+        if '"' in raw:
+            raise SpecError(f"spec {whole!r}: quote the whole value, not a part of it: {raw!r}")
+        return raw
+    if len(raw) < 2 or not re.fullmatch(r'"(?:[^"\\]|\\.)*"', raw, re.DOTALL):
+        raise SpecError(f"spec {whole!r}: quote the whole value, not a part of it: {raw!r}")
+    return re.sub(r"\\(.)", r"\1", raw[1:-1], flags=re.DOTALL)
+
+
+# ------------------------------------------------------------------------------------------- Spec <-> component
+
+
+def fields_of(cls: type) -> list[Field]:
+    """The parameters of a component class, in order, read from its dataclass annotations."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        hint = hints[field.name]
+        extras = get_args(hint)[1:] if get_origin(hint) is typing.Annotated else ()
+        fields.append(
+            Field(
+                name=field.name,
+                type=get_args(hint)[0] if extras else hint,
+                default=field.default_factory() if callable(field.default_factory) else field.default,
+                doc=" ".join(extra for extra in extras if isinstance(extra, str)),
+                kind=next((extra.kind for extra in extras if isinstance(extra, Component)), None),
+            )
+        )
+    return fields
+
+
+def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Callable[[str, list[str]], str]) -> Any:
+    """Make the component: an instance of the dataclass `cls` with the values of `spec`.
+
+    `nested(kind, spec)` makes a component for a field marked `Component(kind)`; `suggest(name, known)` words a
+    "did you mean". Raises `SpecError` for unknown keys, missing or mistyped values.
+    """
+    fields = fields_of(cls)
+    texts = dict(spec.params)
+    if spec.value is not None:
+        if not fields:
+            raise SpecError(f"{spec.name!r} takes no parameters, got {spec.value!r}")
+        if fields[0].name in texts:
+            raise SpecError(f"{spec}: {fields[0].name!r} is given twice, bare and by name")
+        texts[fields[0].name] = spec.value
+
+    values: dict[str, Any] = {}
+    for field in fields:
+        own = texts.pop(field.name, None)
+        inner = {key: texts.pop(key) for key in list(texts) if key.startswith(field.name + ".")}
+        if field.kind is not None and (own is not None or inner):
+            values[field.name] = nested(field.kind, _nested_spec(spec, field, own, inner))
+        elif inner:
+            raise SpecError(f"{spec}: {field.name!r} is a {field.type_name} and has no parameter {next(iter(inner))!r}")
+        elif own is not None:
+            values[field.name] = _convert(own, field.type, f"{spec.name}: {field.name}")
+        elif field.required:
+            raise SpecError(f"{spec.name!r} needs {field.name!r} ({field.type_name}): {field.doc}")
+    for key in texts:
+        raise SpecError(f"{spec.name!r} has no parameter {key!r}; {suggest(key, [f.name for f in fields])}")
+    return cls(**values)
+
+
+def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str]) -> Spec:
+    """The spec of a nested component: its own text, with the dotted keys of the outer spec added."""
+    if own is None:
+        raise SpecError(f"{spec}: say which {field.name} {next(iter(inner))!r} belongs to, as {field.name}=NAME")
+    base = parse(own)
+    prefix = len(field.name) + 1
+    params = dict(base.params) | {key[prefix:]: value for key, value in inner.items()}
+    return dataclasses.replace(base, params=tuple(params.items()))
+
+
+def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False) -> Spec:
+    """The canonical spec of a component: non-default values only, or every value when `full`.
+
+    `name_of(component)` is the name under which its class is registered.
+    """
+    name = name_of(component)
+    value: str | None = None
+    params: list[tuple[str, str]] = []
+    for position, field in enumerate(fields_of(type(component))):
+        current = getattr(component, field.name)
+        if not full and current == field.default:
+            continue
+        if field.kind is not None and current is not None:
+            inner = unbind(current, name_of, full=full)
+            params.append((field.name, inner.name))
+            if inner.value is not None:
+                first = fields_of(type(current))[0].name
+                params.append((f"{field.name}.{first}", inner.value))
+            params += [(f"{field.name}.{key}", text) for key, text in inner.params]
+        elif position == 0:
+            value = _text(current)
+        else:
+            params.append((field.name, _text(current)))
+    return Spec(name, value, tuple(params))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return _NONE
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(_text(item) for item in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _convert(text: str, wanted: Any, where: str) -> Any:
+    """The typed value of a text. Unions are tried in order; `none` stands for None where None is allowed."""
+    origin = get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        options = get_args(wanted)
+        if type(None) in options and text.lower() == _NONE:
+            return None
+        for option in options:
+            if option is not type(None):
+                try:
+                    return _convert(text, option, where)
+                except SpecError:
+                    continue
+    elif origin is Literal:
+        for choice in get_args(wanted):
+            if text == str(choice):
+                return choice
+    elif origin is tuple:
+        return tuple(_convert(part.strip(), get_args(wanted)[0], where) for part in text.split(","))
+    elif wanted is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+    elif wanted in (int, float, str, Path):
+        try:
+            return wanted(text)
+        except ValueError:
+            pass
+    raise SpecError(f"{where} wants {_type_name(wanted)}, got {text!r}")
+
+
+def _type_name(wanted: Any) -> str:
+    origin = get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_NONE if option is type(None) else _type_name(option) for option in get_args(wanted))
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(wanted))
+    if origin is tuple:
+        return f"{_type_name(get_args(wanted)[0])},..."
+    if wanted is Path:
+        return "path"
+    return getattr(wanted, "__name__", str(wanted))

@@ -1,0 +1,81 @@
+"""Fixtures: real images where they are at hand, made ones everywhere, and installed plugins that need no install."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# two test processes share two cores: one thread each is faster, and keeps results the same on any machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images and recorded reference numbers that lies beside some checkouts."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real images here: {SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def particle(shared: Path) -> torch.Tensor:
+    """The real EMPIAR-10076 particle, float32 [1, 1, 128, 128] in [-1, 1]."""
+    image = torch.load(shared / "data" / "sample_empiar10076.pt", weights_only=True)
+    low, high = image.min(), image.max()
+    return (2 * (image - low) / (high - low) - 1).reshape(1, 1, 128, 128)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Path:
+    """A small smooth stack, `blobs.npy`, float32 [6, 32, 32]: seconds of solver time instead of minutes."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[:32, :32]
+    images = np.zeros((6, 32, 32))
+    for image in images:
+        for _ in range(4):
+            cy, cx, width = rng.uniform(8, 24), rng.uniform(8, 24), rng.uniform(2, 5)
+            image += rng.uniform(0.5, 1) * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * width**2))
+    path = tmp_path / "blobs.npy"
+    np.save(path, images.astype(np.float32))
+    return path
+
+
+PluginMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def install_plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> PluginMaker:
+    """Install a distribution into a folder on sys.path (and PYTHONPATH, for subprocesses): no pip, no network.
+
+    install_plugin("cryobench-x", {"cryobench.solvers": {"x": "x_module:X"}}, x_module="source code")
+    """
+    from cryobench.registry import installed
+
+    def install(name: str, groups: dict[str, dict[str, str]], *, version: str = "1.0", **modules: str) -> Path:
+        site = tmp_path_factory.mktemp("site")
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        lines = []
+        for group, points in groups.items():
+            lines += [f"[{group}]", *(f"{key} = {target}" for key, target in points.items())]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        for module, source in modules.items():
+            (site / f"{module}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+        installed.cache_clear()
+        return site
+
+    yield install
+    installed.cache_clear()

@@ -1,0 +1,207 @@
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cryobench.core import Record
+from cryobench.errors import ParameterError
+from cryobench.leaderboard.table import floors, groups, leaderboard
+
+PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
+MSE = {"name": "mse", "direction": "lower", "unit": ""}
+OTHER = {"name": "other", "direction": "none", "unit": ""}
+
+
+def record(solver: str = "pinv", psnr: tuple[float | None, ...] = (20.0, 22.0), **changes: Any) -> Record:
+    """A cell that ran, on two images."""
+    fields: dict[str, Any] = {
+        "hash": "0",
+        "status": "ok",
+        "reason": "",
+        "solver": solver,
+        "operator": "sumpool:16",
+        "noise": "none",
+        "data": "demo",
+        "seed": 0,
+        "images": [f"demo@{i}" for i in range(len(psnr))],
+        "compression": 4.0,
+        "values": {"psnr": list(psnr)},
+        "columns": [PSNR],
+        "timing": {"seconds_per_image": 0.5, "setup_seconds": 1.0},
+        "counters": {"nfe": 0.0, "operator_calls": 3.0},
+        "peak_memory_mib": 512.0,
+        "problem": {"data_digest": "aaaa1111"},
+        "environment": {"device": "cpu", "version": "0.1.0"},
+    }
+    return Record(**(fields | changes))
+
+
+def absent(status: str, solver: str, **changes: Any) -> Record:
+    """A cell that did not run, and knows as little as it may."""
+    empty: dict[str, Any] = {"values": {}, "columns": [], "timing": {}, "counters": {}, "problem": {}, "images": []}
+    empty |= {"environment": {}, "peak_memory_mib": None, "compression": None, "reason": f"why {solver}"}
+    return record(solver, status=status, **(empty | changes))
+
+
+def ranking(frame: pd.DataFrame) -> list[tuple[str, int | None]]:
+    return [
+        (solver, None if pd.isna(rank) else int(rank))
+        for solver, rank in zip(frame["solver"], frame["rank"], strict=True)
+    ]
+
+
+def test_columns_in_order():
+    first = record(columns=[MSE, PSNR], values={"mse": [1.0, 2.0], "psnr": [20.0, 21.0]})
+    second = record("tv", columns=[OTHER, PSNR], values={"other": [5.0, 5.0], "psnr": [20.0, 21.0]})
+    assert list(leaderboard([first, second]).columns) == [
+        "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",
+        "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi",
+        "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "device", "version",
+    ]  # fmt: skip
+
+
+def test_a_row_holds_the_cell():
+    row = leaderboard([record("tv", (20.0, 23.0))]).iloc[0]
+    assert row["psnr"] == 21.5
+    assert (row["psnr_lo"], row["psnr_hi"]) == (20.0, 23.0)
+    expected = {"solver": "tv", "operator": "sumpool:16", "noise": "none", "data": "demo", "seed": 0, "n_images": 2}
+    expected |= {"compression": 4.0, "status": "ok", "reason": "", "seconds_per_image": 0.5, "nfe": 0.0}
+    expected |= {"operator_calls": 3.0, "peak_memory_mib": 512.0, "device": "cpu", "version": "0.1.0"}
+    assert {key: row[key] for key in expected} == expected
+
+
+def test_best_first_in_the_stated_direction():
+    def cell(solver: str, psnr: float, mse: float, seconds: float) -> Record:
+        values = {"psnr": [psnr, psnr], "mse": [mse, mse]}
+        return record(solver, columns=[PSNR, MSE], values=values, timing={"seconds_per_image": seconds})
+
+    cells = [cell("a", 20, 0.3, 3.0), cell("b", 30, 0.2, 2.0), cell("c", 10, 0.1, 1.0)]
+    assert ranking(leaderboard(cells)) == [("b", 1), ("a", 2), ("c", 3)]
+    assert ranking(leaderboard(cells, by="mse")) == [("c", 1), ("b", 2), ("a", 3)]
+    assert ranking(leaderboard(cells, by="seconds_per_image")) == [("c", 1), ("b", 2), ("a", 3)]
+
+
+@pytest.mark.parametrize("cost", ["nfe", "operator_calls", "peak_memory_mib"])
+def test_cheaper_is_better(cost):
+    def cell(solver: str, value: float) -> Record:
+        return record(solver, counters={"nfe": value, "operator_calls": value}, peak_memory_mib=value)
+
+    assert ranking(leaderboard([cell("dear", 9.0), cell("cheap", 2.0)], by=cost)) == [("cheap", 1), ("dear", 2)]
+
+
+def test_equal_means_share_a_rank():
+    frame = leaderboard([record("a", (20.0, 22.0)), record("b", (22.0, 20.0)), record("c", (1.0, 2.0))])
+    assert ranking(frame) == [("a", 1), ("b", 1), ("c", 3)]
+
+
+def test_unranked_come_last():
+    cells = [
+        absent("failed", "broken"),
+        absent("skipped", "unfit"),
+        record("undefined", (30.0, None)),
+        record("exact", (math.inf, 30.0)),
+        record("good"),
+    ]
+    frame = leaderboard(cells)
+    expected = [("exact", 1), ("good", 2), ("undefined", None), ("unfit", None), ("broken", None)]
+    assert ranking(frame) == expected
+    assert len(groups(frame)) == 1
+    assert frame["reason"].tolist() == ["", "", "", "why unfit", "why broken"]
+    assert frame[["psnr", "psnr_lo", "psnr_hi"]].iloc[2:].isna().to_numpy().all()
+
+
+def test_half_a_cell_has_no_numbers():
+    frame = leaderboard([record(), record("broken", (90.0, 90.0), status="failed", reason="out of memory")])
+    assert ranking(frame) == [("pinv", 1), ("broken", None)]
+    assert math.isnan(frame["psnr"].iloc[1])
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"operator": "sumpool:8"},
+        {"noise": "gaussian:0.1"},
+        {"data": "particles.mrcs"},
+        {"seed": 1},
+        {"images": ["demo@7", "demo@8"]},
+        {"problem": {"data_digest": "bbbb2222"}},
+    ],
+)
+def test_only_like_is_compared_with_like(difference):
+    cells = [record("a", (20.0, 20.0)), record("b", (30.0, 30.0), **difference), record("c", (25.0, 25.0))]
+    frame = leaderboard(cells)
+    assert ranking(frame) == [("c", 1), ("a", 2), ("b", 1)]
+    assert [len(group) for group in groups(frame)] == [2, 1]
+
+
+def test_groups_stand_in_order_of_first_appearance():
+    cells = [record("a", operator="z"), record("b", operator="a"), record("c", (1.0, 2.0), operator="z")]
+    frame = leaderboard(cells)
+    assert frame["solver"].tolist() == ["a", "c", "b"]
+    assert [group["operator"].iloc[0] for group in groups(frame)] == ["z", "a"]
+
+
+def test_one_label_of_two_data_sets_shows_the_digest():
+    cells = [record("a"), record("b", problem={"data_digest": "sha256:bbbb2222"}), record("c", data="else")]
+    assert leaderboard(cells)["data"].tolist() == ["demo#aaaa", "demo#bbbb", "else"]
+
+
+def test_digests_are_told_apart():
+    cells = [record("a"), record("b", problem={"data_digest": "aaaa1222"})]
+    assert leaderboard(cells)["data"].tolist() == ["demo#aaaa11", "demo#aaaa12"]
+
+
+def test_a_skip_that_could_belong_to_two_groups_joins_neither():
+    cells = [record("a"), record("b", problem={"data_digest": "bbbb2222"}), absent("skipped", "c")]
+    frame = leaderboard(cells)
+    assert [group["solver"].tolist() for group in groups(frame)] == [["a"], ["b"], ["c"]]
+    assert frame["data"].iloc[2] == "demo"
+
+
+def test_one_image_has_a_mean_and_no_interval():
+    row = leaderboard([record(psnr=(25.0,))]).iloc[0]
+    assert row["psnr"] == 25.0
+    assert math.isnan(row["psnr_lo"])
+    assert math.isnan(row["psnr_hi"])
+    assert row["rank"] == 1
+
+
+def test_the_floor_is_marked_beside_the_columns():
+    frame = leaderboard([record("tv", (1.0, 2.0)), record("pinv", floor=True)])
+    assert frame["solver"].tolist() == ["pinv", "tv"]
+    assert floors(frame) == [True, False]
+    assert "floor" not in frame.columns
+
+
+def test_unknown_by():
+    with pytest.raises(ParameterError) as caught:
+        leaderboard([record(columns=[PSNR, OTHER])], by="pnsr")
+    message = str(caught.value)
+    assert "'pnsr'" in message
+    assert "did you mean 'psnr'?" in message
+    assert "seconds_per_image" in message
+    assert "other" not in message.split("there are")[1]
+    assert "\n" not in message
+
+
+def test_by_without_a_better_direction():
+    with pytest.raises(ParameterError, match="no better direction"):
+        leaderboard([record(columns=[PSNR, OTHER], values={"other": [1.0, 2.0]})], by="other")
+
+
+def test_records_that_disagree_on_the_direction():
+    with pytest.raises(ParameterError, match="disagree"):
+        leaderboard([record("a"), record("b", columns=[PSNR | {"direction": "lower"}])])
+
+
+@pytest.mark.parametrize("name", ["rank", "nfe", "psnr_lo"])
+def test_a_metric_cannot_take_a_columns_name(name):
+    with pytest.raises(ParameterError, match=name):
+        leaderboard([record(columns=[PSNR, PSNR | {"name": name}])])
+
+
+def test_nothing_ran():
+    frame = leaderboard([absent("skipped", "a"), absent("failed", "b")])
+    assert ranking(frame) == [("a", None), ("b", None)]
+    assert leaderboard([]).empty

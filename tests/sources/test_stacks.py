@@ -1,0 +1,684 @@
+"""Image files: what is read is what was written, lazily; what cannot be read is refused in one line."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import warnings
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.sources import stacks
+from cryobench.sources.fourier_crop import fourier_crop, square_crop
+from cryobench.sources.scaling import minmax, undo
+from cryobench.sources.selection import parse_images
+from cryobench.sources.stacks import File
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+def shared(name: str) -> str:
+    path = SHARED / "data" / name
+    if not path.exists():
+        pytest.skip(f"real data is not here: {path}")
+    return str(path)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def write_mrc(path: Path, array: np.ndarray, *, pixel_size: float = 0, stack: bool = True) -> Path:
+    with warnings.catch_warnings(), mrcfile.new(path, overwrite=True) as mrc:
+        warnings.simplefilter("ignore")  # mrcfile's, about the NaN that some tests write on purpose
+        mrc.set_data(array)
+        if stack and array.ndim == 3:
+            mrc.set_image_stack()
+        if pixel_size:
+            mrc.voxel_size = pixel_size
+    return path
+
+
+def write_star(path: Path, names: list[str], columns: dict[str, str] | None = None) -> Path:
+    """A RELION 3.0 table; `columns` holds the same value for every row."""
+    columns = columns or {}
+    header = "".join(f"_{name}\n" for name in ["rlnImageName", *columns])
+    rows = "".join(" ".join([name, *columns.values()]) + "\n" for name in names)
+    path.write_text(f"data_\n\nloop_\n{header}{rows}")
+    return path
+
+
+def read_all(path: Path | str, **fields) -> None:
+    stack = File(str(path), **fields).open()
+    for index in range(len(stack)):
+        stack.read(index)
+
+
+def refused(path: Path | str, **fields) -> str:
+    """The message with which opening, or reading every image, is refused; no warning is given beside it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError) as caught:
+            read_all(path, **fields)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------- what is written is read
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.float16, np.float32])
+def test_mrc_stack_of_every_real_mode(tmp_path, dtype):
+    images = (noise(3, 6, 8) * 20 + 40).astype(dtype)
+    stack = File(str(write_mrc(tmp_path / "a.mrcs", images, pixel_size=1.5))).open()
+    assert (len(stack), stack.shape, stack.label, stack.ctf) == (3, (6, 8), "a.mrcs", None)
+    for index in range(3):
+        image = stack.read(index)
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, images[index].astype(np.float32))
+        assert stack.pixel_size(index) == pytest.approx(1.5)
+
+
+def test_big_endian_mrc_with_an_extended_header(tmp_path):
+    images = noise(2, 4, 4)
+    with mrcfile.new(tmp_path / "a.mrcs", images.astype(">f4")) as mrc:
+        mrc.set_extended_header(np.zeros(64, dtype="V1"))
+    np.testing.assert_array_equal(File(str(tmp_path / "a.mrcs")).open().read(1), images[1])
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (1, 6, 8), (3, 6, 8), (3, 1, 6, 8)])
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32, np.float64])
+def test_arrays_and_tensors_of_every_shape(tmp_path, shape, suffix, dtype):
+    images = (noise(*shape) * 20 + 100).astype(dtype)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, images)
+    else:
+        torch.save(torch.from_numpy(images), path)
+    stack = File(str(path)).open()
+    assert len(stack) == images.size // 48
+    assert (stack.shape, stack.pixel_size(0)) == ((6, 8), None)
+    for index, expected in enumerate(images.reshape(-1, 6, 8)):
+        image = stack.read(index)
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, expected.astype(np.float32))
+
+
+def test_tensor_of_a_torch_before_zip_files_and_bfloat16(tmp_path):
+    images = torch.from_numpy(noise(2, 4, 4))
+    torch.save(images.bfloat16(), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    expected = images[1].bfloat16().float().numpy()
+    np.testing.assert_array_equal(File(str(tmp_path / "a.pt")).open().read(1), expected)
+
+
+@pytest.mark.parametrize("suffix", [".mrcs", ".npy", ".pt"])
+def test_an_image_is_a_copy_that_can_be_written_to(tmp_path, suffix):
+    path, images = tmp_path / f"a{suffix}", noise(2, 4, 4)
+    match suffix:
+        case ".mrcs":
+            write_mrc(path, images)
+        case ".npy":
+            np.save(path, images)
+        case _:
+            torch.save(torch.from_numpy(images), path)
+    before, stack = path.read_bytes(), File(str(path)).open()
+    stack.read(0)[:] = 7
+    np.testing.assert_array_equal(stack.read(0), images[0])
+    assert path.read_bytes() == before
+
+
+def test_suffix_in_capitals(tmp_path):
+    np.save(tmp_path / "a.npy", noise(4, 4))
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    assert len(File(str(tmp_path / "A.NPY")).open()) == 1
+
+
+def test_a_bare_volume_needs_as_stack(tmp_path):
+    volume = noise(5, 4, 4)
+    path = write_mrc(tmp_path / "volume.mrc", volume, stack=False)
+    message = refused(path)
+    assert "volume of 5 sections" in message
+    assert "--as-stack" in message
+    stack = File(str(path), as_stack=True).open()
+    assert len(stack) == 5
+    np.testing.assert_array_equal(stack.read(4), volume[4])
+
+
+def test_what_makes_an_mrc_a_stack_without_asking(tmp_path):
+    volume = noise(5, 4, 4)
+    by_header = write_mrc(tmp_path / "header.mrc", volume)
+    by_suffix = write_mrc(tmp_path / "suffix.mrcs", volume, stack=False)
+    write_mrc(tmp_path / "volume.mrc", volume, stack=False)
+    by_star = write_star(tmp_path / "a.star", [f"{i}@volume.mrc" for i in (1, 2, 3, 4, 5)])
+    one_section = write_mrc(tmp_path / "single.mrc", volume[:1], stack=False)
+    assert [len(File(str(path)).open()) for path in (by_header, by_suffix, by_star, one_section)] == [5, 5, 5, 1]
+
+
+# --------------------------------------------------------------------------------------------------- star files
+
+OPTICS_STAR = """
+# version 30001
+
+data_optics
+
+loop_
+_rlnOpticsGroupName #1
+_rlnOpticsGroup #2
+_rlnVoltage #3
+_rlnSphericalAberration #4
+_rlnAmplitudeContrast #5
+_rlnImagePixelSize #6
+first 1 300.0 2.7 0.1 1.25
+second 2 200.0 2.0 0.07 2.50
+
+
+# version 30001
+
+data_particles
+
+loop_
+_rlnImageName #1
+_rlnDefocusU #2
+_rlnDefocusV #3
+_rlnDefocusAngle #4
+_rlnOpticsGroup #5
+000003@a.mrcs 15000.0 14000.0 30.0 2
+000001@b.mrcs 16000.0 15000.0 40.0 1
+000001@a.mrcs 17000.0 16000.0 50.0 2
+"""
+
+
+@pytest.fixture
+def optics_star(tmp_path):
+    a, b = noise(3, 6, 6, seed=1), noise(2, 6, 6, seed=2)
+    write_mrc(tmp_path / "a.mrcs", a, pixel_size=9)
+    write_mrc(tmp_path / "b.mrcs", b, pixel_size=9)
+    (tmp_path / "particles.star").write_text(OPTICS_STAR)
+    return tmp_path / "particles.star", [a[2], b[0], a[0]]
+
+
+def test_relion_31_order_pixel_size_and_ctf(optics_star):
+    path, expected = optics_star
+    stack = File(str(path)).open()
+    assert stack.label == "particles.star"
+    for index, image in enumerate(expected):
+        np.testing.assert_array_equal(stack.read(index), image)
+    assert [stack.pixel_size(index) for index in range(3)] == [2.5, 1.25, 2.5]
+    assert stack.ctf["rlnDefocusU"].tolist() == [15000, 16000, 17000]
+    assert stack.ctf["rlnVoltage"].tolist() == [200, 300, 200]
+    assert stack.ctf["rlnOpticsGroupName"].tolist() == ["second", "first", "second"]
+
+
+def test_relion_30_pixel_size_comes_before_the_header(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4), pixel_size=9)
+    columns = {"rlnDetectorPixelSize": "5", "rlnMagnification": "40000"}
+    stated = File(str(write_star(tmp_path / "stated.star", ["2@a.mrcs"], columns))).open()
+    silent = File(str(write_star(tmp_path / "silent.star", ["2@a.mrcs"]))).open()
+    assert (stated.pixel_size(0), silent.pixel_size(0)) == (pytest.approx(1.25), pytest.approx(9))
+    assert silent.ctf is None
+
+
+def test_stacks_are_looked_for_in_order(tmp_path, monkeypatch):
+    here, project = tmp_path / "here", tmp_path / "project"
+    folders = [tmp_path / "root", project / "job", project, here]
+    for value, folder in enumerate(folders):
+        (folder / "sub").mkdir(parents=True)
+        write_mrc(folder / "sub" / "a.mrcs", np.full((1, 4, 4), value, np.float32))
+    star = write_star(project / "job" / "p.star", ["1@sub/a.mrcs"])
+    monkeypatch.chdir(here)
+    for value, folder in enumerate(folders):
+        assert File(str(star), data_root=str(folders[0])).open().read(0)[0, 0] == value
+        (folder / "sub" / "a.mrcs").unlink()
+    message = refused(star, data_root=str(folders[0]))
+    positions = [message.index(f"{folder / 'sub' / 'a.mrcs'}") for folder in folders]
+    assert positions == sorted(positions)
+    assert "--data-root" in message
+
+
+def test_a_star_of_many_stacks_keeps_few_mapped(tmp_path):
+    count = stacks.MAX_OPEN + 3
+    for value in range(count):
+        write_mrc(tmp_path / f"{value}.mrcs", np.full((2, 4, 4), value, np.float32))
+    stack = File(str(write_star(tmp_path / "p.star", [f"2@{value}.mrcs" for value in range(count)]))).open()
+    for _ in range(2):
+        assert [stack.read(index)[0, 0] for index in range(count)] == list(range(count))
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert sum(str(tmp_path) in line for line in maps.read_text().splitlines()) <= stacks.MAX_OPEN
+
+
+def test_a_single_particle_may_stand_in_a_block_without_a_loop(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    (tmp_path / "p.star").write_text("data_particles\n\n_rlnImageName 2@a.mrcs\n_rlnDefocusU 1000\n")
+    assert len(File(str(tmp_path / "p.star")).open()) == 1
+
+
+# ------------------------------------------------------------------------------------------------------ laziness
+
+
+def bytes_read() -> int:
+    """Bytes this process has asked of the kernel, page faults of maps not included."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's /proc to count bytes")
+def test_fifty_gigabytes_open_at_once_and_cost_one_image(tmp_path):
+    count, side = 50_000, 512  # 52 GB, of which the disk holds a header and a last image
+    path = tmp_path / "huge.mrcs"
+    write_mrc(path, np.zeros((1, side, side), np.float32))
+    with mrcfile.mrcfile.MrcFile(path, header_only=True) as mrc:
+        header = mrc.header.copy()
+    header.nz, header.ispg = count, 0
+    last = noise(side, side)
+    try:
+        with path.open("r+b") as file:
+            file.write(header.tobytes())
+            file.truncate(1024 + count * side * side * 4)
+            file.seek(1024 + (count - 1) * side * side * 4)
+            file.write(last.tobytes())
+    except OSError as error:
+        pytest.skip(f"no sparse files of this size here: {error}")
+    read, resident, start = bytes_read(), resident_bytes(), time.perf_counter()
+    stack = File(str(path)).open()
+    seconds, opened = time.perf_counter() - start, bytes_read() - read
+    np.testing.assert_array_equal(stack.read(count - 1), last)
+    assert seconds < 0.5
+    assert opened < 100_000
+    assert resident_bytes() - resident < 20 * last.nbytes
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_no_such_file_a_folder_and_an_unknown_suffix(tmp_path):
+    assert "does not exist" in refused(tmp_path / "a.mrc")
+    assert "does not exist" in refused(tmp_path / "a.star")
+    (tmp_path / "folder.mrcs").mkdir()
+    assert "is a folder" in refused(tmp_path / "folder.mrcs")
+    (tmp_path / "a.tif").write_bytes(b"II*")
+    message = refused(tmp_path / "a.tif")
+    assert "'.tif'" in message
+    assert all(suffix in message for suffix in stacks.SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", stacks.SUFFIXES)
+def test_empty_and_foreign_files(tmp_path, suffix):
+    empty = tmp_path / f"empty{suffix}"
+    empty.touch()
+    assert "0 bytes" in refused(empty)
+    for name, content in {"text": b"hello\n" * 400, "binary": bytes(range(256)) * 8}.items():
+        foreign = tmp_path / f"{name}{suffix}"
+        foreign.write_bytes(content)
+        assert str(foreign) in refused(foreign)
+
+
+@pytest.mark.parametrize("suffix", [".mrcs", ".npy", ".pt"])
+@pytest.mark.parametrize("kept", [0.02, 0.1, 0.5, 0.99])
+def test_truncated_files(tmp_path, suffix, kept):
+    path, images = tmp_path / f"a{suffix}", noise(8, 32, 32)
+    if suffix == ".mrcs":
+        write_mrc(path, images)
+    elif suffix == ".npy":
+        np.save(path, images)
+    else:
+        torch.save(torch.from_numpy(images), path)
+    os.truncate(path, int(path.stat().st_size * kept))
+    message = refused(path)
+    assert "copy" in message
+    if suffix != ".npy":
+        assert "truncated" in message
+
+
+def test_an_mrc_longer_than_its_header_says(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    with path.open("ab") as file:
+        file.write(b"\0" * 8)
+    assert "longer than its header says" in refused(path)
+
+
+def damaged_mrc(tmp_path: Path, **fields: int) -> Path:
+    path = write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    with mrcfile.mrcfile.MrcFile(path, header_only=True) as mrc:
+        header = mrc.header.copy()
+    for name, value in fields.items():
+        header[name] = value
+    with path.open("r+b") as file:
+        file.write(header.tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mode": 101}, "damaged MRC header"),
+        ({"mode": 4}, "complex"),
+        ({"nx": 0}, "no pixels"),
+        ({"ny": -4}, "no pixels"),
+        ({"nz": 0}, "no pixels"),
+        ({"nz": 2**30}, "truncated"),
+        ({"nsymbt": -8}, "not a readable MRC"),
+        ({"nsymbt": 4096}, "not a readable MRC"),
+        ({"ispg": 401, "mz": 0}, "damaged MRC header"),
+        ({"ispg": 401, "mz": 1}, "[2, 1, 4, 4]"),
+    ],
+)
+def test_mrc_headers_that_make_no_sense(tmp_path, fields, said):
+    if said == "[2, 1, 4, 4]":  # a stack of one-section volumes is a stack of images
+        assert len(File(str(damaged_mrc(tmp_path, **fields))).open()) == 2
+    else:
+        assert said in refused(damaged_mrc(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 4, 4), (1, 1, 1, 4, 4), (0, 4, 4), (3, 0, 4)])
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_shapes_that_are_no_images(tmp_path, shape, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, np.zeros(shape, np.float32))
+    else:
+        torch.save(torch.zeros(shape), path)
+    assert f"[{', '.join(map(str, shape))}]" in refused(path)
+
+
+def test_values_that_are_not_real_numbers(tmp_path):
+    np.save(tmp_path / "complex.npy", np.zeros((4, 4), np.complex64))
+    np.save(tmp_path / "text.npy", np.full((4, 4), "a"))
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    torch.save(torch.zeros(4, 4, dtype=torch.complex64), tmp_path / "complex.pt")
+    torch.save(torch.zeros(4, 4).to_sparse(), tmp_path / "sparse.pt")
+    torch.save({"images": torch.zeros(4, 4)}, tmp_path / "dict.pt")
+    assert "complex64" in refused(tmp_path / "complex.npy")
+    assert "<U1" in refused(tmp_path / "text.npy")
+    assert "objects" in refused(tmp_path / "objects.npy")
+    assert "complex64" in refused(tmp_path / "complex.pt")
+    assert "sparse" in refused(tmp_path / "sparse.pt")
+    assert "holds a dict" in refused(tmp_path / "dict.pt")
+
+
+class Trap:
+    def __reduce__(self):
+        return (os.mkdir, ("sprung",))
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(Trap(), tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "plain.npy").write_bytes(pickle.dumps(Trap()))
+    assert "pickled Python objects" in refused(tmp_path / "zip.pt")
+    assert "pickled Python objects" in refused(tmp_path / "plain.pt")
+    assert "not a readable .npy" in refused(tmp_path / "plain.npy")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_is_not_finite_is_named_and_the_others_are_read(tmp_path, value):
+    images = noise(3, 4, 4)
+    images[1, 2, 2] = value
+    path = write_mrc(tmp_path / "a.mrcs", images)
+    star = write_star(tmp_path / "p.star", ["1@a.mrcs", "3@a.mrcs", "2@a.mrcs"])
+    stack = File(str(path)).open()
+    stack.read(0)
+    stack.read(2)
+    with pytest.raises(DataError, match=r"image 1 of a\.mrcs holds 1 values that are not finite"):
+        stack.read(1)
+    assert f"2@{path}" in refused(star)
+
+
+def test_float64_beyond_float32_is_not_finite(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 4), 1e300))
+    assert "16 values that are not finite" in refused(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["a.mrcs", "0@a.mrcs", "-1@a.mrcs", "x@a.mrcs", "1.5@a.mrcs", "1@", "@a.mrcs", "nan"])
+def test_star_references_that_are_garbled(tmp_path, name):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    message = refused(write_star(tmp_path / "p.star", ["1@a.mrcs", name], {"rlnMicrographName": "m"}))
+    assert "row 2" in message
+    assert "NUMBER@STACK" in message
+
+
+def test_star_reference_beyond_the_end(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    message = refused(write_star(tmp_path / "p.star", ["2@a.mrcs", "3@a.mrcs"]))
+    assert "row 2 asks for image 3" in message
+    assert "which has 2" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data_\n\nloop_\n_rlnMicrographName\nm.mrc\n", "no rlnImageName"),
+        ("data_particles\n\nloop_\n_rlnImageName\n", "lists no images"),
+        ("data_particles\n", "not a readable star file"),
+        ("data_particles\n\nloop_\n_rlnImageName\n_rlnVoltage\n1@a.mrcs\n", "not a readable star file"),
+        (OPTICS_STAR.replace("50.0 2", "50.0 7"), "row 3 is of optics group 7"),
+        (OPTICS_STAR.replace("second 2", "second 1"), "optics group twice"),
+        (OPTICS_STAR.replace("2.50", "-1"), "row 1 has a pixel size of -1"),
+        (OPTICS_STAR.replace("2.50", "wide"), "row 1 has a pixel size of nan"),
+        (OPTICS_STAR.replace("_rlnOpticsGroup #5", "_rlnElse #5"), "not rlnOpticsGroup in both tables"),
+    ],
+)
+def test_star_tables_that_make_no_sense(optics_star, text, said):
+    path, _ = optics_star
+    path.write_text(text)
+    assert said in refused(path)
+
+
+def test_a_corrected_star_file_is_read_again(optics_star):
+    path, _ = optics_star
+    path.write_text("data_particles\n")
+    refused(path)
+    path.write_text(OPTICS_STAR)
+    assert len(File(str(path)).open()) == 3
+
+
+def test_zero_magnification_is_refused(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    columns = {"rlnDetectorPixelSize": "5", "rlnMagnification": "0"}
+    assert "pixel size of inf" in refused(write_star(tmp_path / "p.star", ["1@a.mrcs"], columns))
+
+
+def test_star_whose_stacks_differ_in_shape(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+    write_mrc(tmp_path / "b.mrcs", noise(2, 4, 6))
+    message = refused(write_star(tmp_path / "p.star", ["1@a.mrcs", "1@b.mrcs"]))
+    assert "4 x 4" in message
+    assert "4 x 6" in message
+
+
+def test_data_root_must_be_a_folder(optics_star):
+    path, _ = optics_star
+    assert "data_root" in refused(path, data_root=str(path.parent / "nowhere"))
+
+
+def test_an_index_beyond_the_end_is_refused(tmp_path):
+    stack = File(str(write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4)))).open()
+    for index in (-1, 2):
+        with pytest.raises(SelectionError, match="does not exist"):
+            stack.read(index)
+
+
+# --------------------------------------------------------------------------------------------------- Fourier crop
+
+
+def band_limited(side: int, band: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random real waves of fewer than `band` cycles per image: on `side` pixels, and what gives them on any grid."""
+    rng = np.random.default_rng(seed)
+    frequencies = rng.integers(-band + 1, band, size=(30, 2))
+    waves = np.column_stack([frequencies, rng.normal(size=30), rng.uniform(0, 2 * np.pi, size=30)])
+    return sample(waves, side), waves
+
+
+def sample(waves: np.ndarray, side: int) -> np.ndarray:
+    y, x = np.mgrid[:side, :side] / side
+    return sum(a * np.cos(2 * np.pi * (ky * y + kx * x) + phase) for ky, kx, a, phase in waves)
+
+
+@pytest.mark.parametrize(("N", "n"), [(32, 16), (33, 16), (32, 15), (33, 15), (40, 12), (16, 16), (20, 19), (9, 1)])
+def test_fourier_crop_samples_a_band_limited_image_exactly(N, n):
+    image, waves = band_limited(N, max(1, (n + 1) // 2))
+    np.testing.assert_allclose(fourier_crop(image, n), sample(waves, n), atol=1e-5)
+
+
+@pytest.mark.parametrize(("N", "n"), [(32, 16), (33, 16), (32, 15), (33, 15), (16, 16)])
+def test_fourier_crop_keeps_the_mean_is_linear_and_forgets_what_is_above(N, n):
+    a, b = noise(N, N, seed=1).astype(np.float64) + 3, noise(N, N, seed=2).astype(np.float64)
+    assert fourier_crop(a, n).mean() == pytest.approx(a.mean(), abs=1e-5)
+    np.testing.assert_allclose(fourier_crop(a - 2 * b, n), fourier_crop(a, n) - 2 * fourier_crop(b, n), atol=1e-4)
+    if n < N:
+        wave = sample(np.array([[n // 2 + 1, 1, 1.0, 0.3]]), N)
+        np.testing.assert_allclose(fourier_crop(wave, n), 0, atol=1e-6)
+
+
+def test_size_cuts_square_then_crops_and_scales_the_pixel_size(tmp_path):
+    images = noise(2, 24, 32)
+    stack = File(str(write_mrc(tmp_path / "a.mrcs", images, pixel_size=1.5)), size=12).open()
+    assert stack.shape == (12, 12)
+    assert stack.pixel_size(0) == pytest.approx(3.0)
+    np.testing.assert_array_equal(square_crop(images[1]), images[1, :, 4:28])
+    np.testing.assert_array_equal(stack.read(1), fourier_crop(images[1, :, 4:28], 12))
+
+
+def test_size_is_never_larger_than_the_image_nor_below_one(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", noise(2, 24, 32))
+    assert "smaller than size=25" in refused(path, size=25)
+    assert File(str(path), size=24).open().shape == (24, 24)
+    with pytest.raises(ParameterError, match="at least 1"):
+        File(str(path), size=0)
+
+
+# -------------------------------------------------------------------------------------------------------- scaling
+
+
+@given(st.integers(0, 2**31), st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
+def test_minmax_spans_minus_one_to_one_and_can_be_undone(seed, scale, offset):
+    image = (noise(5, 7, seed=seed) * scale + offset * scale).astype(np.float32)
+    scaled, lo, hi = minmax(image, "x")
+    assert scaled.dtype == np.float32
+    assert (scaled.min(), scaled.max()) == (-1, 1)
+    assert (lo, hi) == (image.min(), image.max())
+    np.testing.assert_allclose(undo(scaled, lo, hi), image, rtol=2e-7, atol=2e-7 * (hi - lo))
+
+
+def test_minmax_of_the_widest_range():
+    scaled, _, _ = minmax(np.array([[-3e38, 0, 3e38]], np.float32), "x")
+    np.testing.assert_array_equal(scaled, [[-1, 0, 1]])
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, np.nan, np.inf])
+def test_minmax_refuses_what_has_no_range(value):
+    with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
+        minmax(np.full((4, 4), value, np.float32), "image 3 of a.mrcs")
+
+
+# ------------------------------------------------------------------------------------------------------ selection
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "expected"),
+    [
+        (None, 10, [0, 1, 2, 3]),
+        (None, 2, [0, 1]),
+        ("0:8", 8, list(range(8))),
+        ("3,7,9", 10, [3, 7, 9]),
+        ("9,3", 10, [9, 3]),
+        ("5", 6, [5]),
+        ("2:", 5, [2, 3, 4]),
+        (":4", 5, [0, 1, 2, 3]),
+        (":", 3, [0, 1, 2]),
+        ("0:10:2", 9, [0, 2, 4, 6, 8]),
+        ("1::3", 9, [1, 4, 7]),
+        ("0:2,7", 8, [0, 1, 7]),
+        (" 0:2 , 7 ", 8, [0, 1, 7]),
+    ],
+)
+def test_choices_of_images(text, n, expected):
+    assert parse_images(text, n) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "said"),
+    [
+        ("5:3", 10, "'5:3' holds no image"),
+        ("4:4", 10, "'4:4' holds no image"),
+        ("7:", 7, "'7:' holds no image"),
+        ("-1", 10, "'-1' counts from the end"),
+        ("0:-1", 10, "'0:-1' counts from the end"),
+        ("", 10, "'' is not a choice of images"),
+        ("1,", 10, "'' is not a choice of images"),
+        ("a", 10, "'a' is not a choice of images"),
+        ("1.5", 10, "'1.5' is not a choice of images"),
+        ("0:8:2:1", 10, "'0:8:2:1' is not a choice of images"),
+        ("٣", 10, "is not a choice of images"),
+        ("0:8:0", 10, "the step of '0:8:0' is 0"),
+        ("0:8", 7, "--images 0:8 asks for image 7, but FILE has 7 images, 0 to 6"),
+        ("0:99999999999", 7, "asks for image 7, but FILE"),
+        ("1:20:5", 7, "asks for image 11, but FILE"),
+        ("50:60", 7, "asks for image 50, but FILE"),
+        ("1", 1, "asks for image 1, but FILE has 1 image, number 0"),
+        ("3,1:5", 7, "asks for image 3 twice"),
+        (None, 0, "FILE has no images"),
+    ],
+)
+def test_choices_that_make_no_sense(text, n, said):
+    with pytest.raises(SelectionError) as caught:
+        parse_images(text, n, label="FILE")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.integers(1, 5))
+def test_a_range_that_fits_is_pythons(n, start, stop, step):
+    numbers = list(range(start, stop, step))
+    if numbers and numbers[-1] < n:
+        assert parse_images(f"{start}:{stop}:{step}", n) == numbers
+    else:
+        with pytest.raises(SelectionError):
+            parse_images(f"{start}:{stop}:{step}", n)
+
+
+# ------------------------------------------------------------------------------------------------------- real data
+
+
+def test_the_real_particles_of_empiar_10076():
+    stack = File(shared("empiar_10076_7.star")).open()
+    assert (len(stack), stack.shape) == (7, (320, 320))
+    assert stack.pixel_size(0) == pytest.approx(1.31, abs=0.01)
+    assert stack.ctf["rlnDefocusU"].iloc[0] == 15301.1
+    with mrcfile.mmap(shared("empiar_10076_7.mrc"), permissive=True) as mrc:
+        assert mrc.data is not None
+        np.testing.assert_array_equal(stack.read(6), mrc.data[6])
+    small = File(shared("empiar_10076_7.star"), size=128).open()
+    assert small.pixel_size(0) == pytest.approx(3.275, abs=0.01)
+    assert small.read(0).mean() == pytest.approx(stack.read(0).mean(), abs=1e-5)
+
+
+def test_the_real_volume_that_is_a_stack():
+    path = shared("empiar_10076_7.mrc")
+    assert "--as-stack" in refused(path)
+    stack = File(path, as_stack=True).open()
+    assert (len(stack), stack.pixel_size(0)) == (7, None)
+
+
+def test_the_real_stack_and_tensor():
+    stack = File(shared("empiar10146_average_64.mrcs")).open()
+    assert (len(stack), stack.shape, stack.pixel_size(0)) == (64, (128, 128), None)
+    tensor = File(shared("sample_empiar10076.pt")).open()
+    image = tensor.read(0)
+    assert (len(tensor), tensor.shape) == (1, (128, 128))
+    assert (image.min(), image.max()) == (0, 1)

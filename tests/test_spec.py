@@ -1,0 +1,151 @@
+"""The spec language: round trips for every value, and one-line errors that name what came and what was wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryobench.errors import SpecError
+from cryobench.registry import did_you_mean
+from cryobench.spec import Component, Spec, bind, fields_of, parse, unbind
+
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
+keys = st.from_regex(r"[a-z_][a-z0-9_]{0,5}(\.[a-z_][a-z0-9_]{0,5}){0,2}", fullmatch=True)
+values = st.text(max_size=20) | st.sampled_from(
+    ["a,b", 'say "hi"', "k=v", " x ", "", "a@b", "hf:owner/name", "\\", "="]
+)
+singles = st.builds(
+    Spec,
+    names,
+    st.none() | values,
+    st.dictionaries(keys, values, max_size=3).map(lambda d: tuple(d.items())),
+)
+chains = st.lists(singles, min_size=1, max_size=3).map(
+    lambda links: (
+        Spec(*[getattr(links[0], f) for f in ("name", "value", "params")], None)
+        if len(links) == 1
+        else Spec(links[0].name, links[0].value, links[0].params, Spec(links[1].name, links[1].value, links[1].params))
+    )
+)
+
+
+@given(chains)
+def test_parsing_undoes_printing(spec: Spec):
+    assert parse(str(spec)) == spec
+
+
+def test_the_parts_of_a_spec():
+    spec = parse("sumpool:16,count=50,mask=random_binary,mask.prob=0.3")
+    assert spec == Spec("sumpool", "16", (("count", "50"), ("mask", "random_binary"), ("mask.prob", "0.3")))
+    assert parse("gaussian:rel=0.05") == parse("gaussian,rel=0.05") == Spec("gaussian", None, (("rel", "0.05"),))
+    assert parse("cryosense:prior=diffusion:hf:owner/name").params == (("prior", "diffusion:hf:owner/name"),)
+    assert parse("sumpool:4@ctf") == Spec("sumpool", "4", (), Spec("ctf"))
+    assert parse('file:"a,b=c@d.mrc"').value == "a,b=c@d.mrc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":16", "sumpool:16,50", "sumpool:16,count=1,count=2", 'x:"a', 'x:a"b"', "x:", "x:1,k=", "3x", "a@", "x,,"],
+)
+def test_malformed_specs_are_refused_in_one_line(text: str):
+    with pytest.raises(SpecError) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+    assert repr(text) in str(error.value)
+
+
+@dataclass(frozen=True)
+class Inner:
+    prob: Annotated[float, "a probability"] = 0.5
+    kind: Literal["soft", "hard"] = "soft"
+
+
+@dataclass(frozen=True)
+class Outer:
+    block: Annotated[int, "a size"]
+    count: int | None = None
+    flag: bool = False
+    name: str = "x"
+    where: Path | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    mask: Annotated[Inner, Component("masks"), "what multiplies"] = Inner()
+
+
+NAMES = {Inner: "inner", Outer: "outer"}
+
+
+def make(kind: str, spec: Spec) -> Inner:
+    assert kind == "masks"
+    assert spec.name == "inner"
+    return bind(Inner, spec, make, did_you_mean)
+
+
+def bound(text: str) -> Outer:
+    return bind(Outer, parse(text), make, did_you_mean)
+
+
+def name_of(component: object) -> str:
+    return NAMES[type(component)]
+
+
+def test_values_get_the_types_of_the_annotations():
+    made = bound('outer:16,count=none,flag=true,where=/a/b.mrc,sizes="3,4",mask=inner,mask.prob=0.3,mask.kind=hard')
+    assert made == Outer(16, None, True, "x", Path("/a/b.mrc"), (3, 4), Inner(0.3, "hard"))
+    assert bound("outer:block=2,mask=inner:0.1").mask == Inner(0.1)
+
+
+@given(
+    st.builds(
+        Outer,
+        st.integers(),
+        st.none() | st.integers(),
+        st.booleans(),
+        st.text(max_size=12),
+        st.just(None) | st.just(Path("/a,b")),
+        st.lists(st.integers(), min_size=1, max_size=3).map(tuple),
+        st.builds(Inner, st.floats(allow_nan=False), st.sampled_from(["soft", "hard"])),
+    ),
+    st.booleans(),
+)
+def test_binding_undoes_unbinding(outer: Outer, full: bool):
+    assert bound(str(unbind(outer, name_of, full=full))) == outer
+
+
+def test_the_canonical_spec_shows_what_differs_from_the_defaults():
+    assert str(unbind(bound("outer:4,count=none,mask=inner,mask.prob=0.50"), name_of)) == "outer:4"
+    assert str(unbind(bound("outer:4,mask=inner:0.1"), name_of)) == "outer:4,mask=inner,mask.prob=0.1"
+    assert "mask.kind=soft" in str(unbind(bound("outer:4"), name_of, full=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("outer:abc", "block wants int, got 'abc'"),
+        ("outer:1.5", "block wants int"),
+        ("outer:1,count=x", "count wants int or none, got 'x'"),
+        ("outer:1,flag=yes", "flag wants bool, got 'yes'"),
+        ("outer:1,mask=inner,mask.kind=firm", "one of soft, hard"),
+        ("outer:1,cuont=3", "did you mean 'count'"),
+        ("outer:1,mask.prob=0.3", "mask=NAME"),
+        ("outer:1,mask=inner,mask.porb=0.3", "did you mean 'prob'"),
+        ("outer:1,block=2", "given twice"),
+        ("outer:1,count=1,count.x=2", "no parameter 'count.x'"),
+        ("outer", "needs 'block' (int): a size"),
+    ],
+)
+def test_values_that_do_not_fit_say_what_was_wanted(text: str, wanted: str):
+    with pytest.raises(SpecError) as error:
+        bound(text)
+    assert wanted in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_fields_carry_type_default_and_doc():
+    block, *_, mask = fields_of(Outer)
+    assert (block.name, block.type_name, block.required, block.doc) == ("block", "int", True, "a size")
+    assert (mask.kind, mask.default, mask.doc) == ("masks", Inner(), "what multiplies")
