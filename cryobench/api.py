@@ -104,7 +104,7 @@ def operator(
         raise SpecError(f"{spec!r} is no operator")
     recipe.check(shape)
     if isinstance(dtype, str):
-        dtype = grid.DTYPES[dtype]
+        dtype = grid.resolve_dtype(dtype)
     return recipe.build(shape, seed=seed, dtype=dtype, device=resolve_device(device))
 
 

@@ -102,13 +102,13 @@ class Plan:
 
 def plan(request: Request, registry: Registry) -> Plan:
     """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work."""
-    for what in ("solvers", "operators", "noises", "data", "metrics"):
-        if not getattr(request, what):
-            raise ParameterError(f"a run needs at least one of {what}, got none")
+    for kind in ("solvers", "operators", "noises", "metrics"):
+        if not getattr(request, kind):
+            known = ", ".join(registry.names(kind))
+            raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
     if request.batch < 1:
         raise ParameterError(f"--batch must be at least 1 image, got {request.batch}")
-    if request.dtype not in DTYPES:
-        raise ParameterError(f"--dtype must be float32 or float64, got {request.dtype!r}")
+    dtype = resolve_dtype(request.dtype)
     for name in request.save:
         if name not in SAVES:
             raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, SAVES)}")
@@ -141,7 +141,14 @@ def plan(request: Request, registry: Registry) -> Plan:
         for noise in noises
         for solver in solvers
     ]
-    return Plan(request, cells, metrics, device, DTYPES[request.dtype], versions, environment.git_commit())
+    return Plan(request, cells, metrics, device, dtype, versions, environment.git_commit())
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """float32 or float64 by name. Raises `ParameterError` for another."""
+    if name not in DTYPES:
+        raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
+    return DTYPES[name]
 
 
 def _make_all(registry: Registry, kind: str, texts: Sequence[str]) -> list[Any]:

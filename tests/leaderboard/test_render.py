@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,11 +10,27 @@ from rich.console import Console
 from cryobench.core import Record
 from cryobench.leaderboard.render import rich_tables, to_csv, to_html, to_json
 from cryobench.leaderboard.table import leaderboard
-from tests.leaderboard.test_table import MSE, PSNR, absent, record
 
+PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
+MSE = {"name": "mse", "direction": "lower", "unit": ""}
 NAMES = ("mse", "mae", "psnr", "ssim", "l2", "measurement_mse")
 COLUMNS = [MSE | {"name": name} for name in NAMES]
 COLUMNS[2] = PSNR
+
+
+def record(solver: str = "pinv", psnr: tuple[float | None, ...] = (20.0, 22.0), **changes: Any) -> Record:
+    """A cell that ran and has one metric."""
+    fields: dict[str, Any] = {"hash": "0", "status": "ok", "reason": "", "solver": solver, "operator": "sumpool:16"}
+    fields |= {"noise": "none", "data": "demo", "seed": 0, "images": [f"demo@{i}" for i in range(len(psnr))]}
+    fields |= {"compression": 4.0, "values": {"psnr": list(psnr)}, "columns": [PSNR], "peak_memory_mib": 512.0}
+    fields |= {"timing": {"seconds_per_image": 0.5}, "counters": {"nfe": 0.0, "operator_calls": 3.0}}
+    fields |= {"problem": {"data_digest": "aaaa1111"}, "environment": {"device": "cpu", "version": "0.1.0"}}
+    return Record(**(fields | changes))
+
+
+def absent(status: str, solver: str, reason: str) -> Record:
+    """A cell that did not run."""
+    return Record("0", status, reason, solver, "sumpool:16", "none", "demo", 0, [])  # type: ignore[arg-type]
 
 
 def cell(solver: str, mse: float, **changes) -> Record:

@@ -1,0 +1,384 @@
+"""The command line as a person uses it: exit codes, one-line errors, stdout for results and stderr for the rest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from cryobench.cli import main
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, capsys):
+    """Run the command in-process in an empty folder: cli("run", ...) -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cryobench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def python(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("command", ["--help", "list", "--version", "run --help", "list solvers"])
+def test_light_commands_import_no_heavy_library(command):
+    code = (
+        f"import sys; sys.argv = ['cryobench', *{command.split()!r}]\n"
+        "from cryobench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'diffusers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_command_of_the_readme_prints_a_ranked_table(cli):
+    code, out, err = cli("run", "--solver", "dct", "--operator", "sumpool:16")
+    assert code == 0
+    assert "sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00" in out
+    assert "pinv (floor)" in out
+    assert "2 cells in runs" in err
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_the_command_on_a_real_particle(cli, shared):
+    code, _, _ = cli(
+        "run", "--solver", "pinv", "--solver", "dct", "--operator", "sumpool:2,count=2", "--operator", "fourier:0.5",
+        "--data", shared / "data" / "sample_empiar10076.pt", "--csv", "board.csv",
+    )  # fmt: skip
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(Path("board.csv").read_text())))
+    assert len(rows) == 4
+    assert ",".join(rows[0]).startswith("rank,solver,operator,noise,data,seed,n_images,compression,status,reason,mse,")
+    assert ",".join(rows[0]).endswith(",seconds_per_image,nfe,operator_calls,peak_memory_mib,device,version")
+    assert rows[0]["psnr_lo"] == rows[0]["psnr_hi"] == ""  # one image: no interval
+    floor = next(row for row in rows if row["solver"] == "pinv" and row["operator"].startswith("sumpool"))
+    assert 21.5 < float(floor["psnr"]) < 22.5
+
+
+def test_scripts_get_clean_streams(cli, blobs):
+    arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--quiet")
+    code, out, err = cli(*arguments, "--json")
+    assert (code, err) == (0, "")
+    assert [row["rank"] for row in json.loads(out)] == [1, 2]
+    code, out, err = cli(*arguments, "--csv", "-")
+    assert (code, err) == (0, "")
+    assert [row["solver"] for row in csv.DictReader(io.StringIO(out))] == ["dct", "pinv"]
+
+
+def test_finished_cells_are_reused_and_said_to_be_and_the_leaderboard_finds_them(cli, blobs):
+    arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-o", "fourier:0.5", "-d", blobs)
+    _, first, _ = cli(*arguments)
+    _, second, err = cli(*arguments)
+    assert first == second  # times included: the saved ones are shown
+    assert "4 of them there already (--force runs them again)" in err
+    _, _, err = cli(*arguments, "--force")
+    assert "there already" not in err
+    code, board, _ = cli("leaderboard")
+    assert code == 0
+    assert "sumpool:4" in board
+    assert "fourier:0.5" in board
+    (Path("runs") / "foreign").mkdir()
+    code, out, err = cli("leaderboard", "runs", "--by", "ssim", "--csv", "-")
+    assert (code, len(out.splitlines())) == (0, 5)
+    assert "skipped runs/foreign: not a run folder" in err
+
+
+def test_several_seeds_noises_and_images(cli, blobs):
+    code, out, _ = cli(
+        "run", "-s", "pinv", "-o", "sumpool:4", "-d", blobs, "--images", "1,4", "--seed", 1, "--seed", 2,
+        "-n", "none", "-n", "gaussian:rel=0.1", "--size", 16, "--csv", "-", "-m", "psnr",
+    )  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert {(row["seed"], row["noise"]) for row in rows} == {
+        (seed, noise) for seed in "12" for noise in ("none", "gaussian:rel=0.1")
+    }
+    assert {row["n_images"] for row in rows} == {"2"}
+
+
+BROKEN = {
+    "truncated.mrcs": lambda path: (
+        mrcfile.write(path, np.ones((4, 8, 8), np.float32)),
+        os.truncate(path, path.stat().st_size - 100),
+    ),
+    "empty.mrc": lambda path: path.touch(),
+    "zero.npy": lambda path: np.save(path, np.zeros((2, 32, 32), np.float32)),
+    "nan.npy": lambda path: np.save(path, np.full((32, 32), np.nan, np.float32)),
+    "lost.star": lambda path: path.write_text("data_\nloop_\n_rlnImageName #1\n1@nowhere.mrcs\n"),
+    "text.npy": lambda path: path.write_text("hello"),
+    "volume.mrc": lambda path: mrcfile.write(path, np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)),
+}
+GOOD = ("-s", "dct", "-o", "sumpool:4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (("-s", "dcd", "-o", "sumpool:4"), "no solver 'dcd'; did you mean 'dct'?"),
+        (("-s", "dct", "-o", "sumpol:4"), "did you mean 'sumpool'"),
+        (("-s", "dct", "-o", "sumpool:4,cuont=3"), "did you mean 'count'"),
+        (("-s", "dct", "-o", "sumpool:four"), "block wants int, got 'four'"),
+        (("-s", "dct", "-o", "sumpool"), "needs 'block'"),
+        (("-s", "dct", "-o", "sumpool:4,,"), "key=value"),
+        (("-s", "dct", "-o", "sumpool:4@fourier:0.5"), "composition"),
+        (("-s", "dct", "-o", "sumpool:7"), "does not divide images of 128 x 128 pixels; block sizes that do: 1, 2, 4"),
+        (("-s", "dct", "-o", "fourier:0.5,mask=random_binary"), "wants a Fourier mask"),
+        (("-s", "dct", "-o", "sumpool:4,mask=fourier_ring"), "wants a pixel mask"),
+        (("-s", "dct", "-o", "fourier:0"), "rho must lie in (0, 1], got 0"),
+        (("-o", "sumpool:4"), "--solver"),
+        (("-s", "dct"), "--operator"),
+        ((*GOOD, "--images", "5:3"), "5:3"),
+        ((*GOOD, "--images", "0:800"), "24 images"),
+        ((*GOOD, "--images", "x"), "'x'"),
+        ((*GOOD, "--device", "tpu"), "--device"),
+        ((*GOOD, "--dtype", "float16"), "--dtype"),
+        ((*GOOD, "--batch", "0"), "--batch"),
+        ((*GOOD, "--noise", "gaussian:-1"), "sigma must be zero or positive, got -1"),
+        ((*GOOD, "--noise", "gaussian"), "gaussian:0.1"),
+        ((*GOOD, "--metric", "pnsr"), "did you mean 'psnr'"),
+        ((*GOOD, "--by", "pnsr"), "did you mean 'psnr'"),
+        ((*GOOD, "--save", "panle"), "did you mean 'panel'"),
+        ((*GOOD, "--out", "taken/runs"), "choose another folder with --out"),
+        ((*GOOD, "--csv", "no/where.csv"), "does not exist"),
+        ((*GOOD, "--data", "nowhere.mrcs"), "neither a file here nor a registered source"),
+        ((*GOOD, "--data", "demmo"), "did you mean 'demo'"),
+        ((*GOOD, "--size", "64"), "does not apply to the data source 'demo'"),
+        ((*GOOD, "--data", "truncated.mrcs"), "truncated.mrcs"),
+        ((*GOOD, "--data", "empty.mrc"), "empty"),
+        ((*GOOD, "--data", "zero.npy"), "constant"),
+        ((*GOOD, "--data", "nan.npy"), "image 0"),
+        ((*GOOD, "--data", "lost.star"), "nowhere.mrcs"),
+        ((*GOOD, "--data", "text.npy"), "text.npy"),
+        ((*GOOD, "--data", "volume.mrc"), "--as-stack"),
+        ((*GOOD, "--seed", "x"), "seed"),
+        ((*GOOD, "--no-such-option"), "--no-such-option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_two(cli, arguments, wanted):
+    Path("taken").write_text("")
+    for name, write in BROKEN.items():
+        write(Path(name).resolve())
+    before = set(Path().iterdir())
+    code, out, err = cli("run", *arguments)
+    assert code == 2
+    assert out == ""
+    assert wanted in err
+    message = [line for line in err.splitlines() if not line.startswith(("Usage:", "Try "))]
+    assert len([line for line in message if line.strip()]) == 1, err
+    left = set(Path().iterdir()) - before
+    assert left <= {Path("runs")}
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused(cli):
+    code, _, err = cli("run", *GOOD, "--device", "cuda")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no CUDA device" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(cli, tmp_path):
+    tmp_path.joinpath("locked").mkdir(mode=0o500)
+    code, _, err = cli("run", *GOOD, "--out", "locked/runs")
+    assert code == 2
+    assert "Permission denied" in err
+
+
+def test_a_traceback_only_on_request(cli, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cryobench", "run", "-s", "dcd", "-o", "sumpool:4", "--debug"])
+    from cryobench.errors import UnknownName
+
+    with pytest.raises(UnknownName):
+        main()
+
+
+SOLVER = """
+from dataclasses import dataclass
+from typing import Annotated
+from cryobench.core import Reconstruction, Solver
+
+@dataclass(frozen=True)
+class Zero(Solver):
+    '''Answers with a flat image.
+
+    A second paragraph.
+    '''
+    level: Annotated[float, 'the intensity'] = 0.0
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(problem.operator.A_adjoint(problem.y) * 0 + self.level)
+
+@dataclass(frozen=True)
+class Late(Zero):
+    def solve(self, problem, *, rng, progress=None):
+        raise RuntimeError('too late')
+
+class Plain: pass
+"""
+
+
+def test_a_strangers_solver_is_a_row_and_a_failing_one_a_reason(cli, install_plugin):
+    install_plugin(
+        "cryobench-zero",
+        {"cryobench.solvers": {"zero": "zero_plugin:Zero", "late": "zero_plugin:Late"}},
+        zero_plugin=SOLVER,
+    )
+    code, out, err = cli("run", "-s", "zero:0.1", "-s", "late", "-o", "sumpool:16", "-m", "psnr")
+    assert code == 1  # one failed, the others were saved
+    assert "zero:0.1" in out
+    assert "RuntimeError: too late (zero_plugin.py:" in out
+    assert "3 cells in runs" in err
+    _, shown, _ = cli("show", "zero")
+    assert "cryobench-zero 1.0" in shown
+    assert "the intensity" in shown
+    assert "A second paragraph." in shown
+
+
+def test_plugins_that_are_broken_shadow_a_name_or_are_no_dataclass(cli, install_plugin):
+    install_plugin(
+        "cryobench-bad",
+        {"cryobench.solvers": {"raising": "bad_plugin:X", "pinv": "zero_plugin:Zero", "plain": "zero_plugin:Plain"}},
+        bad_plugin="raise ImportError('libmagic is missing')",
+        zero_plugin=SOLVER,
+    )
+    for name, wanted in {
+        "raising": "'raising' of cryobench-bad 1.0 cannot be imported: ImportError: libmagic is missing",
+        "plain": "must be a frozen dataclass",
+        "pinv": "registered by ",
+    }.items():
+        code, _, err = cli("run", "-s", name, "-o", "sumpool:16", "--no-floor")
+        assert (code, err.count("\n")) == (2, 1)
+        assert wanted in err
+    code, _, _ = cli("run", "-s", "dct:none,steps=2", "-o", "sumpool:16", "--no-floor")
+    assert code == 0  # and the others work
+    _, listed, _ = cli("list", "solvers")
+    assert "clash" in listed
+    code, problems, _ = cli("list", "--problems")
+    assert code == 1
+    assert len(problems.splitlines()) == 3
+
+
+COMMAND = """
+import typer
+def greet(name: str = typer.Argument('you'), loud: bool = False):
+    '''Say hello.'''
+    typer.echo(f'hello {name}' + '!' * loud)
+"""
+
+
+def test_a_plugins_command_is_listed_and_imported_when_invoked(cli, install_plugin):
+    install_plugin(
+        "cryobench-greet",
+        {"cryobench.commands": {"greet": "greet_plugin:greet", "gone": "no_module:x", "run": "no_module:x"}},
+        greet_plugin=COMMAND,
+    )
+    _, out, _ = cli("--help")
+    assert "A command of cryobench-greet." in out
+    assert "greet_plugin" not in sys.modules
+    assert cli("greet", "there", "--loud")[:2] == (0, "hello there!\n")
+    code, _, err = cli("gone")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cryobench-greet cannot be imported" in err
+    assert cli("run", "--help")[0] == 0  # a built-in command cannot be replaced
+
+
+HOOK = """
+from cryobench.hooks import hookimpl
+@hookimpl
+def cryobench_record_added(record):
+    with open('seen.txt', 'a') as file: file.write(record.solver + '\\n')
+@hookimpl
+def cryobench_run_finished(records):
+    raise RuntimeError('no network')
+"""
+
+
+def test_hooks_are_told_and_cannot_stop_a_run(cli, install_plugin):
+    install_plugin("cryobench-log", {"cryobench.hooks": {"log": "log_plugin", "gone": "no_module"}}, log_plugin=HOOK)
+    code, out, err = cli("run", "-s", "pinv", "-o", "sumpool:16")
+    assert code == 0
+    assert "pinv" in out
+    assert Path("seen.txt").read_text() == "pinv\n"
+    assert "failed in cryobench_run_finished: RuntimeError: no network" in err
+    assert "hook plugin 'gone' of cryobench-log cannot be loaded" in err
+
+
+SLOW = """
+import time
+from dataclasses import dataclass
+from cryobench.core import Reconstruction, Solver
+@dataclass(frozen=True)
+class Slow(Solver):
+    def solve(self, problem, *, rng, progress=None):
+        open('started', 'w').close()
+        time.sleep(60)
+"""
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(install_plugin, tmp_path):
+    install_plugin("cryobench-slow", {"cryobench.solvers": {"slow": "slow_plugin:Slow"}}, slow_plugin=SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cryobench", "run", "-s", "slow", "-o", "sumpool:16"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline, "the solver never started"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "1 of 2 cells are finished and kept in runs; the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert [path.name.split("-")[3] for path in (tmp_path / "runs").iterdir()] == ["pinv"]
+
+
+def test_list_show_env_and_version(cli):
+    code, out, _ = cli("list")
+    assert code == 0
+    for name in ("sumpool", "fourier_ring", "poisson", "pinv", "measurement_mse", "demo"):
+        assert name in out
+    _, out, _ = cli("show", "sumpool")
+    assert "required" in out
+    assert "random_binary" in out
+    assert "cryobench.operators.sumpool:SumPool" in out
+    code, _, err = cli("show", "sumpol")
+    assert (code, "did you mean 'sumpool'" in err) == (2, True)
+    code, _, err = cli("list", "solver")
+    assert (code, "did you mean 'solvers'" in err) == (2, True)
+    _, out, _ = cli("env", "--json")
+    facts = json.loads(out)
+    assert facts["torch"] == torch.__version__.partition("+")[0]
+    assert facts["cores"] >= 1
+    import cryobench
+
+    assert cli("--version")[1] == f"cryobench {cryobench.__version__}\n"
+
+
+def test_completion_offers_registered_names():
+    from cryobench.cli.options import complete
+
+    assert complete("operators")("su") == ["sumpool"]

@@ -1,0 +1,61 @@
+"""The Python API is the command line's path, and reconstructs without any truth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import cryobench as cb
+from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, UnknownName
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, cryobench; assert not {'torch', 'pandas', 'numpy'} & set(sys.modules), 'heavy'"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_run_returns_records_with_a_table(blobs):
+    records = cb.run(solvers="dct", operators="sumpool:4", data=blobs)
+    frame = records.to_pandas()
+    assert list(frame["solver"]) == ["dct", "pinv"]
+    assert list(frame["rank"]) == [1, 2]
+    assert "<table" in records._repr_html_()
+
+
+def test_live_objects_and_reconstruction_from_measurements_alone(blobs):
+    images = np.load(blobs)[:3]
+    x = torch.from_numpy(2 * (images - images.min()) / np.ptp(images) - 1)[:, None]
+    operator = cb.operator("sumpool:4,count=10", shape=(32, 32), seed=5)
+    y = operator.A(x)
+    by_object = cb.solve(cb.solver("dct"), operator, y)
+    assert (by_object - x).square().mean() < 0.1 * (cb.solve("pinv", operator, y) - x).square().mean()
+    by_spec = cb.solve("dct", "sumpool:4,count=10", y.numpy(), shape=(32, 32), seed=5)
+    assert torch.equal(by_object, by_spec)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: cb.solve("dct", "sumpool:4", torch.zeros(1, 4, 8, 8)), ParameterError),
+        (lambda: cb.solve("dct", "sumpool:4", torch.zeros(1, 5, 8, 8), shape=(32, 32)), IncompatibleError),
+        (lambda: cb.solve("dct", "sumpool:4", torch.zeros(4, 8, 8), shape=(32, 32)), IncompatibleError),
+        (lambda: cb.operator("sumpool:5", shape=(32, 32)), IncompatibleError),
+        (lambda: cb.operator("sumpool:4", shape=(32, 32), dtype="float16"), ParameterError),
+        (lambda: cb.solver("dcd"), UnknownName),
+        (lambda: cb.run("dct", "sumpool:4", data="nowhere.mrcs"), CryobenchError),
+    ],
+)
+def test_mistakes_are_named(call, error):
+    with pytest.raises(error) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_attributes_are_attribute_errors():
+    with pytest.raises(AttributeError, match="nothing_here"):
+        cb.nothing_here  # noqa: B018
+    assert {"run", "solve", "__version__"} <= set(dir(cb))

@@ -1,0 +1,127 @@
+"""Run folders appear whole or not at all, and read back as they were."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryobench.core import Record
+from cryobench.errors import ResultsError
+from cryobench.results import Results, check_writable_file, content_hash, read_record, whole_file
+
+
+def record(**changes) -> Record:
+    values = {
+        "hash": content_hash({"a": 1}),
+        "status": "ok",
+        "reason": "",
+        "solver": "dct",
+        "operator": "sumpool:16,mask=checkerboard",
+        "noise": "none",
+        "data": "demo",
+        "seed": 0,
+        "images": ["0", "1"],
+        "values": {"psnr": [20.1234567890123456, math.inf], "mse": [0.1, 1e-300]},
+        "columns": [{"name": "psnr", "direction": "higher", "unit": "dB"}],
+        "solver_info": {"iterations": [3.0, 4.0]},
+        "environment": {"created": "2026-01-01T00:00:00"},
+    }
+    return Record(**(values | changes))
+
+
+def test_a_record_reads_back_as_it_was(tmp_path):
+    results = Results(tmp_path / "deep" / "runs")
+    results.check_writable()
+    folder = results.write(record(), curves={"frc": np.ones((2, 3))})
+    assert read_record(folder) == record()
+    assert np.load(folder / "curves.npz")["frc"].shape == (2, 3)
+    assert folder.name.endswith("-dct-sumpool-16-mask-checkerboard-" + record().hash[:12])
+    assert Results(tmp_path / "deep" / "runs").find(record().hash) == folder
+    assert results.read_all(report=pytest.fail) == [record()]
+    assert Results(folder).read_all(report=pytest.fail) == [record()]
+
+
+def test_what_was_not_measured_reads_back_as_missing(tmp_path):
+    failed = record(status="failed", reason="it broke", values={}, columns=[], solver_info={}, compression=math.inf)
+    assert read_record(Results(tmp_path).write(failed)) == failed
+    unknown = record(values={"lpips": [math.nan, 0.5]})
+    assert math.isnan(read_record(Results(tmp_path).write(unknown)).values["lpips"][0])
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+
+
+def test_a_failing_write_leaves_what_was_there(tmp_path):
+    results = Results(tmp_path)
+    kept = results.write(record())
+
+    def disk_full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResultsError, match="No space left on device"):
+        results.write(record(status="failed"), files={"panel.png": disk_full})
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert read_record(kept).status == "ok"
+
+
+def test_writing_again_replaces(tmp_path):
+    results = Results(tmp_path)
+    results.write(record())
+    folder = Results(tmp_path).write(record(solver="dct:0.1"))
+    assert [path for path in tmp_path.iterdir()] == [folder]  # noqa: C416
+    assert read_record(folder).solver == "dct:0.1"
+
+
+def test_damaged_and_foreign_folders_are_named_and_skipped(tmp_path):
+    results = Results(tmp_path)
+    good = results.write(record())
+    (tmp_path / "holiday-photos").mkdir()
+    for name, content in {"cut": '{"hash": "a', "old": json.dumps({"hash": "a", "solver": "x"}), "list": "[]"}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "record.json").write_text(content)
+        (folder / "metrics.csv").write_text("image,psnr\n0,1\n")
+    (tmp_path / "notes.txt").write_text("hello")
+    reports = []
+    assert [r.solver for r in Results(tmp_path).read_all(reports.append)] == [read_record(good).solver]
+    assert len(reports) == 4
+    assert all("\n" not in report for report in reports)
+    with pytest.raises(ResultsError, match="no results folder"):
+        Results(tmp_path / "nowhere").read_all(print)
+
+
+def test_a_whole_file_replaces_or_vanishes(tmp_path):
+    target = tmp_path / "table.csv"
+    with whole_file(target) as path:
+        path.write_text("first")
+    with pytest.raises(RuntimeError), whole_file(target) as path:  # noqa: PT012
+        path.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="--out"):
+        Results(tmp_path / "file" / "runs").check_writable()
+    with pytest.raises(ResultsError, match="does not exist"):
+        check_writable_file(tmp_path / "no" / "board.csv")
+    with pytest.raises(ResultsError, match="is a folder"):
+        check_writable_file(tmp_path)
+    check_writable_file(tmp_path / "board.csv")
+    assert not (tmp_path / "board.csv").exists()

@@ -1,0 +1,304 @@
+"""A grid of cells -> records: what is reused, what fails, what is skipped, and that no cell disturbs another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+import cryobench as cb
+from cryobench import grid, runner
+from cryobench.errors import ParameterError, PluginError, SpecError
+from cryobench.registry import installed
+from cryobench.results import Results
+from cryobench.runner import Observer
+
+STRANGE = """
+from dataclasses import dataclass
+import torch
+from cryobench.core import Column, Measured, Metric, Reconstruction, Solver
+
+class Base(Solver):
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(self.answer(problem, rng))
+
+def zeros(problem):
+    return problem.operator.A_adjoint(problem.y) * 0
+
+@dataclass(frozen=True)
+class Raises(Base):
+    def answer(self, problem, rng): raise ValueError("two\\nlines")
+
+@dataclass(frozen=True)
+class Nan(Base):
+    def answer(self, problem, rng): return zeros(problem) / 0
+
+@dataclass(frozen=True)
+class Shape(Base):
+    def answer(self, problem, rng): return zeros(problem)[:, :, 1:]
+
+@dataclass(frozen=True)
+class Dtype(Base):
+    def answer(self, problem, rng): return zeros(problem).double()
+
+@dataclass(frozen=True)
+class Bare(Solver):
+    def solve(self, problem, *, rng, progress=None): return zeros(problem)
+
+@dataclass(frozen=True)
+class Declines(Base):
+    def unsupported(self, problem): return "it is Sunday"
+    def answer(self, problem, rng): raise AssertionError
+
+@dataclass(frozen=True)
+class Hungry(Base):
+    most: int = 2
+    def answer(self, problem, rng):
+        if problem.batch > self.most: raise torch.OutOfMemoryError("out of memory")
+        return zeros(problem)
+
+@dataclass(frozen=True)
+class Vandal(Base):
+    def answer(self, problem, rng):
+        problem.y.zero_()
+        torch.manual_seed(1)
+        return zeros(problem)
+
+@dataclass(frozen=True)
+class Looks(Base):
+    def answer(self, problem, rng):
+        held = [getattr(problem, name) for name in problem.__dataclass_fields__]
+        assert not any(isinstance(h, torch.Tensor) and h.shape == problem.image_batch_shape for h in held), "the truth"
+        return zeros(problem)
+
+@dataclass(frozen=True)
+class Draws(Base):
+    def answer(self, problem, rng):
+        torch.rand(3)
+        return rng.stream("x").normal(problem.image_batch_shape[1:])
+
+@dataclass(frozen=True)
+class NotASolver:
+    pass
+
+@dataclass(frozen=True)
+class Curve(Metric):
+    columns = (Column("first_pixel", "none"),)
+    def measure(self, case, reconstruction):
+        pixels = reconstruction.x.flatten(1)
+        return Measured({"first_pixel": pixels[:, 0]}, {"row": pixels[:, :5]})
+"""
+NAMES = ["Raises", "Nan", "Shape", "Dtype", "Bare", "Declines", "Hungry", "Vandal", "Looks", "Draws", "NotASolver"]
+
+
+@pytest.fixture
+def strange(install_plugin):
+    solvers = {name.lower(): f"strange_solvers:{name}" for name in NAMES}
+    groups = {"cryobench.solvers": solvers, "cryobench.metrics": {"curve": "strange_solvers:Curve"}}
+    return install_plugin("cryobench-strange", groups, strange_solvers=STRANGE)
+
+
+def run(solvers, operators="sumpool:4", **options):
+    return cb.run(solvers, operators, **options)
+
+
+def by_solver(records):
+    return {record.solver: record for record in records}
+
+
+def test_the_floor_is_in_every_table_unless_it_is_refused(blobs):
+    records = run("dct", ["sumpool:4", "fourier:0.5"], data=blobs, images="0:2")
+    assert [(r.operator, r.solver, r.floor) for r in records] == [
+        ("sumpool:4", "pinv", True),
+        ("sumpool:4", "dct", False),
+        ("fourier:0.5", "pinv", True),
+        ("fourier:0.5", "dct", False),
+    ]
+    assert [r.solver for r in run("dct", data=blobs, floor=False)] == ["dct"]
+    assert [r.solver for r in run(["dct", "pinv", "dct"], data=blobs)] == ["pinv", "dct"]
+
+
+def test_on_compressible_images_the_dct_beats_the_floor_by_far(blobs):
+    psnr = {r.solver: np.mean(r.values["psnr"]) for r in run("dct", "sumpool:4", data=blobs)}
+    assert psnr["dct"] > psnr["pinv"] + 10
+
+
+def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_others(blobs):
+    def values(seed):
+        return [r.values for r in run("dct", "sumpool:4", noises="gaussian:rel=0.05", data=blobs, seed=seed)]
+
+    assert values(0) == values(0)
+    assert values(0) != values(1)
+
+
+@pytest.mark.parametrize("operator", ["sumpool:2", "sumpool:4", "sumpool:8,mask=random_gaussian", "fourier:0.4"])
+def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator):
+    options = {"noises": ["none", "gaussian:rel=0.05"], "metrics": ["psnr", "mae"]}
+    solver = "dct:none,steps=100"
+    whole = run(solver, operator, images="0:8", batch=8, **options)
+    alone = run(solver, operator, images="5", **options)
+    parts_of_three = run(solver, operator, images="0:8", batch=3, **options)
+    for one, many, parts in zip(alone, whole, parts_of_three, strict=True):
+        for metric, values in many.values.items():
+            assert one.values[metric][0] == pytest.approx(values[5], rel=1e-5)
+            assert parts.values[metric] == pytest.approx(values, rel=1e-5)
+
+
+def test_reconstructions_alone_and_in_a_batch_agree_pixel_by_pixel(tmp_path):
+    def stack(images, batch):
+        out = tmp_path / f"{images}-{batch}".replace(":", "-")
+        run("dct", "sumpool:4", images=images, batch=batch, out=out, save=["reconstructions"])
+        (folder,) = out.glob("*dct*")
+        return mrcfile.read(folder / "reconstructions.mrcs")
+
+    whole = stack("0:8", 8)
+    assert whole.shape == (8, 128, 128)
+    assert np.abs(stack("5", 1) - whole[5]).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_a_broken_solver_fails_its_own_cell_in_one_line(strange, blobs):
+    records = by_solver(run([*(n.lower() for n in NAMES if n != "NotASolver"), "dct"], data=blobs, images="0:4"))
+    assert records["raises"].reason.startswith("ValueError: two lines (strange_solvers.py:")
+    assert "not finite" in records["nan"].reason
+    assert "shape [4, 1, 31, 32], wanted [4, 1, 32, 32]" in records["shape"].reason
+    assert "torch.float64, wanted torch.float32" in records["dtype"].reason
+    assert "Tensor, not a Reconstruction" in records["bare"].reason
+    assert {records[name].status for name in ("raises", "nan", "shape", "dtype", "bare")} == {"failed"}
+    assert (records["declines"].status, records["declines"].reason) == ("skipped", "it is Sunday")
+    assert records["looks"].status == "ok"
+    assert records["dct"].status == "ok"
+    clean = by_solver(run("dct", data=blobs, images="0:4"))
+    assert records["dct"].values == clean["dct"].values  # the vandal before it harmed only itself
+
+
+def test_out_of_memory_halves_the_batch(strange, blobs):
+    warnings = []
+
+    class Listener(Observer):
+        def warn(self, message):
+            warnings.append(message)
+
+    plan = grid.plan(
+        grid.Request(["hungry", "hungry:0"], ["sumpool:4"], data=[str(blobs)], images="0:6", floor=False), installed()
+    )
+    fed, starved = runner.execute(plan, observer=Listener())
+    assert (fed.status, fed.timing["batch"]) == ("ok", 1)
+    assert [w.rpartition(" ")[2] for w in warnings[:2]] == ["3", "1"]
+    assert starved.status == "failed"
+    assert "out of memory" in starved.reason
+
+
+def test_the_global_random_state_is_left_alone_and_strangers_are_repeatable(strange, blobs):
+    before = torch.random.get_rng_state()
+    first, second = (run(["draws", "vandal"], data=blobs)[1].values for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_cell_that_is_there_is_reused_and_only_what_changes_numbers_makes_another(blobs, tmp_path):
+    out = tmp_path / "runs"
+
+    def hashes(**options):
+        made = []
+
+        class Listener(Observer):
+            def cell_finished(self, record, *, reused):
+                made.append((record.hash, reused))
+
+        request = grid.Request(
+            **({"solvers": ["dct"], "operators": ["sumpool:4"], "data": [str(blobs)], "floor": False} | options)
+        )
+        list(runner.execute(grid.plan(request, installed()), store=Results(out), observer=Listener()))
+        return made[0]
+
+    first, reused = hashes()
+    assert not reused
+    moved = tmp_path / "elsewhere.npy"
+    moved.write_bytes(blobs.read_bytes())
+    for same in ({}, {"batch": 1}, {"data": [str(moved)]}, {"solvers": ["dct:none,steps=300"]}):
+        assert hashes(**same) == (first, True)
+    for other in (
+        {"seed": 1},
+        {"images": "0:3"},
+        {"images": "1:5"},
+        {"dtype": "float64"},
+        {"noises": ["gaussian:0.1"]},
+        {"operators": ["sumpool:4,count=5"]},
+        {"solvers": ["dct:0.1"]},
+        {"metrics": ["psnr"]},
+        {"data_options": {"size": "16"}},
+    ):
+        hash, reused = hashes(**other)
+        assert (hash != first, reused) == (True, False), other
+    changed = np.load(blobs)
+    changed[0, 3, 3] += 1e-3
+    np.save(blobs, changed)
+    assert hashes()[0] != first
+
+
+def test_asking_for_a_file_that_is_missing_runs_again_and_failures_are_not_reused(strange, blobs, tmp_path):
+    out = tmp_path / "runs"
+    run("dct", data=blobs, out=out)
+    run("dct", data=blobs, out=out, save=["panel"])
+    assert len(list(out.glob("*dct*/panel.png"))) == 1
+    assert len(list(out.iterdir())) == 2
+    for _ in range(2):
+        (record,) = run("raises", data=blobs, out=out, floor=False)
+        assert record.status == "failed"
+    assert json.loads(next(out.glob("*raises*/record.json")).read_text())["reason"].startswith("ValueError")
+
+
+def test_a_saved_stack_is_in_the_units_of_the_file(blobs, tmp_path):
+    run("pinv", "identity", data=blobs, images="2:5", out=tmp_path / "runs", save=["reconstructions"])
+    (path,) = (tmp_path / "runs").glob("*/reconstructions.mrcs")
+    np.testing.assert_allclose(mrcfile.read(path), np.load(blobs)[2:5], atol=1e-6)
+
+
+def test_a_record_says_all_that_made_it(blobs, tmp_path):
+    (record,) = run("dct", "sumpool:4", data=blobs, floor=False, out=tmp_path / "runs", noises="gaussian:rel=0.1")
+    assert record.resolved["operator"] == "sumpool:4,count=none,mask=random_binary,mask.prob=0.5"
+    assert record.resolved["solver"].startswith("dct:none,share=")
+    assert record.compression == pytest.approx(4, abs=0.2)
+    assert record.problem["measurement_shape"] == [4, 8, 8]
+    assert record.counters["nfe"] == 0
+    assert record.counters["operator_calls"] > record.counters["A_adjoint_A"] >= 1
+    assert record.timing["setup_seconds"] > 0
+    assert record.timing["seconds_per_image"] == pytest.approx(record.timing["solver_seconds"] / 4)
+    assert record.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert record.environment["plugins"] == {"cryobench": cb.__version__}
+    assert record.environment["device"] == "cpu"
+    assert set(record.solver_info) == {"iterations", "converged", "lam"}
+    assert len(record.values["psnr"]) == 4
+    assert json.dumps(dataclasses.asdict(record))
+
+
+def test_poisson_noise_is_skipped_with_its_reason_where_it_makes_no_sense(blobs):
+    records = run("dct", ["fourier:0.5", "sumpool:4"], noises="poisson:100", data=blobs)
+    assert [(r.status, "non-negative" in r.reason) for r in records[:2]] == [("skipped", True)] * 2
+    assert [r.status for r in records[2:]] == ["ok", "ok"]
+
+
+def test_curves_are_saved(strange, blobs, tmp_path):
+    run("pinv", data=blobs, metrics=["curve", "psnr"], out=tmp_path, images="0:3")
+    (path,) = tmp_path.glob("*/curves.npz")
+    assert np.load(path)["row"].shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"solvers": []}, "at least one"),
+        ({"batch": 0}, "--batch"),
+        ({"dtype": "float16"}, "--dtype"),
+        ({"save": ["movie"], "out": "runs"}, "--save"),
+        ({"save": ["panel"]}, "out='runs'"),
+        ({"metrics": ["psnr", "psnr", "curve", "curve"], "images": "0", "solvers": "notasolver"}, "no cryobench.core"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(strange, blobs, options, wanted):
+    with pytest.raises((ParameterError, PluginError, SpecError), match=wanted):
+        cb.run(**({"solvers": "dct", "operators": "sumpool:4", "data": blobs} | options))
