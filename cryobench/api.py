@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cryobench import grid, runner
-from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Record, Shape, Solver
+from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.meters import CountingOperator
+from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results import Results
 from cryobench.rng import Rng

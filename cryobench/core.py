@@ -11,7 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -79,8 +80,14 @@ class LinearOperator(ABC):
         """Rank of A; where it is not known, the largest it can be."""
         return min(math.prod(self.image_shape), math.prod(self.measurement_shape))
 
-    def prepare(self) -> None:  # noqa: B027 (nothing to do is the right default)
+    @cached_property
+    def mean_response(self) -> torch.Tensor:
+        """A 1, the measurement of a constant image of intensity one, [1, M, h, w]."""
+        return self.A(torch.ones((1, 1, *self.image_shape), dtype=self.dtype, device=self.device))
+
+    def prepare(self) -> None:
         """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""
+        _ = self.mean_response, self.rank
 
     @property
     def effective_compression(self) -> float:
@@ -241,29 +248,3 @@ class Source(ABC):
     @abstractmethod
     def open(self) -> Stack:
         """Open without reading the images."""
-
-
-@dataclass
-class Record:
-    """One cell of a run: one solver on one operator, noise and data set. Everything in it is plain JSON."""
-
-    hash: str
-    status: Literal["ok", "skipped", "failed"]
-    reason: str
-    solver: str
-    operator: str
-    noise: str
-    data: str
-    seed: int
-    images: list[str]
-    floor: bool = False
-    compression: float | None = None
-    values: dict[str, list[float]] = field(default_factory=dict)
-    columns: list[dict[str, str]] = field(default_factory=list)
-    solver_info: dict[str, list[float]] = field(default_factory=dict)
-    resolved: dict[str, Any] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-    counters: dict[str, float] = field(default_factory=dict)
-    peak_memory_mib: float | None = None
-    problem: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)

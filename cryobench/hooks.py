@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from cryobench.core import Record
+    from cryobench.record import Record
 
 GROUP = "cryobench.hooks"
 hookspec = pluggy.HookspecMarker("cryobench")

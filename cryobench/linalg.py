@@ -76,11 +76,6 @@ def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
     return float((dot(Ax, y) - dot(x, operator.A_adjoint(y))).abs() / (norm(Ax) * norm(y)))
 
 
-def mean_response(operator: LinearOperator) -> torch.Tensor:
-    """A 1, the measurement of a constant image of intensity one, [1, M, h, w]."""
-    return operator.A(torch.ones((1, 1, *operator.image_shape), dtype=operator.dtype, device=operator.device))
-
-
 def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
     """The mean intensity that measurements imply, [B, 1, 1, 1]: the constant image c that fits y best,
 
@@ -88,6 +83,6 @@ def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
 
     and 0 where a constant image leaves no trace (A 1 = 0).
     """
-    response = mean_response(operator)
+    response = operator.mean_response
     energy = dot(response, response)
     return torch.where(energy > 0, dot(response, y) / energy.clamp_min(torch.finfo(y.dtype).tiny), 0.0)

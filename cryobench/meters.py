@@ -46,6 +46,7 @@ class CountingOperator(LinearOperator):
             setattr(self, name, getattr(operator, name))
         self.nonnegative = operator.nonnegative
         self.noise_in_range = operator.noise_in_range
+        self.mean_response = operator.mean_response  # set-up, made once for a run: no call of a solver's
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         count("A", x.shape[0])

@@ -24,8 +24,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cryobench.core import Record
 from cryobench.errors import ResultsError
+from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
 RECONSTRUCTIONS, PANEL = "reconstructions.mrcs", "panel.png"

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from cryobench import environment, meters, results
-from cryobench.core import Case, LinearOperator, Problem, Reconstruction, Record
+from cryobench.core import Case, LinearOperator, Problem, Reconstruction
 from cryobench.errors import CryobenchError, PluginError
 from cryobench.grid import SAVES, Cell, Plan
+from cryobench.record import Record
 from cryobench.results import Results
 from cryobench.rng import Rng
 from cryobench.sources.scaling import undo

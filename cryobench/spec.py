@@ -78,7 +78,7 @@ class Field:
 
     @property
     def type_name(self) -> str:
-        return self.kind or _type_name(self.type)
+        return f"{self.kind.removesuffix('s')} spec" if self.kind else _type_name(self.type)
 
 
 # ---------------------------------------------------------------------------------------------- text <-> Spec

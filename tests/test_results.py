@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryobench.core import Record
 from cryobench.errors import ResultsError
+from cryobench.record import Record
 from cryobench.results import Results, check_writable_file, content_hash, read_record, whole_file
 
 

@@ -1,4 +1,4 @@
-"""Where things are printed: results on stdout; progress, notes and errors on stderr."""
+"""Where things are printed: results on stdout, notes on stderr. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-from cryobench.grid import Cell
-from cryobench.runner import Observer
 
 if TYPE_CHECKING:
-    from cryobench.core import Record
+    from cryobench.record import Record
 
 
 def note(message: str) -> None:
@@ -25,6 +20,8 @@ def note(message: str) -> None:
 
 def print_leaderboard(records: Sequence[Record], by: str, csv: Path | None, as_json: bool) -> None:
     """The ranked table: as rich tables, or as CSV or JSON where that is asked for on stdout; also to a CSV file."""
+    from rich.console import Console
+
     from cryobench.leaderboard import render, table
     from cryobench.results import whole_file
 
@@ -38,51 +35,3 @@ def print_leaderboard(records: Sequence[Record], by: str, csv: Path | None, as_j
         sys.stdout.write(render.to_csv(frame))
     else:
         Console().print(render.rich_tables(frame))
-
-
-class ProgressObserver(Observer):
-    """Progress bars on a terminal, a plain line per cell elsewhere, nothing when quiet; warnings always."""
-
-    def __init__(self, cells: int, quiet: bool):
-        self.finished = self.reused = 0
-        self._quiet = quiet
-        console = Console(stderr=True)
-        self._lines = not quiet and not console.is_terminal
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._all = self._bars.add_task("cells", total=cells)
-        self._one = self._bars.add_task("", total=1.0, visible=False)
-
-    def __enter__(self) -> ProgressObserver:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def cell_started(self, cell: Cell) -> None:
-        from rich.markup import escape
-
-        name = escape(f"{cell.labels['solver']} on {cell.labels['operator']}")
-        self._bars.reset(self._one, description=name, visible=True)
-
-    def cell_progress(self, fraction: float) -> None:
-        self._bars.update(self._one, completed=fraction)
-
-    def cell_finished(self, record: Record, *, reused: bool) -> None:
-        self.finished += 1
-        self.reused += reused
-        self._bars.advance(self._all)
-        if self._lines:
-            how = "was there already" if reused else record.status + (f": {record.reason}" if record.reason else "")
-            note(f"{record.solver} on {record.operator}, noise {record.noise}, {record.data}: {how}")
-
-    def warn(self, message: str) -> None:
-        note(f"warning: {message}")

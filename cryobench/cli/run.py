@@ -71,7 +71,8 @@ def run(
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
     from cryobench import grid, results, runner
-    from cryobench.cli.output import ProgressObserver, note, print_leaderboard
+    from cryobench.cli.output import note, print_leaderboard
+    from cryobench.cli.progress import ProgressObserver
     from cryobench.errors import ParameterError
     from cryobench.hooks import Hooks
     from cryobench.leaderboard.table import COSTS

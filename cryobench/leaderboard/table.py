@@ -18,7 +18,7 @@ from cryobench.leaderboard.stats import bootstrap_intervals, mean
 from cryobench.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from cryobench.core import Record
+    from cryobench.record import Record
 
 LEADING = (
     "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",

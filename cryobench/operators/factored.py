@@ -52,6 +52,3 @@ class FactoredOperator(LinearOperator):
     @property
     def rank(self) -> int:
         return int((self.eigenvalues > self.eigenvalue_tolerance).sum())
-
-    def prepare(self) -> None:
-        _ = self.rank

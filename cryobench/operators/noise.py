@@ -9,7 +9,7 @@ import torch
 
 from cryobench.core import LinearOperator, NoiseModel, Noisy
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, mean_response
+from cryobench.linalg import dot, mean_intensity
 from cryobench.rng import Rng
 
 PURPOSE = "measurement noise"
@@ -46,7 +46,7 @@ class Gaussian(NoiseModel):
     def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
         sigma = torch.full((y.shape[0], 1, 1, 1), self.sigma or 0.0, dtype=y.dtype, device=y.device)
         if self.rel is not None:
-            structure = y - mean_intensity(operator, y) * mean_response(operator)
+            structure = y - mean_intensity(operator, y) * operator.mean_response
             sigma = self.rel * (dot(structure, structure) / structure[0].numel()).sqrt()
         noise = sigma * rng.stream(PURPOSE).normal(y.shape[1:], dtype=y.dtype, device=y.device)
         if operator.noise_in_range:
@@ -73,7 +73,7 @@ class Poisson(NoiseModel):
 
     def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
         # A x = 2 A((x + 1) / 2) - A 1
-        offset = mean_response(operator)
+        offset = operator.mean_response
         rate = (self.dose * (y + offset) / 2).clamp_min(0)
         counts = rng.stream(PURPOSE).poisson(rate)
         # the variance of an entry 2 counts / dose is 4 rate / dose^2, and the counts estimate their own rate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
-from cryobench.linalg import mean_intensity, mean_response
+from cryobench.linalg import mean_intensity
 from cryobench.rng import Rng
 
 
@@ -27,4 +27,4 @@ def least_norm(problem: Problem) -> torch.Tensor:
     """x = c + A^+ (y - c A 1), [B, 1, H, W], with c from `linalg.mean_intensity`."""
     operator, y = problem.operator, problem.y
     c = mean_intensity(operator, y)
-    return c + operator.A_dagger(y - c * mean_response(operator))
+    return c + operator.A_dagger(y - c * operator.mean_response)

@@ -10,7 +10,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, mean_response, norm
+from cryobench.linalg import dot, mean_intensity, norm
 from cryobench.priors.dct import DctSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
@@ -67,7 +67,7 @@ class Dct(Solver):
         if self.lam is not None:
             return back_projection.new_full((problem.batch, 1, 1, 1), self.lam)
         operator = problem.operator
-        structure = problem.y - mean_intensity(operator, problem.y) * mean_response(operator)
+        structure = problem.y - mean_intensity(operator, problem.y) * operator.mean_response
         return self.share * prior.largest_threshold(operator.A_adjoint(structure))
 
 

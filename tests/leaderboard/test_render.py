@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from cryobench.core import Record
 from cryobench.leaderboard.render import rich_tables, to_csv, to_html, to_json
 from cryobench.leaderboard.table import leaderboard
+from cryobench.record import Record
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
 MSE = {"name": "mse", "direction": "lower", "unit": ""}

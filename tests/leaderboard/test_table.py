@@ -4,9 +4,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cryobench.core import Record
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.table import floors, groups, leaderboard
+from cryobench.record import Record
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
 MSE = {"name": "mse", "direction": "lower", "unit": ""}

@@ -1,0 +1,58 @@
+"""How far a run has come, on stderr."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from cryobench.cli.output import note
+from cryobench.grid import Cell
+from cryobench.record import Record
+from cryobench.runner import Observer
+
+
+class ProgressObserver(Observer):
+    """Progress bars on a terminal, a plain line per cell elsewhere, nothing when quiet; warnings always."""
+
+    def __init__(self, cells: int, quiet: bool):
+        self.finished = self.reused = 0
+        self._quiet = quiet
+        console = Console(stderr=True)
+        self._lines = not quiet and not console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._all = self._bars.add_task("cells", total=cells)
+        self._one = self._bars.add_task("", total=1.0, visible=False)
+
+    def __enter__(self) -> ProgressObserver:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def cell_started(self, cell: Cell) -> None:
+        name = escape(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        self._bars.reset(self._one, description=name, visible=True)
+
+    def cell_progress(self, fraction: float) -> None:
+        self._bars.update(self._one, completed=fraction)
+
+    def cell_finished(self, record: Record, *, reused: bool) -> None:
+        self.finished += 1
+        self.reused += reused
+        self._bars.advance(self._all)
+        if self._lines:
+            how = "was there already" if reused else record.status + (f": {record.reason}" if record.reason else "")
+            note(f"{record.solver} on {record.operator}, noise {record.noise}, {record.data}: {how}")
+
+    def warn(self, message: str) -> None:
+        note(f"warning: {message}")

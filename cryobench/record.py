@@ -1,0 +1,38 @@
+"""The record of one cell, as it is saved, read back and ranked. Needs the standard library alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class Record:
+    """One cell of a run: one solver on one operator, noise and data set. Everything in it is plain JSON.
+
+    hash: SHA-256 of what can change the numbers. reason: why it was skipped or failed, else ''. solver, operator,
+    noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric columns,
+    one number per image. columns: their direction and unit. solver_info: what the solver told of each image.
+    timing: seconds, set-up apart. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
+    """
+
+    hash: str
+    status: Literal["ok", "skipped", "failed"]
+    reason: str
+    solver: str
+    operator: str
+    noise: str
+    data: str
+    seed: int
+    images: list[str]
+    floor: bool = False
+    compression: float | None = None
+    values: dict[str, list[float]] = field(default_factory=dict)
+    columns: list[dict[str, str]] = field(default_factory=list)
+    solver_info: dict[str, list[float]] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
+    peak_memory_mib: float | None = None
+    problem: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""The README is true: its commands run, its solver is a row, its files exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cryobench as cb
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_solver_of_the_readme_is_a_row_in_the_table(install_plugin, blobs):
+    (source,) = [block for block in blocks("python") if "my_package" in block]
+    (points,) = blocks("toml")
+    group, name, target = re.search(r'"(.*?)"\]\n(\w+) = "(.*?)"', points).groups()
+    install_plugin("my-package", {group: {name: target}}, my_package=source)
+    command = re.search(r"--solver (landweber:\d+) --operator (\S+)`", README)
+    records = {r.solver: r for r in cb.run(command[1], "sumpool:4", data=blobs)}
+    # from zero, gradient descent goes to the least-norm solution, which is the floor but for the mean
+    assert records[command[1]].status == "ok"
+    assert np.mean(records[command[1]].values["measurement_mse"]) < 1e-2
+
+
+def test_the_table_shown_is_what_the_first_command_prints():
+    """The numbers of the packaged demo do not drift from the README: they are compared to three digits."""
+    shown = re.findall(r"^\d  (pinv|dct).*?(\d+\.\d\d) \[", README, re.MULTILINE)
+    records = {r.solver: r for r in cb.run("dct", "sumpool:16")}
+    assert dict(shown).keys() == records.keys()
+    for solver, psnr in shown:
+        assert np.mean(records[solver].values["psnr"]) == pytest.approx(float(psnr), abs=0.02)
+
+
+def test_the_files_it_names_exist_and_it_says_what_it_is_not():
+    for path in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for path, test in re.findall(r"`(tests/\S+?)::(\w+)`", README):
+        assert f"def {test}(" in (ROOT / path).read_text()
+    assert "It is not the CryoBench of the same name" in README.replace("\n", " ")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_the_tests_and_benchmarks_that_the_docs_name_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`(?:uv run python )?((?:tests|benchmarks|cryobench|tools)/[\w/]+\.py)", text):
+        assert (ROOT / path).exists(), path
+    for path, test in re.findall(r"`(tests/\S+?)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / path).read_text(), test
