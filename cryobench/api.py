@@ -11,6 +11,7 @@ x = cb.solve("dct", A, y)                            # measurements in, images o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from cryobench import grid, runner
 from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
+from cryobench.hooks import Hooks
 from cryobench.meters import CountingOperator
 from cryobench.record import Record
 from cryobench.registry import installed
@@ -93,7 +95,8 @@ def run(
     if out is not None:
         store = Results(out)
         store.check_writable()
-    return Records(runner.execute(plan, store=store, force=force))
+    hooks = Hooks(lambda message: warnings.warn(message, stacklevel=2)).load_installed()
+    return Records(runner.run([plan], hooks, store=store, force=force))
 
 
 def operator(

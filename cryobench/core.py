@@ -194,7 +194,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Column:
-    """A named per-image number. direction: which way is better. unit: '' for a pure number."""
+    """A named per-image number. direction: "higher" or "lower" is better, or "none". unit: '' for a pure number."""
 
     name: str
     direction: Literal["higher", "lower", "none"]

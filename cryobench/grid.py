@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 
 from cryobench import environment, results
-from cryobench.core import Metric, NoiseModel, OperatorRecipe, Prior, Shape, Solver, Source
-from cryobench.errors import ParameterError, PluginError, SpecError
-from cryobench.registry import Registry, did_you_mean
+from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Shape, Solver, Source, Stack
+from cryobench.errors import DataError, ParameterError, PluginError, SpecError
+from cryobench.record import LEADING, TRAILING
+from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.sources.scaling import minmax
 from cryobench.sources.selection import parse_images
 from cryobench.spec import Spec, fields_of, parse
@@ -26,6 +28,8 @@ DEFAULT_BATCH = 16
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SAVES = {"reconstructions": results.RECONSTRUCTIONS, "panel": results.PANEL}
 """What --save takes, and the file each makes."""
+_NAME_OF_A_SOURCE = re.compile(r"\w+")
+"""A bare word is a registered source even where a folder has its name."""
 _BASE_CLASSES = {
     "operators": OperatorRecipe,
     "noises": NoiseModel,
@@ -83,6 +87,8 @@ class Cell:
     dataset: Dataset
     labels: dict[str, str]
     resolved: dict[str, Any]
+    plugins: dict[str, str]
+    """Versions of the distributions that supply the parts."""
     hash: str
     floor: bool
 
@@ -96,7 +102,6 @@ class Plan:
     metrics: list[Metric]
     device: torch.device
     dtype: torch.dtype
-    plugin_versions: dict[str, str]
     git_commit: str | None
 
 
@@ -108,6 +113,8 @@ def plan(request: Request, registry: Registry) -> Plan:
             raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
     if request.batch < 1:
         raise ParameterError(f"--batch must be at least 1 image, got {request.batch}")
+    if not -(2**63) <= request.seed < 2**63:
+        raise ParameterError(f"--seed must fit in 64 bits, got {request.seed}")
     dtype = resolve_dtype(request.dtype)
     for name in request.save:
         if name not in SAVES:
@@ -125,23 +132,17 @@ def plan(request: Request, registry: Registry) -> Plan:
                 for text in dict.fromkeys(request.data)]  # fmt: skip
     for dataset in datasets:
         for operator in operators:
-            operator.check(dataset.shape)
+            guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check(d.shape))
 
-    versions = _plugin_versions(registry, [*solvers, *operators, *noises, *metrics])
-    common = {
-        "seed": request.seed,
-        "dtype": request.dtype,
-        "metrics": [str(registry.spec_of(metric, full=True)) for metric in metrics],
-        "versions": versions,
-    }
     cells = [
-        _cell(registry, solver, operator, noise, dataset, common)
+        _cell(registry, solver, operator, noise, dataset, metrics, request)
         for dataset in datasets
         for operator in operators
         for noise in noises
         for solver in solvers
     ]
-    return Plan(request, cells, metrics, device, dtype, versions, environment.git_commit())
+    unique = list({cell.hash: cell for cell in cells}.values())
+    return Plan(request, unique, metrics, device, dtype, environment.git_commit())
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -162,7 +163,9 @@ def check_kind(kind: str, text: str, component: Any) -> None:
     """Raise `PluginError` unless a component is of the class that its kind asks for."""
     wanted = _BASE_CLASSES[kind]
     if not isinstance(component, wanted):
-        raise PluginError(f"{text!r} is registered under {kind} but its class is no cryobench.core.{wanted.__name__}")
+        raise PluginError(
+            f"{text!r} is registered under {kind} but its class is no {wanted.__module__}.{wanted.__name__}"
+        )
 
 
 def _unique(components: list[Any]) -> list[Any]:
@@ -170,18 +173,29 @@ def _unique(components: list[Any]) -> list[Any]:
 
 
 def _check_columns(metrics: Sequence[Metric]) -> None:
+    """Refuse columns that a leaderboard could not show, before anything is measured."""
     seen: set[str] = set()
     for metric in metrics:
-        for column in metric.columns:
+        columns = getattr(metric, "columns", None)
+        if not (isinstance(columns, tuple) and columns and all(isinstance(column, Column) for column in columns)):
+            raise PluginError(
+                f"the metric {type(metric).__name__} must state `columns`, a tuple of cryobench.core.Column"
+            )
+        for column in columns:
+            if column.direction not in ("higher", "lower", "none"):
+                raise PluginError(f"the metric column {column.name!r} has direction {column.direction!r}; "
+                                  "give higher, lower or none")  # fmt: skip
+            if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
+                raise PluginError(f"the metric column {column.name!r} is no name of its own; rename it")
             if column.name in seen:
                 raise ParameterError(f"two of the metrics asked for give a column {column.name!r}; leave one out")
-            seen.add(column.name)
+            seen |= {column.name, column.name + "_lo", column.name + "_hi"}
 
 
 def _source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
     """The source that --data names: an existing path if there is one, else a registered spec."""
     given = tuple(options.items())
-    if Path(text).exists():
+    if _exists(text):
         return Spec("file", text, given)
     try:
         spec = parse(text)
@@ -197,14 +211,28 @@ def _source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec
     return dataclasses.replace(spec, params=(*spec.params, *given))
 
 
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists() and (Path(text).is_file() or not _NAME_OF_A_SOURCE.fullmatch(text))
+    except OSError:  # no path of this machine: too long, say
+        return False
+
+
 def _load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
     source = registry.make("sources", spec)
     check_kind("sources", str(spec), source)
-    stack = source.open()
+    stack = guarded(f"data source {str(spec)!r} cannot be opened", source.open)
+    if not isinstance(stack, Stack):
+        raise PluginError(f"data source {str(spec)!r} must open a cryobench.core.Stack, got {type(stack).__name__}")
     indices = parse_images(images, len(stack), label=stack.label)
     scaled, scale = [], []
     for index in indices:
-        image, low, high = minmax(stack.read(index), f"image {index} of {stack.label}")
+        where = f"image {index} of {stack.label}"
+        image, low, high = minmax(guarded(f"{where} cannot be read", lambda i=index: stack.read(i)), where)
+        if scaled and image.shape != scaled[0].shape:
+            raise DataError(
+                f"{where} has shape {image.shape}, the ones before it {scaled[0].shape}; use one size a run"
+            )
         scaled.append(image)
         scale.append((low, high))
     pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
@@ -221,33 +249,41 @@ def _cell(
     operator: OperatorRecipe,
     noise: NoiseModel,
     dataset: Dataset,
-    common: dict[str, Any],
+    metrics: Sequence[Metric],
+    request: Request,
 ) -> Cell:
     parts = {"solver": solver, "operator": operator, "noise": noise}
-    resolved = {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    resolved: dict[str, Any] = {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
     labels = {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
-    weights = {name: prior.weights_digest() for name, prior in _priors(solver)}
+    components = [inner for part in (*parts.values(), *metrics) for inner in _with_nested(part)]
+    origins = {registry.origin_of(type(component)) for component in components}
+    plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
     # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
-    identity = resolved | common | {"images": dataset.digest, "weights": weights}
+    identity = resolved | {
+        "seed": request.seed,
+        "dtype": request.dtype,
+        "images": dataset.digest,
+        "weights": [part.weights_digest() for part in components if isinstance(part, Prior)],
+        "versions": plugins,
+    }
     return Cell(
         solver=solver,
         operator=operator,
         noise=noise,
         dataset=dataset,
         labels=labels | {"data": dataset.label},
-        resolved=resolved | {"data": str(dataset.spec), "metrics": common["metrics"]},
+        resolved=resolved | {"data": str(dataset.spec)},
+        plugins=plugins,
         hash=results.content_hash(identity),
         floor=resolved["solver"] == FLOOR,
     )
 
 
-def _priors(component: Any) -> Iterator[tuple[str, Prior]]:
+def _with_nested(component: Any) -> Iterator[Any]:
+    """A component and the registered components among its parameters, at any depth."""
+    yield component
     for parameter in fields_of(type(component)):
         value = getattr(component, parameter.name)
-        if isinstance(value, Prior):
-            yield parameter.name, value
-
-
-def _plugin_versions(registry: Registry, components: Sequence[Any]) -> dict[str, str]:
-    origins = [registry.origin_of(type(component)) for component in components]
-    return {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
+        if parameter.kind is not None and value is not None:
+            yield from _with_nested(value)

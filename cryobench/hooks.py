@@ -54,8 +54,8 @@ class Hooks:
         for point in points:
             owner = point.dist.name if point.dist else "an unknown distribution"
             try:
-                self._manager.register(point.load(), name=f"{point.name} of {owner}")
-            except Exception as error:  # a broken watcher must not stop a run
+                self.register(point.load(), f"{point.name} of {owner}")
+            except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
                 self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {_reason(error)}")
         return self
 
@@ -65,6 +65,7 @@ class Hooks:
 
     def register(self, plugin: object, name: str) -> Hooks:
         """Add a plugin object directly."""
+        hash(plugin)  # pluggy keeps plugins in sets, and would only find out when the first event is told
         self._manager.register(plugin, name=name)
         return self
 
@@ -75,9 +76,9 @@ class Hooks:
             others = [other for other in plugins if other is not plugin]
             try:
                 self._manager.subset_hook_caller(event, others)(**arguments)
-            except Exception as error:  # a broken watcher must not stop a run
+            except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
                 self._report(f"hook plugin {name!r} failed in {event}: {_reason(error)}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

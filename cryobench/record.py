@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason")
+"""First columns of a leaderboard; the metrics follow, each with its interval's ends NAME_lo and NAME_hi."""
+
+COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
+"""What a cell cost; lower is better."""
+
+TRAILING = (*COSTS, "device", "version")
+"""Last columns of a leaderboard."""
+
 
 @dataclass
 class Record:

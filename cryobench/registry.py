@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
-from typing import Any
+from typing import Any, TypeVar
 
 from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName
-from cryobench.spec import Spec, bind, parse, unbind
+from cryobench.spec import Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
 PREFIX = "cryobench."
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,12 @@ class Registry:
             )
         origin = _origin(kind, points[0])
         where = f"{_singular(kind)} {name!r} of {_owner(origin)}"
-        try:
-            component = points[0].load()
-        except Exception as error:  # whatever a stranger's module raises, the other plugins go on
-            reason = " ".join(str(error).split())
-            raise PluginError(f"{where} cannot be imported: {type(error).__name__}: {reason}") from error
+        component = guarded(f"{where} cannot be imported", points[0].load)
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
         if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise PluginError(f"{where} must be a frozen dataclass; write @dataclass(frozen=True) on {origin.target}")
+        guarded(f"{where} has annotations that cannot be read", lambda: fields_of(component))
         return component
 
     def make(self, kind: str, spec: str | Spec) -> Any:
@@ -90,11 +88,16 @@ class Registry:
         spec = parse(spec) if isinstance(spec, str) else spec
         if spec.after is not None:
             raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
-        return bind(self.get(kind, spec.name), spec, self.make, did_you_mean)
+        cls = self.get(kind, spec.name)
+        where = f"{_singular(kind)} {str(spec)!r}"
+        component = guarded(f"{where} cannot be made", lambda: bind(cls, spec, self.make, did_you_mean))
+        guarded(f"{where} has a parameter that cannot be hashed", lambda: hash(component))
+        return component
 
     def spec_of(self, component: Any, *, full: bool = False) -> Spec:
         """The canonical spec of a component: what differs from the defaults, or every value when `full`."""
-        return unbind(component, lambda part: self.origin_of(type(part)).name, full=full)
+        where = f"the parameters of {type(component).__name__} cannot be written as a spec"
+        return guarded(where, lambda: unbind(component, lambda part: self.origin_of(type(part)).name, full=full))
 
     def origin_of(self, cls: type) -> Origin:
         """Under which name, and by which distribution, a component class is registered."""
@@ -133,6 +136,16 @@ def _entry_points() -> Iterator[EntryPoint]:
         if points and distribution.name not in seen:
             seen.add(distribution.name)
             yield from points
+
+
+def guarded(what: str, call: Callable[[], T]) -> T:
+    """The result of a call into a plugin; whatever it raises but our own errors becomes a `PluginError`."""
+    try:
+        return call()
+    except CryobenchError:
+        raise
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and must not end the program
+        raise PluginError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -41,7 +42,14 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    A link is followed; a device or a pipe is written to directly.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
     beside = Path(name)
@@ -55,11 +63,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def check_writable_file(path: Path) -> None:
     """Raise `ResultsError` unless a file can be made at this path."""
-    if path.is_dir():
-        raise ResultsError(f"{path} is a folder; give the path of a file to write")
-    if not path.parent.is_dir():
-        raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     try:
+        if path.is_dir():
+            raise ResultsError(f"{path} is a folder; give the path of a file to write")
+        if not path.parent.is_dir():
+            raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+        if path.exists() and not path.is_file():
+            return
         with tempfile.TemporaryFile(dir=path.parent):
             return
     except OSError as error:
@@ -117,7 +127,7 @@ class Results:
     def _fill(self, folder: Path, record: Record, curves: Mapping[str, Any], files: Mapping[str, Callable]) -> None:
         fields = dataclasses.asdict(record)
         values = fields.pop("values") | {_SOLVER + name: info for name, info in fields.pop("solver_info").items()}
-        (folder / RECORD).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(json.dumps(_finite(fields), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with (folder / METRICS).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", *values])
@@ -130,13 +140,20 @@ class Results:
             write(folder / name)
 
     def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Put the finished folder in its place; an earlier one steps aside only when the new one is complete."""
-        for old in {target, previous} - {None}:
-            if old is not None and old.exists():
-                aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
-                old.rename(aside / old.name)
-                shutil.rmtree(aside, ignore_errors=True)
-        partial.rename(target)
+        """Put the finished folder in its place; an earlier one steps aside, and comes back if that fails."""
+        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
+        moved = {aside / old.name: old for old in {target, previous} - {None} if old is not None and old.exists()}
+        try:
+            for place, old in moved.items():
+                old.rename(place)
+            partial.rename(target)
+        except OSError:
+            for place, old in moved.items():
+                if place.exists() and not old.exists():
+                    place.rename(old)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def read_all(self, report: Callable[[str], None]) -> list[Record]:
         """Every record here, oldest first; what is not a run folder of ours is reported and skipped."""
@@ -167,11 +184,40 @@ def read_record(folder: Path) -> Record:
             header, *rows = csv.reader(file)
         columns = {name: [float(row[i]) for row in rows] for i, name in enumerate(header) if i > 0}
         info = {name.removeprefix(_SOLVER): columns.pop(name) for name in list(columns) if name.startswith(_SOLVER)}
-        return Record(**fields, values=columns, solver_info=info)
+        record = Record(**fields, values=columns, solver_info=info)
+        if record.compression is not None:
+            record.compression = float(record.compression)
+        _check(record, rows)
+        return record
     except FileNotFoundError as error:
         raise ResultsError(f"not a run folder: {Path(error.filename).name} is missing") from error
     except (ValueError, TypeError, IndexError, OSError) as error:
         raise ResultsError(f"damaged run folder: {' '.join(str(error).split())}") from error
+
+
+def _check(record: Record, rows: list[list[str]]) -> None:
+    """Raise `ValueError` where a field is not of the kind that a record has."""
+    if record.status not in ("ok", "skipped", "failed"):
+        raise ValueError(f"unknown status {record.status!r}")
+    for name in ("hash", "reason", "solver", "operator", "noise", "data"):
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"{name} is no text")
+    for name in ("resolved", "timing", "counters", "problem", "environment"):
+        if not isinstance(getattr(record, name), dict):
+            raise ValueError(f"{name} is no object")
+    if not all(isinstance(number, int | float) for number in (*record.timing.values(), *record.counters.values())):
+        raise ValueError("a timing or counter is no number")
+    if not (isinstance(record.columns, list) and all(isinstance(column, dict) for column in record.columns)):
+        raise ValueError("columns is no list of objects")
+    if not isinstance(record.images, list) or (record.status == "ok" and [row[0] for row in rows] != record.images):
+        raise ValueError(f"{METRICS} does not have a row for each image")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: a compression of N / 0 becomes the text "inf", which `float` reads back."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _slug(record: Record) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from cryobench import environment, meters, results
-from cryobench.core import Case, LinearOperator, Problem, Reconstruction
+from cryobench.core import Case, LinearOperator, Measured, Metric, Noisy, Problem, Reconstruction
 from cryobench.errors import CryobenchError, PluginError
 from cryobench.grid import SAVES, Cell, Plan
+from cryobench.hooks import Hooks
 from cryobench.record import Record
 from cryobench.results import Results
-from cryobench.rng import Rng
+from cryobench.rng import Rng, generator
 from cryobench.sources.scaling import undo
 
 
@@ -49,6 +50,41 @@ class _Bench:
     operator: LinearOperator
     case: Case
     setup_seconds: float
+    probe: torch.Tensor
+    """What the operator makes of a fixed image: a solver that changes the operator is found out by it."""
+
+    def measures_the_same(self) -> bool:
+        """Whether the operator still is what it was when it was built."""
+        return torch.equal(_probe(self.operator), self.probe)
+
+
+@dataclass
+class _Outcome:
+    """A cell's record and what is to be saved beside it."""
+
+    record: Record
+    curves: dict[str, np.ndarray]
+    files: dict[str, Callable[[Path], None]]
+
+
+def run(
+    plans: Sequence[Plan],
+    hooks: Hooks,
+    *,
+    store: Results | None = None,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> Iterator[Record]:
+    """Run plans one after the other, yielding each record once it is saved in `store`, and tell the hooks."""
+    records = []
+    options = {"requests": [dataclasses.asdict(plan.request) for plan in plans]}
+    hooks.call("cryobench_run_started", cells=sum(len(plan.cells) for plan in plans), options=options)
+    for plan in plans:
+        for record in execute(plan, store=store, force=force, observer=observer):
+            records.append(record)
+            hooks.call("cryobench_record_added", record=record)
+            yield record
+    hooks.call("cryobench_run_finished", records=records)
 
 
 def execute(
@@ -59,38 +95,64 @@ def execute(
     A cell that is there already, with the files asked for, is reused unless `force`.
     """
     observer = observer or Observer()
-    bench: _Bench | CryobenchError | Exception | None = None
+    bench: _Bench | Exception | None = None
     bench_key: tuple[int, ...] = ()
     for cell in plan.cells:
-        if store is not None and not force:
-            record = _reusable(store, cell, plan.request.save)
-            if record is not None:
-                observer.cell_finished(record, reused=True)
-                yield record
-                continue
+        known = _known(store, cell)
+        if known is not None and not force and set(plan.request.save) <= set(_saved(store, cell)):
+            observer.cell_finished(known, reused=True)
+            yield known
+            continue
         observer.cell_started(cell)
         if bench_key != (key := (id(cell.dataset), id(cell.operator), id(cell.noise))):
             bench, bench_key = None, key
             try:
                 bench = _measure(cell, plan)
-            except Exception as error:  # an operator or noise plugin that raises fails its cells, not the run
-                bench = error
-        record, curves, files = _run_cell(cell, plan, bench, observer)
-        if store is not None:
-            store.write(record, curves=curves, files=files)
+            except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
+                bench = _as_exception(error)
+        outcome = _run_cell(cell, plan, bench, observer, {*plan.request.save, *_saved(store, cell)})
+        if isinstance(bench, _Bench) and not bench.measures_the_same():
+            outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
+            bench_key = ()  # the next cell gets a new one
+        record = _save(store, outcome, known, observer)
         observer.cell_finished(record, reused=False)
         yield record
 
 
-def _reusable(store: Results, cell: Cell, save: Sequence[str]) -> Record | None:
-    folder = store.find(cell.hash)
-    if folder is None or not all((folder / SAVES[name]).exists() for name in save):
+def _known(store: Results | None, cell: Cell) -> Record | None:
+    """The finished record of this cell, under the names that this run uses for its parts."""
+    folder = store.find(cell.hash) if store is not None else None
+    if folder is None:
         return None
     try:
         record = results.read_record(folder)
     except CryobenchError:
         return None  # damaged: run it again, which replaces it
-    return record if record.hash == cell.hash and record.status == "ok" else None
+    if record.hash != cell.hash or record.status != "ok":
+        return None
+    return dataclasses.replace(record, **cell.labels)
+
+
+def _saved(store: Results | None, cell: Cell) -> list[str]:
+    """Which of the files that can be asked for lie in this cell's folder."""
+    folder = store.find(cell.hash) if store is not None else None
+    return [name for name, file in SAVES.items() if folder is not None and (folder / file).exists()]
+
+
+def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
+    if store is None:
+        return outcome.record
+    if known is not None and outcome.record.status != "ok":
+        observer.warn(f"{outcome.record.solver} on {outcome.record.operator}: the earlier result is kept")
+        return outcome.record
+    try:
+        store.write(outcome.record, curves=outcome.curves, files=outcome.files)
+    except CryobenchError:
+        raise  # the results folder itself: going on would lose every cell that follows
+    except Exception as error:
+        outcome = _failed(outcome.record, error)
+        store.write(outcome.record)
+    return outcome.record
 
 
 def _measure(cell: Cell, plan: Plan) -> _Bench:
@@ -99,14 +161,46 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     with meters.Stopwatch(plan.device) as watch:
         operator = cell.operator.build(data.shape, seed=plan.request.seed, dtype=plan.dtype, device=plan.device)
         operator.prepare()
-    truth = data.images.to(plan.device, plan.dtype)
     reason = cell.noise.unsupported(operator)
     if reason is not None:
         raise _Skip(reason)
-    exact = torch.cat([operator.A(part) for part in truth.split(plan.request.batch)])
-    noisy = cell.noise.apply(exact, operator, Rng(plan.request.seed, data.ids))
-    problem = Problem(meters.CountingOperator(operator), noisy.y, cell.noise, noisy.sigma)
-    return _Bench(operator, Case(problem, truth, data.ids, data.pixel_size), watch.seconds)
+    truth = data.images.to(plan.device, plan.dtype)
+    parts = []
+    for part in _batches(len(truth), plan.request.batch):
+        exact = operator.A(truth[part])
+        noisy = cell.noise.apply(exact, operator, Rng(plan.request.seed, data.ids[part]))
+        parts.append(_checked_measurements(noisy, operator, len(exact)))
+    y, sigma = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "sigma"))
+    problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
+    return _Bench(operator, Case(problem, truth, data.ids, data.pixel_size), watch.seconds, _probe(operator))
+
+
+def _checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
+    """Measurements as the contract has them, or an error that says in which way they are not."""
+    if not isinstance(noisy, Noisy):
+        raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
+    for name, tensor, wanted in (
+        ("y", noisy.y, (batch, *operator.measurement_shape)),
+        ("sigma", noisy.sigma, (batch, 1, 1, 1)),
+    ):
+        if tuple(tensor.shape) != tuple(wanted):
+            raise PluginError(f"operator and noise gave {name} of shape {list(tensor.shape)}, wanted {list(wanted)}")
+        if tensor.dtype != operator.dtype or tensor.device != operator.device:
+            raise PluginError(f"operator and noise gave {name} as {tensor.dtype} on {tensor.device}, "
+                              f"wanted {operator.dtype} on {operator.device}")  # fmt: skip
+        if not tensor.isfinite().all():
+            raise PluginError(f"operator and noise gave values of {name} that are not finite")
+    return noisy
+
+
+def _probe(operator: LinearOperator) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    return operator.A(image)
+
+
+def _batches(n: int, batch: int) -> list[slice]:
+    return [slice(start, min(start + batch, n)) for start in range(0, n, batch)]
 
 
 class _Skip(Exception):
@@ -114,8 +208,8 @@ class _Skip(Exception):
 
 
 def _run_cell(
-    cell: Cell, plan: Plan, bench: _Bench | Exception | None, observer: Observer
-) -> tuple[Record, dict[str, np.ndarray], dict[str, Callable[[Path], None]]]:
+    cell: Cell, plan: Plan, bench: _Bench | Exception | None, observer: Observer, save: Iterable[str]
+) -> _Outcome:
     record = Record(
         hash=cell.hash,
         status="ok",
@@ -129,21 +223,13 @@ def _run_cell(
         floor=cell.floor,
         resolved=cell.resolved,
         problem={"data_digest": cell.dataset.digest, "image_shape": list(cell.dataset.shape)},
-        environment=_environment(plan),
+        environment=_environment(plan, cell),
     )
+    default_dtype = torch.get_default_dtype()
     try:
-        if isinstance(bench, Exception):
-            raise bench
-        assert bench is not None
-        record.compression = bench.operator.effective_compression
-        record.problem |= {
-            "rank": bench.operator.rank,
-            "nominal_compression": bench.operator.nominal_compression,
-            "measurement_shape": list(bench.operator.measurement_shape),
-            "pixel_size_angstrom": list(cell.dataset.pixel_size),
-            "scale": [list(scale) for scale in cell.dataset.scale],
-        }
-        record.timing["setup_seconds"] = bench.setup_seconds
+        if not isinstance(bench, _Bench):
+            raise bench or _Skip("nothing was measured")
+        _describe_problem(record, cell, bench)
         reason = cell.solver.unsupported(bench.case.problem)
         if reason is not None:
             raise _Skip(reason)
@@ -151,11 +237,30 @@ def _run_cell(
         curves = _score(plan, bench.case, reconstruction, record)
     except _Skip as skip:
         record.status, record.reason = "skipped", str(skip)
-    except Exception as error:  # whatever a plugin raises marks this cell and leaves the others alone
-        record.status, record.reason = "failed", describe(error)
-    else:
-        return record, curves, _files(plan.request.save, cell, bench.case, reconstruction)
-    return record, {}, {}
+        return _Outcome(record, {}, {})
+    except (Exception, SystemExit) as error:  # whatever a plugin raises marks this cell and leaves the others alone
+        return _failed(record, error)
+    finally:
+        torch.set_default_dtype(default_dtype)
+    return _Outcome(record, curves, _files(save, cell, bench.case, reconstruction))
+
+
+def _failed(record: Record, error: BaseException) -> _Outcome:
+    failed = dataclasses.replace(record, status="failed", reason=describe(error), values={}, columns=[], solver_info={})
+    return _Outcome(failed, {}, {})
+
+
+def _describe_problem(record: Record, cell: Cell, bench: _Bench) -> None:
+    operator = bench.operator
+    record.compression = operator.effective_compression
+    record.problem |= {
+        "rank": operator.rank,
+        "nominal_compression": operator.nominal_compression,
+        "measurement_shape": list(operator.measurement_shape),
+        "pixel_size_angstrom": list(cell.dataset.pixel_size),
+        "scale": [list(scale) for scale in cell.dataset.scale],
+    }
+    record.timing["setup_seconds"] = bench.setup_seconds
 
 
 def _solve(cell: Cell, plan: Plan, bench: _Bench, record: Record, observer: Observer) -> Reconstruction:
@@ -165,7 +270,7 @@ def _solve(cell: Cell, plan: Plan, bench: _Bench, record: Record, observer: Obse
         try:
             return _solve_in_batches(cell, plan, bench, batch, record, observer)
         except Exception as error:
-            if batch == 1 or not _is_out_of_memory(error):
+            if batch == 1 or not is_out_of_memory(error):
                 raise
             batch //= 2
             observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
@@ -180,24 +285,23 @@ def _solve_in_batches(
     watch = meters.Stopwatch(plan.device)
     parts: list[Reconstruction] = []
     with meters.PeakMemory(plan.device) as peak, meters.counting() as calls:
-        for start in range(0, n, batch):
-            ids = cell.dataset.ids[start : start + batch]
-            part = slice(start, start + len(ids))
+        for part in _batches(n, batch):
+            ids = cell.dataset.ids[part]
             # copies, so that a solver that writes into y harms nobody but itself
             problem = dataclasses.replace(
                 case.problem, y=case.problem.y[part].clone(), sigma=case.problem.sigma[part].clone()
             )
 
-            def progress(done: int, total: int, start: int = start, size: int = len(ids)) -> None:
+            def progress(done: int, total: int, start: int = part.start, size: int = len(ids)) -> None:
                 observer.cell_progress((start + size * done / max(total, 1)) / n)
 
             with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
                 # for solvers that draw from torch's global state against the contract: at least repeatable
-                torch.manual_seed(plan.request.seed)
+                torch.manual_seed(generator("global state", plan.request.seed).initial_seed())
                 with watch:
                     answer = cell.solver.solve(problem, rng=Rng(plan.request.seed, ids), progress=progress)
             parts.append(_checked(answer, problem))
-            observer.cell_progress((start + len(ids)) / n)
+            observer.cell_progress(part.stop / n)
     record.timing |= {"solver_seconds": watch.seconds, "seconds_per_image": watch.seconds / n}
     record.timing["batch"] = batch
     record.peak_memory_mib = peak.mib
@@ -216,6 +320,8 @@ def _checked(answer: Any, problem: Problem) -> Reconstruction:
     """The solver's answer, or an error that says in which way it broke the contract."""
     if not isinstance(answer, Reconstruction):
         raise PluginError(f"the solver returned a {type(answer).__name__}, not a Reconstruction")
+    if not isinstance(answer.x, torch.Tensor):
+        raise PluginError(f"the solver returned a {type(answer.x).__name__} as its image, not a tensor")
     x = answer.x.detach()
     if tuple(x.shape) != problem.image_batch_shape:
         raise PluginError(f"the solver returned shape {list(x.shape)}, wanted {list(problem.image_batch_shape)}")
@@ -225,34 +331,54 @@ def _checked(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(f"the solver returned an image on {x.device}, wanted {problem.y.device}")
     if not x.isfinite().all():
         raise PluginError("the solver returned values that are not finite (NaN or infinity)")
-    for name, values in answer.info.items():
+    info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
+    for name, values in info.items():
         if values.numel() != problem.batch:
             raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
-    return Reconstruction(x, answer.info)
+    return Reconstruction(x, info)
 
 
 def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Record) -> dict[str, np.ndarray]:
     """Fill in the metric columns and the solver's own per-image numbers; the curves are returned."""
     curves: dict[str, np.ndarray] = {}
     for metric in plan.metrics:
-        measured = metric.measure(case, reconstruction)
+        parts = [
+            _measured(metric, case, reconstruction, part) for part in _batches(len(case.truth), plan.request.batch)
+        ]
         for column in metric.columns:
-            if column.name not in measured.values:
-                raise PluginError(f"the metric {type(metric).__name__} states a column {column.name!r} and gave none")
-            values = measured.values[column.name].flatten().double().tolist()
-            if len(values) != len(record.images):
-                raise PluginError(
-                    f"the metric column {column.name!r} has {len(values)} values for {len(record.images)} images"
-                )
-            record.values[column.name] = values
+            record.values[column.name] = [value for part in parts for value in part.values[column.name].tolist()]
             record.columns.append(dataclasses.asdict(column))
-        curves |= {name: curve.detach().cpu().numpy() for name, curve in measured.curves.items()}
+        for name in parts[0].curves:
+            if not name.isidentifier() or name == "file":
+                raise PluginError(f"the metric {type(metric).__name__} gives a curve {name!r}; use another name")
+            curves[name] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
     for name, values in reconstruction.info.items():
         record.solver_info[name] = values.double().tolist()
     return curves
 
 
-def _files(save: Sequence[str], cell: Cell, case: Case, reconstruction: Reconstruction) -> dict[str, Any]:
+def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: slice) -> Measured:
+    """A metric on a part of the images. It gets copies: one that writes into them harms nobody but itself."""
+    problem = dataclasses.replace(case.problem, y=case.problem.y[part].clone(), sigma=case.problem.sigma[part].clone())
+    own = Case(problem, case.truth[part].clone(), case.image_ids[part], case.pixel_size[part])
+    info = {name: values[part] for name, values in reconstruction.info.items()}
+    measured = metric.measure(own, Reconstruction(reconstruction.x[part].clone(), info))
+    name = type(metric).__name__
+    if not isinstance(measured, Measured):
+        raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")
+    values = {}
+    for column in metric.columns:
+        if column.name not in measured.values:
+            raise PluginError(f"the metric {name} states a column {column.name!r} and gave none")
+        values[column.name] = torch.as_tensor(measured.values[column.name]).flatten().double()
+        if len(values[column.name]) != len(own.truth):
+            raise PluginError(
+                f"the metric column {column.name!r} has {len(values[column.name])} values for {len(own.truth)} images"
+            )
+    return Measured(values, measured.curves)
+
+
+def _files(save: Iterable[str], cell: Cell, case: Case, reconstruction: Reconstruction) -> dict[str, Any]:
     writers = {"reconstructions": _write_stack, "panel": _write_panel}
     return {SAVES[name]: lambda path, w=writers[name]: w(path, cell, case, reconstruction) for name in save}
 
@@ -280,14 +406,20 @@ def _write_panel(path: Path, cell: Cell, case: Case, reconstruction: Reconstruct
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or in the machine, by whichever library noticed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
-def describe(error: Exception) -> str:
+def _as_exception(error: BaseException) -> Exception:
+    """SystemExit as an ordinary exception: a plugin must not end the program."""
+    return error if isinstance(error, Exception) else PluginError(describe(error))
+
+
+def describe(error: BaseException) -> str:
     """An exception as one line: its type, its message and the line that raised it."""
     message = " ".join(str(error).split())
     if isinstance(error, CryobenchError):
@@ -297,14 +429,14 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {message}{where}"
 
 
-def _environment(plan: Plan) -> dict[str, Any]:
+def _environment(plan: Plan, cell: Cell) -> dict[str, Any]:
     device = str(plan.device)
     return {
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "device": device if plan.device.type == "cpu" else f"{device} {torch.cuda.get_device_name(plan.device)}",
         "dtype": plan.request.dtype,
         "version": environment.version(),
-        "plugins": plan.plugin_versions,
+        "plugins": cell.plugins,
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "git_commit": plan.git_commit,

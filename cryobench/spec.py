@@ -198,7 +198,9 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
     for field in fields:
         own = texts.pop(field.name, None)
         inner = {key: texts.pop(key) for key in list(texts) if key.startswith(field.name + ".")}
-        if field.kind is not None and (own is not None or inner):
+        if field.kind is not None and own == _NONE and not inner and type(None) in get_args(field.type):
+            values[field.name] = None
+        elif field.kind is not None and (own is not None or inner):
             values[field.name] = nested(field.kind, _nested_spec(spec, field, own, inner))
         elif inner:
             raise SpecError(f"{spec}: {field.name!r} is a {field.type_name} and has no parameter {next(iter(inner))!r}")
@@ -275,14 +277,16 @@ def _convert(text: str, wanted: Any, where: str) -> Any:
             if text == str(choice):
                 return choice
     elif origin is tuple:
-        return tuple(_convert(part.strip(), get_args(wanted)[0], where) for part in text.split(","))
+        return tuple(_convert(part.strip(), get_args(wanted)[0], where) for part in text.split(",") if text)
     elif wanted is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-    elif wanted in (int, float, str, Path):
+    elif wanted in (str, Path):
+        return wanted(text)
+    elif wanted in (int, float) and text.isascii() and "_" not in text:
         try:
             return wanted(text)
-        except ValueError:
+        except ValueError:  # falls through to the error that says what was wanted
             pass
     raise SpecError(f"{where} wants {_type_name(wanted)}, got {text!r}")
 

@@ -71,6 +71,56 @@ def test_a_failing_write_leaves_what_was_there(tmp_path):
     assert read_record(kept).status == "ok"
 
 
+def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatch):
+    kept = Results(tmp_path).write(record())
+    rename = Path.rename
+
+    def refuses(self, target):
+        if self.name.startswith(".partial-"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(ResultsError, match="Input/output error"):
+        Results(tmp_path).write(record(reason="new"))
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert read_record(kept) == record()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"images": None},
+        {"environment": None},
+        {"problem": []},
+        {"columns": [1]},
+        {"timing": {"seconds_per_image": "soon"}},
+        {"status": "done"},
+        {"images": ["0", "1", "2"]},
+        {"compression": "much"},
+    ],
+    ids=str,
+)
+def test_valid_json_that_is_no_record_is_skipped(tmp_path, damage):
+    folder = Results(tmp_path).write(record())
+    fields = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(fields | damage))
+    reports = []
+    assert Results(tmp_path).read_all(reports.append) == []
+    assert len(reports) == 1
+
+
+def test_a_table_may_go_to_a_pipe_or_through_a_link(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
+    with whole_file(tmp_path / "link.csv") as path:
+        path.write_text("content")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "table.csv").read_text() == "content"
+    with whole_file(Path(os.devnull)) as path:
+        path.write_text("content")
+    assert not Path(os.devnull).is_file()
+
+
 def test_writing_again_replaces(tmp_path):
     results = Results(tmp_path)
     results.write(record())

@@ -18,9 +18,11 @@ from cryobench.results import Results
 from cryobench.runner import Observer
 
 STRANGE = """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import torch
-from cryobench.core import Column, Measured, Metric, Reconstruction, Solver
+from cryobench.core import Column, Measured, Metric, Noisy, Reconstruction, Solver
+from cryobench.operators.masks import PixelMask
+from cryobench.operators.noise import NoNoise
 
 class Base(Solver):
     def solve(self, problem, *, rng, progress=None):
@@ -82,6 +84,62 @@ class Draws(Base):
         return rng.stream("x").normal(problem.image_batch_shape[1:])
 
 @dataclass(frozen=True)
+class Meddles(Base):
+    def answer(self, problem, rng):
+        problem.operator.matrices.zero_()
+        torch.set_default_dtype(torch.float64)
+        return zeros(problem)
+
+@dataclass(frozen=True)
+class Quits(Base):
+    def answer(self, problem, rng): raise SystemExit(0)
+
+@dataclass(frozen=True)
+class Flaky(Base):
+    def answer(self, problem, rng):
+        import os
+        if os.path.exists(os.environ["FLAKY"]): raise RuntimeError("today it fails")
+        return zeros(problem)
+
+@dataclass(frozen=True)
+class Unhashable(Base):
+    weights: list = field(default_factory=list)
+
+@dataclass(frozen=True)
+class Abstract(Solver):
+    pass
+
+@dataclass(frozen=True)
+class Fussy(Base):
+    def __post_init__(self): raise RuntimeError("not\\ntoday")
+
+@dataclass(frozen=True)
+class Halves(PixelMask):
+    def draw(self, count, shape, seed): return torch.full((count, *shape), 0.5) + torch.eye(shape[0])
+
+@dataclass(frozen=True)
+class Nans(NoNoise):
+    def apply(self, y, operator, rng): return Noisy(y / 0, y[:, :1, :1, :1] * 0)
+
+@dataclass(frozen=True)
+class Short(NoNoise):
+    def apply(self, y, operator, rng): return Noisy(y[:1], y[:1, :1, :1, :1] * 0)
+
+@dataclass(frozen=True)
+class Ranked(Metric):
+    columns = (Column("rank", "higher"),)
+    def measure(self, case, reconstruction): return Measured({"rank": reconstruction.x[:, 0, 0, 0]})
+
+@dataclass(frozen=True)
+class Wipes(Metric):
+    columns = (Column("wiped", "lower"),)
+    def measure(self, case, reconstruction):
+        case.truth.zero_()
+        case.problem.y.zero_()
+        reconstruction.x.zero_()
+        return Measured({"wiped": reconstruction.x[:, 0, 0, 0]})
+
+@dataclass(frozen=True)
 class NotASolver:
     pass
 
@@ -98,7 +156,13 @@ NAMES = ["Raises", "Nan", "Shape", "Dtype", "Bare", "Declines", "Hungry", "Vanda
 @pytest.fixture
 def strange(install_plugin):
     solvers = {name.lower(): f"strange_solvers:{name}" for name in NAMES}
-    groups = {"cryobench.solvers": solvers, "cryobench.metrics": {"curve": "strange_solvers:Curve"}}
+    more = ["Meddles", "Quits", "Flaky", "Unhashable", "Abstract", "Fussy"]
+    groups = {
+        "cryobench.solvers": solvers | {name.lower(): f"strange_solvers:{name}" for name in more},
+        "cryobench.metrics": {name.lower(): f"strange_solvers:{name}" for name in ("Curve", "Ranked", "Wipes")},
+        "cryobench.noises": {name.lower(): f"strange_solvers:{name}" for name in ("Nans", "Short")},
+        "cryobench.masks": {"halves": "strange_solvers:Halves"},
+    }
     return install_plugin("cryobench-strange", groups, strange_solvers=STRANGE)
 
 
@@ -173,6 +237,97 @@ def test_a_broken_solver_fails_its_own_cell_in_one_line(strange, blobs):
     assert records["dct"].status == "ok"
     clean = by_solver(run("dct", data=blobs, images="0:4"))
     assert records["dct"].values == clean["dct"].values  # the vandal before it harmed only itself
+
+
+def test_a_plugin_that_meddles_with_what_is_shared_harms_only_its_own_cell(strange, blobs):
+    clean = by_solver(run("dct", data=blobs))
+    records = by_solver(run(["meddles", "dct"], data=blobs, metrics=["wipes", *grid.DEFAULT_METRICS]))
+    assert "changed the operator" in records["meddles"].reason
+    assert torch.get_default_dtype() == torch.float32
+    for solver in ("pinv", "dct"):
+        assert {k: v for k, v in records[solver].values.items() if k != "wiped"} == clean[solver].values
+
+
+def test_a_plugin_that_exits_is_a_failure_like_any_other(strange, blobs):
+    records = by_solver(run(["quits", "dct"], data=blobs))
+    assert (records["quits"].status, records["dct"].status) == ("failed", "ok")
+    assert "SystemExit" in records["quits"].reason
+
+
+@pytest.mark.parametrize(
+    ("noise", "wanted"), [("nans", "not finite"), ("short", "y of shape [1, 4, 8, 8], wanted [4,")]
+)
+def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, noise, wanted):
+    (record,) = run("pinv", data=blobs, noises=noise)
+    assert record.status == "failed"
+    assert wanted in record.reason
+
+
+@pytest.mark.parametrize(
+    ("solver", "metric", "wanted"),
+    [
+        ("unhashable", "psnr", "cannot be hashed"),
+        ("abstract", "psnr", "cannot be made: TypeError"),
+        ("fussy", "psnr", "RuntimeError: not today"),
+        ("dct", "ranked", "'rank' is no name of its own"),
+    ],
+)
+def test_plugins_that_cannot_take_part_are_refused_in_one_line(strange, blobs, solver, metric, wanted):
+    with pytest.raises(PluginError, match=wanted) as error:
+        run(solver, data=blobs, metrics=metric)
+    assert "\n" not in str(error.value)
+
+
+def test_a_strangers_version_counts_for_its_own_cells_alone(strange, blobs, tmp_path):
+    def hashes(*solvers, operator="sumpool:4", metrics=("psnr", "mse")):
+        request = grid.Request(solvers, [operator], data=[str(blobs)], metrics=metrics)
+        return {cell.labels["solver"]: cell.hash for cell in grid.plan(request, installed()).cells}
+
+    before = hashes("dct")
+    assert hashes("dct", "looks")["dct"] == before["dct"]  # who else runs does not matter
+    assert hashes("dct", metrics=("mse", "psnr")) == before  # nor does the order of the metrics
+    masked = hashes("dct", operator="sumpool:4,mask=halves")
+    metadata = next(strange.glob("*.dist-info/METADATA"))
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 2.0"))
+    installed.cache_clear()
+    assert hashes("dct") == before
+    changed = hashes("dct", operator="sumpool:4,mask=halves")  # a plugin inside another's parameter
+    assert all(changed[solver] != masked[solver] for solver in masked)
+
+
+def test_copies_of_a_file_share_cells_and_a_table(blobs, tmp_path):
+    out, copy = tmp_path / "runs", tmp_path / "copy.npy"
+    copy.write_bytes(blobs.read_bytes())
+    run("pinv", data=blobs, out=out)
+    records = run("dct", data=copy, out=out)
+    assert [r.data for r in records] == ["copy.npy", "copy.npy"]
+    assert sorted(records.to_pandas()["rank"]) == [1, 2]
+
+
+def test_running_again_loses_nothing(strange, blobs, tmp_path, monkeypatch):
+    out = tmp_path / "runs"
+    monkeypatch.setenv("FLAKY", str(tmp_path / "broken"))
+    run("flaky", data=blobs, out=out, save=["reconstructions"], floor=False)
+    run("flaky", data=blobs, out=out, save=["panel"], floor=False)
+    (folder,) = out.iterdir()
+    assert {"reconstructions.mrcs", "panel.png"} <= {path.name for path in folder.iterdir()}
+    (tmp_path / "broken").touch()
+    (record,) = run("flaky", data=blobs, out=out, force=True, floor=False)
+    assert record.status == "failed"
+    (kept,) = Results(out).read_all(report=pytest.fail)
+    assert kept.status == "ok"
+
+
+def test_out_of_memory_is_recognised_whoever_says_it():
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        assert runner.is_out_of_memory(error)
+    assert not runner.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_out_of_memory_halves_the_batch(strange, blobs):

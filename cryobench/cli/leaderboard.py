@@ -19,14 +19,14 @@ def leaderboard(
     as_json: JsonOption = False,
 ) -> None:
     """Rank the finished cells of one or more results folders."""
-    from cryobench.cli.output import note, print_leaderboard
+    from cryobench.cli.output import check_outputs, note, print_leaderboard
     from cryobench.errors import ResultsError
-    from cryobench.results import Results, check_writable_file
+    from cryobench.results import Results
 
-    if csv is not None and str(csv) != "-":
-        check_writable_file(csv)
+    check_outputs(csv, as_json)
     folders = runs or [Path("runs")]
-    records = [record for folder in folders for record in Results(folder).read_all(report=note)]
+    found = {record.hash: record for folder in folders for record in Results(folder).read_all(report=note)}
+    records = list(found.values())
     if not records:
         raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` makes some")
     print_leaderboard(records, by, csv, as_json)

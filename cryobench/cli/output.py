@@ -18,6 +18,17 @@ def note(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def check_outputs(csv: Path | None, as_json: bool) -> None:
+    """Refuse, before any work, a table that could not be written."""
+    from cryobench.errors import ParameterError
+    from cryobench.results import check_writable_file
+
+    if csv is not None and str(csv) != "-":
+        check_writable_file(csv)
+    elif csv is not None and as_json:
+        raise ParameterError("--json and --csv - would both write to stdout; give --csv a file")
+
+
 def print_leaderboard(records: Sequence[Record], by: str, csv: Path | None, as_json: bool) -> None:
     """The ranked table: as rich tables, or as CSV or JSON where that is asked for on stdout; also to a CSV file."""
     from rich.console import Console

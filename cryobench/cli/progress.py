@@ -16,8 +16,7 @@ class ProgressObserver(Observer):
     """Progress bars on a terminal, a plain line per cell elsewhere, nothing when quiet; warnings always."""
 
     def __init__(self, cells: int, quiet: bool):
-        self.finished = self.reused = 0
-        self._quiet = quiet
+        self.reused = 0
         console = Console(stderr=True)
         self._lines = not quiet and not console.is_terminal
         self._bars = Progress(
@@ -47,7 +46,6 @@ class ProgressObserver(Observer):
         self._bars.update(self._one, completed=fraction)
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
-        self.finished += 1
         self.reused += reused
         self._bars.advance(self._all)
         if self._lines:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -71,11 +73,11 @@ def run(
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
     from cryobench import grid, results, runner
-    from cryobench.cli.output import note, print_leaderboard
+    from cryobench.cli.output import check_outputs, note, print_leaderboard
     from cryobench.cli.progress import ProgressObserver
-    from cryobench.errors import ParameterError
+    from cryobench.errors import ParameterError, ResultsError
     from cryobench.hooks import Hooks
-    from cryobench.leaderboard.table import COSTS
+    from cryobench.record import COSTS
     from cryobench.registry import did_you_mean, installed
 
     options = {"size": size, "as_stack": as_stack or None, "data_root": data_root}
@@ -103,26 +105,25 @@ def run(
     rankable = [*(column.name for column in columns), *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
-    if csv is not None and str(csv) != "-":
-        results.check_writable_file(csv)
+    check_outputs(csv, as_json)
     store = results.Results(out)
     store.check_writable()
 
     hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
     cells = sum(len(plan.cells) for plan in plans)
-    hooks.call("cryobench_run_started", cells=cells, options={"requests": requests, "out": str(out)})
+    kept = f"cells are finished and kept in {out}; the same command goes on from there"
     records = []
-    with ProgressObserver(cells, quiet) as observer:
+    # what plugins print must not end up among the results
+    with ProgressObserver(cells, quiet) as observer, contextlib.redirect_stdout(sys.stderr):
         try:
-            for plan in plans:
-                for record in runner.execute(plan, store=store, force=force, observer=observer):
-                    records.append(record)
-                    hooks.call("cryobench_record_added", record=record)
+            for record in runner.run(plans, hooks, store=store, force=force, observer=observer):
+                records.append(record)
         except KeyboardInterrupt:
-            note(f"\nstopped: {len(records)} of {cells} cells are finished and kept in {out}; "
-                 "the same command goes on from there")  # fmt: skip
+            note(f"\nstopped: {len(records)} of {cells} {kept}")
             raise typer.Exit(INTERRUPTED) from None
-    hooks.call("cryobench_run_finished", records=records)
+        except ResultsError as error:
+            note(f"error: {error}; {len(records)} of {cells} {kept}")
+            raise typer.Exit(1) from None
 
     print_leaderboard(records, by, csv, as_json)
     if not quiet:

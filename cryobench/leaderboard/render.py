@@ -102,6 +102,9 @@ def _title(group: pd.DataFrame) -> str:
     compression = group["compression"].dropna()
     count = f", {images.iloc[0]} image{'' if images.iloc[0] == 1 else 's'}" if len(images) else ""
     parts = [first["operator"], f"noise {first['noise']}", f"{first['data']}{count}", f"seed {first['seed']}"]
+    dtype = group.index.get_level_values("dtype")[0]
+    if dtype != "float32":
+        parts.append(dtype)
     if len(compression):
         parts.append(f"C = {compression.iloc[0]:.2f}")
     return " · ".join(_one_line(part) for part in parts)

@@ -1,7 +1,7 @@
 """Records into one ranked table.
 
 The table's columns are those of the published CSV. What only the renderer needs is beside them: the index holds
-`group` (the number of the comparison a row belongs to) and `floor` (whether the row is the pinv floor), and
+`group` (the number of the comparison a row belongs to), `floor` (whether the row is the pinv floor) and `dtype`, and
 `frame.attrs` holds `by` and the metrics' `columns`.
 """
 
@@ -15,16 +15,13 @@ import pandas as pd
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.stats import bootstrap_intervals, mean
+from cryobench.record import COSTS, LEADING, TRAILING
 from cryobench.registry import did_you_mean
 
 if TYPE_CHECKING:
     from cryobench.record import Record
 
-LEADING = (
-    "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",
-)  # fmt: skip
-COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")  # lower is better
-TRAILING = (*COSTS, "device", "version")
+INDEX = ["group", "floor", "dtype"]
 DTYPES = {
     **dict.fromkeys(("rank", "seed", "n_images"), "Int64"),
     **dict.fromkeys(("compression", *COSTS), "float64"),
@@ -43,10 +40,12 @@ class Comparison(NamedTuple):
     digest: str
     seed: int
     images: tuple[str, ...]
+    dtype: str
 
 
 def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
-    """One row per record, ranked by the mean of `by` among the rows of equal operator, noise, data, seed and images.
+    """One row per record, ranked by the mean of `by` among the rows of equal operator, noise, data, seed, images
+    and dtype.
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
     the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
@@ -70,16 +69,16 @@ def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
     for row, rank in zip(rows, _ranks(rows, groups, by, higher), strict=True):
         row["rank"] = rank
     order = sorted(range(len(rows)), key=lambda place: (groups[place], *_standing(rows[place])))
-    index = [(groups[place], bool(records[place].floor)) for place in order]
+    index = [(groups[place], bool(records[place].floor), comparisons[place].dtype) for place in order]
     frame = pd.DataFrame(
         {name: _column(name, [rows[place].get(name) for place in order]) for name in names},
-        index=pd.MultiIndex.from_tuples(index, names=["group", "floor"]) if index else _EMPTY_INDEX,
+        index=pd.MultiIndex.from_tuples(index, names=INDEX) if index else _EMPTY_INDEX,
     )
     frame.attrs |= {"by": by, "columns": list(metrics.values())}
     return frame
 
 
-_EMPTY_INDEX = pd.MultiIndex.from_arrays([[], []], names=["group", "floor"])
+_EMPTY_INDEX = pd.MultiIndex.from_arrays([[], [], []], names=INDEX)
 
 
 def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -132,29 +131,16 @@ def _higher_is_better(by: str, records: Iterable[Record], metrics: Mapping[str, 
 
 
 def _comparisons(records: Sequence[Record]) -> list[Comparison]:
-    """The comparison that each record belongs to."""
-    own = [_own_comparison(record) for record in records]
-    ranked = list(dict.fromkeys(own[place] for place, record in enumerate(records) if record.status == "ok"))
-    return [
-        comparison if record.status == "ok" else _joined(comparison, ranked)
-        for record, comparison in zip(records, own, strict=True)
-    ]
-
-
-def _own_comparison(record: Record) -> Comparison:
-    digest = str(record.problem.get("data_digest") or "")
-    images = tuple(sorted(record.images))
-    return Comparison(record.operator, record.noise, record.data, digest, record.seed, images)
-
-
-def _joined(cell: Comparison, ranked: Sequence[Comparison]) -> Comparison:
-    """Where a cell that did not run belongs: it may not know its digest or images, and joins the one that fits."""
-    fitting = [
-        other
-        for other in ranked
-        if cell._replace(digest=cell.digest or other.digest, images=cell.images or other.images) == other
-    ]
-    return fitting[0] if len(fitting) == 1 else cell
+    """The comparison that each record belongs to. Images of equal content are one data set, of the first label seen."""
+    labels: dict[str, str] = {}
+    comparisons = []
+    for record in records:
+        digest = str(record.problem.get("data_digest") or "")
+        label = labels.setdefault(digest, record.data) if digest else record.data
+        images = tuple(sorted(record.images))
+        dtype = str(record.environment.get("dtype", "float32"))
+        comparisons.append(Comparison(record.operator, record.noise, label, digest, record.seed, images, dtype))
+    return comparisons
 
 
 def _data_labels(comparisons: Iterable[Comparison]) -> dict[Comparison, str]:

@@ -56,13 +56,15 @@ class L2(Metric):
 @dataclass(frozen=True)
 class Ssim(Metric):
     """Structural similarity (Wang et al. 2004) as scikit-image computes it by default (7 x 7 uniform window,
-    K1 = 0.01, K2 = 0.03, sample covariance), data range 1."""
+    K1 = 0.01, K2 = 0.03, sample covariance), data range 1. NaN for images with a side of less than 7 pixels."""
 
     columns = (Column("ssim", "higher"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         from skimage.metrics import structural_similarity
 
+        if min(case.truth.shape[2:]) < 7:
+            return Measured({"ssim": torch.full((len(case.truth),), torch.nan)})
         truth, estimate = (_unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
         values = [structural_similarity(a, b, data_range=1.0) for a, b in zip(truth, estimate, strict=True)]
         return Measured({"ssim": torch.tensor(values, dtype=torch.float64)})

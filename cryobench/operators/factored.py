@@ -3,11 +3,13 @@
 For f a function of the eigenvalues of A A^T (equally, of A^T A, since A^T f(A A^T) = f(A^T A) A^T):
 
     A_dagger(y)        = A^T f(A A^T) y                 with f(s) = 1/s where s > tol, else 0
-    prox_l2(z, y, g)   = z + A^T f(A A^T) (y - A z)     with f(s) = 1/(s + 1/g)
+    prox_l2(z, y, g)   = z + A^T f(A A^T) (y - A z)     with f(s) = 1/(s + 1/g) where s > tol, else 0
     ||A||              = sqrt(max s)
     rank(A)            = number of s > tol
 
-so a subclass gives its eigenvalues s and how A^T f(A A^T) acts on a residual.
+(The residual has no part in null eigenvectors but that of rounding, which 1/(s + 1/g) = g would blow up.)
+
+So a subclass gives its eigenvalues s and how A^T f(A A^T) acts on a residual.
 """
 
 from __future__ import annotations
@@ -40,11 +42,15 @@ class FactoredOperator(LinearOperator):
         """A^T f(A A^T) residual, [B, M, h, w] -> [B, 1, H, W], for f = `response` of the eigenvalues."""
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        tolerance = self.eigenvalue_tolerance
-        return self.apply_filter(lambda s: torch.where(s > tolerance, 1 / s.clamp_min(1e-300), 0.0), y)
+        return self.apply_filter(self._inverse(0.0), y)
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
-        return z + self.apply_filter(lambda s: 1 / (s + 1 / gamma), y - self.A(z))
+        return z + self.apply_filter(self._inverse(1 / gamma), y - self.A(z))
+
+    def _inverse(self, shift: float) -> Response:
+        """f(s) = 1 / (s + shift) where s is not null, else 0."""
+        tolerance = self.eigenvalue_tolerance
+        return lambda s: torch.where(s > tolerance, 1 / (s + shift).clamp_min(1e-300), 0.0)
 
     def compute_norm(self) -> float:
         return float(self.eigenvalues.max()) ** 0.5

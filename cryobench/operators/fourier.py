@@ -30,9 +30,7 @@ class Fourier(OperatorRecipe):
         if not 0 < self.rho <= 1:
             raise ParameterError(f"fourier: rho must lie in (0, 1], got {self.rho:g}")
         if not isinstance(self.mask, FourierMask):
-            raise IncompatibleError(
-                f"fourier wants a Fourier mask (such as random_fourier), got the {self.mask.domain} mask {self.mask}"
-            )
+            raise IncompatibleError(f"fourier wants a Fourier mask (such as random_fourier), got {self.mask}")
 
     def check(self, image_shape: Shape) -> None:
         return None

@@ -30,7 +30,8 @@ class Gaussian(NoiseModel):
     `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity that y
     implies), per image, so that it measures the noise against the structure in y and not against its offset.
     On operators that write y in a larger space than they measure (`fourier`), the noise is projected onto the range
-    of A: a coefficient that was not measured carries none.
+    of A: a coefficient that was not measured carries none, and the deviation of an entry of y, which solvers are told,
+    shrinks by sqrt(rank(A) / N).
     """
 
     sigma: Annotated[float | None, "standard deviation in the units of y"] = None
@@ -51,6 +52,7 @@ class Gaussian(NoiseModel):
         noise = sigma * rng.stream(PURPOSE).normal(y.shape[1:], dtype=y.dtype, device=y.device)
         if operator.noise_in_range:
             noise = operator.A(operator.A_dagger(noise))
+            sigma = sigma * (operator.rank / y[0].numel()) ** 0.5
         return Noisy(y + noise, sigma)
 
 

@@ -37,9 +37,7 @@ class SumPool(OperatorRecipe):
         if self.count is not None and self.count < 1:
             raise ParameterError(f"sumpool: count must be at least 1 mask, got {self.count}")
         if not isinstance(self.mask, PixelMask):
-            raise IncompatibleError(
-                f"sumpool wants a pixel mask (such as random_binary), got the {self.mask.domain} mask {self.mask}"
-            )
+            raise IncompatibleError(f"sumpool wants a pixel mask (such as random_binary), got {self.mask}")
 
     @property
     def masks_drawn(self) -> int:
@@ -84,12 +82,17 @@ class SumPoolOperator(FactoredOperator):
         return self._blocks_to_image(_product(self.matrices.mT, self._measurements_to_blocks(y)))
 
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
-        # a product with the Gram matrix costs K^4 a block, with B and then B^T 2 M K^2
-        if 2 * self.matrices.shape[1] > self.matrices.shape[2]:
+        if self._gram_is_cheaper:
             return self._blocks_to_image(_product(self._gram, self._image_to_blocks(x)))
         return self.A_adjoint(self.A(x))
 
     # ------------------------------------------------------------------------------------------- factorisation
+
+    def prepare(self) -> None:
+        super().prepare()
+        _ = self._gram if self._gram_is_cheaper else None
+        for dtype in {self.dtype, torch.float64}:
+            _ = self._matrices_in(dtype), self._eigenvectors_in(dtype)
 
     @property
     def eigenvalues(self) -> torch.Tensor:
@@ -124,6 +127,11 @@ class SumPoolOperator(FactoredOperator):
     @property
     def _measurement_side(self) -> bool:
         return self.matrices.shape[1] <= self.matrices.shape[2]
+
+    @property
+    def _gram_is_cheaper(self) -> bool:
+        """Per image and block, a product with B^T B costs K^4 and products with B and then B^T cost 2 M K^2."""
+        return 2 * self.matrices.shape[1] > self.matrices.shape[2]
 
     @cached_property
     def _gram(self) -> torch.Tensor:

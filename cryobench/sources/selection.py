@@ -6,7 +6,7 @@ import re
 
 from cryobench.errors import SelectionError
 
-_ITEM = re.compile(r"(?P<one>[0-9]+)|(?P<start>[0-9]*):(?P<stop>[0-9]*)(?::(?P<step>[0-9]*))?")
+_ITEM = re.compile(r"(?P<one>[0-9]{1,18})|(?P<start>[0-9]{0,18}):(?P<stop>[0-9]{0,18})(?::(?P<step>[0-9]{0,18}))?")
 _FORMS = "give 0-based numbers and Python ranges such as 5, 3,7,9, 0:8, 2: or 0:10:2"
 
 

@@ -134,6 +134,8 @@ class FileStack(Stack):
 
 def _open_file(path: Path, as_stack: bool) -> ImageFile:
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file of it")
     if suffix in (".mrc", ".mrcs"):
         return open_mrc(path, as_stack=as_stack or suffix == ".mrcs")
     if suffix == ".npy":

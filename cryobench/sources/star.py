@@ -65,6 +65,9 @@ def _particle_table(path: Path) -> pd.DataFrame:
         found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
         raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); wanted a particle star file")
     table = blocks["particles" if "particles" in named else named[0]]
+    twice = table.columns[table.columns.duplicated()].tolist()
+    if twice:
+        raise DataError(f"{path} has the column {twice[0]} twice; wanted each column once")
     if table.empty:
         raise DataError(f"{path} lists no images; wanted a particle star file with at least one row")
     optics = blocks.get("optics")

@@ -173,12 +173,19 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         ((*GOOD, "--data", "text.npy"), "text.npy"),
         ((*GOOD, "--data", "volume.mrc"), "--as-stack"),
         ((*GOOD, "--seed", "x"), "seed"),
+        ((*GOOD, "--seed", "9" * 30), "--seed"),
+        ((*GOOD, "--json", "--csv", "-"), "both write to stdout"),
+        ((*GOOD, "--data", "./folder"), "is a folder"),
+        ((*GOOD, "--data", "x" * 5000), "neither a file"),
+        ((*GOOD, "--csv", "x" * 5000), "File name too long"),
+        ((*GOOD, "--images", "9" * 5000), "not a choice of images"),
         ((*GOOD, "--no-such-option"), "--no-such-option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_bad_input_is_one_line_and_exit_code_two(cli, arguments, wanted):
     Path("taken").write_text("")
+    Path("folder").mkdir()
     for name, write in BROKEN.items():
         write(Path(name).resolve())
     before = set(Path().iterdir())
@@ -303,6 +310,27 @@ def test_a_plugins_command_is_listed_and_imported_when_invoked(cli, install_plug
     assert (code, err.count("\n")) == (2, 1)
     assert "cryobench-greet cannot be imported" in err
     assert cli("run", "--help")[0] == 0  # a built-in command cannot be replaced
+
+
+def test_what_a_plugin_prints_is_not_among_the_results(cli, install_plugin):
+    noisy = SOLVER.replace("raise RuntimeError('too late')", "print('chatter'); return super().solve(problem, rng=rng)")
+    install_plugin("cryobench-noisy", {"cryobench.solvers": {"noisy": "noisy_plugin:Late"}}, noisy_plugin=noisy)
+    code, out, err = cli("run", "-s", "noisy", "-o", "sumpool:16", "--json", "--quiet")
+    assert code == 0
+    assert len(json.loads(out)) == 2
+    assert err == "chatter\n"
+
+
+def test_a_folder_named_like_a_source_does_not_hide_it(cli):
+    Path("demo").mkdir()
+    assert cli("run", "-s", "pinv", "-o", "sumpool:16", "-q")[0] == 0
+
+
+def test_a_terminal_that_knows_only_ascii_gets_no_traceback(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    for command in (["show", "sumpool"], ["run", "-s", "pinv", "-o", "sumpool:16"]):
+        done = python("-m", "cryobench", *command, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 HOOK = """

@@ -57,7 +57,9 @@ def test_an_image_gets_its_own_noise_whatever_its_batch():
 
 def test_fourier_noise_stays_on_what_was_measured():
     operator, y, _ = measured(Fourier(0.3))
-    noise = Gaussian(0.1).apply(y, operator, Rng(0, IDS)).y - y
+    noisy = Gaussian(0.1).apply(y, operator, Rng(0, IDS))
+    noise = noisy.y - y
+    assert noise.std() == pytest.approx(noisy.sigma[0].item(), rel=0.03)
     torch.testing.assert_close(operator.A(operator.A_dagger(noise)), noise)
     spectrum = torch.fft.fft2(noise)
     assert spectrum[:, 0, operator.eigenvalues == 0].abs().max() < 1e-12

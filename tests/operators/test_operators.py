@@ -112,6 +112,19 @@ def test_the_proximal_step_solves_its_normal_equations(recipe, shape, gamma):
     assert gradient.abs().max() < 1e-9 * (operator.compute_norm() ** 2 + 1 / gamma) * 10
 
 
+@cases
+@pytest.mark.parametrize("gamma", [1.0, 1e5])
+def test_the_proximal_step_in_single_precision_is_that_in_double(recipe, shape, gamma):
+    single, double = (build(recipe, shape, dtype) for dtype in (torch.float32, torch.float64))
+    z, y = images(shape, seed=4), double.A(images(shape, seed=5)) + 0.1
+    wanted = double.prox_l2(z, y, gamma)
+    got = single.prox_l2(z.float(), y.float(), gamma)
+    # rounding of the residual, amplified by at most 1 / (2 sqrt(s)) of the smallest eigenvalue that is not null
+    smallest = double.eigenvalues[double.eigenvalues > double.eigenvalue_tolerance].min()
+    bound = 1e-6 * float(y.abs().max()) * (1 + double.compute_norm() / float(smallest))
+    assert (got - wanted).abs().max() < max(bound, 1e-5)
+
+
 @pytest.mark.parametrize("recipe", [Identity(), SumPool(4), SumPool(4, 23), Fourier(0.5)], ids=name)
 def test_the_default_iterations_agree_with_the_closed_forms(recipe):
     closed = build(recipe, (16, 16))
