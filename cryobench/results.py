@@ -222,7 +222,7 @@ def _finite(value: Any) -> Any:
 
 def _slug(record: Record) -> str:
     text = "-".join([record.solver, record.operator] + ([] if record.noise == "none" else [record.noise]))
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:60].strip("-.")
 
 
 def _umask() -> int:
