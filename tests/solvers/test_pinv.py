@@ -15,6 +15,8 @@ from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import Pinv
+from cryobench.sources.demo import Demo
+from cryobench.sources.scaling import minmax
 
 CPU = torch.device("cpu")
 
@@ -46,6 +48,14 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> float:
 def test_the_floor_on_the_real_particle(particle, recipe, dtype, low, high):
     x = particle.to(dtype)
     assert low < psnr(floor(recipe, x), x) < high
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 85), (torch.float64, 200)])
+def test_the_floor_is_exact_where_nothing_is_lost(dtype, least):
+    """As many masks as pixels in a block, on a packaged image: what the real particle shows, on any machine."""
+    image, _, _ = minmax(Demo().open().read(0), "demo")
+    x = torch.from_numpy(image)[None, None].to(dtype)
+    assert psnr(floor(SumPool(16, 256), x), x) > least
 
 
 @pytest.mark.parametrize("recipe", [SumPool(4, 3), SumPool(4, 3, RandomGaussian()), Fourier(0.4)], ids=repr)
