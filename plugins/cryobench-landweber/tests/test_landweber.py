@@ -1,0 +1,19 @@
+"""Landweber goes to the least-norm solution, and is a row in the table."""
+
+import torch
+from cryobench_landweber import Landweber
+
+import cryobench as cb
+
+
+def test_it_goes_to_the_least_norm_solution():
+    A = cb.operator("sumpool:4,mask=random_gaussian", shape=(16, 16), dtype="float64")
+    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = A.A(x)
+    torch.testing.assert_close(cb.solve(Landweber(steps=5_000), A, y), A.A_dagger(y), rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_found_by_name_and_is_a_row():
+    records = cb.run("landweber:20", "sumpool:16", images="0")
+    assert [(record.solver, record.status) for record in records] == [("pinv", "ok"), ("landweber:20", "ok")]
+    assert records[1].counters["operator_calls"] == 21
