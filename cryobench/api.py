@@ -83,7 +83,7 @@ def run(
         data_options=data_options or {},
         metrics=_texts(metrics),
         images=images,
-        seed=seed,
+        seeds=(seed,),
         dtype=dtype,
         device=device,
         batch=batch,
@@ -96,7 +96,7 @@ def run(
         store = Results(out)
         store.check_writable()
     hooks = Hooks(lambda message: warnings.warn(message, stacklevel=2)).load_installed()
-    return Records(runner.run([plan], hooks, store=store, force=force))
+    return Records(runner.run(plan, hooks, store=store, force=force))
 
 
 def operator(

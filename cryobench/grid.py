@@ -1,4 +1,4 @@
-"""What a run will do: a grid of cells (solver x operator x noise x data), resolved and checked before any work."""
+"""What a run will do: a grid of cells (solver x operator x noise x data x seed), checked before any work."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Request:
     """Further parameters of every data source, such as {"size": "64"}."""
     metrics: Sequence[str] = DEFAULT_METRICS
     images: str | None = None
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
     dtype: str = "float32"
     device: str = "cpu"
     batch: int = DEFAULT_BATCH
@@ -79,12 +79,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Cell:
-    """One solver on one operator, noise and data set."""
+    """One solver on one operator, noise and data set, with one seed."""
 
     solver: Solver
     operator: OperatorRecipe
     noise: NoiseModel
     dataset: Dataset
+    seed: int
     labels: dict[str, str]
     resolved: dict[str, Any]
     plugins: dict[str, str]
@@ -113,8 +114,9 @@ def plan(request: Request, registry: Registry) -> Plan:
             raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
     if request.batch < 1:
         raise ParameterError(f"--batch must be at least 1 image, got {request.batch}")
-    if not -(2**63) <= request.seed < 2**63:
-        raise ParameterError(f"--seed must fit in 64 bits, got {request.seed}")
+    for seed in request.seeds:
+        if not -(2**63) <= seed < 2**63:
+            raise ParameterError(f"--seed must fit in 64 bits, got {seed}")
     dtype = resolve_dtype(request.dtype)
     for name in request.save:
         if name not in SAVES:
@@ -135,7 +137,8 @@ def plan(request: Request, registry: Registry) -> Plan:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check(d.shape))
 
     cells = [
-        _cell(registry, solver, operator, noise, dataset, metrics, request)
+        _cell(registry, solver, operator, noise, dataset, metrics, seed, request.dtype)
+        for seed in request.seeds
         for dataset in datasets
         for operator in operators
         for noise in noises
@@ -187,9 +190,10 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
                                   "give higher, lower or none")  # fmt: skip
             if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
                 raise PluginError(f"the metric column {column.name!r} is no name of its own; rename it")
-            if column.name in seen:
+            shown = {column.name, column.name + "_lo", column.name + "_hi"}
+            if seen & shown:
                 raise ParameterError(f"two of the metrics asked for give a column {column.name!r}; leave one out")
-            seen |= {column.name, column.name + "_lo", column.name + "_hi"}
+            seen |= shown
 
 
 def _source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
@@ -250,7 +254,8 @@ def _cell(
     noise: NoiseModel,
     dataset: Dataset,
     metrics: Sequence[Metric],
-    request: Request,
+    seed: int,
+    dtype: str,
 ) -> Cell:
     parts = {"solver": solver, "operator": operator, "noise": noise}
     resolved: dict[str, Any] = {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
@@ -261,8 +266,8 @@ def _cell(
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
     # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {
-        "seed": request.seed,
-        "dtype": request.dtype,
+        "seed": seed,
+        "dtype": dtype,
         "images": dataset.digest,
         "weights": [part.weights_digest() for part in components if isinstance(part, Prior)],
         "versions": plugins,
@@ -272,6 +277,7 @@ def _cell(
         operator=operator,
         noise=noise,
         dataset=dataset,
+        seed=seed,
         labels=labels | {"data": dataset.label},
         resolved=resolved | {"data": str(dataset.spec)},
         plugins=plugins,

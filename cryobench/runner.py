@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,22 +71,20 @@ class _Outcome:
 
 
 def run(
-    plans: Sequence[Plan],
+    plan: Plan,
     hooks: Hooks,
     *,
     store: Results | None = None,
     force: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
-    """Run plans one after the other, yielding each record once it is saved in `store`, and tell the hooks."""
+    """`execute`, with the hooks told of each event."""
     records = []
-    options = {"requests": [dataclasses.asdict(plan.request) for plan in plans]}
-    hooks.call("cryobench_run_started", cells=sum(len(plan.cells) for plan in plans), options=options)
-    for plan in plans:
-        for record in execute(plan, store=store, force=force, observer=observer):
-            records.append(record)
-            hooks.call("cryobench_record_added", record=record)
-            yield record
+    hooks.call("cryobench_run_started", cells=len(plan.cells), options=dataclasses.asdict(plan.request))
+    for record in execute(plan, store=store, force=force, observer=observer):
+        records.append(record)
+        hooks.call("cryobench_record_added", record=record)
+        yield record
     hooks.call("cryobench_run_finished", records=records)
 
 
@@ -101,19 +99,20 @@ def execute(
     bench: _Bench | Exception | None = None
     bench_key: tuple[int, ...] = ()
     for cell in plan.cells:
-        known = _known(store, cell)
-        if known is not None and not force and set(plan.request.save) <= set(_saved(store, cell)):
+        folder = store.find(cell.hash) if store is not None else None
+        known, saved = (_known(folder, cell), _saved(folder)) if folder is not None else (None, set())
+        if known is not None and not force and saved.issuperset(plan.request.save):
             observer.cell_finished(known, reused=True)
             yield known
             continue
         observer.cell_started(cell)
-        if bench_key != (key := (id(cell.dataset), id(cell.operator), id(cell.noise))):
+        if bench_key != (key := (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)):
             bench, bench_key = None, key
             try:
                 bench = _measure(cell, plan)
             except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
                 bench = _as_exception(error)
-        outcome = _run_cell(cell, plan, bench, observer, {*plan.request.save, *_saved(store, cell)})
+        outcome = _run_cell(cell, plan, bench, observer, saved.union(plan.request.save))
         if isinstance(bench, _Bench) and not bench.measures_the_same():
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
             bench_key = ()  # the next cell gets a new one
@@ -122,11 +121,8 @@ def execute(
         yield record
 
 
-def _known(store: Results | None, cell: Cell) -> Record | None:
+def _known(folder: Path, cell: Cell) -> Record | None:
     """The finished record of this cell, under the names that this run uses for its parts."""
-    folder = store.find(cell.hash) if store is not None else None
-    if folder is None:
-        return None
     try:
         record = results.read_record(folder)
     except CryobenchError:
@@ -136,10 +132,9 @@ def _known(store: Results | None, cell: Cell) -> Record | None:
     return dataclasses.replace(record, **cell.labels)
 
 
-def _saved(store: Results | None, cell: Cell) -> list[str]:
-    """Which of the files that can be asked for lie in this cell's folder."""
-    folder = store.find(cell.hash) if store is not None else None
-    return [name for name, file in SAVES.items() if folder is not None and (folder / file).exists()]
+def _saved(folder: Path) -> set[str]:
+    """Which of the files that can be asked for lie in a cell's folder."""
+    return {name for name, file in SAVES.items() if (folder / file).exists()}
 
 
 def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
@@ -162,7 +157,7 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     """Build the operator and measure the images. Factorisations are done here, and timed as set-up."""
     data = cell.dataset
     with meters.Stopwatch(plan.device) as watch:
-        operator = cell.operator.build(data.shape, seed=plan.request.seed, dtype=plan.dtype, device=plan.device)
+        operator = cell.operator.build(data.shape, seed=cell.seed, dtype=plan.dtype, device=plan.device)
         operator.prepare()
     reason = cell.noise.unsupported(operator)
     if reason is not None:
@@ -171,7 +166,7 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     parts = []
     for part in _batches(len(truth), plan.request.batch):
         exact = operator.A(truth[part])
-        noisy = cell.noise.apply(exact, operator, Rng(plan.request.seed, data.ids[part]))
+        noisy = cell.noise.apply(exact, operator, Rng(cell.seed, data.ids[part]))
         parts.append(_checked_measurements(noisy, operator, len(exact)))
     y, sigma = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "sigma"))
     problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
@@ -206,6 +201,11 @@ def _batches(n: int, batch: int) -> list[slice]:
     return [slice(start, min(start + batch, n)) for start in range(0, n, batch)]
 
 
+def _part(problem: Problem, part: slice) -> Problem:
+    """The problem of some of the images. Its tensors are copies: who writes into them harms nobody but itself."""
+    return dataclasses.replace(problem, y=problem.y[part].clone(), sigma=problem.sigma[part].clone())
+
+
 class _Skip(Exception):
     """This combination makes no sense; the message says why."""
 
@@ -221,7 +221,7 @@ def _run_cell(
         operator=cell.labels["operator"],
         noise=cell.labels["noise"],
         data=cell.labels["data"],
-        seed=plan.request.seed,
+        seed=cell.seed,
         images=list(cell.dataset.ids),
         floor=cell.floor,
         resolved=cell.resolved,
@@ -290,19 +290,16 @@ def _solve_in_batches(
     with meters.PeakMemory(plan.device) as peak, meters.counting() as calls:
         for part in _batches(n, batch):
             ids = cell.dataset.ids[part]
-            # copies, so that a solver that writes into y harms nobody but itself
-            problem = dataclasses.replace(
-                case.problem, y=case.problem.y[part].clone(), sigma=case.problem.sigma[part].clone()
-            )
+            problem = _part(case.problem, part)
 
             def progress(done: int, total: int, start: int = part.start, size: int = len(ids)) -> None:
                 observer.cell_progress((start + size * done / max(total, 1)) / n)
 
             with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
                 # for solvers that draw from torch's global state against the contract: at least repeatable
-                torch.manual_seed(generator("global state", plan.request.seed).initial_seed())
+                torch.manual_seed(generator("global state", cell.seed).initial_seed())
                 with watch:
-                    answer = cell.solver.solve(problem, rng=Rng(plan.request.seed, ids), progress=progress)
+                    answer = cell.solver.solve(problem, rng=Rng(cell.seed, ids), progress=progress)
             parts.append(_checked(answer, problem))
             observer.cell_progress(part.stop / n)
     record.timing |= {"solver_seconds": watch.seconds, "seconds_per_image": watch.seconds / n}
@@ -315,7 +312,7 @@ def _solve_in_batches(
         **operator_calls,
     }
     names = set.intersection(*(set(part.info) for part in parts))
-    info = {name: torch.cat([part.info[name].flatten() for part in parts]) for name in parts[0].info if name in names}
+    info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
     return Reconstruction(torch.cat([part.x for part in parts]), info)
 
 
@@ -362,8 +359,7 @@ def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Recor
 
 def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: slice) -> Measured:
     """A metric on a part of the images. It gets copies: one that writes into them harms nobody but itself."""
-    problem = dataclasses.replace(case.problem, y=case.problem.y[part].clone(), sigma=case.problem.sigma[part].clone())
-    own = Case(problem, case.truth[part].clone(), case.image_ids[part], case.pixel_size[part])
+    own = Case(_part(case.problem, part), case.truth[part].clone(), case.image_ids[part], case.pixel_size[part])
     info = {name: values[part] for name, values in reconstruction.info.items()}
     measured = metric.measure(own, Reconstruction(reconstruction.x[part].clone(), info))
     name = type(metric).__name__

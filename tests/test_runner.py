@@ -16,6 +16,7 @@ from cryobench.errors import ParameterError, PluginError, SpecError
 from cryobench.registry import installed
 from cryobench.results import Results
 from cryobench.runner import Observer
+from cryobench.sources.scaling import minmax
 
 STRANGE = """
 from dataclasses import dataclass, field
@@ -199,6 +200,15 @@ def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_others(blobs):
     assert values(0) != values(1)
 
 
+def test_several_seeds_read_the_images_once(blobs, monkeypatch):
+    reads = []
+    monkeypatch.setattr(grid, "minmax", lambda image, where: reads.append(where) or minmax(image, where))
+    plan = grid.plan(grid.Request(["dct"], ["sumpool:4"], data=[str(blobs)], seeds=(3, 4, 5)), installed())
+    assert [cell.seed for cell in plan.cells] == [3, 3, 4, 4, 5, 5]
+    assert len({cell.hash for cell in plan.cells}) == 6
+    assert len(reads) == 4
+
+
 @pytest.mark.parametrize("operator", ["sumpool:2", "sumpool:4", "sumpool:8,mask=random_gaussian", "fourier:0.4"])
 def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator):
     options = {"noises": ["none", "gaussian:rel=0.05"], "metrics": ["psnr", "mae"]}
@@ -377,7 +387,7 @@ def test_a_cell_that_is_there_is_reused_and_only_what_changes_numbers_makes_anot
     for same in ({}, {"batch": 1}, {"data": [str(moved)]}, {"solvers": ["dct:none,steps=300"]}):
         assert hashes(**same) == (first, True)
     for other in (
-        {"seed": 1},
+        {"seeds": [1]},
         {"images": "0:3"},
         {"images": "1:5"},
         {"dtype": "float64"},

@@ -81,27 +81,24 @@ def run(
     from cryobench.registry import did_you_mean, installed
 
     options = {"size": size, "as_stack": as_stack or None, "data_root": data_root}
-    requests = [
-        grid.Request(
-            solvers=solver or (),
-            operators=operator or (),
-            noises=noise or ("none",),
-            data=data or ("demo",),
-            data_options={key: str(value).lower() if value is True else str(value)
-                          for key, value in options.items() if value is not None},
-            metrics=metric or grid.DEFAULT_METRICS,
-            images=images,
-            seed=one_seed,
-            dtype=dtype,
-            device=device,
-            batch=batch,
-            floor=floor,
-            save=save or (),
-        )
-        for one_seed in dict.fromkeys(seed or (0,))
-    ]  # fmt: skip
-    plans = [grid.plan(request, installed()) for request in requests]
-    columns = [column for metric in plans[0].metrics for column in metric.columns if column.direction != "none"]
+    request = grid.Request(
+        solvers=solver or (),
+        operators=operator or (),
+        noises=noise or ("none",),
+        data=data or ("demo",),
+        data_options={key: str(value).lower() if value is True else str(value)
+                      for key, value in options.items() if value is not None},
+        metrics=metric or grid.DEFAULT_METRICS,
+        images=images,
+        seeds=tuple(dict.fromkeys(seed or (0,))),
+        dtype=dtype,
+        device=device,
+        batch=batch,
+        floor=floor,
+        save=save or (),
+    )  # fmt: skip
+    plan = grid.plan(request, installed())
+    columns = [column for metric in plan.metrics for column in metric.columns if column.direction != "none"]
     rankable = [*(column.name for column in columns), *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
@@ -110,13 +107,13 @@ def run(
     store.check_writable()
 
     hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
-    cells = sum(len(plan.cells) for plan in plans)
+    cells = len(plan.cells)
     kept = f"cells are finished and kept in {out}; the same command goes on from there"
     records = []
     # what plugins print must not end up among the results
     with ProgressObserver(cells, quiet) as observer, contextlib.redirect_stdout(sys.stderr):
         try:
-            for record in runner.run(plans, hooks, store=store, force=force, observer=observer):
+            for record in runner.run(plan, hooks, store=store, force=force, observer=observer):
                 records.append(record)
         except KeyboardInterrupt:
             note(f"\nstopped: {len(records)} of {cells} {kept}")
