@@ -7,6 +7,17 @@ class CryobenchError(Exception):
     """A request that makes no sense, or a part of it that failed. The CLI prints it without a traceback."""
 
 
+def said(error: BaseException) -> str:
+    """What an exception says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def told(error: BaseException) -> str:
+    """Another library's or plugin's exception on one line: its type and what it says."""
+    name = type(error).__name__
+    return f"{name}: {said(error)}" if str(error).strip() else name
+
+
 class SpecError(CryobenchError):
     """A spec text that does not parse, or does not fit the component it names."""
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from cryobench.errors import told
+
 if TYPE_CHECKING:
     from cryobench.record import Record
 
@@ -56,7 +58,7 @@ class Hooks:
             try:
                 self.register(point.load(), f"{point.name} of {owner}")
             except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
-                self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {_reason(error)}")
+                self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {told(error)}")
         return self
 
     def load_installed(self) -> Hooks:
@@ -77,8 +79,4 @@ class Hooks:
             try:
                 self._manager.subset_hook_caller(event, others)(**arguments)
             except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
-                self._report(f"hook plugin {name!r} failed in {event}: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self._report(f"hook plugin {name!r} failed in {event}: {told(error)}")

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from typing import Any, TypeVar
 
-from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName
+from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, told
 from cryobench.spec import Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
@@ -145,7 +145,7 @@ def guarded(what: str, call: Callable[[], T]) -> T:
     except CryobenchError:
         raise
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and must not end the program
-        raise PluginError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise PluginError(f"{what}: {told(error)}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import ResultsError
+from cryobench.errors import ResultsError, said
 from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
@@ -192,7 +192,7 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError as error:
         raise ResultsError(f"not a run folder: {Path(error.filename).name} is missing") from error
     except (ValueError, TypeError, IndexError, OSError) as error:
-        raise ResultsError(f"damaged run folder: {' '.join(str(error).split())}") from error
+        raise ResultsError(f"damaged run folder: {said(error)}") from error
 
 
 def _check(record: Record, rows: list[list[str]]) -> None:

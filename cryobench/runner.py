@@ -18,7 +18,7 @@ import torch
 
 from cryobench import environment, meters, results
 from cryobench.core import Case, LinearOperator, Measured, Metric, Noisy, Problem, Reconstruction
-from cryobench.errors import CryobenchError, PluginError
+from cryobench.errors import CryobenchError, PluginError, said, told
 from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
 from cryobench.record import Record
@@ -420,12 +420,11 @@ def _as_exception(error: BaseException) -> Exception:
 
 def describe(error: BaseException) -> str:
     """An exception as one line: its type, its message and the line that raised it."""
-    message = " ".join(str(error).split())
     if isinstance(error, CryobenchError):
-        return message
+        return said(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {message}{where}"
+    return told(error) + where
 
 
 def _environment(plan: Plan, cell: Cell) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from cryobench.cli import catalogue, leaderboard, run
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError
+from cryobench.errors import CryobenchError, told
 
 app = typer.Typer(
     name="cryobench",
@@ -66,8 +66,7 @@ def main() -> None:
         if debug:
             raise
         typer.echo(
-            f"internal error: {type(error).__name__}: {' '.join(str(error).split())} "
-            "(--debug shows the traceback; `cryobench env` is what a bug report needs)",
+            f"internal error: {told(error)} (--debug shows the traceback; `cryobench env` is what a bug report needs)",
             err=True,
         )
         sys.exit(1)

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cryobench.errors import PluginError
+from cryobench.registry import guarded
 
 GROUP = "cryobench.commands"
 
@@ -43,12 +44,7 @@ class PluginCommand(TyperCommand):
 
     def _load(self) -> Any:
         where = f"the command {self._point.name!r} of {_owner(self._point)}"
-        try:
-            loaded = self._point.load()
-        except Exception as error:
-            raise PluginError(
-                f"{where} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
+        loaded: Any = guarded(f"{where} cannot be imported", self._point.load)
         if isinstance(loaded, typer.Typer):
             return typer.main.get_command(loaded)
         if hasattr(loaded, "make_context"):

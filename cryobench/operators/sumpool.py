@@ -72,8 +72,7 @@ class SumPoolOperator(FactoredOperator):
         self.nonnegative = bool(masks.min() >= 0)
         self.matrices = self._to_blocks(masks.to(self.device, dtype))
         """B_p for every block, [P, M, K^2]."""
-        self._casts: dict[torch.dtype, torch.Tensor] = {}
-        self._eigenvector_casts: dict[torch.dtype, torch.Tensor] = {}
+        self._casts: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return self._blocks_to_measurements(_product(self.matrices, self._image_to_blocks(x)))
@@ -92,7 +91,7 @@ class SumPoolOperator(FactoredOperator):
         super().prepare()
         _ = self._gram if self._gram_is_cheaper else None
         for dtype in {self.dtype, torch.float64}:
-            _ = self._matrices_in(dtype), self._eigenvectors_in(dtype)
+            _ = self._in(dtype)
 
     @property
     def eigenvalues(self) -> torch.Tensor:
@@ -108,7 +107,7 @@ class SumPoolOperator(FactoredOperator):
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
         """B^T V f(s) V^T r on the measurement side, V f(s) V^T B^T r on the pixel side, in the residual's dtype."""
         dtype = residual.dtype
-        B, V = self._matrices_in(dtype), self._eigenvectors_in(dtype)
+        B, V = self._in(dtype)
         r = self._measurements_to_blocks(residual)
         f = response(self.eigenvalues).to(dtype).unsqueeze(-1)
         if self._measurement_side:
@@ -121,7 +120,8 @@ class SumPoolOperator(FactoredOperator):
         """In float64 throughout, with one step of refinement that undoes the squaring of the condition number."""
         y64 = y.double()
         x = super().A_dagger(y64)
-        Ax = self._blocks_to_measurements(_product(self._matrices_in(torch.float64), self._image_to_blocks(x)))
+        B, _ = self._in(torch.float64)
+        Ax = self._blocks_to_measurements(_product(B, self._image_to_blocks(x)))
         return (x + super().A_dagger(y64 - Ax)).to(y.dtype)
 
     @property
@@ -140,19 +140,15 @@ class SumPoolOperator(FactoredOperator):
     @cached_property
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Eigenvalues [P, n] and eigenvectors [P, n, n] of the smaller Gram matrix of each block, in float64."""
-        B = self._matrices_in(torch.float64)
+        B = self.matrices.double()
         s, V = torch.linalg.eigh(B @ B.mT if self._measurement_side else B.mT @ B)
         return s.clamp_min(0), V
 
-    def _matrices_in(self, dtype: torch.dtype) -> torch.Tensor:
+    def _in(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """The matrices B [P, M, K^2] and the eigenvectors V [P, n, n] in a dtype, converted once."""
         if dtype not in self._casts:
-            self._casts[dtype] = self.matrices.to(dtype)
+            self._casts[dtype] = self.matrices.to(dtype), self._factors[1].to(dtype)
         return self._casts[dtype]
-
-    def _eigenvectors_in(self, dtype: torch.dtype) -> torch.Tensor:
-        if dtype not in self._eigenvector_casts:
-            self._eigenvector_casts[dtype] = self._factors[1].to(dtype)
-        return self._eigenvector_casts[dtype]
 
     # -------------------------------------------------------------------------- images <-> blocks, all [P, ., B]
 

@@ -16,7 +16,7 @@ import numpy as np
 from mrcfile.constants import IMAGE_STACK_SPACEGROUP
 
 from cryobench.core import Shape
-from cryobench.errors import DataError
+from cryobench.errors import DataError, said
 
 ReadImage = Callable[[int], np.ndarray]
 """Image i (0-based) of one open file, as a float32 [H, W] copy."""
@@ -39,11 +39,6 @@ class ImageFile:
     open: Callable[[], ReadImage]
 
 
-def one_line(error: BaseException) -> str:
-    """What a library's error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def check_file(path: Path, what: str = "image file") -> None:
     """Raise `DataError` unless `path` is a file with something in it."""
     try:
@@ -56,7 +51,7 @@ def check_file(path: Path, what: str = "image file") -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise DataError(f"{path} cannot be opened: {one_line(error)}; give a readable {what}") from error
+        raise DataError(f"{path} cannot be opened: {said(error)}; give a readable {what}") from error
 
 
 # ------------------------------------------------------------------------------------------------------- MRC
@@ -74,7 +69,7 @@ def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
         dtype = mrcfile.utils.data_dtype_from_header(header)
         shape = mrcfile.utils.data_shape_from_header(header)
     except (ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{path} has a damaged MRC header: {one_line(error)}; wanted mode 0, 1, 2, 6 or 12") from error
+        raise DataError(f"{path} has a damaged MRC header: {said(error)}; wanted mode 0, 1, 2, 6 or 12") from error
     if dtype.kind == "c":
         raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; wanted real images")
     count, image_shape = _stack_shape(path, shape)
@@ -105,7 +100,7 @@ def _mrc_header(path: Path) -> Any:
                 header: Any = mrc.header  # typed as None before reading
                 return header.copy().view(np.recarray)
     except (ValueError, OverflowError, MemoryError, Warning, OSError) as error:
-        raise DataError(f"{path} is not a readable MRC file: {one_line(error)}; give one, or copy it again") from error
+        raise DataError(f"{path} is not a readable MRC file: {said(error)}; give one, or copy it again") from error
 
 
 def _check_mrc_size(path: Path, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
@@ -135,7 +130,7 @@ def open_npy(path: Path) -> ImageFile:
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # a damaged header is evaluated as Python, and can fail in any way that can
         raise DataError(
-            f"{path} is not a readable .npy file of numbers: {one_line(error)}; "
+            f"{path} is not a readable .npy file of numbers: {said(error)}; "
             "save one plain array with numpy.save, or copy it again"
         ) from error
     if array.dtype.kind not in "biuf":

@@ -14,7 +14,7 @@ import numpy as np
 
 from cryobench.core import Shape, Source, Stack
 from cryobench.errors import DataError, ParameterError, SelectionError
-from cryobench.sources.formats import ImageFile, ReadImage, open_mrc, open_npy, open_pt
+from cryobench.sources.formats import ImageFile, ReadImage, check_file, open_mrc, open_npy, open_pt
 from cryobench.sources.fourier_crop import fourier_crop, square_crop
 from cryobench.sources.star import Particles, read_star
 
@@ -134,14 +134,14 @@ class FileStack(Stack):
 
 def _open_file(path: Path, as_stack: bool) -> ImageFile:
     suffix = path.suffix.lower()
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give a file of it")
     if suffix in (".mrc", ".mrcs"):
         return open_mrc(path, as_stack=as_stack or suffix == ".mrcs")
     if suffix == ".npy":
         return open_npy(path)
     if suffix == ".pt":
         return open_pt(path)
+    if path.is_dir():
+        check_file(path)
     raise DataError(f"{path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}")
 
 

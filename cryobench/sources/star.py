@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryobench.errors import DataError
-from cryobench.sources.formats import check_file, one_line
+from cryobench.errors import DataError, said
+from cryobench.sources.formats import check_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def _blocks(path: Path) -> dict[str, Any]:
     try:
         return starfile.read(path, always_dict=True, parse_as_string=_TEXT)  # type: ignore[return-value]
     except Exception as error:  # starfile checks nothing: a malformed table fails wherever it happens to
-        raise DataError(f"{path} is not a readable star file: {one_line(error)}; wanted RELION's format") from error
+        raise DataError(f"{path} is not a readable star file: {said(error)}; wanted RELION's format") from error
 
 
 def _as_table(block: Any) -> pd.DataFrame:
