@@ -45,6 +45,8 @@ class LinearOperator(ABC):
     """Whether every weight of A is non-negative, so that measurements can be counts."""
     noise_in_range: bool = False
     """Whether y is written in a larger space than is measured, so that noise lives on the range of A alone."""
+    closed_form: bool = False
+    """Whether `A_dagger`, `A_dagger_A` and `prox_l2` need no iteration."""
     cg_tol: float = 1e-6
     cg_max_steps: int = 1000
 
@@ -62,13 +64,24 @@ class LinearOperator(ABC):
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         """The least-norm least-squares solution of A x = y, [B, 1, H, W]."""
-        return conjugate_gradients(self.A_adjoint_A, self.A_adjoint(y), tol=self.cg_tol, max_steps=self.cg_max_steps)
+        return self._solve(self.A_adjoint(y), 0.0)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        """(A^T A + I / gamma)^-1 A^T A x, [B, 1, H, W]; gamma > 0 for all images, or for each, [B, 1, 1, 1].
+
+        At gamma = inf it is A^+ A x, the part of x that is measured. With x* any least-squares solution,
+        z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), and the projection on all such solutions at gamma = inf.
+        """
+        return self._solve(self.A_adjoint_A(x), 1 / gamma)
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
         """argmin_x 1/2 ||A x - y||^2 + 1/(2 gamma) ||x - z||^2, [B, 1, H, W]."""
-        residual = self.A_adjoint(y - self.A(z))
-        return z + conjugate_gradients(
-            lambda x: self.A_adjoint_A(x) + x / gamma, residual, tol=self.cg_tol, max_steps=self.cg_max_steps
+        return z + self._solve(self.A_adjoint(y - self.A(z)), 1 / gamma)
+
+    def _solve(self, b: torch.Tensor, shift: torch.Tensor | float) -> torch.Tensor:
+        """(A^T A + shift)^-1 b, of least norm."""
+        return conjugate_gradients(
+            lambda x: self.A_adjoint_A(x) + shift * x, b, tol=self.cg_tol, max_steps=self.cg_max_steps
         )
 
     def compute_norm(self) -> float:
@@ -158,10 +171,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A solver's answer. x: [B, 1, H, W]. info: named per-image numbers (iterations, converged, ...), each [B]."""
+    """A solver's answer. x: [B, 1, H, W]. info: named per-image numbers (iterations, converged, ...), each [B].
+
+    curves: the course of such numbers over the steps, each [B, L].
+    """
 
     x: torch.Tensor
     info: dict[str, torch.Tensor] = field(default_factory=dict)
+    curves: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Solver(ABC):

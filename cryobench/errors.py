@@ -54,5 +54,9 @@ class DeviceError(CryobenchError):
     """A device or dtype this machine does not have."""
 
 
+class DependencyError(CryobenchError):
+    """An optional package that was asked for is not installed."""
+
+
 class ResultsError(CryobenchError):
     """A results folder that cannot be read or written."""

@@ -25,6 +25,15 @@ def norm(a: torch.Tensor) -> torch.Tensor:
     return dot(a, a).sqrt()
 
 
+def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left @ x @ right, [m, H], [B, 1, H, W] and [W, n] -> [B, 1, m, n].
+
+    Image by image: folding the batch into one product would let its size change the rounding.
+    """
+    B = x.shape[0]
+    return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
+
+
 def conjugate_gradients(
     apply: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, *, tol: float, max_steps: int
 ) -> torch.Tensor:

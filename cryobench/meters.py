@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -38,7 +39,7 @@ def count(name: str, images: int) -> None:
 
 
 class CountingOperator(LinearOperator):
-    """An operator that counts the calls of its five applications and is otherwise the one it wraps."""
+    """An operator that counts the calls of its applications and is otherwise the one it wraps."""
 
     def __init__(self, operator: LinearOperator):
         self._operator = operator
@@ -46,6 +47,7 @@ class CountingOperator(LinearOperator):
             setattr(self, name, getattr(operator, name))
         self.nonnegative = operator.nonnegative
         self.noise_in_range = operator.noise_in_range
+        self.closed_form = operator.closed_form
         self.mean_response = operator.mean_response  # set-up, made once for a run: no call of a solver's
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +65,10 @@ class CountingOperator(LinearOperator):
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         count("A_dagger", y.shape[0])
         return self._operator.A_dagger(y)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        count("A_dagger_A", x.shape[0])
+        return self._operator.A_dagger_A(x, gamma)
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
         count("prox_l2", z.shape[0])

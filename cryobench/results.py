@@ -3,7 +3,7 @@
 runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
     record.json           what was run, with what, on what, how it went
     metrics.csv           one row per image
-    curves.npz            per-image curves, where a metric gives any
+    curves.npz            per-image curves, where a metric or the solver gives any
     reconstructions.mrcs  on request, in the units of the data file
     panel.png             on request
 """

@@ -6,6 +6,7 @@ A cell that fails or is skipped never stops the others, and each record is saved
 from __future__ import annotations
 
 import dataclasses
+import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -313,7 +314,20 @@ def _solve_in_batches(
     }
     names = set.intersection(*(set(part.info) for part in parts))
     info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
-    return Reconstruction(torch.cat([part.x for part in parts]), info)
+    return Reconstruction(torch.cat([part.x for part in parts]), info, _joined_curves(parts))
+
+
+def _joined_curves(parts: list[Reconstruction]) -> dict[str, torch.Tensor]:
+    """The solver's curves of all batches, shorter ones continued by NaN."""
+    joined = {}
+    for name in set.intersection(*(set(part.curves) for part in parts)):
+        length = max(part.curves[name].shape[1] for part in parts)
+        padded = [
+            torch.nn.functional.pad(part.curves[name], (0, length - part.curves[name].shape[1]), value=math.nan)
+            for part in parts
+        ]
+        joined[name] = torch.cat(padded)
+    return joined
 
 
 def _checked(answer: Any, problem: Problem) -> Reconstruction:
@@ -335,7 +349,12 @@ def _checked(answer: Any, problem: Problem) -> Reconstruction:
     for name, values in info.items():
         if values.numel() != problem.batch:
             raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
-    return Reconstruction(x, info)
+    curves = {name: torch.as_tensor(values).detach() for name, values in answer.curves.items()}
+    for name, values in curves.items():
+        if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
+            got = f"{list(values.shape)} {values.dtype}"
+            raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
+    return Reconstruction(x, info, curves)
 
 
 def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Record) -> dict[str, np.ndarray]:
@@ -354,7 +373,8 @@ def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Recor
             curves[name] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
     for name, values in reconstruction.info.items():
         record.solver_info[name] = values.double().tolist()
-    return curves
+    solver_curves = {f"solver:{name}": values.cpu().numpy() for name, values in reconstruction.curves.items()}
+    return curves | solver_curves
 
 
 def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: slice) -> Measured:

@@ -7,13 +7,18 @@ For f a function of the eigenvalues of A A^T (equally, of A^T A, since A^T f(A A
     ||A||              = sqrt(max s)
     rank(A)            = number of s > tol
 
+and, with V_r the eigenvectors of A^T A whose s > tol,
+
+    A_dagger_A(x, g)   = V_r w(s) V_r^T x               with w(s) = s/(s + 1/g)
+
 (The residual has no part in null eigenvectors but that of rounding, which 1/(s + 1/g) = g would blow up.)
 
-So a subclass gives its eigenvalues s and how A^T f(A A^T) acts on a residual.
+So a subclass gives its eigenvalues s, how A^T f(A A^T) acts on a residual and how V_r w(s) V_r^T acts on an image.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -26,6 +31,8 @@ Response = Callable[[torch.Tensor], torch.Tensor]
 
 class FactoredOperator(LinearOperator):
     """A linear operator whose pseudo-inverse and proximal step are closed form."""
+
+    closed_form = True
 
     @property
     @abstractmethod
@@ -41,8 +48,16 @@ class FactoredOperator(LinearOperator):
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
         """A^T f(A A^T) residual, [B, M, h, w] -> [B, 1, H, W], for f = `response` of the eigenvalues."""
 
+    @abstractmethod
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """V_r w(s) V_r^T x, [B, 1, H, W], for w(s) = s / (s + shift), shift [B, 1, 1, 1] or [1, 1, 1, 1]."""
+
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         return self.apply_filter(self._inverse(0.0), y)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        shift = 1 / torch.as_tensor(gamma, dtype=x.dtype, device=x.device)
+        return self.filter_range(x, shift.reshape(-1, 1, 1, 1))
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
         return z + self.apply_filter(self._inverse(1 / gamma), y - self.A(z))

@@ -77,6 +77,10 @@ class FourierOperator(FactoredOperator):
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
         return self._multiply_spectrum(self._half * response(self._half**2), residual)
 
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        s = self._half**2
+        return self._multiply_spectrum(torch.where(s > 0, s / (s + shift), 0.0), x)
+
     def _multiply_spectrum(self, weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         spectrum = weight.to(image.dtype) * torch.fft.rfft2(image)
         if len(image) == 1 and image.device.type == "cpu":

@@ -48,3 +48,6 @@ class IdentityOperator(FactoredOperator):
 
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
         return response(self.eigenvalues).to(residual.dtype) * residual
+
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return x / (1 + shift)

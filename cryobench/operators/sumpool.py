@@ -72,7 +72,7 @@ class SumPoolOperator(FactoredOperator):
         self.nonnegative = bool(masks.min() >= 0)
         self.matrices = self._to_blocks(masks.to(self.device, dtype))
         """B_p for every block, [P, M, K^2]."""
-        self._casts: dict[torch.dtype, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._casts: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return self._blocks_to_measurements(_product(self.matrices, self._image_to_blocks(x)))
@@ -92,6 +92,7 @@ class SumPoolOperator(FactoredOperator):
         _ = self._gram if self._gram_is_cheaper else None
         for dtype in {self.dtype, torch.float64}:
             _ = self._in(dtype)
+        _ = self._cast("V_r", self._range[1], self.dtype)
 
     @property
     def eigenvalues(self) -> torch.Tensor:
@@ -124,6 +125,12 @@ class SumPoolOperator(FactoredOperator):
         Ax = self._blocks_to_measurements(_product(B, self._image_to_blocks(x)))
         return (x + super().A_dagger(y64 - Ax)).to(y.dtype)
 
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        s, V = self._range
+        w = torch.where(s > 0, s / (s + shift.flatten()), 0.0).to(x.dtype)
+        V = self._cast("V_r", V, x.dtype)
+        return self._blocks_to_image(_product(V, w * _product(V.mT, self._image_to_blocks(x))))
+
     @property
     def _measurement_side(self) -> bool:
         return self.matrices.shape[1] <= self.matrices.shape[2]
@@ -144,11 +151,26 @@ class SumPoolOperator(FactoredOperator):
         s, V = torch.linalg.eigh(B @ B.mT if self._measurement_side else B.mT @ B)
         return s.clamp_min(0), V
 
+    @cached_property
+    def _range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The eigenvalues [P, n, 1] of B^T B, 0 where null, and their eigenvectors V_r [P, K^2, n], in float64."""
+        s, V = self._factors
+        kept = s > self.eigenvalue_tolerance
+        if self._measurement_side:
+            # B^T V s^-1/2, orthonormal up to what small s amplify; one Newton-Schulz step squares that error
+            V = self.matrices.double().mT @ (V * torch.where(kept, s, torch.inf).rsqrt().unsqueeze(-2))
+            V = V @ (1.5 * torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - 0.5 * V.mT @ V)
+        return torch.where(kept, s, 0.0).unsqueeze(-1), V
+
     def _in(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The matrices B [P, M, K^2] and the eigenvectors V [P, n, n] in a dtype, converted once."""
-        if dtype not in self._casts:
-            self._casts[dtype] = self.matrices.to(dtype), self._factors[1].to(dtype)
-        return self._casts[dtype]
+        """The matrices B [P, M, K^2] and the eigenvectors V [P, n, n] in a dtype."""
+        return self._cast("B", self.matrices, dtype), self._cast("V", self._factors[1], dtype)
+
+    def _cast(self, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor in a dtype, converted once."""
+        if (name, dtype) not in self._casts:
+            self._casts[name, dtype] = tensor.to(dtype)
+        return self._casts[name, dtype]
 
     # -------------------------------------------------------------------------- images <-> blocks, all [P, ., B]
 
@@ -174,6 +196,7 @@ class SumPoolOperator(FactoredOperator):
 
 
 _SMALL_PRODUCT = 400
+_TINY_MATRIX = 16
 
 
 def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -181,12 +204,18 @@ def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
     On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, and the two round
     differently. So a product that is small for one image either gets zero columns until it is large, or, where that
-    would take many, is made of small ones.
+    would take many, is made of small ones; and where the matrices are tiny, multiplying and adding is the faster.
     """
     B, columns = columns.shape[-1], columns.contiguous()
-    large = math.ceil(_SMALL_PRODUCT / (matrices.shape[1] * matrices.shape[2]))
+    m, n = matrices.shape[1:]
+    large = math.ceil(_SMALL_PRODUCT / (m * n))
     if matrices.device.type != "cpu" or large == 1:
         return matrices @ columns
+    if m * n <= _TINY_MATRIX:
+        product = matrices[:, :, :1] * columns[:, :1]
+        for j in range(1, n):
+            product.addcmul_(matrices[:, :, j : j + 1], columns[:, j : j + 1])
+        return product
     if large <= 8:
         return (matrices @ torch.nn.functional.pad(columns, (0, max(0, large - B))))[..., :B].contiguous()
     return torch.cat([matrices @ part for part in columns.split(large - 1, dim=-1)], dim=-1)

@@ -7,53 +7,30 @@ from functools import lru_cache
 
 import torch
 
-from cryobench.core import Prior
+from cryobench.core import Shape
+from cryobench.linalg import sandwich
+from cryobench.priors.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
-class DctSparsity(Prior):
-    """R(x) = sum of |DCT-II coefficients| of x without the zero-frequency one: the mean is never shrunk."""
+class DctSparsity(Sparsity):
+    """K: the orthonormal 2-D DCT-II. Its zero-frequency coefficient, the mean times sqrt(H W), is never shrunk."""
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        """Orthonormal 2-D DCT-II, [B, 1, H, W] -> [B, 1, H, W]; coefficient (0, 0) is the mean times sqrt(H W)."""
         rows, columns = _bases(x)
-        return _each_image(rows, x, columns.mT)
+        return sandwich(rows, x, columns.mT)
 
-    def synthesis(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """The inverse (and transpose) of `analysis`."""
-        rows, columns = _bases(coefficients)
-        return _each_image(rows.mT, coefficients, columns)
+    def adjoint(self, u: torch.Tensor) -> torch.Tensor:
+        rows, columns = _bases(u)
+        return sandwich(rows.mT, u, columns)
 
-    def value(self, x: torch.Tensor) -> torch.Tensor:
-        """R(x) of each image, [B, 1, 1, 1]."""
-        return _without_mean(self.analysis(x)).abs().sum(dim=(1, 2, 3), keepdim=True)
+    def penalised(self, u: torch.Tensor) -> torch.Tensor:
+        u = u.clone()
+        u[..., 0, 0] = 0
+        return u
 
-    def prox(self, z: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-        """argmin_x 1/2 ||x - z||^2 + threshold R(x): soft thresholding, exact since the DCT is orthonormal.
-
-        threshold: [B, 1, 1, 1] or a scalar tensor.
-        """
-        c = self.analysis(z)
-        # max(c - t, 0) + min(c + t, 0), with the mean passed through
-        shrunk = (c - threshold).clamp_min(0) + (c + threshold).clamp_max(0)
-        shrunk[..., 0, 0] = c[..., 0, 0]
-        return self.synthesis(shrunk)
-
-    def largest_threshold(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The dual norm of R: max |DCT coefficient| of each image without the mean, [B, 1, 1, 1]."""
-        return _without_mean(self.analysis(gradient)).abs().amax(dim=(1, 2, 3), keepdim=True)
-
-
-def _without_mean(coefficients: torch.Tensor) -> torch.Tensor:
-    coefficients = coefficients.clone()
-    coefficients[..., 0, 0] = 0
-    return coefficients
-
-
-def _each_image(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ x @ right, image by image: folding the batch into one product would let its size change the rounding."""
-    B = x.shape[0]
-    return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
+    def entries(self, shape: Shape) -> int:
+        return shape[0] * shape[1] - 1
 
 
 def _bases(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,13 +1,16 @@
-"""`pinv`: the floor of every leaderboard."""
+"""`pinv`, the floor of every leaderboard, and `tikhonov`: one proximal step of the data term each."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
-from cryobench.linalg import mean_intensity
+from cryobench.errors import ParameterError
+from cryobench.linalg import mean_intensity, norm
 from cryobench.rng import Rng
 
 
@@ -23,8 +26,53 @@ class Pinv(Solver):
         return Reconstruction(least_norm(problem))
 
 
+@dataclass(frozen=True)
+class Tikhonov(Solver):
+    """argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2, with c the mean intensity that the measurements imply.
+
+    One proximal step from c. `lam=auto` takes the weight at which ||A x - A A^+ y|| is what the noise is expected to
+    leave (Morozov's discrepancy principle); where y is exact that is lam = 0, which is `pinv`.
+    """
+
+    lam: Annotated[float | Literal["auto"], "weight of the squared norm; auto: by the noise level"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.lam != "auto" and not 0 <= self.lam < math.inf:
+            raise ParameterError(f"tikhonov: lam must be zero, positive or auto, got {self.lam:g}")
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        operator, c = problem.operator, mean_intensity(problem.operator, problem.y)
+        least = least_norm(problem)
+        lam = _discrepant(problem, least - c) if self.lam == "auto" else torch.full_like(c, self.lam)
+        x = torch.where(lam > 0, c + operator.A_dagger_A(least - c, 1 / lam), least)
+        return Reconstruction(x, {"lam": lam.flatten(), "misfit": norm(operator.A(x - least)).flatten()})
+
+
 def least_norm(problem: Problem) -> torch.Tensor:
     """x = c + A^+ (y - c A 1), [B, 1, H, W], with c from `linalg.mean_intensity`."""
     operator, y = problem.operator, problem.y
     c = mean_intensity(operator, y)
     return c + operator.A_dagger(y - c * operator.mean_response)
+
+
+def expected_misfit(problem: Problem) -> torch.Tensor:
+    """The norm that noise is expected to have on the range of A, [B, 1, 1, 1]: sigma sqrt(rank A).
+
+    Where y is written in a larger space and sigma is the deviation there (`noise_in_range`), sigma sqrt(entries of y).
+    """
+    operator = problem.operator
+    dimensions = problem.y[0].numel() if operator.noise_in_range else operator.rank
+    return problem.sigma * dimensions**0.5
+
+
+def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
+    """The weight at which the misfit of the Tikhonov solution, which grows with it, is the expected one: by bisection
+    between 1e-8 and 1e8 ||A||^2; 0 where nothing is expected."""
+    operator, wanted = problem.operator, expected_misfit(problem)
+    scale = operator.compute_norm() ** 2 or 1.0
+    low, high = torch.full_like(wanted, 1e-8 * scale), torch.full_like(wanted, 1e8 * scale)
+    for _ in range(40):
+        middle = (low * high).sqrt()
+        less = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure)) < wanted
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    return torch.where(wanted > 0, (low * high).sqrt(), 0.0)

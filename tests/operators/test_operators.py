@@ -125,6 +125,35 @@ def test_the_proximal_step_in_single_precision_is_that_in_double(recipe, shape, 
     assert (got - wanted).abs().max() < max(bound, 1e-5)
 
 
+@cases
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_measured_of_an_image_against_numpy(recipe, shape, dtype):
+    """A_dagger_A: the projection on the range of A^T at gamma = inf, its Tikhonov filter below, per image."""
+    operator, x = build(recipe, shape, dtype), images(shape, 3, dtype)
+    matrix = build(recipe, shape).A(torch.eye(x[0].numel(), dtype=torch.float64).reshape(-1, 1, *shape)).flatten(1).mT
+    _, s, V = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    s2, gamma = s**2, torch.tensor([0.01, 7.0, np.inf], dtype=dtype).reshape(3, 1, 1, 1)
+    kept = s2 > 1e-10 * s2.max()
+    wanted = []
+    for v, g in zip(x.flatten(1).double().numpy(), gamma.flatten().tolist(), strict=True):
+        weight = np.zeros_like(s2)
+        weight[kept] = s2[kept] / (s2[kept] + 1 / g)
+        wanted.append(V.T @ (weight * (V @ v)))
+    tolerance = 1e-9 if dtype is torch.float64 else 2e-5
+    got = operator.A_dagger_A(x, gamma).flatten(1).double().numpy()
+    np.testing.assert_allclose(got, np.stack(wanted), atol=tolerance)
+    everywhere = operator.A_dagger_A(x)
+    np.testing.assert_allclose(everywhere[2:].flatten(1).double().numpy(), wanted[2:], atol=tolerance)
+    np.testing.assert_allclose(operator.A_dagger_A(everywhere), everywhere, atol=tolerance)
+
+
+@cases
+def test_the_proximal_step_from_a_solution_is_the_proximal_step(recipe, shape):
+    operator = build(recipe, shape)
+    z, y = images(shape, seed=4), operator.A(images(shape, seed=5)) + 0.1
+    torch.testing.assert_close(z + operator.A_dagger_A(operator.A_dagger(y) - z, 0.7), operator.prox_l2(z, y, 0.7))
+
+
 @pytest.mark.parametrize("recipe", [Identity(), SumPool(4), SumPool(4, 23), Fourier(0.5)], ids=name)
 def test_the_default_iterations_agree_with_the_closed_forms(recipe):
     closed = build(recipe, (16, 16))
@@ -145,6 +174,10 @@ def test_the_default_iterations_agree_with_the_closed_forms(recipe):
     y = closed.A(x)
     torch.testing.assert_close(bare.A_dagger(y), closed.A_dagger(y), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(bare.prox_l2(x, y + 1, 0.3), closed.prox_l2(x, y + 1, 0.3), rtol=1e-8, atol=1e-8)
+    for gamma in (0.3, np.inf, torch.tensor([0.2, 9.0, np.inf], dtype=x.dtype).reshape(3, 1, 1, 1)):
+        torch.testing.assert_close(bare.A_dagger_A(x, gamma), closed.A_dagger_A(x, gamma), rtol=1e-8, atol=1e-8)
+    assert closed.closed_form
+    assert not bare.closed_form
     assert bare.compute_norm() == pytest.approx(closed.compute_norm(), rel=1e-3)
 
 
@@ -173,7 +206,13 @@ def test_the_size_of_a_batch_does_not_change_the_rounding(recipe):
     """Sizes for which torch changes its kernel between one image and many; iterations would blow the gap up."""
     operator, x = build(recipe, (64, 64), torch.float32), images((64, 64), 17, torch.float32)
     y = operator.A(x)
-    for method, batch in ((operator.A, x), (operator.A_adjoint, y), (operator.A_adjoint_A, x), (operator.A_dagger, y)):
+    for method, batch in (
+        (operator.A, x),
+        (operator.A_adjoint, y),
+        (operator.A_adjoint_A, x),
+        (operator.A_dagger, y),
+        (operator.A_dagger_A, x),
+    ):
         whole = method(batch)
         for n in (1, 2, 8):
             assert (method(batch[:n]) - whole[:n]).abs().max() <= 1e-7 * whole.abs().max()
@@ -239,9 +278,11 @@ def test_calls_are_counted_per_image_and_nothing_else_changes():
         operator.A_adjoint(y[:1])
         operator.A_adjoint_A(x)
         operator.A_dagger(y)
+        operator.A_dagger_A(x)
         operator.prox_l2(x, y, 1.0)
     operator.A(x)  # outside: not counted
-    assert calls == {"A": 2, "A_adjoint": 1, "A_adjoint_A": 2, "A_dagger": 2, "prox_l2": 2}
+    assert calls == {"A": 2, "A_adjoint": 1, "A_adjoint_A": 2, "A_dagger": 2, "A_dagger_A": 2, "prox_l2": 2}
+    assert operator.closed_form
     assert operator.matrices is inner.matrices
     assert operator.rank == inner.rank
     assert isinstance(inner, SumPoolOperator)
@@ -259,5 +300,6 @@ def test_cuda_agrees_with_the_cpu(recipe, dtype):
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
     torch.testing.assert_close(there.A(x.cuda()).cpu(), y, **tolerance)
     torch.testing.assert_close(there.A_dagger(y.cuda()).cpu(), here.A_dagger(y), **tolerance)
+    torch.testing.assert_close(there.A_dagger_A(x.cuda(), 0.5).cpu(), here.A_dagger_A(x, 0.5), **tolerance)
     torch.testing.assert_close(there.prox_l2(x.cuda(), y.cuda(), 0.5).cpu(), here.prox_l2(x, y, 0.5), **tolerance)
     assert there.compute_norm() == pytest.approx(here.compute_norm(), rel=1e-6)

@@ -1,0 +1,168 @@
+"""What the sparsity priors have in common: R(x) = max <u, K x> over a dual ball, its value, projection and prox.
+
+K is a linear analysis (a DCT, a wavelet transform, finite differences) and |.| the magnitude of its n penalised entries
+(a coefficient, or the gradient at a pixel). The dual ball of radius r is
+
+    B_r = { u : |u_i| <= r for all i, ||u|| <= r sqrt(n) / cut, u = 0 on entries that are not penalised }.
+
+With `cut = 1` the second condition says nothing and R(x) = sum |K x|_i: the l1 norm, the total variation. With more,
+
+    R(x) = min over a of   sum |a|_i + sqrt(n) / cut ||K x - a||,
+
+so that K x = a + b is split into a sparse part a and a dense part b, and an entry counts as sparse beyond `cut` root
+mean squares of b: in b, entries are clipped there. It is the regulariser of the square-root LASSO (Belloni,
+Chernozhukov & Wang 2011), the dense part as its noise: of particle images, which are structure and white noise, it asks
+that the structure be sparse, and needs no noise level. R stays a norm: nothing here depends on the scale of an image.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench.core import Prior, Shape
+from cryobench.errors import ParameterError
+from cryobench.linalg import dot
+
+
+@dataclass(frozen=True)
+class Sparsity(Prior):
+    """The norm R(x) = max <u, K x> over the dual ball; see the module."""
+
+    cut: Annotated[float, "an entry is sparse beyond this many RMS of the dense rest; 1: the plain norm"] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cut < float("inf"):
+            raise ParameterError(f"cut must be 1 (the plain norm) or more, got {self.cut:g}")
+
+    norm_squared = 1.0
+    """A bound of ||K||^2, tight for large images. Where it is 1, K is orthonormal and `prox` is closed form."""
+    prox_tolerance = 1e-7
+    """Where `prox` is not closed form: the relative duality gap it stops at."""
+
+    def unsupported(self, shape: Shape) -> str | None:
+        """Why this prior says nothing about images of this shape, or None."""
+        return None
+
+    @abstractmethod
+    def analysis(self, x: torch.Tensor) -> torch.Tensor:
+        """K x, [B, 1, H, W] -> [B, C, H, W]."""
+
+    @abstractmethod
+    def adjoint(self, u: torch.Tensor) -> torch.Tensor:
+        """K^T u, [B, C, H, W] -> [B, 1, H, W]."""
+
+    def penalised(self, u: torch.Tensor) -> torch.Tensor:
+        """u with zeros where R does not look; u itself where it looks everywhere."""
+        return u
+
+    def entries(self, shape: Shape) -> int:
+        """The number n of magnitudes that R sums over."""
+        return shape[0] * shape[1]
+
+    def magnitude(self, u: torch.Tensor) -> torch.Tensor:
+        """|u|_i, [B, C or 1, H, W]."""
+        return u.abs()
+
+    def clip(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+        """The nearest point with |u|_i <= radius."""
+        return torch.clamp(u, -radius, radius)
+
+    # ------------------------------------------------------------------------------------------------ what follows
+
+    def value(self, x: torch.Tensor) -> torch.Tensor:
+        """R(x) of each image, [B, 1, 1, 1]."""
+        m = self.magnitude(self.penalised(self.analysis(x)))
+        if self.cut == 1:
+            return _total(m)
+        # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2, or 1 wherever m > 0 if that is less
+        theta = _root(m.square(), self._energy(x), torch.ones_like(m[:, :1, :1, :1]))
+        u = (theta.sqrt() * m).nan_to_num(0.0, posinf=1.0).clamp_max(1)
+        return _total(u * m)
+
+    def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+        """The nearest point of the dual ball of that radius, [B, 1, 1, 1]: scaled down, then clipped."""
+        u = self.penalised(u)
+        if self.cut > 1:
+            m2, r2 = self.magnitude(u).square(), radius.square()
+            u = u * _root(m2, r2 * self._energy(u), r2).clamp_max(1).sqrt()
+        return self.clip(u, radius)
+
+    def dual_step(self, u: torch.Tensor, radius: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The proximal step of size sigma of the conjugate of radius R: here the projection, whatever sigma."""
+        return self.project(u, radius)
+
+    def prox(self, z: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+        """argmin_x 1/2 ||x - z||^2 + threshold R(x). threshold: [B, 1, 1, 1]."""
+        return self.dual_prox(z, threshold)[0]
+
+    def dual_prox(
+        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None = None, steps: int = 2000
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prox x = z - K^T u and its dual solution u, the minimiser of 1/2 ||z - K^T u||^2 in the dual ball.
+
+        For an orthonormal K that is one projection (with `cut = 1`, soft thresholding). Else at most `steps` of a dual
+        method find it, from the dual point `start`: the solution of a problem nearby saves most of them.
+        """
+        if self.norm_squared == 1:
+            u = self.project(self.analysis(z), threshold)
+            return z - self.adjoint(u), u
+        return self._ascend(z, threshold, start, steps)
+
+    def _ascend(
+        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None, steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fast gradient projection on the dual (Beck & Teboulle 2009, section 4.2) with restarts, until
+
+            gap = threshold R(x) - <u, K x>  <=  prox_tolerance (1/2 ||x - z||^2 + threshold R(x)),
+
+        the duality gap of x = z - K^T u and u, looked at every tenth step, each image on its own.
+        """
+        step = 1 / self.norm_squared
+        u = torch.zeros_like(self.analysis(z)) if start is None else self.project(start, threshold)
+        v, t = u, torch.ones_like(z[:, :1, :1, :1])
+        x, done = z - self.adjoint(u), torch.zeros_like(t, dtype=torch.bool)
+        for i in range(steps):
+            u_next = self.project(v + step * self.analysis(z - self.adjoint(v)), threshold)
+            uphill = dot(v - u_next, u_next - u) > 0
+            t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
+            momentum = torch.where(uphill, 0.0, (t - 1) / t_next)
+            v, t = u_next + momentum * (u_next - u), torch.where(uphill, 1.0, t_next)
+            u = torch.where(done, u, u_next)
+            if i % 10 == 9 or i == steps - 1:
+                x = z - self.adjoint(u)
+                penalty = threshold * self.value(x)
+                gap = penalty - dot(u, self.analysis(x))
+                done = gap <= self.prox_tolerance * (dot(x - z, x - z) / 2 + penalty)
+                if done.all():
+                    break
+        return x, u
+
+    def _energy(self, x: torch.Tensor) -> float:
+        """The largest ||u||^2 in the dual ball of radius one."""
+        return self.entries((x.shape[-2], x.shape[-1])) / self.cut**2
+
+
+def _total(a: torch.Tensor) -> torch.Tensor:
+    return a.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+
+
+def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> torch.Tensor:
+    """theta of each image with sum min(theta m2, cap) = level, [B, 1, 1, 1]; inf where even theta = inf gives less.
+
+    The sum is concave and piecewise linear in theta, so Newton's method from the left ends, exactly, after a few steps.
+    Sums are taken in float64, so that the size of a batch does not change them.
+    """
+    theta = level / _total(m2)
+    clipped = torch.full(theta.shape, -1, device=m2.device)
+    while True:
+        beyond = m2 >= cap / theta
+        now = beyond.sum(dim=(1, 2, 3), keepdim=True)
+        if (now <= clipped).all():
+            return theta
+        clipped = torch.maximum(now, clipped)
+        rest = _total(m2.masked_fill(beyond, 0))
+        theta = torch.where(rest > 0, (level - cap * now) / rest, torch.inf)

@@ -1,0 +1,99 @@
+"""`wavelet`: images are sparse in an orthonormal wavelet basis.
+
+PyWavelets supplies the transform, as the matrices of its single levels (mode `periodization`, which is orthonormal on a
+finite image); torch applies them, batched, on any device and in any dtype. See docs/adr/0005.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+import pywt
+import torch
+
+from cryobench.core import Shape
+from cryobench.errors import ParameterError
+from cryobench.linalg import sandwich
+from cryobench.priors.sparsity import Sparsity
+
+
+@dataclass(frozen=True)
+class WaveletSparsity(Sparsity):
+    """K: a 2-D discrete wavelet transform of `level` levels, its approximation band left alone.
+
+    Coefficients are laid out as in `pywt.coeffs_to_array`: the approximation band in the corner at (0, 0).
+    """
+
+    family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
+    level: Annotated[int | None, "number of levels; none: as many as both sides can be halved"] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            pywt.Wavelet(self.family)  # pyright: ignore[reportAttributeAccessIssue]
+        except ValueError:
+            raise ParameterError(
+                f"wavelet: PyWavelets has no discrete wavelet {self.family!r}; it has haar, db4, sym8, coif2 and others"
+            ) from None
+        L = level_matrix(self.family, 64, torch.float64, torch.device("cpu"))
+        if not torch.allclose(L @ L.mT, torch.eye(64, dtype=L.dtype), atol=1e-9):
+            raise ParameterError(f"wavelet: {self.family} is not orthogonal; take one of haar, db*, sym* or coif*")
+        if self.level is not None and self.level < 1:
+            raise ParameterError(f"wavelet: level must be at least 1, got {self.level}")
+
+    def unsupported(self, shape: Shape) -> str | None:
+        most = _halvings(shape)
+        if most == 0:
+            return f"a wavelet transform halves both sides, which {shape[0]} x {shape[1]} does not allow"
+        if self.level is not None and self.level > most:
+            return f"{shape[0]} x {shape[1]} pixels can be halved {most} times, not level={self.level}"
+        return None
+
+    def analysis(self, x: torch.Tensor) -> torch.Tensor:
+        c = x.clone()
+        for h, w in self._bands(x):
+            c[..., :h, :w] = sandwich(self._matrix(h, x), c[..., :h, :w], self._matrix(w, x).mT)
+        return c
+
+    def adjoint(self, u: torch.Tensor) -> torch.Tensor:
+        x = u.clone()
+        for h, w in reversed(self._bands(u)):
+            x[..., :h, :w] = sandwich(self._matrix(h, u).mT, x[..., :h, :w], self._matrix(w, u))
+        return x
+
+    def penalised(self, u: torch.Tensor) -> torch.Tensor:
+        h, w = self._bands(u)[-1]
+        u = u.clone()
+        u[..., : h // 2, : w // 2] = 0
+        return u
+
+    def entries(self, shape: Shape) -> int:
+        level = self._levels(shape)
+        return shape[0] * shape[1] - (shape[0] >> level) * (shape[1] >> level)
+
+    def _levels(self, shape: Shape) -> int:
+        return self.level or _halvings(shape)
+
+    def _bands(self, x: torch.Tensor) -> list[Shape]:
+        """The part of the array that each level transforms, largest first."""
+        H, W = x.shape[-2:]
+        return [(H >> i, W >> i) for i in range(self._levels((H, W)))]
+
+    def _matrix(self, n: int, like: torch.Tensor) -> torch.Tensor:
+        return level_matrix(self.family, n, like.dtype, like.device)
+
+
+def _halvings(shape: Shape) -> int:
+    """How often both sides can be halved."""
+    common = np.gcd(*shape)
+    return int(common & -common).bit_length() - 1
+
+
+@lru_cache(maxsize=64)
+def level_matrix(family: str, n: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """One level of the periodised wavelet transform of n samples, [n, n]: approximation rows first, then details."""
+    bands = pywt.dwt(np.eye(n), family, mode="periodization", axis=0)
+    return torch.from_numpy(np.concatenate(bands)).to(device, dtype)

@@ -1,0 +1,146 @@
+"""`dct`, `wavelet` and `tv`: names on the proximal engine."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.errors import ParameterError
+from cryobench.linalg import dot, mean_intensity, norm
+from cryobench.priors.dct import DctSparsity
+from cryobench.priors.sparsity import Sparsity
+from cryobench.priors.tv import Kind, ProxTv, TotalVariation
+from cryobench.priors.wavelet import WaveletSparsity
+from cryobench.rng import Rng
+from cryobench.solvers.pinv import expected_misfit, least_norm
+from cryobench.solvers.proximal import Fista, PrimalDual, Task, finished, minimise
+
+
+@dataclass(frozen=True)
+class Sparse(Solver):
+    """min 1/2 ||A x - y||^2 + lam R(x), or min R(x) subject to A x = y, for a sparsity prior R."""
+
+    lam: Annotated[float | Literal["auto"], "weight of R; auto: by the noise level, see docs/classical.md"] = "auto"
+    form: Annotated[Literal["auto", "penalty", "constraint"], "auto: constraint where y is exact and lam=auto"] = "auto"
+    cut: Annotated[
+        float | None,
+        "R splits off what is dense, see docs/classical.md; none: 1 (the plain norm) with a "
+        "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
+    ] = None
+    method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
+    steps: Annotated[int, "most steps"] = 2000
+    tol: Annotated[float, "stop an image at this fixed-point residual, relative to its structure"] = 2e-5
+    box: Annotated[bool, "hold every pixel in [-1, 1]"] = False
+    share: Annotated[float, "form=penalty, lam=auto, exact y: misfit relative to the structure in y"] = 0.01
+    trace: Annotated[bool, "keep objective, change and residual of every step as curves"] = False
+
+    default_cut = 2.0  # what each prior takes is measured: docs/adr/0006
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__.lower()
+        if self.lam != "auto" and not 0 <= self.lam < math.inf:
+            raise ParameterError(f"{name}: lam must be zero, positive or auto, got {self.lam:g}")
+        if self.form == "constraint" and self.lam != "auto":
+            raise ParameterError(f"{name}: form=constraint has no weight; leave out lam={self.lam:g}, or form")
+        if self.method == "fista" and (self.form == "constraint" or self.box):
+            raise ParameterError(f"{name}: method=fista solves form=penalty without box; take method=primal_dual")
+        if not 0 < self.share < 1:
+            raise ParameterError(f"{name}: share must lie in (0, 1), got {self.share:g}")
+        if self.steps < 1:
+            raise ParameterError(f"{name}: steps must be at least 1, got {self.steps}")
+        if not 0 <= self.tol < math.inf:
+            raise ParameterError(f"{name}: tol must be zero or positive, got {self.tol:g}")
+        _ = self.prior  # its parameters are checked too
+
+    @property
+    def prior(self) -> Sparsity:
+        """R."""
+        plain = 1.0 if self.lam != "auto" else self.default_cut
+        return self.regulariser(plain if self.cut is None else self.cut)
+
+    @abstractmethod
+    def regulariser(self, cut: float) -> Sparsity:
+        """R with that split."""
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return self.prior.unsupported(problem.operator.image_shape)
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        task = self.task(problem)
+        if task.exact.all() and problem.operator.rank == math.prod(problem.operator.image_shape):
+            return finished(task)  # one image alone agrees with y
+        method = PrimalDual(task) if self._primal_dual(problem, task) else Fista(task)
+        return minimise(method, steps=self.steps, tol=self.tol, trace=self.trace, progress=progress)
+
+    def _primal_dual(self, problem: Problem, task: Task) -> bool:
+        if self.method == "auto":
+            return problem.operator.closed_form or self.box or bool(task.exact.any())
+        return self.method == "primal_dual"
+
+    def task(self, problem: Problem) -> Task:
+        """What is minimised: the form, and with `lam=auto` the misfit that the weight is to reach."""
+        operator, prior = problem.operator, self.prior
+        least = least_norm(problem)
+        structure = least - mean_intensity(operator, problem.y)
+        measured = operator.A(structure)
+        if self.lam != "auto":
+            lam = torch.full_like(problem.sigma, self.lam)
+            misfit, exact = torch.full_like(lam, math.inf), torch.zeros_like(lam, dtype=torch.bool)
+        else:
+            misfit = self._misfit(problem, norm(measured))
+            exact = misfit == 0
+            # where lam K^T u = A^T r balance, for a residual r of that size and |u| = 1
+            gain = norm(operator.A_adjoint(measured)) / norm(measured).clamp_min(torch.finfo(misfit.dtype).tiny)
+            lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared)
+            lam, misfit = torch.where(exact, 1.0, lam), torch.where(exact, math.inf, misfit)
+        outside = operator.A(least) - problem.y
+        beyond = dot(outside, outside) / 2
+        return Task(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.box)
+
+    def _misfit(self, problem: Problem, structure: torch.Tensor) -> torch.Tensor:
+        """The misfit that the weight is to reach, 0 for the constraint form; `structure`: that of a constant image."""
+        if self.form == "constraint":
+            return torch.zeros_like(structure)
+        misfit = expected_misfit(problem)
+        if self.form == "penalty" or self.method == "fista":
+            misfit = torch.where(misfit > 0, misfit, self.share * structure)
+        return torch.minimum(misfit, 0.99 * structure)
+
+
+@dataclass(frozen=True)
+class Dct(Sparse):
+    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; see `cryobench show dct`, kind prior."""
+
+    def regulariser(self, cut: float) -> Sparsity:
+        return DctSparsity(cut)
+
+
+@dataclass(frozen=True)
+class Wavelet(Sparse):
+    """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
+
+    family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
+    level: Annotated[int | None, "number of levels; none: as many as both sides can be halved"] = None
+
+    default_cut = 2.5
+
+    def regulariser(self, cut: float) -> Sparsity:
+        return WaveletSparsity(cut, self.family, self.level)
+
+
+@dataclass(frozen=True)
+class Tv(Sparse):
+    """Few edges: R(x) = sum over pixels of the length of the gradient (total variation)."""
+
+    kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
+    backend: Annotated[Literal["torch", "proxtv"], "proxtv: the proximal step of the package prox-tv"] = "torch"
+
+    default_cut = 1.5
+
+    def regulariser(self, cut: float) -> Sparsity:
+        return TotalVariation(cut, self.kind) if self.backend == "torch" else ProxTv(cut, self.kind)
