@@ -210,7 +210,7 @@ def test_several_seeds_read_the_images_once(blobs, monkeypatch):
 
 
 @pytest.mark.parametrize("operator", ["sumpool:2", "sumpool:4", "sumpool:8,mask=random_gaussian", "fourier:0.4"])
-@pytest.mark.parametrize("solver", ["dct:steps=100", "wavelet:steps=60", "tv:steps=100"])
+@pytest.mark.parametrize("solver", ["dct:steps=40", "wavelet:steps=40", "tv:steps=40"])
 def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator, solver):
     options = {"noises": ["none", "gaussian:rel=0.05"], "metrics": ["psnr", "mae"]}
     whole = run(solver, operator, images="0:8", batch=8, **options)

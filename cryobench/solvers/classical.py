@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, norm
+from cryobench.linalg import dot, mean_intensity, norm, norm_to_mean
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
 from cryobench.priors.tv import Kind, ProxTv, TotalVariation
 from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import expected_misfit, least_norm
-from cryobench.solvers.proximal import Fista, PrimalDual, Task, finished, minimise
+from cryobench.solvers.proximal import Fista, PrimalDual, Task, finished, joined, minimise
+
+GRADIENT_UP_TO = 5.0
+"""Up to this ratio of ||A||^2 to the mean eigenvalue FISTA is the faster (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Sparse(Solver):
         "R splits off what is dense, see docs/classical.md; none: 1 (the plain norm) with a "
         "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
     ] = None
-    method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
+    method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: the faster one, see docs/classical.md"] = "auto"
     steps: Annotated[int, "most steps"] = 2000
     tol: Annotated[float, "stop an image at this fixed-point residual, relative to its structure"] = 2e-5
     box: Annotated[bool, "hold every pixel in [-1, 1]"] = False
@@ -72,15 +76,29 @@ class Sparse(Solver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         task = self.task(problem)
-        if task.exact.all() and problem.operator.rank == math.prod(problem.operator.image_shape):
-            return finished(task)  # one image alone agrees with y
-        method = PrimalDual(task) if self._primal_dual(problem, task) else Fista(task)
-        return minimise(method, steps=self.steps, tol=self.tol, trace=self.trace, progress=progress)
+        iterate = partial(minimise, steps=self.steps, tol=self.tol, trace=self.trace, progress=progress)
+        ways = {
+            "done": finished,
+            "fista": lambda task: iterate(Fista(task)),
+            "primal_dual": lambda task: iterate(PrimalDual(task)),
+        }
+        # an image goes its own way, whatever the others in its batch
+        chosen = {name: torch.nonzero(images.flatten()).flatten() for name, images in self._ways(problem, task).items()}
+        answers = {name: (images, ways[name](task.take(images))) for name, images in chosen.items() if len(images)}
+        return joined(list(answers.values()))
 
-    def _primal_dual(self, problem: Problem, task: Task) -> bool:
+    def _ways(self, problem: Problem, task: Task) -> dict[str, torch.Tensor]:
+        """Which images are done at the start, and which method minimises the others."""
+        operator, exact = problem.operator, task.exact
+        done = exact & (operator.rank == math.prod(operator.image_shape))  # one image alone agrees with y
         if self.method == "auto":
-            return problem.operator.closed_form or self.box or bool(task.exact.any())
-        return self.method == "primal_dual"
+            steep = not operator.closed_form or (
+                task.prior.norm_squared == 1 and norm_to_mean(operator) <= GRADIENT_UP_TO
+            )
+            fista = ~exact & (steep and not self.box)
+        else:
+            fista = torch.full_like(exact, self.method == "fista")
+        return {"done": done, "fista": fista & ~done, "primal_dual": ~fista & ~done}
 
     def task(self, problem: Problem) -> Task:
         """What is minimised: the form, and with `lam=auto` the misfit that the weight is to reach."""

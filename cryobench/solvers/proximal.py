@@ -317,6 +317,21 @@ def finished(task: Task) -> Reconstruction:
     return _report(task, task.least, none, none == 0, torch.zeros_like(task.lam).flatten(), {})
 
 
+def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
+    """One answer of answers for disjoint images, each with its images' indices. Shorter curves end in NaN."""
+    order = torch.cat([images for images, _ in parts]).argsort()
+    answers = [answer for _, answer in parts]
+    length = max((curve.shape[1] for answer in answers for curve in answer.curves.values()), default=0)
+    curves = {}
+    for name in {name for answer in answers for name in answer.curves}:
+        none = torch.empty((1, 0), dtype=answers[0].x.dtype, device=order.device)
+        rows = [answer.curves.get(name, none.expand(len(answer.x), 0)) for answer in answers]
+        padded = [torch.nn.functional.pad(row, (0, length - row.shape[1]), value=math.nan) for row in rows]
+        curves[name] = torch.cat(padded)[order]
+    info = {name: torch.cat([answer.info[name] for answer in answers])[order] for name in answers[0].info}
+    return Reconstruction(torch.cat([answer.x for answer in answers])[order], info, curves)
+
+
 def _report(
     task: Task,
     x: torch.Tensor,

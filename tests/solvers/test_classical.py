@@ -284,10 +284,38 @@ def test_an_operator_without_closed_forms_will_do(solver, noise):
     problem = measure(SumPool(4, 6), images(), noise)
     bare = replace(problem, operator=Bare(problem.operator))
     solver = replace(solver, tol=1e-5)
-    task = solver.task(bare)
-    assert solver._primal_dual(bare, task) == (noise is None)
     wanted, got = solve(solver, problem), solve(solver, bare)
     torch.testing.assert_close(got.x, wanted.x, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "solver", "expected"),
+    [
+        (Fourier(0.5), Dct(), "fista"),
+        (Fourier(0.5), Tv(), "primal_dual"),
+        (Fourier(0.5), Dct(box=True), "primal_dual"),
+        (SumPool(8, 32), Dct(), "primal_dual"),
+        (SumPool(8, 32), Dct(method="fista"), "fista"),
+    ],
+    ids=repr,
+)
+def test_the_method_chosen_and_an_image_that_goes_another_way(recipe, solver, expected):
+    x = images(3, (32, 32), torch.float32)
+    problem = measure(recipe, x, Gaussian(rel=0.1))
+    ways = solver._ways(problem, solver.task(problem))
+    assert ways[expected].all()
+    # the second image is exact: it is solved in the constraint form, and the others as if it were not there
+    sigma = problem.sigma.clone()
+    sigma[1] = 0
+    mixed = replace(problem, sigma=sigma)
+    solver = replace(solver, trace=True, steps=60)
+    whole = solve(solver, mixed)
+    for i in range(3):
+        alone = solve(solver, part(mixed, slice(i, i + 1)))
+        torch.testing.assert_close(alone.x, whole.x[i : i + 1], rtol=0, atol=1e-5)
+        n = int(alone.info["iterations"])
+        assert whole.curves["residual"][i, :n].isfinite().all()
+        assert whole.curves["residual"][i, n:].isnan().all()
 
 
 def test_progress_is_told():
