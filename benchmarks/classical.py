@@ -6,7 +6,8 @@
 Smooth random particles in [-1, 1], noise gaussian:rel=0.05, float32. lam is one number for every image and method: the
 median of what `lam=auto` finds. The optimum is that of a long run in float64, and every objective is measured in
 float64. A gap is (F(x) - F*) / F*. A method is run once, looked at after every step, to find the step after which every
-image is at the target; then that many steps are timed, not looked at. Our times include the start A^+ y, but not what an operator factorises once (part `cost`).
+image is at the target; then that many steps are timed, not looked at. Our times include the start A^+ y, but not what
+an operator factorises once (part `cost`).
 
 speed    The published recipe: 200 steps of Adam, rate 0.1, on ||A x - y||^2 by autograd through masks, average pooling
          and sum, and after each a proximal step by SciPy (orthonormal dctn), PyWavelets (wavedec2, db4) or scikit-image
