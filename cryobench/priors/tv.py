@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -89,7 +90,8 @@ class ProxTv(TotalVariation):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         weights = threshold.expand(len(z), 1, 1, 1).flatten().tolist()
         images = z[:, 0].detach().cpu().double().numpy()
-        x = np.stack([_proxtv().tv1_2d(image, w, max_iters=_PROXTV_STEPS) for image, w in zip(images, weights, strict=True)])
+        tv1_2d = partial(_proxtv().tv1_2d, max_iters=_PROXTV_STEPS)
+        x = np.stack([tv1_2d(image, w) for image, w in zip(images, weights, strict=True)])
         answer = torch.from_numpy(x).unsqueeze(1).to(z)
         return answer, z - answer
 
