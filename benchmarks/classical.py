@@ -67,7 +67,7 @@ class Settings:
     images: int
     size: int
     repeats: int
-    reference: int = 1000
+    reference: int = 4000
     cap: int = 2000
     patience: float = 20.0
     cost_images: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
