@@ -34,6 +34,14 @@ def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.
     return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
 
 
+def concatenate_curves(curves: list[torch.Tensor]) -> torch.Tensor:
+    """[B_i, L_i] one below the other, [sum B_i, max L_i], shorter ones continued by NaN."""
+    length = max(curve.shape[1] for curve in curves)
+    return torch.cat(
+        [torch.nn.functional.pad(curve, (0, length - curve.shape[1]), value=float("nan")) for curve in curves]
+    )
+
+
 def conjugate_gradients(
     apply: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, *, tol: float, max_steps: int
 ) -> torch.Tensor:

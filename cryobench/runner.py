@@ -6,7 +6,6 @@ A cell that fails or is skipped never stops the others, and each record is saved
 from __future__ import annotations
 
 import dataclasses
-import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cryobench.core import Case, LinearOperator, Measured, Metric, Noisy, Proble
 from cryobench.errors import CryobenchError, PluginError, said, told
 from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
+from cryobench.linalg import concatenate_curves
 from cryobench.record import Record
 from cryobench.results import Results
 from cryobench.rng import Rng, generator
@@ -314,20 +314,9 @@ def _solve_in_batches(
     }
     names = set.intersection(*(set(part.info) for part in parts))
     info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
-    return Reconstruction(torch.cat([part.x for part in parts]), info, _joined_curves(parts))
-
-
-def _joined_curves(parts: list[Reconstruction]) -> dict[str, torch.Tensor]:
-    """The solver's curves of all batches, shorter ones continued by NaN."""
-    joined = {}
-    for name in set.intersection(*(set(part.curves) for part in parts)):
-        length = max(part.curves[name].shape[1] for part in parts)
-        padded = [
-            torch.nn.functional.pad(part.curves[name], (0, length - part.curves[name].shape[1]), value=math.nan)
-            for part in parts
-        ]
-        joined[name] = torch.cat(padded)
-    return joined
+    curved = set.intersection(*(set(part.curves) for part in parts))
+    curves = {name: concatenate_curves([part.curves[name] for part in parts]) for name in curved}
+    return Reconstruction(torch.cat([part.x for part in parts]), info, curves)
 
 
 def _checked(answer: Any, problem: Problem) -> Reconstruction:

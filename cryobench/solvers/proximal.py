@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import LinearOperator, Progress, Reconstruction
-from cryobench.linalg import dot, norm
+from cryobench.linalg import concatenate_curves, dot, norm
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01
@@ -62,7 +62,11 @@ class Task:
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
         """What is minimised, [B, 1, 1, 1]."""
-        data = torch.where(self.exact, 0.0, self.misfit_of(x).square() / 2 + self.beyond)
+        return self.objective_at(x, self.misfit_of(x))
+
+    def objective_at(self, x: torch.Tensor, misfit: torch.Tensor) -> torch.Tensor:
+        """`objective`, where the misfit of x is known."""
+        data = torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
         return data + self.lam * self.prior.value(x)
 
 
@@ -321,13 +325,11 @@ def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
     """One answer of answers for disjoint images, each with its images' indices. Shorter curves end in NaN."""
     order = torch.cat([images for images, _ in parts]).argsort()
     answers = [answer for _, answer in parts]
-    length = max((curve.shape[1] for answer in answers for curve in answer.curves.values()), default=0)
     curves = {}
     for name in {name for answer in answers for name in answer.curves}:
         none = torch.empty((1, 0), dtype=answers[0].x.dtype, device=order.device)
         rows = [answer.curves.get(name, none.expand(len(answer.x), 0)) for answer in answers]
-        padded = [torch.nn.functional.pad(row, (0, length - row.shape[1]), value=math.nan) for row in rows]
-        curves[name] = torch.cat(padded)[order]
+        curves[name] = concatenate_curves(rows)[order]
     info = {name: torch.cat([answer.info[name] for answer in answers])[order] for name in answers[0].info}
     return Reconstruction(torch.cat([answer.x for answer in answers])[order], info, curves)
 
@@ -341,5 +343,6 @@ def _report(
     curves: dict[str, torch.Tensor],
 ) -> Reconstruction:
     info = {"iterations": iterations, "converged": converged, "residual": residual}
-    numbers = {"objective": task.objective(x), "lam": task.lam, "misfit": task.misfit_of(x)}
+    misfit = task.misfit_of(x)
+    numbers = {"objective": task.objective_at(x, misfit), "lam": task.lam, "misfit": misfit}
     return Reconstruction(x, info | {name: values.flatten() for name, values in numbers.items()}, curves)
