@@ -17,8 +17,8 @@ speed    The published recipe: 200 steps of Adam, rate 0.1, on ||A x - y||^2 by 
          deepinv: its FISTA and PGD, step 1 / ||A||^2, batched, on our operator as its LinearPhysics, with its L2, from
          the A^+ y where ours start, and without the objective it would evaluate at every step. Its WaveletPrior pads
          the image, and is neither orthonormal nor the R of the others; so the prox of `dct` and `wavelet` is ours. That
-         of `tv` is its TVPrior, the same R: as it comes, up to 1000 inner iterations, and with 20, as ours has. The
-         target is a gap of 1e-4.
+         of `tv` is its TVPrior, the same R: as it comes, up to 1000 inner iterations, and with 20. The target is a gap
+         of 1e-4.
 
 methods  primal_dual against fista, to a gap of 1e-4.
 
@@ -51,7 +51,8 @@ from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
 from cryobench.rng import Rng
 from cryobench.solvers.classical import Dct, Sparse, Tv, Wavelet
-from cryobench.solvers.proximal import Fista, Method, PrimalDual, Task, minimise
+from cryobench.solvers.methods import Fista, PrimalDual
+from cryobench.solvers.proximal import Method, Task, minimise
 
 GAP = 1e-4
 SOLVERS = (Dct(), Wavelet(family="db4"), Tv())
@@ -166,7 +167,7 @@ def ours(case: Case, kind: type[Method], name: str) -> Contender:
     def iterates() -> Iterator[torch.Tensor]:
         method = kind(case.task())
         while True:
-            _, restart = method.propose()
+            restart = method.propose()
             yield method.x
             method.advance(restart)
 

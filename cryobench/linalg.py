@@ -25,6 +25,11 @@ def norm(a: torch.Tensor) -> torch.Tensor:
     return dot(a, a).sqrt()
 
 
+def tiny(like: torch.Tensor) -> float:
+    """The smallest normal number of that dtype, to divide by in place of zero."""
+    return torch.finfo(like.dtype).tiny
+
+
 def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ x @ right, [m, H], [B, 1, H, W] and [W, n] -> [B, 1, m, n].
 

@@ -25,7 +25,10 @@ import torch
 
 from cryobench.core import Prior, Shape
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot
+from cryobench.linalg import dot, norm
+
+_PROX_STEPS = 2000
+"""Most steps of a prox that is not closed form."""
 
 
 @dataclass(frozen=True)
@@ -100,43 +103,52 @@ class Sparsity(Prior):
         return self.dual_prox(z, threshold)[0]
 
     def dual_prox(
-        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None = None, steps: int = 2000
+        self,
+        z: torch.Tensor,
+        threshold: torch.Tensor,
+        start: torch.Tensor | None = None,
+        slack: torch.Tensor | float = 0.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The prox x = z - K^T u and its dual solution u, the minimiser of 1/2 ||z - K^T u||^2 in the dual ball.
 
-        For an orthonormal K that is one projection (with `cut = 1`, soft thresholding). Else at most `steps` of a dual
-        method find it, from the dual point `start`: the solution of a problem nearby saves most of them.
+        For an orthonormal K that is one projection (with `cut = 1`, soft thresholding). Else a dual method finds it,
+        from the dual point `start`: the solution of a problem nearby saves most of its steps. Where its steps move x by
+        no more than `slack`, [B, 1, 1, 1], it may stop.
         """
         if self.norm_squared == 1:
             u = self.project(self.analysis(z), threshold)
             return z - self.adjoint(u), u
-        return self._ascend(z, threshold, start, steps)
+        return self._ascend(z, threshold, start, slack)
 
     def _ascend(
-        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None, steps: int
+        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None, slack: torch.Tensor | float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fast gradient projection on the dual (Beck & Teboulle 2009, section 4.2) with restarts, until
 
             gap = threshold R(x) - <u, K x>  <=  prox_tolerance (1/2 ||x - z||^2 + threshold R(x)),
 
-        the duality gap of x = z - K^T u and u, looked at every tenth step, each image on its own.
+        the duality gap of x = z - K^T u and u, or until a step moves x by no more than `slack` or its rounding. Looked
+        at every tenth step, each image on its own.
         """
         step = 1 / self.norm_squared
         u = torch.zeros_like(self.analysis(z)) if start is None else self.project(start, threshold)
         v, t = u, torch.ones_like(z[:, :1, :1, :1])
         x, done = z - self.adjoint(u), torch.zeros_like(t, dtype=torch.bool)
-        for i in range(steps):
-            u_next = self.project(v + step * self.analysis(z - self.adjoint(v)), threshold)
+        still = (4 * torch.finfo(z.dtype).eps * norm(z)).clamp_min(slack)
+        for i in range(_PROX_STEPS):
+            x_before = z - self.adjoint(v)
+            u_next = self.project(v + step * self.analysis(x_before), threshold)
             uphill = dot(v - u_next, u_next - u) > 0
             t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
             momentum = torch.where(uphill, 0.0, (t - 1) / t_next)
             v, t = u_next + momentum * (u_next - u), torch.where(uphill, 1.0, t_next)
             u = torch.where(done, u, u_next)
-            if i % 10 == 9 or i == steps - 1:
+            if i % 10 == 9:
                 x = z - self.adjoint(u)
                 penalty = threshold * self.value(x)
                 gap = penalty - dot(u, self.analysis(x))
-                done = gap <= self.prox_tolerance * (dot(x - z, x - z) / 2 + penalty)
+                close = gap <= self.prox_tolerance * (dot(x - z, x - z) / 2 + penalty)
+                done = done | close | (norm(x - x_before) <= still)
                 if done.all():
                     break
         return x, u

@@ -86,7 +86,11 @@ class ProxTv(TotalVariation):
         return TotalVariation(kind="anisotropic").value(x)
 
     def dual_prox(
-        self, z: torch.Tensor, threshold: torch.Tensor, start: torch.Tensor | None = None, steps: int = 0
+        self,
+        z: torch.Tensor,
+        threshold: torch.Tensor,
+        start: torch.Tensor | None = None,
+        slack: torch.Tensor | float = 0.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         weights = threshold.expand(len(z), 1, 1, 1).flatten().tolist()
         images = z[:, 0].detach().cpu().double().numpy()

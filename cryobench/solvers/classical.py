@@ -12,14 +12,15 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, norm, norm_to_mean
+from cryobench.linalg import dot, mean_intensity, norm, norm_to_mean, tiny
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
 from cryobench.priors.tv import Kind, ProxTv, TotalVariation
 from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
+from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.pinv import expected_misfit, least_norm
-from cryobench.solvers.proximal import Fista, PrimalDual, Task, finished, joined, minimise
+from cryobench.solvers.proximal import Task, finished, joined, minimise
 
 GRADIENT_UP_TO = 5.0
 """Up to this ratio of ||A||^2 to the mean eigenvalue FISTA is the faster (docs/performance.md)."""
@@ -37,11 +38,11 @@ class Sparse(Solver):
         "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
     ] = None
     method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: the faster one, see docs/classical.md"] = "auto"
-    steps: Annotated[int, "most steps"] = 2000
-    tol: Annotated[float, "stop an image at this fixed-point residual, relative to its structure"] = 2e-5
+    steps: Annotated[int, "most steps"] = 5000
+    tol: Annotated[float, "stop an image at this duality gap, relative to its objective"] = 5e-5
     box: Annotated[bool, "hold every pixel in [-1, 1]"] = False
     share: Annotated[float, "form=penalty, lam=auto, exact y: misfit relative to the structure in y"] = 0.01
-    trace: Annotated[bool, "keep objective, change and residual of every step as curves"] = False
+    trace: Annotated[bool, "keep objective, change and gap of every step as curves"] = False
 
     default_cut = 2.0  # what each prior takes is measured: docs/adr/0006
 
@@ -113,7 +114,7 @@ class Sparse(Solver):
             misfit = self._misfit(problem, norm(measured))
             exact = misfit == 0
             # where lam K^T u = A^T r balance, for a residual r of that size and |u| = 1
-            gain = norm(operator.A_adjoint(measured)) / norm(measured).clamp_min(torch.finfo(misfit.dtype).tiny)
+            gain = norm(operator.A_adjoint(measured)) / norm(measured).clamp_min(tiny(misfit))
             lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared)
             lam, misfit = torch.where(exact, 1.0, lam), torch.where(exact, math.inf, misfit)
         outside = operator.A(least) - problem.y

@@ -3,33 +3,33 @@
     penalty       min over x of   1/2 ||A x - y||^2 + lam R(x)
     constraint    min over x of   R(x)   subject to   x a least-squares solution of A x = y
 
-Two methods minimise them. `PrimalDual` (Chambolle & Pock 2011; Douglas-Rachford where K is orthonormal) takes the data
-term by its proximal step, which is closed form on a structured operator, and R by a projection of the dual; it needs no
-inner iteration, and solves both forms. `Fista` takes a gradient step on the data term and the prox of R, for operators
-without a closed form. Both report the same fixed-point residual and stop by it.
+Two methods (`methods.py`) minimise them. `PrimalDual` (Chambolle & Pock 2011; Douglas-Rachford where K is orthonormal)
+takes the data term by its proximal step, which is closed form on a structured operator, and R by a projection of the
+dual; it needs no inner iteration, and solves both forms. `Fista` takes a gradient step on the data term and the prox of
+R, for operators without a closed form. Both leave a point x and a dual point u with |u| <= lam, and stop by the same
+gap (`Method.gap`).
 
-With x* the least-squares solution A^+ y, A enters through A_dagger_A (x* - z) and A^T A (x - x*) alone.
+With z* the least-squares solution A^+ y, A enters through A_dagger_A (z* - z) and A^T A (x - z*) alone.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from cryobench.core import LinearOperator, Progress, Reconstruction
-from cryobench.linalg import concatenate_curves, dot, norm
+from cryobench.linalg import concatenate_curves, dot, norm, tiny
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01
 _WEIGHT_CHANGES = 30
-_STEP_RANGE = 1e5
-"""How far tau may move from where it starts: it would run away where the constraints contradict each other."""
-_INNER_STEPS = 20
-"""Of a prox without closed form, inside FISTA: its dual starts where it was left, so that the two converge together."""
+_LOOK = 10
+"""Steps between two looks at the gap."""
+_REACH = 0.3
+"""Least distance to the minimiser that the gap reckons with, relative to that from the start."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Task:
     """What is minimised, for each image; every tensor but the images is [B, 1, 1, 1].
 
     least: A^+ y, a least-squares solution, where the iteration starts, [B, 1, H, W]. spread: the norm of its
-    structure, which residuals are relative to. beyond: 1/2 ||A A^+ y - y||^2, what no x changes. exact: the constraint
+    structure, which changes are relative to. beyond: 1/2 ||A A^+ y - y||^2, what no x changes. exact: the constraint
     form. lam: the weight; 1 in the constraint form. misfit: where finite, lam is changed until ||A x - A A^+ y|| is
     this (the discrepancy principle).
     """
@@ -60,18 +60,21 @@ class Task:
         """||A x - A A^+ y||, [B, 1, 1, 1]."""
         return norm(self.operator.A(x - self.least))
 
+    def data_term(self, misfit: torch.Tensor) -> torch.Tensor:
+        """1/2 ||A x - y||^2 for an x of that misfit, 0 in the constraint form, [B, 1, 1, 1]."""
+        return torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
+
+    def penalty(self, x: torch.Tensor) -> torch.Tensor:
+        """lam R(x), [B, 1, 1, 1]."""
+        return self.lam * self.prior.value(x)
+
     def objective(self, x: torch.Tensor) -> torch.Tensor:
         """What is minimised, [B, 1, 1, 1]."""
-        return self.objective_at(x, self.misfit_of(x))
-
-    def objective_at(self, x: torch.Tensor, misfit: torch.Tensor) -> torch.Tensor:
-        """`objective`, where the misfit of x is known."""
-        data = torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
-        return data + self.lam * self.prior.value(x)
+        return self.data_term(self.misfit_of(x)) + self.penalty(x)
 
 
 class _Rows:
-    """Attributes that are tensors have one row per image that is still active."""
+    """Attributes that are tensors, or tuples of them, have one row per image that is still active."""
 
     def take(self, images: torch.Tensor) -> None:
         """Go on with some of the images alone."""
@@ -80,8 +83,8 @@ class _Rows:
                 setattr(self, name, value[images])
             elif isinstance(value, Task):
                 setattr(self, name, value.take(images))
-            elif isinstance(value, _Point):
-                setattr(self, name, value.map(lambda tensor: tensor[images]))
+            elif isinstance(value, tuple):
+                setattr(self, name, tuple(tensor[images] for tensor in value))
 
 
 class Method(_Rows, ABC):
@@ -95,8 +98,39 @@ class Method(_Rows, ABC):
         """The answer so far, [B, 1, H, W]."""
 
     @abstractmethod
-    def propose(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the next `x`. Returns its fixed-point residual, in units of the image, and whether to restart."""
+    def propose(self) -> torch.Tensor:
+        """Make the next `x`. Returns which images are to restart."""
+
+    def gap(self, penalty: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
+        """The duality gap at `x`, where lam R is `penalty`: a bound of F(x) - F(x') for all x' within `reach`.
+
+        With g = `imbalance`, F(x) - F(x') <= lam R(x) - <u, K x> + <g, x - x'> - 1/2 ||A (x - x')||^2. Where A is steep
+        the last term outweighs g: with h = (I + gamma A^T A)^-1 g, any gamma > 0, that is
+
+            <= lam R(x) - <u, K x> + reach ||h|| + gamma/2 <h, g - h>,      here gamma = reach / ||g||.
+
+        Without it, `reach ||g||`, float32 could not end: the rounding of a steep gradient looks like a long way to go.
+        (A localized duality gap, as in Applegate et al. 2023, that knows the curvature of the data term.)
+        """
+        task, g = self.task, self.imbalance()
+        if not task.operator.closed_form:
+            return self.slackness(penalty).clamp_min(0) + reach * norm(g)
+        gamma = reach / norm(g).clamp_min(tiny(g))
+        h = g - task.operator.A_dagger_A(g, torch.where(task.exact, math.inf, gamma))
+        steep = torch.where(task.exact, 0.0, gamma / 2 * dot(h, g - h).clamp_min(0))
+        return self.slackness(penalty).clamp_min(0) + reach * norm(h) + steep
+
+    @abstractmethod
+    def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
+        """lam R(x) - <u, K x>, where lam R is `penalty`."""
+
+    @abstractmethod
+    def imbalance(self) -> torch.Tensor:
+        """A gradient of the data term at x, plus K^T u, [B, 1, H, W]; 0 at the minimiser."""
+
+    @abstractmethod
+    def movement(self) -> torch.Tensor:
+        """Length of the step to `x`, in units of the image."""
 
     @abstractmethod
     def advance(self, restart: torch.Tensor) -> None:
@@ -107,131 +141,18 @@ class Method(_Rows, ABC):
         """The weight lam has been multiplied by `ratio`: dual points follow it."""
 
 
-@dataclass
-class _Point:
-    """A primal and a dual point with their images under K^T and K, kept so that each step transforms but once."""
-
-    x: torch.Tensor
-    u: torch.Tensor
-    Kx: torch.Tensor
-    KTu: torch.Tensor
-
-    def map(self, change: Callable[..., torch.Tensor], *others: _Point) -> _Point:
-        """A linear change of all four."""
-        mine, theirs = vars(self), [vars(other) for other in others]
-        return _Point(**{name: change(mine[name], *(other[name] for other in theirs)) for name in mine})
-
-
-class PrimalDual(Method):
-    """Primal-dual hybrid gradient, T below, under reflected Halpern iteration with restarts (Lu & Yang 2024):
-
-        T:   x' = argmin of data term + 1/(2 tau) ||x' - (x - tau K^T u)||^2
-             u' = projection of u + sigma K (2 x' - x) on the dual ball of radius lam,   tau sigma ||K||^2 = 1
-
-        z_{k+1} = (k + 1)/(k + 2) (2 T z_k - z_k) + 1/(k + 2) z_0,   z = (x, u)
-
-    An image restarts from T z when its residual ||T z - z||_P, P = [1/tau, -K^T; -K, 1/sigma], has fallen to a fifth,
-    or to 0.8 and rises, or after long (Applegate et al. 2023, section 4); tau then moves halfway, in the logarithm,
-    towards ||x - x_0|| / (||u - u_0|| ||K||). A box constraint is one more block of the dual, K = [K; I].
-    """
+class _Reach(_Rows):
+    """How far each image has come since the number of steps was last a power of two, or between the last two."""
 
     def __init__(self, task: Task):
-        self.task = task
-        self.norm_squared = task.prior.norm_squared + task.box
-        Kx = self._K(task.least)
-        self.at = self.anchor = self.new = _Point(task.least, torch.zeros_like(Kx), Kx, torch.zeros_like(task.least))
-        size = task.lam * math.sqrt(Kx[0].numel() * self.norm_squared)  # of u, were it on the ball's surface
-        self.tau = torch.where((size > 0) & (task.spread > 0), task.spread / size.clamp_min(_tiny(size)), 1.0)
-        self.least_tau, self.most_tau = self.tau / _STEP_RANGE, self.tau * _STEP_RANGE
-        self.k, self.age = torch.zeros_like(size), torch.zeros_like(size)
-        self.first = self.previous = self.residual = torch.full_like(size, math.inf)
+        self.start = self.x = task.least
+        self.before = task.spread
 
-    @property
-    def x(self) -> torch.Tensor:
-        return self.new.x
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(norm(x - self.x), self.before).clamp_min(_REACH * norm(x - self.start))
 
-    def _K(self, x: torch.Tensor) -> torch.Tensor:
-        Kx = self.task.prior.analysis(x)
-        return torch.cat([Kx, x], dim=1) if self.task.box else Kx
-
-    def _KT(self, u: torch.Tensor) -> torch.Tensor:
-        return self.task.prior.adjoint(u[:, :-1]) + u[:, -1:] if self.task.box else self.task.prior.adjoint(u)
-
-    def _dual_step(self, u: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        if not self.task.box:
-            return self.task.prior.dual_step(u, self.task.lam, sigma)
-        inside = u[:, -1:] - sigma * (u[:, -1:] / sigma).clamp(-1, 1)
-        return torch.cat([self.task.prior.dual_step(u[:, :-1], self.task.lam, sigma), inside], dim=1)
-
-    def propose(self) -> tuple[torch.Tensor, torch.Tensor]:
-        task, at, tau, sigma = self.task, self.at, self.tau, 1 / (self.tau * self.norm_squared)
-        z = at.x - tau * at.KTu
-        x = z + task.operator.A_dagger_A(task.least - z, torch.where(task.exact, math.inf, tau))
-        Kx = self._K(x)
-        u = self._dual_step(at.u + sigma * (2 * Kx - at.Kx), sigma)
-        self.new = _Point(x, u, Kx, self._KT(u))
-
-        d = self.new.map(torch.sub, at)
-        squared = dot(d.x, d.x) / tau - 2 * dot(d.Kx, d.u) + dot(d.u, d.u) / sigma
-        self.residual = squared.clamp_min(0).sqrt()
-        fresh = self.k == 0
-        self.first = torch.where(fresh, self.residual, self.first)
-        falls = self.residual <= 0.2 * self.first
-        stalls = (self.residual <= 0.8 * self.first) & (self.residual > self.previous)
-        lasts = self.k >= 0.36 * (self.age + 1)
-        return self.residual * tau.sqrt(), ~fresh & (falls | stalls | lasts)
-
-    def advance(self, restart: torch.Tensor) -> None:
-        if restart.any():
-            moved, turned = norm(self.new.x - self.anchor.x), norm(self.new.u - self.anchor.u)
-            wanted = moved / (turned * math.sqrt(self.norm_squared)).clamp_min(_tiny(moved))
-            wanted = (self.tau * wanted).sqrt().clamp(self.least_tau, self.most_tau)
-            self.tau = torch.where(restart & (moved > 0) & (turned > 0), wanted, self.tau)
-            self.anchor = self.anchor.map(lambda anchor, new: torch.where(restart, new, anchor), self.new)
-        # where it restarts, the anchor is T z, and the next point too
-        a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
-        self.at = self.anchor.map(lambda anchor, new, at: a * (2 * new - at) + (1 - a) * anchor, self.new, self.at)
-        self.k, self.age = torch.where(restart, 0.0, self.k + 1), self.age + 1
-        self.previous = torch.where(restart, math.inf, self.residual)
-
-    def reweigh(self, ratio: torch.Tensor) -> None:
-        self.new = _Point(self.new.x, self.new.u * ratio, self.new.Kx, self.new.KTu * ratio)
-        self.tau, self.least_tau, self.most_tau = self.tau / ratio, self.least_tau / ratio, self.most_tau / ratio
-
-
-class Fista(Method):
-    """FISTA (Beck & Teboulle 2009) with gradient-based adaptive restart (O'Donoghue & Candes 2015, eq. 12)."""
-
-    def __init__(self, task: Task):
-        self.task = task
-        self.step = 1 / (task.operator.compute_norm() ** 2 or 1.0)
-        self.new = self.before = self.at = task.least
-        self.u = torch.zeros_like(task.prior.analysis(task.least))
-        self.t = torch.ones_like(task.lam)
-
-    @property
-    def x(self) -> torch.Tensor:
-        return self.new
-
-    def propose(self) -> tuple[torch.Tensor, torch.Tensor]:
-        task, step = self.task, self.step
-        z = self.at - step * task.operator.A_adjoint_A(self.at - task.least)
-        self.before = self.new
-        self.new, self.u = task.prior.dual_prox(z, step * task.lam, self.u, steps=_INNER_STEPS)
-        # momentum that points uphill is dropped: the image's sequence starts again from here
-        return norm(self.new - self.at), dot(self.at - self.new, self.new - self.before) > 0
-
-    def advance(self, restart: torch.Tensor) -> None:
-        t = torch.where(restart, 1.0, self.t)
-        self.t = (1 + (1 + 4 * t**2).sqrt()) / 2
-        self.at = self.new + torch.where(restart, 0.0, (t - 1) / self.t) * (self.new - self.before)
-
-    def reweigh(self, ratio: torch.Tensor) -> None:
-        self.u = self.u * ratio
-
-
-def _tiny(like: torch.Tensor) -> float:
-    return torch.finfo(like.dtype).tiny
+    def mark(self, x: torch.Tensor) -> None:
+        self.before, self.x = norm(x - self.x), x
 
 
 class _WeightSearch(_Rows):
@@ -262,11 +183,13 @@ class _WeightSearch(_Rows):
 def minimise(
     method: Method, *, steps: int, tol: float, trace: bool = False, progress: Progress | None = None
 ) -> Reconstruction:
-    """Iterate until every image's fixed-point residual is at most `tol` times its spread, or for `steps` steps.
+    """Iterate until every image's duality gap is at most `tol` times its objective, or for `steps` steps.
 
-    info: `iterations`, whether `converged` (else the cap ended it), the last `residual`, the `objective`, the weight
-    `lam` and the `misfit` ||A x - A A^+ y||. curves, with `trace`: `objective`, `change` (of x, relative to its spread)
-    and `residual` at every step, NaN after an image has stopped; the objective costs one more A a step.
+    The gap is looked at every tenth step. An image that moves by no more than its rounding has converged too.
+
+    info: `iterations`, whether `converged` (else the cap ended it), the last `gap`, relative to the `objective`, the
+    weight `lam` and the `misfit` ||A x - A A^+ y||. curves, with `trace`: `objective`, `gap` and `change` (of x,
+    relative to its structure) at every step, NaN after an image has stopped; the first two cost an A and an R a step.
     """
     task = method.task
     B, device = len(task.lam), task.lam.device
@@ -274,30 +197,36 @@ def minimise(
     result, lam = task.least.clone(), task.lam.clone()
     iterations = torch.full((B,), steps, device=device)
     converged = torch.zeros(B, dtype=torch.bool, device=device)
-    residuals = task.lam.new_zeros(B)
-    curves = {name: task.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "residual") if trace}
-    search = _WeightSearch(task)
+    gaps = task.lam.new_zeros(B)
+    curves = {name: task.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "gap") if trace}
+    search, reach = _WeightSearch(task), _Reach(task)
     for i in range(steps):
         before, own = method.x, method.task
-        distance, restart = method.propose()
-        residual = distance / own.spread.clamp_min(_tiny(distance))
-        stop = residual <= tol
+        restart = method.propose()
+        stop, gap = torch.zeros_like(restart), torch.full_like(own.lam, math.inf)
+        last, due = i == steps - 1, i % _LOOK == _LOOK - 1
+        if trace or due or last:
+            penalty = own.penalty(method.x)
+            objective = own.data_term(own.misfit_of(method.x)) + penalty
+            gap = method.gap(penalty, reach.of(method.x)) / objective.clamp_min(tiny(gap))
+            if due or last:
+                stop = (gap <= tol) | (method.movement() <= torch.finfo(gap.dtype).eps * norm(method.x))
+            if trace:
+                change = norm(method.x - before) / own.spread.clamp_min(tiny(gap))
+                for name, values in (("objective", objective), ("change", change), ("gap", gap)):
+                    curves[name][active, i] = values.flatten()
         look = (restart | stop) & own.misfit.isfinite()
         if look.any():
             off, ratio = search.ratio(look, own.misfit_of(method.x), own)
             own.lam = own.lam * ratio
             method.reweigh(ratio)
             stop, restart = stop & ~off, restart | off
-        if trace:
-            change = norm(method.x - before) / own.spread.clamp_min(_tiny(distance))
-            for name, values in (("objective", own.objective(method.x)), ("change", change), ("residual", residual)):
-                curves[name][active, i] = values.flatten()
         if progress is not None:
             progress(i + 1, steps)
-        done = stop.flatten() if i < steps - 1 else torch.ones_like(stop).flatten()
+        done = torch.ones_like(stop).flatten() if last else stop.flatten()
         if done.any():
             result[active[done]], lam[active[done]] = method.x[done], own.lam[done]
-            residuals[active[done]] = residual[done].flatten()
+            gaps[active[done]] = gap[done].flatten()
             iterations[active[done]] = i + 1
             converged[active[done]] = stop.flatten()[done]
             if done.all():
@@ -306,12 +235,15 @@ def minimise(
             active, restart = active[keep], restart[keep]
             method.take(keep)
             search.take(keep)
+            reach.take(keep)
+        if (i + 1).bit_count() == 1:
+            reach.mark(method.x)
         method.advance(restart)
     task.lam = lam
     result = result.clamp(-1, 1) if task.box else result
     length = int(iterations.max())
     curves = {name: values[:, :length] for name, values in curves.items()}
-    return _report(task, result, iterations, converged, residuals, curves)
+    return _report(task, result, iterations, converged, gaps, curves)
 
 
 def finished(task: Task) -> Reconstruction:
@@ -339,10 +271,10 @@ def _report(
     x: torch.Tensor,
     iterations: torch.Tensor,
     converged: torch.Tensor,
-    residual: torch.Tensor,
+    gap: torch.Tensor,
     curves: dict[str, torch.Tensor],
 ) -> Reconstruction:
-    info = {"iterations": iterations, "converged": converged, "residual": residual}
+    info = {"iterations": iterations, "converged": converged, "gap": gap}
     misfit = task.misfit_of(x)
-    numbers = {"objective": task.objective_at(x, misfit), "lam": task.lam, "misfit": misfit}
+    numbers = {"objective": task.data_term(misfit) + task.penalty(x), "lam": task.lam, "misfit": misfit}
     return Reconstruction(x, info | {name: values.flatten() for name, values in numbers.items()}, curves)
