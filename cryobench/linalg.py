@@ -89,22 +89,6 @@ def power_norm(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 
     return current**0.5
 
 
-def norm_to_mean(operator: LinearOperator) -> float:
-    """||A||^2 over the mean non-zero eigenvalue of A^T A, 1 for a projector: how slowly gradient steps converge.
-
-    The trace is estimated by ||A v||^2 for one fixed v of random signs (Hutchinson 1990).
-    """
-    draw = torch.Generator().manual_seed(0)
-    v = (
-        torch.randint(0, 2, (1, 1, *operator.image_shape), generator=draw)
-        .mul(2)
-        .sub(1)
-        .to(operator.device, operator.dtype)
-    )
-    trace = float(norm(operator.A(v))) ** 2
-    return operator.compute_norm() ** 2 * operator.rank / trace if trace else 1.0
-
-
 def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
     """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y: zero for an exact adjoint."""
     draw = torch.Generator().manual_seed(seed)

@@ -12,7 +12,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, norm, norm_to_mean, tiny
+from cryobench.linalg import dot, mean_intensity, norm, tiny
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
 from cryobench.priors.tv import Kind, ProxTv, TotalVariation
@@ -21,9 +21,6 @@ from cryobench.rng import Rng
 from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.pinv import expected_misfit, least_norm
 from cryobench.solvers.proximal import Task, finished, joined, minimise
-
-GRADIENT_UP_TO = 5.0
-"""Up to this ratio of ||A||^2 to the mean eigenvalue FISTA is the faster (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Sparse(Solver):
         "R splits off what is dense, see docs/classical.md; none: 1 (the plain norm) with a "
         "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
     ] = None
-    method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: the faster one, see docs/classical.md"] = "auto"
+    method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
     steps: Annotated[int, "most steps"] = 5000
     tol: Annotated[float, "stop an image at this duality gap, relative to its objective"] = 5e-5
     box: Annotated[bool, "hold every pixel in [-1, 1]"] = False
@@ -93,10 +90,7 @@ class Sparse(Solver):
         operator, exact = problem.operator, task.exact
         done = exact & (operator.rank == math.prod(operator.image_shape))  # one image alone agrees with y
         if self.method == "auto":
-            steep = not operator.closed_form or (
-                task.prior.norm_squared == 1 and norm_to_mean(operator) <= GRADIENT_UP_TO
-            )
-            fista = ~exact & (steep and not self.box)
+            fista = ~exact & (not operator.closed_form and not self.box)
         else:
             fista = torch.full_like(exact, self.method == "fista")
         return {"done": done, "fista": fista & ~done, "primal_dual": ~fista & ~done}
