@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import math
+import shutil
+import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import mrcfile.bzip2mrcfile
+import mrcfile.gzipmrcfile
 import mrcfile.mrcfile
 import mrcfile.utils
 import numpy as np
@@ -21,7 +28,12 @@ from cryobench.errors import DataError, said
 ReadImage = Callable[[int], np.ndarray]
 """Image i (0-based) of one open file, as a float32 [H, W] copy."""
 
+PACKED = (".gz", ".bz2")
+"""Endings of compressed MRC files."""
+
 _MRC_HEADER_BYTES = 1024
+_MRC_READERS = {".gz": mrcfile.gzipmrcfile.GzipMrcFile, ".bz2": mrcfile.bzip2mrcfile.Bzip2MrcFile}
+_UNPACK = {".gz": gzip.open, ".bz2": bz2.open}
 _WANTED = "wanted one image [H, W] or a stack [N, H, W] or [N, 1, H, W]"
 
 
@@ -58,7 +70,9 @@ def check_file(path: Path, what: str = "image file") -> None:
 
 
 def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
-    """Open an MRC file by its header. `as_stack`: a volume's sections are taken as images.
+    """Open an MRC file, plain or .gz or .bz2, by its header. `as_stack`: a volume's sections are taken as images.
+
+    A compressed file is unpacked when its first image is read, into a temporary file that vanishes with its last use.
 
     Raises `DataError` where the file is not an MRC file, is complex, truncated, longer than its header says, or a
     volume that nobody said to read as a stack.
@@ -74,7 +88,9 @@ def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
         raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; wanted real images")
     count, image_shape = _stack_shape(path, shape)
     offset = _MRC_HEADER_BYTES + int(header.nsymbt)
-    _check_mrc_size(path, shape, dtype.itemsize, offset)
+    packed = path.suffix.lower() in PACKED
+    if not packed:
+        _check_mrc_size(path, path.stat().st_size, shape, dtype.itemsize, offset)
     if count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
         raise DataError(
             f"{path} is a volume of {count} sections by its header (space group {header.ispg}), wanted a stack of "
@@ -82,30 +98,44 @@ def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
         )
 
     def read_image() -> ReadImage:
-        return _reader(np.memmap(path, dtype, "r", offset, (count, *image_shape)))
+        if not packed:
+            return _reader(np.memmap(path, dtype, "r", offset, (count, *image_shape)))
+        with tempfile.TemporaryFile() as plain:
+            _check_mrc_size(path, _unpack(path, plain), shape, dtype.itemsize, offset)
+            return _reader(np.memmap(plain, dtype, "r", offset, (count, *image_shape)))
 
     return ImageFile(path, count, image_shape, _mrc_pixel_size(header), read_image)
 
 
 def _mrc_header(path: Path) -> Any:
     """The header as mrcfile's record array, its checks and warnings turned into `DataError`."""
-    size = path.stat().st_size
-    if size < _MRC_HEADER_BYTES:
+    suffix, size = path.suffix.lower(), path.stat().st_size
+    if suffix not in PACKED and size < _MRC_HEADER_BYTES:
         raise DataError(f"{path} is truncated: it has {size} bytes, and an MRC header alone has 1024; copy it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of deprecations inside mrcfile
             warnings.simplefilter("error", RuntimeWarning)  # mrcfile's own, about the file
-            with mrcfile.mrcfile.MrcFile(path, header_only=True) as mrc:
+            with _MRC_READERS.get(suffix, mrcfile.mrcfile.MrcFile)(path, header_only=True) as mrc:
                 header: Any = mrc.header  # typed as None before reading
                 return header.copy().view(np.recarray)
-    except (ValueError, OverflowError, MemoryError, Warning, OSError) as error:
+    except (ValueError, OverflowError, MemoryError, Warning, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a readable MRC file: {said(error)}; give one, or copy it again") from error
 
 
-def _check_mrc_size(path: Path, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
+def _unpack(path: Path, plain: IO[bytes]) -> int:
+    """Decompress the file into `plain`. Returns the number of bytes it has."""
+    try:
+        with _UNPACK[path.suffix.lower()](path, "rb") as packed:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be unpacked: {said(error)}; copy or download it again") from error
+    plain.flush()
+    return plain.tell()
+
+
+def _check_mrc_size(path: Path, size: int, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
     wanted = offset + math.prod(shape) * itemsize
-    size = path.stat().st_size
     said = f"its header ({' x '.join(map(str, shape))}) asks for {wanted} bytes, the file has {size}"
     if size < wanted:
         raise DataError(f"{path} is truncated: {said}; copy or download it again")

@@ -14,7 +14,7 @@ import numpy as np
 
 from cryobench.core import Shape, Source, Stack
 from cryobench.errors import DataError, ParameterError, SelectionError
-from cryobench.sources.formats import ImageFile, ReadImage, check_file, open_mrc, open_npy, open_pt
+from cryobench.sources.formats import PACKED, ImageFile, ReadImage, check_file, open_mrc, open_npy, open_pt
 from cryobench.sources.fourier_crop import fourier_crop, square_crop
 from cryobench.sources.star import Particles, read_star
 
@@ -30,7 +30,7 @@ MAX_OPEN = 8
 class File(Source):
     """Images of a .mrc, .mrcs, .star, .npy or .pt file, as they are, or Fourier-cropped to `size` on request."""
 
-    path: Annotated[str, "image file: .mrc, .mrcs, .star, .npy or .pt"]
+    path: Annotated[str, "image file: .mrc, .mrcs (also .gz or .bz2), .star, .npy or .pt"]
     data_root: Annotated[str | None, "folder in which a star file's stacks are looked for first"] = None
     as_stack: Annotated[bool, "take the sections of an MRC volume as images"] = False
     size: Annotated[int | None, "Fourier-crop images to this many pixels a side, cutting them square first"] = None
@@ -134,15 +134,18 @@ class FileStack(Stack):
 
 def _open_file(path: Path, as_stack: bool) -> ImageFile:
     suffix = path.suffix.lower()
-    if suffix in (".mrc", ".mrcs"):
-        return open_mrc(path, as_stack=as_stack or suffix == ".mrcs")
+    inner = Path(path.stem).suffix.lower() if suffix in PACKED else suffix
+    if inner in (".mrc", ".mrcs"):
+        return open_mrc(path, as_stack=as_stack or inner == ".mrcs")
     if suffix == ".npy":
         return open_npy(path)
     if suffix == ".pt":
         return open_pt(path)
     if path.is_dir():
         check_file(path)
-    raise DataError(f"{path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}")
+    raise DataError(
+        f"{path} has the unknown suffix {path.suffix!r}; known are {', '.join(SUFFIXES)}, MRC files also as .gz or .bz2"
+    )
 
 
 def _open_star(path: Path, data_root: str | None, size: int | None) -> FileStack:

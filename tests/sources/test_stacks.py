@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import pickle
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -62,6 +65,12 @@ def read_all(path: Path | str, **fields) -> None:
         stack.read(index)
 
 
+def packed(path: Path, plain: bytes) -> Path:
+    """A file with those bytes, compressed as its name says."""
+    path.write_bytes({".gz": gzip, ".bz2": bz2}[path.suffix.lower()].compress(plain))
+    return path
+
+
 def refused(path: Path | str, **fields) -> str:
     """The message with which opening, or reading every image, is refused; no warning is given beside it."""
     with warnings.catch_warnings():
@@ -93,6 +102,37 @@ def test_big_endian_mrc_with_an_extended_header(tmp_path):
     with mrcfile.new(tmp_path / "a.mrcs", images.astype(">f4")) as mrc:
         mrc.set_extended_header(np.zeros(64, dtype="V1"))
     np.testing.assert_array_equal(File(str(tmp_path / "a.mrcs")).open().read(1), images[1])
+
+
+@pytest.mark.parametrize("name", ["a.mrcs.gz", "a.mrcs.bz2", "A.MRCS.GZ"])
+def test_a_compressed_stack_is_unpacked_when_read_and_leaves_nothing(tmp_path, monkeypatch, name):
+    images = noise(3, 6, 8)
+    path = packed(tmp_path / name, write_mrc(tmp_path / "plain.mrcs", images, pixel_size=1.5).read_bytes())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    stack = File(str(path)).open()
+    assert (len(stack), stack.shape, stack.label) == (3, (6, 8), name)
+    for index in (2, 0, 1):
+        np.testing.assert_array_equal(stack.read(index), images[index])
+        assert stack.pixel_size(index) == pytest.approx(1.5)
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2"])
+def test_a_compressed_stack_that_is_cut_padded_or_something_else(tmp_path, suffix):
+    plain = write_mrc(tmp_path / "plain.mrcs", noise(8, 32, 32)).read_bytes()
+    whole = packed(tmp_path / f"whole.mrcs{suffix}", plain)
+    for kept in (0.0, 0.01, 0.5, 0.99):
+        cut = tmp_path / f"cut{kept}.mrcs{suffix}"
+        cut.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
+        assert "copy" in refused(cut)
+    assert "truncated" in refused(packed(tmp_path / f"short.mrcs{suffix}", plain[:-4]))
+    assert "longer" in refused(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
+    assert "not a readable MRC file" in refused(packed(tmp_path / f"text.mrcs{suffix}", b"hello\n" * 400))
+    (tmp_path / f"plain.mrcs{suffix}").write_bytes(plain)
+    assert "not a readable MRC file" in refused(tmp_path / f"plain.mrcs{suffix}")
+    assert "unknown suffix" in refused(packed(tmp_path / f"a.star{suffix}", b"data_"))
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (1, 6, 8), (3, 6, 8), (3, 1, 6, 8)])
