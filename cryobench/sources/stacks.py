@@ -1,4 +1,4 @@
-"""Images from files: MRC volumes and stacks, star files, numpy arrays and torch tensors.
+"""Images from files: MRC volumes and stacks, RELION and CryoSPARC tables, numpy arrays and torch tensors.
 
 Opening reads headers alone. Stacks are memory-mapped, and only the images asked for are read.
 """
@@ -14,24 +14,27 @@ import numpy as np
 
 from cryobench.core import Shape, Source, Stack
 from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.sources.cryosparc import read_cs
 from cryobench.sources.formats import PACKED, ImageFile, ReadImage, check_file, open_mrc, open_npy, open_pt
 from cryobench.sources.fourier_crop import fourier_crop, square_crop
-from cryobench.sources.star import Particles, read_star
+from cryobench.sources.particles import Particles
+from cryobench.sources.star import read_star
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".mrc", ".mrcs", ".star", ".pt", ".npy")
+TABLES = {".star": read_star, ".cs": read_cs}
+SUFFIXES = (".mrc", ".mrcs", *TABLES, ".pt", ".npy")
 MAX_OPEN = 8
-"""Stacks kept mapped at a time: a star file may name thousands, and a process may only map so many."""
+"""Stacks kept mapped at a time: a table may name thousands, and a process may only map so many."""
 
 
 @dataclass(frozen=True)
 class File(Source):
-    """Images of a .mrc, .mrcs, .star, .npy or .pt file, as they are, or Fourier-cropped to `size` on request."""
+    """Images of a .mrc, .mrcs, .star, .cs, .npy or .pt file, as they are, or Fourier-cropped to `size` on request."""
 
-    path: Annotated[str, "image file: .mrc, .mrcs (also .gz or .bz2), .star, .npy or .pt"]
-    data_root: Annotated[str | None, "folder in which a star file's stacks are looked for first"] = None
+    path: Annotated[str, "image file: .mrc, .mrcs (also .gz or .bz2), .star, .cs, .npy or .pt"]
+    data_root: Annotated[str | None, "folder in which the stacks of a .star or .cs file are looked for first"] = None
     as_stack: Annotated[bool, "take the sections of an MRC volume as images"] = False
     size: Annotated[int | None, "Fourier-crop images to this many pixels a side, cutting them square first"] = None
 
@@ -42,8 +45,8 @@ class File(Source):
     def open(self) -> FileStack:
         """Open by headers alone. Raises `DataError`, in one line, for whatever cannot be read as images."""
         path = Path(self.path).expanduser()
-        if path.suffix.lower() == ".star":
-            return _open_star(path, self.data_root, self.size)
+        if path.suffix.lower() in TABLES:
+            return _open_table(path, self.data_root, self.size)
         file = _open_file(path, self.as_stack)
         return FileStack(path.name, [file], np.zeros(file.count, int), np.arange(file.count), size=self.size)
 
@@ -95,7 +98,7 @@ class FileStack(Stack):
         return image if self._size is None else fourier_crop(square_crop(image), self._size)
 
     def pixel_size(self, index: int) -> float | None:
-        """Ångström per pixel of the image that `read` gives, or None where neither star file nor header says."""
+        """Ångström per pixel of the image that `read` gives, or None where neither table nor header says."""
         self._check(index)
         stored = self._files[int(self._file_of[index])].pixel_size
         if self._pixel_sizes is not None:
@@ -104,7 +107,7 @@ class FileStack(Stack):
 
     @property
     def ctf(self) -> pd.DataFrame | None:
-        """The star file's columns, optics included, a row per image; None where no defocus is given.
+        """The CTF of a .star or .cs file in RELION's columns, a row per image; None where no defocus is given.
 
         Pixel sizes in it are those of the stored images; `pixel_size` is that of the images as read.
         """
@@ -127,7 +130,7 @@ class FileStack(Stack):
             raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
 
     def _where(self, index: int) -> str:
-        """For a star file, the stack the image comes from."""
+        """For a table, the stack the image comes from."""
         file = self._files[int(self._file_of[index])]
         return "" if file.path.name == self.label else f" (it is {self._page[index] + 1}@{file.path})"
 
@@ -148,8 +151,8 @@ def _open_file(path: Path, as_stack: bool) -> ImageFile:
     )
 
 
-def _open_star(path: Path, data_root: str | None, size: int | None) -> FileStack:
-    particles = read_star(path, data_root)
+def _open_table(path: Path, data_root: str | None, size: int | None) -> FileStack:
+    particles = TABLES[path.suffix.lower()](path, data_root)
     files = [open_mrc(stack, as_stack=True) for stack in particles.stacks]
     _check_pages(path, particles, files)
     return FileStack(
@@ -170,7 +173,7 @@ def _check_pages(path: Path, particles: Particles, files: list[ImageFile]) -> No
         row = int(np.argmax(beyond))
         raise DataError(
             f"{path}: row {row + 1} asks for image {particles.page[row] + 1} of {files[particles.stack_of[row]].path}, "
-            f"which has {counts[row]}; give the stack this star file was written for"
+            f"which has {counts[row]}; give the stack this file was written for"
         )
 
 
@@ -180,6 +183,6 @@ def _common_shape(files: list[ImageFile]) -> Shape:
         if file.shape != first.shape:
             raise DataError(
                 f"{first.path} has images of {first.shape[0]} x {first.shape[1]} and {file.path} of "
-                f"{file.shape[0]} x {file.shape[1]} pixels; wanted one shape, so split the star file"
+                f"{file.shape[0]} x {file.shape[1]} pixels; wanted one shape, so split the list of particles"
             )
     return first.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +10,13 @@ import numpy as np
 
 from cryobench.errors import DataError, said
 from cryobench.sources.formats import check_file
+from cryobench.sources.particles import Particles, find_stacks, positive
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NAME, _GROUP = "rlnImageName", "rlnOpticsGroup"
 _TEXT = ["rlnImageName", "rlnMicrographName", "rlnOpticsGroupName"]
-
-
-@dataclass(frozen=True)
-class Particles:
-    """The n images of a star file: image `page[k]` (0-based) of stack `stacks[stack_of[k]]`, for k < n.
-
-    pixel_sizes: Å per pixel [n], or None where the star file has none. ctf: the star file's columns, a row per
-    image, with those of its optics group; None where it gives no defocus.
-    """
-
-    stacks: list[Path]
-    stack_of: np.ndarray
-    page: np.ndarray
-    pixel_sizes: np.ndarray | None
-    ctf: pd.DataFrame | None
 
 
 def read_star(path: Path, data_root: str | None) -> Particles:
@@ -51,8 +36,7 @@ def read_star(path: Path, data_root: str | None) -> Particles:
             "1, such as 000001@particles.mrcs"
         )
     stack_of, names = parts[1].factorize()
-    folders = _folders(path, data_root)
-    stacks = [_find(str(name), folders, path) for name in names]
+    stacks = find_stacks([str(name) for name in names], path, data_root)
     ctf = table if "rlnDefocusU" in table.columns else None
     return Particles(stacks, stack_of, page, _pixel_sizes(table, path), ctf)
 
@@ -115,11 +99,7 @@ def _pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
             sizes = _numbers(table, "rlnDetectorPixelSize") * 1e4 / _numbers(table, "rlnMagnification")
     else:
         return None
-    wrong = ~(np.isfinite(sizes) & (sizes > 0))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise DataError(f"{path}: row {row + 1} has a pixel size of {sizes[row]:g} Å; wanted a positive number")
-    return sizes
+    return positive(sizes, path)
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
@@ -127,27 +107,3 @@ def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     import pandas as pd
 
     return np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
-
-
-def _folders(path: Path, data_root: str | None) -> list[Path]:
-    """Where stacks are looked for, in order, each once."""
-    first = []
-    if data_root is not None:
-        root = Path(data_root).expanduser()
-        if not root.is_dir():
-            raise DataError(f"data_root {data_root} is not a folder; wanted the folder under which the stacks lie")
-        first = [root.absolute()]
-    home = path.absolute().parent
-    return list(dict.fromkeys([*first, home, *home.parents, Path.cwd()]))
-
-
-def _find(name: str, folders: list[Path], star: Path) -> Path:
-    """The stack of this name in the first folder that has it (an absolute name is only looked for where it says)."""
-    tried = list(dict.fromkeys(folder / name for folder in folders))
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    raise DataError(
-        f"{star} names the stack {name}, which does not exist; tried {', '.join(map(str, tried))}; "
-        "pass --data-root (data_root=FOLDER) to say where the stacks lie"
-    )

@@ -341,6 +341,84 @@ def test_fifty_gigabytes_open_at_once_and_cost_one_image(tmp_path):
     assert resident_bytes() - resident < 20 * last.nbytes
 
 
+# ------------------------------------------------------------------------------------------------ CryoSPARC tables
+
+CS_FIELDS = [
+    ("uid", "<u8"),
+    ("blob/path", "S40"),
+    ("blob/idx", "<u4"),
+    ("blob/shape", "<u4", (2,)),
+    ("blob/psize_A", "<f4"),
+    ("ctf/accel_kv", "<f4"),
+    ("ctf/cs_mm", "<f4"),
+    ("ctf/amp_contrast", "<f4"),
+    ("ctf/df1_A", "<f4"),
+    ("ctf/df2_A", "<f4"),
+    ("ctf/df_angle_rad", "<f4"),
+    ("ctf/phase_shift_rad", "<f4"),
+]
+
+
+def cs_table(**changed) -> np.ndarray:
+    """Three particles of two stacks under J3/extract; `changed`: fields, with _ for /."""
+    rows = np.zeros(3, CS_FIELDS)
+    rows["blob/path"] = [b">J3/extract/b.mrcs", b"J3/extract/a.mrcs", b">J3/extract/b.mrcs"]
+    rows["blob/idx"] = [1, 2, 0]
+    rows["blob/psize_A"] = 1.25
+    rows["ctf/accel_kv"], rows["ctf/cs_mm"], rows["ctf/amp_contrast"] = 300, 2.7, 0.1
+    rows["ctf/df1_A"], rows["ctf/df2_A"] = [15000, 16000, 17000], [14000, 15000, 16000]
+    rows["ctf/df_angle_rad"], rows["ctf/phase_shift_rad"] = np.pi / 6, np.pi / 2
+    for name, values in changed.items():
+        rows[name.replace("_", "/", 1)] = values
+    return rows
+
+
+def write_cs(path: Path, rows: np.ndarray) -> Path:
+    with path.open("wb") as file:  # np.save would add .npy to a name
+        np.save(file, rows)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A CryoSPARC project's folder with two stacks, and their images."""
+    a, b = noise(3, 6, 6, seed=1), noise(2, 6, 6, seed=2)
+    (tmp_path / "J3" / "extract").mkdir(parents=True)
+    write_mrc(tmp_path / "J3" / "extract" / "a.mrcs", a, pixel_size=9)
+    write_mrc(tmp_path / "J3" / "extract" / "b.mrcs", b, pixel_size=9)
+    return tmp_path, a, b
+
+
+def test_a_cryosparc_table_names_images_from_the_projects_folder(project):
+    folder, a, b = project
+    stack = File(str(write_cs(folder / "J3" / "extracted_particles.cs", cs_table()))).open()
+    for index, image in enumerate([b[1], a[2], b[0]]):
+        np.testing.assert_array_equal(stack.read(index), image)
+        assert stack.pixel_size(index) == 1.25
+    ctf = stack.ctf
+    assert ctf["rlnDefocusU"].tolist() == [15000, 16000, 17000]
+    assert ctf["rlnDefocusV"].tolist() == [14000, 15000, 16000]
+    optics = ctf[["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnDefocusAngle", "rlnPhaseShift"]]
+    np.testing.assert_allclose(optics, [[300, 2.7, 0.1, 30, 90]] * 3, rtol=1e-6)
+    plain = cs_table()[["blob/path", "blob/idx"]].copy()
+    silent = File(str(write_cs(folder / "J3" / "plain.cs", plain))).open()
+    assert (silent.ctf, silent.pixel_size(0)) == (None, pytest.approx(9))
+
+
+def test_cryosparc_tables_that_make_no_sense(project):
+    folder, *_ = project
+    path = folder / "p.cs"
+    assert "blob/path" in refused(write_cs(path, cs_table()[["uid", "ctf/df1_A"]].copy()))
+    assert "passthrough" in refused(write_cs(path, np.zeros(3)))
+    assert "lists no images" in refused(write_cs(path, cs_table()[:0]))
+    assert "row 1 has a pixel size of 0" in refused(write_cs(path, cs_table(blob_psize_A=0)))
+    assert "row 2 asks for image 4" in refused(write_cs(path, cs_table(blob_idx=[0, 3, 0])))
+    assert "--data-root" in refused(write_cs(path, cs_table(blob_path=b"J3/none.mrcs")))
+    with path.open("wb") as file:
+        np.savez(file, rows=cs_table())
+    assert "archive" in refused(path)
+
+
 # -------------------------------------------------------------------------------------------------------- refusals
 
 
