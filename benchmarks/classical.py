@@ -75,6 +75,7 @@ class Settings:
     cost_sizes: tuple[int, ...] = (64, 128, 256)
     cost_masks: tuple[int, ...] = (16, 64, 128, 256, 512, 1024)
     cost_steps: int = 50
+    blocks: tuple[int, ...] = (2, 16)
 
 
 # ------------------------------------------------------------------------------------------------------- the problems
@@ -365,7 +366,8 @@ def speed(settings: Settings) -> None:
         print(f"\ndeepinv {deepinv.__version__}")
     except ImportError as missing:
         print(f"\ndeepinv is left out: {missing}")
-    cases = [posed(recipe, solver, 1.0, settings) for recipe in POOLS for solver in SOLVERS]
+    pools = [recipe for recipe in POOLS if recipe.block in settings.blocks]
+    cases = [posed(recipe, solver, 1.0, settings) for recipe in pools for solver in SOLVERS]
     against_published(cases, settings)
     against_deepinv(cases, settings)
 
@@ -422,9 +424,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", choices=("speed", "methods", "cost", "all"), default="all")
+    parser.add_argument("--reference", type=int, default=4000, help="most steps of the run that gives the optimum")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 16], help="speed: block sizes K, of 2 and 16")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     arguments = parser.parse_args()
-    settings = Settings(arguments.images, arguments.size, arguments.repeats)
+    blocks = tuple(arguments.blocks)
+    settings = Settings(arguments.images, arguments.size, arguments.repeats, arguments.reference, blocks=blocks)
     if arguments.quick:
         settings = Settings(2, 32, 1, 100, 30, 2.0, (1, 2), (32, 64), (16, 64, 256), 10)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", end=", ")
