@@ -11,13 +11,18 @@ if TYPE_CHECKING:
     from cryobench.core import LinearOperator
 
 
-def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner product of each image, [B, 1, 1, 1] for [B, ., ., .] inputs; either may have batch size 1.
+def total(a: torch.Tensor) -> torch.Tensor:
+    """Sum of each image, [B, 1, 1, 1] for [B, ., ., .].
 
     Summed in float64: the order of a float32 sum, and with it a decision that hangs on its sign, would depend on the
     size of the batch.
     """
-    return (a * b).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+    return a.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner product of each image, [B, 1, 1, 1] for [B, ., ., .] inputs; either may have batch size 1. See `total`."""
+    return total(a * b)
 
 
 def norm(a: torch.Tensor) -> torch.Tensor:
@@ -66,11 +71,11 @@ def conjugate_gradients(
             break
         q = apply(p)
         curvature = dot(p, q)
-        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
+        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(tiny(b)), 0.0)
         x = x + step * p
         r = r - step * q
         rr_next = dot(r, r)
-        p = r + torch.where(active, rr_next / rr.clamp_min(torch.finfo(b.dtype).tiny), 0.0) * p
+        p = r + torch.where(active, rr_next / rr.clamp_min(tiny(b)), 0.0) * p
         rr = torch.where(active & (curvature <= 0), 0.0, rr_next)
     return x
 
@@ -107,4 +112,4 @@ def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
     """
     response = operator.mean_response
     energy = dot(response, response)
-    return torch.where(energy > 0, dot(response, y) / energy.clamp_min(torch.finfo(y.dtype).tiny), 0.0)
+    return torch.where(energy > 0, dot(response, y) / energy.clamp_min(tiny(y)), 0.0)

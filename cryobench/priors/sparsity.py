@@ -25,7 +25,7 @@ import torch
 
 from cryobench.core import Prior, Shape
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, norm
+from cryobench.linalg import dot, norm, total
 
 _PROX_STEPS = 2000
 """Most steps of a prox that is not closed form."""
@@ -80,11 +80,11 @@ class Sparsity(Prior):
         """R(x) of each image, [B, 1, 1, 1]."""
         m = self.magnitude(self.penalised(self.analysis(x)))
         if self.cut == 1:
-            return _total(m)
+            return total(m)
         # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2, or 1 wherever m > 0 if that is less
         theta = _root(m.square(), self._energy(x), torch.ones_like(m[:, :1, :1, :1]))
         u = (theta.sqrt() * m).nan_to_num(0.0, posinf=1.0).clamp_max(1)
-        return _total(u * m)
+        return total(u * m)
 
     def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
         """The nearest point of the dual ball of that radius, [B, 1, 1, 1]: scaled down, then clipped."""
@@ -158,17 +158,13 @@ class Sparsity(Prior):
         return self.entries((x.shape[-2], x.shape[-1])) / self.cut**2
 
 
-def _total(a: torch.Tensor) -> torch.Tensor:
-    return a.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
-
-
 def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> torch.Tensor:
     """theta of each image with sum min(theta m2, cap) = level, [B, 1, 1, 1]; inf where even theta = inf gives less.
 
     The sum is concave and piecewise linear in theta, so Newton's method from the left ends, exactly, after a few steps.
     Sums are taken in float64, so that the size of a batch does not change them.
     """
-    theta = level / _total(m2)
+    theta = level / total(m2)
     clipped = torch.full(theta.shape, -1, device=m2.device)
     while True:
         beyond = m2 >= cap / theta
@@ -176,5 +172,5 @@ def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> t
         if (now <= clipped).all():
             return theta
         clipped = torch.maximum(now, clipped)
-        rest = _total(m2.masked_fill(beyond, 0))
+        rest = total(m2.masked_fill(beyond, 0))
         theta = torch.where(rest > 0, (level - cap * now) / rest, torch.inf)

@@ -11,6 +11,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import DependencyError, ParameterError
+from cryobench.linalg import tiny
 from cryobench.priors.sparsity import Sparsity
 
 Kind = Literal["isotropic", "anisotropic"]
@@ -57,8 +58,7 @@ class TotalVariation(Sparsity):
     def clip(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
         if self.kind == "anisotropic":
             return super().clip(u, radius)
-        tiny = torch.finfo(u.dtype).tiny
-        return u * (radius / torch.maximum(self.magnitude(u), radius).clamp_min(tiny))
+        return u * (radius / torch.maximum(self.magnitude(u), radius).clamp_min(tiny(u)))
 
 
 @dataclass(frozen=True)

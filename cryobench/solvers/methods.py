@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from cryobench.linalg import dot, norm, tiny
+from cryobench.linalg import dot, norm, tiny, total
 from cryobench.solvers.proximal import Method, Task
 
 _STEP_RANGE = 100
@@ -108,7 +108,7 @@ class PrimalDual(Method):
             return penalty - dot(self.KTu, x)
         # the box's share of u pushes at its walls, and its magnitude is its norm there
         u, inside = self.u[:, -1:], x.clamp(-1, 1)
-        held = (u.abs() - u * inside + (u * (x - inside)).abs()).sum(dim=(1, 2, 3), keepdim=True)
+        held = total(u.abs() - u * inside + (u * (x - inside)).abs())
         return penalty - dot(self.KTu - u, x) + held
 
     def imbalance(self) -> torch.Tensor:

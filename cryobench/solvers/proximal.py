@@ -112,13 +112,13 @@ class Method(_Rows, ABC):
         Without it, `reach ||g||`, float32 could not end: the rounding of a steep gradient looks like a long way to go.
         (A localized duality gap, as in Applegate et al. 2023, that knows the curvature of the data term.)
         """
-        task, g = self.task, self.imbalance()
+        task, g, slack = self.task, self.imbalance(), self.slackness(penalty).clamp_min(0)
         if not task.operator.closed_form:
-            return self.slackness(penalty).clamp_min(0) + reach * norm(g)
+            return slack + reach * norm(g)
         gamma = reach / norm(g).clamp_min(tiny(g))
         h = g - task.operator.A_dagger_A(g, torch.where(task.exact, math.inf, gamma))
         steep = torch.where(task.exact, 0.0, gamma / 2 * dot(h, g - h).clamp_min(0))
-        return self.slackness(penalty).clamp_min(0) + reach * norm(h) + steep
+        return slack + reach * norm(h) + steep
 
     @abstractmethod
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
