@@ -81,6 +81,10 @@ class CountingOperator(LinearOperator):
     def rank(self) -> int:
         return self._operator.rank
 
+    def select(self, images: slice | torch.Tensor) -> CountingOperator:
+        selected = self._operator.select(images)
+        return self if selected is self._operator else CountingOperator(selected)
+
     def __getattr__(self, name: str):
         # what a solver knows of a particular operator (its masks, its weights) stays within reach
         if name.startswith("__") or "_operator" not in self.__dict__:

@@ -54,7 +54,7 @@ class Task:
 
     def take(self, images: torch.Tensor) -> Task:
         tensors = {name: value[images] for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return Task(self.operator, self.prior, **tensors, box=self.box)
+        return Task(self.operator.select(images), self.prior, **tensors, box=self.box)
 
     def misfit_of(self, x: torch.Tensor) -> torch.Tensor:
         """||A x - A A^+ y||, [B, 1, 1, 1]."""

@@ -62,7 +62,7 @@ class DemoStack(Stack):
         return self._pixel_size
 
     @property
-    def ctf(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """The CTF that each image was made with, a row per image, in RELION's columns (Å, degrees, kV, mm)."""
         import pandas as pd
 

@@ -106,7 +106,7 @@ class FileStack(Stack):
         return stored if stored is None or self._size is None else stored * self._side / self._size
 
     @property
-    def ctf(self) -> pd.DataFrame | None:
+    def table(self) -> pd.DataFrame | None:
         """The CTF of a .star or .cs file in RELION's columns, a row per image; None where no defocus is given.
 
         Pixel sizes in it are those of the stored images; `pixel_size` is that of the images as read.

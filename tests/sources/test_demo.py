@@ -55,9 +55,9 @@ def test_particles_are_dark_on_a_light_background(stack):
 
 
 def test_ctf_has_a_row_per_image(stack):
-    assert len(stack.ctf) == len(stack)
-    assert stack.ctf["rlnDefocusU"].between(7_000, 26_000).all()
-    assert (stack.ctf["rlnVoltage"] == 300).all()
+    assert len(stack.table) == len(stack)
+    assert stack.table["rlnDefocusU"].between(7_000, 26_000).all()
+    assert (stack.table["rlnVoltage"] == 300).all()
 
 
 def test_an_image_beyond_the_end_is_refused(stack):

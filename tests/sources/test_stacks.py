@@ -89,7 +89,7 @@ def refused(path: Path | str, **fields) -> str:
 def test_mrc_stack_of_every_real_mode(tmp_path, dtype):
     images = (noise(3, 6, 8) * 20 + 40).astype(dtype)
     stack = File(str(write_mrc(tmp_path / "a.mrcs", images, pixel_size=1.5))).open()
-    assert (len(stack), stack.shape, stack.label, stack.ctf) == (3, (6, 8), "a.mrcs", None)
+    assert (len(stack), stack.shape, stack.label, stack.table) == (3, (6, 8), "a.mrcs", None)
     for index in range(3):
         image = stack.read(index)
         assert image.dtype == np.float32
@@ -254,9 +254,9 @@ def test_relion_31_order_pixel_size_and_ctf(optics_star):
     for index, image in enumerate(expected):
         np.testing.assert_array_equal(stack.read(index), image)
     assert [stack.pixel_size(index) for index in range(3)] == [2.5, 1.25, 2.5]
-    assert stack.ctf["rlnDefocusU"].tolist() == [15000, 16000, 17000]
-    assert stack.ctf["rlnVoltage"].tolist() == [200, 300, 200]
-    assert stack.ctf["rlnOpticsGroupName"].tolist() == ["second", "first", "second"]
+    assert stack.table["rlnDefocusU"].tolist() == [15000, 16000, 17000]
+    assert stack.table["rlnVoltage"].tolist() == [200, 300, 200]
+    assert stack.table["rlnOpticsGroupName"].tolist() == ["second", "first", "second"]
 
 
 def test_relion_30_pixel_size_comes_before_the_header(tmp_path):
@@ -265,7 +265,7 @@ def test_relion_30_pixel_size_comes_before_the_header(tmp_path):
     stated = File(str(write_star(tmp_path / "stated.star", ["2@a.mrcs"], columns))).open()
     silent = File(str(write_star(tmp_path / "silent.star", ["2@a.mrcs"]))).open()
     assert (stated.pixel_size(0), silent.pixel_size(0)) == (pytest.approx(1.25), pytest.approx(9))
-    assert silent.ctf is None
+    assert silent.table is None
 
 
 def test_stacks_are_looked_for_in_order(tmp_path, monkeypatch):
@@ -395,14 +395,14 @@ def test_a_cryosparc_table_names_images_from_the_projects_folder(project):
     for index, image in enumerate([b[1], a[2], b[0]]):
         np.testing.assert_array_equal(stack.read(index), image)
         assert stack.pixel_size(index) == 1.25
-    ctf = stack.ctf
+    ctf = stack.table
     assert ctf["rlnDefocusU"].tolist() == [15000, 16000, 17000]
     assert ctf["rlnDefocusV"].tolist() == [14000, 15000, 16000]
     optics = ctf[["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnDefocusAngle", "rlnPhaseShift"]]
     np.testing.assert_allclose(optics, [[300, 2.7, 0.1, 30, 90]] * 3, rtol=1e-6)
     plain = cs_table()[["blob/path", "blob/idx"]].copy()
     silent = File(str(write_cs(folder / "J3" / "plain.cs", plain))).open()
-    assert (silent.ctf, silent.pixel_size(0)) == (None, pytest.approx(9))
+    assert (silent.table, silent.pixel_size(0)) == (None, pytest.approx(9))
 
 
 def test_cryosparc_tables_that_make_no_sense(project):
@@ -777,7 +777,7 @@ def test_the_real_particles_of_empiar_10076():
     stack = File(shared("empiar_10076_7.star")).open()
     assert (len(stack), stack.shape) == (7, (320, 320))
     assert stack.pixel_size(0) == pytest.approx(1.31, abs=0.01)
-    assert stack.ctf["rlnDefocusU"].iloc[0] == 15301.1
+    assert stack.table["rlnDefocusU"].iloc[0] == 15301.1
     with mrcfile.mmap(shared("empiar_10076_7.mrc"), permissive=True) as mrc:
         assert mrc.data is not None
         np.testing.assert_array_equal(stack.read(6), mrc.data[6])

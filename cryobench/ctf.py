@@ -1,0 +1,131 @@
+"""The contrast transfer function (CTF) of a thin object that scatters weakly, in RELION's convention.
+
+    CTF(k) = sin(chi(k)) exp(-B |k|^2 / 4)
+    chi(k) = pi lambda D(k) |k|^2 - pi/2 Cs lambda^3 |k|^4 + phase shift + asin(amplitude contrast)
+    D(k)   = (U + V)/2 + (U - V)/2 cos 2(angle(k) - angle(U))
+
+with k in 1/Å, underfocus U, V >= 0. It is positive at low frequencies: an image CTF * projection shows protein white
+on dark, as particles are given to RELION; the raw micrograph shows the negative of it. Angles go from the
+x axis (columns) towards the y axis (rows). (Rohou & Grigorieff 2015, J. Struct. Biol. 192:216, eqs 2 to 4.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cryobench.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = {
+    "defocus_u": "rlnDefocusU",
+    "defocus_v": "rlnDefocusV",
+    "angle": "rlnDefocusAngle",
+    "voltage": "rlnVoltage",
+    "cs": "rlnSphericalAberration",
+    "amplitude_contrast": "rlnAmplitudeContrast",
+    "phase_shift": "rlnPhaseShift",
+    "b_factor": "rlnCtfBfactor",
+}
+"""The parameters and their columns in RELION's tables, in the same units."""
+_OPTIONAL = ("phase_shift", "b_factor")
+
+
+@dataclass(frozen=True, eq=False)
+class CtfParameters:
+    """The CTF of each image, float64 tensors [B].
+
+    defocus_u, defocus_v: Å, positive under focus. angle: of the axis of defocus_u, degrees. voltage: kV. cs: mm.
+    amplitude_contrast: fraction. phase_shift: of a phase plate, degrees. b_factor: of the envelope, Å^2.
+    """
+
+    defocus_u: torch.Tensor
+    defocus_v: torch.Tensor
+    angle: torch.Tensor
+    voltage: torch.Tensor
+    cs: torch.Tensor
+    amplitude_contrast: torch.Tensor
+    phase_shift: torch.Tensor
+    b_factor: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.defocus_u)
+
+    @staticmethod
+    def from_table(table: pd.DataFrame, what: str = "the table") -> CtfParameters:
+        """The CTF in a table with RELION's columns, a row per image; phase shift and B-factor are 0 where it has none.
+
+        Raises `DataError` for missing columns, all named, and for values that no microscope has.
+        """
+        import pandas as pd
+
+        needed = {name: column for name, column in COLUMNS.items() if name not in _OPTIONAL}
+        missing = [column for column in needed.values() if column not in table.columns]
+        if missing:
+            raise DataError(f"{what} lacks {', '.join(missing)}; the CTF needs {', '.join(needed.values())}")
+        values = {}
+        for name, column in COLUMNS.items():
+            given: Any = table[column] if column in table.columns else pd.Series(0.0, index=table.index)
+            values[name] = torch.tensor(pd.to_numeric(given, errors="coerce").to_numpy(dtype=float))
+            # a table may say 'inf' or nothing at all
+            wrong = ~values[name].isfinite() | ((values[name] <= 0) & (name == "voltage"))
+            if name == "amplitude_contrast":
+                wrong |= (values[name] < 0) | (values[name] > 1)
+            if wrong.any():
+                row = int(wrong.nonzero()[0])
+                raise DataError(f"{what}: row {row + 1} has {column} {table[column].iloc[row]}; give a sensible number")
+        return CtfParameters(**values)
+
+    def to_table(self) -> pd.DataFrame:
+        """A row per image, in RELION's columns."""
+        import pandas as pd
+
+        return pd.DataFrame({column: getattr(self, name).tolist() for name, column in COLUMNS.items()})
+
+    def select(self, images: slice | torch.Tensor) -> CtfParameters:
+        """Those of some of the images."""
+        return CtfParameters(**{f.name: getattr(self, f.name)[images] for f in dataclasses.fields(self)})
+
+
+def wavelength(voltage: torch.Tensor) -> torch.Tensor:
+    """The relativistic wavelength of electrons in Å, for an accelerating voltage in kV:
+
+        h / sqrt(2 m e V (1 + e V / (2 m c^2)))
+
+    1.96875 pm at 300 kV (CODATA 2018).
+    """
+    V = voltage.double() * 1e3
+    h, m, e, c = 6.62607015e-34, 9.1093837015e-31, 1.602176634e-19, 299792458.0
+    return h / (2 * m * e * V * (1 + e * V / (2 * m * c**2))).sqrt() * 1e10
+
+
+def transfer(parameters: CtfParameters, shape: tuple[int, int], pixel_size: float | Sequence[float]) -> torch.Tensor:
+    """CTF(k) on the half spectrum of real images [H, W], the layout of `rfft2`: [B, 1, H, W // 2 + 1], float64.
+
+    pixel_size: Å per pixel, for all images or for each.
+    """
+    H, W = shape
+    p = parameters
+    scale = torch.as_tensor(pixel_size, dtype=torch.float64, device=p.voltage.device).reshape(-1, 1, 1)
+    ky = torch.fft.fftfreq(H, dtype=torch.float64, device=scale.device)[:, None] / scale
+    kx = torch.fft.rfftfreq(W, dtype=torch.float64, device=scale.device)[None, :] / scale
+    k2 = kx**2 + ky**2
+
+    def image(parameter: torch.Tensor) -> torch.Tensor:
+        return parameter.reshape(-1, 1, 1)
+
+    wave = image(wavelength(p.voltage))
+    twice = image(torch.deg2rad(2 * p.angle))
+    mean, difference = image(p.defocus_u + p.defocus_v) / 2, image(p.defocus_u - p.defocus_v) / 2
+    # |k|^2 cos 2(angle(k) - a) = (kx^2 - ky^2) cos 2a + 2 kx ky sin 2a
+    defocus_k2 = mean * k2 + difference * ((kx**2 - ky**2) * twice.cos() + 2 * kx * ky * twice.sin())
+    chi = math.pi * wave * defocus_k2 - math.pi / 2 * image(p.cs) * 1e7 * wave**3 * k2**2
+    chi = chi + image(torch.deg2rad(p.phase_shift)) + image(p.amplitude_contrast).asin()
+    return (chi.sin() * (-image(p.b_factor) / 4 * k2).exp()).unsqueeze(1)

@@ -1,0 +1,141 @@
+"""Measurement operators: what a live one can do, and how a registered one is made."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from cryobench.linalg import conjugate_gradients, power_norm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Imaging:
+    """What is known of how images were taken, which an operator may depend on: their shape, Å per pixel, and CTF.
+
+    pixel_size: one number an image, None where it is not known. table: a row an image in RELION's columns, or None.
+    """
+
+    shape: Shape
+    pixel_size: tuple[float | None, ...] = ()
+    table: pd.DataFrame | None = None
+
+
+class LinearOperator(ABC):
+    """A live linear measurement operator A: [B, 1, H, W] -> [B, M, h, w], real, batched.
+
+    A subclass gives `A` and `A_adjoint`; the other methods then work by iteration, to a relative tolerance of
+    `cg_tol`. Operators with structure override them with closed forms. The vocabulary is that of deepinv, except
+    that `compute_norm` is ||A||, not its square.
+    """
+
+    image_shape: Shape
+    measurement_shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    nominal_compression: float
+    nonnegative: bool = False
+    """Whether every weight of A is non-negative, so that measurements can be counts."""
+    noise_in_range: bool = False
+    """Whether y is written in a larger space than is measured, so that noise lives on the range of A alone."""
+    closed_form: bool = False
+    """Whether `A_dagger`, `A_dagger_A` and `prox_l2` need no iteration."""
+    cg_tol: float = 1e-6
+    cg_max_steps: int = 1000
+
+    @abstractmethod
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        """Measure: [B, 1, H, W] -> [B, M, h, w]."""
+
+    @abstractmethod
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        """The transpose of A: [B, M, h, w] -> [B, 1, H, W]."""
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        """A^T A x, [B, 1, H, W]."""
+        return self.A_adjoint(self.A(x))
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        """The least-norm least-squares solution of A x = y, [B, 1, H, W]."""
+        return self._solve(self.A_adjoint(y), 0.0)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        """(A^T A + I / gamma)^-1 A^T A x, [B, 1, H, W]; gamma > 0 for all images, or for each, [B, 1, 1, 1].
+
+        At gamma = inf it is A^+ A x, the part of x that is measured. With x* any least-squares solution,
+        z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), and the projection on all such solutions at gamma = inf.
+        """
+        return self._solve(self.A_adjoint_A(x), 1 / gamma)
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        """argmin_x 1/2 ||A x - y||^2 + 1/(2 gamma) ||x - z||^2, [B, 1, H, W]."""
+        return z + self._solve(self.A_adjoint(y - self.A(z)), 1 / gamma)
+
+    def _solve(self, b: torch.Tensor, shift: torch.Tensor | float) -> torch.Tensor:
+        """(A^T A + shift)^-1 b, of least norm."""
+        return conjugate_gradients(
+            lambda x: self.A_adjoint_A(x) + shift * x, b, tol=self.cg_tol, max_steps=self.cg_max_steps
+        )
+
+    def compute_norm(self) -> float:
+        """The spectral norm ||A|| (not its square)."""
+        return power_norm(self)
+
+    @property
+    def rank(self) -> int:
+        """Rank of A; where it is not known, the largest it can be."""
+        return min(math.prod(self.image_shape), math.prod(self.measurement_shape))
+
+    @cached_property
+    def mean_response(self) -> torch.Tensor:
+        """A 1, the measurement of a constant image of intensity one, [1, M, h, w]."""
+        return self.A(torch.ones((1, 1, *self.image_shape), dtype=self.dtype, device=self.device))
+
+    def select(self, images: slice | torch.Tensor) -> LinearOperator:
+        """This operator for some of the images it was built for (a slice, or indices or a mask [B]).
+
+        Only an operator that differs from image to image has anything to select. `compute_norm` stays that of all.
+        """
+        return self
+
+    def prepare(self) -> None:
+        """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""
+        _ = self.mean_response, self.rank
+
+    @property
+    def effective_compression(self) -> float:
+        """Pixels over independent measurements, N / rank(A); infinite for an operator that measures nothing."""
+        return math.prod(self.image_shape) / self.rank if self.rank else math.inf
+
+
+class OperatorRecipe(ABC):
+    """A registered operator: a frozen dataclass of its parameters."""
+
+    @abstractmethod
+    def check(self, image_shape: Shape) -> None:
+        """Raise `IncompatibleError` when this operator cannot measure images of this shape. Costs nothing."""
+
+    @abstractmethod
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        """Make the live operator. Random parts depend on (seed, this recipe, image_shape) alone."""
+
+    def check_for(self, imaging: Imaging) -> None:
+        """Raise `IncompatibleError` when this operator cannot measure these images. Costs nothing."""
+        self.check(imaging.shape)
+
+    def build_for(self, imaging: Imaging, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        """Make the live operator for these images, in this order.
+
+        Only an operator that depends on how an image was taken overrides it, and `check_for`; others are the same for
+        all images.
+        """
+        return self.build(imaging.shape, seed=seed, dtype=dtype, device=device)
