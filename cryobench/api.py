@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cryobench import grid, runner
-from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
+from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.hooks import Hooks
@@ -100,16 +100,28 @@ def run(
 
 
 def operator(
-    spec: str, *, shape: Shape, seed: int = 0, dtype: str | torch.dtype = "float32", device: str = "cpu"
+    spec: str,
+    *,
+    shape: Shape,
+    seed: int = 0,
+    dtype: str | torch.dtype = "float32",
+    device: str = "cpu",
+    pixel_size: float | None = None,
+    table: pd.DataFrame | None = None,
 ) -> LinearOperator:
-    """The live operator of a spec for images of `shape` (H, W): `cb.operator("sumpool:16", shape=(128, 128)).A(x)`."""
+    """The live operator of a spec for images of `shape` (H, W): `cb.operator("sumpool:16", shape=(128, 128)).A(x)`.
+
+    pixel_size: in Å, for operators that depend on it (`ctf`). table: a row an image in RELION's columns, for those
+    that differ from image to image; the operator is then for these images, in this order.
+    """
     recipe = installed().make("operators", spec)
     if not isinstance(recipe, OperatorRecipe):
         raise SpecError(f"{spec!r} is no operator")
-    recipe.check(shape)
+    imaging = Imaging(shape, (pixel_size,) * (1 if table is None else len(table)), table)
+    recipe.check_for(imaging)
     if isinstance(dtype, str):
         dtype = grid.resolve_dtype(dtype)
-    return recipe.build(shape, seed=seed, dtype=dtype, device=resolve_device(device))
+    return recipe.build_for(imaging, seed=seed, dtype=dtype, device=resolve_device(device))
 
 
 def solver(spec: str) -> Solver:
@@ -145,6 +157,10 @@ def solve(
     wanted = measured_by.measurement_shape
     if y.ndim != 4 or tuple(y.shape[1:]) != wanted:
         raise IncompatibleError(f"y has shape {list(y.shape)}, wanted [B, {', '.join(map(str, wanted))}]")
+    if measured_by.images not in (None, len(y)):
+        raise IncompatibleError(
+            f"y holds {len(y)} images, and the operator was made for {measured_by.images}; give those, or select them"
+        )
     model: NoiseModel = installed().make("noises", noise)
     problem = Problem(CountingOperator(measured_by), y, model, y.new_full((len(y), 1, 1, 1), sigma))
     reason = method.unsupported(problem)

@@ -52,6 +52,10 @@ class Prior:
         """A digest of trained weights, '' for a prior without: a result counts as another when they change."""
         return ""
 
+    def trained_on(self) -> Sequence[Mapping[str, str]]:
+        """The origins (`Stack.origin`) of the images it was trained on; none for a prior that was not."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -137,6 +141,8 @@ class Metric(ABC):
     """A registered metric. It states its columns before it measures, so that tables know direction and unit."""
 
     columns: ClassVar[tuple[Column, ...]]
+    against_truth: ClassVar[bool] = True
+    """Whether it compares with the truth, so that it can be told against the clean image too."""
 
     @abstractmethod
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:

@@ -12,11 +12,11 @@ x axis (columns) towards the y axis (rows). (Rohou & Grigorieff 2015, J. Struct.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from cryobench.errors import DataError
@@ -73,7 +73,7 @@ class CtfParameters:
         values = {}
         for name, column in COLUMNS.items():
             given: Any = table[column] if column in table.columns else pd.Series(0.0, index=table.index)
-            values[name] = torch.tensor(pd.to_numeric(given, errors="coerce").to_numpy(dtype=float))
+            values[name] = torch.tensor(np.asarray(pd.to_numeric(given, errors="coerce"), dtype=np.float64))
             # a table may say 'inf' or nothing at all
             wrong = ~values[name].isfinite() | ((values[name] <= 0) & (name == "voltage"))
             if name == "amplitude_contrast":
@@ -113,19 +113,25 @@ def transfer(parameters: CtfParameters, shape: tuple[int, int], pixel_size: floa
     """
     H, W = shape
     p = parameters
-    scale = torch.as_tensor(pixel_size, dtype=torch.float64, device=p.voltage.device).reshape(-1, 1, 1)
-    ky = torch.fft.fftfreq(H, dtype=torch.float64, device=scale.device)[:, None] / scale
-    kx = torch.fft.rfftfreq(W, dtype=torch.float64, device=scale.device)[None, :] / scale
-    k2 = kx**2 + ky**2
+    pixel = torch.as_tensor(pixel_size, dtype=torch.float64, device=p.voltage.device)
+    ky = torch.fft.fftfreq(H, dtype=torch.float64, device=pixel.device)[:, None]
+    kx = torch.fft.rfftfreq(W, dtype=torch.float64, device=pixel.device)
 
     def image(parameter: torch.Tensor) -> torch.Tensor:
         return parameter.reshape(-1, 1, 1)
 
-    wave = image(wavelength(p.voltage))
-    twice = image(torch.deg2rad(2 * p.angle))
-    mean, difference = image(p.defocus_u + p.defocus_v) / 2, image(p.defocus_u - p.defocus_v) / 2
-    # |k|^2 cos 2(angle(k) - a) = (kx^2 - ky^2) cos 2a + 2 kx ky sin 2a
-    defocus_k2 = mean * k2 + difference * ((kx**2 - ky**2) * twice.cos() + 2 * kx * ky * twice.sin())
-    chi = math.pi * wave * defocus_k2 - math.pi / 2 * image(p.cs) * 1e7 * wave**3 * k2**2
-    chi = chi + image(torch.deg2rad(p.phase_shift)) + image(p.amplitude_contrast).asin()
-    return (chi.sin() * (-image(p.b_factor) / 4 * k2).exp()).unsqueeze(1)
+    wave, twice = wavelength(p.voltage), torch.deg2rad(2 * p.angle)
+    quadratic, quartic = torch.pi * wave / pixel**2, torch.pi / 2 * p.cs * 1e7 * wave**3 / pixel**4
+    mean, difference = (p.defocus_u + p.defocus_v) / 2, (p.defocus_u - p.defocus_v) / 2
+    # D |k|^2 = mean |k|^2 + difference ((kx^2 - ky^2) cos 2a + 2 kx ky sin 2a), written for few passes over [B, H, W]
+    constant = torch.deg2rad(p.phase_shift) + p.amplitude_contrast.asin()
+    along_x = image(quadratic * (mean + difference * twice.cos())) * kx**2 + image(constant)
+    chi = along_x + image(quadratic * (mean - difference * twice.cos())) * ky**2
+    chi.addcmul_(image(quadratic * difference * twice.sin()), 2 * kx * ky)
+    chi.addcmul_(image(quartic), (kx**2 + ky**2) ** 2, value=-1)
+    ctf = chi.sin_()
+    if p.b_factor.any():
+        # a product of a function of kx and one of ky
+        fall = image(p.b_factor / 4 / pixel**2)
+        ctf.mul_((-fall * kx**2).exp()).mul_((-fall * ky**2).exp())
+    return ctf.unsqueeze(1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 4
+SHEET_COLUMNS = 8
 LABEL_LENGTH = 32
 HEADS = ("truth", "adjoint, own scale", "reconstruction", "reconstruction − truth")
 
@@ -71,6 +72,26 @@ def panel(
     _save(figure, Path(path))
 
 
+def sheet(
+    images: Sequence[np.ndarray], *, titles: Sequence[str], pixel_size: Sequence[float | None], path: str | Path
+) -> None:
+    """Write a PNG with images [H, W] side by side, each between its own 0.5th and 99.5th percentile.
+
+    titles and pixel_size (Å per pixel, None where it is not known): one for each image. The file appears complete or
+    not at all; raises `ResultsError` where it cannot be written.
+    """
+    columns = min(SHEET_COLUMNS, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure, axes = _blank(rows, columns, (1.6 * columns, 1.75 * rows * images[0].shape[0] / images[0].shape[1]))
+    for axis, image, title, size in zip(axes.flat, images, titles, pixel_size, strict=False):
+        low, high = np.percentile(image, (0.5, 99.5))
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(_shortened(title), fontsize=7, pad=2, parse_math=False)
+        if size is not None:
+            _scale_bar(axis, image.shape, size)
+    _save(figure, Path(path))
+
+
 def _check(truth: np.ndarray, adjoint: np.ndarray, reconstruction: np.ndarray, titles: Sequence[str]) -> None:
     shapes = [images.shape for images in (truth, adjoint, reconstruction)]
     if truth.ndim != 3 or not truth.size or len(set(shapes)) > 1:
@@ -112,18 +133,24 @@ def _shortened(label: str) -> str:
 
 
 def _grid(rows: int, aspect: float) -> tuple[Figure, np.ndarray]:
-    """A figure with [rows, 4] axes without ticks; aspect: image height over width."""
+    """A figure with [rows, 4] axes, headed; aspect: image height over width."""
+    figure, axes = _blank(rows, len(HEADS), (10.4, 0.35 + rows * 2.4 * aspect))
+    for axis, head in zip(axes[0], HEADS, strict=True):
+        axis.set_title(head, fontsize=10)
+    return figure, axes
+
+
+def _blank(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure with [rows, columns] axes without ticks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.4, 0.35 + rows * 2.4 * aspect), dpi=150, layout="constrained")
+    figure = Figure(figsize=inches, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, len(HEADS), squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for axis, head in zip(axes[0], HEADS, strict=True):
-        axis.set_title(head, fontsize=10)
     return figure, axes
 
 

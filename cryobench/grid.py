@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from cryobench import environment, results
-from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Shape, Solver, Source, Stack
+from cryobench.core import Column, Imaging, Metric, NoiseModel, OperatorRecipe, Prior, Shape, Solver, Source, Stack
+from cryobench.ctf import COLUMNS
 from cryobench.errors import DataError, ParameterError, PluginError, SpecError
-from cryobench.record import LEADING, TRAILING
+from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.sources.scaling import minmax
 from cryobench.sources.selection import parse_images
 from cryobench.spec import Spec, fields_of, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLOOR = "pinv"
 DEFAULT_METRICS = ("mse", "mae", "psnr", "ssim", "l2", "measurement_mse")
@@ -71,10 +75,20 @@ class Dataset:
     scale: tuple[tuple[float, float], ...]
     pixel_size: tuple[float | None, ...]
     digest: str
+    table: pd.DataFrame | None = None
+    """What the source knows of the images beside their pixels, a row each, or None."""
+    clean: torch.Tensor | None = None
+    """The images without their noise, on the scale of `images`; None unless the source knows it for all of them."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What the images are of and how they were made, where they were."""
 
     @property
     def shape(self) -> Shape:
         return (self.images.shape[2], self.images.shape[3])
+
+    @property
+    def imaging(self) -> Imaging:
+        return Imaging(self.shape, self.pixel_size, self.table)
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,8 @@ class Cell:
     resolved: dict[str, Any]
     plugins: dict[str, str]
     """Versions of the distributions that supply the parts."""
+    trained_on: list[dict[str, str]]
+    """The origins of the images that the cell's priors were trained on."""
     hash: str
     floor: bool
 
@@ -134,7 +150,7 @@ def plan(request: Request, registry: Registry) -> Plan:
                 for text in dict.fromkeys(request.data)]  # fmt: skip
     for dataset in datasets:
         for operator in operators:
-            guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check(d.shape))
+            guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
 
     cells = [
         _cell(registry, solver, operator, noise, dataset, metrics, seed, request.dtype)
@@ -190,7 +206,8 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
                                   "give higher, lower or none")  # fmt: skip
             if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
                 raise PluginError(f"the metric column {column.name!r} is no name of its own; rename it")
-            shown = {column.name, column.name + "_lo", column.name + "_hi"}
+            names = {column.name, column.name + CLEAN} if metric.against_truth else {column.name}
+            shown = {name + end for name in names for end in ("", "_lo", "_hi")}
             if seen & shown:
                 raise ParameterError(f"two of the metrics asked for give a column {column.name!r}; leave one out")
             seen |= shown
@@ -222,12 +239,31 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
+def data_options(
+    *, size: int | None = None, as_stack: bool = False, data_root: str | None = None, invert: bool = False
+) -> dict[str, str]:
+    """Further parameters of data sources, as the command line gives them: those that were asked for."""
+    given = {"size": size, "as_stack": as_stack or None, "data_root": data_root, "invert": invert or None}
+    return {key: str(value).lower() if value is True else str(value) for key, value in given.items()
+            if value is not None}  # fmt: skip
+
+
+def open_stack(text: str, options: dict[str, str], registry: Registry) -> Stack:
+    """The stack that --data names: an existing path if there is one, else a registered spec."""
+    return _opened(_source_spec(text, options, registry), registry)
+
+
+def _opened(spec: Spec, registry: Registry) -> Stack:
     source = registry.make("sources", spec)
     check_kind("sources", str(spec), source)
     stack = guarded(f"data source {str(spec)!r} cannot be opened", source.open)
     if not isinstance(stack, Stack):
         raise PluginError(f"data source {str(spec)!r} must open a cryobench.core.Stack, got {type(stack).__name__}")
+    return stack
+
+
+def _load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
+    stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
     scaled, scale = [], []
     for index in indices:
@@ -242,9 +278,47 @@ def _load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
     pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
     pixel_size = tuple(stack.pixel_size(index) for index in indices)
     ids = tuple(str(index) for index in indices)
+    table, clean = _table(stack, indices), _clean(stack, indices, scale)
     digest = hashlib.sha256(repr((ids, scale, pixel_size, tuple(pixels.shape))).encode())
     digest.update(pixels.numpy().tobytes())
-    return Dataset(stack.label, spec, pixels, ids, tuple(scale), pixel_size, digest.hexdigest())
+    digest.update(_ctf_bytes(table))
+    if clean is not None:
+        digest.update(clean.numpy().tobytes())
+    origin = dict(guarded(f"the origin of {stack.label} cannot be told", lambda: stack.origin))
+    return Dataset(stack.label, spec, pixels, ids, tuple(scale), pixel_size, digest.hexdigest(), table, clean, origin)
+
+
+def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
+    """The rows of these images in the stack's table."""
+    table = guarded(f"the table of {stack.label} cannot be read", lambda: stack.table)
+    if table is None:
+        return None
+    if len(table) != len(stack):
+        raise DataError(f"the table of {stack.label} has {len(table)} rows for {len(stack)} images; give one each")
+    return table.iloc[list(indices)].reset_index(drop=True)
+
+
+def _clean(stack: Stack, indices: Sequence[int], scale: Sequence[tuple[float, float]]) -> torch.Tensor | None:
+    """These images without their noise, scaled as they are, float32 [n, 1, H, W]; None unless all are known."""
+    images = []
+    for index, (low, high) in zip(indices, scale, strict=True):
+        where = f"the clean image {index} of {stack.label}"
+        image = guarded(f"{where} cannot be read", lambda i=index: stack.clean(i))
+        if image is None:
+            return None
+        if image.shape != stack.shape or not np.isfinite(image).all():
+            raise DataError(f"{where} has shape {image.shape}, wanted finite numbers of shape {stack.shape}")
+        middle, half = low / 2 + high / 2, high / 2 - low / 2
+        images.append(((image.astype(np.float64) - middle) / half).astype(np.float32))
+    return torch.from_numpy(np.stack(images)).unsqueeze(1)
+
+
+def _ctf_bytes(table: pd.DataFrame | None) -> bytes:
+    """The CTF columns of a table, which can change what an operator does; b"" where it has none."""
+    known = [] if table is None else [column for column in COLUMNS.values() if column in table.columns]
+    if table is None or not known:
+        return b""
+    return repr((known, table[known].to_numpy().tolist())).encode()
 
 
 def _cell(
@@ -281,6 +355,7 @@ def _cell(
         labels=labels | {"data": dataset.label},
         resolved=resolved | {"data": str(dataset.spec)},
         plugins=plugins,
+        trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
         hash=results.content_hash(identity),
         floor=resolved["solver"] == FLOOR,
     )

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def total(a: torch.Tensor) -> torch.Tensor:
     """Sum of each image, [B, 1, 1, 1] for [B, ., ., .].
 
-    Summed in float64: the order of a float32 sum, and with it a decision that hangs on its sign, would depend on the
-    size of the batch.
+    Summed in float64 and in the order of a dense tensor: the order of a float32 sum, and a decision that hangs on it,
+    would depend on the size of the batch.
     """
-    return a.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+    return a.contiguous().sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -53,54 +53,71 @@ def concatenate_curves(curves: list[torch.Tensor]) -> torch.Tensor:
 
 
 def conjugate_gradients(
-    apply: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, *, tol: float, max_steps: int
+    apply: Callable[..., torch.Tensor],
+    b: torch.Tensor,
+    *,
+    tol: float,
+    max_steps: int,
+    precondition: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
     """Solve `apply(x) = b` for a symmetric positive semi-definite `apply`, each image on its own.
 
     Starts from zero, so that on a singular system with b in the range the least-norm solution comes out. An image
     stops when ||b - apply(x)|| <= tol ||b||. (Hestenes & Stiefel 1952.)
+
+    precondition: r -> (M^-1 r, ...), M^-1 symmetric and positive semi-definite; the norm is then <r, M^-1 r>^(1/2), and
+    x stays in the range of M^-1. What it gives beside M^-1 r, linear in r too, `apply` is given beside a direction:
+    with (M^-1 r, r) that is M times the direction, which M itself need not be known for.
     """
+    precondition = precondition or (lambda r: (r,))
     x = torch.zeros_like(b)
     r = b.clone()
-    p = r
-    rr = dot(r, r)
-    goal = tol**2 * rr
+    p = z = precondition(r)
+    rz = dot(r, z[0])
+    goal = tol**2 * rz
     for _ in range(max_steps):
-        active = rr > goal
+        active = rz > goal
         if not active.any():
             break
-        q = apply(p)
-        curvature = dot(p, q)
-        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(tiny(b)), 0.0)
-        x = x + step * p
+        q = apply(*p)
+        curvature = dot(p[0], q)
+        step = torch.where(active & (curvature > 0), rz / curvature.clamp_min(tiny(b)), 0.0)
+        x = x + step * p[0]
         r = r - step * q
-        rr_next = dot(r, r)
-        p = r + torch.where(active, rr_next / rr.clamp_min(tiny(b)), 0.0) * p
-        rr = torch.where(active & (curvature <= 0), 0.0, rr_next)
+        z = precondition(r)
+        rz_next = dot(r, z[0])
+        onward = torch.where(active, rz_next / rz.clamp_min(tiny(b)), 0.0)
+        p = tuple(new + onward * old for new, old in zip(z, p, strict=True))
+        rz = torch.where(active & (curvature <= 0), 0.0, rz_next)
     return x
 
 
-def power_norm(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 1000) -> float:
-    """||A|| by the power method on A^T A, to a relative change of `tol`."""
+def power_norms(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 1000) -> torch.Tensor:
+    """||A|| of each image, [1 or B, 1, 1, 1]: by the power method on A^T A, to a relative change of `tol`."""
     start = torch.Generator().manual_seed(0)
     x = torch.randn((1, 1, *operator.image_shape), generator=start, dtype=operator.dtype).to(operator.device)
-    previous = current = 0.0
+    x = x.repeat(operator.images or 1, 1, 1, 1)
+    found, active = norm(x), torch.ones_like(norm(x), dtype=torch.bool)
     for _ in range(max_steps):
-        x = operator.A_adjoint_A(x / norm(x))
-        current = float(norm(x))
-        if abs(current - previous) <= tol * current:
+        x = operator.A_adjoint_A(x / norm(x).clamp_min(tiny(x)))
+        current = norm(x)
+        changes = (current - found).abs() > tol * current
+        # an image that has ended stays as it is, whatever the others still do
+        found, active = torch.where(active, current, found), active & changes
+        if not active.any():
             break
-        previous = current
-    return current**0.5
+    return found.sqrt()
 
 
 def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
-    """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y: zero for an exact adjoint."""
+    """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y, 0 for an exact adjoint; the largest of all
+    images."""
     draw = torch.Generator().manual_seed(seed)
-    x = torch.randn((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
-    y = torch.randn((1, *operator.measurement_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    B = operator.images or 1
+    x = torch.randn((B, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    y = torch.randn((B, *operator.measurement_shape), generator=draw, dtype=operator.dtype).to(operator.device)
     Ax = operator.A(x)
-    return float((dot(Ax, y) - dot(x, operator.A_adjoint(y))).abs() / (norm(Ax) * norm(y)))
+    return float(((dot(Ax, y) - dot(x, operator.A_adjoint(y))).abs() / (norm(Ax) * norm(y))).max())
 
 
 def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from cryobench.linalg import conjugate_gradients, power_norm
+from cryobench.linalg import conjugate_gradients, power_norms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,8 @@ class LinearOperator(ABC):
     """Whether y is written in a larger space than is measured, so that noise lives on the range of A alone."""
     closed_form: bool = False
     """Whether `A_dagger`, `A_dagger_A` and `prox_l2` need no iteration."""
+    images: int | None = None
+    """How many images it was built for, where it differs from image to image; None where it is the same for all."""
     cg_tol: float = 1e-6
     cg_max_steps: int = 1000
 
@@ -86,24 +89,40 @@ class LinearOperator(ABC):
             lambda x: self.A_adjoint_A(x) + shift * x, b, tol=self.cg_tol, max_steps=self.cg_max_steps
         )
 
+    def on_range(self, y: torch.Tensor) -> torch.Tensor:
+        """A A^+ y, the part of y [B, M, h, w] that an image can cause; where noise lives if it is `noise_in_range`."""
+        return self.A(self.A_dagger(y))
+
     def compute_norm(self) -> float:
-        """The spectral norm ||A|| (not its square)."""
-        return power_norm(self)
+        """The spectral norm ||A|| (not its square); the largest, where A differs from image to image."""
+        return float(power_norms(self).max())
+
+    @property
+    def norms(self) -> torch.Tensor:
+        """||A|| of each image, [1 or B, 1, 1, 1]; the largest of them serves where they are not told apart."""
+        return torch.full((1, 1, 1, 1), self.compute_norm(), dtype=self.dtype, device=self.device)
 
     @property
     def rank(self) -> int:
         """Rank of A; where it is not known, the largest it can be."""
         return min(math.prod(self.image_shape), math.prod(self.measurement_shape))
 
+    @property
+    def transfer(self) -> torch.Tensor | None:
+        """What multiplies the half spectrum of an image (`rfft2`), float64 [1 or B, 1, H, W // 2 + 1]; None for an
+        operator that is not diagonal in Fourier."""
+        return None
+
     @cached_property
     def mean_response(self) -> torch.Tensor:
-        """A 1, the measurement of a constant image of intensity one, [1, M, h, w]."""
+        """A 1, the measurement of a constant image of intensity one, [1 or B, M, h, w]."""
         return self.A(torch.ones((1, 1, *self.image_shape), dtype=self.dtype, device=self.device))
 
     def select(self, images: slice | torch.Tensor) -> LinearOperator:
         """This operator for some of the images it was built for (a slice, or indices or a mask [B]).
 
-        Only an operator that differs from image to image has anything to select. `compute_norm` stays that of all.
+        Only an operator that differs from image to image has anything to select. `compute_norm` and `rank` stay those
+        of all, so that what a solver does with an image does not depend on its batch.
         """
         return self
 
@@ -124,6 +143,10 @@ class OperatorRecipe(ABC):
     def check(self, image_shape: Shape) -> None:
         """Raise `IncompatibleError` when this operator cannot measure images of this shape. Costs nothing."""
 
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int] | None:
+        """The shape [M, h, w] of what images of this shape give; None where only the live operator can tell."""
+        return None
+
     @abstractmethod
     def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
         """Make the live operator. Random parts depend on (seed, this recipe, image_shape) alone."""
@@ -139,3 +162,19 @@ class OperatorRecipe(ABC):
         all images.
         """
         return self.build(imaging.shape, seed=seed, dtype=dtype, device=device)
+
+    def drawn(self, image_shape: Shape, seed: int) -> Mapping[str, torch.Tensor]:
+        """The random arrays (masks) that `build` makes the operator of, by name: what must be kept to rebuild it."""
+        return {}
+
+    def rebuild(
+        self,
+        drawn: Mapping[str, torch.Tensor],
+        imaging: Imaging,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> LinearOperator:
+        """`build_for`, of these arrays in place of those that would be drawn. Goes with `drawn`."""
+        return self.build_for(imaging, seed=seed, dtype=dtype, device=device)

@@ -43,7 +43,7 @@ class CountingOperator(LinearOperator):
 
     def __init__(self, operator: LinearOperator):
         self._operator = operator
-        for name in ("image_shape", "measurement_shape", "dtype", "device", "nominal_compression"):
+        for name in ("image_shape", "measurement_shape", "dtype", "device", "nominal_compression", "images"):
             setattr(self, name, getattr(operator, name))
         self.nonnegative = operator.nonnegative
         self.noise_in_range = operator.noise_in_range
@@ -74,12 +74,24 @@ class CountingOperator(LinearOperator):
         count("prox_l2", z.shape[0])
         return self._operator.prox_l2(z, y, gamma)
 
+    def on_range(self, y: torch.Tensor) -> torch.Tensor:
+        count("on_range", y.shape[0])
+        return self._operator.on_range(y)
+
     def compute_norm(self) -> float:
         return self._operator.compute_norm()
 
     @property
+    def norms(self) -> torch.Tensor:
+        return self._operator.norms
+
+    @property
     def rank(self) -> int:
         return self._operator.rank
+
+    @property
+    def transfer(self) -> torch.Tensor | None:
+        return self._operator.transfer
 
     def select(self, images: slice | torch.Tensor) -> CountingOperator:
         selected = self._operator.select(images)

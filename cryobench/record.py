@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+CLEAN = "_clean"
+"""Ends the names of a metric's columns where it was told against the clean image."""
+
 LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason")
 """First columns of a leaderboard; the metrics follow, each with its interval's ends NAME_lo and NAME_hi."""
 
 COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
 """What a cell cost; lower is better."""
 
-TRAILING = (*COSTS, "device", "version")
+TRAILING = (*COSTS, "overlap", "device", "version")
 """Last columns of a leaderboard."""
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, distributions
 from typing import Any, TypeVar
 
 from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, told
-from cryobench.spec import Spec, bind, fields_of, parse, unbind
+from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
 PREFIX = "cryobench."
@@ -84,12 +84,16 @@ class Registry:
         return component
 
     def make(self, kind: str, spec: str | Spec) -> Any:
-        """The component that a spec describes, nested components included."""
+        """The component that a spec describes, nested components included; for a@b the composed one of its kind."""
         spec = parse(spec) if isinstance(spec, str) else spec
-        if spec.after is not None:
-            raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
-        cls = self.get(kind, spec.name)
         where = f"{_singular(kind)} {str(spec)!r}"
+        if spec.after is not None:
+            if COMPOSED not in self.names(kind):
+                raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
+            outer, inner = self.make(kind, dataclasses.replace(spec, after=None)), self.make(kind, spec.after)
+            composed = self.get(kind, COMPOSED)
+            return guarded(f"{where} cannot be made", lambda: composed(outer=outer, inner=inner))
+        cls = self.get(kind, spec.name)
         component = guarded(f"{where} cannot be made", lambda: bind(cls, spec, self.make, did_you_mean))
         guarded(f"{where} has a parameter that cannot be hashed", lambda: hash(component))
         return component

@@ -15,17 +15,16 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from cryobench.errors import ResultsError, said
+from cryobench.files import umask
 from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
@@ -38,42 +37,6 @@ _SOLVER = "solver:"
 def content_hash(content: Mapping[str, Any]) -> str:
     """SHA-256 of plain data, independent of the order of its keys, as 64 hex digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
-
-    A link is followed; a device or a pipe is written to directly.
-    """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def check_writable_file(path: Path) -> None:
-    """Raise `ResultsError` unless a file can be made at this path."""
-    try:
-        if path.is_dir():
-            raise ResultsError(f"{path} is a folder; give the path of a file to write")
-        if not path.parent.is_dir():
-            raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
-        if path.exists() and not path.is_file():
-            return
-        with tempfile.TemporaryFile(dir=path.parent):
-            return
-    except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
 class Results:
@@ -115,7 +78,7 @@ class Results:
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
             try:
                 self._fill(partial, record, curves or {}, files or {})
-                partial.chmod(0o777 & ~_umask())
+                partial.chmod(0o777 & ~umask())
                 self._publish(partial, target, self.find(record.hash))
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -223,10 +186,3 @@ def _finite(value: Any) -> Any:
 def _slug(record: Record) -> str:
     text = "-".join([record.solver, record.operator] + ([] if record.noise == "none" else [record.noise]))
     return re.sub(r"[^A-Za-z0-9.]+", "-", text)[:60].strip("-.")
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -22,7 +22,7 @@ from cryobench.errors import CryobenchError, PluginError, said, told
 from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
 from cryobench.linalg import concatenate_curves
-from cryobench.record import Record
+from cryobench.record import CLEAN, Record
 from cryobench.results import Results
 from cryobench.rng import Rng, generator
 from cryobench.sources.scaling import undo
@@ -158,7 +158,7 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     """Build the operator and measure the images. Factorisations are done here, and timed as set-up."""
     data = cell.dataset
     with meters.Stopwatch(plan.device) as watch:
-        operator = cell.operator.build(data.shape, seed=cell.seed, dtype=plan.dtype, device=plan.device)
+        operator = cell.operator.build_for(data.imaging, seed=cell.seed, dtype=plan.dtype, device=plan.device)
         operator.prepare()
     reason = cell.noise.unsupported(operator)
     if reason is not None:
@@ -166,12 +166,15 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     truth = data.images.to(plan.device, plan.dtype)
     parts = []
     for part in _batches(len(truth), plan.request.batch):
-        exact = operator.A(truth[part])
-        noisy = cell.noise.apply(exact, operator, Rng(cell.seed, data.ids[part]))
+        own = operator.select(part)
+        exact = own.A(truth[part])
+        noisy = cell.noise.apply(exact, own, Rng(cell.seed, data.ids[part]))
         parts.append(_checked_measurements(noisy, operator, len(exact)))
     y, sigma = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "sigma"))
     problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
-    return _Bench(operator, Case(problem, truth, data.ids, data.pixel_size), watch.seconds, _probe(operator))
+    clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
+    case = Case(problem, truth, data.ids, data.pixel_size, clean)
+    return _Bench(operator, case, watch.seconds, _probe(operator))
 
 
 def _checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
@@ -195,7 +198,7 @@ def _checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> N
 def _probe(operator: LinearOperator) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     image = torch.rand((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
-    return operator.A(image)
+    return operator.A(image.repeat(operator.images or 1, 1, 1, 1))
 
 
 def _batches(n: int, batch: int) -> list[slice]:
@@ -204,7 +207,23 @@ def _batches(n: int, batch: int) -> list[slice]:
 
 def _part(problem: Problem, part: slice) -> Problem:
     """The problem of some of the images. Its tensors are copies: who writes into them harms nobody but itself."""
-    return dataclasses.replace(problem, y=problem.y[part].clone(), sigma=problem.sigma[part].clone())
+    return dataclasses.replace(
+        problem,
+        operator=problem.operator.select(part),
+        y=problem.y[part].clone(),
+        sigma=problem.sigma[part].clone(),
+    )
+
+
+def _told_of(cell: Cell) -> dict[str, Any]:
+    """What a record says of the images, and of those that its priors were trained on."""
+    data = cell.dataset
+    told: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape)}
+    if data.origin:
+        told["origin"] = dict(data.origin)
+    if cell.trained_on:
+        told["trained_on"] = cell.trained_on
+    return told
 
 
 class _Skip(Exception):
@@ -226,7 +245,7 @@ def _run_cell(
         images=list(cell.dataset.ids),
         floor=cell.floor,
         resolved=cell.resolved,
-        problem={"data_digest": cell.dataset.digest, "image_shape": list(cell.dataset.shape)},
+        problem=_told_of(cell),
         environment=_environment(plan, cell),
     )
     default_dtype = torch.get_default_dtype()
@@ -349,26 +368,42 @@ def _checked(answer: Any, problem: Problem) -> Reconstruction:
 def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Record) -> dict[str, np.ndarray]:
     """Fill in the metric columns and the solver's own per-image numbers; the curves are returned."""
     curves: dict[str, np.ndarray] = {}
-    for metric in plan.metrics:
-        parts = [
-            _measured(metric, case, reconstruction, part) for part in _batches(len(case.truth), plan.request.batch)
-        ]
+    batches = _batches(len(case.truth), plan.request.batch)
+    for metric, against, end in _comparisons(plan.metrics, case):
+        parts = [_measured(metric, against, reconstruction, part) for part in batches]
         for column in metric.columns:
-            record.values[column.name] = [value for part in parts for value in part.values[column.name].tolist()]
-            record.columns.append(dataclasses.asdict(column))
+            values = [value for part in parts for value in part.values[column.name].tolist()]
+            record.values[column.name + end] = values
+            record.columns.append(dataclasses.asdict(column) | {"name": column.name + end})
         for name in parts[0].curves:
             if not name.isidentifier() or name == "file":
                 raise PluginError(f"the metric {type(metric).__name__} gives a curve {name!r}; use another name")
-            curves[name] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
+            curves[name + end] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
     for name, values in reconstruction.info.items():
         record.solver_info[name] = values.double().tolist()
     solver_curves = {f"solver:{name}": values.cpu().numpy() for name, values in reconstruction.curves.items()}
     return curves | solver_curves
 
 
+def _comparisons(metrics: Iterable[Metric], case: Case) -> Iterator[tuple[Metric, Case, str]]:
+    """Each metric with the case, and once more with the clean images for truth where they are known: what ends its
+    names then comes with it."""
+    for metric in metrics:
+        yield metric, case, ""
+        if case.clean is not None and metric.against_truth:
+            yield metric, dataclasses.replace(case, truth=case.clean), CLEAN
+
+
 def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: slice) -> Measured:
     """A metric on a part of the images. It gets copies: one that writes into them harms nobody but itself."""
-    own = Case(_part(case.problem, part), case.truth[part].clone(), case.image_ids[part], case.pixel_size[part])
+    own = dataclasses.replace(
+        case,
+        problem=_part(case.problem, part),
+        truth=case.truth[part].clone(),
+        image_ids=case.image_ids[part],
+        pixel_size=case.pixel_size[part],
+        clean=None if case.clean is None else case.clean[part].clone(),
+    )
     info = {name: values[part] for name, values in reconstruction.info.items()}
     measured = metric.measure(own, Reconstruction(reconstruction.x[part].clone(), info))
     name = type(metric).__name__

@@ -34,6 +34,8 @@ _NAME = re.compile(r"[A-Za-z][\w-]*")
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _KEYED = re.compile(rf"\s*({_KEY.pattern})\s*=(.*)", re.DOTALL)
 _NONE = "none"
+COMPOSED = "composed"
+"""The name under which a kind that composes registers what stands for a@b: a component with fields outer and inner."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,12 @@ def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str
 def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False) -> Spec:
     """The canonical spec of a component: non-default values only, or every value when `full`.
 
-    `name_of(component)` is the name under which its class is registered.
+    `name_of(component)` is the name under which its class is registered. A composed one is written outer@inner.
     """
     name = name_of(component)
+    if name == COMPOSED:
+        outer, inner = (unbind(part, name_of, full=full) for part in (component.outer, component.inner))
+        return dataclasses.replace(outer, after=inner)
     value: str | None = None
     params: list[tuple[str, str]] = []
     for position, field in enumerate(fields_of(type(component))):
@@ -237,6 +242,9 @@ def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False)
             continue
         if field.kind is not None and current is not None:
             inner = unbind(current, name_of, full=full)
+            if inner.after is not None:
+                params.append((field.name, str(inner)))
+                continue
             params.append((field.name, inner.name))
             if inner.value is not None:
                 first = fields_of(type(current))[0].name

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from cryobench.cli import main
+
 # two test processes share two cores: one thread each is faster, and keeps results the same on any machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+# the demo images are simulated once, for all test processes and the next run, and never into the user's own cache
+os.environ["CRYOBENCH_CACHE"] = str(ROOT / ".pytest_cache" / "cryobench")
+
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +53,21 @@ def blobs(tmp_path: Path) -> Path:
     path = tmp_path / "blobs.npy"
     np.save(path, images.astype(np.float32))
     return path
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, capsys):
+    """Run the command in-process in an empty folder: cli("run", ...) -> (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cryobench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return call
 
 
 PluginMaker = Callable[..., Path]

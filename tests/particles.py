@@ -1,4 +1,4 @@
-"""Stand-ins for simulated particles, until the package simulates them from structures: clean, and with a CTF."""
+"""Particles for the tests of solvers, that share no code with the package's simulator: clean, and with a CTF."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from optics import ctf_table
 
 import cryobench as cb
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, UnknownName
@@ -37,6 +38,19 @@ def test_live_objects_and_reconstruction_from_measurements_alone(blobs):
     assert torch.equal(by_object, by_spec)
 
 
+def test_operators_that_depend_on_how_images_were_taken():
+    stated = cb.operator("sumpool:4@ctf:15000", shape=(32, 32), pixel_size=1.5)
+    assert stated.images is None
+    own = cb.operator("sumpool:4@ctf", shape=(32, 32), pixel_size=1.5, table=ctf_table(3))
+    x = torch.rand((3, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    y = own.A(x)
+    assert not torch.allclose(y, stated.A(x), atol=0.1)
+    found = cb.solve("pinv", own, y)
+    torch.testing.assert_close(cb.solve("pinv", own.select(slice(1, 2)), y[1:2]), found[1:2])
+    with pytest.raises(IncompatibleError, match="holds 2 images, and the operator was made for 3"):
+        cb.solve("pinv", own, y[:2])
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
@@ -45,6 +59,9 @@ def test_live_objects_and_reconstruction_from_measurements_alone(blobs):
         (lambda: cb.solve("dct", "sumpool:4", torch.zeros(4, 8, 8), shape=(32, 32)), IncompatibleError),
         (lambda: cb.operator("sumpool:5", shape=(32, 32)), IncompatibleError),
         (lambda: cb.operator("sumpool:4", shape=(32, 32), dtype="float16"), ParameterError),
+        (lambda: cb.operator("ctf", shape=(32, 32), pixel_size=1.5), IncompatibleError),
+        (lambda: cb.operator("sumpool:4@ctf:15000", shape=(32, 32)), IncompatibleError),
+        (lambda: cb.operator("ctf:15000@sumpool:4", shape=(32, 32), pixel_size=1.5), IncompatibleError),
         (lambda: cb.solver("dcd"), UnknownName),
         (lambda: cb.run("dct", "sumpool:4", data="nowhere.mrcs"), CryobenchError),
     ],

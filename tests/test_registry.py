@@ -9,6 +9,7 @@ import pytest
 
 from cryobench.errors import DuplicateName, PluginError, SpecError, UnknownName
 from cryobench.registry import KINDS, Registry, installed
+from cryobench.spec import parse
 
 GOOD = """
 from dataclasses import dataclass
@@ -94,6 +95,37 @@ def test_unknown_names_get_a_suggestion():
 def test_only_operators_may_compose():
     with pytest.raises(SpecError, match="composition"):
         installed().make("solvers", "dct@pinv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sumpool:4@ctf",
+        "sumpool:4,count=8@ctf:15000,pixel_size=1.5",
+        "fourier:0.5,mask=fourier_ring@ctf",
+        "sumpool:2,count=3,mask=random_binary,mask.prob=0.3@sumpool:2,count=1@ctf:b_factor=30",
+        "identity@ctf@identity",
+    ],
+)
+def test_compositions_are_written_as_they_are_read(text):
+    registry = installed()
+    made = registry.make("operators", text)
+    assert str(registry.spec_of(made)) == text
+    for spec in (registry.spec_of(made), registry.spec_of(made, full=True)):
+        again = registry.make("operators", str(spec))
+        assert again == made
+        assert hash(again) == hash(made)
+        assert parse(str(spec)) == spec
+
+
+def test_a_composition_named_in_full_is_the_same_one():
+    registry = installed()
+    made = registry.make("operators", "composed:sumpool:4,inner=ctf,inner.b_factor=30")
+    assert made == registry.make("operators", "sumpool:4@ctf:b_factor=30")
+    left = registry.make("operators", 'composed:"sumpool:2@sumpool:2,count=1",inner=ctf')
+    assert str(registry.spec_of(left)) == "sumpool:2@sumpool:2,count=1@ctf"
+    with pytest.raises(UnknownName, match="did you mean 'ctf'"):
+        registry.make("operators", "sumpool:4@ctff")
 
 
 def test_every_builtin_loads_and_its_spec_names_it():

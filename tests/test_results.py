@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cryobench.errors import ResultsError
+from cryobench.files import check_writable_file, whole_file
 from cryobench.record import Record
-from cryobench.results import Results, check_writable_file, content_hash, read_record, whole_file
+from cryobench.results import Results, content_hash, read_record
 
 
 def record(**changes) -> Record:

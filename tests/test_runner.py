@@ -9,10 +9,12 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from optics import ctf_table
+from particles import simulated
 
 import cryobench as cb
 from cryobench import grid, runner
-from cryobench.errors import ParameterError, PluginError, SpecError
+from cryobench.errors import CryobenchError, ParameterError, PluginError, SpecError
 from cryobench.registry import installed
 from cryobench.results import Results
 from cryobench.runner import Observer
@@ -467,3 +469,173 @@ def test_curves_are_saved(strange, blobs, tmp_path):
 def test_requests_that_make_no_sense_are_refused(strange, blobs, options, wanted):
     with pytest.raises((ParameterError, PluginError, SpecError), match=wanted):
         cb.run(**({"solvers": "dct", "operators": "sumpool:4", "data": blobs} | options))
+
+
+# ------------------------------------------------------------------- images that were taken or made each in its own way
+
+MICROSCOPE = """
+from dataclasses import dataclass
+import numpy as np
+import torch
+from cryobench.core import Column, Measured, Metric, OperatorRecipe, Reconstruction, Solver, Source, Stack
+from optics import ctf_table
+from particles import simulated
+
+class Taken(Stack):
+    shape, label = (32, 32), "taken"
+    def __init__(self, source):
+        self.source = source
+        self.noisy, self.pure = (x[:, 0].numpy() * 7 + 3 for x in simulated(8, 32, snr=0.5))
+    def __len__(self): return 8
+    def read(self, index): return self.noisy[index]
+    def pixel_size(self, index): return 2.0 + 0.1 * (index % 2)
+    @property
+    def table(self):
+        if self.source.table == "none": return None
+        table = ctf_table(8).assign(rlnImageName="x", rlnDefocusU=lambda t: t.rlnDefocusU + self.source.shift)
+        return table[:5] if self.source.table == "short" else table
+    def clean(self, index):
+        if self.source.clean == "none" or (self.source.clean == "some" and index == 2): return None
+        return self.pure[index, 1:] if self.source.clean == "cut" else self.pure[index] * self.source.gain
+    @property
+    def origin(self): return {"structure": "7k00", "split": "test"} if self.source.made else {}
+
+@dataclass(frozen=True)
+class Microscope(Source):
+    clean: str = "all"
+    table: str = "all"
+    shift: float = 0.0
+    gain: float = 1.0
+    made: bool = True
+    def open(self): return Taken(self)
+
+@dataclass(frozen=True)
+class Error(Metric):
+    columns = (Column("error", "lower", "grey"),)
+    def measure(self, case, reconstruction):
+        assert case.clean is not None and case.clean.shape == case.truth.shape
+        error = (reconstruction.x - case.truth).flatten(1)
+        case.clean.zero_()
+        return Measured({"error": error.square().mean(1)}, {"row": error[:, :5]})
+
+@dataclass(frozen=True)
+class Clash(Error):
+    columns = (Column("psnr_clean", "higher"),)
+
+@dataclass(frozen=True)
+class Sharper(Solver):
+    def solve(self, problem, *, rng, progress=None):
+        transfer = problem.operator.transfer
+        transfer.mul_(2)
+        return Reconstruction(problem.operator.A_adjoint(problem.y))
+"""
+
+
+@pytest.fixture
+def microscope(install_plugin):
+    groups = {
+        "cryobench.sources": {"microscope": "microscope:Microscope"},
+        "cryobench.metrics": {"error": "microscope:Error", "clash": "microscope:Clash"},
+        "cryobench.solvers": {"sharper": "microscope:Sharper"},
+    }
+    return install_plugin("cryobench-microscope", groups, microscope=MICROSCOPE)
+
+
+@pytest.mark.parametrize("operator", ["ctf", "sumpool:4,count=8@ctf", "fourier:0.6@ctf"])
+@pytest.mark.parametrize("solver", ["dct", "tikhonov"])
+def test_each_image_meets_its_own_ctf_whatever_its_batch(microscope, operator, solver):
+    options = {"noises": ["none", "gaussian:rel=0.1"], "metrics": ["psnr", "measurement_mse"], "data": "microscope"}
+    whole = run(solver, operator, images="0:7", batch=7, **options)
+    threes = run(solver, operator, images="0:7", batch=3, **options)
+    alone = run(solver, operator, images="5", **options)
+    for one, many, parts in zip(alone, whole, threes, strict=True):
+        assert one.status == many.status == parts.status == "ok", many.reason
+        for name, values in many.values.items():
+            assert parts.values[name] == pytest.approx(values, rel=1e-4, abs=1e-9)
+            assert one.values[name][0] == pytest.approx(values[5], rel=1e-4, abs=1e-9)
+
+
+def test_the_measurements_are_those_of_each_images_ctf(microscope):
+    plan = grid.plan(grid.Request(["pinv"], ["ctf"], data=["microscope"], images="1,4,6"), installed())
+    data = plan.cells[0].dataset
+    bench = runner._measure(plan.cells[0], plan)
+    assert data.imaging.pixel_size == (2.1, 2.0, 2.0)
+    for i, index in enumerate((1, 4, 6)):
+        row = ctf_table(8).iloc[[index]].reset_index(drop=True)
+        operator = cb.operator("ctf", shape=(32, 32), pixel_size=data.pixel_size[i], table=row)
+        assert torch.equal(bench.case.problem.y[i : i + 1], operator.A(data.images[i : i + 1]))
+
+
+def test_metrics_are_told_against_the_clean_image_too(microscope):
+    (record,) = run("pinv", "identity", data="microscope", metrics=["psnr", "measurement_mse", "error"], images="2,0,5")
+    assert record.status == "ok", record.reason
+    names = [column["name"] for column in record.columns]
+    assert names == ["psnr", "psnr_clean", "measurement_mse", "error", "error_clean"]
+    assert list(record.values) == names
+    told = {column["name"]: column for column in record.columns}
+    assert told["error_clean"] == told["error"] | {"name": "error_clean"}
+    noisy, clean = (x[[2, 0, 5]].double() for x in simulated(8, 32, snr=0.5))
+    wanted = (noisy - clean).square().mean(dim=(1, 2, 3))  # the identity gives the noisy image back
+    torch.testing.assert_close(torch.tensor(record.values["error_clean"]).double(), wanted, rtol=1e-4, atol=0)
+    assert max(record.values["error"]) < 1e-12
+    assert record.problem["origin"] == {"structure": "7k00", "split": "test"}
+    assert json.dumps(dataclasses.asdict(record))
+
+
+def test_curves_against_the_clean_image_are_saved_beside_the_others(microscope, tmp_path):
+    run("pinv", "identity", data="microscope", metrics=["error", "psnr"], out=tmp_path, images="0:3")
+    (path,) = tmp_path.glob("*/curves.npz")
+    curves = np.load(path)
+    assert curves["row"].shape == curves["row_clean"].shape == (3, 5)
+    assert np.abs(curves["row"]).max() < 1e-6 < np.abs(curves["row_clean"]).max()
+
+
+@pytest.mark.parametrize("clean", ["none", "some"])
+def test_without_all_clean_images_there_are_no_clean_columns(microscope, clean):
+    (record,) = run("pinv", "ctf", data=f"microscope:{clean},made=false", metrics=["psnr"], images="0:4")
+    assert list(record.values) == ["psnr"]
+    assert "origin" not in record.problem
+
+
+def test_what_can_change_the_numbers_is_part_of_the_hash(microscope):
+    def hashed(source, operator="ctf"):
+        return grid.plan(grid.Request(["pinv"], [operator], data=[source]), installed()).cells[0].hash
+
+    specs = ["microscope", "microscope:table=none", "microscope:shift=10", "microscope:gain=2", "microscope:none"]
+    assert len({hashed(source, "identity") for source in specs}) == len(specs)
+    assert hashed("microscope:made=false") == hashed("microscope")
+    composed = [hashed("microscope", text) for text in ("ctf", "sumpool:4@ctf", "sumpool:4,count=8@ctf:b_factor=30")]
+    assert len(set(composed)) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "operator", "metric", "wanted"),
+    [
+        ("microscope:table=none", "ctf", "psnr", "without a CTF"),
+        ("microscope:table=none", "sumpool:4@ctf", "psnr", "without a CTF"),
+        ("microscope", "ctf@sumpool:4", "psnr", "measures 4 images of each"),
+        ("microscope:table=short", "identity", "psnr", "has 5 rows for 8 images"),
+        ("microscope:cut", "identity", "psnr", "the clean image 0 of taken"),
+        ("microscope", "identity", ["psnr", "clash"], "give a column 'psnr_clean'"),
+    ],
+)
+def test_images_and_operators_that_do_not_fit_are_refused_before_any_work(microscope, data, operator, metric, wanted):
+    with pytest.raises(CryobenchError, match=wanted) as raised:
+        run("pinv", operator, data=data, metrics=metric)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_solver_that_changes_one_images_optics_is_found_out(microscope):
+    sharper, pinv = run(["sharper", "pinv"], "ctf", data="microscope", floor=False, metrics=["psnr"])
+    assert "changed the operator" in sharper.reason
+    assert pinv.values == run("pinv", "ctf", data="microscope", metrics=["psnr"])[0].values
+
+
+def test_reuse_and_leaderboard_of_composed_operators(microscope, tmp_path):
+    options = {"data": "microscope", "out": tmp_path, "metrics": ["psnr"]}
+    first = run("dct", "sumpool:4,count=8@ctf", **options)
+    again = run("dct", "sumpool:4,count=8@ctf", **options)
+    assert [r.environment["created"] for r in again] == [r.environment["created"] for r in first]
+    assert {r.operator for r in first} == {"sumpool:4,count=8@ctf"}
+    assert first[0].compression == 2.0
+    assert len(again.to_pandas()) == 2

@@ -76,7 +76,19 @@ class Outer:
     mask: Annotated[Inner, Component("masks"), "what multiplies"] = Inner()
 
 
-NAMES = {Inner: "inner", Outer: "outer"}
+@dataclass(frozen=True)
+class After:
+    outer: Annotated[object, Component("masks"), "acts last"]
+    inner: Annotated[object, Component("masks"), "acts first"]
+
+
+@dataclass(frozen=True)
+class Holder:
+    what: Annotated[object, Component("masks"), "may be composed"]
+    size: int = 1
+
+
+NAMES = {Inner: "inner", Outer: "outer", After: "composed", Holder: "holder"}
 
 
 def make(kind: str, spec: Spec) -> Inner:
@@ -114,6 +126,18 @@ def test_values_get_the_types_of_the_annotations():
 )
 def test_binding_undoes_unbinding(outer: Outer, full: bool):
     assert bound(str(unbind(outer, name_of, full=full))) == outer
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_composition_is_written_with_an_at_sign(full: bool):
+    chain = After(Inner(0.1), After(Inner(kind="hard"), Inner()))
+    spec = unbind(chain, name_of, full=full)
+    assert str(spec) == ("inner:0.1,kind=soft@inner:0.5,kind=hard@inner:0.5,kind=soft" if full else
+                         "inner:0.1@inner:kind=hard@inner")  # fmt: skip
+    assert parse(str(spec)) == spec
+    held = unbind(Holder(chain), name_of, full=full)
+    assert parse(dict(held.params)["what"]) == spec
+    assert parse(str(held)) == held
 
 
 def test_the_canonical_spec_shows_what_differs_from_the_defaults():

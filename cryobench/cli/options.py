@@ -14,6 +14,17 @@ CsvOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout instead.")]
 
+SizeOption = Annotated[
+    int | None, typer.Option(help="Fourier-crop the images to this many pixels a side, or pad their spectrum.")
+]
+AsStackOption = Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")]
+DataRootOption = Annotated[str | None, typer.Option(help="Folder that the image references of a table start from.")]
+InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images, on reading.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
+DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
 
 def complete(kind: str) -> Callable[[str], list[str]]:
     """Shell completion with the registered names of a kind; imports no plugin."""

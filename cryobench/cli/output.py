@@ -21,7 +21,7 @@ def note(message: str) -> None:
 def check_outputs(csv: Path | None, as_json: bool) -> None:
     """Refuse, before any work, a table that could not be written."""
     from cryobench.errors import ParameterError
-    from cryobench.results import check_writable_file
+    from cryobench.files import check_writable_file
 
     if csv is not None and str(csv) != "-":
         check_writable_file(csv)
@@ -33,8 +33,8 @@ def print_leaderboard(records: Sequence[Record], by: str, csv: Path | None, as_j
     """The ranked table: as rich tables, or as CSV or JSON where that is asked for on stdout; also to a CSV file."""
     from rich.console import Console
 
+    from cryobench.files import whole_file
     from cryobench.leaderboard import render, table
-    from cryobench.results import whole_file
 
     frame = table.leaderboard(records, by=by)
     if csv is not None and str(csv) != "-":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -17,17 +20,8 @@ class ProgressObserver(Observer):
 
     def __init__(self, cells: int, quiet: bool):
         self.reused = 0
-        console = Console(stderr=True)
-        self._lines = not quiet and not console.is_terminal
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
+        self._bars, terminal = _bars(quiet)
+        self._lines = not quiet and not terminal
         self._all = self._bars.add_task("cells", total=cells)
         self._one = self._bars.add_task("", total=1.0, visible=False)
 
@@ -54,3 +48,20 @@ class ProgressObserver(Observer):
 
     def warn(self, message: str) -> None:
         note(f"warning: {message}")
+
+
+@contextmanager
+def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts things done; the block is given what to tell of it, (done, of how many)."""
+    bars, _ = _bars(quiet)
+    task = bars.add_task(what, total=total)
+    with bars:
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _bars(quiet: bool) -> tuple[Progress, bool]:
+    """Progress bars on stderr, nothing where it is no terminal or quiet is asked for; and whether it is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    return bars, console.is_terminal

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli.options import ByOption, CsvOption, JsonOption, complete
+from cryobench.cli.options import (
+    AsStackOption,
+    ByOption,
+    CsvOption,
+    DataRootOption,
+    DeviceOption,
+    DtypeOption,
+    InvertOption,
+    JsonOption,
+    QuietOption,
+    SizeOption,
+    complete,
+)
 
 INTERRUPTED = 130
 
@@ -32,18 +44,17 @@ def run(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", help="An image file (.mrc .mrcs .star .pt .npy) or a source spec. Repeat for "
-                     "more. [default: demo]", show_default=False),
+        typer.Option("--data", "-d", help="An image file (.mrc .mrcs .star .cs .pt .npy) or a source spec. Repeat "
+                     "for more. [default: demo]", show_default=False),
     ] = None,
     images: Annotated[
         str | None, typer.Option(help="Which images, counted from 0: 0:8 or 3,7,9. [default: the first 4]",
                                  show_default=False)
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Fourier-crop the images to this many pixels a side.")] = None,
-    as_stack: Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")] = False,
-    data_root: Annotated[
-        str | None, typer.Option(help="Folder that the image references of a star file start from.")
-    ] = None,
+    size: SizeOption = None,
+    as_stack: AsStackOption = False,
+    data_root: DataRootOption = None,
+    invert: InvertOption = False,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: all built-in ones]",
@@ -55,8 +66,8 @@ def run(
         typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),
     ] = None,
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the closed-form pinv row to a table.")] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
     batch: Annotated[int, typer.Option(help="Images solved at once; halved when memory runs out.")] = 16,
     out: Annotated[Path, typer.Option(help="Results folder. A cell found there is not run again.")] = Path("runs"),
     save: Annotated[
@@ -66,7 +77,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
     csv: CsvOption = None,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")] = False,
+    quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Run every solver on every operator and print a leaderboard.
 
@@ -80,14 +91,12 @@ def run(
     from cryobench.record import COSTS
     from cryobench.registry import did_you_mean, installed
 
-    options = {"size": size, "as_stack": as_stack or None, "data_root": data_root}
     request = grid.Request(
         solvers=solver or (),
         operators=operator or (),
         noises=noise or ("none",),
         data=data or ("demo",),
-        data_options={key: str(value).lower() if value is True else str(value)
-                      for key, value in options.items() if value is not None},
+        data_options=grid.data_options(size=size, as_stack=as_stack, data_root=data_root, invert=invert),
         metrics=metric or grid.DEFAULT_METRICS,
         images=images,
         seeds=tuple(dict.fromkeys(seed or (0,))),

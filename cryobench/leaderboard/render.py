@@ -20,7 +20,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from cryobench.leaderboard.overlap import IMAGES, NOTHING, STRUCTURE
 from cryobench.leaderboard.table import COSTS, floors, groups, metric_columns
+from cryobench.record import CLEAN
 
 GAP = 2  # blanks between columns
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
@@ -30,8 +32,13 @@ COST_HEADERS = {
     "operator_calls": ("A", "calls"),
     "peak_memory_mib": ("peak", "MiB"),
 }
-ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A"})
+ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**"})
 NO_VALUE = "–"
+OVERLAPS = {
+    NOTHING: "",
+    IMAGES: "‡ its prior may have been trained on these very images: the same structure, split and seed",
+    STRUCTURE: "† its prior was trained on other images of the same structure",
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ def _remarks(ran: pd.DataFrame, shown: Sequence[_Shown]) -> list[str]:
         found = list(dict.fromkeys(ran[what].dropna()))
         if len(found) > 1:
             remarks.append(f"rows come from more than one {what}: {', '.join(found)}")
+    remarks += [OVERLAPS[seen] for seen in (IMAGES, STRUCTURE) if seen in set(ran["overlap"])]
     metrics = {column["name"] for column in metric_columns(ran)}
     if ran[[column.name for column in shown if column.name in metrics]].isna().to_numpy().any():
         remarks.append(f"{NO_VALUE} no mean: not measured, or not defined for every image")
@@ -139,7 +147,15 @@ def _columns(ran: pd.DataFrame, solver_width: int) -> list[tuple[_Shown, _Shown]
     pairs = [_metric_columns(ran, column, digits=4 if column["name"] == by else 3) for column in metric_columns(ran)]
     costs = [_cost_column(ran, name, ranking=name == by) for name in COSTS]
     pairs += [(column, column) for column in costs]
-    return [*((column, column) for column in same), *sorted(pairs, key=lambda pair: pair[0].name != by)]
+    return [*((column, column) for column in same), *sorted(pairs, key=lambda pair: _place(pair[0].name, by))]
+
+
+def _place(name: str, by: str) -> int:
+    """The ranking metric stands first, then the same metric against the other image, clean or measured; what else was
+    told against the clean image comes last."""
+    if name.removesuffix(CLEAN) == by.removesuffix(CLEAN):
+        return 0 if name == by else 1
+    return 3 if name.endswith(CLEAN) else 2
 
 
 def _rank_column(ran: pd.DataFrame) -> _Shown:
@@ -186,8 +202,8 @@ def _cost_column(ran: pd.DataFrame, name: str, ranking: bool) -> _Shown:
 def _solver_column(ran: pd.DataFrame, width: int) -> _Shown:
     """Solver specs in lines of at most `width`, broken after commas where that is enough; the floor is called so."""
     cells = [
-        _folded(_one_line(solver) + (" (floor)" if floor else ""), width)
-        for solver, floor in zip(ran["solver"], floors(ran), strict=True)
+        _folded(_one_line(solver) + (" (floor)" if floor else "") + OVERLAPS[seen].partition(" ")[0], width)
+        for solver, floor, seen in zip(ran["solver"], floors(ran), ran["overlap"].fillna(""), strict=True)
     ]
     return _Shown("solver", ("solver",), tuple(cells))
 

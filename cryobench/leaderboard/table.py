@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from cryobench.errors import ParameterError
+from cryobench.leaderboard.overlap import overlap
 from cryobench.leaderboard.stats import bootstrap_intervals, mean
 from cryobench.record import COSTS, LEADING, TRAILING
 from cryobench.registry import did_you_mean
@@ -25,7 +26,7 @@ INDEX = ["group", "floor", "dtype"]
 DTYPES = {
     **dict.fromkeys(("rank", "seed", "n_images"), "Int64"),
     **dict.fromkeys(("compression", *COSTS), "float64"),
-    **dict.fromkeys(("solver", "operator", "noise", "data", "status", "reason", "device", "version"), "str"),
+    **dict.fromkeys(("solver", "operator", "noise", "data", "status", "reason", "overlap", "device", "version"), "str"),
 }
 
 Row = dict[str, Any]
@@ -51,7 +52,8 @@ def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
     the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
     value. Comparisons stand in order of first appearance, the best row first; rows without a value of `by`, skipped
     and failed rows come last, without a rank. Equal means share a rank. seconds_per_image in s, peak_memory_mib in
-    MiB, nfe and operator_calls per image, compression N / rank(A). Two data sets of one label become label#1a2b.
+    MiB, nfe and operator_calls per image, compression N / rank(A), overlap as
+    `overlap.overlap` tells it. Two data sets of one label become label#1a2b.
 
     Raises `ParameterError` where nothing can be ranked by `by`, or a metric takes the name of another column.
     """
@@ -191,6 +193,7 @@ def _row(record: Record, intervals: Mapping[str, tuple[float | None, float | Non
         "nfe": record.counters.get("nfe"),
         "operator_calls": record.counters.get("operator_calls"),
         "peak_memory_mib": record.peak_memory_mib,
+        "overlap": overlap(record),
         "device": record.environment.get("device"),
         "version": record.environment.get("version"),
     }

@@ -75,6 +75,7 @@ class MeasurementMse(Metric):
     """Mean squared residual A x - y over the measurements, in the units of y. Needs no truth."""
 
     columns = (Column("measurement_mse", "lower"),)
+    against_truth = False
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         residual = case.problem.operator.A(reconstruction.x) - case.problem.y

@@ -17,6 +17,9 @@ class Identity(OperatorRecipe):
     def check(self, image_shape: Shape) -> None:
         return None
 
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
+        return (1, *image_shape)
+
     def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> IdentityOperator:
         return IdentityOperator(image_shape, dtype=dtype, device=device)
 
@@ -37,6 +40,11 @@ class IdentityOperator(FactoredOperator):
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
         return y.clone()
+
+    @property
+    def transfer(self) -> torch.Tensor:
+        H, W = self.image_shape
+        return torch.ones((1, 1, H, W // 2 + 1), dtype=torch.float64, device=self.device)
 
     @property
     def eigenvalues(self) -> torch.Tensor:

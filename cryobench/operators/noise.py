@@ -51,7 +51,7 @@ class Gaussian(NoiseModel):
             sigma = self.rel * (dot(structure, structure) / structure[0].numel()).sqrt()
         noise = sigma * rng.stream(PURPOSE).normal(y.shape[1:], dtype=y.dtype, device=y.device)
         if operator.noise_in_range:
-            noise = operator.A(operator.A_dagger(noise))
+            noise = operator.on_range(noise)
             sigma = sigma * (operator.rank / y[0].numel()) ** 0.5
         return Noisy(y + noise, sigma)
 

@@ -10,13 +10,14 @@ eigenvalues of the smaller of B_p B_p^T [M, M] and B_p^T B_p [K^2, K^2], found o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
 import torch
 
-from cryobench.core import OperatorRecipe, Shape
+from cryobench.core import Imaging, OperatorRecipe, Shape
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
@@ -53,10 +54,27 @@ class SumPool(OperatorRecipe):
                 f"sumpool:{self.block} does not divide images of {H} x {W} pixels; block sizes that do: {divisors}"
             )
 
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
+        return (self.masks_drawn, image_shape[0] // self.block, image_shape[1] // self.block)
+
     def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> SumPoolOperator:
         self.check(image_shape)
-        masks = self.mask.draw(self.masks_drawn, image_shape, seed)
-        return SumPoolOperator(masks, self.block, dtype=dtype, device=device)
+        drawn = self.drawn(image_shape, seed)
+        return self.rebuild(drawn, Imaging(image_shape), seed=seed, dtype=dtype, device=device)
+
+    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
+        return {"masks": self.mask.draw(self.masks_drawn, image_shape, seed)}
+
+    def rebuild(
+        self,
+        drawn: Mapping[str, torch.Tensor],
+        imaging: Imaging,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> SumPoolOperator:
+        return SumPoolOperator(drawn["masks"], self.block, dtype=dtype, device=device)
 
 
 class SumPoolOperator(FactoredOperator):

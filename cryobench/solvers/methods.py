@@ -145,7 +145,8 @@ class Fista(Method):
 
     def __init__(self, task: Task):
         self.task = task
-        self.step = 1 / (task.operator.compute_norm() ** 2 or 1.0)
+        curvature = task.operator.norms.to(task.lam.dtype).square().expand_as(task.lam)
+        self.step = 1 / torch.where(curvature > 0, curvature, 1.0)
         self.new = self.before = self.at = task.least
         self.u = torch.zeros_like(task.prior.analysis(task.least))
         self.t = torch.ones_like(task.lam)

@@ -69,8 +69,9 @@ def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
     """The weight at which the misfit of the Tikhonov solution, which grows with it, is the expected one: by bisection
     between 1e-8 and 1e8 ||A||^2; 0 where nothing is expected."""
     operator, wanted = problem.operator, expected_misfit(problem)
-    scale = operator.compute_norm() ** 2 or 1.0
-    low, high = torch.full_like(wanted, 1e-8 * scale), torch.full_like(wanted, 1e8 * scale)
+    scale = operator.norms.to(wanted.dtype).square()
+    scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(wanted)
+    low, high = 1e-8 * scale, 1e8 * scale
     for _ in range(40):
         middle = (low * high).sqrt()
         less = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure)) < wanted

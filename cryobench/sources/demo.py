@@ -1,7 +1,8 @@
-"""Packaged images for trying things out without any data of one's own."""
+"""`demo`: simulated images for trying things out without any data of one's own."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,71 +10,95 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.core import Source, Stack
-from cryobench.errors import DataError, SelectionError
+from cryobench.errors import SelectionError
+from cryobench.files import cache_folder, whole_file
+from cryobench.sources.simulate import Simulate, SimulatedStack
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ARRAYS = Path(__file__).with_name("demo.npz")
+RECIPE = Simulate("6zu5+6zu5-large+6zu5-small+3o21", snr=2.0, count=32)
+_MADE_BY = ("simulate.py", "projection.py", "potential.py", "microscope.json", "structures/catalogue.json")
+"""What the images follow from beside the recipe: when one of these changes, they are made again."""
 
 
 @dataclass(frozen=True)
 class Demo(Source):
-    """24 simulated particle images, 128 x 128 at 3 Å per pixel: a stand-in for data, for examples and quick checks.
+    """32 simulated particle images, 128 x 128: a ribosome, its two subunits and a small elongated protein in turn.
 
-    They look like cryo-EM particles and are not: four made-up assemblies of Gaussian blobs (none from a real
-    structure) in random orientations, dark protein, with the CTF of a 300 kV microscope at 0.8 to 2.5 µm underfocus
-    and white noise at a signal-to-noise ratio of 2 inside the particle, which is cleaner than real single images.
-    The noise is part of the images, as it is in a file: no clean version is given. Conclusions about solvers need
-    real data. Made by tools/make_demo.py.
+    The images of `simulate:6zu5+6zu5-large+6zu5-small+3o21,snr=2,count=32`: the CTF of a 300 kV microscope at a defocus
+    as found on real particles, white noise. Real single images have twenty times as much. The noise is part of the
+    images, as it is in a file; the clean images are known, and scored against too. Made when first used and kept in
+    the cache folder ($CRYOBENCH_CACHE, else ~/.cache/cryobench).
     """
 
     def open(self) -> DemoStack:
-        """Open the packaged images. Raises `DataError` where the installation lacks them."""
+        """Open the images in the cache, or make them."""
         return DemoStack()
 
 
 class DemoStack(Stack):
-    """The demo images, in arbitrary units 0 to 255 (each image spans them)."""
+    """The demo images, V Å, with clean images, CTF and poses."""
 
     label = "demo"
 
     def __init__(self) -> None:
-        try:
-            with np.load(_ARRAYS, allow_pickle=False) as arrays:
-                self._images = arrays["images"]
-                self._pixel_size = float(arrays["pixel_size_A"])
-                self._optics = {name: arrays[name] for name in arrays.files if name != "images"}
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"the packaged demo images {_ARRAYS} cannot be read; install cryobench again") from error
-        self.shape = (int(self._images.shape[1]), int(self._images.shape[2]))
+        self._simulated: SimulatedStack = RECIPE.open()
+        self._images, self._clean = _cached(self._simulated)
+        self.shape = self._simulated.shape
 
     def __len__(self) -> int:
         return len(self._images)
 
     def read(self, index: int) -> np.ndarray:
-        """Image `index` as float32 [128, 128], 0 to 255."""
-        if not 0 <= index < len(self):
-            raise SelectionError(f"image {index} of demo does not exist; it has {len(self)}, from 0")
-        return self._images[index].astype(np.float32)
+        """Image `index` with its noise, float32 [128, 128], V Å."""
+        return self._images[self._checked(index)].copy()
+
+    def clean(self, index: int) -> np.ndarray:
+        """Image `index` without noise, float32 [128, 128], V Å."""
+        return self._clean[self._checked(index)].copy()
 
     def pixel_size(self, index: int) -> float:
-        """3.0 Å per pixel."""
-        return self._pixel_size
+        """Å per pixel of image `index`; it differs between the structures."""
+        return self._simulated.pixel_size(self._checked(index))
 
     @property
     def table(self) -> pd.DataFrame:
-        """The CTF that each image was made with, a row per image, in RELION's columns (Å, degrees, kV, mm)."""
-        import pandas as pd
+        """CTF, pose, shift and structure (as class), a row per image, in RELION's columns."""
+        return self._simulated.table
 
-        u, v, angle = self._optics["defocus_u_v_A_angle_deg"].T
-        return pd.DataFrame(
-            {
-                "rlnDefocusU": u,
-                "rlnDefocusV": v,
-                "rlnDefocusAngle": angle,
-                "rlnVoltage": float(self._optics["voltage_kV"]),
-                "rlnSphericalAberration": float(self._optics["cs_mm"]),
-                "rlnAmplitudeContrast": float(self._optics["amplitude_contrast"]),
-            }
-        )
+    @property
+    def origin(self) -> dict[str, str]:
+        """Structures, split and seed."""
+        return self._simulated.origin
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise SelectionError(f"image {index} of demo does not exist; it has {len(self)}, from 0")
+        return index
+
+
+def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
+    """(images, clean images), each float32 [n, H, W]: from the cache, where they are put after they were made."""
+    path = cache_folder() / f"demo-{_digest()}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["images"], arrays["clean"]
+    except Exception:  # not there, cut, or not ours: numpy raises many kinds of error
+        made = stack.particles(range(len(stack)))
+    images, clean = made.image.numpy(), made.signal.numpy()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as beside, beside.open("wb") as file:
+            np.savez(file, images=images, clean=clean)
+    except OSError:
+        return images, clean  # nowhere to keep them: they are made again next time
+    return images, clean
+
+
+def _digest() -> str:
+    """Of all that the images follow from."""
+    digest = hashlib.sha256(repr(RECIPE).encode())
+    for name in _MADE_BY:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:12]

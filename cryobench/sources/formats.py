@@ -1,13 +1,15 @@
-"""Image files, one at a time: MRC, npy and torch files, opened by their headers and read an image at a time."""
+"""Image files, one at a time: MRC, npy and torch files, opened by their headers, and read where they are asked."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import math
+import os
 import shutil
 import tempfile
 import warnings
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,8 +27,8 @@ from mrcfile.constants import IMAGE_STACK_SPACEGROUP
 from cryobench.core import Shape
 from cryobench.errors import DataError, said
 
-ReadImage = Callable[[int], np.ndarray]
-"""Image i (0-based) of one open file, as a float32 [H, W] copy."""
+ReadImages = Callable[[int, np.ndarray], None]
+"""read(first, out) fills out, float32 [n, H, W] and contiguous, with images first to first + n - 1 of an open file."""
 
 PACKED = (".gz", ".bz2")
 """Endings of compressed MRC files."""
@@ -41,14 +43,14 @@ _WANTED = "wanted one image [H, W] or a stack [N, H, W] or [N, 1, H, W]"
 class ImageFile:
     """What the header of a file says: so many images of one shape, and their pixel size in Å where it is known.
 
-    `open` maps the pixels, which costs no reading, and gives the function that reads one image.
+    `open` reads no pixels, and gives the function that does. The file is closed when that function is let go.
     """
 
     path: Path
     count: int
     shape: Shape
     pixel_size: float | None
-    open: Callable[[], ReadImage]
+    open: Callable[[], ReadImages]
 
 
 def check_file(path: Path, what: str = "image file") -> None:
@@ -97,14 +99,53 @@ def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
             "images; pass --as-stack (as_stack=true) to take its sections as images, or give a star file that names it"
         )
 
-    def read_image() -> ReadImage:
+    def open_images() -> ReadImages:
         if not packed:
-            return _reader(np.memmap(path, dtype, "r", offset, (count, *image_shape)))
+            return _MrcReader(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), dtype, offset, (count, *image_shape))
         with tempfile.TemporaryFile() as plain:
             _check_mrc_size(path, _unpack(path, plain), shape, dtype.itemsize, offset)
-            return _reader(np.memmap(plain, dtype, "r", offset, (count, *image_shape)))
+            return _MrcReader(path, os.dup(plain.fileno()), dtype, offset, (count, *image_shape))
 
-    return ImageFile(path, count, image_shape, _mrc_pixel_size(header), read_image)
+    return ImageFile(path, count, image_shape, _mrc_pixel_size(header), open_images)
+
+
+class _MrcReader:
+    """Reads images by their position in an open file: as many bytes as they have, in one request a call.
+
+    Any number of threads may share it, and a file descriptor has no position that they could disturb. It closes the
+    descriptor when nobody holds it any more.
+    """
+
+    def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, int, int]):
+        weakref.finalize(self, os.close, descriptor)
+        self._path, self._descriptor, self._dtype, self._offset = path, descriptor, dtype, offset
+        self._image_bytes = math.prod(shape[1:]) * dtype.itemsize
+        if os.fstat(descriptor).st_size != offset + shape[0] * self._image_bytes:
+            raise changed(path)
+
+    def __call__(self, first: int, out: np.ndarray) -> None:
+        same = self._dtype == out.dtype  # then it is read where it is wanted, without a copy
+        stored = out if same else np.empty(out.shape, self._dtype)
+        self._fill(stored.reshape(-1).view(np.uint8).data, self._offset + first * self._image_bytes)
+        if not same:
+            out[...] = stored
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        """Read len(buffer) bytes; the kernel may give fewer than it was asked for."""
+        done = 0
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise DataError(f"{self._path} cannot be read: {said(error)}; copy it to a disk that works") from error
+            if got == 0:
+                raise changed(self._path)
+            done += got
+
+
+def changed(path: Path) -> DataError:
+    """The error of a file that is not what it was when its header was read."""
+    return DataError(f"{path} changed while it was in use; open it again")
 
 
 def _mrc_header(path: Path) -> Any:
@@ -166,7 +207,7 @@ def open_npy(path: Path) -> ImageFile:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path} holds values of type {array.dtype}; wanted real numbers, such as float32")
     count, shape = _stack_shape(path, array.shape)
-    return ImageFile(path, count, shape, None, lambda: _reader(array.reshape(count, *shape)))
+    return ImageFile(path, count, shape, None, lambda: _array_reader(array.reshape(count, *shape)))
 
 
 # ----------------------------------------------------------------------------------------------------- torch
@@ -182,7 +223,11 @@ def open_pt(path: Path) -> ImageFile:
         raise DataError(f"{path} holds a {tensor.dtype} tensor ({tensor.layout}); wanted real numbers, such as float32")
     count, shape = _stack_shape(path, tuple(tensor.shape))
     stack = tensor.detach().reshape(count, *shape)
-    return ImageFile(path, count, shape, None, lambda: lambda i: stack[i].to(torch.float32, copy=True).numpy())
+
+    def read(first: int, out: np.ndarray) -> None:
+        torch.from_numpy(out).copy_(stack[first : first + len(out)])
+
+    return ImageFile(path, count, shape, None, lambda: read)
 
 
 def _load_tensor(path: Path) -> Any:
@@ -230,11 +275,11 @@ def _stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, Shape]:
     return (count[0] if count else 1), (H, W)
 
 
-def _reader(array: np.ndarray) -> ReadImage:
-    """Read copies of single images from a mapped [N, H, W]."""
+def _array_reader(array: np.ndarray) -> ReadImages:
+    """Read copies of images from a mapped [N, H, W]."""
 
-    def read(i: int) -> np.ndarray:
+    def read(first: int, out: np.ndarray) -> None:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which the stack refuses by name
-            return np.array(array[i], dtype=np.float32)
+            out[...] = array[first : first + len(out)]
 
     return read

@@ -1,4 +1,4 @@
-"""Downsampling by cropping the spectrum."""
+"""Resampling by cutting or padding the spectrum."""
 
 from __future__ import annotations
 
@@ -12,18 +12,37 @@ def square_crop(image: np.ndarray) -> np.ndarray:
     return image[top : top + n, left : left + n]
 
 
-def fourier_crop(image: np.ndarray, n: int) -> np.ndarray:
-    """Downsample a square image [N, N] to [n, n], n <= N, by keeping the n x n lowest frequencies. float32.
+def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
+    """Resample a square image [N, N] to [n, n], its spectrum cut or padded with zeros. float32.
 
-    A sharp low-pass, scaled so that the mean is kept. Pixel j of the result stands at j N / n of the image, so an
-    image without frequencies at or above n / 2 cycles per image is sampled exactly. Where n is even and below N,
-    only one of the two frequencies +-n/2 fits: cosines there keep half their amplitude.
+    Scaled so that the mean is kept. Pixel j of the result stands at j N / n of the image. For n < N it is a sharp
+    low-pass, and an image without frequencies at or above n / 2 cycles per image is sampled exactly; for n > N it is
+    sinc interpolation, which adds no information. Of an even side, the frequencies +-n/2 are one, the alternating
+    pattern: cutting adds the two, padding halves the one, so that padding and cutting back gives the image again.
+    (The convention of `scipy.signal.resample`.)
     """
     N = image.shape[0]
-    if image.shape != (N, N) or not 1 <= n <= N:
-        raise ValueError(f"cannot crop {image.shape} to {n} x {n}")
+    if image.shape != (N, N) or N < 1 or n < 1:
+        raise ValueError(f"cannot resize {image.shape} to {n} x {n}")
     if n == N:
         return np.asarray(image, dtype=np.float32)
-    low = N // 2 - n // 2  # where frequency -(n // 2) stands once the zero frequency is at N // 2
-    spectrum = np.fft.fftshift(np.fft.fft2(image.astype(np.float64)))[low : low + n, low : low + n]
-    return (np.fft.ifft2(np.fft.ifftshift(spectrum)).real * (n / N) ** 2).astype(np.float32)
+    spectrum = np.fft.fft2(image.astype(np.float64))
+    spectrum = _resize_rows(_resize_rows(spectrum, n).T, n).T
+    return (np.fft.ifft2(spectrum).real * (n / N) ** 2).astype(np.float32)
+
+
+def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
+    """Cut or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N."""
+    N = len(spectrum)
+    kept = min(N, n)
+    h = kept // 2  # frequencies -h to kept - h - 1 have room, which leaves out +h of an even side
+    resized = np.zeros((n, *spectrum.shape[1:]), spectrum.dtype)
+    resized[: kept - h] = spectrum[: kept - h]
+    if h:
+        resized[-h:] = spectrum[-h:]
+    if kept % 2 == 0 and n < N:
+        resized[-h] += spectrum[h]
+    elif kept % 2 == 0:
+        resized[-h] /= 2
+        resized[h] = resized[-h]
+    return resized

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class Particles:
     """The n images that a table lists: number k is image `page[k]` (0-based) of stack `stacks[stack_of[k]]`.
 
-    pixel_sizes: Å per pixel [n], or None where the table has none. ctf: a row per image, in RELION's columns, with
-    those of its optics group; None where the table gives no defocus.
+    pixel_sizes: Å per pixel [n], or None where the table has none. table: all that it says of the images in RELION's
+    columns, a row per image, with those of its optics group; None where it says nothing.
     """
 
     stacks: list[Path]
     stack_of: np.ndarray
     page: np.ndarray
     pixel_sizes: np.ndarray | None
-    ctf: pd.DataFrame | None
+    table: pd.DataFrame | None
 
 
 def find_stacks(names: list[str], table: Path, data_root: str | None) -> list[Path]:

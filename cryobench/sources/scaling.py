@@ -1,10 +1,34 @@
-"""Min-max scaling of one image to [-1, 1], and back to the file's own units."""
+"""Intensity scales of one image, each with its inverse: what an image is divided by, and what is taken off first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 
-from cryobench.errors import DataError
+from cryobench.errors import DataError, ParameterError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """x = (image - offset) / factor, in float64 and rounded to float32. offset and factor: in the image's units."""
+
+    offset: float
+    factor: float
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """From the units of the file to the scale: float32 of the same shape."""
+        return ((image.astype(np.float64) - self.offset) / self.factor).astype(np.float32)
+
+    def undo(self, scaled: np.ndarray) -> np.ndarray:
+        """The inverse of `apply`: float32 of the same shape, in the units of the file."""
+        return (self.offset + scaled.astype(np.float64) * self.factor).astype(np.float32)
+
+    def inverted(self) -> Scaling:
+        """The same with the contrast inverted, x -> -x."""
+        return replace(self, factor=-self.factor)
 
 
 def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
@@ -13,6 +37,90 @@ def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
     `where` names the image in messages. `undo(x, lo, hi)` gives the image back. Raises `DataError` for an image
     that is empty, not finite, or constant: it has no scale.
     """
+    lo, hi = _range(image, where)
+    return _between(lo, hi).apply(image), lo, hi
+
+
+def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
+    """The inverse of `minmax`: from [-1, 1] to [lo, hi], float32 of the same shape."""
+    return _between(lo, hi).undo(scaled)
+
+
+def minmax_scaling(image: np.ndarray, where: str) -> Scaling:
+    """To [-1, 1], the least pixel to -1 and the greatest to 1."""
+    return _between(*_range(image, where))
+
+
+def meanstd(image: np.ndarray, where: str) -> Scaling:
+    """To mean 0 and standard deviation 1 over all pixels."""
+    _range(image, where)
+    return _standard(image)
+
+
+def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Scaling:
+    """To mean 0 and standard deviation 1 over the background, as RELION normalises particles (without its ramp).
+
+    The background is what lies farther than `radius` pixels from pixel (H // 2, W // 2); by default 3/8 of the
+    smaller side, the circle of 75% of the box that RELION proposes. (Scheres 2012, J. Struct. Biol. 180:519.)
+    Raises `ParameterError` for a radius that leaves no background.
+    """
+    _range(image, where)
+    H, W = image.shape
+    r = 3 / 8 * min(H, W) if radius is None else radius
+    if not r > 0:
+        raise ParameterError(f"{where}: the particle's radius is {r:g} pixels; wanted a positive number")
+    y, x = np.arange(H)[:, None] - H // 2, np.arange(W)[None, :] - W // 2
+    background = image[x**2 + y**2 > r**2]
+    if background.size < 2:
+        raise ParameterError(
+            f"{where}: a particle of radius {r:g} pixels leaves no background in {H} x {W}; give a smaller radius"
+        )
+    if background.min() == background.max():
+        raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation, as minmax")
+    return _standard(background)
+
+
+def p95(image: np.ndarray, where: str) -> Scaling:
+    """To 1 at the 95th percentile of the positive pixels, for images that have no negative ones: 0 stays 0."""
+    lo, _ = _range(image, where)
+    if lo < 0:
+        raise DataError(
+            f"{where} has negative pixels, down to {lo:g}, and p95 keeps 0 where it is; use meanstd, relion or minmax"
+        )
+    return Scaling(0.0, float(np.percentile(image[image > 0].astype(np.float64), 95)))
+
+
+NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
+    "minmax": minmax_scaling,
+    "meanstd": meanstd,
+    "relion": relion,
+    "p95": p95,
+}
+"""By name: function(image [H, W], where, **options) -> Scaling, `where` naming the image in messages.
+
+Each raises `DataError` for an image that is empty, not finite or constant: it has no scale.
+"""
+
+
+def scaling_of(
+    name: str, image: np.ndarray, where: str, *, radius: float | None = None, invert: bool = False
+) -> Scaling:
+    """The scaling that a normalisation finds for an image [H, W]. radius: of the particle in pixels, for `relion`.
+
+    invert: with the contrast inverted. Raises `ParameterError` for an unknown name and for a radius that the
+    normalisation has no use for, `DataError` for an image that has no such scale.
+    """
+    if name not in NORMALISATIONS:
+        raise ParameterError(f"unknown normalisation {name!r}; known are {', '.join(NORMALISATIONS)}")
+    if radius is not None and name != "relion":
+        raise ParameterError(f"normalisation {name} takes no radius, got {radius:g}; leave it out, or use relion")
+    options: dict[str, Any] = {} if radius is None else {"radius": radius}
+    scaling = NORMALISATIONS[name](image, where, **options)
+    return scaling.inverted() if invert else scaling
+
+
+def _range(image: np.ndarray, where: str) -> tuple[float, float]:
+    """The least and the greatest pixel; raises `DataError` where there is no scale between them."""
     if image.size == 0:
         raise DataError(f"{where} has no pixels; choose an image that has some")
     lo, hi = float(image.min()), float(image.max())
@@ -20,10 +128,15 @@ def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
         raise DataError(f"{where} holds values that are not finite; leave this image out")
     if lo == hi:
         raise DataError(f"{where} is constant (every pixel is {lo:g}), so it cannot be scaled; leave this image out")
-    scaled = 2 * (image.astype(np.float64) - lo) / (hi - lo) - 1  # float64: hi - lo may overflow float32
-    return scaled.astype(np.float32), lo, hi
+    return lo, hi
 
 
-def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
-    """The inverse of `minmax`: from [-1, 1] to [lo, hi], float32 of the same shape."""
-    return (lo + (scaled.astype(np.float64) + 1) / 2 * (hi - lo)).astype(np.float32)
+def _between(lo: float, hi: float) -> Scaling:
+    """From [lo, hi] to [-1, 1]."""
+    return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)
+
+
+def _standard(pixels: np.ndarray) -> Scaling:
+    """To mean 0 and standard deviation 1 over these pixels."""
+    values = pixels.astype(np.float64)
+    return Scaling(float(values.mean()), float(values.std()))

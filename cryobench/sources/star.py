@@ -1,4 +1,4 @@
-"""RELION star files: which image of which stack, at what pixel size and with which CTF."""
+"""RELION star files: which image of which stack, at what pixel size, and all else that they say of each image."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ def read_star(path: Path, data_root: str | None) -> Particles:
         )
     stack_of, names = parts[1].factorize()
     stacks = find_stacks([str(name) for name in names], path, data_root)
-    ctf = table if "rlnDefocusU" in table.columns else None
-    return Particles(stacks, stack_of, page, _pixel_sizes(table, path), ctf)
+    return Particles(stacks, stack_of, page, pixel_sizes(table, path), table)
 
 
 def _particle_table(path: Path) -> pd.DataFrame:
@@ -90,8 +89,11 @@ def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.D
     return table.join(optics.set_index(_GROUP)[added], on=_GROUP)
 
 
-def _pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
-    """Å per pixel [n]: stated (3.1), or from the detector's pixel in µm and the magnification (3.0)."""
+def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
+    """Å per pixel [n]: stated (3.1), or from the detector's pixel in µm and the magnification (3.0); None without.
+
+    Raises `DataError` where one makes no sense.
+    """
     if "rlnImagePixelSize" in table.columns:
         sizes = _numbers(table, "rlnImagePixelSize")
     elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):

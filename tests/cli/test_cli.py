@@ -20,21 +20,6 @@ import torch
 from cryobench.cli import main
 
 
-@pytest.fixture
-def cli(monkeypatch, tmp_path, capsys):
-    """Run the command in-process in an empty folder: cli("run", ...) -> (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cryobench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
-
-
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
 
@@ -71,7 +56,7 @@ def test_the_command_on_a_real_particle(cli, shared):
     rows = list(csv.DictReader(io.StringIO(Path("board.csv").read_text())))
     assert len(rows) == 4
     assert ",".join(rows[0]).startswith("rank,solver,operator,noise,data,seed,n_images,compression,status,reason,mse,")
-    assert ",".join(rows[0]).endswith(",seconds_per_image,nfe,operator_calls,peak_memory_mib,device,version")
+    assert ",".join(rows[0]).endswith(",seconds_per_image,nfe,operator_calls,peak_memory_mib,overlap,device,version")
     assert rows[0]["psnr_lo"] == rows[0]["psnr_hi"] == ""  # one image: no interval
     floor = next(row for row in rows if row["solver"] == "pinv" and row["operator"].startswith("sumpool"))
     assert 21.5 < float(floor["psnr"]) < 22.5
@@ -142,7 +127,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         (("-s", "dct", "-o", "sumpool:four"), "block wants int, got 'four'"),
         (("-s", "dct", "-o", "sumpool"), "needs 'block'"),
         (("-s", "dct", "-o", "sumpool:4,,"), "key=value"),
-        (("-s", "dct", "-o", "sumpool:4@fourier:0.5"), "composition"),
+        (("-s", "dct", "-o", "ctf@sumpool:4"), "measures 4 images of each, and the outer one takes one"),
         (("-s", "dct", "-o", "sumpool:7"), "does not divide images of 128 x 128 pixels; block sizes that do: 1, 2, 4"),
         (("-s", "dct", "-o", "fourier:0.5,mask=random_binary"), "wants a Fourier mask"),
         (("-s", "dct", "-o", "sumpool:4,mask=fourier_ring"), "wants a pixel mask"),
@@ -150,7 +135,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         (("-o", "sumpool:4"), "--solver"),
         (("-s", "dct"), "--operator"),
         ((*GOOD, "--images", "5:3"), "5:3"),
-        ((*GOOD, "--images", "0:800"), "24 images"),
+        ((*GOOD, "--images", "0:800"), "32 images"),
         ((*GOOD, "--images", "x"), "'x'"),
         ((*GOOD, "--device", "tpu"), "--device"),
         ((*GOOD, "--dtype", "float16"), "--dtype"),

@@ -57,7 +57,7 @@ def test_columns_in_order():
     assert list(leaderboard([first, second]).columns) == [
         "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",
         "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi",
-        "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "device", "version",
+        "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "overlap", "device", "version",
     ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_a_row_holds_the_cell():
     assert (row["psnr_lo"], row["psnr_hi"]) == (20.0, 23.0)
     expected = {"solver": "tv", "operator": "sumpool:16", "noise": "none", "data": "demo", "seed": 0, "n_images": 2}
     expected |= {"compression": 4.0, "status": "ok", "reason": "", "seconds_per_image": 0.5, "nfe": 0.0}
-    expected |= {"operator_calls": 3.0, "peak_memory_mib": 512.0, "device": "cpu", "version": "0.1.0"}
+    expected |= {"operator_calls": 3.0, "peak_memory_mib": 512.0, "overlap": "", "device": "cpu", "version": "0.1.0"}
     assert {key: row[key] for key in expected} == expected
 
 

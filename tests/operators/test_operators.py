@@ -12,6 +12,8 @@ from cryobench.core import LinearOperator
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.linalg import adjoint_gap
 from cryobench.meters import CountingOperator, counting
+from cryobench.operators.composed import Composed
+from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier, FourierOperator
 from cryobench.operators.identity import Identity
 from cryobench.operators.masks import (
@@ -37,6 +39,9 @@ RECIPES = [
     SumPool(1),
     SumPool(8, mask=RandomGaussian()),
     *(Fourier(rho, mask) for mask in FOURIER_MASKS for rho in (0.25, 0.5)),
+    Ctf(9000.0, 800.0, 30.0, pixel_size=3.0),
+    Ctf(7000.0, b_factor=100.0, pixel_size=2.5, phase_flipped=True),
+    Composed(Fourier(0.5), Ctf(9000.0, 800.0, 30.0, pixel_size=3.0)),
 ]
 SHAPES = [(16, 16), (8, 24)]
 ODD = [*((recipe, (15, 9)) for recipe in RECIPES if not isinstance(recipe, SumPool)), (SumPool(3, 4), (15, 9))]
@@ -200,7 +205,12 @@ def test_an_image_alone_is_measured_as_in_a_batch(recipe, shape):
 
 
 @pytest.mark.parametrize(
-    "recipe", [SumPool(2, 1), SumPool(4, 4), SumPool(4, 16), SumPool(8, 4), Fourier(0.5)], ids=name
+    "recipe",
+    [
+        *(SumPool(2, 1), SumPool(4, 4), SumPool(4, 16), SumPool(8, 4), Fourier(0.5)),
+        *(Ctf(9000.0, 800.0, pixel_size=3.0), Composed(SumPool(4, 4), Ctf(9000.0, 800.0, pixel_size=3.0))),
+    ],
+    ids=name,
 )
 def test_the_size_of_a_batch_does_not_change_the_rounding(recipe):
     """Sizes for which torch changes its kernel between one image and many; iterations would blow the gap up."""
@@ -290,7 +300,14 @@ def test_calls_are_counted_per_image_and_nothing_else_changes():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("recipe", [Identity(), SumPool(4), SumPool(4, 23), Fourier(0.5)], ids=name)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(Identity(), SumPool(4), SumPool(4, 23), Fourier(0.5)),
+        *(Ctf(9000.0, 800.0, pixel_size=3.0), Composed(SumPool(4), Ctf(9000.0, pixel_size=3.0))),
+    ],
+    ids=name,
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cuda_agrees_with_the_cpu(recipe, dtype):
     here = recipe.build((16, 16), seed=3, dtype=dtype, device=CPU)

@@ -1,0 +1,134 @@
+"""`cryobench data`: what a data source is, images simulated into files, one format turned into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryobench.cli.options import AsStackOption, DataRootOption, ForceOption, InvertOption, SizeOption
+
+data_app = typer.Typer(help="Look at data, simulate it, convert it.", no_args_is_help=True, rich_markup_mode=None)
+
+DataArgument = Annotated[str, typer.Argument(help="An image file, or a source spec such as demo or simulate:6zu5.")]
+
+
+@data_app.command("info")
+def info(
+    data: DataArgument,
+    sheet: Annotated[Path | None, typer.Option(help="Also write a contact sheet, a PNG.")] = None,
+    images: Annotated[str | None, typer.Option(help="Which images the sheet shows. [default: the first 32]")] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Show the clean images on the sheet.")] = False,
+    size: SizeOption = None,
+    as_stack: AsStackOption = False,
+    data_root: DataRootOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a data source is: images, pixel size, statistics, CTF; --sheet shows them."""
+    import dataclasses
+    import json
+
+    from cryobench import stacks
+    from cryobench.cli.output import note
+    from cryobench.files import check_writable_file
+
+    if sheet is not None:
+        check_writable_file(sheet)
+    stack = _opened(data, size, as_stack, data_root)
+    if sheet is not None:
+        note(f"{_write_sheet(stack, images, clean, sheet)} images on {sheet}")
+    summary = stacks.summarise(stack)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(summary), indent=1))
+    else:
+        facts = stacks.facts(summary)
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            typer.echo(f"{name:<{width}}  {value}")
+
+
+@data_app.command("simulate")
+def simulate(
+    spec: Annotated[
+        str, typer.Argument(help="What `simulate:` takes: a structure and parameters, such as 6zu5,snr=0.1,count=1000.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for particles.mrcs and .star, clean.mrcs and .star.")],
+    clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Also write the images without noise.")] = True,
+    force: ForceOption = False,
+) -> None:
+    """Simulate particles of a structure into a stack and a RELION 3.1 star file with CTF, poses and shifts.
+
+    Example: cryobench data simulate 6zu5,snr=0.1,count=1000 --out simulated
+    """
+    from cryobench import stacks
+    from cryobench.cli.output import note
+    from cryobench.errors import ResultsError
+
+    stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
+    wanted = ["particles"] + (["clean"] if clean else [])
+    there = [out / f"{name}.mrcs" for name in wanted if (out / f"{name}.mrcs").exists()]
+    if there and not force:
+        raise ResultsError(f"{there[0]} is there already; give another --out, or --force to replace it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
+    for name in wanted:
+        source = stack if name == "particles" else stacks.Clean(stack)
+        written = stacks.convert(source, out / f"{name}.mrcs")
+        note(f"{len(stack)} images in {' and '.join(map(str, written))}")
+
+
+@data_app.command("convert")
+def convert(
+    data: DataArgument,
+    path: Annotated[Path, typer.Argument(help="What to write: .mrcs (and a .star beside it) or .npy.")],
+    images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="minmax, meanstd, relion or p95, image by image. [default: as they are]")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
+    invert: InvertOption = False,
+    size: SizeOption = None,
+    as_stack: AsStackOption = False,
+    data_root: DataRootOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write images in another format, size, contrast or normalisation; CTF, poses and pixel size go along.
+
+    Example: cryobench data convert particles.cs particles.mrcs --size 128 --normalize relion
+    """
+    from cryobench import stacks
+    from cryobench.cli.output import note
+    from cryobench.errors import ResultsError
+    from cryobench.files import check_writable_file
+    from cryobench.sources.selection import parse_images
+
+    for target in (path, *((path.with_suffix(".star"),) if path.suffix.lower() == ".mrcs" else ())):
+        check_writable_file(target)
+        if target.exists() and not force:
+            raise ResultsError(f"{target} is there already; give another name, or --force to replace it")
+    stack = _opened(data, size, as_stack, data_root)
+    chosen = None if images is None else parse_images(images, len(stack), label=stack.label)
+    written = stacks.convert(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
+    count = len(stack) if chosen is None else len(chosen)
+    note(f"{count} images in {' and '.join(map(str, written))}")
+
+
+def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
+    from cryobench import grid
+    from cryobench.registry import installed
+
+    return grid.open_stack(data, grid.data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
+
+
+def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
+    from cryobench import figures, stacks
+    from cryobench.sources.selection import parse_images
+
+    chosen = parse_images(images, len(stack), 32, label=stack.label)
+    source = stacks.Clean(stack) if clean else stack
+    figures.sheet([source.read(index) for index in chosen], titles=[str(index) for index in chosen],
+                  pixel_size=[stack.pixel_size(index) for index in chosen], path=path)  # fmt: skip
+    return len(chosen)

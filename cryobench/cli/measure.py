@@ -1,0 +1,121 @@
+"""`cryobench measure` and `cryobench reconstruct`: from images to measurements, and back, with no truth anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryobench.cli.options import (
+    AsStackOption,
+    DataRootOption,
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    InvertOption,
+    QuietOption,
+    SizeOption,
+    complete,
+)
+
+
+def measure(
+    operator: Annotated[
+        str, typer.Option("--operator", "-o", help="An operator spec, such as sumpool:16.",
+                          autocompletion=complete("operators")),
+    ],
+    data: Annotated[str, typer.Option("--data", "-d", help="An image file or a source spec.")],
+    out: Annotated[Path, typer.Option(help="File of measurements to write, .npz.")],
+    noise: Annotated[
+        str, typer.Option("--noise", "-n", help="A noise spec.", autocompletion=complete("noises"))
+    ] = "none",
+    images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
+    normalize: Annotated[str, typer.Option(help="minmax, meanstd, relion or p95, image by image.")] = "minmax",
+    radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
+    invert: InvertOption = False,
+    seed: Annotated[int, typer.Option(help="Seed of masks and noise.")] = 0,
+    size: SizeOption = None,
+    as_stack: AsStackOption = False,
+    data_root: DataRootOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    force: ForceOption = False,
+) -> None:  # fmt: skip
+    """Measure images through an operator, as a compressive detector would, into one file.
+
+    Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
+    """
+    from cryobench import grid
+    from cryobench.cli.output import note
+    from cryobench.errors import ParameterError
+    from cryobench.measuring import Exposure
+    from cryobench.measuring import measure as expose
+    from cryobench.registry import installed
+    from cryobench.sources.selection import parse_images
+
+    if out.suffix != ".npz":
+        raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends so")
+    _refuse_existing(force, out)
+    stack = grid.open_stack(data, grid.data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
+    indices = parse_images(images, len(stack), len(stack), label=stack.label)
+    exposure = Exposure(operator, noise, normalize, radius, invert, seed, dtype, device)
+    measured = expose(exposure, stack, indices, installed())
+    measured.save(out)
+    M, h, w = measured.y.shape[1:]
+    note(f"{len(indices)} images in {out}: y is {M} x {h} x {w} for each, C = {measured.about['compression']:.3g}")
+
+
+def reconstruct(
+    measurements: Annotated[
+        Path, typer.Argument(help="What `measure` wrote, or a .npz with arrays y [B, M, h, w] and masks [M, H, W].")
+    ],
+    solver: Annotated[
+        str, typer.Option("--solver", "-s", help="A solver spec, such as dct.", autocompletion=complete("solvers"))
+    ],
+    out: Annotated[Path, typer.Option(help="Stack to write, .mrcs; a .star of the same name comes beside it.")],
+    seed: Annotated[int, typer.Option(help="Seed of the solver.")] = 0,
+    batch: Annotated[int, typer.Option(help="Images solved at once.")] = 16,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make images of measurements, in the units and with the CTF, poses and pixel size of what was measured.
+
+    Example: cryobench reconstruct y.npz --solver dct --out stack.mrcs
+    """
+    from cryobench.cli.output import note
+    from cryobench.cli.progress import counted
+    from cryobench.errors import ParameterError
+    from cryobench.grid import check_kind
+    from cryobench.measurements import load
+    from cryobench.measuring import reconstruct as solve
+    from cryobench.registry import installed
+    from cryobench.sources.writing import write_mrcs, write_star
+
+    if out.suffix != ".mrcs":
+        raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends so")
+    star = out.with_suffix(".star")
+    _refuse_existing(force, out, star)
+    measured = load(measurements)
+    method = installed().make("solvers", solver)
+    check_kind("solvers", solver, method)
+    with counted("images", len(measured.y), quiet) as progress:
+        chunks = solve(measured, method, installed(), seed=seed, dtype=dtype, device=device, batch=batch,
+                       progress=progress)  # fmt: skip
+        sizes = None if None in measured.pixel_size else [size for size in measured.pixel_size if size is not None]
+        write_mrcs(out, chunks, sizes[0] if sizes else None)
+    write_star(star, measured.table, out.name, sizes, measured.image_shape[1], count=len(measured.y))
+    if not quiet:
+        note(f"{len(measured.y)} images in {out} and {star}")
+
+
+def _refuse_existing(force: bool, *paths: Path) -> None:
+    from cryobench.errors import ResultsError
+    from cryobench.files import check_writable_file
+
+    for path in paths:
+        check_writable_file(path)
+        if path.exists() and not force:
+            raise ResultsError(f"{path} is there already; give another --out, or --force to replace it")

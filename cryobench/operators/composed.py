@@ -1,0 +1,253 @@
+"""`outer@inner`: an operator after another, y = S C x.
+
+A and its adjoint are those of the parts. Where S has closed forms, A^+ and the proximal step follow from one equation.
+With P the projection on the range of S^T, K = C C^T and any a > 0,
+
+    (A^T A + 1/g)^-1 A^T r = C^T w,    (D - a + K) w = S^+ r on the range of P,
+    D^+ = (S^T S)(a S^T S + 1/g)^-1 = 1/a (S^T S + 1/(a g))^-1 S^T S
+
+(D = a + (S^T S)^+ / g there.) It is solved by conjugate gradients, preconditioned by D^+, a closed form of S: what is
+left of the condition is that of K / a seen through the range of S, however ill-conditioned S is, and whatever g
+(docs/adr/0008). At g = inf it gives the least-norm solution of P C x = S^+ r: the least-squares solution of A x = r
+where C reaches everything that S looks at, K > 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape
+from cryobench.errors import IncompatibleError
+from cryobench.linalg import conjugate_gradients, norm, power_norms
+from cryobench.operators.identity import IdentityOperator
+from cryobench.operators.spectral import SpectralOperator, product
+from cryobench.spec import Component
+
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
+"""Relative residual at which conjugate gradients end."""
+_CHUNK = 64
+"""Images at once when the norm is sought."""
+
+
+@dataclass(frozen=True)
+class Composed(OperatorRecipe):
+    """An operator after another, written outer@inner: sumpool:4@ctf pools what the CTF makes of an image."""
+
+    outer: Annotated[OperatorRecipe, Component("operators"), "what acts last"]
+    inner: Annotated[OperatorRecipe, Component("operators"), "what acts first, on the image; measures one image"]
+
+    def __post_init__(self) -> None:
+        # (a@b)@c is a@(b@c): one recipe, one spec and one hash for both
+        if isinstance(self.outer, Composed):
+            object.__setattr__(self, "inner", Composed(self.outer.inner, self.inner))
+            object.__setattr__(self, "outer", self.outer.outer)
+
+    def check(self, image_shape: Shape) -> None:
+        self.check_for(Imaging(image_shape))
+
+    def check_for(self, imaging: Imaging) -> None:
+        self.inner.check_for(imaging)
+        between = self.inner.measurement_shape(imaging.shape)
+        if between is not None:
+            self.outer.check_for(self._seen(imaging, between))
+
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int] | None:
+        between = self.inner.measurement_shape(image_shape)
+        return None if between is None else self.outer.measurement_shape((between[1], between[2]))
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        return self.build_for(Imaging(image_shape), seed=seed, dtype=dtype, device=device)
+
+    def build_for(self, imaging: Imaging, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        drawn = self.drawn(imaging.shape, seed)
+        return self.rebuild(drawn, imaging, seed=seed, dtype=dtype, device=device)
+
+    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
+        between = self.inner.measurement_shape(image_shape)
+        parts = {"inner": self.inner.drawn(image_shape, seed)}
+        if between is not None:
+            parts["outer"] = self.outer.drawn((between[1], between[2]), seed)
+        return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+
+    def rebuild(
+        self,
+        drawn: Mapping[str, torch.Tensor],
+        imaging: Imaging,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> LinearOperator:
+        inner = self.inner.rebuild(_of("inner.", drawn), imaging, seed=seed, dtype=dtype, device=device)
+        between = self._seen(imaging, inner.measurement_shape)
+        arrays = _of("outer.", drawn) or self.outer.drawn(between.shape, seed)
+        outer = self.outer.rebuild(arrays, between, seed=seed, dtype=dtype, device=device)
+        return compose(outer, inner)
+
+    def _seen(self, imaging: Imaging, measured: tuple[int, int, int]) -> Imaging:
+        """What the outer operator is given: images of the same field of view, from the same microscope."""
+        count, h, w = measured
+        if count != 1:
+            raise IncompatibleError(
+                f"the inner operator {self.inner} measures {count} images of each, and the outer one takes one; "
+                "give the inner one a single mask (sumpool:4,count=1), or compose the other way round"
+            )
+        H, W = imaging.shape
+        scale = H / h if H * w == W * h else None
+        sizes = tuple(None if size is None or scale is None else size * scale for size in imaging.pixel_size)
+        return Imaging((h, w), sizes, imaging.table)
+
+
+def _of(part: str, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The arrays of a part, under its own names."""
+    return {name.removeprefix(part): array for name, array in drawn.items() if name.startswith(part)}
+
+
+def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
+    """`outer` after `inner`; in closed form where one is the identity or both are diagonal in Fourier.
+
+    Raises `IncompatibleError` where the outer one does not take what the inner one gives.
+    """
+    if tuple(inner.measurement_shape) != (1, *outer.image_shape):
+        raise IncompatibleError(
+            f"the inner operator measures [M, h, w] = {list(inner.measurement_shape)}, and the outer one takes "
+            f"{[1, *outer.image_shape]}; choose parts that fit"
+        )
+    if isinstance(outer, IdentityOperator):
+        return inner
+    if isinstance(inner, IdentityOperator):
+        return outer
+    if isinstance(outer, SpectralOperator) and isinstance(inner, SpectralOperator):
+        return product(outer, inner)
+    return ComposedOperator(outer, inner)
+
+
+class ComposedOperator(LinearOperator):
+    """A = S C for S = `outer`, C = `inner`. Iterates, to a relative residual of `cg_tol` (1e-6, in float64 1e-10).
+
+    The residual is that of the equation above, in the norm of its preconditioner: at g = inf of S^+ y = P C x. Where S
+    has no closed form, or for A^+ where C does not reach everything that S may look at, it is that of the normal
+    equations, which says less about x. Where S loses nothing, A^+ and A^+ A need no iteration but C's own. `rank` is
+    exact where C has full row rank or S full column rank, else the least of both ranks, which it cannot exceed. Noise
+    lives where the outer operator has it live.
+    """
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator):
+        self.outer, self.inner = outer, inner
+        self.image_shape, self.measurement_shape = inner.image_shape, outer.measurement_shape
+        self.dtype, self.device = inner.dtype, inner.device
+        self.images = inner.images if outer.images is None else outer.images
+        self.nominal_compression = outer.nominal_compression * inner.nominal_compression
+        self.nonnegative = outer.nonnegative and inner.nonnegative
+        self.noise_in_range = outer.noise_in_range
+        self.cg_tol = TOLERANCE.get(self.dtype, 1e-6)
+        self._of_all, self._which = self, torch.arange(self.images or 1)
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer.A(self.inner.A(x))
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self.inner.A_adjoint(self.outer.A_adjoint(y))
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner.A_adjoint(self.outer.A_adjoint_A(self.inner.A(x)))
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        if not (self.outer.closed_form and self._of_all._reaches_all):
+            return super().A_dagger(y)
+        least = self.outer.A_dagger(y)
+        return self.inner.A_dagger(least) if self._sees_all else self._solve_whitened(least)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        if not self.outer.closed_form:
+            return super().A_dagger_A(x, gamma)
+        each = torch.as_tensor(gamma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        if not (self._sees_all and self.inner.closed_form):
+            return self._solve_whitened(self.outer.A_dagger_A(self.inner.A(x)), each)
+        measured = self.inner.A_dagger_A(x)
+        if each.isinf().all():
+            return measured
+        return torch.where(each.isinf(), measured, self._solve_whitened(self.inner.A(x), each))
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        if not self.outer.closed_form:
+            return super().prox_l2(z, y, gamma)
+        return z + self._solve_whitened(self.outer.A_dagger(y - self.A(z)), gamma)
+
+    def _solve_whitened(self, v: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        """(A^T A + 1/gamma)^-1 A^T r for v = S^+ r, [B, 1, h, w] -> [B, 1, H, W]."""
+        a, C, S = self._gain, self.inner, self.outer
+
+        def whiten(r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return S.A_dagger_A(r, a * gamma) / a, r
+
+        def apply(w: torch.Tensor, Dw: torch.Tensor) -> torch.Tensor:
+            return Dw - a * w + C.A(C.A_adjoint(w))
+
+        return C.A_adjoint(conjugate_gradients(apply, v, tol=self.cg_tol, max_steps=self.cg_max_steps,
+                                               precondition=whiten))  # fmt: skip
+
+    @cached_property
+    def _gain(self) -> torch.Tensor:
+        """a, about the mean eigenvalue of K, [1 or B, 1, 1, 1]: ||C^T r||^2 / ||r||^2 for a random r (Hutchinson 1990).
+
+        Of each image by itself: another a takes other steps, and an answer must not depend on the other images.
+        """
+        r = torch.randn((1, 1, *self.outer.image_shape), generator=torch.Generator().manual_seed(0), dtype=self.dtype)
+        r = r.to(self.device).repeat(self.inner.images or 1, 1, 1, 1)
+        a = (norm(self.inner.A_adjoint(r)) / norm(r)).square()
+        return torch.where(a > 0, a, 1.0)
+
+    @property
+    def _reaches_all(self) -> bool:
+        """Whether C is known to have full row rank, so that A x = y has a solution wherever S x = y has one."""
+        return self.inner.closed_form and self.inner.rank == math.prod(self.inner.measurement_shape)
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether S has full column rank, P = 1: what A loses is what C loses. (C of full row rank: A^+ = C^+ S^+.)"""
+        return self.outer.rank == math.prod(self.outer.image_shape)
+
+    def on_range(self, y: torch.Tensor) -> torch.Tensor:
+        """S S^+ y: the outer operator is what the detector's noise comes after."""
+        return self.outer.on_range(y)
+
+    def compute_norm(self) -> float:
+        return float(self._of_all._norms.max())
+
+    @property
+    def norms(self) -> torch.Tensor:
+        return self._of_all._norms[self._which.to(self.device)]
+
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        parts = [slice(start, start + _CHUNK) for start in range(0, self.images or 1, _CHUNK)]
+        return torch.cat([power_norms(self.select(part)) for part in parts])
+
+    @property
+    def rank(self) -> int:
+        return min(self.outer.rank, self.inner.rank)
+
+    @cached_property
+    def mean_response(self) -> torch.Tensor:
+        return self.outer.A(self.inner.mean_response)
+
+    def select(self, images: slice | torch.Tensor) -> ComposedOperator:
+        if self.images is None:
+            return self
+        part = ComposedOperator(self.outer.select(images), self.inner.select(images))
+        index = images if isinstance(images, slice) else images.cpu()
+        part._of_all, part._which = self._of_all, self._which[index]
+        return part
+
+    def prepare(self) -> None:
+        self.outer.prepare()
+        self.inner.prepare()
+        _ = self._gain
+        super().prepare()

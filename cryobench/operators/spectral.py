@@ -1,0 +1,146 @@
+"""Operators that are diagonal in Fourier: A = F^-1 diag(w) F on real images, for a real w with w(-k) = w(k).
+
+A is self-adjoint, the orthonormal DFT is its eigenbasis, and w, or one w per image, is all there is to it. w is held on
+the half spectrum of `rfft2`; on its columns kx = 0 and kx = W/2, which hold both k and -k, it must be the same at both.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+
+import torch
+
+from cryobench.core import Shape
+from cryobench.errors import IncompatibleError
+from cryobench.operators.factored import FactoredOperator, Response
+
+
+class SpectralOperator(FactoredOperator):
+    """A = F^-1 diag(w) F. transfer: w, [1 or B, 1, H, W // 2 + 1]; measurements are [B, 1, H, W].
+
+    images: None where one w serves all images, else their number B. `compute_norm` is the largest |w| of all images;
+    `rank` the number of w that are not null, for images that differ in it their mean rounded down: it is N only where
+    every image keeps all. Both stay as they are in what is selected.
+    """
+
+    null = 1e-6
+    """|w| at or below this share of its largest counts as zero. Of N values of an oscillating w the least is about 1/N
+    of the largest, so that at sizes in use what is null was meant to be (a blocked coefficient, an envelope that has
+    died away). Down to it the rounding of float32, 6e-8, becomes at most 6% of a coefficient when 1/w is taken."""
+
+    def __init__(
+        self,
+        transfer: torch.Tensor,
+        image_shape: Shape,
+        *,
+        images: int | None = None,
+        nominal_compression: float = 1.0,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ):
+        self.image_shape = image_shape
+        self.measurement_shape = (1, *image_shape)
+        self.nominal_compression = nominal_compression
+        self.images = images
+        self.dtype, self.device = dtype, torch.device(device)
+        self._transfer = transfer.to(self.device, torch.float64)
+        self._tolerance = self.null**2 * self._transfer.square().amax(dim=(1, 2, 3), keepdim=True)
+        kept = (self.eigenvalues > self._tolerance).sum(dim=(1, 2, 3))
+        self._rank = int(kept.sum()) // len(kept)
+        self._norm = float(self._transfer.abs().max())
+
+    @property
+    def transfer(self) -> torch.Tensor:
+        return self._transfer
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._multiply(self._transfer, x)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self._multiply(self._transfer, y)
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._multiply(self._transfer**2, x)
+
+    @property
+    def eigenvalues(self) -> torch.Tensor:
+        """w(k)^2 on the whole spectrum, [1 or B, 1, H, W], float64."""
+        return whole_spectrum(self._transfer**2, self.image_shape[1])
+
+    @property
+    def eigenvalue_tolerance(self) -> torch.Tensor:
+        return self._tolerance
+
+    def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
+        return self._multiply(self._transfer * response(self._transfer**2), residual)
+
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        s = self._transfer**2
+        return self._multiply(torch.where(s > self._tolerance, s / (s + shift), 0.0), x)
+
+    def compute_norm(self) -> float:
+        return self._norm
+
+    @property
+    def norms(self) -> torch.Tensor:
+        return self._transfer.abs().amax(dim=(1, 2, 3), keepdim=True).to(self.dtype)
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @cached_property
+    def mean_response(self) -> torch.Tensor:
+        """w(0) times a constant image: exactly 0 where w(0) is."""
+        response = self._transfer[..., :1, :1].to(self.dtype)
+        return response.expand(-1, 1, *self.image_shape).contiguous()
+
+    def select(self, images: slice | torch.Tensor) -> SpectralOperator:
+        if self.images is None:
+            return self
+        part = copy.copy(self)
+        part._transfer, part._tolerance = self._transfer[images], self._tolerance[images]
+        part.mean_response, part.images = self.mean_response[images], len(part._transfer)
+        return part
+
+    def _multiply(self, weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        if len({1, len(weight), len(image)}) > 2:
+            raise IncompatibleError(
+                f"an operator that differs between {len(weight)} images was given {len(image)}; select theirs first"
+            )
+        return multiply_spectrum(weight, image)
+
+
+def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperator:
+    """`outer` after `inner`: their w multiply. Where noise lives is the outer operator's matter."""
+    operator = SpectralOperator(
+        outer.transfer * inner.transfer,
+        inner.image_shape,
+        images=inner.images if outer.images is None else outer.images,
+        nominal_compression=outer.nominal_compression * inner.nominal_compression,
+        dtype=inner.dtype,
+        device=inner.device,
+    )
+    operator.noise_in_range = outer.noise_in_range
+    return operator
+
+
+def multiply_spectrum(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """F^-1 diag(weight) F image: [1 or B, 1, H, W // 2 + 1] real and [B, 1, H, W] -> [B, 1, H, W], in its dtype."""
+    shape = (image.shape[-2], image.shape[-1])
+    # contiguous: a strided image (pooling gives one) is rounded otherwise alone than in a batch
+    spectrum = weight.to(image.dtype) * torch.fft.rfft2(image.contiguous())
+    if len(spectrum) == 1 and image.device.type == "cpu":
+        # the CPU's inverse FFT rounds a single image otherwise than the same image in a batch; iterations with
+        # decisions in them would blow that up, and a result must not depend on its batch
+        return torch.fft.irfft2(torch.cat([spectrum, spectrum]), s=shape)[:1]
+    return torch.fft.irfft2(spectrum, s=shape)
+
+
+def whole_spectrum(half: torch.Tensor, width: int) -> torch.Tensor:
+    """What is the same at k and -k, from the layout of `rfft2` [..., H, W // 2 + 1] to that of `fft2` [..., H, W]."""
+    H = half.shape[-2]
+    rows = -torch.arange(H, device=half.device) % H
+    mirrored = half[..., 1 : (width + 1) // 2].flip(-1)[..., rows, :]
+    return torch.cat([half, mirrored], dim=-1)

@@ -1,0 +1,85 @@
+"""`wiener`: the linear estimate of least mean squared error where the operator is diagonal in Fourier."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.errors import ParameterError
+from cryobench.linalg import mean_intensity
+from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
+from cryobench.rng import Rng
+
+
+@dataclass(frozen=True)
+class Wiener(Solver):
+    """x = c + F^-1 [ w S / (w^2 S + N) ] F (y - c A 1) for A = F^-1 diag(w) F: `ctf`, `fourier`, `identity`.
+
+    c: the mean intensity that y implies. N: the power of the noise in a coefficient. S: the power of the image, from y
+    itself: in a shell of frequencies one pixel wide, mean(|F(y - c A 1)|^2 - N) / mean(w^2), at least 0. Where y is
+    exact it is `pinv`. With a stated `snr`, S/N is that number everywhere, also where y is exact. (Wiener 1949,
+    Extrapolation, Interpolation and Smoothing of Stationary Time Series, ch. 3.)
+    """
+
+    snr: Annotated[float | Literal["auto"], "S/N, one number for all frequencies; auto: by shells, from y"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.snr != "auto" and not 0 < self.snr < math.inf:
+            raise ParameterError(f"wiener: snr must be positive or auto, got {self.snr:g}")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if problem.operator.transfer is None:
+            return "wiener needs an operator that is diagonal in Fourier, as ctf and fourier are"
+        return None
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        operator, y = problem.operator, problem.y
+        w = operator.transfer
+        if w is None:
+            raise ParameterError(f"{self.unsupported(problem)}; got {type(operator).__name__}")
+        c = mean_intensity(operator, y)
+        structure = y - c * operator.mean_response
+        noise = noise_power(problem)
+        ratio = 1 / self.snr if self.snr != "auto" else noise / signal_power(structure, w, noise, problem)
+        x = multiply_spectrum(w / (w**2 + ratio), structure)
+        if self.snr == "auto":
+            x = torch.where(noise > 0, x, operator.A_dagger(structure))
+        return Reconstruction(c + x)
+
+
+def noise_power(problem: Problem) -> torch.Tensor:
+    """N, the mean square of the noise in a coefficient of the orthonormal DFT of y that has any, [B, 1, 1, 1] float64.
+
+    It is sigma^2; where noise lives on the range of A alone and sigma is its mean over y, that times N / rank(A).
+    """
+    operator, variance = problem.operator, problem.sigma.double().square()
+    return variance * (problem.y[0].numel() / max(operator.rank, 1)) if operator.noise_in_range else variance
+
+
+def signal_power(y: torch.Tensor, w: torch.Tensor, noise: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """S, the mean square of a coefficient of the image, by shells of y [B, 1, H, W]: [B, 1, H, W // 2 + 1] float64."""
+    W = y.shape[-1]
+    power = torch.fft.rfft2(y, norm="ortho").abs().double().square()
+    noisy = (w != 0).double() if problem.operator.noise_in_range else torch.ones_like(w)
+    shell = shells(y.shape[-2], W, y.device)
+    excess, passed = shell_sums(power - noise * noisy, shell, W), shell_sums(w**2, shell, W)
+    signal = torch.where(passed > 0, excess.clamp_min(0) / passed, 0.0)
+    return signal[:, shell].unsqueeze(1)
+
+
+def shells(H: int, W: int, device: torch.device) -> torch.Tensor:
+    """The shell of each coefficient of the half spectrum, [H, W // 2 + 1]: round(|k| max(H, W)), k in cycles/pixel."""
+    ky = torch.fft.fftfreq(H, dtype=torch.float64, device=device)[:, None]
+    kx = torch.fft.rfftfreq(W, dtype=torch.float64, device=device)[None, :]
+    return (torch.hypot(ky, kx) * max(H, W)).round().long()
+
+
+def shell_sums(half: torch.Tensor, shell: torch.Tensor, W: int) -> torch.Tensor:
+    """Sums over the shells of the whole spectrum, [B, 1, H, W // 2 + 1] -> [B, shells]."""
+    values = whole_spectrum(half, W).flatten(1)
+    index = whole_spectrum(shell, W).flatten()
+    return values.new_zeros((len(values), int(shell.max()) + 1)).index_add(1, index, values)

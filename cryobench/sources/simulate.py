@@ -1,0 +1,341 @@
+"""`simulate`: particle images of atomic structures, with everything known that real images hide.
+
+    atoms -> potential V -> projection P = slice of V, turned and shifted -> signal = CTF * P -> image = signal + noise
+
+Every random number of a particle is keyed by (seed, structure, split, its number): particle 17 is the same in any
+batch.
+The CTF acts on the box as a circular convolution, as the operator `ctf` does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+
+from cryobench.core import Source, Stack
+from cryobench.ctf import CtfParameters, transfer
+from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.rng import Rng
+from cryobench.sources.potential import potential
+from cryobench.sources.projection import Projector, euler_angles, matrices, shift_phase
+from cryobench.sources.structures import Atoms, Split, names_of, read_structure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILL = 0.65
+"""Diameter of the particle over the side of the box, where no pixel size is asked for."""
+_CHUNK = 16
+"""Images simulated at once when one is read: its neighbours are likely to be next."""
+
+
+@dataclass(frozen=True)
+class Simulate(Source):
+    """Images simulated from atomic structures, with clean images, poses and CTF known.
+
+    The signal-to-noise ratio is the variance of the CTF-modulated signal over the variance of the noise, the former
+    taken over the circle around the particle, whose radius is that of its farthest atom. Protein is white where the CTF
+    is positive, as in particles for RELION; `invert=true` turns it dark, as on the micrograph. Water is left out.
+    """
+
+    structure: Annotated[
+        str, "packaged name, mmCIF or PDB file, several joined by + (images take turns), or train, val or test"
+    ] = "6zu5"
+    snr: Annotated[float | None, "signal-to-noise ratio; none for images without noise"] = 0.1
+    count: Annotated[int, "number of images"] = 256
+    size: Annotated[int, "side of the images, in pixels"] = 128
+    pixel_size: Annotated[float | None, f"Å per pixel; none: the particle fills {FILL:g} of the box"] = None
+    split: Annotated[Split, "which images: those of one split are never those of another"] = "test"
+    seed: Annotated[int, "seed of poses, CTF and noise"] = 0
+    chains: Annotated[str, "chains of the structure, joined by commas, or all"] = "all"
+    assembly: Annotated[str | None, "biological assembly of a file to build; none: as deposited"] = None
+    b_factor: Annotated[float, "B-factor of the atoms, Å^2"] = 50.0
+    ctf: Annotated[bool, "apply the CTF; its parameters are known either way"] = True
+    defocus: Annotated[float | None, "mean underfocus, Å; none: drawn, as measured on real particles"] = None
+    astigmatism: Annotated[float | None, "difference of defocus U - V, Å; none: drawn, as measured"] = None
+    voltage: Annotated[float, "kV"] = 300.0
+    cs: Annotated[float, "spherical aberration, mm"] = 2.0
+    amplitude_contrast: Annotated[float, "fraction of amplitude contrast"] = 0.1
+    phase_shift: Annotated[float, "of a phase plate, degrees"] = 0.0
+    envelope: Annotated[float, "B-factor of the CTF's envelope, Å^2"] = 50.0
+    shift: Annotated[float, "standard deviation of in-plane shifts along x and y, Å"] = 4.0
+    noise: Annotated[Literal["white", "solvent"], "white, or with the spectrum of ice fitted to real images"] = "white"
+    invert: Annotated[bool, "dark protein, as on the raw micrograph"] = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("size", 8), ("b_factor", 0), ("envelope", 0), ("shift", 0), ("cs", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ParameterError(f"simulate: {name} must be at least {least}, got {getattr(self, name):g}")
+        for name in ("snr", "pixel_size", "voltage"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ParameterError(f"simulate: {name} must be positive, got {value:g}")
+        if not 0 <= self.amplitude_contrast <= 1:
+            raise ParameterError(f"simulate: amplitude_contrast must lie in [0, 1], got {self.amplitude_contrast:g}")
+        for name in ("defocus", "astigmatism", "phase_shift"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ParameterError(f"simulate: {name} must be finite, got {getattr(self, name)}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ParameterError(f"simulate: seed must fit in 64 bits, got {self.seed}")
+
+    def open(self, device: torch.device | str = "cpu") -> SimulatedStack:
+        """Read the structures; volumes are made when first needed. Raises `DataError` for what is no structure."""
+        return SimulatedStack(self, torch.device(device))
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedParticles:
+    """Simulated particles and all that is known of them.
+
+    projection: of the potential, V Å; signal: the projection through the CTF; image: the signal with its noise; each
+    float32 [B, H, W]. rot, tilt, psi: RELION's Euler angles, degrees [B]. shift: of the particle (x, y), Å [B, 2].
+    ctf: parameters. pixel_size: Å [B]. noise_deviation: standard deviation of the noise [B]. structure: its number [B].
+    """
+
+    projection: torch.Tensor
+    signal: torch.Tensor
+    image: torch.Tensor
+    rot: torch.Tensor
+    tilt: torch.Tensor
+    psi: torch.Tensor
+    shift: torch.Tensor
+    ctf: CtfParameters
+    pixel_size: torch.Tensor
+    noise_deviation: torch.Tensor
+    structure: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """What is drawn for particles before any image is made; see `SimulatedParticles`."""
+
+    rot: torch.Tensor
+    tilt: torch.Tensor
+    psi: torch.Tensor
+    shift: torch.Tensor
+    ctf: CtfParameters
+
+
+class _Specimen:
+    """A structure at its pixel size, its volume made on first use."""
+
+    def __init__(self, atoms: Atoms, recipe: Simulate, device: torch.device):
+        n = recipe.size
+        self.name, self._atoms, self._recipe, self._device = atoms.name, atoms, recipe, device
+        self.pixel_size = recipe.pixel_size or 2 * atoms.radius / (FILL * n)
+        radius = atoms.radius / self.pixel_size
+        if radius > n / 2:
+            raise DataError(
+                f"{atoms.name} is {2 * atoms.radius:.0f} Å across and the box {n * self.pixel_size:.0f} Å; "
+                f"ask for pixel_size={2 * atoms.radius / (FILL * n):.3g} or size={math.ceil(2 * radius / FILL)}"
+            )
+        centred = torch.arange(n, device=device) - n // 2
+        circle = (centred[:, None] ** 2 + centred**2) <= max(radius, 1.0) ** 2
+        self.circle = circle.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def projector(self) -> Projector:
+        """The potential in volts, ready to be projected."""
+        volume = potential(self._atoms, self._recipe.size, self.pixel_size, self._recipe.b_factor)
+        return Projector(torch.from_numpy(volume).to(self._device))
+
+
+class SimulatedStack(Stack):
+    """Images of a `Simulate`, made when they are read. Image i shows structure i modulo their number."""
+
+    def __init__(self, recipe: Simulate, device: torch.device):
+        self.recipe, self.device = recipe, device
+        atoms = [read_structure(name, chains=recipe.chains, assembly=recipe.assembly)
+                 for name in names_of(recipe.structure)]  # fmt: skip
+        self._specimens = [_Specimen(structure, recipe, device) for structure in atoms]
+        self.shape = (recipe.size, recipe.size)
+        self.label = f"simulated {'+'.join(structure.name for structure in atoms)}"
+        self._chunk: tuple[range, SimulatedParticles] | None = None
+
+    def __len__(self) -> int:
+        return self.recipe.count
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index` with its noise, float32 [H, W], V Å."""
+        return self._one(index, "image")
+
+    def clean(self, index: int) -> np.ndarray:
+        """Image `index` through the CTF and without noise, float32 [H, W], V Å."""
+        return self._one(index, "signal")
+
+    def read_block(self, images: Sequence[int]) -> np.ndarray:
+        """These images with their noise, float32 [n, H, W]."""
+        return self.particles(images).image.cpu().numpy()
+
+    def pixel_size(self, index: int) -> float:
+        """Å per pixel of image `index`."""
+        self._check(index)
+        return self._specimens[index % len(self._specimens)].pixel_size
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """CTF, pose, shift and the number of the structure (as class), a row per image, in RELION's columns."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        indices = range(len(self))
+        draws = self._draw(indices)
+        table = draws.ctf.to_table()
+        for column, angle in (("Rot", draws.rot), ("Tilt", draws.tilt), ("Psi", draws.psi)):
+            table[f"rlnAngle{column}"] = angle.numpy()
+        # RELION's origin says how to move the image so that the particle comes to stand in the middle
+        table["rlnOriginXAngst"], table["rlnOriginYAngst"] = -draws.shift.T.numpy()
+        table["rlnClassNumber"] = [i % len(self._specimens) + 1 for i in indices]
+        return table
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Structures, split and seed."""
+        names = ",".join(specimen.name for specimen in self._specimens)
+        return {"structure": names, "split": self.recipe.split, "seed": str(self.recipe.seed)}
+
+    def particles(self, indices: Sequence[int]) -> SimulatedParticles:
+        """Simulate these images, at once, on the stack's device."""
+        for index in indices:
+            self._check(index)
+        specimens = len(self._specimens)
+        of = torch.tensor([index % specimens for index in indices])
+        parts = [(chosen := (of == s).nonzero()[:, 0], self._of_one_specimen(s, [indices[i] for i in chosen.tolist()]))
+                 for s in of.unique().tolist()]  # fmt: skip
+        order = torch.cat([chosen for chosen, _ in parts]).argsort()
+        return _joined([part for _, part in parts], order)
+
+    def _of_one_specimen(self, number: int, indices: list[int]) -> SimulatedParticles:
+        recipe, specimen, n = self.recipe, self._specimens[number], self.recipe.size
+        draws, pixel = self._draw(indices), specimen.pixel_size
+        rotations = matrices(draws.rot, draws.tilt, draws.psi).float().to(self.device)
+        # a projection sums voxels along a line: times their side it is the line integral
+        spectra = specimen.projector.slices(rotations) * pixel
+        # slices have their origin at pixel 0, images at n // 2
+        spectra = spectra * shift_phase(n, draws.shift / pixel + n // 2).to(self.device)
+        projection = _real(spectra, n)
+        signal = projection
+        if recipe.ctf:
+            signal = _real(spectra * transfer(draws.ctf, (n, n), pixel)[:, 0].float().to(self.device), n)
+        if recipe.invert:
+            signal = -signal
+        inside = signal.flatten(1)[:, specimen.circle].double()
+        deviation = inside.var(dim=1, correction=0).div(recipe.snr or math.inf).sqrt().float()
+        noise = self._noise(indices, n, pixel) * deviation[:, None, None] if recipe.snr else 0.0
+        B = len(indices)
+        return SimulatedParticles(
+            projection, signal, signal + noise, draws.rot, draws.tilt, draws.psi, draws.shift, draws.ctf,
+            torch.full((B,), pixel, dtype=torch.float64), deviation.cpu(), torch.full((B,), number),
+        )  # fmt: skip
+
+    def _rng(self, indices: Sequence[int]) -> Rng:
+        r = self.recipe
+        names = [specimen.name for specimen in self._specimens]
+        return Rng(r.seed, [f"{names[i % len(names)]} {r.split} {i}" for i in indices])
+
+    def _draw(self, indices: Sequence[int]) -> _Draws:
+        r, rng = self.recipe, self._rng(indices)
+        rot, tilt, psi = euler_angles(rng.stream("pose").uniform((3,), dtype=torch.float64))
+        shift = r.shift * rng.stream("shift").normal((2,), dtype=torch.float64)
+        defocus, astigmatism, angle = microscope().draw(rng.stream("ctf").normal((3,), dtype=torch.float64))
+        if r.defocus is not None:
+            defocus = torch.full_like(defocus, r.defocus)
+        if r.astigmatism is not None:
+            astigmatism = torch.full_like(defocus, r.astigmatism)
+        constants = {name: torch.full_like(defocus, getattr(r, name))
+                     for name in ("voltage", "cs", "amplitude_contrast", "phase_shift")}  # fmt: skip
+        ctf = CtfParameters(
+            defocus_u=defocus + astigmatism / 2, defocus_v=defocus - astigmatism / 2, angle=angle,
+            b_factor=torch.full_like(defocus, r.envelope), **constants,
+        )  # fmt: skip
+        return _Draws(rot, tilt, psi, shift, ctf)
+
+    def _noise(self, indices: Sequence[int], n: int, pixel_size: float) -> torch.Tensor:
+        """Noise of variance one, [B, H, W]."""
+        white = self._rng(indices).stream("solvent").normal((n, n)).to(self.device)
+        if self.recipe.noise == "white":
+            return white
+        power = microscope().solvent_power(n, pixel_size).to(self.device)
+        return _real(power.sqrt().float() * torch.fft.rfft2(white), n)
+
+    def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
+        self._check(index)
+        if self._chunk is None or index not in self._chunk[0]:
+            start = index - index % _CHUNK
+            around = range(start, min(start + _CHUNK, len(self)))
+            self._chunk = around, self.particles(around)
+        around, particles = self._chunk
+        return getattr(particles, what)[index - around.start].cpu().numpy().copy()
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < len(self):
+            raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """What real images of two published data sets have in common, as fitted by tools/fit_microscope.py.
+
+    defocus_log_mean, defocus_log_deviation: of the mean defocus in Å, log-normal. astigmatism_mean, astigmatism_root:
+    of the vector (U - V) (cos 2a, sin 2a) in Å, normal; the root is the lower Cholesky factor of its covariance.
+    solvent_excess, solvent_frequency: the power spectrum of ice, 1 + excess exp(-(k / frequency)^2), k in 1/Å.
+    """
+
+    defocus_log_mean: float
+    defocus_log_deviation: float
+    astigmatism_mean: tuple[float, float]
+    astigmatism_root: tuple[tuple[float, float], tuple[float, float]]
+    solvent_excess: float
+    solvent_frequency: float
+
+    def draw(self, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean defocus and U - V in Å, and the angle of U in degrees, from standard normal numbers [B, 3]."""
+        defocus = (self.defocus_log_mean + self.defocus_log_deviation * normal[:, 0]).exp()
+        root, mean = (torch.tensor(x, dtype=normal.dtype) for x in (self.astigmatism_root, self.astigmatism_mean))
+        x, y = (mean + (root * normal[:, None, 1:]).sum(dim=-1)).unbind(-1)
+        return defocus, torch.hypot(x, y), torch.rad2deg(torch.atan2(y, x)) / 2
+
+    def solvent_power(self, n: int, pixel_size: float) -> torch.Tensor:
+        """The spectrum of ice on the half spectrum [n, n // 2 + 1], of mean one over the whole."""
+        ky = torch.fft.fftfreq(n, pixel_size, dtype=torch.float64)[:, None]
+        k2 = ky**2 + ky[:, 0] ** 2
+        power = 1 + self.solvent_excess * (-k2 / self.solvent_frequency**2).exp()
+        return (power / power.mean())[:, : n // 2 + 1]
+
+
+@cache
+def microscope() -> Microscope:
+    """The packaged fit."""
+    values: dict[str, Any] = json.loads(Path(__file__).with_name("microscope.json").read_text(encoding="utf-8"))
+    return Microscope(**{field.name: values[field.name] for field in fields(Microscope)})
+
+
+def _real(spectra: torch.Tensor, n: int) -> torch.Tensor:
+    """The inverse of `rfft2`. A single image is transformed twice: the CPU rounds it otherwise than in a batch."""
+    if len(spectra) == 1:
+        return torch.fft.irfft2(torch.cat([spectra, spectra]), s=(n, n))[:1]
+    return torch.fft.irfft2(spectra, s=(n, n))
+
+
+def _joined(parts: list[SimulatedParticles], order: torch.Tensor) -> SimulatedParticles:
+    """The particles of several structures as one, in that order."""
+
+    def joined(values: list[Any]) -> Any:
+        if not isinstance(values[0], CtfParameters):
+            return torch.cat(values)[order.to(values[0].device)]
+        return CtfParameters(**{f.name: joined([getattr(v, f.name) for v in values]) for f in fields(values[0])})
+
+    if len(parts) == 1:
+        return parts[0]
+    return SimulatedParticles(
+        **{f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(SimulatedParticles)}
+    )
