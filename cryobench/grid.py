@@ -121,6 +121,18 @@ class Plan:
     dtype: torch.dtype
     git_commit: str | None
 
+    @property
+    def rankable(self) -> list[str]:
+        """The metric columns of this run that say which way is better."""
+        clean = any(cell.dataset.clean is not None for cell in self.cells)
+        return [
+            column.name + end
+            for metric in self.metrics
+            for column in metric.columns
+            for end in ("", *([CLEAN] if clean and metric.against_truth else []))
+            if column.direction != "none"
+        ]
+
 
 def plan(request: Request, registry: Registry) -> Plan:
     """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work."""

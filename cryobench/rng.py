@@ -12,10 +12,15 @@ from collections.abc import Sequence
 import torch
 
 
+def digest(*key: object) -> int:
+    """64 bits that follow from the key alone, 0 to 2^64 - 1: BLAKE2b of its repr."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
+
+
 def generator(*key: object) -> torch.Generator:
-    """A CPU generator whose state follows from the key alone (the first 64 bits of BLAKE2b of its repr)."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+    """A CPU generator whose state follows from the key alone."""
+    bits = digest(*key)
+    return torch.Generator().manual_seed(bits - 2**64 if bits >= 2**63 else bits)
 
 
 class Stream:

@@ -107,8 +107,7 @@ def run(
         save=save or (),
     )  # fmt: skip
     plan = grid.plan(request, installed())
-    columns = [column for metric in plan.metrics for column in metric.columns if column.direction != "none"]
-    rankable = [*(column.name for column in columns), *COSTS]
+    rankable = [*plan.rankable, *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
     check_outputs(csv, as_json)

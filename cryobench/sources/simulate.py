@@ -2,8 +2,8 @@
 
     atoms -> potential V -> projection P = slice of V, turned and shifted -> signal = CTF * P -> image = signal + noise
 
-Every random number of a particle is keyed by (seed, structure, split, its number): particle 17 is the same in any
-batch.
+Every random number of a particle follows from (seed, structure, split, its number) alone: particle 17 is the same in
+any batch. They are made by counter (`philox.py`), for all particles at once and on the device.
 The CTF acts on the box as a circular convolution, as the operator `ctf` does.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ import torch
 from cryobench.core import Source, Stack
 from cryobench.ctf import CtfParameters, transfer
 from cryobench.errors import DataError, ParameterError, SelectionError
-from cryobench.rng import Rng
+from cryobench.philox import RowDraws
 from cryobench.sources.potential import potential
 from cryobench.sources.projection import Projector, euler_angles, matrices, shift_phase
 from cryobench.sources.structures import Atoms, Split, names_of, read_structure
@@ -35,6 +35,9 @@ FILL = 0.65
 """Diameter of the particle over the side of the box, where no pixel size is asked for."""
 _CHUNK = 16
 """Images simulated at once when one is read: its neighbours are likely to be next."""
+_POSE, _SHIFT, _CTF, _SOLVENT = range(4)
+"""What a particle's random numbers are for."""
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class _Specimen:
         centred = torch.arange(n, device=device) - n // 2
         circle = (centred[:, None] ** 2 + centred**2) <= max(radius, 1.0) ** 2
         self.circle = circle.flatten().nonzero()[:, 0]
+        self.draws = RowDraws(recipe.seed, atoms.name, recipe.split)
 
     @cached_property
     def projector(self) -> Projector:
@@ -157,7 +161,8 @@ class SimulatedStack(Stack):
                  for name in names_of(recipe.structure)]  # fmt: skip
         self._specimens = [_Specimen(structure, recipe, device) for structure in atoms]
         self.shape = (recipe.size, recipe.size)
-        self.label = f"simulated {'+'.join(structure.name for structure in atoms)}"
+        noise = f"snr {recipe.snr:g}" if recipe.snr else "without noise"
+        self.label = f"simulated {'+'.join(structure.name for structure in atoms)} {noise}"
         self._chunk: tuple[range, SimulatedParticles] | None = None
 
     def __len__(self) -> int:
@@ -187,14 +192,13 @@ class SimulatedStack(Stack):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        indices = range(len(self))
-        draws = self._draw(indices)
-        table = draws.ctf.to_table()
-        for column, angle in (("Rot", draws.rot), ("Tilt", draws.tilt), ("Psi", draws.psi)):
+        drawn = self._by_specimen(range(len(self)), lambda number, rows: self._draw(number, rows.cpu()))
+        table = drawn.ctf.to_table()
+        for column, angle in (("Rot", drawn.rot), ("Tilt", drawn.tilt), ("Psi", drawn.psi)):
             table[f"rlnAngle{column}"] = angle.numpy()
         # RELION's origin says how to move the image so that the particle comes to stand in the middle
-        table["rlnOriginXAngst"], table["rlnOriginYAngst"] = -draws.shift.T.numpy()
-        table["rlnClassNumber"] = [i % len(self._specimens) + 1 for i in indices]
+        table["rlnOriginXAngst"], table["rlnOriginYAngst"] = -drawn.shift.T.numpy()
+        table["rlnClassNumber"] = np.arange(len(self)) % len(self._specimens) + 1
         return table
 
     @property
@@ -207,46 +211,42 @@ class SimulatedStack(Stack):
         """Simulate these images, at once, on the stack's device."""
         for index in indices:
             self._check(index)
-        specimens = len(self._specimens)
-        of = torch.tensor([index % specimens for index in indices])
-        parts = [(chosen := (of == s).nonzero()[:, 0], self._of_one_specimen(s, [indices[i] for i in chosen.tolist()]))
-                 for s in of.unique().tolist()]  # fmt: skip
-        order = torch.cat([chosen for chosen, _ in parts]).argsort()
-        return _joined([part for _, part in parts], order)
+        return self._by_specimen(indices, self._of_one_specimen)
 
-    def _of_one_specimen(self, number: int, indices: list[int]) -> SimulatedParticles:
+    def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
+        """What `make(number of the structure, indices [n])` gives for the images of each, in the order of `indices`."""
+        rows = torch.tensor(list(indices), device=self.device)
+        of = rows % len(self._specimens)
+        chosen = [(of == number).nonzero()[:, 0] for number in range(len(self._specimens))]
+        parts = [make(number, rows[places]) for number, places in enumerate(chosen) if len(places)]
+        return _joined(parts, torch.cat(chosen).argsort())
+
+    def _of_one_specimen(self, number: int, rows: torch.Tensor) -> SimulatedParticles:
         recipe, specimen, n = self.recipe, self._specimens[number], self.recipe.size
-        draws, pixel = self._draw(indices), specimen.pixel_size
-        rotations = matrices(draws.rot, draws.tilt, draws.psi).float().to(self.device)
+        drawn, pixel = self._draw(number, rows), specimen.pixel_size
+        rotations = matrices(drawn.rot, drawn.tilt, drawn.psi).float()
         # a projection sums voxels along a line: times their side it is the line integral
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
-        spectra = spectra * shift_phase(n, draws.shift / pixel + n // 2).to(self.device)
-        projection = _real(spectra, n)
-        signal = projection
+        spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
+        projection = signal = _real(spectra, n)
         if recipe.ctf:
-            signal = _real(spectra * transfer(draws.ctf, (n, n), pixel)[:, 0].float().to(self.device), n)
+            signal = _real(spectra * transfer(drawn.ctf, (n, n), pixel)[:, 0].float(), n)
         if recipe.invert:
             signal = -signal
         inside = signal.flatten(1)[:, specimen.circle].double()
         deviation = inside.var(dim=1, correction=0).div(recipe.snr or math.inf).sqrt().float()
-        noise = self._noise(indices, n, pixel) * deviation[:, None, None] if recipe.snr else 0.0
-        B = len(indices)
+        image = signal + self._noise(number, rows) * deviation[:, None, None] if recipe.snr else signal
         return SimulatedParticles(
-            projection, signal, signal + noise, draws.rot, draws.tilt, draws.psi, draws.shift, draws.ctf,
-            torch.full((B,), pixel, dtype=torch.float64), deviation.cpu(), torch.full((B,), number),
+            projection, signal, image, drawn.rot, drawn.tilt, drawn.psi, drawn.shift, drawn.ctf,
+            torch.full_like(drawn.rot, pixel), deviation, torch.full_like(rows, number),
         )  # fmt: skip
 
-    def _rng(self, indices: Sequence[int]) -> Rng:
-        r = self.recipe
-        names = [specimen.name for specimen in self._specimens]
-        return Rng(r.seed, [f"{names[i % len(names)]} {r.split} {i}" for i in indices])
-
-    def _draw(self, indices: Sequence[int]) -> _Draws:
-        r, rng = self.recipe, self._rng(indices)
-        rot, tilt, psi = euler_angles(rng.stream("pose").uniform((3,), dtype=torch.float64))
-        shift = r.shift * rng.stream("shift").normal((2,), dtype=torch.float64)
-        defocus, astigmatism, angle = microscope().draw(rng.stream("ctf").normal((3,), dtype=torch.float64))
+    def _draw(self, number: int, rows: torch.Tensor) -> _Draws:
+        r, draws = self.recipe, self._specimens[number].draws
+        rot, tilt, psi = euler_angles(draws.uniform(rows, _POSE, 3))
+        shift = r.shift * draws.normal(rows, _SHIFT, 2)
+        defocus, astigmatism, angle = microscope().draw(draws.normal(rows, _CTF, 3))
         if r.defocus is not None:
             defocus = torch.full_like(defocus, r.defocus)
         if r.astigmatism is not None:
@@ -259,12 +259,13 @@ class SimulatedStack(Stack):
         )  # fmt: skip
         return _Draws(rot, tilt, psi, shift, ctf)
 
-    def _noise(self, indices: Sequence[int], n: int, pixel_size: float) -> torch.Tensor:
+    def _noise(self, number: int, rows: torch.Tensor) -> torch.Tensor:
         """Noise of variance one, [B, H, W]."""
-        white = self._rng(indices).stream("solvent").normal((n, n)).to(self.device)
+        n, specimen = self.recipe.size, self._specimens[number]
+        white = specimen.draws.normal(rows, _SOLVENT, n * n, torch.float32).unflatten(1, (n, n))
         if self.recipe.noise == "white":
             return white
-        power = microscope().solvent_power(n, pixel_size).to(self.device)
+        power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
         return _real(power.sqrt().float() * torch.fft.rfft2(white), n)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
@@ -300,7 +301,8 @@ class Microscope:
     def draw(self, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Mean defocus and U - V in Å, and the angle of U in degrees, from standard normal numbers [B, 3]."""
         defocus = (self.defocus_log_mean + self.defocus_log_deviation * normal[:, 0]).exp()
-        root, mean = (torch.tensor(x, dtype=normal.dtype) for x in (self.astigmatism_root, self.astigmatism_mean))
+        root = normal.new_tensor(self.astigmatism_root)
+        mean = normal.new_tensor(self.astigmatism_mean)
         x, y = (mean + (root * normal[:, None, 1:]).sum(dim=-1)).unbind(-1)
         return defocus, torch.hypot(x, y), torch.rad2deg(torch.atan2(y, x)) / 2
 
@@ -326,16 +328,15 @@ def _real(spectra: torch.Tensor, n: int) -> torch.Tensor:
     return torch.fft.irfft2(spectra, s=(n, n))
 
 
-def _joined(parts: list[SimulatedParticles], order: torch.Tensor) -> SimulatedParticles:
-    """The particles of several structures as one, in that order."""
-
-    def joined(values: list[Any]) -> Any:
-        if not isinstance(values[0], CtfParameters):
-            return torch.cat(values)[order.to(values[0].device)]
-        return CtfParameters(**{f.name: joined([getattr(v, f.name) for v in values]) for f in fields(values[0])})
-
+def _joined(parts: Sequence[_Made], order: torch.Tensor) -> _Made:
+    """Dataclasses of tensors [n, ...], and of such dataclasses, one after the other and then in that order."""
     if len(parts) == 1:
         return parts[0]
-    return SimulatedParticles(
-        **{f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(SimulatedParticles)}
-    )
+
+    def joined(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], torch.Tensor):
+            return torch.cat(list(values))[order.to(values[0].device)]
+        return _joined(values, order)
+
+    made: Any = type(parts[0])
+    return made(**{field.name: joined([getattr(part, field.name) for part in parts]) for field in fields(made)})

@@ -101,6 +101,17 @@ def test_convert_keeps_the_table_and_normalises(cli, shared, tmp_path):
     assert np.corrcoef(np.load(tmp_path / "plain.npy")[0].ravel(), images[0].ravel())[0, 1] < -0.99
 
 
+def test_a_table_can_be_ranked_by_the_clean_image_where_it_is_known(cli, blobs):
+    code, out, _ = cli("run", "-s", "tikhonov:0.1", "-o", "identity", "-n", "gaussian:rel=1", "-d", f"simulate:{SMALL}",
+                       "--by", "psnr_clean", "--json")  # fmt: skip
+    assert code == 0
+    scores = [row["psnr_clean"] for row in json.loads(out)]
+    assert scores == sorted(scores, reverse=True)
+    code, _, err = cli("run", "-s", "pinv", "-o", "identity", "-d", blobs, "--by", "psnr_clean")
+    assert code == 2
+    assert "--by 'psnr_clean' is no column of this run" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -186,7 +186,7 @@ def test_mistakes_are_named(parameters, error, says):
 
 
 def test_an_image_that_does_not_exist(stack):
-    with pytest.raises(SelectionError, match=r"image 40 of simulated 3mht does not exist; it has 40, from 0"):
+    with pytest.raises(SelectionError, match=r"image 40 of simulated 3mht snr 0.1 does not exist; it has 40, from 0"):
         stack.read(40)
 
 

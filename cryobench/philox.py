@@ -1,0 +1,65 @@
+"""Random numbers by counter: any of them, in any number, on any device, without the ones before.
+
+Philox4x32-10 turns a key of 64 bits and a counter of 128 bits into 128 random bits (Salmon, Moraes, Dror & Shaw 2011,
+"Parallel random numbers: as easy as 1, 2, 3", section 3.3). The counter here is (block, row, purpose, 0): a row's
+numbers depend on the key, the row and the purpose alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from cryobench.rng import digest
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 10
+
+Words = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Four words of 32 random bits for four of counter and two of key; words are int64 tensors, 0 to 2^32 - 1."""
+    a, b, c, d = counter
+    low, high = key
+    for _ in range(_ROUNDS):
+        # the product of 32-bit words, as the 64 bits of an int64 whose sign means nothing
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b = (second >> 32).bitwise_and_(_MASK).bitwise_xor_(b).bitwise_xor_(low), second.bitwise_and_(_MASK)
+        c, d = (first >> 32).bitwise_and_(_MASK).bitwise_xor_(d).bitwise_xor_(high), first.bitwise_and_(_MASK)
+        low, high = (low + _WEYL[0]) & _MASK, (high + _WEYL[1]) & _MASK
+    return a, b, c, d
+
+
+class RowDraws:
+    """Random numbers for rows (particles, say) under a key of anything that has a repr.
+
+    A row is a number from 0 to 2^32 - 1, and so is a purpose; each pair has a sequence of 2^34 numbers of its own.
+    """
+
+    def __init__(self, *key: object):
+        bits = digest(*key)
+        self._key = bits & _MASK, bits >> 32
+
+    def uniform(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """[B, count] numbers spread evenly over (0, 1), on the device of rows [B]: the first of a longer draw."""
+        return torch.stack(self._fractions(rows, purpose, count, dtype), dim=-1).flatten(1)[:, :count]
+
+    def normal(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """[B, count] standard normal numbers, on the device of rows [B] (Box & Muller 1958); as `uniform` otherwise."""
+        a, b, c, d = self._fractions(rows, purpose, count, dtype)
+        numbers = []
+        for fraction, turns in ((a, b), (c, d)):
+            radius, angle = fraction.log_().mul_(-2).sqrt_(), turns.mul_(2 * math.pi)
+            numbers += [radius * angle.cos(), radius * angle.sin()]
+        return torch.stack(numbers, dim=-1).flatten(1)[:, :count]
+
+    def _fractions(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        """The four words of each block that `count` numbers take, as fractions in (0, 1), [B, blocks] each."""
+        blocks = torch.arange(math.ceil(count / 4), device=rows.device)
+        counter = (blocks.expand(len(rows), -1), rows.long()[:, None], torch.full_like(blocks, purpose), 0 * blocks)
+        words = philox(torch.broadcast_tensors(*counter), self._key)  # type: ignore[arg-type]
+        return [word.to(dtype).add_(0.5).mul_(2.0**-32) for word in words]
