@@ -29,22 +29,22 @@ def info(
     import dataclasses
     import json
 
-    from cryobench import stacks
     from cryobench.cli.output import note
     from cryobench.files import check_writable_file
+    from cryobench.summary import facts, summarise
 
     if sheet is not None:
         check_writable_file(sheet)
     stack = _opened(data, size, as_stack, data_root)
     if sheet is not None:
         note(f"{_write_sheet(stack, images, clean, sheet)} images on {sheet}")
-    summary = stacks.summarise(stack)
+    summary = summarise(stack)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), indent=1))
     else:
-        facts = stacks.facts(summary)
-        width = max(map(len, facts))
-        for name, value in facts.items():
+        lines = facts(summary)
+        width = max(map(len, lines))
+        for name, value in lines.items():
             typer.echo(f"{name:<{width}}  {value}")
 
 
@@ -61,8 +61,9 @@ def simulate(
 
     Example: cryobench data simulate 6zu5,snr=0.1,count=1000 --out simulated
     """
-    from cryobench import stacks
     from cryobench.cli.output import note
+    from cryobench.conversion import Clean
+    from cryobench.conversion import convert as write
     from cryobench.errors import ResultsError
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
@@ -75,8 +76,8 @@ def simulate(
     except OSError as error:
         raise ResultsError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
     for name in wanted:
-        source = stack if name == "particles" else stacks.Clean(stack)
-        written = stacks.convert(source, out / f"{name}.mrcs")
+        source = stack if name == "particles" else Clean(stack)
+        written = write(source, out / f"{name}.mrcs")
         note(f"{len(stack)} images in {' and '.join(map(str, written))}")
 
 
@@ -99,8 +100,8 @@ def convert(
 
     Example: cryobench data convert particles.cs particles.mrcs --size 128 --normalize relion
     """
-    from cryobench import stacks
     from cryobench.cli.output import note
+    from cryobench.conversion import convert as write
     from cryobench.errors import ResultsError
     from cryobench.files import check_writable_file
     from cryobench.sources.selection import parse_images
@@ -111,7 +112,7 @@ def convert(
             raise ResultsError(f"{target} is there already; give another name, or --force to replace it")
     stack = _opened(data, size, as_stack, data_root)
     chosen = None if images is None else parse_images(images, len(stack), label=stack.label)
-    written = stacks.convert(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
+    written = write(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
     count = len(stack) if chosen is None else len(chosen)
     note(f"{count} images in {' and '.join(map(str, written))}")
 
@@ -124,11 +125,12 @@ def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
 
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
-    from cryobench import figures, stacks
+    from cryobench import figures
+    from cryobench.conversion import Clean
     from cryobench.sources.selection import parse_images
 
     chosen = parse_images(images, len(stack), 32, label=stack.label)
-    source = stacks.Clean(stack) if clean else stack
+    source = Clean(stack) if clean else stack
     figures.sheet([source.read(index) for index in chosen], titles=[str(index) for index in chosen],
                   pixel_size=[stack.pixel_size(index) for index in chosen], path=path)  # fmt: skip
     return len(chosen)
