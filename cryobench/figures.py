@@ -82,14 +82,14 @@ def sheet(
     """
     columns = min(SHEET_COLUMNS, len(images))
     rows = math.ceil(len(images) / columns)
-    figure, axes = _blank(rows, columns, (1.6 * columns, 1.75 * rows * images[0].shape[0] / images[0].shape[1]))
+    figure, axes = _blank(rows, columns, (1.2 * columns, 1.35 * rows * images[0].shape[0] / images[0].shape[1]))
     for axis, image, title, size in zip(axes.flat, images, titles, pixel_size, strict=False):
         low, high = np.percentile(image, (0.5, 99.5))
         axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axis.set_title(_shortened(title), fontsize=7, pad=2, parse_math=False)
         if size is not None:
             _scale_bar(axis, image.shape, size)
-    _save(figure, Path(path))
+    _save(figure, Path(path), grey=True)
 
 
 def _check(truth: np.ndarray, adjoint: np.ndarray, reconstruction: np.ndarray, titles: Sequence[str]) -> None:
@@ -183,11 +183,16 @@ def round_length(length: float) -> float:
     return max(step * decade for step in (1, 2, 5) if step * decade <= length * (1 + 1e-9))
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write beside, then rename."""
+def _save(figure: Figure, path: Path, *, grey: bool = False) -> None:
+    """Write beside, then rename. grey: one byte a pixel, for figures without colour: noise does not compress."""
+    from PIL import Image
+
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(beside, format="png", metadata={"Software": None})
+        if grey:
+            with Image.open(beside) as image:
+                image.convert("L").save(beside, format="png")
         beside.replace(path)
     except OSError as error:
         raise ResultsError(f"cannot write the figure {path}: {error.strerror or error}") from error

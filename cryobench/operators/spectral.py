@@ -13,6 +13,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import IncompatibleError
+from cryobench.linalg import irfft2
 from cryobench.operators.factored import FactoredOperator, Response
 
 
@@ -128,14 +129,7 @@ def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperato
 
 def multiply_spectrum(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """F^-1 diag(weight) F image: [1 or B, 1, H, W // 2 + 1] real and [B, 1, H, W] -> [B, 1, H, W], in its dtype."""
-    shape = (image.shape[-2], image.shape[-1])
-    # contiguous: a strided image (pooling gives one) is rounded otherwise alone than in a batch
-    spectrum = weight.to(image.dtype) * torch.fft.rfft2(image.contiguous())
-    if len(spectrum) == 1 and image.device.type == "cpu":
-        # the CPU's inverse FFT rounds a single image otherwise than the same image in a batch; iterations with
-        # decisions in them would blow that up, and a result must not depend on its batch
-        return torch.fft.irfft2(torch.cat([spectrum, spectrum]), s=shape)[:1]
-    return torch.fft.irfft2(spectrum, s=shape)
+    return irfft2(weight.to(image.dtype) * torch.fft.rfft2(image.contiguous()), (image.shape[-2], image.shape[-1]))
 
 
 def whole_spectrum(half: torch.Tensor, width: int) -> torch.Tensor:

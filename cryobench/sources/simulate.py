@@ -23,6 +23,7 @@ import torch
 from cryobench.core import Source, Stack
 from cryobench.ctf import CtfParameters, transfer
 from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.linalg import irfft2
 from cryobench.philox import RowDraws
 from cryobench.sources.potential import potential
 from cryobench.sources.projection import Projector, euler_angles, matrices, shift_phase
@@ -229,9 +230,9 @@ class SimulatedStack(Stack):
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
         spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
-        projection = signal = _real(spectra, n)
+        projection = signal = irfft2(spectra, self.shape)
         if recipe.ctf:
-            signal = _real(spectra * transfer(drawn.ctf, (n, n), pixel)[:, 0].float(), n)
+            signal = irfft2(spectra * transfer(drawn.ctf, self.shape, pixel)[:, 0].float(), self.shape)
         if recipe.invert:
             signal = -signal
         inside = signal.flatten(1)[:, specimen.circle].double()
@@ -266,7 +267,7 @@ class SimulatedStack(Stack):
         if self.recipe.noise == "white":
             return white
         power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
-        return _real(power.sqrt().float() * torch.fft.rfft2(white), n)
+        return irfft2(power.sqrt().float() * torch.fft.rfft2(white), self.shape)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self._check(index)
@@ -319,13 +320,6 @@ def microscope() -> Microscope:
     """The packaged fit."""
     values: dict[str, Any] = json.loads(Path(__file__).with_name("microscope.json").read_text(encoding="utf-8"))
     return Microscope(**{field.name: values[field.name] for field in fields(Microscope)})
-
-
-def _real(spectra: torch.Tensor, n: int) -> torch.Tensor:
-    """The inverse of `rfft2`. A single image is transformed twice: the CPU rounds it otherwise than in a batch."""
-    if len(spectra) == 1:
-        return torch.fft.irfft2(torch.cat([spectra, spectra]), s=(n, n))[:1]
-    return torch.fft.irfft2(spectra, s=(n, n))
 
 
 def _joined(parts: Sequence[_Made], order: torch.Tensor) -> _Made:

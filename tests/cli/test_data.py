@@ -46,7 +46,7 @@ def test_info_knows_what_was_simulated_and_draws_a_sheet(cli, tmp_path):
     assert "clean images  known" in out
     assert "µm underfocus" in out
     assert "5 images on sheet.png" in err
-    assert matplotlib.image.imread(tmp_path / "sheet.png").shape[1] == 5 * 1.6 * 150
+    assert matplotlib.image.imread(tmp_path / "sheet.png").shape[1] == 5 * 1.2 * 150
 
 
 def test_simulated_files_are_what_relion_reads(cli, tmp_path):
