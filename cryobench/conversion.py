@@ -55,9 +55,7 @@ def _write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, cho
         raise DataError(f"{stack.label}: some images have a pixel size and some have none; write them one by one")
     star = path.with_suffix(".star")
     write_mrcs(path, chunks, known[0] if known else None)
-    table = stack.table
-    rows = None if table is None else table.iloc[list(chosen)].reset_index(drop=True)
-    write_star(star, rows, path.name, known or None, stack.shape[1], count=len(chosen))
+    write_star(star, stack.rows(chosen), path.name, known or None, stack.shape[1], count=len(chosen))
     return [path, star]
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from cryobench.linear_operator import Imaging, LinearOperator, OperatorRecipe, Shape
+from cryobench.errors import SelectionError
+from cryobench.linear_operator import DrawnRecipe, Imaging, LinearOperator, OperatorRecipe, Shape
 from cryobench.rng import Rng
 
 if TYPE_CHECKING:
@@ -162,6 +163,11 @@ class Stack(ABC):
     def read(self, index: int) -> np.ndarray:
         """Image `index` (0-based) as float32 [H, W], in the file's own units."""
 
+    def check(self, index: int) -> None:
+        """Raise `SelectionError` unless there is an image `index`."""
+        if not 0 <= index < len(self):
+            raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
+
     def pixel_size(self, index: int) -> float | None:
         """Ångström per pixel, or None where it is not known."""
         return None
@@ -170,6 +176,11 @@ class Stack(ABC):
     def table(self) -> pd.DataFrame | None:
         """What is known of the images beside their pixels, in RELION's columns (CTF, pose), a row each, or None."""
         return None
+
+    def rows(self, images: Sequence[int]) -> pd.DataFrame | None:
+        """The table's rows of these images, in this order and numbered from 0; None where there is no table."""
+        table = self.table
+        return None if table is None else table.iloc[list(images)].reset_index(drop=True)
 
     def clean(self, index: int) -> np.ndarray | None:
         """Image `index` without its noise, in the units of `read`, float32 [H, W]; None where nobody knows it."""
@@ -195,6 +206,7 @@ class Source(ABC):
 __all__ = [
     "Case",
     "Column",
+    "DrawnRecipe",
     "Imaging",
     "LinearOperator",
     "Measured",

@@ -19,7 +19,7 @@ from cryobench.ctf import COLUMNS
 from cryobench.errors import DataError, ParameterError, PluginError, SpecError
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
-from cryobench.sources.scaling import minmax
+from cryobench.sources.scaling import between, minmax
 from cryobench.sources.selection import parse_images
 from cryobench.spec import Spec, fields_of, parse
 
@@ -307,7 +307,7 @@ def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
         return None
     if len(table) != len(stack):
         raise DataError(f"the table of {stack.label} has {len(table)} rows for {len(stack)} images; give one each")
-    return table.iloc[list(indices)].reset_index(drop=True)
+    return stack.rows(indices)
 
 
 def _clean(stack: Stack, indices: Sequence[int], scale: Sequence[tuple[float, float]]) -> torch.Tensor | None:
@@ -320,8 +320,7 @@ def _clean(stack: Stack, indices: Sequence[int], scale: Sequence[tuple[float, fl
             return None
         if image.shape != stack.shape or not np.isfinite(image).all():
             raise DataError(f"{where} has shape {image.shape}, wanted finite numbers of shape {stack.shape}")
-        middle, half = low / 2 + high / 2, high / 2 - low / 2
-        images.append(((image.astype(np.float64) - middle) / half).astype(np.float32))
+        images.append(between(low, high).apply(image))
     return torch.from_numpy(np.stack(images)).unsqueeze(1)
 
 

@@ -178,3 +178,19 @@ class OperatorRecipe(ABC):
     ) -> LinearOperator:
         """`build_for`, of these arrays in place of those that would be drawn. Goes with `drawn`."""
         return self.build_for(imaging, seed=seed, dtype=dtype, device=device)
+
+
+class DrawnRecipe(OperatorRecipe):
+    """An operator that follows from what is drawn for it: a subclass gives `drawn`, and `of` what was drawn."""
+
+    @abstractmethod
+    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        """The live operator of these arrays."""
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        self.check(image_shape)
+        return self.of(self.drawn(image_shape, seed), dtype=dtype, device=device)
+
+    def rebuild(self, drawn: Mapping[str, torch.Tensor], imaging: Imaging, *, seed: int, dtype: torch.dtype,
+                device: torch.device) -> LinearOperator:  # fmt: skip
+        return self.of(drawn, dtype=dtype, device=device)

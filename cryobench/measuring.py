@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
+from cryobench.contract import batches, checked_answer, checked_measurements
 from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, Solver, Stack
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.grid import check_kind, resolve_dtype
@@ -51,17 +52,16 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
     check_kind("operators", exposure.operator, recipe)
     check_kind("noises", exposure.noise, noise)
     dtype, device = resolve_dtype(exposure.dtype), environment.resolve_device(exposure.device)
-    table = stack.table
-    rows = None if table is None else table.iloc[list(indices)].reset_index(drop=True)
-    imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), rows)
+    imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), stack.rows(indices))
     recipe.check_for(imaging)
-    operator = recipe.build_for(imaging, seed=exposure.seed, dtype=dtype, device=device)
+    drawn = recipe.drawn(stack.shape, exposure.seed)
+    operator = recipe.rebuild(drawn, imaging, seed=exposure.seed, dtype=dtype, device=device)
     reason = noise.unsupported(operator)
     if reason is not None:
         raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
     ids = tuple(map(str, indices))
     measured, sigmas, scales = [], [], []
-    for part in _batches(len(indices)):
+    for part in batches(len(indices), _BATCH):
         images = [stack.read(index) for index in indices[part]]
         wheres = [f"image {index} of {stack.label}" for index in indices[part]]
         own = [
@@ -72,6 +72,7 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         x = torch.from_numpy(scaled).unsqueeze(1).to(device, dtype)
         selected = operator.select(part)
         noisy = noise.apply(selected.A(x), selected, Rng(exposure.seed, ids[part]))
+        noisy = checked_measurements(noisy, operator, len(own))
         measured.append(noisy.y.cpu())
         sigmas.append(noisy.sigma.flatten().cpu())
         scales += own
@@ -82,12 +83,12 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         operator=str(registry.spec_of(recipe, full=True)),
         noise=str(registry.spec_of(noise, full=True)),
         seed=exposure.seed,
-        drawn=dict(recipe.drawn(stack.shape, exposure.seed)),
+        drawn=dict(drawn),
         offset=np.array([scaling.offset for scaling in scales]),
         factor=np.array([scaling.factor for scaling in scales]),
         pixel_size=imaging.pixel_size,
         image_ids=ids,
-        table=rows,
+        table=imaging.table,
         about={
             "data": stack.label,
             "normalize": exposure.normalize,
@@ -148,13 +149,11 @@ def _solved(
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
-    for part in _batches(len(measured.y), batch):
+    for part in batches(len(measured.y), batch):
         problem = Problem(whole.operator.select(part), whole.y[part], whole.noise, whole.sigma[part])
-        answer = solver.solve(problem, rng=Rng(seed, measured.image_ids[part]))
-        x = answer.x[:, 0].detach().double().cpu().numpy()
+        answer = checked_answer(solver.solve(problem, rng=Rng(seed, measured.image_ids[part])), problem)
+        x = answer.x[:, 0].double().cpu().numpy()
         images = measured.offset[part, None, None] + measured.factor[part, None, None] * x
-        if not np.isfinite(images).all():
-            raise IncompatibleError("the solver returned values that are not finite; try another one")
         yield images.astype(np.float32)
         if progress is not None:
             progress(part.stop, len(measured.y))
@@ -166,7 +165,3 @@ def _check(measured: Measurements, operator: LinearOperator) -> None:
         raise IncompatibleError(f"y has shape {list(measured.y.shape)}, and the operator gives [B, {wanted}]")
     if operator.images not in (None, len(measured.y)):
         raise IncompatibleError(f"y holds {len(measured.y)} images, and the operator is for {operator.images}")
-
-
-def _batches(n: int, batch: int = _BATCH) -> list[slice]:
-    return [slice(start, min(start + batch, n)) for start in range(0, n, batch)]

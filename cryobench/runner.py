@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from cryobench import environment, meters, results
-from cryobench.core import Case, LinearOperator, Measured, Metric, Noisy, Problem, Reconstruction
+from cryobench.contract import batches, checked_answer, checked_measurements
+from cryobench.core import Case, LinearOperator, Measured, Metric, Problem, Reconstruction
 from cryobench.errors import CryobenchError, PluginError, said, told
 from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
@@ -165,11 +166,11 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
         raise _Skip(reason)
     truth = data.images.to(plan.device, plan.dtype)
     parts = []
-    for part in _batches(len(truth), plan.request.batch):
+    for part in batches(len(truth), plan.request.batch):
         own = operator.select(part)
         exact = own.A(truth[part])
         noisy = cell.noise.apply(exact, own, Rng(cell.seed, data.ids[part]))
-        parts.append(_checked_measurements(noisy, operator, len(exact)))
+        parts.append(checked_measurements(noisy, operator, len(exact)))
     y, sigma = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "sigma"))
     problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
     clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
@@ -177,32 +178,10 @@ def _measure(cell: Cell, plan: Plan) -> _Bench:
     return _Bench(operator, case, watch.seconds, _probe(operator))
 
 
-def _checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
-    """Measurements as the contract has them, or an error that says in which way they are not."""
-    if not isinstance(noisy, Noisy):
-        raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
-    for name, tensor, wanted in (
-        ("y", noisy.y, (batch, *operator.measurement_shape)),
-        ("sigma", noisy.sigma, (batch, 1, 1, 1)),
-    ):
-        if tuple(tensor.shape) != tuple(wanted):
-            raise PluginError(f"operator and noise gave {name} of shape {list(tensor.shape)}, wanted {list(wanted)}")
-        if tensor.dtype != operator.dtype or tensor.device != operator.device:
-            raise PluginError(f"operator and noise gave {name} as {tensor.dtype} on {tensor.device}, "
-                              f"wanted {operator.dtype} on {operator.device}")  # fmt: skip
-        if not tensor.isfinite().all():
-            raise PluginError(f"operator and noise gave values of {name} that are not finite")
-    return noisy
-
-
 def _probe(operator: LinearOperator) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     image = torch.rand((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
     return operator.A(image.repeat(operator.images or 1, 1, 1, 1))
-
-
-def _batches(n: int, batch: int) -> list[slice]:
-    return [slice(start, min(start + batch, n)) for start in range(0, n, batch)]
 
 
 def _part(problem: Problem, part: slice) -> Problem:
@@ -308,7 +287,7 @@ def _solve_in_batches(
     watch = meters.Stopwatch(plan.device)
     parts: list[Reconstruction] = []
     with meters.PeakMemory(plan.device) as peak, meters.counting() as calls:
-        for part in _batches(n, batch):
+        for part in batches(n, batch):
             ids = cell.dataset.ids[part]
             problem = _part(case.problem, part)
 
@@ -320,7 +299,7 @@ def _solve_in_batches(
                 torch.manual_seed(generator("global state", cell.seed).initial_seed())
                 with watch:
                     answer = cell.solver.solve(problem, rng=Rng(cell.seed, ids), progress=progress)
-            parts.append(_checked(answer, problem))
+            parts.append(checked_answer(answer, problem))
             observer.cell_progress(part.stop / n)
     record.timing |= {"solver_seconds": watch.seconds, "seconds_per_image": watch.seconds / n}
     record.timing["batch"] = batch
@@ -338,39 +317,12 @@ def _solve_in_batches(
     return Reconstruction(torch.cat([part.x for part in parts]), info, curves)
 
 
-def _checked(answer: Any, problem: Problem) -> Reconstruction:
-    """The solver's answer, or an error that says in which way it broke the contract."""
-    if not isinstance(answer, Reconstruction):
-        raise PluginError(f"the solver returned a {type(answer).__name__}, not a Reconstruction")
-    if not isinstance(answer.x, torch.Tensor):
-        raise PluginError(f"the solver returned a {type(answer.x).__name__} as its image, not a tensor")
-    x = answer.x.detach()
-    if tuple(x.shape) != problem.image_batch_shape:
-        raise PluginError(f"the solver returned shape {list(x.shape)}, wanted {list(problem.image_batch_shape)}")
-    if x.dtype != problem.y.dtype:
-        raise PluginError(f"the solver returned {x.dtype}, wanted {problem.y.dtype}")
-    if x.device != problem.y.device:
-        raise PluginError(f"the solver returned an image on {x.device}, wanted {problem.y.device}")
-    if not x.isfinite().all():
-        raise PluginError("the solver returned values that are not finite (NaN or infinity)")
-    info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
-    for name, values in info.items():
-        if values.numel() != problem.batch:
-            raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
-    curves = {name: torch.as_tensor(values).detach() for name, values in answer.curves.items()}
-    for name, values in curves.items():
-        if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
-            got = f"{list(values.shape)} {values.dtype}"
-            raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
-    return Reconstruction(x, info, curves)
-
-
 def _score(plan: Plan, case: Case, reconstruction: Reconstruction, record: Record) -> dict[str, np.ndarray]:
     """Fill in the metric columns and the solver's own per-image numbers; the curves are returned."""
     curves: dict[str, np.ndarray] = {}
-    batches = _batches(len(case.truth), plan.request.batch)
+    parts_of_all = batches(len(case.truth), plan.request.batch)
     for metric, against, end in _comparisons(plan.metrics, case):
-        parts = [_measured(metric, against, reconstruction, part) for part in batches]
+        parts = [_measured(metric, against, reconstruction, part) for part in parts_of_all]
         for column in metric.columns:
             values = [value for part in parts for value in part.values[column.name].tolist()]
             record.values[column.name + end] = values

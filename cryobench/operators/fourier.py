@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Imaging, OperatorRecipe, Shape
+from cryobench.core import DrawnRecipe, Shape
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.masks import FourierMask, RandomFourier, mirror
 from cryobench.operators.spectral import SpectralOperator
@@ -21,7 +21,7 @@ from cryobench.spec import Component
 
 
 @dataclass(frozen=True)
-class Fourier(OperatorRecipe):
+class Fourier(DrawnRecipe):
     """Keep a fraction `rho` of the Fourier coefficients: y = Re F^-1 M F x, of the image's own size."""
 
     rho: Annotated[float, "nominal fraction of Fourier coefficients kept, in (0, 1]"]
@@ -39,22 +39,10 @@ class Fourier(OperatorRecipe):
     def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
         return (1, *image_shape)
 
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> FourierOperator:
-        drawn = self.drawn(image_shape, seed)
-        return self.rebuild(drawn, Imaging(image_shape), seed=seed, dtype=dtype, device=device)
-
     def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
         return {"mask": self.mask.draw(self.rho, image_shape, seed)}
 
-    def rebuild(
-        self,
-        drawn: Mapping[str, torch.Tensor],
-        imaging: Imaging,
-        *,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> FourierOperator:
+    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> FourierOperator:
         return FourierOperator(drawn["mask"], nominal_compression=1 / self.rho, dtype=dtype, device=device)
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Imaging, OperatorRecipe, Shape
+from cryobench.core import DrawnRecipe, Shape
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
@@ -25,7 +25,7 @@ from cryobench.spec import Component
 
 
 @dataclass(frozen=True)
-class SumPool(OperatorRecipe):
+class SumPool(DrawnRecipe):
     """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels."""
 
     block: Annotated[int, "side K of the pooled blocks, in pixels"]
@@ -57,23 +57,10 @@ class SumPool(OperatorRecipe):
     def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
         return (self.masks_drawn, image_shape[0] // self.block, image_shape[1] // self.block)
 
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> SumPoolOperator:
-        self.check(image_shape)
-        drawn = self.drawn(image_shape, seed)
-        return self.rebuild(drawn, Imaging(image_shape), seed=seed, dtype=dtype, device=device)
-
     def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
         return {"masks": self.mask.draw(self.masks_drawn, image_shape, seed)}
 
-    def rebuild(
-        self,
-        drawn: Mapping[str, torch.Tensor],
-        imaging: Imaging,
-        *,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> SumPoolOperator:
+    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> SumPoolOperator:
         return SumPoolOperator(drawn["masks"], self.block, dtype=dtype, device=device)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.core import Source, Stack
-from cryobench.errors import SelectionError
 from cryobench.files import cache_folder, whole_file
 from cryobench.sources.simulate import Simulate, SimulatedStack
 
@@ -52,15 +51,17 @@ class DemoStack(Stack):
 
     def read(self, index: int) -> np.ndarray:
         """Image `index` with its noise, float32 [128, 128], V Å."""
-        return self._images[self._checked(index)].copy()
+        self.check(index)
+        return self._images[index].copy()
 
     def clean(self, index: int) -> np.ndarray:
         """Image `index` without noise, float32 [128, 128], V Å."""
-        return self._clean[self._checked(index)].copy()
+        self.check(index)
+        return self._clean[index].copy()
 
     def pixel_size(self, index: int) -> float:
         """Å per pixel of image `index`; it differs between the structures."""
-        return self._simulated.pixel_size(self._checked(index))
+        return self._simulated.pixel_size(index)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -71,11 +72,6 @@ class DemoStack(Stack):
     def origin(self) -> dict[str, str]:
         """Structures, split and seed."""
         return self._simulated.origin
-
-    def _checked(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise SelectionError(f"image {index} of demo does not exist; it has {len(self)}, from 0")
-        return index
 
 
 def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:

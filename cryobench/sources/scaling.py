@@ -38,17 +38,17 @@ def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
     that is empty, not finite, or constant: it has no scale.
     """
     lo, hi = _range(image, where)
-    return _between(lo, hi).apply(image), lo, hi
+    return between(lo, hi).apply(image), lo, hi
 
 
 def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
     """The inverse of `minmax`: from [-1, 1] to [lo, hi], float32 of the same shape."""
-    return _between(lo, hi).undo(scaled)
+    return between(lo, hi).undo(scaled)
 
 
 def minmax_scaling(image: np.ndarray, where: str) -> Scaling:
     """To [-1, 1], the least pixel to -1 and the greatest to 1."""
-    return _between(*_range(image, where))
+    return between(*_range(image, where))
 
 
 def meanstd(image: np.ndarray, where: str) -> Scaling:
@@ -131,7 +131,7 @@ def _range(image: np.ndarray, where: str) -> tuple[float, float]:
     return lo, hi
 
 
-def _between(lo: float, hi: float) -> Scaling:
+def between(lo: float, hi: float) -> Scaling:
     """From [lo, hi] to [-1, 1]."""
     return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)
 

@@ -22,7 +22,7 @@ import torch
 
 from cryobench.core import Source, Stack
 from cryobench.ctf import CtfParameters, transfer
-from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.errors import DataError, ParameterError
 from cryobench.linalg import irfft2
 from cryobench.philox import RowDraws
 from cryobench.sources.potential import potential
@@ -183,7 +183,7 @@ class SimulatedStack(Stack):
 
     def pixel_size(self, index: int) -> float:
         """Å per pixel of image `index`."""
-        self._check(index)
+        self.check(index)
         return self._specimens[index % len(self._specimens)].pixel_size
 
     @property
@@ -211,7 +211,7 @@ class SimulatedStack(Stack):
     def particles(self, indices: Sequence[int]) -> SimulatedParticles:
         """Simulate these images, at once, on the stack's device."""
         for index in indices:
-            self._check(index)
+            self.check(index)
         return self._by_specimen(indices, self._of_one_specimen)
 
     def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
@@ -270,17 +270,13 @@ class SimulatedStack(Stack):
         return irfft2(power.sqrt().float() * torch.fft.rfft2(white), self.shape)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
-        self._check(index)
+        self.check(index)
         if self._chunk is None or index not in self._chunk[0]:
             start = index - index % _CHUNK
             around = range(start, min(start + _CHUNK, len(self)))
             self._chunk = around, self.particles(around)
         around, particles = self._chunk
         return getattr(particles, what)[index - around.start].cpu().numpy().copy()
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from cryobench.core import Shape, Source, Stack
-from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.errors import DataError, ParameterError
 from cryobench.sources.cryosparc import read_cs
 from cryobench.sources.formats import PACKED, ImageFile, ReadImages, changed, check_file, open_mrc, open_npy, open_pt
 from cryobench.sources.fourier_crop import fourier_resize, square_crop
@@ -103,7 +103,7 @@ class FileStack(Stack):
         Raises `DataError` for the first that is not finite.
         """
         for index in images:
-            self._check(index)
+            self.check(index)
         chosen = np.asarray(images, dtype=np.int64)
         block = np.empty((len(chosen), *self.shape), np.float32)
         longest = max(1, _PIECE_BYTES // (4 * math.prod(self._stored)))
@@ -122,7 +122,7 @@ class FileStack(Stack):
 
     def stored_pixel_size(self, index: int) -> float | None:
         """Ångström per pixel of the image in its file, before it is resized."""
-        self._check(index)
+        self.check(index)
         if self._pixel_sizes is not None:
             return float(self._pixel_sizes[index])
         return self._files[int(self._file_of[index])].pixel_size
@@ -169,10 +169,6 @@ class FileStack(Stack):
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
             return self._open[number]
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < len(self):
-            raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
 
     def _where(self, index: int) -> str:
         """For a table, the stack the image comes from."""

@@ -1,0 +1,60 @@
+"""What plugins give is checked here, before anything is made of it; and how images are cut into batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
+from cryobench.errors import PluginError
+
+
+def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
+    """Measurements as the contract has them, or an error that says in which way they are not."""
+    if not isinstance(noisy, Noisy):
+        raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
+    for name, tensor, wanted in (
+        ("y", noisy.y, (batch, *operator.measurement_shape)),
+        ("sigma", noisy.sigma, (batch, 1, 1, 1)),
+    ):
+        if tuple(tensor.shape) != tuple(wanted):
+            raise PluginError(f"operator and noise gave {name} of shape {list(tensor.shape)}, wanted {list(wanted)}")
+        if tensor.dtype != operator.dtype or tensor.device != operator.device:
+            raise PluginError(f"operator and noise gave {name} as {tensor.dtype} on {tensor.device}, "
+                              f"wanted {operator.dtype} on {operator.device}")  # fmt: skip
+        if not tensor.isfinite().all():
+            raise PluginError(f"operator and noise gave values of {name} that are not finite")
+    return noisy
+
+
+def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
+    """The solver's answer, or an error that says in which way it broke the contract."""
+    if not isinstance(answer, Reconstruction):
+        raise PluginError(f"the solver returned a {type(answer).__name__}, not a Reconstruction")
+    if not isinstance(answer.x, torch.Tensor):
+        raise PluginError(f"the solver returned a {type(answer.x).__name__} as its image, not a tensor")
+    x = answer.x.detach()
+    if tuple(x.shape) != problem.image_batch_shape:
+        raise PluginError(f"the solver returned shape {list(x.shape)}, wanted {list(problem.image_batch_shape)}")
+    if x.dtype != problem.y.dtype:
+        raise PluginError(f"the solver returned {x.dtype}, wanted {problem.y.dtype}")
+    if x.device != problem.y.device:
+        raise PluginError(f"the solver returned an image on {x.device}, wanted {problem.y.device}")
+    if not x.isfinite().all():
+        raise PluginError("the solver returned values that are not finite (NaN or infinity)")
+    info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
+    for name, values in info.items():
+        if values.numel() != problem.batch:
+            raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
+    curves = {name: torch.as_tensor(values).detach() for name, values in answer.curves.items()}
+    for name, values in curves.items():
+        if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
+            got = f"{list(values.shape)} {values.dtype}"
+            raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
+    return Reconstruction(x, info, curves)
+
+
+def batches(n: int, batch: int) -> list[slice]:
+    """0 to n - 1 in slices of at most `batch`."""
+    return [slice(start, min(start + batch, n)) for start in range(0, n, batch)]
