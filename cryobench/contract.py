@@ -52,7 +52,20 @@ def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
         if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
             got = f"{list(values.shape)} {values.dtype}"
             raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
-    return Reconstruction(x, info, curves)
+    return Reconstruction(x, info, curves, _checked_deviation(answer.deviation, x))
+
+
+def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """A standard deviation for every pixel, or an error that says in which way it is none."""
+    if deviation is None:
+        return None
+    if not isinstance(deviation, torch.Tensor) or deviation.shape != x.shape:
+        got = list(deviation.shape) if isinstance(deviation, torch.Tensor) else type(deviation).__name__
+        raise PluginError(f"the solver's deviation is {got}, wanted a tensor {list(x.shape)}")
+    deviation = deviation.detach().to(x)
+    if not (deviation >= 0).all():
+        raise PluginError("the solver's deviation has values that are negative or not a number")
+    return deviation
 
 
 def batches(n: int, batch: int) -> list[slice]:

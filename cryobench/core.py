@@ -49,6 +49,9 @@ class NoiseModel(ABC):
 class Prior:
     """A registered prior: what a solver knows about images before it has measured. Solvers say what they need."""
 
+    def check(self, shape: Shape) -> None:
+        """Raise a `CryobenchError` when it cannot be used on images of this shape, or cannot be had at all."""
+
     def weights_digest(self) -> str:
         """A digest of trained weights, '' for a prior without: a result counts as another when they change."""
         return ""
@@ -83,12 +86,14 @@ class Problem:
 class Reconstruction:
     """A solver's answer. x: [B, 1, H, W]. info: named per-image numbers (iterations, converged, ...), each [B].
 
-    curves: the course of such numbers over the steps, each [B, L].
+    curves: the course of such numbers over the steps, each [B, L]. deviation: how uncertain the solver is of a pixel,
+    as a standard deviation on the scale of x, [B, 1, H, W]; None where it does not say.
     """
 
     x: torch.Tensor
     info: dict[str, torch.Tensor] = field(default_factory=dict)
     curves: dict[str, torch.Tensor] = field(default_factory=dict)
+    deviation: torch.Tensor | None = None
 
 
 class Solver(ABC):

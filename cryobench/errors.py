@@ -60,3 +60,7 @@ class DependencyError(CryobenchError):
 
 class ResultsError(CryobenchError):
     """A results folder that cannot be read or written."""
+
+
+class TrainingError(CryobenchError):
+    """A training run that cannot go on."""

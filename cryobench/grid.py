@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.sources.scaling import between, minmax
 from cryobench.sources.selection import parse_images
+from cryobench.sources.simulate import Simulate
 from cryobench.spec import Spec, fields_of, parse
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _BASE_CLASSES = {
     "operators": OperatorRecipe,
     "noises": NoiseModel,
     "solvers": Solver,
+    "priors": Prior,
     "metrics": Metric,
     "sources": Source,
 }
@@ -163,6 +166,8 @@ def plan(request: Request, registry: Registry) -> Plan:
     for dataset in datasets:
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
+        for prior in (part for solver in solvers for part in _with_nested(solver) if isinstance(part, Prior)):
+            guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
 
     cells = [
         _cell(registry, solver, operator, noise, dataset, metrics, seed, request.dtype)
@@ -260,15 +265,19 @@ def data_options(
             if value is not None}  # fmt: skip
 
 
-def open_stack(text: str, options: dict[str, str], registry: Registry) -> Stack:
-    """The stack that --data names: an existing path if there is one, else a registered spec."""
-    return _opened(_source_spec(text, options, registry), registry)
+def open_stack(text: str, options: dict[str, str], registry: Registry, device: torch.device | None = None) -> Stack:
+    """The stack that --data names: an existing path if there is one, else a registered spec.
+
+    device: where a source that makes its images is to make them.
+    """
+    return _opened(_source_spec(text, options, registry), registry, device)
 
 
-def _opened(spec: Spec, registry: Registry) -> Stack:
+def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) -> Stack:
     source = registry.make("sources", spec)
     check_kind("sources", str(spec), source)
-    stack = guarded(f"data source {str(spec)!r} cannot be opened", source.open)
+    opened = partial(source.open, device) if isinstance(source, Simulate) and device is not None else source.open
+    stack = guarded(f"data source {str(spec)!r} cannot be opened", opened)
     if not isinstance(stack, Stack):
         raise PluginError(f"data source {str(spec)!r} must open a cryobench.core.Stack, got {type(stack).__name__}")
     return stack

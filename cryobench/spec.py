@@ -33,6 +33,7 @@ from cryobench.errors import SpecError
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _KEYED = re.compile(rf"\s*({_KEY.pattern})\s*=(.*)", re.DOTALL)
+_PATH = re.compile(r"[.~/]|[^:,@]*[/\\]")
 _NONE = "none"
 COMPOSED = "composed"
 """The name under which a kind that composes registers what stands for a@b: a component with fields outer and inner."""
@@ -40,9 +41,13 @@ COMPOSED = "composed"
 
 @dataclass(frozen=True)
 class Component:
-    """Annotation marker: this field holds another registered component, of the given kind."""
+    """Annotation marker: this field holds another registered component, of the given kind.
+
+    folder: the name of the component that a path stands for, as its first value, where a path may be given.
+    """
 
     kind: str
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Field:
     default: Any
     doc: str
     kind: str | None
+    folder: str | None = None
 
     @property
     def required(self) -> bool:
@@ -169,13 +175,15 @@ def fields_of(cls: type) -> list[Field]:
             continue
         hint = hints[field.name]
         extras = get_args(hint)[1:] if get_origin(hint) is typing.Annotated else ()
+        component = next((extra for extra in extras if isinstance(extra, Component)), None)
         fields.append(
             Field(
                 name=field.name,
                 type=get_args(hint)[0] if extras else hint,
                 default=field.default_factory() if callable(field.default_factory) else field.default,
                 doc=" ".join(extra for extra in extras if isinstance(extra, str)),
-                kind=next((extra.kind for extra in extras if isinstance(extra, Component)), None),
+                kind=component.kind if component else None,
+                folder=component.folder if component else None,
             )
         )
     return fields
@@ -219,7 +227,7 @@ def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str
     """The spec of a nested component: its own text, with the dotted keys of the outer spec added."""
     if own is None:
         raise SpecError(f"{spec}: say which {field.name} {next(iter(inner))!r} belongs to, as {field.name}=NAME")
-    base = parse(own)
+    base = Spec(field.folder, own) if field.folder is not None and _PATH.match(own) else parse(own)
     prefix = len(field.name) + 1
     params = dict(base.params) | {key[prefix:]: value for key, value in inner.items()}
     return dataclasses.replace(base, params=tuple(params.items()))

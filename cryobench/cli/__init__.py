@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli import catalogue, data, leaderboard, measure, run
+from cryobench.cli import catalogue, data, leaderboard, measure, run, train
 from cryobench.cli.plugins import PluginGroup
 from cryobench.errors import CryobenchError, told
 
@@ -44,6 +44,7 @@ app.command("run")(run.run)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
+app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.command("list")(catalogue.list_components)
 app.command("show")(catalogue.show)

@@ -13,6 +13,7 @@ from cryobench.cli.output import note
 from cryobench.grid import Cell
 from cryobench.record import Record
 from cryobench.runner import Observer
+from cryobench.training import loop as training
 
 
 class ProgressObserver(Observer):
@@ -48,6 +49,40 @@ class ProgressObserver(Observer):
 
     def warn(self, message: str) -> None:
         note(f"warning: {message}")
+
+
+class TrainingObserver(training.Observer):
+    """A bar with the losses on a terminal, a line per validation elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool):
+        self._bars, terminal = _bars(quiet)
+        self._lines, self._quiet = not quiet and not terminal, quiet
+        self._task = self._bars.add_task("training", total=None)
+        self._told = ""
+
+    def __enter__(self) -> TrainingObserver:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def started(self, step: int, steps: int) -> None:
+        self._bars.update(self._task, total=steps, completed=step)
+        if step and not self._quiet:
+            note(f"going on after step {step} of {steps}")
+
+    def stepped(self, step: int, loss: float) -> None:
+        self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._told}")
+
+    def validated(self, step: int, loss: float, best: float) -> None:
+        self._told = f", validation {loss:.4f}"
+        if self._lines:
+            note(f"step {step}: validation loss {loss:.6f}, lowest {best:.6f}")
+
+    def say(self, message: str) -> None:
+        if not self._quiet:
+            note(message)
 
 
 @contextmanager

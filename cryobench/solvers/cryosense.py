@@ -1,0 +1,83 @@
+"""`cryosense`: an unconditional DDPM, steered by Nesterov-accelerated gradients of the data term."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from cryobench import frames
+from cryobench.core import Problem, Progress
+from cryobench.errors import ParameterError
+from cryobench.linalg import norm
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.reverse import Draws, Sampler, ancestral, check_steps, levels
+
+ZETA = {16: 1.0, math.inf: 10.0}
+"""zeta by block size: the entry of the smallest key that is not below K. Operators without blocks have K = 1."""
+
+
+@dataclass(frozen=True)
+class CryoSense(Sampler):
+    """CryoSENSE: DDPM steps, each followed by a step down the data term with momentum.
+
+        x_prev, x0 = DDPM step from x_t, and its estimate of x_0, clamped to [-1, 1]
+        z = clamp(x0 - beta_i v, -1, 1)                     look-ahead
+        g = grad_z mean((A z - y)^2),  g = g / (||g|| + 1e-8) for each image
+        v = beta_i v + zeta_i g
+        x = clamp(x_prev - v, -1, 1)
+
+    beta_i and zeta_i rise linearly from beta_min and zeta_min at the first step to beta and zeta at the last. As
+    published, but that the gradient is normalised by image and not over the batch, so that an image's result is its
+    own. The gradient is A^T (A z - y), no autograd.
+    """
+
+    steps: Annotated[int, "network evaluations"] = 1000
+    zeta: Annotated[float | Literal["auto"], "step size at the end; auto: 1 for blocks up to 16, else 10"] = "auto"
+    zeta_min: Annotated[float, "step size at the start"] = 1e-2
+    beta: Annotated[float, "momentum at the end"] = 0.9
+    beta_min: Annotated[float, "momentum at the start"] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ParameterError(f"cryosense: steps must be at least 1, got {self.steps}")
+        for name in ("zeta", "zeta_min", "beta", "beta_min"):
+            value = getattr(self, name)
+            if value != "auto" and not 0 <= value < math.inf:
+                raise ParameterError(f"cryosense: {name} must be zero or positive, got {value:g}")
+
+    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+        check_steps(self.steps, model)
+        operator, y = problem.operator, problem.y
+        zeta = zeta_of(block_of(problem)) if self.zeta == "auto" else self.zeta
+        weight = 2 / y[0].numel()
+        with torch.no_grad():
+            x = draws.x_T()
+            v = torch.zeros_like(x)
+            for i, t, then in levels(model, self.steps):
+                rise = i / max(self.steps - 1, 1)
+                beta_i = self.beta_min + (self.beta - self.beta_min) * rise
+                zeta_i = self.zeta_min + (zeta - self.zeta_min) * rise
+                x0 = model.predict(x, t).x0.clamp_(-1, 1)
+                x_prev = ancestral(model, x, x0, t, then, draws.noise() if t > 0 else None)
+                z = (x0 - beta_i * v).clamp_(-1, 1)
+                g = operator.A_adjoint(operator.A(z) - y) * weight
+                g = g / (norm(g) + 1e-8)
+                v = beta_i * v + zeta_i * g
+                x = (x_prev - v).clamp_(-1, 1)
+                frames.offer(x, x0)
+                progress(i + 1, self.steps)
+        return x
+
+
+def zeta_of(block: int) -> float:
+    """The published step size for a block of K x K pixels."""
+    return next(value for most, value in ZETA.items() if block <= most)
+
+
+def block_of(problem: Problem) -> int:
+    """K of a sum-pooling operator, 1 for one without blocks."""
+    return getattr(problem.operator, "block", 1)

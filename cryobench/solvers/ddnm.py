@@ -1,0 +1,71 @@
+"""`ddnm`: the reverse process with the network's null space and the measurements' range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench import frames
+from cryobench.core import Problem, Progress
+from cryobench.errors import ParameterError
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels
+
+
+@dataclass(frozen=True)
+class Ddnm(Sampler):
+    """DDNM and its noisy form DDNM+ (Wang, Yu & Zhang 2023, "Zero-Shot Image Restoration Using Denoising Diffusion
+    Null-Space Model", eqs. 13 and 17-19):
+
+        x0 <- x0 - w A^+ (A x0 - y)           the range of A from y, its null space from the network
+        x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - eta^2) eps + eta noise)
+
+    with w = 1 where y is exact. Where it is noisy, A^+ y carries noise of deviation s_x (told by one application of A^+
+    to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)): never more of it than the level s has. The variance
+    a_s w^2 s_x^2 that comes in with y is left out of what is drawn.
+    """
+
+    steps: Annotated[int, "network evaluations"] = 100
+    eta: Annotated[float, "share of fresh noise in a step, 0 (none) to 1"] = 0.85
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ParameterError(f"ddnm: steps must be at least 1, got {self.steps}")
+        if not 0 <= self.eta <= 1:
+            raise ParameterError(f"ddnm: eta must lie in [0, 1], got {self.eta:g}")
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+        check_steps(self.steps, model)
+        operator, least = problem.operator, least_norm(problem)
+        deviation = noise_in_image(problem, draws)
+        x = draws.x_T()
+        for i, t, then in levels(model, self.steps):
+            x0 = model.predict(x, t).x0.clamp_(-1, 1)
+            # the network's noise is kept: taking it anew from the corrected x0 would undo part of the correction
+            eps = (x - model.alpha(t) ** 0.5 * x0) / (1 - model.alpha(t)) ** 0.5
+            b = model.alpha(then)
+            w = (((1 - b) / b) ** 0.5 / deviation.clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1.0)
+            x0 = x0 + w * operator.A_dagger_A(least - x0)
+            if t == 0:
+                x = x0
+            else:
+                left = (1 - b - b * (w * deviation).square()).clamp_min(0).sqrt()
+                x = b**0.5 * x0 + left * ((1 - self.eta**2) ** 0.5 * eps + self.eta * draws.noise())
+            frames.offer(x, x0)
+            progress(i + 1, self.steps)
+        return x
+
+
+def noise_in_image(problem: Problem, draws: Draws) -> torch.Tensor:
+    """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact."""
+    if not (problem.sigma > 0).any():
+        return problem.sigma
+    operator, y = problem.operator, problem.y
+    n = draws.stream("probe").normal(y.shape[1:], dtype=y.dtype, device=y.device)
+    seen = operator.A_dagger(problem.sigma * n)
+    return (seen.double().square().sum((1, 2, 3), keepdim=True) / max(operator.rank, 1)).sqrt().to(y.dtype)

@@ -1,0 +1,70 @@
+"""`hqs`: half-quadratic splitting with the network as denoiser. No noise is drawn: it estimates the posterior mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench import frames
+from cryobench.core import Problem, Progress, Reconstruction
+from cryobench.errors import ParameterError
+from cryobench.rng import Rng
+from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.reverse import WithDiffusion
+
+
+@dataclass(frozen=True)
+class Hqs(WithDiffusion):
+    """Plug-and-play half-quadratic splitting (Zhang et al. 2021, "Plug-and-Play Image Restoration with Deep Denoiser
+    Prior", eqs. 6-8): for a noise level s that falls from `start` to `end`,
+
+        z = E[x | x + s n = x_k]                                   the network
+        x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2,  g = s^2 / (lam sigma^2)
+
+    from the least-norm solution x_0. The second step is closed form, and where y is exact (sigma = 0) it is the
+    projection on {x : A x = y}.
+    """
+
+    steps: Annotated[int, "network evaluations"] = 10
+    start: Annotated[float, "noise level of the first step, on images in [-1, 1]"] = 1.0
+    end: Annotated[float, "noise level of the last step"] = 0.1
+    lam: Annotated[float, "weight of the prior where y is noisy"] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ParameterError(f"hqs: steps must be at least 1, got {self.steps}")
+        for name in ("start", "end", "lam"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ParameterError(f"hqs: {name} must be positive, got {getattr(self, name):g}")
+
+    @torch.no_grad()
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        model = self.model(problem)
+        x = least = least_norm(problem)
+        for k, s in enumerate(geometric(self.start, self.end, self.steps)):
+            z = model.denoise(x, s)
+            x = data_step(problem, least, z, s**2 / self.lam)
+            frames.offer(x, z)
+            if progress is not None:
+                progress(k + 1, self.steps)
+        return Reconstruction(x)
+
+
+def geometric(start: float, end: float, steps: int) -> list[float]:
+    """`steps` numbers from start to end, each the same fraction of the one before; `end` alone for one."""
+    if steps == 1:
+        return [end]
+    return [start * (end / start) ** (k / (steps - 1)) for k in range(steps)]
+
+
+def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
+    """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
+
+    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y.
+    """
+    sigma2 = problem.sigma.square()
+    gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(torch.finfo(sigma2.dtype).tiny), math.inf)
+    return z + problem.operator.A_dagger_A(least - z, gamma)

@@ -1,0 +1,143 @@
+"""What solvers with a diffusion prior have in common: the prior, the reverse process, the draws, several samples.
+
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DiffusionModel.alpha`, 1 where there is no noise
+
+A sampler goes down a list of levels. At each, the network says what x_0 is, the measurements correct it, and noise
+takes it to the next level; what differs between samplers is the correction.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.errors import ParameterError
+from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded
+from cryobench.rng import Rng, Stream
+from cryobench.spec import Component
+
+
+@dataclass(frozen=True)
+class WithDiffusion(Solver):
+    """A solver with a diffusion prior."""
+
+    prior: Annotated[
+        Diffusion, Component("priors", folder="diffusion"), "a diffusion prior: embedded, diffusion:..., or a folder"
+    ] = Embedded()
+
+    def model(self, problem: Problem) -> DiffusionModel:
+        """The live prior for a problem, on its device. Raises `IncompatibleError` for images of another size."""
+        self.prior.check(problem.operator.image_shape)
+        return self.prior.load(problem.operator.device)
+
+
+class Draws:
+    """The random numbers of one sample: x_T and the noise of the steps, [B, 1, H, W] each, by image."""
+
+    def __init__(self, problem: Problem, rng: Rng, sample: int = 0):
+        self._rng, self._sample = rng, sample
+        self._shape = problem.image_batch_shape[1:]
+        self._like = {"dtype": problem.y.dtype, "device": problem.y.device}
+        self._noise = self._stream("noise")
+
+    def x_T(self) -> torch.Tensor:
+        """Where the reverse process starts, N(0, I)."""
+        return self._stream("x_T").normal(self._shape, **self._like)
+
+    def noise(self) -> torch.Tensor:
+        """The next N(0, I)."""
+        return self._noise.normal(self._shape, **self._like)
+
+    def stream(self, purpose: str) -> Stream:
+        """Draws for another purpose."""
+        return self._stream(purpose)
+
+    def _stream(self, purpose: str) -> Stream:
+        return self._rng.stream(f"{purpose} {self._sample}" if self._sample else purpose)
+
+
+@dataclass(frozen=True)
+class Sampler(WithDiffusion):
+    """A solver that draws images from (nearly) the posterior p(x | y).
+
+    With `samples` > 1 the answer is their mean, nearer to the posterior mean, whose squared error is half a sample's;
+    their standard deviation comes with it.
+    """
+
+    samples: Annotated[int, "reconstructions to draw; more than one: their mean and standard deviation"] = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ParameterError(f"samples must be at least 1, got {self.samples}")
+
+    @abstractmethod
+    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+        """One sample of each image, [B, 1, H, W]."""
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        model = self.model(problem)
+
+        def told(done: int, total: int) -> None:
+            if progress is not None:
+                progress(number * total + done, self.samples * total)
+
+        total = square = torch.zeros(problem.image_batch_shape, dtype=torch.float64, device=problem.y.device)
+        for number in range(self.samples):
+            x = self.sample(problem, model, Draws(problem, rng, number), told).double()
+            total, square = total + x, square + x.square()
+        mean = total / self.samples
+        if self.samples == 1:
+            return Reconstruction(mean.to(problem.y.dtype))
+        variance = (square - self.samples * mean.square()).clamp_min(0) / (self.samples - 1)
+        deviation = variance.sqrt().to(problem.y.dtype)
+        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation)
+
+
+def levels(model: DiffusionModel, steps: int) -> Iterator[tuple[int, int, int]]:
+    """(number, t, the level after it) of a reverse process of `steps` steps; -1 comes after the last.
+
+    They are spaced evenly from (steps - 1) floor(T / steps) to 0: the spacing `leading` of diffusers, and of CryoSENSE.
+    """
+    stride = model.T // steps
+    for number in range(steps):
+        t = (steps - 1 - number) * stride
+        yield number, t, t - stride
+
+
+def check_steps(steps: int, model: DiffusionModel) -> None:
+    """Raise `ParameterError` unless the model has so many levels."""
+    if not 1 <= steps <= model.T:
+        raise ParameterError(f"steps must lie between 1 and the {model.T} levels of the prior, got {steps}")
+
+
+def ancestral(
+    model: DiffusionModel, x: torch.Tensor, x0: torch.Tensor, t: int, then: int, noise: torch.Tensor | None
+) -> torch.Tensor:
+    """A draw of x_then given x_t and x_0 (Ho, Jain & Abbeel 2020, eqs. 6-7, from t to any level before it).
+
+    noise: N(0, I); None for the mean, which is what the last step takes.
+    """
+    a, b = model.alpha(t), model.alpha(then)
+    step = a / b
+    mean = (math.sqrt(b) * (1 - step) * x0 + math.sqrt(step) * (1 - b) * x) / (1 - a)
+    if noise is None:
+        return mean
+    return mean + math.sqrt((1 - b) / (1 - a) * (1 - step)) * noise
+
+
+def renoised(x0: torch.Tensor, eps: torch.Tensor, noise: torch.Tensor | None, a: float, fresh: float) -> torch.Tensor:
+    """x at level a: sqrt(a) x_0 + sqrt(1 - a) (sqrt(1 - fresh) eps + sqrt(fresh) noise). `fresh` 0 is DDIM."""
+    kept = eps if noise is None or fresh == 0 else math.sqrt(1 - fresh) * eps + math.sqrt(fresh) * noise
+    return math.sqrt(a) * x0 + math.sqrt(1 - a) * kept
+
+
+def noise_in(model: DiffusionModel, x: torch.Tensor, x0: torch.Tensor, t: int) -> torch.Tensor:
+    """The eps that takes x_0 to x_t."""
+    a = model.alpha(t)
+    return (x - math.sqrt(a) * x0) / math.sqrt(1 - a)

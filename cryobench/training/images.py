@@ -1,0 +1,102 @@
+"""The images of a training run: any of them, in any order, by their number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryobench.core import Shape, Stack
+from cryobench.errors import DataError
+from cryobench.philox import RowDraws
+
+_INDEX, _TURN, _NOISE, _LEVEL = range(4)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images x_0 [n, 1, H, W] in [-1, 1], the noise that is put on them, and where in (0, 1) their levels lie [n]."""
+
+    x0: torch.Tensor
+    noise: torch.Tensor
+    level: torch.Tensor
+
+
+class Images:
+    """An endless sequence of images, number 0, 1, ..., drawn with replacement from stacks in turn.
+
+    Which image, how it is turned, its noise and its noise level follow from (seed, number) alone, so that a run that
+    was interrupted goes on with what would have come, on any number of processes.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], *, seed: int, turns: bool, device: torch.device, of: str):
+        self.shape = _common_shape(stacks)
+        self._stacks, self._turns, self._device = stacks, turns, device
+        self._draws = RowDraws(seed, "training", of)
+
+    @property
+    def origins(self) -> list[dict[str, str]]:
+        """What the images are of, each origin once, for stacks that know."""
+        known = [dict(stack.origin) for stack in self._stacks if stack.origin]
+        return [origin for i, origin in enumerate(known) if origin not in known[:i]]
+
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
+        """The images step * size to (step + 1) * size - 1, or a part of them; float32 on the device.
+
+        Their levels are spread evenly over a batch, at a random offset: image j has (u + j / size) mod 1, which is
+        uniform for each and has less variance for all.
+        """
+        places = torch.arange(size)[part]
+        numbers = step * size + places
+        offset = self._draws.uniform(torch.tensor([step]), _LEVEL, 1)[0, 0]
+        noise = self._draws.normal(numbers.to(self._device), _NOISE, self.shape[0] * self.shape[1], torch.float32)
+        level = ((offset + places / size) % 1).to(self._device)
+        return Batch(self._read(numbers), noise.reshape(-1, 1, *self.shape), level)
+
+    def _read(self, numbers: torch.Tensor) -> torch.Tensor:
+        """These images in [-1, 1], turned, [n, 1, H, W]."""
+        where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
+        of = (numbers % len(self._stacks)).tolist()
+        images = torch.empty(len(numbers), *self.shape, device=self._device)
+        for k, stack in enumerate(self._stacks):
+            places = [j for j, stack_of in enumerate(of) if stack_of == k]
+            if places:
+                chosen = [int(where[j] * len(stack)) for j in places]
+                images[places] = scaled(block(stack, chosen).to(self._device), stack.label)
+        if self._turns:
+            kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * 8).int().tolist()
+            images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
+        return images.unsqueeze(1)
+
+
+def block(stack: Stack, images: Sequence[int]) -> torch.Tensor:
+    """These images of a stack, float32 [n, H, W], at once where it can and on its own device where it has one."""
+    if hasattr(stack, "particles"):
+        return stack.particles(images).image  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(stack, "read_block"):
+        return torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))  # pyright: ignore
+    return torch.from_numpy(np.stack([stack.read(image) for image in images]))
+
+
+def scaled(images: torch.Tensor, label: str) -> torch.Tensor:
+    """Each image [n, H, W] between its own extremes to [-1, 1]. Raises `DataError` for one that has no scale."""
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    if not (low < high).all() or not (low.isfinite() & high.isfinite()).all():
+        raise DataError(f"{label} holds an image that is constant or not finite; leave it out")
+    return (images - low) / (high - low) * 2 - 1
+
+
+def turned(image: torch.Tensor, kind: int) -> torch.Tensor:
+    """One of the eight turns and flips of a square, 0 to 7, of an image [H, W]."""
+    return torch.rot90(image.flip(0) if kind >= 4 else image, kind % 4)
+
+
+def _common_shape(stacks: Sequence[Stack]) -> Shape:
+    shapes = {tuple(stack.shape) for stack in stacks}
+    if len(shapes) != 1:
+        told = ", ".join(f"{stack.label} {stack.shape[0]} x {stack.shape[1]}" for stack in stacks)
+        raise DataError(f"the images to train on have different sizes: {told}; resample them to one, with size=")
+    height, width = shapes.pop()
+    return height, width

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Trains the packaged prior, on packaged structures of the split `train` alone: tools/train_embedded.sh FOLDER [option ...]
+# Stop it at any time; the same command goes on. `tools/pack_prior.py FOLDER` then puts it into the package.
+set -euo pipefail
+sharp="b_factor=10,envelope=10"  # as many details a pixel as a large particle has, whose pixels are large
+many="count=100000000,split=train"
+exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 \
+  --data "simulate:train,snr=2,$many" \
+  --data "simulate:train,snr=2,$sharp,$many" \
+  --data "simulate:train,snr=2,$sharp,pixel_size=2.2,$many" \
+  --data "simulate:3o21,snr=2,chains=\"A,B\",$sharp,$many" \
+  --data "simulate:train,snr=8,$sharp,$many" \
+  --data "simulate:train,snr=0.5,$many" \
+  --data "simulate:train,snr=none,$sharp,$many" \
+  --data "simulate:3o21+1r19,snr=4,chains=A,$sharp,$many" \
+  --validation "simulate:val,snr=2,split=val" \
+  --validation "simulate:val,snr=2,$sharp,split=val" \
+  --validation "simulate:val,snr=none,$sharp,split=val" \
+  --validation "simulate:val,snr=0.5,split=val"
