@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -60,8 +60,9 @@ def run(
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
-    batch: int = grid.DEFAULT_BATCH,
+    batch: int | Literal["auto"] = "auto",
     floor: bool = True,
+    ceiling: bool = False,
     out: str | Path | None = None,
     save: Sequence[str] = (),
     force: bool = False,
@@ -70,7 +71,11 @@ def run(
     """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
-    the first four. out: a results folder, in which finished cells are found again; None keeps all in memory.
+    the first four. batch: how many are solved at once, halved where memory runs out; "auto" starts with all of them on
+    CUDA (at most 1024) and with 16 on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected
+    to exceed in PSNR to the measured image; it needs simulated images with white noise and exact measurements.
+    out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
+    beside the numbers, of "reconstructions", "panel" and "animation".
     Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
     """
     if save and out is None:
@@ -88,6 +93,7 @@ def run(
         device=device,
         batch=batch,
         floor=floor,
+        ceiling=ceiling,
         save=tuple(save),
     )
     plan = grid.plan(request, installed())

@@ -9,6 +9,9 @@ import torch
 from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
 from cryobench.errors import PluginError
 
+DEVIATION = "deviation"
+"""The per-image number that is told of a solver's deviation: its root mean square over the pixels."""
+
 
 def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
     """Measurements as the contract has them, or an error that says in which way they are not."""
@@ -52,7 +55,12 @@ def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
         if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
             got = f"{list(values.shape)} {values.dtype}"
             raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
-    return Reconstruction(x, info, curves, _checked_deviation(answer.deviation, x))
+    deviation = _checked_deviation(answer.deviation, x)
+    if deviation is not None and DEVIATION in info:
+        raise PluginError(
+            f"the solver gives a deviation and an info {DEVIATION!r}, which is made of it; leave that out"
+        )
+    return Reconstruction(x, info, curves, deviation)
 
 
 def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
@@ -63,8 +71,8 @@ def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
         got = list(deviation.shape) if isinstance(deviation, torch.Tensor) else type(deviation).__name__
         raise PluginError(f"the solver's deviation is {got}, wanted a tensor {list(x.shape)}")
     deviation = deviation.detach().to(x)
-    if not (deviation >= 0).all():
-        raise PluginError("the solver's deviation has values that are negative or not a number")
+    if not ((deviation >= 0) & deviation.isfinite()).all():
+        raise PluginError("the solver's deviation has values that are negative or not finite")
     return deviation
 
 

@@ -1,10 +1,14 @@
-"""Pictures of reconstructions. Matplotlib is imported only when one is drawn, and its global state is never touched."""
+"""Pictures of reconstructions, still and moving.
+
+Matplotlib and Pillow are imported only when one is drawn, and Matplotlib's global state is never touched.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +19,16 @@ from cryobench.errors import ParameterError, ResultsError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 ROWS = 4
 SHEET_COLUMNS = 8
 LABEL_LENGTH = 32
+FRAME_SIDE = 192
+"""The shorter side of an animated image is enlarged to about this many pixels."""
+MILLISECONDS = 80
+LAST_MILLISECONDS = 3000
+_GAP, _STRIP = 4, 16
 HEADS = ("truth", "adjoint, own scale", "reconstruction", "reconstruction − truth")
 
 
@@ -90,6 +100,43 @@ def sheet(
         if size is not None:
             _scale_bar(axis, image.shape, size)
     _save(figure, Path(path), grey=True)
+
+
+def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequence[int], path: str | Path) -> None:
+    """Write a GIF of a solver at work: on the left the iterate, on the right its estimate of the image then.
+
+    frames: (iterate, estimate), each [H, W], shown in the window [-1, 1]. steps: the number of each, written below it.
+    It runs for ever, and the last frame stays for three seconds. The file appears complete or not at all.
+
+    Raises `ParameterError` for no frames, or frames of several shapes, `ResultsError` where it cannot be written.
+    """
+    shapes = {np.shape(image) for pair in frames for image in pair}
+    if len(shapes) != 1 or len(steps) != len(frames) or any(len(shape) != 2 for shape in shapes):
+        raise ParameterError(
+            f"an animation needs frames [H, W] of one shape with a step each; got {len(frames)} frames of shapes "
+            f"{sorted(shapes)} and {len(steps)} steps"
+        )
+    pictures = [_frame(x, estimate, step) for (x, estimate), step in zip(frames, steps, strict=True)]
+    durations = [MILLISECONDS] * (len(pictures) - 1) + [LAST_MILLISECONDS]
+    with _whole(Path(path)) as beside:
+        pictures[0].save(
+            beside, format="gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
+        )
+
+
+def _frame(x: np.ndarray, estimate: np.ndarray, step: int) -> Image.Image:
+    """Two images side by side in grey, and the number of the step below them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    zoom = max(1, round(FRAME_SIDE / min(x.shape)))
+    height, width = (zoom * side for side in x.shape)
+    picture = Image.new("L", (2 * width + _GAP, height + _STRIP), color=255)
+    for image, left in ((x, 0), (estimate, width + _GAP)):
+        grey = np.nan_to_num((np.asarray(image, dtype=float) + 1) / 2).clip(0, 1)
+        pixels = np.round(255 * grey).astype(np.uint8)
+        picture.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST), (left, 0))
+    ImageDraw.Draw(picture).text((2, height + 2), f"step {step}", fill=0, font=ImageFont.load_default())
+    return picture
 
 
 def _check(truth: np.ndarray, adjoint: np.ndarray, reconstruction: np.ndarray, titles: Sequence[str]) -> None:
@@ -184,15 +231,22 @@ def round_length(length: float) -> float:
 
 
 def _save(figure: Figure, path: Path, *, grey: bool = False) -> None:
-    """Write beside, then rename. grey: one byte a pixel, for figures without colour: noise does not compress."""
+    """Write a PNG. grey: one byte a pixel, for figures without colour: noise does not compress."""
     from PIL import Image
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _whole(path) as beside:
         figure.savefig(beside, format="png", metadata={"Software": None})
         if grey:
             with Image.open(beside) as image:
                 image.convert("L").save(beside, format="png")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path beside this one to write to, which is renamed to it in the end."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
         beside.replace(path)
     except OSError as error:
         raise ResultsError(f"cannot write the figure {path}: {error.strerror or error}") from error

@@ -22,17 +22,23 @@ from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.sources.scaling import between, minmax
 from cryobench.sources.selection import parse_images
-from cryobench.sources.simulate import Simulate
+from cryobench.sources.simulate import Simulate, SimulatedStack
 from cryobench.spec import Spec, fields_of, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FLOOR = "pinv"
+CEILING = "ceiling"
+"""The name of the reference row that the runner makes of the truth; no solver can have it."""
+CEILING_VERSION = 1
+"""Goes up when the ceiling is computed in another way, so that rows made before are made again."""
 DEFAULT_METRICS = ("mse", "mae", "psnr", "ssim", "l2", "measurement_mse")
-DEFAULT_BATCH = 16
+AUTO = "auto"
+AUTO_BATCH = {"cuda": 1024, "cpu": 16}
+"""What `--batch auto` starts with, by kind of device: on a CPU more images at once cost memory and gain nothing."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-SAVES = {"reconstructions": results.RECONSTRUCTIONS, "panel": results.PANEL}
+SAVES = {"reconstructions": results.RECONSTRUCTIONS, "panel": results.PANEL, "animation": results.ANIMATION}
 """What --save takes, and the file each makes."""
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
 """A bare word is a registered source even where a folder has its name."""
@@ -61,8 +67,10 @@ class Request:
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"
     device: str = "cpu"
-    batch: int = DEFAULT_BATCH
+    batch: int | str = AUTO
+    """Images solved at once, or "auto"."""
     floor: bool = True
+    ceiling: bool = False
     save: Sequence[str] = ()
 
 
@@ -84,6 +92,8 @@ class Dataset:
     """The images without their noise, on the scale of `images`; None unless the source knows it for all of them."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """What the images are of and how they were made, where they were."""
+    white_noise: bool | None = None
+    """Whether the noise of the images is white; None where the source does not tell."""
 
     @property
     def shape(self) -> Shape:
@@ -98,7 +108,8 @@ class Dataset:
 class Cell:
     """One solver on one operator, noise and data set, with one seed."""
 
-    solver: Solver
+    solver: Solver | None
+    """None for the ceiling, which the runner makes of the truth."""
     operator: OperatorRecipe
     noise: NoiseModel
     dataset: Dataset
@@ -112,6 +123,10 @@ class Cell:
     hash: str
     floor: bool
 
+    @property
+    def ceiling(self) -> bool:
+        return self.solver is None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -122,6 +137,8 @@ class Plan:
     metrics: list[Metric]
     device: torch.device
     dtype: torch.dtype
+    batch: int
+    """Images solved at once, at most."""
     git_commit: str | None
 
     @property
@@ -143,8 +160,6 @@ def plan(request: Request, registry: Registry) -> Plan:
         if not getattr(request, kind):
             known = ", ".join(registry.names(kind))
             raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
-    if request.batch < 1:
-        raise ParameterError(f"--batch must be at least 1 image, got {request.batch}")
     for seed in request.seeds:
         if not -(2**63) <= seed < 2**63:
             raise ParameterError(f"--seed must fit in 64 bits, got {seed}")
@@ -153,7 +168,10 @@ def plan(request: Request, registry: Registry) -> Plan:
         if name not in SAVES:
             raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, SAVES)}")
     device = environment.resolve_device(request.device)
+    batch = resolve_batch(request.batch, device)
 
+    if any(parse(text).name == CEILING for text in request.solvers):
+        raise ParameterError(f"--solver {CEILING}: it is no solver but a reference made of the truth; add --ceiling")
     solvers = _unique(_make_all(registry, "solvers", request.solvers))
     if request.floor:
         solvers = _unique([registry.make("solvers", FLOOR), *solvers])
@@ -175,10 +193,10 @@ def plan(request: Request, registry: Registry) -> Plan:
         for dataset in datasets
         for operator in operators
         for noise in noises
-        for solver in solvers
+        for solver in [*solvers, *([None] if request.ceiling else [])]
     ]
     unique = list({cell.hash: cell for cell in cells}.values())
-    return Plan(request, unique, metrics, device, dtype, environment.git_commit())
+    return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -186,6 +204,22 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
     return DTYPES[name]
+
+
+def resolve_batch(given: int | str, device: torch.device) -> int:
+    """Images solved at once, at most: the number given, or what `auto` starts with on this device.
+
+    Raises `ParameterError` for what is neither.
+    """
+    if given == AUTO:
+        return AUTO_BATCH[device.type]
+    try:
+        number = int(str(given))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ParameterError(f"--batch must be {AUTO} or a number of images from 1, got {given!s:.40}")
+    return number
 
 
 def _make_all(registry: Registry, kind: str, texts: Sequence[str]) -> list[Any]:
@@ -306,7 +340,17 @@ def _load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
     if clean is not None:
         digest.update(clean.numpy().tobytes())
     origin = dict(guarded(f"the origin of {stack.label} cannot be told", lambda: stack.origin))
-    return Dataset(stack.label, spec, pixels, ids, tuple(scale), pixel_size, digest.hexdigest(), table, clean, origin)
+    return Dataset(
+        stack.label, spec, pixels, ids, tuple(scale), pixel_size, digest.hexdigest(), table, clean, origin,
+        _white_noise(stack),
+    )  # fmt: skip
+
+
+def _white_noise(stack: Stack) -> bool | None:
+    """Whether the noise of the images is white (where they have none, it is); None where nobody says."""
+    if not isinstance(stack, SimulatedStack):
+        return None
+    return stack.recipe.snr is None or stack.recipe.noise == "white"
 
 
 def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
@@ -343,7 +387,7 @@ def _ctf_bytes(table: pd.DataFrame | None) -> bytes:
 
 def _cell(
     registry: Registry,
-    solver: Solver,
+    solver: Solver | None,
     operator: OperatorRecipe,
     noise: NoiseModel,
     dataset: Dataset,
@@ -351,10 +395,12 @@ def _cell(
     seed: int,
     dtype: str,
 ) -> Cell:
-    parts = {"solver": solver, "operator": operator, "noise": noise}
-    resolved: dict[str, Any] = {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    parts = {} if solver is None else {"solver": solver}
+    parts |= {"operator": operator, "noise": noise}
+    named = {"solver": CEILING} if solver is None else {}
+    resolved: dict[str, Any] = named | {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
     resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
-    labels = {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
+    labels = named | {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
     components = [inner for part in (*parts.values(), *metrics) for inner in _with_nested(part)]
     origins = {registry.origin_of(type(component)) for component in components}
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
@@ -366,6 +412,8 @@ def _cell(
         "weights": [part.weights_digest() for part in components if isinstance(part, Prior)],
         "versions": plugins,
     }
+    if solver is None:
+        identity["ceiling"] = CEILING_VERSION
     return Cell(
         solver=solver,
         operator=operator,

@@ -26,6 +26,8 @@ class Record:
     noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric columns,
     one number per image. columns: their direction and unit. solver_info: what the solver told of each image.
     timing: seconds, set-up apart. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
+    floor, ceiling: whether it is one of the two references; the ceiling is no solver and has no rank. unavailable: what
+    was to be saved (`--save`) and the solver does not give.
     """
 
     hash: str
@@ -38,6 +40,7 @@ class Record:
     seed: int
     images: list[str]
     floor: bool = False
+    ceiling: bool = False
     compression: float | None = None
     values: dict[str, list[float]] = field(default_factory=dict)
     columns: list[dict[str, str]] = field(default_factory=list)
@@ -48,3 +51,4 @@ class Record:
     peak_memory_mib: float | None = None
     problem: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    unavailable: list[str] = field(default_factory=list)

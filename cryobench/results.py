@@ -5,7 +5,9 @@ runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
     metrics.csv           one row per image
     curves.npz            per-image curves, where a metric or the solver gives any
     reconstructions.mrcs  on request, in the units of the data file
+    deviation.mrcs        beside them, in the same units, where the solver says how uncertain it is of each pixel
     panel.png             on request
+    animation.gif         on request, where the solver shows its course
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from cryobench.files import umask
 from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
-RECONSTRUCTIONS, PANEL = "reconstructions.mrcs", "panel.png"
+RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
+PANEL, ANIMATION = "panel.png", "animation.gif"
 _HASH_SHOWN = 12
 _SOLVER = "solver:"
 """Before the name of a column of metrics.csv that the solver told about itself."""
@@ -172,6 +175,8 @@ def _check(record: Record, rows: list[list[str]]) -> None:
         raise ValueError("a timing or counter is no number")
     if not (isinstance(record.columns, list) and all(isinstance(column, dict) for column in record.columns)):
         raise ValueError("columns is no list of objects")
+    if not (isinstance(record.unavailable, list) and all(isinstance(name, str) for name in record.unavailable)):
+        raise ValueError("unavailable is no list of texts")
     if not isinstance(record.images, list) or (record.status == "ok" and [row[0] for row in rows] != record.images):
         raise ValueError(f"{METRICS} does not have a row for each image")
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from cryobench.errors import SpecError
+from cryobench.errors import SpecError, UnknownName
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -211,7 +211,7 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
         if field.kind is not None and own == _NONE and not inner and type(None) in get_args(field.type):
             values[field.name] = None
         elif field.kind is not None and (own is not None or inner):
-            values[field.name] = nested(field.kind, _nested_spec(spec, field, own, inner))
+            values[field.name] = _make_nested(spec, field, own, inner, nested)
         elif inner:
             raise SpecError(f"{spec}: {field.name!r} is a {field.type_name} and has no parameter {next(iter(inner))!r}")
         elif own is not None:
@@ -221,6 +221,26 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
     for key in texts:
         raise SpecError(f"{spec.name!r} has no parameter {key!r}; {suggest(key, [f.name for f in fields])}")
     return cls(**values)
+
+
+def _make_nested(
+    spec: Spec, field: Field, own: str | None, inner: dict[str, str], nested: Callable[[str, Spec], Any]
+) -> Any:
+    """The component of a nested field; where a folder would do, an error says how to write one, and it is typed."""
+    assert field.kind is not None
+    if field.folder is None:
+        return nested(field.kind, _nested_spec(spec, field, own, inner))
+    try:
+        base = _nested_spec(spec, field, own, inner)
+        made = nested(field.kind, base)
+    except (SpecError, UnknownName) as error:
+        if own is None or _PATH.match(own) or not Path(own).is_dir():
+            raise
+        raise type(error)(f"{error}; for the folder {own}, write {field.name}=./{own}") from error
+    if isinstance(field.type, type) and not isinstance(made, field.type):
+        wanted = f"a {field.type.__name__}, such as {field.folder!r}"
+        raise SpecError(f"{spec.name}: {field.name} wants {wanted}, got {base.name!r}")
+    return made
 
 
 def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str]) -> Spec:

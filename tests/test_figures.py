@@ -4,10 +4,11 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from PIL import Image
 
 from cryobench import figures
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.figures import panel, round_length
+from cryobench.figures import LAST_MILLISECONDS, MILLISECONDS, animation, panel, round_length
 
 
 def images(count: int = 2, seed: int = 0) -> np.ndarray:
@@ -91,6 +92,57 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
         draw(tmp_path / "old.png")
     assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
     assert (tmp_path / "old.png").read_bytes() == b"old"
+
+
+def moving(count: int = 4, shape: tuple[int, int] = (16, 24)) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [(rng.uniform(-1, 1, size=shape), rng.uniform(-1, 1, size=shape)) for _ in range(count)]
+
+
+def test_an_animation_shows_iterate_and_estimate_side_by_side_and_stays_on_the_last(tmp_path):
+    frames = moving()
+    frames[2][0][0, 0], frames[2][1][0, 0] = 7.0, -np.inf  # beyond the window: white and black
+    animation(frames, steps=[1, 5, 9, 12], path=tmp_path / "a.gif")
+    durations = []
+    with Image.open(tmp_path / "a.gif") as file:
+        assert (file.n_frames, file.info["loop"]) == (4, 0)
+        for number, (x, estimate) in enumerate(frames):
+            file.seek(number)
+            durations.append(file.info["duration"])
+            pixels = np.asarray(file.convert("L")).astype(float)
+            zoom = 12  # 16 pixels to 192
+            left, right = pixels[zoom // 2 : 192 : zoom, zoom // 2 :: zoom][:, :24], pixels[:192, -24 * zoom :]
+            right = right[zoom // 2 :: zoom, zoom // 2 :: zoom]
+            np.testing.assert_allclose(left, 127.5 * (x.clip(-1, 1) + 1), atol=1)
+            np.testing.assert_allclose(right, 127.5 * (estimate.clip(-1, 1) + 1), atol=1)
+    assert durations == [MILLISECONDS] * 3 + [LAST_MILLISECONDS]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_the_step_is_written_below(tmp_path):
+    still = [moving(1)[0]] * 2
+    animation(still, steps=[1, 2], path=tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as file:
+        first = np.asarray(file.convert("L")).copy()
+        file.seek(1)
+        second = np.asarray(file.convert("L"))
+    assert np.array_equal(first[:192], second[:192])
+    assert not np.array_equal(first[192:], second[192:])
+
+
+@pytest.mark.parametrize(
+    ("frames", "steps"), [([], []), (moving(2), [1]), ([*moving(1), *moving(1, (8, 8))], [1, 2]), ([(0.0, 0.0)], [1])]
+)
+def test_an_animation_refuses_what_does_not_fit(tmp_path, frames, steps):
+    with pytest.raises(ParameterError, match=r"frames \[H, W\] of one shape"):
+        animation(frames, steps=steps, path=tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(ResultsError, match="cannot write the figure"):
+        animation(moving(), steps=range(4), path=tmp_path / "missing" / "a.gif")
+    assert not list(tmp_path.iterdir())
 
 
 def test_import_is_cheap_and_drawing_leaves_pyplot_alone(tmp_path):

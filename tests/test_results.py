@@ -31,6 +31,7 @@ def record(**changes) -> Record:
         "columns": [{"name": "psnr", "direction": "higher", "unit": "dB"}],
         "solver_info": {"iterations": [3.0, 4.0]},
         "environment": {"created": "2026-01-01T00:00:00"},
+        "unavailable": ["animation"],
     }
     return Record(**(values | changes))
 
@@ -45,6 +46,14 @@ def test_a_record_reads_back_as_it_was(tmp_path):
     assert Results(tmp_path / "deep" / "runs").find(record().hash) == folder
     assert results.read_all(report=pytest.fail) == [record()]
     assert Results(folder).read_all(report=pytest.fail) == [record()]
+
+
+def test_records_of_before_there_was_a_ceiling_are_read(tmp_path):
+    folder = Results(tmp_path).write(record(unavailable=[]))
+    fields = json.loads((folder / "record.json").read_text())
+    del fields["ceiling"], fields["unavailable"]
+    (folder / "record.json").write_text(json.dumps(fields))
+    assert read_record(folder) == record(unavailable=[])
 
 
 def test_what_was_not_measured_reads_back_as_missing(tmp_path):
@@ -99,6 +108,7 @@ def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatc
         {"status": "done"},
         {"images": ["0", "1", "2"]},
         {"compression": "much"},
+        {"unavailable": "animation"},
     ],
     ids=str,
 )

@@ -18,6 +18,8 @@ from cryobench.errors import CryobenchError, ParameterError, PluginError, SpecEr
 from cryobench.registry import installed
 from cryobench.results import Results
 from cryobench.runner import Observer
+from cryobench.runner.bench import measure
+from cryobench.runner.memory import BatchSizes
 from cryobench.sources.scaling import minmax
 
 STRANGE = """
@@ -558,7 +560,7 @@ def test_each_image_meets_its_own_ctf_whatever_its_batch(microscope, operator, s
 def test_the_measurements_are_those_of_each_images_ctf(microscope):
     plan = grid.plan(grid.Request(["pinv"], ["ctf"], data=["microscope"], images="1,4,6"), installed())
     data = plan.cells[0].dataset
-    bench = runner._measure(plan.cells[0], plan)
+    bench = measure(plan.cells[0], plan, BatchSizes(plan.batch, plan.device))
     assert data.imaging.pixel_size == (2.1, 2.0, 2.0)
     for i, index in enumerate((1, 4, 6)):
         row = ctf_table(8).iloc[[index]].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryobench.errors import SpecError
+from cryobench.errors import CryobenchError, SpecError, UnknownName
 from cryobench.registry import did_you_mean
 from cryobench.spec import Component, Spec, bind, fields_of, parse, unbind
 
@@ -83,18 +84,32 @@ class After:
 
 
 @dataclass(frozen=True)
+class Stored:
+    source: Annotated[str, "a folder"] = "home"
+    deep: bool = False
+
+
+@dataclass(frozen=True)
+class User:
+    prior: Annotated[Stored, Component("masks", folder="stored"), "a name, a spec or a folder"] = Stored()
+    size: int = 1
+
+
+@dataclass(frozen=True)
 class Holder:
     what: Annotated[object, Component("masks"), "may be composed"]
     size: int = 1
 
 
-NAMES = {Inner: "inner", Outer: "outer", After: "composed", Holder: "holder"}
+NAMES = {Inner: "inner", Outer: "outer", After: "composed", Holder: "holder", Stored: "stored", User: "user"}
 
 
-def make(kind: str, spec: Spec) -> Inner:
+def make(kind: str, spec: Spec) -> Inner | Stored:
     assert kind == "masks"
-    assert spec.name == "inner"
-    return bind(Inner, spec, make, did_you_mean)
+    known = {name: cls for cls, name in NAMES.items() if cls in (Inner, Stored)}
+    if spec.name not in known:
+        raise UnknownName(f"no mask {spec.name!r}")
+    return bind(known[spec.name], spec, make, did_you_mean)
 
 
 def bound(text: str) -> Outer:
@@ -173,3 +188,48 @@ def test_fields_carry_type_default_and_doc():
     block, *_, mask = fields_of(Outer)
     assert (block.name, block.type_name, block.required, block.doc) == ("block", "int", True, "a size")
     assert (mask.kind, mask.default, mask.doc) == ("masks", Inner(), "what multiplies")
+
+
+# --------------------------------------------------------------------------------------- a folder for a component
+
+segments = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1)
+
+
+@given(
+    st.sampled_from(["/", "./", "~/", "../", "runs/", "with blank/"]),
+    st.lists(segments, min_size=1, max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_path_stands_for_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
+    """Whatever its names, a path is the first value of that component, and other values can be given beside it."""
+    path = start + "/".join(parts)
+    spec = Spec("user", None, (("prior", path), ("prior.deep", str(deep).lower())))
+    made = bind(User, parse(str(spec)), make, did_you_mean)
+    assert made == User(Stored(path, deep))
+    assert bind(User, parse(str(unbind(made, name_of, full=full))), make, did_you_mean) == made
+
+
+def test_a_name_is_a_name_and_a_spec_a_spec_whatever_folders_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stored").mkdir()
+    for text, wanted in {"stored": Stored(), "stored:a/b": Stored("a/b"), "stored:hf:a/b": Stored("hf:a/b")}.items():
+        assert bind(User, parse(f"user:prior={text}"), make, did_you_mean) == User(wanted)
+
+
+@pytest.mark.parametrize("name", ["mine", "v1.0", "2024"])
+def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    spec = parse(f"user:prior={name}")
+    with pytest.raises(CryobenchError) as error:
+        bind(User, spec, make, did_you_mean)
+    assert "prior=./" not in str(error.value)
+    (tmp_path / name).mkdir()
+    with pytest.raises(type(error.value), match=re.escape(f"for the folder {name}, write prior=./{name}")):
+        bind(User, spec, make, did_you_mean)
+    assert bind(User, parse(f"user:prior=./{name}"), make, did_you_mean) == User(Stored(f"./{name}"))
+
+
+def test_a_component_of_another_class_does_not_do_where_a_folder_would():
+    with pytest.raises(SpecError, match="user: prior wants a Stored, such as 'stored', got 'inner'"):
+        bind(User, parse("user:prior=inner"), make, did_you_mean)

@@ -22,6 +22,9 @@ DataRootOption = Annotated[str | None, typer.Option(help="Folder that the image 
 InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images, on reading.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+BatchOption = Annotated[
+    str, typer.Option(metavar="N|auto", help="Images solved at once, halved when memory runs out; auto: all on CUDA.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cryobench.cli.output import note
 from cryobench.grid import Cell
@@ -52,13 +52,17 @@ class ProgressObserver(Observer):
 
 
 class TrainingObserver(training.Observer):
-    """A bar with the losses on a terminal, a line per validation elsewhere, nothing when quiet."""
+    """A bar with the losses on a terminal, a line per checkpoint and validation elsewhere, nothing when quiet; warnings
+    always."""
 
     def __init__(self, quiet: bool):
         self._bars, terminal = _bars(quiet)
+        self._bars.columns = (*self._bars.columns, TimeRemainingColumn())
         self._lines, self._quiet = not quiet and not terminal, quiet
         self._task = self._bars.add_task("training", total=None)
         self._told = ""
+        self._steps = 0
+        self._losses: list[float] = []
 
     def __enter__(self) -> TrainingObserver:
         self._bars.start()
@@ -68,11 +72,12 @@ class TrainingObserver(training.Observer):
         self._bars.stop()
 
     def started(self, step: int, steps: int) -> None:
+        self._steps = steps
         self._bars.update(self._task, total=steps, completed=step)
-        if step and not self._quiet:
-            note(f"going on after step {step} of {steps}")
+        self.say(f"going on after step {step} of {steps}" if step else f"training for {steps} steps")
 
     def stepped(self, step: int, loss: float) -> None:
+        self._losses.append(loss)
         self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._told}")
 
     def validated(self, step: int, loss: float, best: float) -> None:
@@ -80,9 +85,18 @@ class TrainingObserver(training.Observer):
         if self._lines:
             note(f"step {step}: validation loss {loss:.6f}, lowest {best:.6f}")
 
+    def saved(self, step: int) -> None:
+        if self._lines:
+            mean = sum(self._losses) / max(len(self._losses), 1)
+            note(f"step {step} of {self._steps}: saved; mean loss of the last {len(self._losses)} steps {mean:.6f}")
+        self._losses.clear()
+
     def say(self, message: str) -> None:
         if not self._quiet:
             note(message)
+
+    def warn(self, message: str) -> None:
+        note(f"warning: {message}")
 
 
 @contextmanager

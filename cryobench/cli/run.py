@@ -11,6 +11,7 @@ import typer
 
 from cryobench.cli.options import (
     AsStackOption,
+    BatchOption,
     ByOption,
     CsvOption,
     DataRootOption,
@@ -66,13 +67,17 @@ def run(
         typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),
     ] = None,
     floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the closed-form pinv row to a table.")] = True,
+    ceiling: Annotated[
+        bool, typer.Option("--ceiling", help="Add the best that exact measurements of simulated images allow in psnr.")
+    ] = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
-    batch: Annotated[int, typer.Option(help="Images solved at once; halved when memory runs out.")] = 16,
+    batch: BatchOption = "auto",
     out: Annotated[Path, typer.Option(help="Results folder. A cell found there is not run again.")] = Path("runs"),
     save: Annotated[
         list[str] | None,
-        typer.Option(help="Also save reconstructions (.mrcs) or panel (.png). Repeat for both.", show_default=False),
+        typer.Option(help="Also save reconstructions (.mrcs, and their deviation where the solver gives one), panel "
+                     "(.png) or animation (.gif, of the first image). Repeat for more.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
     csv: CsvOption = None,
@@ -104,6 +109,7 @@ def run(
         device=device,
         batch=batch,
         floor=floor,
+        ceiling=ceiling,
         save=save or (),
     )  # fmt: skip
     plan = grid.plan(request, installed())

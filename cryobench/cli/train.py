@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryobench.cli.options import DeviceOption, QuietOption
+
+if TYPE_CHECKING:
+    from cryobench.training.processes import Processes
 
 
 def train(
@@ -38,7 +47,7 @@ def train(
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
-    """Train an unconditional DDPM, which solvers then take as prior=FOLDER.
+    """Train an unconditional DDPM, which solvers then take as prior=./FOLDER.
 
     Stop it at any time: the same command goes on from the last checkpoint. On several GPUs run it as
     `accelerate launch -m cryobench train ... --device cuda`.
@@ -49,23 +58,81 @@ def train(
     from cryobench.cli.output import note
     from cryobench.cli.progress import TrainingObserver
     from cryobench.environment import resolve_device
+    from cryobench.errors import CryobenchError
     from cryobench.registry import installed
-    from cryobench.training.loop import train
+    from cryobench.training.loop import Training
+    from cryobench.training.processes import Processes
     from cryobench.training.settings import Settings
 
-    settings = Settings(
-        data=tuple(data), validation=tuple(validation or ()), preset=preset, steps=steps, batch=batch, lr=lr,
-        warmup=warmup, ema=ema, clip=clip, turns=turns, patience=patience, seed=seed, validate_every=validate_every,
-        sample_every=sample_every, checkpoint_every=checkpoint_every,
-    )  # fmt: skip
-    where = resolve_device(device)
-    stacks, others = ([grid.open_stack(text, {}, installed(), where) for text in texts]
-                      for texts in (settings.data, settings.validation))  # fmt: skip
-    with TrainingObserver(quiet) as observer:
+    processes = Processes(resolve_device(device))
+    with _told_once(processes), processes.together():
+        settings = Settings(
+            data=tuple(data), validation=tuple(validation or ()), preset=preset, steps=steps, batch=batch, lr=lr,
+            warmup=warmup, ema=ema, clip=clip, turns=turns, patience=patience, seed=seed,
+            validate_every=validate_every, sample_every=sample_every, checkpoint_every=checkpoint_every,
+        )  # fmt: skip
+        stacks, others = ([grid.open_stack(text, {}, installed(), processes.device) for text in texts]
+                          for texts in (settings.data, settings.validation))  # fmt: skip
+    talks = processes.main and not quiet
+    goes_on = f"the same command goes on from the last checkpoint in {out}"
+    with TrainingObserver(not talks) as observer, StopSignals(processes.main) as signals:
+        with _told_once(processes):
+            training = Training(settings, stacks, others, out, device=processes.device, observer=observer)
         try:
-            train(settings, stacks, others, out, device=where, observer=observer)
+            finished = training.run(lambda: signals.received is not None)
         except KeyboardInterrupt:
-            note(f"\nstopped; the same command goes on from the last checkpoint in {out}")
-            raise typer.Exit(130) from None
-    if not quiet:
-        note(f"the prior is in {out}; use it as prior={out}")
+            if processes.main:
+                note(f"\nstopped; {goes_on}")
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except CryobenchError as error:  # of a run that was under way, not of a request that made no sense
+            if processes.main:
+                note(f"error: {error}")
+            raise typer.Exit(1) from error
+        finally:
+            processes.end()
+    if not finished:
+        if processes.main:
+            note(f"stopped after step {training.step} of {steps}; {goes_on}")
+        raise typer.Exit(128 + (signals.received or signal.SIGTERM))  # a signal may have come to another process alone
+    if talks:
+        path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be looked up as a name
+        note(f"the prior is in {out}; use it as prior={path}")
+
+
+class StopSignals:
+    """While it is entered, Ctrl-C and SIGTERM ask for a stop, and a second one does what it always does.
+
+    received: the number of the signal that came, None where none did. aloud: whether to say that it was heard.
+    """
+
+    def __init__(self, aloud: bool):
+        self.received: int | None = None
+        self._aloud = aloud
+
+    def __enter__(self) -> StopSignals:
+        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._former = {number: signal.signal(number, self._receive) for number in heard}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
+        if self._aloud:  # written past Python's buffers, which may be in use just now
+            os.write(2, b"\nfinishing this step and writing a checkpoint; once more stops at once\n")
+
+
+@contextmanager
+def _told_once(processes: Processes) -> Iterator[None]:
+    """Of an error that all processes meet, the first one tells."""
+    from cryobench.errors import CryobenchError
+
+    try:
+        yield
+    except CryobenchError as error:
+        if processes.main:
+            raise
+        raise typer.Exit(2) from error

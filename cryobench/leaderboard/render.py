@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cryobench.leaderboard.overlap import IMAGES, NOTHING, STRUCTURE
-from cryobench.leaderboard.table import COSTS, floors, groups, metric_columns
+from cryobench.leaderboard.table import COSTS, ceilings, floors, groups, metric_columns
 from cryobench.record import CLEAN
 
 GAP = 2  # blanks between columns
@@ -34,6 +34,7 @@ COST_HEADERS = {
 }
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**"})
 NO_VALUE = "–"
+CEILING = "ceiling: a bound on psnr to the measured image, made of the clean one; not ranked"
 OVERLAPS = {
     NOTHING: "",
     IMAGES: "‡ its prior may have been trained on these very images: the same structure, split and seed",
@@ -134,8 +135,11 @@ def _remarks(ran: pd.DataFrame, shown: Sequence[_Shown]) -> list[str]:
         if len(found) > 1:
             remarks.append(f"rows come from more than one {what}: {', '.join(found)}")
     remarks += [OVERLAPS[seen] for seen in (IMAGES, STRUCTURE) if seen in set(ran["overlap"])]
+    if any(ceilings(ran)):
+        remarks.append(CEILING)
     metrics = {column["name"] for column in metric_columns(ran)}
-    if ran[[column.name for column in shown if column.name in metrics]].isna().to_numpy().any():
+    means = ran[[column.name for column in shown if column.name in metrics]].isna().to_numpy()
+    if means[[not ceiling for ceiling in ceilings(ran)]].any():
         remarks.append(f"{NO_VALUE} no mean: not measured, or not defined for every image")
     return remarks
 
@@ -325,7 +329,7 @@ def _comparison(group: pd.DataFrame, layout: _Layout, ascii_only: bool) -> Itera
 
 
 def _rich_table(ran: pd.DataFrame, shown: Sequence[_Shown], widths: Mapping[str, int]) -> Table:
-    """One row a cell; the best is bold and the floor dim, which the rank and the word `floor` say too."""
+    """One row a cell; the best is bold, floor and ceiling are dim, which the rank and their names say too."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     height = max(len(column.header) for column in shown)
     for column in shown:
@@ -333,8 +337,8 @@ def _rich_table(ran: pd.DataFrame, shown: Sequence[_Shown], widths: Mapping[str,
         table.add_column(
             _rich_header(column, widths[column.name], height), justify=justify, min_width=widths[column.name]
         )
-    for place, (rank, floor) in enumerate(zip(ran["rank"], floors(ran), strict=True)):
-        style = "bold" if not pd.isna(rank) and rank == 1 else "dim" if floor else ""
+    for place, (rank, *reference) in enumerate(zip(ran["rank"], floors(ran), ceilings(ran), strict=True)):
+        style = "bold" if not pd.isna(rank) and rank == 1 else "dim" if any(reference) else ""
         table.add_row(*(Text(column.cells[place], overflow="fold") for column in shown), style=style)
     return table
 

@@ -1,8 +1,8 @@
 """Records into one ranked table.
 
 The table's columns are those of the published CSV. What only the renderer needs is beside them: the index holds
-`group` (the number of the comparison a row belongs to), `floor` (whether the row is the pinv floor) and `dtype`, and
-`frame.attrs` holds `by` and the metrics' `columns`.
+`group` (the number of the comparison a row belongs to), `floor` (whether the row is the pinv floor), `ceiling` (whether
+it is the ceiling, which is no solver) and `dtype`, and `frame.attrs` holds `by` and the metrics' `columns`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryobench.registry import did_you_mean
 if TYPE_CHECKING:
     from cryobench.record import Record
 
-INDEX = ["group", "floor", "dtype"]
+INDEX = ["group", "floor", "ceiling", "dtype"]
 DTYPES = {
     **dict.fromkeys(("rank", "seed", "n_images"), "Int64"),
     **dict.fromkeys(("compression", *COSTS), "float64"),
@@ -50,10 +50,10 @@ def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
     the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
-    value. Comparisons stand in order of first appearance, the best row first; rows without a value of `by`, skipped
-    and failed rows come last, without a rank. Equal means share a rank. seconds_per_image in s, peak_memory_mib in
-    MiB, nfe and operator_calls per image, compression N / rank(A), overlap as
-    `overlap.overlap` tells it. Two data sets of one label become label#1a2b.
+    value. Comparisons stand in order of first appearance, the best row first; the ceiling, rows without a value of
+    `by`, skipped and failed rows come last, without a rank: the ceiling is compared with nobody. Equal means share a
+    rank. seconds_per_image in s, peak_memory_mib in MiB, nfe and operator_calls per image, compression N / rank(A),
+    overlap as `overlap.overlap` tells it. Two data sets of one label become label#1a2b.
 
     Raises `ParameterError` where nothing can be ranked by `by`, or a metric takes the name of another column.
     """
@@ -68,10 +68,14 @@ def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
         for record, intervals, comparison in zip(records, _intervals(records), comparisons, strict=True)
     ]
     groups = [numbers[comparison] for comparison in comparisons]
-    for row, rank in zip(rows, _ranks(rows, groups, by, higher), strict=True):
+    compared = [record.status == "ok" and not record.ceiling for record in records]
+    for row, rank in zip(rows, _ranks(rows, groups, compared, by, higher), strict=True):
         row["rank"] = rank
-    order = sorted(range(len(rows)), key=lambda place: (groups[place], *_standing(rows[place])))
-    index = [(groups[place], bool(records[place].floor), comparisons[place].dtype) for place in order]
+    order = sorted(range(len(rows)), key=lambda place: (groups[place], *_standing(rows[place], records[place])))
+    index = [
+        (groups[place], bool(records[place].floor), bool(records[place].ceiling), comparisons[place].dtype)
+        for place in order
+    ]
     frame = pd.DataFrame(
         {name: _column(name, [rows[place].get(name) for place in order]) for name in names},
         index=pd.MultiIndex.from_tuples(index, names=INDEX) if index else _EMPTY_INDEX,
@@ -80,7 +84,7 @@ def leaderboard(records: Sequence[Record], *, by: str = "psnr") -> pd.DataFrame:
     return frame
 
 
-_EMPTY_INDEX = pd.MultiIndex.from_arrays([[], [], []], names=INDEX)
+_EMPTY_INDEX = pd.MultiIndex.from_arrays([[] for _ in INDEX], names=INDEX)
 
 
 def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -91,6 +95,11 @@ def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
 def floors(frame: pd.DataFrame) -> list[bool]:
     """For each row of a leaderboard, whether it is the pinv floor."""
     return [bool(floor) for floor in frame.index.get_level_values("floor")]
+
+
+def ceilings(frame: pd.DataFrame) -> list[bool]:
+    """For each row of a leaderboard, whether it is the ceiling, which is no solver."""
+    return [bool(ceiling) for ceiling in frame.index.get_level_values("ceiling")]
 
 
 def metric_columns(frame: pd.DataFrame) -> list[dict[str, str]]:
@@ -204,10 +213,14 @@ def _row(record: Record, intervals: Mapping[str, tuple[float | None, float | Non
     return row
 
 
-def _ranks(rows: Sequence[Row], groups: Sequence[int], by: str, higher: bool) -> list[int | None]:
+def _ranks(
+    rows: Sequence[Row], groups: Sequence[int], compared: Sequence[bool], by: str, higher: bool
+) -> list[int | None]:
     """One more than the number of better rows of the same group; None for a row that is not compared."""
     sign = -1.0 if higher else 1.0
-    scores = [sign * row[by] if row["status"] == "ok" and _is_number(row.get(by)) else None for row in rows]
+    scores = [
+        sign * row[by] if fit and _is_number(row.get(by)) else None for row, fit in zip(rows, compared, strict=True)
+    ]
     fields: dict[int, list[float]] = {}
     for group, score in zip(groups, scores, strict=True):
         if score is not None:
@@ -222,11 +235,13 @@ def _is_number(value: Any) -> bool:
     return value is not None and not math.isnan(value)
 
 
-def _standing(row: Row) -> tuple[int, int]:
-    """Sorts ranked rows, then unranked ones, then skipped, then failed."""
+def _standing(row: Row, record: Record) -> tuple[int, int]:
+    """Sorts ranked rows, then the ceiling, then unranked ones, then skipped, then failed."""
     if row["rank"] is not None:
         return 0, row["rank"]
-    return {"ok": 1, "skipped": 2, "failed": 3}[row["status"]], 0
+    if record.ceiling and record.status == "ok":
+        return 1, 0
+    return {"ok": 2, "skipped": 3, "failed": 4}[record.status], 0
 
 
 def _column(name: str, values: list[Any]) -> Any:

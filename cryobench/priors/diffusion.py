@@ -16,23 +16,23 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 
-from cryobench import meters
+from cryobench import environment, meters
 from cryobench.core import Prior, Shape
-from cryobench.errors import DataError, IncompatibleError, ParameterError, told
-from cryobench.priors.model_folder import CARD, ModelFolder, find_model
+from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, told
+from cryobench.priors.model_folder import CARD, HUB, ModelFolder, find_model
+from cryobench.priors.network import PREDICTIONS, image_shape, read_levels, read_network, unusable, unusable_schedule
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
 EMBEDDED = "embedded"
-_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class Prediction(NamedTuple):
@@ -46,7 +46,11 @@ class DiffusionModel:
     """A live network with its noise schedule.
 
     unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: it works on images of r times its
-    `sample_size`, pixel-unshuffled by r. alphas_cumprod: a_t, [T], falling. prediction: what the network predicts.
+    `sample_size`, pixel-unshuffled by r. alphas_cumprod: a_t, [T], falling, between 1 and 0; it may end in 0, which is
+    noise alone, unless the network predicts that noise: nothing of x_0 follows from it there. prediction: what the
+    network predicts. bfloat16: the network works in it, under autocast; what goes in and out is in the caller's dtype.
+
+    Raises `DataError` for a network that cannot be of grey images, and for a schedule that is none.
     """
 
     def __init__(
@@ -58,17 +62,20 @@ class DiffusionModel:
         device: torch.device | str = "cpu",
         bfloat16: bool = False,
     ):
-        if prediction not in _PREDICTIONS:
-            raise DataError(f"the network predicts {prediction!r}; known are {', '.join(_PREDICTIONS)}")
-        self.unshuffle = _unshuffle(unet)
+        if prediction not in PREDICTIONS:
+            raise DataError(f"the network predicts {prediction!r}; known are {', '.join(PREDICTIONS)}")
+        reason = unusable(unet.config)
+        if reason:
+            raise DataError(f"the model {reason}")
+        self.unshuffle = math.isqrt(unet.config["in_channels"])
         self.image_shape = image_shape(unet.config)
         self.device = torch.device(device)
-        self.alphas_cumprod = alphas_cumprod.double().cpu()
+        self.alphas_cumprod = _checked_levels(alphas_cumprod.double().cpu(), prediction)
         self.prediction = prediction
         self._bfloat16 = bfloat16
         # channels last is what tensor cores want; on the CPU it made no difference
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+        self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     @property
     def T(self) -> int:
@@ -94,8 +101,12 @@ class DiffusionModel:
     def denoise(self, z: torch.Tensor, sigma: float) -> torch.Tensor:
         """E[x | z] for z = x + sigma n, n ~ N(0, I), both [B, 1, H, W]: least mean squared error. Differentiable.
 
-        sigma beyond the schedule's ends is met with the network's level at that end.
+        sigma beyond the schedule's ends is met with the network's level at that end. Without noise, sigma = 0, z itself
+        is the answer and the network is not asked. Raises `ParameterError` for a sigma that is negative or not finite.
         """
+        _check_sigma(sigma)
+        if sigma == 0:
+            return z
         a = 1 / (1 + sigma**2)
         x = math.sqrt(a) * z
         return self._adapt(self.network(x, self.level_of(sigma)), x, a).x0
@@ -116,9 +127,15 @@ class DiffusionModel:
 
     @torch.no_grad()
     def generate(self, noise: torch.Tensor, steps: int = 50) -> torch.Tensor:
-        """Images [B, 1, H, W] of the prior alone, from noise x_T ~ N(0, I): DDIM (Song, Meng & Ermon 2021, eq. 12)."""
+        """Images [B, 1, H, W] of the prior alone, from noise x_T ~ N(0, I): DDIM (Song, Meng & Ermon 2021, eq. 12).
+
+        `steps` levels, at most all T of them, evenly from T - 1 to 0. Each estimate of x_0 is clamped to [-1, 1] and
+        eps taken anew from it, as diffusers' `DDIMScheduler` does with `use_clipped_model_output`.
+        """
+        if steps < 1:
+            raise ParameterError(f"images of a prior take at least 1 step, got {steps}")
         x = noise
-        levels = torch.linspace(self.T - 1, 0, steps).round().int().tolist()
+        levels = torch.linspace(self.T - 1, 0, min(steps, self.T)).round().int().tolist()
         for t, then in zip(levels, [*levels[1:], -1], strict=True):
             a, b = self.alpha(t), self.alpha(then)
             x0 = self.predict(x, t).x0.clamp(-1, 1)
@@ -127,15 +144,20 @@ class DiffusionModel:
         return x
 
     def level_of(self, sigma: float) -> float:
-        """The level t, between 0 and T - 1, whose sigma_t is `sigma`; between two levels, linear in log sigma."""
+        """The level t, between 0 and T - 1, whose sigma_t is `sigma`; between two levels, linear in log sigma.
+
+        The nearest end for a sigma beyond them. Raises `ParameterError` for one that is negative or not finite.
+        """
+        _check_sigma(sigma)
         logs = self.sigmas.log()
-        above = int(torch.searchsorted(logs, math.log(max(sigma, 1e-12))))
+        log = math.log(sigma) if sigma > 0 else -math.inf
+        above = int(torch.searchsorted(logs, log))
         if above == 0:
             return 0.0
         if above == self.T:
             return self.T - 1.0
         low, high = logs[above - 1 : above + 1].tolist()
-        return above - 1 + (math.log(sigma) - low) / (high - low)
+        return above - 1 + (log - low) / (high - low)
 
     def _alpha_between(self, t: float) -> float:
         below = math.floor(t)
@@ -154,13 +176,32 @@ class DiffusionModel:
         return Prediction(noise * x + signal * output, signal * x - noise * output)
 
 
+def _check_sigma(sigma: float) -> None:
+    if not 0 <= sigma < math.inf:
+        raise ParameterError(f"a noise level must be zero or positive, and finite; got {sigma:g}")
+
+
+def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
+    """a_t [T], or a `DataError` that says in which way it is no schedule for what the network predicts."""
+    falls = alphas.ndim == 1 and len(alphas) > 0 and bool((alphas.diff() <= 0).all())
+    if not falls or not ((alphas >= 0) & (alphas < 1)).all():
+        raise DataError("the noise schedule is none: wanted a_t, the products of 1 - beta, falling from below 1 to 0")
+    if prediction == "epsilon" and alphas[-1] == 0:
+        raise DataError(
+            "the noise schedule ends in noise alone (zero terminal SNR), where the network, which predicts that noise, "
+            "says nothing of the image; wanted a network that predicts v or the image, or another schedule"
+        )
+    return alphas
+
+
 @dataclass(frozen=True)
 class Diffusion(Prior):
     """A denoising diffusion model: a diffusers `UNet2DModel` with its scheduler, in a folder or on the hub.
 
     `embedded` is the one in the package. A folder is a diffusers pipeline (`unet/`, `scheduler/`), as `cryobench train`
     writes it, or holds the network alone, which is then taken for a DDPM of 1000 linear steps. `hf:OWNER/NAME` is a
-    repository on the Hugging Face hub, taken from the local cache where it is there.
+    repository on the Hugging Face hub, taken from the local cache where it is there. Of the scheduler only its betas
+    count, and what the network predicts.
     """
 
     source: Annotated[str, "embedded, a folder, or hf:OWNER/NAME on the Hugging Face hub"] = EMBEDDED
@@ -169,38 +210,55 @@ class Diffusion(Prior):
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], "of the network; auto: bfloat16 on CUDA, else float32"
     ] = "auto"
+    _made_in: Path | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.source.strip():
             raise ParameterError("diffusion: the source is empty; give embedded, a folder, or hf:OWNER/NAME")
+        if not self.revision.strip():
+            raise ParameterError("diffusion: the revision is empty; give a branch, tag or commit, such as main")
+        if self.source != EMBEDDED and not self.source.startswith((HUB, "/", "~")):
+            # a relative folder is meant from where it was written, wherever the process goes before it loads
+            object.__setattr__(self, "_made_in", Path.cwd())
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
         """The live model on a device; read once and kept. Raises `DataError` for what cannot be read as one."""
-        return _loaded(self._folder, self.weights_digest(), str(device), self.precision)
+        folder = self._find()
+        return _loaded(folder, _digest(folder, folder.stamp), str(device), self.precision)
 
     def check(self, shape: Shape) -> None:
-        """Raise `IncompatibleError` unless it was trained on images of this shape."""
-        trained = image_shape(self._folder.unet_config)
+        """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` where it is no prior."""
+        folder = self._find()
+        config = folder.unet_config
+        reason = unusable(config) or unusable_schedule(folder.scheduler_config)
+        if reason:
+            raise DataError(f"diffusion: {self.source} {reason}")
+        trained = image_shape(config)
         if shape != trained:
+            resample = f"give --size {trained[0]} to resample them, " if trained[0] == trained[1] else "give "
             raise IncompatibleError(
                 f"the prior {self.source} was trained on images of {trained[0]} x {trained[1]}, and these are "
-                f"{shape[0]} x {shape[1]}; give --size {trained[0]} to resample them, another prior, or train one with "
-                "`cryobench train`"
+                f"{shape[0]} x {shape[1]}; {resample}another prior, or train one with `cryobench train`"
             )
+        folder.check_weights()
 
     def weights_digest(self) -> str:
-        """SHA-256 over the weights and both configurations."""
-        return _digest(self._folder)
+        """SHA-256 over the weights and both configurations, wherever they lie."""
+        folder = self._find()
+        return _digest(folder, folder.stamp)
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         """What the card that `cryobench train` leaves beside the network says; nothing where there is none."""
-        return self._folder.card.get("trained_on", ())
+        return self._find().card.get("trained_on", ())
 
-    @cached_property
-    def _folder(self) -> ModelFolder:
-        if self.source == EMBEDDED:
-            return find_model(str(Path(__file__).parent / EMBEDDED))
-        return find_model(self.source, revision=self.revision, pickle=self.pickle)
+    def _find(self) -> ModelFolder:
+        if self.source != EMBEDDED:
+            return find_model(self.source, base=self._made_in, revision=self.revision, pickle=self.pickle)
+        packaged = Path(__file__).parent / EMBEDDED
+        if not packaged.is_dir():
+            raise DataError(f"the packaged prior is not in this installation: there is no {packaged}; "
+                            "reinstall cryobench, or give another prior")  # fmt: skip
+        return find_model(str(packaged))
 
 
 @dataclass(frozen=True)
@@ -210,54 +268,39 @@ class Embedded(Diffusion):
     source: Annotated[Literal["embedded"], "the packaged network"] = EMBEDDED
 
 
-def image_shape(config: Mapping[str, Any]) -> Shape:
-    """The images (H, W) that a network of this configuration works on."""
-    size, r = config["sample_size"], math.isqrt(config["in_channels"])
-    h, w = (size, size) if isinstance(size, int) else size
-    return h * r, w * r
-
-
-def _unshuffle(unet: UNet2DModel) -> int:
-    """r, for a network of r^2 channels. Raises `DataError` for one that cannot be of grey images."""
-    channels, out = unet.config["in_channels"], unet.config["out_channels"]
-    r = math.isqrt(channels)
-    if channels != out or r * r != channels:
-        raise DataError(f"the network has {channels} channels in and {out} out; wanted 1, or r^2 of both: grey images, "
-                        "pixel-unshuffled by r")  # fmt: skip
-    return r
-
-
 @lru_cache(maxsize=8)
-def _digest(folder: ModelFolder) -> str:
+def _digest(folder: ModelFolder, stamp: object) -> str:
+    """Of its content; `stamp` changes with it, so that a folder that was written anew is read anew."""
     digest = hashlib.sha256()
     for config in (folder.unet_config, folder.scheduler_config):
-        digest.update(json.dumps(config, sort_keys=True).encode())
+        # what is underscored says which version wrote it, and sometimes from where; the class is checked elsewhere
+        public = {name: value for name, value in config.items() if not name.startswith("_")}
+        digest.update(json.dumps(public, sort_keys=True).encode())
     for path in folder.weights:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {told(error)}") from error
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=2)
 def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> DiffusionModel:
-    from diffusers.models.unets.unet_2d import UNet2DModel
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    try:
-        unet: UNet2DModel = UNet2DModel.from_pretrained(  # pyright: ignore[reportAssignmentType]
-            folder.network, use_safetensors=not folder.pickled, local_files_only=True, low_cpu_mem_usage=False
-        )
-        scheduler = DDPMScheduler.from_config(dict(folder.scheduler_config))
-    except Exception as error:  # of the readers below: a truncated file, a name that does not fit, a missing key
-        raise DataError(f"the prior in {folder.network} cannot be read: {told(error)}") from error
+    environment.import_diffusers()
     on_cuda = torch.device(device).type == "cuda"
-    return DiffusionModel(
-        unet.float().eval().requires_grad_(False),
-        scheduler.alphas_cumprod,
-        scheduler.config["prediction_type"],
-        device=device,
-        bfloat16=precision == "bfloat16" or (precision == "auto" and on_cuda),
-    )
+    try:
+        return DiffusionModel(
+            read_network(folder),
+            read_levels(folder.scheduler_config),
+            folder.scheduler_config.get("prediction_type", "epsilon"),
+            device=device,
+            bfloat16=precision == "bfloat16" or (precision == "auto" and on_cuda),
+        )
+    except CryobenchError as error:
+        raise DataError(f"the prior in {folder.root} cannot be used: {error}") from error
+    except Exception as error:  # of diffusers, safetensors and torch, each with exceptions of its own
+        raise DataError(f"the prior in {folder.root} cannot be read: {told(error)}") from error
 
 
 __all__ = ["CARD", "EMBEDDED", "Diffusion", "DiffusionModel", "Embedded", "Prediction", "image_shape"]

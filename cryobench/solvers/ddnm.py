@@ -13,6 +13,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels
+from cryobench.solvers.wiener import noise_power
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Ddnm(Sampler):
             # the network's noise is kept: taking it anew from the corrected x0 would undo part of the correction
             eps = (x - model.alpha(t) ** 0.5 * x0) / (1 - model.alpha(t)) ** 0.5
             b = model.alpha(then)
-            w = (((1 - b) / b) ** 0.5 / deviation.clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1.0)
+            # without noise in y w is 1 to the end, where the level has none either and the quotient would be 0 / 0
+            w = torch.where(deviation > 0, (((1 - b) / b) ** 0.5 / deviation).clamp_max(1.0), 1.0)
             x0 = x0 + w * operator.A_dagger_A(least - x0)
             if t == 0:
                 x = x0
@@ -67,5 +69,5 @@ def noise_in_image(problem: Problem, draws: Draws) -> torch.Tensor:
         return problem.sigma
     operator, y = problem.operator, problem.y
     n = draws.stream("probe").normal(y.shape[1:], dtype=y.dtype, device=y.device)
-    seen = operator.A_dagger(problem.sigma * n)
+    seen = operator.A_dagger(noise_power(problem).sqrt().to(y.dtype) * n)
     return (seen.double().square().sum((1, 2, 3), keepdim=True) / max(operator.rank, 1)).sqrt().to(y.dtype)

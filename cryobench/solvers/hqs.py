@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion
+from cryobench.solvers.wiener import noise_power
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def geometric(start: float, end: float, steps: int) -> list[float]:
 def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
     """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
 
-    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y.
+    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y. Where noise
+    lives on the range of A alone, sigma^2 is that of a coefficient that has any.
     """
-    sigma2 = problem.sigma.square()
+    sigma2 = noise_power(problem).to(z.dtype)
     gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(torch.finfo(sigma2.dtype).tiny), math.inf)
     return z + problem.operator.A_dagger_A(least - z, gamma)

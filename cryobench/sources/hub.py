@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cryobench.core import Source
-from cryobench.errors import DataError, ParameterError, told
+from cryobench.errors import ParameterError
+from cryobench.hub import SECONDS, Repository
 from cryobench.sources.stacks import File, FileStack
 
 _PATH = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^/\s][^\s]*)")
-_SECONDS = 5.0
-"""How long the hub has to answer before it counts as out of reach."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ class Hub(Source):
 
     def cached(self) -> Path | None:
         """The copy in the local cache, or None."""
-        import huggingface_hub
-
-        found = huggingface_hub.try_to_load_from_cache(
-            self.repository, self.file, revision=self.revision, repo_type=self.kind
-        )
-        return Path(found) if isinstance(found, str) else None
+        return self._repository.cached(self.file)
 
     def _download(self) -> Path:
         import huggingface_hub
@@ -69,41 +63,22 @@ class Hub(Source):
         try:
             # asked by hand because a download that gets no answer tries again for minutes
             url = huggingface_hub.hf_hub_url(*at, repo_type=self.kind, revision=self.revision)
-            huggingface_hub.get_hf_file_metadata(url, timeout=_SECONDS)
+            huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
             return Path(
-                huggingface_hub.hf_hub_download(*at, repo_type=self.kind, revision=self.revision, etag_timeout=_SECONDS)
+                huggingface_hub.hf_hub_download(*at, repo_type=self.kind, revision=self.revision, etag_timeout=SECONDS)
             )
         except Exception as error:  # of the hub's client, of the HTTP library below it, of the disk
-            raise DataError(self._said(error)) from error
+            fetch = (
+                f"run `hf download {self.repository} {self.file} --repo-type {self.kind}"
+                f"{self._repository.revision_option} --local-dir .`, bring {Path(self.file).name} here and pass it "
+                "with --data, or copy the cache folder"
+            )
+            what = f"hub:{self.path}"
+            raise self._repository.refused(what, error, fetch=fetch, file=self.file, naming="name or kind=") from error
 
-    def _said(self, error: Exception) -> str:
-        """Why a file cannot be had: what the hub said of it, or how to fetch it where there is a network."""
-        from huggingface_hub.constants import HF_HUB_CACHE
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-
-        wrong = {
-            RevisionNotFoundError: f"{self.repository} has no revision {self.revision}; give an existing one",
-            GatedRepoError: f"{self.repository} is gated; ask for access on the hub, then log in with `hf auth login`",
-            RepositoryNotFoundError: f"there is no {self.kind} repository {self.repository} on the hub, or it is "
-            "private; correct the name or kind=, or log in with `hf auth login`",
-            EntryNotFoundError: f"{self.repository} has no file {self.file} at revision {self.revision}; correct it",
-        }
-        if not isinstance(error, LocalEntryNotFoundError):
-            for kind, said in wrong.items():
-                if isinstance(error, kind):
-                    return f"hub:{self.path}: {said}"
-        revision = "" if self.revision == "main" else f" --revision {self.revision}"
-        return (
-            f"hub:{self.path} is not in the local cache {HF_HUB_CACHE} and cannot be downloaded ({told(error)}); where "
-            f"there is a network, run `hf download {self.repository} {self.file} --repo-type {self.kind}{revision} "
-            f"--local-dir .`, bring {Path(self.file).name} here and pass it with --data, or copy the cache folder"
-        )
+    @property
+    def _repository(self) -> Repository:
+        return Repository(self.repository, self.kind, self.revision)
 
     def _file(self, path: str) -> File:
         return File(path, as_stack=self.as_stack, size=self.size, invert=self.invert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class State:
         try:
             with whole_file(path) as beside:
                 torch.save(values, beside)
+                with beside.open("rb+") as file:  # some file systems tell only now that they are full
+                    os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk as RuntimeError
             before = "the one before it is whole" if path.exists() else "there was none before it"
             raise ResultsError(

@@ -3,67 +3,110 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryobench import environment
+from cryobench.errors import ResultsError, told
 from cryobench.files import whole_file
 from cryobench.priors.model_folder import CARD
 from cryobench.training.images import Images
 from cryobench.training.settings import Settings, T
 
-
-def write_pipeline(network: Any, prediction: str, folder: Path, *, half: bool = False) -> None:
-    """Write a network [`UNet2DModel`] and its schedule as a diffusers `DDPMPipeline`, each file whole."""
-    import diffusers
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-    from safetensors.torch import save_file
-
-    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule="linear", beta_start=1e-4, beta_end=0.02,
-                              prediction_type=prediction, clip_sample=True)  # fmt: skip
-    version = diffusers.__version__
-    index = {
-        "_class_name": "DDPMPipeline",
-        "_diffusers_version": version,
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "unet": ["diffusers", "UNet2DModel"],
-    }
-    write_json(folder / "model_index.json", index)
-    (folder / "unet").mkdir(exist_ok=True)
-    (folder / "scheduler").mkdir(exist_ok=True)
-    parts = (("scheduler/scheduler_config.json", "DDPMScheduler", scheduler),
-             ("unet/config.json", "UNet2DModel", network))  # fmt: skip
-    for file, name, part in parts:
-        write_json(folder / file, {"_class_name": name, "_diffusers_version": version, **_public(part.config)})
-    weights = {name: (tensor.half() if half else tensor).contiguous().cpu()
-               for name, tensor in network.state_dict().items()}  # fmt: skip
-    with whole_file(folder / "unet" / "diffusion_pytorch_model.safetensors") as beside:
-        save_file(weights, beside, metadata={"format": "pt"})
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+README = "README.md"
+_Writer = Callable[[Path], object]
 
 
-def write_card(
-    folder: Path, settings: Settings, step: int, images: Images, validation: Images | None, found: Mapping[str, Any]
+def write_pipeline(
+    network: Any,
+    prediction: Literal["epsilon", "sample", "v_prediction"],
+    folder: Path,
+    *,
+    card: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
-    """Write what the network is to CARD, for programs, and to README.md, for people."""
+    """Write a network [`UNet2DModel`] and its schedule as a diffusers `DDPMPipeline`, with its card where it has one.
+
+    All files are written under other names before the first one takes its place, so that what is there stays as it was
+    where they do not fit on the disk: `ResultsError`. The card takes its place last: what it says is there.
+    """
+    from safetensors import SafetensorError
+
+    files = {"unet/" + WEIGHTS: partial(_write_weights, network, half)} | _configurations(network, prediction)
+    if card is not None:
+        # the last one that is put in its place comes first
+        files = {README: partial(_write_text, _told(card)), CARD: partial(_write_json, card)} | files
+    try:
+        (folder / "unet").mkdir(exist_ok=True)
+        (folder / "scheduler").mkdir(exist_ok=True)
+        with ExitStack() as whole:  # files take their places as the stack unwinds, from the last one to the first
+            for name, write in files.items():
+                write(whole.enter_context(whole_file(folder / name)))
+    except (OSError, SafetensorError) as error:
+        raise ResultsError(f"the pipeline cannot be written to {folder} ({told(error)}); make room, and the same "
+                           "command goes on from the last checkpoint") from error  # fmt: skip
+
+
+def make_card(
+    settings: Settings, step: int, images: Images, validation: Images | None, best: float, best_step: int
+) -> dict[str, Any]:
+    """What the network is after `step` updates, and how it came to be."""
     card = {
         "image_shape": list(images.shape),
         "trained_on": images.origins,
         "validated_on": [] if validation is None else validation.origins,
         "steps": step,
         "settings": settings.to_dict(),
-        **found,
-        "versions": environment.versions(),
     }
-    write_json(folder / CARD, card)
-    with whole_file(folder / "README.md") as beside:
-        beside.write_text(_told(card), encoding="utf-8")
+    if best_step:
+        card |= {"validation_loss": best, "validation_loss_at_step": best_step}
+    return card | {"versions": environment.versions() | {"accelerate": environment.version("accelerate")}}
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole."""
-    with whole_file(path) as beside:
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+def read_card(folder: Path) -> Mapping[str, Any]:
+    """The card of the pipeline that is in a folder; empty where there is none."""
+    path = folder / CARD
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read ({told(error)}); remove it") from error
+
+
+def _configurations(network: Any, prediction: Literal["epsilon", "sample", "v_prediction"]) -> dict[str, _Writer]:
+    """What writes each of the pipeline's configurations, as diffusers does, to a path."""
+    import diffusers
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule="linear", beta_start=1e-4, beta_end=0.02,
+                              prediction_type=prediction, clip_sample=True)  # fmt: skip
+    version = {"_diffusers_version": diffusers.__version__}
+    parts = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    values = {
+        "model_index.json": {"_class_name": "DDPMPipeline"} | version | parts,
+        "scheduler/scheduler_config.json": {"_class_name": "DDPMScheduler"} | version | _public(scheduler.config),
+        "unet/config.json": {"_class_name": "UNet2DModel"} | version | _public(network.config),
+    }
+    return {name: partial(_write_json, value) for name, value in values.items()}
+
+
+def _write_weights(network: Any, half: bool, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {name: (tensor.half() if half else tensor).contiguous().cpu()
+               for name, tensor in network.state_dict().items()}  # fmt: skip
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    _write_text(json.dumps(values, indent=1) + "\n", path)
+
+
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +124,7 @@ def _told(card: Mapping[str, Any]) -> str:
         f"`{settings['preset']}`, averaged weights. Where its `UNet2DModel` has r^2 channels, images are "
         "pixel-unshuffled by r before it and shuffled after.",
         "",
-        "Use it as `prior=FOLDER` of a cryobench solver, or load the folder with diffusers.",
+        "Use it as `prior=./FOLDER` of a cryobench solver, or load the folder with diffusers.",
         "",
         "Trained on, images taken in turn:",
         "",
@@ -91,8 +134,8 @@ def _told(card: Mapping[str, Any]) -> str:
     if settings["validation"]:
         lines += ["Validated on:", "", *[f"- `{spec}`" for spec in settings["validation"]], ""]
     if "validation_loss" in card:
-        lines += [f"Lowest validation loss: {card['validation_loss']:.6g}, after {card['validation_loss_at_step']} "
-                  "steps; `loss.csv` has its course.", ""]  # fmt: skip
+        lines += [f"Lowest validation loss of the run: {card['validation_loss']:.6g}, after "
+                  f"{card['validation_loss_at_step']} steps; `loss.csv` has its course.", ""]  # fmt: skip
     lines += ["| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in settings.items() if name not in ("data", "validation")]
     lines += ["", "| software | version |", "|---|---|"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from cryobench.core import Shape, Stack
 from cryobench.errors import DataError
 from cryobench.philox import RowDraws
+from cryobench.sources.streaming import ReadsBlocks
 
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
 
@@ -22,6 +24,19 @@ class Batch:
     x0: torch.Tensor
     noise: torch.Tensor
     level: torch.Tensor
+
+
+class _Particles(Protocol):
+    """Simulated images [n, H, W], on the device they were made on."""
+
+    image: torch.Tensor
+
+
+@runtime_checkable
+class _Simulates(Protocol):
+    """A stack that makes several images at once, on a device of its own."""
+
+    def particles(self, indices: Sequence[int]) -> _Particles: ...
 
 
 class Images:
@@ -64,7 +79,7 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                images[places] = scaled(block(stack, chosen).to(self._device), stack.label)
+                images[places] = scaled(block(stack, chosen).to(self._device), chosen, stack.label)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * 8).int().tolist()
             images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
@@ -73,18 +88,20 @@ class Images:
 
 def block(stack: Stack, images: Sequence[int]) -> torch.Tensor:
     """These images of a stack, float32 [n, H, W], at once where it can and on its own device where it has one."""
-    if hasattr(stack, "particles"):
-        return stack.particles(images).image  # pyright: ignore[reportAttributeAccessIssue]
-    if hasattr(stack, "read_block"):
-        return torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))  # pyright: ignore
-    return torch.from_numpy(np.stack([stack.read(image) for image in images]))
+    if isinstance(stack, _Simulates):
+        return stack.particles(images).image
+    if isinstance(stack, ReadsBlocks):
+        return torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))
+    return torch.from_numpy(np.stack([stack.read(image) for image in images]).astype(np.float32, copy=False))
 
 
-def scaled(images: torch.Tensor, label: str) -> torch.Tensor:
+def scaled(images: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
     """Each image [n, H, W] between its own extremes to [-1, 1]. Raises `DataError` for one that has no scale."""
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    if not (low < high).all() or not (low.isfinite() & high.isfinite()).all():
-        raise DataError(f"{label} holds an image that is constant or not finite; leave it out")
+    fine = (low < high) & low.isfinite() & high.isfinite()
+    if not fine.all():
+        number = numbers[int(fine.flatten().int().argmin())]
+        raise DataError(f"image {number} of {label} is constant or not finite; train on a stack without it")
     return (images - low) / (high - low) * 2 - 1
 
 

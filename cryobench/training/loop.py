@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from cryobench import figures
 from cryobench.core import Stack
-from cryobench.errors import ParameterError, ResultsError, TrainingError
+from cryobench.errors import IncompatibleError, ParameterError, TrainingError
 from cryobench.priors.diffusion import DiffusionModel
-from cryobench.training import export
-from cryobench.training.checkpoint import NAME, State
+from cryobench.training import checkpoint, export, folder
+from cryobench.training.checkpoint import State
 from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
-from cryobench.training.settings import PRESETS, SIZES, Settings, T
+from cryobench.training.processes import Processes
+from cryobench.training.settings import PRESETS, Settings, T
 
 _VALIDATED = 256
 """Images of the validation loss: always the same, with the same noise at the same levels."""
@@ -32,7 +33,7 @@ _SAMPLES = 16
 
 
 class Observer:
-    """What a caller may want to be told. Every method may be left as it is."""
+    """What a caller may want to be told, in the first process. Every method may be left as it is."""
 
     def started(self, step: int, steps: int) -> None:
         """Training begins, or goes on after `step` updates."""
@@ -43,8 +44,14 @@ class Observer:
     def validated(self, step: int, loss: float, best: float) -> None:
         """The validation loss of the averaged weights, and the lowest so far."""
 
+    def saved(self, step: int) -> None:
+        """The checkpoint and the pipeline are those of this step."""
+
     def say(self, message: str) -> None:
         """Something worth knowing."""
+
+    def warn(self, message: str) -> None:
+        """Something that is probably not what was wanted."""
 
 
 def train(
@@ -55,103 +62,121 @@ def train(
     *,
     device: torch.device,
     observer: Observer | None = None,
-) -> Path:
-    """Train, or go on, and return the folder, a diffusers pipeline. Its files are whole at any moment.
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train into a folder, or go on there, until the end or until `stop` says so; whether it came to its end.
 
-    Raises `TrainingError` when the loss is no longer finite, `ResultsError` where the folder belongs to another run or
-    cannot be written: the last good checkpoint is there in both cases.
+    Raises what `Training` and its `run` raise.
     """
-    return _Run(settings, stacks, validation, out, device, observer or Observer()).train()
+    return Training(settings, stacks, validation, out, device=device, observer=observer).run(stop)
 
 
-class _Run:
-    def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path,
-                 device: torch.device, observer: Observer):  # fmt: skip
-        from accelerate import Accelerator
+class Training:
+    """A run, ready to begin or to go on. It has its folder to itself until `run` is over.
 
-        cuda = device.type == "cuda"
-        self.accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
-        self.settings, self.out, self.device = settings, out, self.accelerator.device
-        self.main = self.accelerator.is_main_process
-        self.observer = observer if self.main else Observer()
-        self.part = self._share()
-        self.images = Images(stacks, seed=settings.seed, turns=settings.turns, device=self.device, of="train")
-        self.validation = (
-            Images(validation, seed=0, turns=False, device=self.device, of="validation") if validation else None
-        )
+    out: the folder, which holds a diffusers pipeline from the first checkpoint on; its files are whole at any moment.
+
+    Raises `ParameterError` or `IncompatibleError` for images, network and processes that do not fit each other, and
+    `ResultsError` where the folder holds something else or cannot be written.
+    """
+
+    def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
+                 device: torch.device, observer: Observer | None = None):  # fmt: skip
+        self.settings, self.out = settings, out
         self.preset = PRESETS[settings.preset]
-        self._check_shape()
+        self.processes = Processes(device)
+        self.device = self.processes.device
+        self.observer = observer if observer is not None and self.processes.main else Observer()
+        self._part = _share(settings.batch, self.processes)
+        self._lock: IO[bytes] | None = None
+        self._log: Log | None = None
         levels = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)  # Ho et al. 2020, section 4
         self.alphas = (1 - levels).cumprod(0)
-        state = self._prepare_folder()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            network = self.preset.build(self.images.shape)
-        self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=1e-4)
         self.step, self.best, self.best_step = 0, math.inf, 0
-        if state is not None:
-            network.load_state_dict(state.network)
-            self.averaged.load_state_dict(state.averaged)
-            self.step, self.best, self.best_step = state.step, state.best, state.best_step
-        if cuda:
-            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        if state is not None:
-            self.optimizer.load_state_dict(state.optimizer)
-        self.log = Log(out, self.step) if self.main else None
+        with self.processes.together():
+            self.images, self.validation = self._open(stacks, validation)
+        try:
+            self._take_up()
+        except BaseException:
+            self._release()
+            raise
 
-    def train(self) -> Path:
-        self.observer.started(self.step, self.settings.steps)
+    @property
+    def ended(self) -> str | None:
+        """Why there is nothing left to do; None while there is."""
         s = self.settings
-        while self.step < s.steps:
-            loss = self._update()
-            self.step += 1
-            self._record("loss", loss, rate=s.learning_rate(self.step - 1))
-            self.observer.stepped(self.step, loss)
-            last = self.step == s.steps
-            if last or self.step % s.validate_every == 0:
-                self._validate()
-            if self.main and (last or self.step % s.sample_every == 0):
+        if self.step >= s.steps:
+            return f"all {s.steps} steps are done"
+        stale = s.patience and self.step % s.validate_every == 0 and self.step - self.best_step >= s.patience
+        return f"the validation loss has not fallen for {s.patience} steps, at step {self.step}" if stale else None
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train until the end, or until `stop` says so in any process, after a step; whether it came to its end.
+
+        Raises `TrainingError` when the loss is no longer finite and `ResultsError` where nothing can be written: the
+        last checkpoint is kept in both cases.
+        """
+        try:
+            if self.ended:
+                self._finish_writing()
+                self.observer.say(f"nothing to do: {self.ended}")
+                return True
+            with self.processes.together():
+                if self.processes.main:
+                    self._log = Log(self.out, self.step)
+            self.observer.started(self.step, self.settings.steps)
+            stopping = False
+            while not (self.ended or stopping):
+                stopping = self._advance(stop)
+            if self.ended and self.step < self.settings.steps:
+                self.observer.say(f"stopped: {self.ended}")
+            return self.ended is not None
+        finally:
+            self._release()
+
+    def _advance(self, stop: Callable[[], bool]) -> bool:
+        """A step and all that is due after it; whether a stop is wanted."""
+        s = self.settings
+        loss = self._update()
+        self.step += 1
+        self._record("loss", loss, rate=s.learning_rate(self.step - 1))
+        self.observer.stepped(self.step, loss)
+        last = self.step == s.steps
+        if self.validation is not None and (last or self.step % s.validate_every == 0):
+            self._validate(self.validation)
+        if last or self.step % s.sample_every == 0:
+            with self.processes.together():
                 self._draw_samples()
-            stale = s.patience and self.validation is not None and self.step - self.best_step >= s.patience
-            if last or stale or self.step % s.checkpoint_every == 0:
-                self._save()
-            if stale:
-                self.observer.say(f"stopped: the validation loss has not fallen for {s.patience} steps")
-                break
-        if self.log is not None:
-            self.log.close()
-        return self.out
+        stopping = self.processes.any(stop())
+        if self.ended or stopping or self.step % s.checkpoint_every == 0:
+            self._save()
+        return stopping
 
     def _update(self) -> float:
         """One step of the optimizer; the loss over the whole batch. Raises `TrainingError` where it is not finite."""
         s = self.settings
-        batch = self.images.batch(self.step, s.batch, self.part)
+        batch = self._batch()
         self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate(self.step)
-        with self.accelerator.autocast():
+        accelerator = self.processes.accelerator
+        with accelerator.autocast():
             loss = self._losses(self.network, batch).mean()
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), s.clip)
-        value = float(self.accelerator.reduce(loss.detach(), "mean"))
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
-            raise TrainingError(self._lost(value, float(norm)))
+        accelerator.backward(loss)
+        norm: Any = accelerator.clip_grad_norm_(self.network.parameters(), s.clip)
+        value = self.processes.mean(loss)
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise self._lost(f"the loss is {value:g} and its gradient's norm {norm:g}")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        own = self.accelerator.unwrap_model(self.network)
-        torch._foreach_lerp_(list(self.averaged.parameters()), [p.detach() for p in own.parameters()],
+        torch._foreach_lerp_(list(self.averaged.parameters()), [p.detach() for p in self._own().parameters()],
                              1 - s.decay(self.step))  # fmt: skip
         return value
 
-    def _lost(self, loss: float, norm: float) -> str:
-        path = self.out / NAME
-        kept = f"the checkpoint in {path} is from before" if path.exists() else "there is no checkpoint yet"
-        return (
-            f"at step {self.step + 1} the loss is {loss:g} and its gradient's norm {norm:g}; {kept}. "
-            f"Go on with a smaller --lr than {self.settings.lr:g}"
-        )
+    def _batch(self) -> Batch:
+        """This process's share of the next images."""
+        with self.processes.together():
+            return self.images.batch(self.step, self.settings.batch, self._part)
 
     def _losses(self, network: Any, batch: Batch) -> torch.Tensor:
         """|| f(x_t, t) - target ||^2 / N of each image, [n] float32."""
@@ -167,12 +192,13 @@ class _Run:
         return (output.float() - unshuffled(target, r)).square().mean((1, 2, 3))
 
     @torch.no_grad()
-    def _validate(self) -> None:
-        """The loss of the averaged weights on images that are not trained on; every process computes it."""
-        if self.validation is None:
-            return
-        size = self.settings.batch
-        losses = [self._losses(self.averaged, self.validation.batch(k, size)) for k in range(-(-_VALIDATED // size))]
+    def _validate(self, images: Images) -> None:
+        """The loss of the averaged weights on images that are not trained on."""
+        losses = []
+        for k in range(-(-_VALIDATED // self.settings.batch)):
+            with self.processes.together():
+                batch = images.batch(k, self.settings.batch, self._part)
+            losses.append(self.processes.joined(self._losses(self.averaged, batch)))
         loss = float(torch.cat(losses).double().mean())
         if loss < self.best:
             self.best, self.best_step = loss, self.step
@@ -180,65 +206,127 @@ class _Run:
         self.observer.validated(self.step, loss, self.best)
 
     def _draw_samples(self) -> None:
+        if not self.processes.main:
+            return
         draw = torch.Generator().manual_seed(0)
         noise = torch.randn((_SAMPLES, 1, *self.images.shape), generator=draw).to(self.device)
-        samples = self.model().generate(noise)[:, 0].cpu().numpy()
+        model = DiffusionModel(self.averaged, self.alphas, self.preset.prediction, device=self.device)
+        samples = model.generate(noise)[:, 0].cpu().numpy()
         figures.sheet(
             list(samples), titles=[""] * _SAMPLES, pixel_size=[None] * _SAMPLES,
             path=self.out / "samples" / f"step_{self.step:06d}.png",
         )  # fmt: skip
 
-    def model(self) -> DiffusionModel:
-        """The averaged weights as they are now."""
-        return DiffusionModel(self.averaged, self.alphas, self.preset.prediction, device=self.device)
-
     def _save(self) -> None:
-        if not self.main:
-            return
-        own = self.accelerator.unwrap_model(self.network)
-        State(
-            self.step, self.settings, own.state_dict(), self.averaged.state_dict(), self.optimizer.state_dict(),
-            self.best, self.best_step,
-        ).save(self.out)  # fmt: skip
-        assert self.log is not None
-        self.log.flush()
-        export.write_pipeline(self.averaged, self.preset.prediction, self.out)
-        best = {"validation_loss": self.best, "validation_loss_at_step": self.best_step} if self.validation else {}
-        export.write_card(self.out, self.settings, self.step, self.images, self.validation, best)
+        """The checkpoint, then the pipeline of the same weights."""
+        self._check_weights()
+        with self.processes.together():
+            if self._log is not None:
+                self._log.flush()
+                State(
+                    self.step, self.settings, self._own().state_dict(), self.averaged.state_dict(),
+                    self.optimizer.state_dict(), self.best, self.best_step,
+                ).save(self.out)  # fmt: skip
+                self._export()
+        self.observer.saved(self.step)
 
-    def _record(self, name: str, value: float, **more: float) -> None:
-        if self.log is not None:
-            self.log.add(self.step, name, value, **more)
+    @torch.no_grad()
+    def _check_weights(self) -> None:
+        """Raise `TrainingError` unless the loss of the next step is finite, so that the checkpoint is a good one."""
+        batch = self._batch()
+        for what, network in (("weights", self._own()), ("averaged weights", self.averaged)):
+            loss = self.processes.mean(self._losses(network, batch).mean())
+            if not math.isfinite(loss):
+                raise self._lost(f"the loss of the {what} is {loss:g}")
 
-    def _share(self) -> slice:
-        """This process's share of a batch."""
-        n, size = self.accelerator.num_processes, self.settings.batch
-        if size % n:
-            raise ParameterError(f"--batch {size} cannot be shared evenly by {n} processes; give a multiple of {n}")
-        return slice(self.accelerator.process_index * size // n, (self.accelerator.process_index + 1) * size // n)
+    def _export(self) -> None:
+        card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step)
+        export.write_pipeline(self.averaged, self.preset.prediction, self.out, card=card)
 
-    def _check_shape(self) -> None:
-        side = SIZES.get(self.settings.preset)
-        shape = self.images.shape
-        if side is not None and shape != (side, side):
-            raise ParameterError(f"the preset {self.settings.preset} is for images of {side} x {side}, got "
-                                 f"{shape[0]} x {shape[1]}; resample them with size={side}")  # fmt: skip
-        self.preset.check(shape)
-        if self.validation is not None and self.validation.shape != shape:
-            raise ParameterError(f"images to train on have shape {shape}, those to validate on {self.validation.shape}")
+    def _finish_writing(self) -> None:
+        """Write the pipeline where the run was killed between its last checkpoint and that."""
+        with self.processes.together():
+            if self.processes.main and export.read_card(self.out).get("steps") != self.step:
+                self._export()
 
-    def _prepare_folder(self) -> State | None:
-        """The checkpoint to go on from; raises `ResultsError` where the folder belongs to another run."""
-        try:
-            (self.out / "samples").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultsError(f"cannot make {self.out}: {error.strerror}; choose another folder") from error
-        state = State.load(self.out)
-        if state is None:
-            return None
-        different = state.settings.differences(self.settings)
-        if different:
-            was = "; ".join(f"{name} was {getattr(state.settings, name)}, is {getattr(self.settings, name)}"
-                            for name in different)  # fmt: skip
-            raise ResultsError(f"{self.out} holds another training run ({was}); give what it had, or another --out")
-        return state
+    def _lost(self, what: str) -> TrainingError:
+        path = self.out / checkpoint.NAME
+        kept = f"the checkpoint in {path} is from before" if path.exists() else "there is no checkpoint yet"
+        return TrainingError(
+            f"at step {self.step + 1} {what}; {kept}. Go on with a smaller --lr than {self.settings.lr:g}"
+        )
+
+    def _record(self, name: str, value: float, rate: float | None = None) -> None:
+        if self._log is not None:
+            self._log.add(self.step, name, value, rate)
+
+    def _own(self) -> torch.nn.Module:
+        """The network, as it is without the other processes."""
+        return self.processes.accelerator.unwrap_model(self.network)
+
+    def _take_up(self) -> None:
+        """The folder, and what is in it to go on from."""
+        with self.processes.together():
+            if self.processes.main:
+                self._lock = folder.claim(self.out)
+            state = folder.find_state(self.out, self.settings, self.images.shape)
+        self._build(state)
+        with self.processes.together():
+            if self.processes.mean(torch.tensor(float(self.step), device=self.device)) != self.step:
+                raise ParameterError(f"not all processes see the same checkpoint in {self.out}; give a folder that all "
+                                     "machines share")  # fmt: skip
+
+    def _release(self) -> None:
+        """The folder is free for another run."""
+        if self._log is not None:
+            self._log.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _build(self, state: State | None) -> None:
+        """Network, its average and optimizer: new ones, or as they were."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            network = self.preset.build(self.images.shape)
+        self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()  # pyright: ignore
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.settings.lr, weight_decay=1e-4)
+        if state is not None:
+            network.load_state_dict(state.network)
+            self.averaged.load_state_dict(state.averaged)
+            self.step, self.best, self.best_step = state.step, state.best, state.best_step
+        if self.device.type == "cuda":
+            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network, self.optimizer = self.processes.accelerator.prepare(network, optimizer)
+        if state is not None:
+            self.optimizer.load_state_dict(state.optimizer)
+
+    def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Images, Images | None]:
+        """The images, once they are known to fit the network and each other."""
+        s = self.settings
+        images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train")
+        self.preset.check(images.shape)
+        if not validation:
+            return images, None
+        others = Images(validation, seed=0, turns=False, device=self.device, of="validation")
+        if others.shape != images.shape:
+            (h, w), (height, width) = images.shape, others.shape
+            raise IncompatibleError(f"images to train on are of {h} x {w}, those to validate on of {height} x {width}; "
+                                    "resample them to one size")  # fmt: skip
+        both = _paths(s.data) & _paths(s.validation)
+        if both or any(origin in images.origins for origin in others.origins):
+            self.observer.warn("some images are both trained on and validated on: the validation loss will not tell "
+                               "when the network learns them by heart")  # fmt: skip
+        return images, others
+
+
+def _share(batch: int, processes: Processes) -> slice:
+    """This process's share of a batch."""
+    n, index = processes.count, processes.index
+    if batch % n:
+        raise ParameterError(f"--batch {batch} cannot be shared evenly by {n} processes; give a multiple of {n}")
+    return slice(index * batch // n, (index + 1) * batch // n)
+
+
+def _paths(specs: Sequence[str]) -> set[Path]:
+    """Specs as paths from the root, so that one file is one, however it is named."""
+    return {Path(spec).expanduser().resolve() for spec in specs}

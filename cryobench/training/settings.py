@@ -20,7 +20,7 @@ T = 1000
 @dataclass(frozen=True)
 class Preset:
     """A network: channels of its levels, residual blocks in each, which levels attend, the pixel-unshuffling before it,
-    what it predicts, and the groups of its normalisation."""
+    what it predicts, the groups of its normalisation, and the side of the images it is for, where it is for one."""
 
     channels: tuple[int, ...]
     blocks: int
@@ -28,9 +28,15 @@ class Preset:
     unshuffle: int = 1
     prediction: Literal["epsilon", "v_prediction"] = "epsilon"
     groups: int = 32
+    side: int | None = None
 
     def check(self, shape: Shape) -> None:
         """Raise `IncompatibleError` unless images of this shape can be halved as often as the network does."""
+        if self.side is not None and shape != (self.side, self.side):
+            raise IncompatibleError(
+                f"the network is for images of {self.side} x {self.side}, got {shape[0]} x {shape[1]}; resample them "
+                f"to {self.side}, or choose another preset"
+            )
         step = self.unshuffle * 2 ** (len(self.channels) - 1)
         if shape[0] != shape[1] or shape[0] % step:
             raise IncompatibleError(
@@ -62,12 +68,10 @@ _CRYOSENSE = Preset(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention
 PRESETS = {
     "tiny": Preset(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
     "small": Preset(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
-    "cryosense-128": _CRYOSENSE,
-    "cryosense-256": _CRYOSENSE,
+    "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
+    "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
 }
 """tiny is for trying things out and for tests, small is the packaged prior's, the others are those of CryoSENSE."""
-SIZES = {"cryosense-128": 128, "cryosense-256": 256}
-"""The side of the images that a preset is for, where it is for one."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,9 @@ class Settings:
             raise ParameterError(f"ema must lie in [0, 1), got {self.ema:g}")
         if not self.data:
             raise ParameterError("a training run needs at least one source of images, got none; give --data")
+        if self.patience and not self.validation:
+            raise ParameterError(f"patience is {self.patience}, and there is no validation loss to wait for; give "
+                                 "--validation")  # fmt: skip
 
     def learning_rate(self, step: int) -> float:
         """Of update `step`, 0 to steps - 1: a linear rise over `warmup` steps, then half a cosine down to 0."""

@@ -85,6 +85,30 @@ def test_the_ranking_metric_with_interval_and_the_floor_in_words(frame):
     assert "mse ↓" in text(frame)
 
 
+def test_the_ceiling_is_shown_and_explained_and_never_the_best():
+    clean = [PSNR, PSNR | {"name": "psnr_clean"}]
+    values = {"psnr": [20.0, 22.0], "psnr_clean": [25.0, 27.0]}
+    solver = record("tv", columns=clean, values=values)
+    ceiling = record("ceiling", (40.0, 41.0), ceiling=True, timing={}, counters={}, peak_memory_mib=None)
+    frame = leaderboard([solver, ceiling])
+    out = io.StringIO()
+    Console(file=out, width=100, force_terminal=True, color_system="standard").print(rich_tables(frame))
+    bold = [line for line in out.getvalue().splitlines() if line.startswith("\x1b[1m1")]
+    assert len(bold) == 1
+    assert "tv" in bold[0]
+    shown = text(frame, 100)
+    line = next(line for line in shown.splitlines() if line.startswith("–"))
+    assert line.split()[:3] == ["–", "ceiling", "40.50"]
+    assert "ceiling: a bound on psnr to the measured image, made of the clean one; not ranked" in shown
+    assert "no mean" not in shown  # what the ceiling has not was not asked of it
+    assert "no mean" in text(leaderboard([solver, ceiling, record("odd", (None, 1.0))]), 100)
+    assert "ceiling" not in text(leaderboard([solver]))
+    page = to_html(frame)
+    assert "<td>–</td><td>ceiling</td>" in page
+    assert "not ranked" in page
+    assert text(frame, 100, encoding="ascii").isascii()
+
+
 def test_what_does_not_fit_is_named(frame):
     narrow, wide = text(frame, 80), text(frame, 400)
     assert "not shown at this width, but in the CSV:" in narrow

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cryobench.errors import ParameterError
-from cryobench.leaderboard.table import floors, groups, leaderboard
+from cryobench.leaderboard.table import ceilings, floors, groups, leaderboard
 from cryobench.record import Record
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
@@ -175,6 +175,25 @@ def test_the_floor_is_marked_beside_the_columns():
     assert frame["solver"].tolist() == ["pinv", "tv"]
     assert floors(frame) == [True, False]
     assert "floor" not in frame.columns
+
+
+@pytest.mark.parametrize("best", [19.0, 30.0])
+def test_the_ceiling_is_in_the_table_and_in_no_ranking(best):
+    """Whatever its value: who comes first, second and last among the solvers does not depend on it."""
+    solvers = [record("tv", (21.0, 22.0)), record("pinv", (20.0, 20.0), floor=True), record("odd", (None, 1.0))]
+    cells = [solvers[0], record("ceiling", (best, best), ceiling=True), *solvers[1:], absent("skipped", "dct")]
+    frame = leaderboard(cells)
+    assert ranking(frame) == [("tv", 1), ("pinv", 2), ("ceiling", None), ("odd", None), ("dct", None)]
+    assert [row for row in ranking(frame) if row[0] != "ceiling"] == ranking(leaderboard([*solvers, cells[-1]]))
+    assert ceilings(frame) == [False, False, True, False, False]
+    assert frame["psnr"].iloc[2] == best
+    assert "ceiling" not in frame.columns
+    for by in ("nfe", "seconds_per_image"):
+        assert ("ceiling", None) in ranking(leaderboard(cells, by=by))
+
+
+def test_a_ceiling_alone_is_a_table_without_a_rank():
+    assert ranking(leaderboard([record("ceiling", ceiling=True)])) == [("ceiling", None)]
 
 
 def test_unknown_by():

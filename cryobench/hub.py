@@ -1,0 +1,80 @@
+"""The Hugging Face hub: what its local cache has of a repository, and what to say where neither cache nor hub helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryobench.errors import DataError, ParameterError, said, told
+
+SECONDS = 5.0
+"""How long the hub has to answer before it counts as out of reach."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at a revision: a branch, tag or commit. name: OWNER/NAME."""
+
+    name: str
+    kind: Literal["dataset", "model"] = "model"
+    revision: str = "main"
+
+    @property
+    def revision_option(self) -> str:
+        """What `hf download` needs to be told of the revision, '' for the main branch."""
+        return "" if self.revision == "main" else f" --revision {self.revision}"
+
+    def cached(self, file: str) -> Path | None:
+        """The copy of a file in the local cache, or None. Raises `ParameterError` for a name no repository can have."""
+        import huggingface_hub
+
+        try:
+            found = huggingface_hub.try_to_load_from_cache(self.name, file, revision=self.revision, repo_type=self.kind)
+        except huggingface_hub.errors.HFValidationError as error:
+            raise ParameterError(f"{self.name} cannot be a repository on the hub: {said(error)}") from error
+        return Path(found) if isinstance(found, str) else None
+
+    def refused(
+        self, what: str, error: Exception, *, fetch: str, file: str = "", naming: str = "name", lack: str = ""
+    ) -> DataError:
+        """The error for `what` that could not be downloaded: what the hub said of it, or how to fetch it elsewhere.
+
+        fetch: what to do where there is a network. naming: the parameters that name the repository. lack: why what the
+        local cache has of it is not enough, where that is not nothing.
+        """
+        answer = self._answer(error, file, naming)
+        if answer:
+            return DataError(f"{what}: {answer}")
+        if lack:
+            there = f"{lack}; so it is in the local cache {_cache()}, and the hub cannot be asked for more"
+        else:
+            there = f"{what} is not in the local cache {_cache()} and cannot be downloaded"
+        return DataError(f"{there} ({told(error)}); where there is a network, {fetch}")
+
+    def _answer(self, error: Exception, file: str, naming: str) -> str | None:
+        """What the hub said, and what to do about it; None where it did not answer."""
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        wrong = {
+            RevisionNotFoundError: f"{self.name} has no revision {self.revision}; give an existing one",
+            GatedRepoError: f"{self.name} is gated; ask for access on the hub, then log in with `hf auth login`",
+            RepositoryNotFoundError: f"there is no {self.kind} repository {self.name} on the hub, or it is private; "
+            f"correct the {naming}, or log in with `hf auth login`",
+            EntryNotFoundError: f"{self.name} has no file {file} at revision {self.revision}; correct it",
+        }
+        if isinstance(error, LocalEntryNotFoundError):
+            return None
+        return next((answer for kind, answer in wrong.items() if isinstance(error, kind)), None)
+
+
+def _cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return HF_HUB_CACHE

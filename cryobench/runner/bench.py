@@ -1,0 +1,87 @@
+"""A measured problem, made once for the cells that share it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from cryobench import meters
+from cryobench.contract import batches, checked_measurements
+from cryobench.core import Case, LinearOperator, Problem
+from cryobench.grid import Cell, Plan
+from cryobench.rng import Rng
+from cryobench.runner.memory import BatchSizes
+
+AT_ONCE = 64
+"""Images measured or scored at once, at most: these take little time, and more would only take memory."""
+
+
+class Skip(Exception):
+    """This combination makes no sense; the message says why."""
+
+
+@dataclass
+class Bench:
+    """A measured problem, shared by the cells of one (operator, noise, data)."""
+
+    operator: LinearOperator
+    case: Case
+    setup_seconds: float
+    probe: torch.Tensor
+    """What the operator makes of a fixed image: a solver that changes the operator is found out by it."""
+
+    def measures_the_same(self) -> bool:
+        """Whether the operator still is what it was when it was built."""
+        try:
+            return torch.equal(_probe(self.operator), self.probe)
+        except Exception:  # changed so much that it cannot measure at all
+            return False
+
+
+def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
+    """Build the operator and measure the images. Factorisations are done here, and timed as set-up.
+
+    Raises `Skip` where the noise makes no sense on the operator.
+    """
+    data = cell.dataset
+    with meters.Stopwatch(plan.device) as watch:
+        operator = cell.operator.build_for(data.imaging, seed=cell.seed, dtype=plan.dtype, device=plan.device)
+        operator.prepare()
+    reason = cell.noise.unsupported(operator)
+    if reason is not None:
+        raise Skip(reason)
+    truth = data.images.to(plan.device, plan.dtype)
+
+    def measured(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = []
+        for part in batches(len(truth), batch):
+            own = operator.select(part)
+            exact = own.A(truth[part])
+            noisy = cell.noise.apply(exact, own, Rng(cell.seed, data.ids[part]))
+            parts.append(checked_measurements(noisy, operator, len(exact)))
+        return torch.cat([part.y for part in parts]), torch.cat([part.sigma for part in parts])
+
+    task = ("measure", cell.resolved["operator"], data.shape)
+    y, sigma = sizes.fit(task, len(truth), measured, lambda batch: None, most=AT_ONCE)
+    problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
+    clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
+    case = Case(problem, truth, data.ids, data.pixel_size, clean)
+    return Bench(operator, case, watch.seconds, _probe(operator))
+
+
+def part_of(problem: Problem, part: slice) -> Problem:
+    """The problem of some of the images. Its tensors are copies: who writes into them harms nobody but itself."""
+    return dataclasses.replace(
+        problem,
+        operator=problem.operator.select(part),
+        y=problem.y[part].clone(),
+        sigma=problem.sigma[part].clone(),
+    )
+
+
+def _probe(operator: LinearOperator) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.rand((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    return operator.A(image.repeat(operator.images or 1, 1, 1, 1))

@@ -1,0 +1,47 @@
+"""The ceiling: what exact measurements tell of an image whose noise nobody can guess.
+
+    ceiling = clean + A^+ A (noisy - clean)
+
+The measured image is a clean one and its noise. Of that noise exact measurements determine the part A^+ A noise; the
+rest is independent of it where the noise is white (and Gaussian), so that nobody can guess it. This is therefore the
+mean of the measured image given the measurements and the clean image: even who knew the latter could not have a lower
+expected squared error. It bounds the PSNR to the measured image alone; to the clean image it says nothing, being made
+of it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from cryobench.contract import batches
+from cryobench.core import Case, Reconstruction
+from cryobench.grid import Cell
+from cryobench.operators.noise import NoNoise
+from cryobench.runner.bench import Bench, Skip
+from cryobench.runner.memory import BatchSizes
+
+
+def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
+    """The ceiling of every image, [B, 1, H, W]. Raises `Skip` where it would be none."""
+    truth, clean = bench.case.truth, _clean(cell, bench.case)
+
+    def attempt(batch: int) -> torch.Tensor:
+        parts = [
+            clean[part] + bench.operator.select(part).A_dagger_A(truth[part] - clean[part])
+            for part in batches(len(truth), batch)
+        ]
+        return torch.cat(parts)
+
+    task = ("ceiling", cell.resolved["operator"], cell.dataset.shape)
+    return Reconstruction(sizes.fit(task, len(truth), attempt, lambda batch: None))
+
+
+def _clean(cell: Cell, case: Case) -> torch.Tensor:
+    """The clean images, where the ceiling made of them is one."""
+    if type(cell.noise) is not NoNoise:
+        raise Skip("a ceiling is known for exact measurements alone; use noise none")
+    if case.clean is None:
+        raise Skip("the images without their noise are not known; use simulated ones")
+    if cell.dataset.white_noise is False:
+        raise Skip("a ceiling is known for white noise in the images alone, and theirs is not white")
+    return case.clean

@@ -1,0 +1,69 @@
+"""The files that are saved beside a record when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryobench.core import Case, Reconstruction
+from cryobench.frames import Recording
+from cryobench.grid import SAVES, Cell
+from cryobench.results import DEVIATION
+from cryobench.sources.scaling import Scaling, between
+
+Writer = Callable[[Path], None]
+
+
+def writers(
+    save: Iterable[str], cell: Cell, case: Case, reconstruction: Reconstruction, course: Recording | None
+) -> tuple[dict[str, Writer], list[str]]:
+    """What writes each file, by its name; and which of the names in `save` the solver gives nothing for."""
+    scales = [between(low, high) for low, high in cell.dataset.scale]
+    pixel_size = cell.dataset.pixel_size[0] or 0.0
+    known: Mapping[str, Writer] = {
+        "reconstructions": partial(_write_stack, images=reconstruction.x, scales=scales, pixel_size=pixel_size),
+        "panel": partial(_write_panel, cell=cell, case=case, reconstruction=reconstruction),
+    }
+    if course is not None and course.frames:
+        known |= {"animation": partial(_write_animation, course=course)}
+    files = {SAVES[name]: known[name] for name in save if name in known}
+    if "reconstructions" in save and reconstruction.deviation is not None:
+        # a difference of intensities: it has the factor of an image's scale and not its offset
+        factors = [Scaling(0.0, scale.factor) for scale in scales]
+        files[DEVIATION] = partial(_write_stack, images=reconstruction.deviation, scales=factors, pixel_size=pixel_size)
+    return files, sorted(set(save) - set(known))
+
+
+def _write_stack(path: Path, *, images: torch.Tensor, scales: Sequence[Scaling], pixel_size: float) -> None:
+    """Images [B, 1, H, W] in the units of the data file. pixel_size: Å, 0 where it is not known."""
+    import mrcfile
+
+    pixels = images[:, 0].double().cpu().numpy()
+    data = np.stack([scale.undo(image) for image, scale in zip(pixels, scales, strict=True)])
+    with mrcfile.new(path, data=data) as file:
+        file.set_image_stack()
+        file.voxel_size = pixel_size
+
+
+def _write_panel(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
+    from cryobench import figures
+
+    figures.panel(
+        case.truth[:, 0].cpu().numpy(),
+        case.problem.operator.A_adjoint(case.problem.y)[:, 0].cpu().numpy(),
+        reconstruction.x[:, 0].cpu().numpy(),
+        titles=[f"image {image}" for image in cell.dataset.ids],
+        pixel_size=cell.dataset.pixel_size,
+        path=path,
+    )
+
+
+def _write_animation(path: Path, *, course: Recording) -> None:
+    from cryobench import figures
+
+    pairs = [(x[0].numpy(), estimate[0].numpy()) for x, estimate in course.frames]
+    figures.animation(pairs, steps=course.steps, path=path)

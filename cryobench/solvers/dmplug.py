@@ -1,0 +1,156 @@
+"""`dmplug`: the image that a three-step diffusion makes of a seed, and the seed that explains the measurements."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench import frames
+from cryobench.core import Problem, Progress, Reconstruction
+from cryobench.errors import ParameterError
+from cryobench.linalg import total
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.rng import Rng
+from cryobench.solvers.reverse import Draws, WithDiffusion, check_steps, levels, noise_in, renoised
+
+
+@dataclass(frozen=True)
+class DmPlug(WithDiffusion):
+    """DMPlug (Wang et al. 2024, "DMPlug: A Plug-in Method for Solving Inverse Problems with Diffusion Models"):
+
+        argmin_z mean (A R(z) - y)^2,     R(z): DDIM without fresh noise from the seed z, x0 clamped to [-1, 1]
+
+    by Adam (0.9, 0.999) from z ~ N(0, I), at most `steps` steps of `ddim_steps` network evaluations and their gradient
+    each. With three steps the levels are those of the published code, 666, 333 and 0 of 1000.
+
+    It ends by ES-WMV (Wang et al. 2021, "Early Stopping for Deep Image Prior", algorithm 1, whose window and patience
+    are the defaults): with VAR the variance of the last `window` images R(z), summed over pixels, the answer is the
+    image at which VAR was least, and an image that has not had a lower VAR for `patience` steps is done. Noisy y are
+    fitted first where they are an image and then where they are noise, and VAR is least between the two. Where y is
+    exact there is no noise to fit: VAR falls with the steps that Adam makes, so the rule ends once they shrink no more,
+    or not at all, and what it keeps is about as good as the last. `patience` = `steps` switches the ending off.
+
+    Every image has its own Adam, VAR and end, and costs nothing once it has ended.
+
+    info: `iterations`, the `loss` of the answer, whether it `stopped` by the rule. curves: `loss` of every step, NaN
+    after an image has ended.
+    """
+
+    steps: Annotated[int, "most steps of Adam"] = 5000
+    lr: Annotated[float, "learning rate"] = 1e-2
+    window: Annotated[int, "images over which their variance is taken"] = 100
+    patience: Annotated[int, "steps without a lower variance after which an image is done"] = 1000
+    ddim_steps: Annotated[int, "network evaluations from the seed to the image"] = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("window", 2), ("patience", 1), ("ddim_steps", 1)):
+            if getattr(self, name) < least:
+                raise ParameterError(f"dmplug: {name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ParameterError(f"dmplug: lr must be positive, got {self.lr:g}")
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        model = self.model(problem)
+        check_steps(self.ddim_steps, model)
+        B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
+        active = torch.arange(B, device=device)
+        seed = Seed(Draws(problem, rng).x_T(), self.lr)
+        calm = Calmest(self.window, self.patience)
+        operator, y = problem.operator, problem.y
+        answer = torch.zeros(problem.image_batch_shape, dtype=dtype, device=device)
+        shown = answer.clone()
+        loss_of_answer, curve = torch.zeros(B, dtype=dtype, device=device), []
+        iterations = torch.full((B,), self.steps, device=device)
+        stopped = torch.zeros(B, dtype=torch.bool, device=device)
+        for i in range(self.steps):
+            with torch.enable_grad():
+                z = seed.z.detach().requires_grad_()
+                image = generated(model, z, self.ddim_steps)
+            x = image.detach()
+            residual = operator.A(x) - y
+            loss = residual.square().mean(dim=(1, 2, 3))
+            curve.append(torch.full((B,), math.nan, dtype=dtype, device=device).index_copy(0, active, loss))
+            uphill = operator.A_adjoint(residual) * (2 / residual[0].numel())
+
+            better, done = calm.look(x)
+            answer[active[better]], loss_of_answer[active[better]] = x[better], loss[better]
+            shown[active] = x
+            frames.offer(shown, shown)
+            if progress is not None:
+                progress(i + 1, self.steps)
+            if done.any():
+                iterations[active[done]], stopped[active[done]] = i + 1, True
+                if done.all():
+                    break
+            keep = ~done
+            seed.descend(torch.autograd.grad(image, z, uphill)[0])
+            if done.any():
+                active, y, operator = active[keep], y[keep], operator.select(keep)
+                seed.take(keep)
+                calm.take(keep)
+        info = {"iterations": iterations, "loss": loss_of_answer, "stopped": stopped}
+        return Reconstruction(answer, info, {"loss": torch.stack(curve, dim=1)})
+
+
+def generated(model: DiffusionModel, z: torch.Tensor, steps: int) -> torch.Tensor:
+    """R(z): DDIM (Song, Meng & Ermon 2021, eq. 12) from x_T = z [B, 1, H, W]. Differentiable."""
+    x = z
+    for _, t, then in levels(model, steps):
+        x0 = model.predict(x, t).x0.clamp(-1, 1)
+        x = renoised(x0, noise_in(model, x, x0, t), None, model.alpha(then), 0.0)
+    return x
+
+
+class Seed:
+    """z [B, 1, H, W] and the state of Adam (Kingma & Ba 2015, algorithm 1): elementwise, and so each image's own."""
+
+    def __init__(self, z: torch.Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        self.z, self.m, self.v, self.k = z, torch.zeros_like(z), torch.zeros_like(z), 0
+        self._lr, self._betas, self._eps = lr, betas, eps
+
+    def descend(self, gradient: torch.Tensor) -> None:
+        first, second = self._betas
+        self.k += 1
+        self.m = first * self.m + (1 - first) * gradient
+        self.v = second * self.v + (1 - second) * gradient.square()
+        m, v = self.m / (1 - first**self.k), self.v / (1 - second**self.k)
+        self.z = self.z - self._lr * m / (v.sqrt() + self._eps)
+
+    def take(self, images: torch.Tensor) -> None:
+        """Go on with some of the images alone."""
+        self.z, self.m, self.v = self.z[images], self.m[images], self.v[images]
+
+
+class Calmest:
+    """ES-WMV for each image: when the variance of its last `window` iterates was least, and whether to wait on."""
+
+    def __init__(self, window: int, patience: int):
+        self._window, self._patience = window, patience
+        self._last = self._least = self._waited = torch.empty(0)
+        self._seen = 0
+
+    def look(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Given the next iterates [B, 1, H, W]: which are the best so far, and which images are done, bool [B] each.
+
+        Before there is a window of them the latest is the best.
+        """
+        if self._seen == 0:
+            self._last = x.new_empty((len(x), self._window, *x.shape[1:]))
+            self._least = x.new_full((len(x),), math.inf)
+            self._waited = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self._last[:, self._seen % self._window] = x
+        self._seen += 1
+        if self._seen < self._window:
+            return torch.ones_like(self._waited, dtype=torch.bool), torch.zeros_like(self._waited, dtype=torch.bool)
+        variance = total(self._last.var(dim=1, correction=0)).flatten()
+        better = variance < self._least
+        self._least = torch.where(better, variance, self._least)
+        self._waited = torch.where(better, 0, self._waited + 1)
+        return better, self._waited >= self._patience
+
+    def take(self, images: torch.Tensor) -> None:
+        """Go on with some of the images alone."""
+        self._last, self._least, self._waited = self._last[images], self._least[images], self._waited[images]

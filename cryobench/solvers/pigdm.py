@@ -1,0 +1,58 @@
+"""`pigdm`: the reverse process, guided by the pseudo-inverse through the network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench import frames
+from cryobench.core import Problem, Progress
+from cryobench.errors import ParameterError
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.dps import differentiable
+from cryobench.solvers.hqs import data_step
+from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels, renoised
+
+
+@dataclass(frozen=True)
+class PiGdm(Sampler):
+    """Pseudoinverse-guided diffusion (Song, Vahdat, Mardani & Kautz 2023, "Pseudoinverse-Guided Diffusion Models for
+    Inverse Problems", algorithm 1), with p(x_0 | x_t) taken for N(x0, r^2), r^2 = 1 - a_t:
+
+        g = J^T A^T (A A^T + sigma^2 / r^2)^-1 (y - A x0),   J = dx0/dx_t        J^T A^+ (y - A x0) where y is exact
+        x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - f) eps + sqrt(f) noise) + sqrt(a_t) g,
+        f = eta^2 (1 - a_t / a_s) / (1 - a_t)
+
+    eps and x0 are the network's, x0 clamped to [-1, 1]. Only J^T needs autograd: what it is applied to is the
+    difference that a proximal step makes to x0. sqrt(a_t) g does not shrink with the length of a step, as the paper
+    has it: r^2 times the score of p(y | x_t) is taken at every level.
+    """
+
+    steps: Annotated[int, "network evaluations, each with its gradient"] = 100
+    eta: Annotated[float, "fresh noise in a step, 0 (none, DDIM) to 1 (as much as DDPM)"] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ParameterError(f"pigdm: steps must be at least 1, got {self.steps}")
+        if not 0 <= self.eta <= 1:
+            raise ParameterError(f"pigdm: eta must lie in [0, 1], got {self.eta:g}")
+
+    @torch.no_grad()
+    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+        check_steps(self.steps, model)
+        least = least_norm(problem)
+        x = draws.x_T()
+        for i, t, then in levels(model, self.steps):
+            a, b = model.alpha(t), model.alpha(then)
+            (eps, x0), pulled_back = differentiable(model, x, t)
+            g = pulled_back(data_step(problem, least, x0, 1 - a) - x0)
+            fresh = self.eta**2 * (1 - a / b) / (1 - a)
+            x = renoised(x0, eps, draws.noise() if t > 0 else None, b, fresh) + math.sqrt(a) * g
+            frames.offer(x, x0)
+            progress(i + 1, self.steps)
+        return x

@@ -1,0 +1,87 @@
+"""The processes that train together: one, or as many as `accelerate launch` has started. They stop together too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from cryobench.errors import DeviceError, TrainingError, said
+
+_TIMEOUT = timedelta(hours=2)
+"""How long processes wait for one: the first draws samples and writes while the others wait."""
+
+
+class Processes:
+    """This process among those that train.
+
+    device: the kind of device that is wanted, with its number where there is one process; several take one each.
+    Raises `DeviceError` where accelerate was set up for something else than plain copies of a network on such devices.
+    """
+
+    def __init__(self, device: torch.device):
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
+
+        cuda = device.type == "cuda"
+        if cuda and "LOCAL_RANK" not in os.environ:
+            torch.cuda.set_device(device)
+        # what a run computes follows from its settings, not from how accelerate is configured on this machine
+        self.accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="bf16" if cuda else "no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
+        )
+        self.device: torch.device = self.accelerator.device
+        self.count: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
+        self.main: bool = self.accelerator.is_main_process
+        kind = self.accelerator.distributed_type
+        if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            raise DeviceError(f"accelerate is set up for {kind.value}, and a run can only be spread as plain copies of "
+                              "the network; see `accelerate config`")  # fmt: skip
+        if self.device.type != device.type:
+            raise DeviceError(f"--device is {device.type}, and accelerate was started for {self.device.type}; give "
+                              "both the same")  # fmt: skip
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in any process."""
+        return flag if self.count == 1 else self.mean(torch.tensor(float(flag), device=self.device)) > 0
+
+    def mean(self, value: torch.Tensor) -> float:
+        """Of a number that each process has, the same in all."""
+        total: Any = self.accelerator.reduce(value.detach(), "mean")
+        return float(total)
+
+    def joined(self, values: torch.Tensor) -> torch.Tensor:
+        """What the processes have [n], one after the other."""
+        return self.accelerator.gather(values)  # pyright: ignore[reportReturnType]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails in one process fails in all, so that none waits for one that is gone."""
+        if self.count == 1:
+            yield
+            return
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if not self.any(failure is not None):
+            return
+        from accelerate.utils import gather_object
+
+        reasons = gather_object([None if failure is None else said(failure)])
+        raise failure or TrainingError(next(reason for reason in reasons if reason))
+
+    def end(self) -> None:
+        """They have done what they came for."""
+        if self.count > 1:
+            self.accelerator.end_training()

@@ -1,0 +1,64 @@
+"""Small random networks, and the folders and hub caches they lie in, as diffusers and the hub's client make them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+COMMIT = "c" * 40
+LINEAR = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
+          "num_train_timesteps": 1000, "prediction_type": "epsilon"}  # fmt: skip
+
+
+def unet(seed: int = 0, **changes: Any):
+    """A random `UNet2DModel` of 16 x 16 images; `changes` to its configuration."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    values = {
+        "sample_size": 16, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DModel(**(values | changes)).eval()
+
+
+def pipeline(folder: Path, network: Any = None, **scheduler: Any) -> Path:
+    """A folder as a diffusers pipeline writes it; `scheduler`: changes to the configuration of the linear DDPM."""
+    (network or unet()).save_pretrained(folder / "unet")
+    write(folder / "scheduler" / "scheduler_config.json", LINEAR | scheduler)
+    write(folder / "model_index.json", {"_class_name": "DDPMPipeline"})
+    return folder
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def cached(cache: Path, name: str, files: Mapping[str, bytes], *, commit: str = COMMIT, ref: str = "main") -> Path:
+    """Files of a repository as they lie in the hub's cache: blobs, a snapshot of links to them, and a branch."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / commit
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / ref).write_text(commit)
+    (repository / "blobs").mkdir(exist_ok=True)
+    for path, content in files.items():
+        blob = repository / "blobs" / f"{commit[:8]}-{path.replace('/', '-')}"
+        blob.write_bytes(content)
+        link = snapshot / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder by its path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,403 @@
+"""Where a diffusion model is found: layouts, kinds of weights, the hub's cache, and what is said without one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import ClassVar
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import COMMIT, LINEAR, cached, contents
+
+from cryobench.errors import CryobenchError, DataError, ParameterError
+from cryobench.priors import model_folder
+from cryobench.priors.model_folder import find_model, layout_of
+
+UNET = {"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1}
+WHOLE = "diffusion_pytorch_model.safetensors"
+SHARDS = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+HALF, PICKLE = "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"
+PIPELINE = {
+    "model_index.json": b"{}",
+    "scheduler/scheduler_config.json": json.dumps(LINEAR).encode(),
+    "unet/config.json": json.dumps(UNET).encode(),
+    f"unet/{WHOLE}": b"weights",
+}
+
+
+def lay(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def refused(call, kind: type[CryobenchError] = DataError) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------------------- layouts
+
+
+@given(st.permutations([WHOLE, *SHARDS, HALF, PICKLE, "diffusion_pytorch_model.safetensors.index.json", "other.bin"]))
+def test_the_choice_of_weights_does_not_depend_on_the_order_of_the_files(names: list[str]):
+    """Preferred: safetensors, without a variant, in one file; and then what is left, in that order."""
+    for chosen in ([WHOLE], SHARDS, [HALF], [PICKLE]):
+        layout = layout_of(["config.json", *names], "x", pickle=True)
+        assert list(layout.weights) == chosen
+        assert layout.pickled == (chosen == [PICKLE])
+        names = [name for name in names if name not in chosen]
+
+
+@pytest.mark.parametrize("folder", ["", "unet/"])
+def test_the_network_lies_in_unet_or_at_the_root(folder):
+    names = [f"{folder}config.json", f"{folder}{WHOLE}", "elsewhere/config.json", f"checkpoint-500/unet/{WHOLE}"]
+    layout = layout_of(names, "x", pickle=False)
+    assert (layout.config, layout.weights, layout.schedule) == (names[0], (names[1],), None)
+    for schedule in ("scheduler/scheduler_config.json", "scheduler_config.json"):
+        assert layout_of([*names, schedule], "x", pickle=False).schedule == schedule
+
+
+def test_a_pipeline_is_found_whatever_else_lies_at_its_root():
+    layout = layout_of(["config.json", PICKLE, WHOLE, *PIPELINE], "x", pickle=False)
+    assert (layout.config, layout.weights) == ("unet/config.json", (f"unet/{WHOLE}",))
+
+
+def test_shards_are_read_in_order_and_all_of_them():
+    assert layout_of(["config.json", *reversed(SHARDS)], "x", pickle=False).weights == tuple(SHARDS)
+    assert "1 of 2 shards" in refused(lambda: layout_of(["config.json", SHARDS[1]], "x", pickle=False))
+    # a variant that is whole is better than shards that are not
+    assert layout_of(["config.json", SHARDS[1], HALF], "x", pickle=False).weights == (HALF,)
+    variant = [name.replace("model-", "model.bf16-") for name in SHARDS]
+    assert layout_of(["config.json", *variant], "x", pickle=False).weights == tuple(variant)
+
+
+def test_a_pickle_is_refused_unless_told_and_never_preferred():
+    message = refused(lambda: layout_of(["config.json", PICKLE], "x", pickle=False))
+    assert "the weights of x are a pickle" in message
+    assert "give pickle=true" in message
+    assert layout_of(["config.json", PICKLE, WHOLE], "x", pickle=False).weights == (WHOLE,)
+    assert layout_of(["config.json", PICKLE, WHOLE], "x", pickle=True).weights == (WHOLE,)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "x holds no diffusers model: neither unet/config.json nor config.json"),
+        (["unet/config.json"], "x has no weights: wanted unet/diffusion_pytorch_model.safetensors"),
+        (["unet/config.json", WHOLE], "x has no weights: wanted unet/diffusion_pytorch_model.safetensors"),
+        (["config.json", "model.safetensors"], "x has no weights: wanted diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_what_is_no_model_is_said_to_be_none(names, said):
+    assert said in refused(lambda: layout_of(names, "x", pickle=True))
+
+
+# ------------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_found_by_every_way_to_write_it(tmp_path, monkeypatch):
+    lay(tmp_path / "models" / "a", PIPELINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = (tmp_path / "models" / "a").resolve()
+    for text in ("models/a", "./models/a", "~/models/a", str(wanted), "models/a/", "models/../models/a"):
+        folder = find_model(text)
+        assert folder.root.resolve() == wanted
+        assert folder.root.is_absolute()
+        assert folder.scheduler_config == LINEAR
+        assert folder.unet_config == UNET
+    monkeypatch.chdir("/")
+    assert find_model("models/a", base=tmp_path).root == wanted
+
+
+def test_what_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").write_bytes(b"")
+    assert "nothing is no folder; give embedded, the folder of" in refused(lambda: find_model("nothing"))
+    assert "a file and no folder" in refused(lambda: find_model("weights"))
+    assert "give diffusion:hf:owner/name" in refused(lambda: find_model("owner/name"))
+    assert "cannot be found" in refused(lambda: find_model("~nobody-of-this-name/x"))
+
+
+@pytest.mark.parametrize("text", ["hf:", "hf:name", "hf:owner/name/more", "hf:owner/na me", "hf:/name"])
+def test_a_repository_is_owner_and_name(text):
+    assert "wanted hf:OWNER/NAME" in refused(lambda: find_model(text), ParameterError)
+
+
+def test_a_name_no_repository_can_have_is_a_wrong_parameter():
+    assert "cannot be a repository" in refused(lambda: find_model("hf:owner/a..b"), ParameterError)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_a_configuration_that_is_no_json_object(tmp_path, text):
+    folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": text.encode()})))
+    assert "unet/config.json" in refused(lambda: folder.unet_config)
+
+
+def test_a_network_of_another_class(tmp_path):
+    config = json.dumps(UNET | {"_class_name": "UNet2DConditionModel"}).encode()
+    folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": config})))
+    assert "is of a UNet2DConditionModel; wanted a diffusers UNet2DModel" in refused(lambda: folder.unet_config)
+
+
+def test_weights_that_are_cut_short_or_a_pointer_are_told_by_their_head(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save
+
+    good = save({"a": np.zeros(100, np.float32)})
+    path = tmp_path / "unet" / WHOLE
+    find_model(str(lay(tmp_path, PIPELINE | {f"unet/{WHOLE}": good}))).check_weights()
+    for content in (good[:-1], good[:20], b"", b"weights"):
+        path.write_bytes(content)
+        assert "cannot be read as safetensors" in refused(find_model(str(tmp_path)).check_weights)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 400\n")
+    assert "run `git lfs pull`" in refused(find_model(str(tmp_path)).check_weights)
+
+
+# ------------------------------------------------------------------------------------------------- the hub's cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and a network that cannot be reached."""
+
+    def unreachable(*_, **__):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def offline(cache, monkeypatch) -> Path:
+    """A cache that has to do: to ask the hub for anything ends the test."""
+
+    def asked(*_, **__):
+        pytest.fail("asked the network")  # no Exception: nothing can swallow it
+
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, asked)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", asked)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    return cache
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        PIPELINE,
+        {name: PIPELINE[name] for name in PIPELINE if name != "model_index.json"},
+        {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights"},  # what UNet2DModel.from_pretrained leaves
+        {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights", "scheduler_config.json": b"{}"},
+    ],
+)
+def test_what_is_whole_in_the_cache_is_used_without_a_network(offline, files):
+    snapshot = cached(offline, "owner/name", files)
+    folder = find_model("hf:owner/name")
+    assert folder.root == snapshot
+    assert [path.read_bytes() for path in folder.weights] == [b"weights"]
+
+
+def test_a_revision_is_a_branch_or_a_commit(offline):
+    other = "d" * 40
+    one, two = cached(offline, "o/n", PIPELINE), cached(offline, "o/n", PIPELINE, commit=other, ref="v2")
+    for revision, snapshot in {"main": one, COMMIT: one, "v2": two, other: two}.items():
+        assert find_model("hf:o/n", revision=revision).root == snapshot
+
+
+def test_without_copy_and_network_one_line_says_how_to_fetch(cache):
+    message = refused(lambda: find_model("hf:owner/name", revision="v2"))
+    assert message.startswith(f"diffusion: hf:owner/name is not in the local cache {cache} and cannot be downloaded")
+    assert "`hf download owner/name --revision v2` and copy the cache here" in message
+    assert "`hf download owner/name --revision v2 --local-dir FOLDER` and give the folder as prior" in message
+    assert "--revision" not in refused(lambda: find_model("hf:owner/name"))
+
+
+def test_offline_mode_is_respected(cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "OfflineModeIsEnabled" in refused(lambda: find_model("hf:owner/name"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (f"unet/{WHOLE}", "has no weights"),
+        ("unet/config.json", "holds no diffusers model"),
+        ("scheduler/scheduler_config.json", "has a network but no scheduler/scheduler_config.json"),
+    ],
+)
+@pytest.mark.parametrize("link", [True, False])
+def test_a_copy_of_a_part_is_no_copy(cache, missing, said, link):
+    snapshot = cached(cache, "owner/name", PIPELINE)
+    (snapshot / missing).resolve().unlink() if link else (snapshot / missing).unlink()
+    message = refused(lambda: find_model("hf:owner/name"))
+    assert said in message
+    assert f"so it is in the local cache {cache}, and the hub cannot be asked for more" in message
+    assert "hf download owner/name" in message
+
+
+def test_a_cached_pickle_is_refused_with_what_to_do(cache):
+    files = {("unet/" + PICKLE if name.endswith("tensors") else name): PIPELINE[name] for name in PIPELINE}
+    cached(cache, "owner/name", files)
+    assert "give pickle=true" in refused(lambda: find_model("hf:owner/name"))
+    assert find_model("hf:owner/name", pickle=True).layout.pickled
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.RepositoryNotFoundError, "there is no model repository owner/name on the hub, or it is private"),
+        (errors.GatedRepoError, "owner/name is gated; ask for access on the hub"),
+        (errors.RevisionNotFoundError, "owner/name has no revision v2; give an existing one"),
+    ],
+)
+def test_what_the_hub_has_not_is_told_from_a_hub_out_of_reach(cache, monkeypatch, error, said):
+    def answer(*_, **__):
+        raise error("from the hub", response=SimpleNamespace(headers={}, request=None, status_code=404))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
+    message = refused(lambda: find_model("hf:owner/name", revision="v2"))
+    assert said in message
+    assert "hf download" not in message
+
+
+class Hub:
+    """A hub of one repository, which its downloads take from; it keeps what it was asked for."""
+
+    def __init__(self, cache: Path, files: dict[str, bytes], monkeypatch):
+        self.cache, self.files, self.downloads = cache, files, []
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def info(self, name, *, revision, timeout):
+        assert (name, revision) == ("owner/name", "main")
+        assert timeout <= 10
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in self.files])
+
+    def download(self, name, *, revision, allow_patterns, etag_timeout):
+        taken = [file for file in self.files if file in allow_patterns]
+        self.downloads.append(sorted(taken))
+        return str(cached(self.cache, name, {file: self.files[file] for file in taken}))
+
+
+def test_of_a_repository_no_more_is_downloaded_than_the_model(cache, monkeypatch):
+    more = {"README.md": b"", f"unet/{HALF}": b"", f"unet/{PICKLE}": b"", f"checkpoint-500/unet/{WHOLE}": b"",
+            "checkpoint-500/unet/config.json": b"", f"unet_ema/{WHOLE}": b"", "cryobench.json": b"{}"}  # fmt: skip
+    hub = Hub(cache, PIPELINE | more, monkeypatch)
+    folder = find_model("hf:owner/name", pickle=True)
+    assert [path.read_bytes() for path in folder.weights] == [b"weights"]
+    assert hub.downloads == [sorted([*PIPELINE, "cryobench.json"])]
+    find_model("hf:owner/name")
+    assert len(hub.downloads) == 1
+
+
+@pytest.mark.parametrize("missing", [f"unet/{WHOLE}", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_what_the_cache_lacks_is_downloaded(cache, monkeypatch, missing):
+    hub = Hub(cache, PIPELINE, monkeypatch)
+    cached(cache, "owner/name", {name: PIPELINE[name] for name in PIPELINE if name != missing})
+    folder = find_model("hf:owner/name")
+    assert len(hub.downloads) == 1
+    assert folder.scheduler_config == LINEAR
+    assert folder.weights[0].read_bytes() == b"weights"
+
+
+def test_a_repository_without_a_model_is_refused_before_anything_is_downloaded(cache, monkeypatch):
+    hub = Hub(cache, {"README.md": b"", "unet/config.json": b"", f"unet/{PICKLE}": b""}, monkeypatch)
+    assert "are a pickle" in refused(lambda: find_model("hf:owner/name"))
+    hub.files = {"README.md": b""}
+    assert "holds no diffusers model" in refused(lambda: find_model("hf:owner/name"))
+    assert hub.downloads == []
+
+
+class Serving(BaseHTTPRequestHandler):
+    """What a download asks of the hub, for a repository owner/name with PIPELINE and more."""
+
+    files: ClassVar = PIPELINE | {"README.md": b"", f"checkpoint-500/unet/{WHOLE}": b""}
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        if path == "/api/models/owner/name/revision/main":
+            siblings = [{"rfilename": name} for name in self.files]
+            self.answer(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode())
+        elif path.startswith("/api/models/owner/name/tree/"):
+            rows = [{"type": "file", "path": name, "size": len(content), "oid": self.oid(name)}
+                    for name, content in self.files.items()]  # fmt: skip
+            self.answer(json.dumps(rows).encode())
+        else:
+            name = path.removeprefix(f"/owner/name/resolve/{COMMIT}/")
+            self.answer(self.files[name], ETag=f'"{self.oid(name)}"', **{"X-Repo-Commit": COMMIT})
+
+    do_HEAD = do_GET
+
+    def answer(self, content: bytes, **headers: str):
+        self.send_response(200)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def oid(self, name: str) -> str:
+        return hashlib.sha1(name.encode()).hexdigest()
+
+    def log_message(self, *_):
+        """Nothing on the screen."""
+
+
+@pytest.fixture
+def endpoint(tmp_path, monkeypatch):
+    """endpoint(address): a hub at this address, and an empty cache."""
+
+    def at(address: tuple[str, int]) -> Path:
+        url = f"http://{address[0]}:{address[1]}"
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        return tmp_path / "hub"
+
+    return at
+
+
+def test_the_hubs_own_client_downloads_the_model_and_nothing_else(endpoint):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Serving) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        cache = endpoint(server.server_address)
+        folder = find_model("hf:owner/name")
+        server.shutdown()
+    assert contents(folder.root) == PIPELINE
+    assert folder.root.is_relative_to(cache)
+    assert folder.scheduler_config == LINEAR
+    assert find_model("hf:owner/name") == folder  # and without the server
+
+
+def test_a_hub_that_does_not_answer_is_given_up_on_soon(endpoint, monkeypatch):
+    monkeypatch.setattr(model_folder, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
+        endpoint(silent.getsockname())
+        start = time.perf_counter()
+        assert "Timeout" in refused(lambda: find_model("hf:owner/name"))
+        assert time.perf_counter() - start < 5
+
+
+def test_finding_a_model_imports_neither_torch_nor_diffusers():
+    code = ("import sys; from cryobench.priors.model_folder import find_model, layout_of\n"
+            "assert not {'torch', 'diffusers', 'huggingface_hub'} & set(sys.modules)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,145 @@
+"""The ceiling: clean + A^+ A (noisy - clean), a reference that is no solver and never ranked."""
+
+from __future__ import annotations
+
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+import cryobench as cb
+from cryobench import grid
+from cryobench.errors import ParameterError
+from cryobench.registry import installed
+from cryobench.results import Results
+
+PARTICLES = "simulate:3mht,snr=1,count=6,size=32"
+FAST = {"data": PARTICLES, "metrics": ["psnr", "mse", "measurement_mse"], "images": "0:4"}
+
+
+def ceiling_of(records):
+    (record,) = [record for record in records if record.ceiling]
+    return record
+
+
+def dataset(data=PARTICLES, images="0:4"):
+    plan = grid.plan(grid.Request(["pinv"], ["identity"], data=[data], images=images), installed())
+    return plan.cells[0].dataset
+
+
+@pytest.mark.parametrize("operator", ["sumpool:4", "fourier:0.5", "ctf"])
+def test_it_is_the_clean_image_and_the_measured_part_of_its_noise(operator):
+    """Against the pseudo-inverse of a dense matrix, which shares no code with the operators."""
+    record = ceiling_of(cb.run("pinv", operator, ceiling=True, **FAST))
+    data = dataset()
+    pixels = torch.eye(32 * 32).reshape(-1, 1, 32, 32)
+    for i in range(4):
+        row = data.table.iloc[[i]].reset_index(drop=True)
+        one = cb.operator(operator, shape=(32, 32), pixel_size=data.pixel_size[i], table=row).select([0] * len(pixels))
+        A = one.A(pixels).flatten(1).T.double().numpy()
+        noise = (data.images[i] - data.clean[i]).double().flatten().numpy()
+        # 1e-5: what counts as zero, above the rounding of a float32 matrix
+        lost = noise - np.linalg.pinv(A, rcond=1e-5) @ (A @ noise)
+        assert record.values["mse"][i] == pytest.approx(np.mean((lost / 2) ** 2), rel=0.02)
+    assert max(record.values["measurement_mse"]) < 1e-10
+
+
+def test_where_everything_is_measured_it_is_the_measured_image_and_without_noise_too(tmp_path):
+    records = cb.run("pinv", "identity", ceiling=True, out=tmp_path, save=["reconstructions", "panel"], **FAST)
+    (path,) = tmp_path.glob("*ceiling*/reconstructions.mrcs")
+    assert max(ceiling_of(records).values["mse"]) < 1e-12
+    scale = np.array(ceiling_of(records).problem["scale"])
+    wanted = (dataset().images[:, 0].numpy() + 1) / 2 * np.diff(scale)[..., None] + scale[:, :1, None]
+    np.testing.assert_allclose(mrcfile.read(path), wanted, atol=1e-5 * np.abs(wanted).max())
+    noiseless = cb.run("pinv", "sumpool:8", ceiling=True, **FAST | {"data": "simulate:3mht,snr=none,count=6,size=32"})
+    assert max(ceiling_of(noiseless).values["mse"]) < 1e-12
+
+
+def test_no_solver_comes_near_it():
+    records = cb.run(["dct", "tikhonov"], ["sumpool:4", "fourier:0.4"], ceiling=True, **FAST)
+    for operator in ("sumpool:4", "fourier:0.4"):
+        means = {r.solver: np.mean(r.values["psnr"]) for r in records if r.operator == operator}
+        assert means.pop("ceiling") > max(means.values()) + 0.5
+
+
+def test_it_is_a_row_of_every_group_when_it_is_asked_for_and_has_no_costs_and_nothing_against_the_clean_image():
+    records = cb.run("dct:steps=3", ["sumpool:4", "fourier:0.5"], ceiling=True, **FAST)
+    assert [(r.operator, r.solver, r.ceiling, r.status) for r in records] == [
+        (operator, solver, solver == "ceiling", "ok")
+        for operator in ("sumpool:4", "fourier:0.5")
+        for solver in ("pinv", "dct:steps=3", "ceiling")
+    ]
+    assert not any(r.ceiling for r in cb.run("pinv", "sumpool:4", **FAST))
+    ceiling, pinv = records[2], records[0]
+    assert list(ceiling.values) == [column["name"] for column in ceiling.columns] == ["psnr", "mse", "measurement_mse"]
+    assert "psnr_clean" in pinv.values
+    assert (ceiling.counters, ceiling.peak_memory_mib, ceiling.floor) == ({}, None, False)
+    assert "seconds_per_image" not in ceiling.timing
+    for by in ("psnr", "psnr_clean", "nfe", "seconds_per_image"):
+        frame = records.to_pandas(by)
+        assert frame["rank"].isna().tolist() == [False, False, True] * 2
+        assert frame["solver"][frame["rank"].isna()].tolist() == ["ceiling"] * 2
+
+
+def test_it_does_not_depend_on_the_batch():
+    whole = ceiling_of(cb.run("pinv", ["ctf"], ceiling=True, **FAST))
+    ones = ceiling_of(cb.run("pinv", ["ctf"], ceiling=True, batch=1, **FAST))
+    assert whole.values["psnr"] == pytest.approx(ones.values["psnr"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"noises": "gaussian:rel=0.1"}, "exact measurements"),
+        ({"data": "simulate:3mht,snr=1,count=4,size=32,noise=solvent"}, "is not white"),
+    ],
+)
+def test_where_it_is_none_it_is_skipped_with_the_reason(options, reason):
+    pinv, ceiling = cb.run("pinv", "sumpool:4", ceiling=True, **FAST | options)
+    assert (pinv.status, ceiling.status) == ("ok", "skipped")
+    assert reason in ceiling.reason
+    assert not ceiling.values
+
+
+def test_without_clean_images_it_is_skipped(blobs):
+    _, ceiling = cb.run("pinv", "sumpool:4", ceiling=True, data=blobs)
+    assert ceiling.status == "skipped"
+    assert "not known" in ceiling.reason
+
+
+SOLVER = """
+from dataclasses import dataclass
+from cryobench.core import Reconstruction, Solver
+@dataclass(frozen=True)
+class Ceiling(Solver):
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(problem.operator.A_adjoint(problem.y))
+"""
+
+
+def test_it_cannot_be_had_as_a_solver_whoever_registers_the_name(install_plugin):
+    for _ in range(2):
+        with pytest.raises(ParameterError, match="add --ceiling") as raised:
+            cb.run("ceiling", "sumpool:4", **FAST)
+        assert "\n" not in str(raised.value)
+        install_plugin("cryobench-c", {"cryobench.solvers": {"ceiling": "c_module:Ceiling"}}, c_module=SOLVER)
+
+
+def test_its_cell_is_its_own_and_is_found_again(tmp_path, monkeypatch):
+    def hashes(solver="pinv", **options):
+        request = grid.Request([solver], ["sumpool:4"], data=[PARTICLES], images="0:4", ceiling=True, **options)
+        return {cell.labels["solver"]: cell.hash for cell in grid.plan(request, installed()).cells}
+
+    first = hashes()
+    assert first["ceiling"] != first["pinv"]
+    assert hashes("dct")["ceiling"] == first["ceiling"]  # who else runs does not matter
+    assert hashes(seeds=(1,))["ceiling"] != first["ceiling"]
+    monkeypatch.setattr(grid, "CEILING_VERSION", 2)
+    assert hashes() == first | {"ceiling": hashes()["ceiling"]} != first
+    made, again = (ceiling_of(cb.run("pinv", "sumpool:4", ceiling=True, out=tmp_path, **FAST)) for _ in range(2))
+    assert again.environment["created"] == made.environment["created"]
+    read = ceiling_of(Results(tmp_path).read_all(report=pytest.fail))
+    assert read == made
+    assert json.loads(next(tmp_path.glob("*ceiling*/record.json")).read_text())["ceiling"] is True

@@ -1,0 +1,196 @@
+"""What is saved beside a record: the course of a solver, and how uncertain it is."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+from PIL import Image
+
+import cryobench as cb
+from cryobench import grid, runner
+from cryobench.figures import FRAME_SIDE
+from cryobench.registry import installed
+from cryobench.results import Results
+from cryobench.runner import Observer
+
+PLUGIN = """
+from dataclasses import dataclass
+import torch
+from cryobench import frames
+from cryobench.core import Column, Measured, Metric, Reconstruction, Solver
+
+@dataclass(frozen=True)
+class Shows(Solver):
+    '''From black to white, and its estimate from white to black.'''
+    steps: int = 5
+    def solve(self, problem, *, rng, progress=None):
+        x = torch.full(problem.image_batch_shape, -1.0)
+        recorded = frames._recording.get() is not None
+        for step in range(self.steps):
+            x.fill_(-1 + 2 * step / (self.steps - 1))
+            frames.offer(x, -x)
+        return Reconstruction(x, {"recorded": torch.full((problem.batch,), float(recorded))})
+
+@dataclass(frozen=True)
+class Unsure(Solver):
+    '''A deviation of `by` at every pixel of the first half of an image, and none in the other.'''
+    by: float = 0.1
+    only_small: bool = False
+    info: bool = False
+    flat: bool = False
+    def solve(self, problem, *, rng, progress=None):
+        x = torch.zeros(problem.image_batch_shape)
+        deviation = torch.zeros_like(x)
+        deviation[:, :, : x.shape[2] // 2] = self.by
+        if self.flat:
+            deviation = deviation[:, 0]
+        if self.only_small and problem.batch > 1:
+            deviation = None
+        info = {"deviation": torch.zeros(problem.batch)} if self.info else {}
+        return Reconstruction(x, info, deviation=deviation)
+
+@dataclass(frozen=True)
+class Told(Metric):
+    columns = (Column("told", "none"),)
+    def measure(self, case, reconstruction):
+        return Measured({"told": reconstruction.deviation.amax(dim=(1, 2, 3))})
+"""
+
+
+@pytest.fixture
+def plugin(install_plugin):
+    groups = {
+        "cryobench.solvers": {"shows": "shows_plugin:Shows", "unsure": "shows_plugin:Unsure"},
+        "cryobench.metrics": {"told": "shows_plugin:Told"},
+    }
+    return install_plugin("cryobench-shows", groups, shows_plugin=PLUGIN)
+
+
+class Listener(Observer):
+    def __init__(self):
+        self.warnings, self.reused = [], []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def cell_finished(self, record, *, reused):
+        self.reused.append(reused)
+
+
+def execute(out, *, force=False, **options):
+    listener = Listener()
+    plan = grid.plan(grid.Request(operators=["sumpool:4"], **options), installed())
+    records = list(runner.execute(plan, store=Results(out), force=force, observer=listener))
+    return records, listener
+
+
+def test_the_course_of_the_first_image_is_an_animation(plugin, blobs, tmp_path):
+    records, listener = execute(tmp_path, solvers=["shows"], data=[str(blobs)], save=["animation"], floor=False,
+                                batch=2, images="0:6")  # fmt: skip
+    assert listener.warnings == []
+    assert records[0].solver_info["recorded"] == [1, 1, 0, 0, 0, 0]  # the first batch alone is watched
+    (path,) = tmp_path.glob("*/animation.gif")
+    with Image.open(path) as animation:
+        assert animation.n_frames == 5
+        shown = []
+        for number in range(5):
+            animation.seek(number)
+            pixels = np.asarray(animation.convert("L")).astype(int)
+            shown.append((pixels[5, 5], pixels[5, -5]))
+    expected = [(255 * k // 4, 255 - 255 * k // 4) for k in range(5)]
+    np.testing.assert_allclose(shown, expected, atol=2)
+    assert pixels.shape[0] >= FRAME_SIDE
+
+
+def test_a_long_course_is_thinned_and_has_its_first_and_its_last_frame(plugin, blobs, tmp_path):
+    execute(tmp_path, solvers=["shows:1000"], data=[str(blobs)], save=["animation"], floor=False)
+    (path,) = tmp_path.glob("*/animation.gif")
+    with Image.open(path) as animation:
+        assert 30 < animation.n_frames <= 65
+        first = np.asarray(animation.convert("L"))[5, 5]
+        animation.seek(animation.n_frames - 1)
+        last = np.asarray(animation.convert("L"))[5, 5]
+    assert (first, last) == (0, 255)
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for(plugin, blobs, tmp_path):
+    records, _ = execute(tmp_path, solvers=["shows"], data=[str(blobs)], save=["reconstructions"], floor=False)
+    assert set(records[0].solver_info["recorded"]) == {0}
+    assert not list(tmp_path.glob("*/animation.gif"))
+
+
+def test_a_solver_without_frames_is_said_once_and_not_run_again_for_them(plugin, blobs, tmp_path):
+    asked = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "noises": ["none", "gaussian:0.1"], "ceiling": True}
+    records, first = execute(tmp_path, save=["animation"], **asked)
+    assert [record.status for record in records] == ["ok", "ok", "skipped"] * 2
+    assert len(first.warnings) == 2  # pinv and dct, each once
+    assert "dct:steps=3 offers no frames" in first.warnings[1]
+    assert not list(tmp_path.glob("*/animation.gif"))
+    again, second = execute(tmp_path, save=["animation"], **asked)
+    assert second.reused == [True, True, False] * 2  # what was skipped is looked at again, as ever
+    assert [record for record in again if record.status == "ok"] == [r for r in records if r.status == "ok"]
+    assert second.warnings == first.warnings
+    _, other = execute(tmp_path, save=["reconstructions"], **asked)  # another file: made, and nothing is said
+    assert (other.warnings, len(list(tmp_path.glob("*/reconstructions.mrcs")))) == ([], 4)
+    _, both = execute(tmp_path, save=["reconstructions", "animation"], **asked)
+    assert both.reused == second.reused
+
+
+def test_a_ceiling_has_no_course_and_nothing_is_said_of_it(tmp_path):
+    asked = {"solvers": ["pinv"], "data": ["simulate:3mht,snr=1,count=4,size=32"], "ceiling": True}
+    records, listener = execute(tmp_path, save=["animation", "reconstructions"], **asked)
+    assert records[1].unavailable == ["animation"]
+    assert all(warning.startswith("pinv ") for warning in listener.warnings)
+    assert len(list(tmp_path.glob("*/reconstructions.mrcs"))) == 2
+    assert execute(tmp_path, save=["animation", "reconstructions"], **asked)[1].reused == [True, True]
+
+
+def test_an_animation_asked_for_later_runs_the_cell_again(plugin, blobs, tmp_path):
+    asked = {"solvers": ["shows"], "data": [str(blobs)], "floor": False}
+    out = tmp_path / "runs"
+    execute(out, save=["reconstructions"], **asked)
+    execute(out, save=["animation"], **asked)
+    (folder,) = out.iterdir()
+    assert {"animation.gif", "reconstructions.mrcs"} <= {path.name for path in folder.iterdir()}
+    assert execute(out, save=["animation"], **asked)[1].reused == [True]
+
+
+@pytest.mark.parametrize("batch", [1, 4, "auto"])
+def test_a_deviation_is_told_for_each_image_and_saved_in_the_units_of_the_file(plugin, blobs, tmp_path, batch):
+    options = {"data": blobs, "images": "1:6", "floor": False, "metrics": ["psnr", "told"], "batch": batch}
+    (record,) = cb.run("unsure:0.2", "sumpool:4", out=tmp_path, save=["reconstructions"], **options)
+    assert record.status == "ok", record.reason
+    assert record.solver_info["deviation"] == pytest.approx([0.2 / 2**0.5] * 5)
+    assert record.values["told"] == pytest.approx([0.2] * 5)
+    (path,) = tmp_path.glob("*/deviation.mrcs")
+    found, images = mrcfile.read(path), np.load(blobs)[1:6]
+    span = np.ptp(images, axis=(1, 2))
+    np.testing.assert_allclose(found[:, :16].max(axis=(1, 2)), 0.1 * span, rtol=1e-5)  # 0.2 of half the span
+    np.testing.assert_allclose(found[:, :16].min(axis=(1, 2)), 0.1 * span, rtol=1e-5)
+    assert not found[:, 16:].any()  # and no offset
+    assert len(list(tmp_path.glob("*/reconstructions.mrcs"))) == 1
+
+
+def test_a_deviation_of_some_batches_is_none(plugin, blobs, tmp_path):
+    options = {"data": blobs, "floor": False, "out": tmp_path, "save": ["reconstructions"]}
+    (record,) = cb.run("unsure:only_small=true", "sumpool:4", images="0:3", batch=2, **options)
+    assert record.status == "ok"
+    assert "deviation" not in record.solver_info
+    assert not list(tmp_path.glob("*/deviation.mrcs"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ("unsure:-1", "negative or not finite"),
+        ("unsure:inf", "negative or not finite"),
+        ("unsure:nan", "negative or not finite"),
+        ("unsure:flat=true", "deviation is [4, 32, 32], wanted a tensor [4, 1, 32, 32]"),
+        ("unsure:info=true", "an info 'deviation'"),
+    ],
+)
+def test_a_deviation_that_is_none_fails_the_cell(plugin, blobs, spec, wanted):
+    (record,) = cb.run(spec, "sumpool:4", data=blobs, floor=False)
+    assert record.status == "failed"
+    assert wanted in record.reason

@@ -1,0 +1,16 @@
+"""Small runs for tests of training."""
+
+from __future__ import annotations
+
+import pytest
+from runs import Run
+
+from cryobench.training import loop
+
+
+@pytest.fixture
+def run(blobs, monkeypatch) -> Run:
+    """Runs on `blobs`; they draw no samples and validate on few images: that takes longer than the training."""
+    monkeypatch.setattr(loop, "_VALIDATED", 8)
+    monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
+    return Run(blobs)

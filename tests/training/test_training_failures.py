@@ -1,0 +1,144 @@
+"""What ends a run early leaves a checkpoint that can be gone on from, and says why."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import assert_same, forked
+
+from cryobench.errors import CryobenchError, DataError, ResultsError, TrainingError
+from cryobench.training import checkpoint, export, loop
+from cryobench.training.checkpoint import State
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of what must not change: checkpoint and pipeline. Files half-written would be here too."""
+    kept = {path for path in folder.rglob("*") if path.is_file() and path.name not in ("loss.csv", ".lock")}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_loss_that_is_lost_keeps_the_last_good_checkpoint(run, tmp_path, every):
+    """every = 1: the update that ruins the weights has a finite loss, and its weights must not be kept."""
+    whole = run(tmp_path / "whole")
+    out = tmp_path / "out"
+    training = run.training(out)
+    training.run(lambda: training.step == 4)
+    before = contents(out)
+    with pytest.raises(TrainingError, match=r"at step \d+ the loss .*\b(nan|inf)\b") as error:
+        run(out, lr=1e30, checkpoint_every=every)
+    assert f"the checkpoint in {out / checkpoint.NAME} is from before. Go on with a smaller --lr than 1e+30" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)
+    assert contents(out) == before
+    assert_same(run(out), whole)
+
+
+def test_a_loss_that_is_not_a_number_stops_at_once(run, tmp_path, monkeypatch):
+    losses = loop.Training._losses
+    calls = []
+
+    def lost(self, network, batch):
+        calls.append(0)
+        return losses(self, network, batch) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(loop.Training, "_losses", lost)
+    with pytest.raises(TrainingError, match=r"at step 3 the loss is nan .* there is no checkpoint yet"):
+        run(tmp_path / "out")
+    assert len(calls) == 3
+
+
+def limited(bytes_a_file: int, call):
+    """In a process that can write no larger file, as where the disk is full; Python ignores the signal."""
+    resource = pytest.importorskip("resource", reason="no limits on this system")
+
+    def begin():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, before[1]))
+        try:
+            call()
+        except CryobenchError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            print(f"{type(error).__name__}: {error}")
+            sys.exit(3)
+
+    return begin
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(run, tmp_path):
+    whole = run(tmp_path / "whole")
+    out = tmp_path / "out"
+    training = run.training(out)
+    training.run(lambda: training.step == 4)
+    before = contents(out)
+    child = forked(limited(len(before[checkpoint.NAME]) // 2, lambda: run(out)), tmp_path / "told.txt")
+    child.join()
+    told = (tmp_path / "told.txt").read_text()
+    assert child.exitcode == 3, told
+    assert "ResultsError: the checkpoint of step 6 cannot be written" in told
+    assert "the one before it is whole. Make room, and the same command goes on from there" in told
+    assert told.count("\n") == 1
+    assert contents(out) == before
+    assert_same(run(out), whole)
+
+
+def test_a_full_disk_leaves_the_pipeline_before_whole(run, tmp_path):
+    run(tmp_path / "out", steps=4)
+    before = contents(tmp_path / "out")
+    training = run.training(tmp_path / "out", steps=4)
+    torch.nn.init.zeros_(next(training.averaged.parameters()))
+    size = len(before[f"unet/{export.WEIGHTS}"])
+    child = forked(limited(size // 2, training._export), tmp_path / "told.txt")
+    child.join()
+    assert child.exitcode == 3
+    assert "the pipeline cannot be written" in (tmp_path / "told.txt").read_text()
+    assert contents(tmp_path / "out") == before
+    training._export()
+    assert contents(tmp_path / "out") != before
+
+
+def test_a_log_that_cannot_grow_stops_the_run_at_the_next_checkpoint(run, tmp_path):
+    whole = run(tmp_path / "whole")
+    out = tmp_path / "out"
+    training = run.training(out)
+    training.run(lambda: training.step == 4)
+    before = contents(out)
+    child = forked(limited((out / "loss.csv").stat().st_size + 5, lambda: run(out)), tmp_path / "told.txt")
+    child.join()
+    told = (tmp_path / "told.txt").read_text()
+    assert child.exitcode == 3, told
+    assert "loss.csv cannot be written" in told
+    assert contents(out) == before
+    assert_same(run(out), whole)
+    assert (out / "loss.csv").read_text() == (tmp_path / "whole" / "loss.csv").read_text()
+
+
+def test_a_disk_that_fails_when_asked_to_keep_what_it_took_is_told_of(run, tmp_path, monkeypatch):
+    run(tmp_path / "out", steps=4)
+    before = contents(tmp_path / "out")
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(ResultsError, match="No space left on device"):
+        run(tmp_path / "out")
+    monkeypatch.undo()
+    assert contents(tmp_path / "out") == before
+    state = State.load(tmp_path / "out")
+    assert state is not None
+    assert state.step == 4
+
+
+def test_an_image_that_cannot_be_trained_on_is_named(run, tmp_path):
+    images = np.load(run.data)
+    images[:] = 1
+    np.save(run.data, images)
+    with pytest.raises(DataError, match=r"image \d of blobs\.npy is constant or not finite"):
+        run(tmp_path / "out")

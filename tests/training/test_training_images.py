@@ -1,0 +1,102 @@
+"""The images of a run: the same whoever asks, in any order; noise, levels and turns as the loop needs them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cryobench.errors import DataError
+from cryobench.sources.stacks import File
+from cryobench.training.images import Images, scaled, turned
+
+CPU = torch.device("cpu")
+
+
+def images(*paths, seed=3, turns=True):
+    return Images([File(str(path)).open() for path in paths], seed=seed, turns=turns, device=CPU, of="train")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_a_batch_is_the_same_whatever_the_number_of_processes(blobs, processes):
+    whole = images(blobs).batch(5, 6)
+    share = 6 // processes
+    parts = [images(blobs).batch(5, 6, slice(k * share, (k + 1) * share)) for k in range(processes)]
+    for name in ("x0", "noise", "level"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+def test_a_step_is_the_same_whatever_came_before_and_differs_from_others_and_other_seeds(blobs):
+    sequence = images(blobs)
+    first = [sequence.batch(step, 4) for step in range(4)]
+    again = images(blobs).batch(3, 4)
+    assert torch.equal(again.x0, first[3].x0)
+    assert torch.equal(again.noise, first[3].noise)
+    assert not torch.equal(first[2].noise, first[3].noise)
+    assert not torch.equal(images(blobs, seed=4).batch(3, 4).noise, again.noise)
+
+
+def test_levels_are_stratified_over_a_batch_and_uniform_over_steps(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "least.npy", rng.normal(size=(1, 2, 2)).astype(np.float32))  # the images do not matter here
+    sequence = images(tmp_path / "least.npy")
+    levels = torch.stack([sequence.batch(step, 8).level for step in range(200)])
+    # one in each eighth of (0, 1), every time
+    assert ((levels * 8).floor().sort(dim=1).values == torch.arange(8)).all()
+    # and each place of a batch has all levels: Kolmogorov and Smirnov's distance stays below 1.63 / sqrt(n) in 99%
+    for place in range(8):
+        ordered = levels[:, place].sort().values
+        assert (ordered - (torch.arange(200) + 0.5) / 200).abs().max() < 1.63 / 200**0.5
+
+
+def test_noise_is_standard_normal(blobs):
+    noise = torch.cat([images(blobs).batch(step, 8).noise for step in range(8)]).double()  # 65 536 numbers
+    assert abs(noise.mean()) < 5 / noise.numel() ** 0.5
+    assert abs(noise.square().mean() - 1) < 5 * (2 / noise.numel()) ** 0.5
+    assert abs((noise**4).mean() - 3) < 5 * (96 / noise.numel()) ** 0.5
+
+
+def test_the_turns_are_the_eight_symmetries_of_a_square():
+    image = torch.arange(16.0).reshape(4, 4)
+    all_eight = {tuple(turned(image, kind).flatten().tolist()) for kind in range(8)}
+    assert len(all_eight) == 8
+    assert tuple(image.flatten().tolist()) in all_eight
+    products = {tuple(turned(turned(image, a), b).flatten().tolist()) for a in range(8) for b in range(8)}
+    assert products == all_eight  # closed: a group
+
+
+def test_turns_show_each_image_in_all_eight_ways_and_can_be_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(1, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "one.npy", one)
+    shown = images(tmp_path / "one.npy").batch(0, 64).x0
+    assert len({tuple(image.flatten().tolist()) for image in shown}) == 8
+    plain = images(tmp_path / "one.npy", turns=False).batch(0, 64).x0
+    assert (plain == plain[0]).all()
+    assert (plain.min(), plain.max()) == (-1, 1)
+    torch.testing.assert_close(plain[0, 0], torch.from_numpy(2 * (one[0] - one.min()) / np.ptp(one) - 1))
+
+
+def test_sources_take_turns_and_every_image_of_each_comes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 3), ("b", 5)):
+        stack = rng.normal(size=(count, 8, 8)).astype(np.float32)
+        stack[:, 0, 0] = {"a": 50, "b": -50}[name]  # the brightest or the darkest, wherever the image is from
+        np.save(tmp_path / f"{name}.npy", stack)
+    x0 = images(tmp_path / "a.npy", tmp_path / "b.npy", turns=False).batch(0, 200).x0[:, 0]
+    assert (x0[0::2, 0, 0] == 1).all()
+    assert (x0[1::2, 0, 0] == -1).all()
+    assert len({tuple(image.flatten().tolist()) for image in x0[0::2]}) == 3
+    assert len({tuple(image.flatten().tolist()) for image in x0[1::2]}) == 5
+
+
+def test_an_image_without_contrast_is_named():
+    stack = torch.stack([torch.arange(4.0).reshape(2, 2), torch.ones(2, 2)])
+    with pytest.raises(DataError, match=r"image 17 of a\.npy is constant or not finite"):
+        scaled(stack, [4, 17], "a.npy")
+
+
+def test_stacks_of_different_sizes_are_refused(tmp_path, blobs):
+    np.save(tmp_path / "small.npy", np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32))
+    with pytest.raises(DataError, match=r"blobs.npy 32 x 32, small.npy 16 x 16; resample them to one, with size="):
+        images(blobs, tmp_path / "small.npy")

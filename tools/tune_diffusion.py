@@ -1,0 +1,64 @@
+"""Tries the same number of settings of every solver with a diffusion prior, on validation images alone.
+
+    python tools/tune_diffusion.py --out runs/tune
+
+Eight settings each, the paper's first, on four particles of the validation structure (snr 2, none of them or of their
+structure in training or in the benchmark), sum pooling by 4 and by 16 at C = 4, exact measurements. The best has the
+highest PSNR to the measured image, averaged over both. Settings that are found in --out are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cryobench as cb
+from cryobench.leaderboard.stats import mean
+
+DATA = "simulate:val,snr=2,split=val,seed=1"
+OPERATORS = ("sumpool:4,count=4", "sumpool:16,count=64")
+SETTINGS = {
+    "hqs": ("", "start=0.5", "start=2", "end=0.05", "end=0.2", "start=0.5,end=0.05", "start=2,end=0.05", "steps=20"),
+    "ddnm": ("", "eta=0", "eta=0.5", "eta=1", "steps=20", "steps=20,eta=0", "steps=20,eta=0.5", "steps=20,eta=1"),
+    "diffpir": ("", "zeta=0", "zeta=0.6", "zeta=1", "steps=20", "steps=20,zeta=0", "steps=20,zeta=0.6",
+                "steps=20,zeta=1"),
+    "pigdm": ("", "eta=0", "eta=0.5", "eta=0.85", "steps=20", "steps=20,eta=0", "steps=20,eta=0.5",
+              "steps=20,eta=0.85"),
+    "daps": ("", "end=0.05", "end=0.3", "start=10", "start=10,end=0.3", "spread=0.3", "spread=1",
+             "steps=10,ode_steps=2"),
+    "dps": ("", "zeta=0.1", "zeta=0.3", "zeta=0.5", "zeta=2", "zeta=4", "zeta=8", "zeta=16"),
+    "dmplug": ("steps=1000", "steps=1000,lr=0.003", "steps=1000,lr=0.03", "steps=1000,lr=0.1", "steps=300",
+               "steps=300,lr=0.03", "steps=300,lr=0.1", "steps=300,ddim_steps=2"),
+    "cryosense": ("", "zeta=0.3", "zeta=3", "zeta=10", "zeta=30", "beta=0.5", "beta=0.5,zeta=3", "beta=0.5,zeta=10"),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--solver", action="append", choices=SETTINGS, help="repeat for more; default: all")
+    parser.add_argument("--prior", help="a prior in place of embedded")
+    parser.add_argument("--images", default="0:4")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/tune"))
+    given = parser.parse_args()
+    print("| solver | NFE | PSNR, K=4 | K=16 | mean |\n|---|---|---|---|---|")
+    for solver in given.solver or SETTINGS:
+        scores: dict[str, float] = {}
+        for setting in SETTINGS[solver]:
+            chosen = ",".join(filter(None, (setting, f"prior={given.prior}" if given.prior else "")))
+            spec = f"{solver}:{chosen}" if chosen else solver
+            records = cb.run(spec, OPERATORS, data=DATA, images=given.images, metrics="psnr", floor=False,
+                             device=given.device, out=given.out)  # fmt: skip
+            found = [mean(record.values.get("psnr", [])) for record in records]
+            if None in found:
+                print(f"| {spec} | | {records[0].reason} | {records[-1].reason} | |", flush=True)
+                continue
+            scores[spec] = sum(filter(None, found)) / len(found)
+            nfe = records[0].counters["nfe"]
+            print(f"| {spec} | {nfe:.0f} | {found[0]:.2f} | {found[1]:.2f} | {scores[spec]:.2f} |", flush=True)
+        best = max(scores, key=lambda spec: scores[spec])
+        print(f"| best of {solver}: `{best}` | | | | **{scores[best]:.2f}** |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
