@@ -3,8 +3,8 @@
     uv run python benchmarks/cryosense.py
 
 The plain way, as the public CryoSENSE code does it, batched: diffusers' network and `DDPMScheduler.step`, the data term
-by multiplying images by masks, pooling, and autograd. Both ways take the same network, the same steps and the same
-noise; how far their results are apart is printed. "guidance" is what a step of ours takes beside the network.
+by multiplying images by masks, pooling, and autograd. Both ways take the same network and as many steps (that they come
+to the same result is tested against recorded runs). "guidance" is what a step of ours takes beside the network.
 
 Times are medians over repeats within one process, the ways in turn; compare the ratios, not the seconds.
 """

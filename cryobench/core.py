@@ -47,10 +47,18 @@ class NoiseModel(ABC):
 
 
 class Prior:
-    """A registered prior: what a solver knows about images before it has measured. Solvers say what they need."""
+    """A registered prior: what a solver knows about images before it has measured. Solvers say what they need.
+
+    located_by: the parameters that say where its weights lie. What is computed with it depends on the weights alone.
+    """
+
+    located_by: ClassVar[tuple[str, ...]] = ()
 
     def check(self, shape: Shape) -> None:
         """Raise a `CryobenchError` when it cannot be used on images of this shape, or cannot be had at all."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Read now what is heavy (weights), so that it is timed as set-up and not as solving."""
 
     def weights_digest(self) -> str:
         """A digest of trained weights, '' for a prior without: a result counts as another when they change."""

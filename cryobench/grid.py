@@ -184,7 +184,7 @@ def plan(request: Request, registry: Registry) -> Plan:
     for dataset in datasets:
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
-        for prior in (part for solver in solvers for part in _with_nested(solver) if isinstance(part, Prior)):
+        for prior in (part for solver in solvers for part in with_nested(solver) if isinstance(part, Prior)):
             guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
 
     cells = [
@@ -401,11 +401,12 @@ def _cell(
     resolved: dict[str, Any] = named | {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
     resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
     labels = named | {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
-    components = [inner for part in (*parts.values(), *metrics) for inner in _with_nested(part)]
+    components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     origins = {registry.origin_of(type(component)) for component in components}
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
     # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
-    identity = resolved | {
+    identity = resolved | {kind: _unlocated(registry, part) for kind, part in parts.items()}
+    identity |= {
         "seed": seed,
         "dtype": dtype,
         "images": dataset.digest,
@@ -429,10 +430,22 @@ def _cell(
     )
 
 
-def _with_nested(component: Any) -> Iterator[Any]:
+def _unlocated(registry: Registry, component: Any) -> str:
+    """The whole spec of a component, but for the parameters that say where the weights of its priors lie."""
+    spec = registry.spec_of(component, full=True)
+    dropped = {
+        f"{field.name}.{name}"
+        for field in fields_of(type(component))
+        if isinstance(prior := getattr(component, field.name), Prior)
+        for name in prior.located_by
+    }
+    return str(dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped)))
+
+
+def with_nested(component: Any) -> Iterator[Any]:
     """A component and the registered components among its parameters, at any depth."""
     yield component
     for parameter in fields_of(type(component)):
         value = getattr(component, parameter.name)
         if parameter.kind is not None and value is not None:
-            yield from _with_nested(value)
+            yield from with_nested(value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from networks import pipeline, unet
 
 import cryobench as cb
 from cryobench import grid
 from cryobench.errors import IncompatibleError, PluginError
+from cryobench.priors.diffusion import Diffusion
 from cryobench.registry import installed
+from cryobench.solvers.hqs import Hqs
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -76,3 +80,34 @@ def test_the_command_line_says_it_in_one_line(sized, blobs, cli, solver):
     code, out, err = cli("run", "-s", solver, "-o", "sumpool:4", "-d", blobs)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "give --size" in err
+
+
+def cell_hash(solver: str, data) -> str:
+    request = grid.Request(solvers=[solver], operators=["sumpool:4"], data=[str(data)], images="0", floor=False)
+    (cell,) = grid.plan(request, installed()).cells
+    return cell.hash
+
+
+def test_where_the_weights_lie_does_not_make_another_cell(tmp_path):
+    """A cell is known by what can change its numbers, and a path cannot."""
+    data = tmp_path / "images.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32))
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    for folder, seed in ((here, 0), (there, 0), (other, 1)):
+        pipeline(folder, unet(seed))
+    first = cell_hash(f"hqs:prior={here}", data)
+    assert cell_hash(f"hqs:prior={there},prior.pickle=true", data) == first
+    assert cell_hash(f"hqs:prior={other}", data) != first
+    assert cell_hash(f"hqs:prior={here},prior.noise=0.1", data) != first
+
+
+def test_weights_are_read_before_the_solver_is_timed(tmp_path, monkeypatch):
+    data = tmp_path / "images.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32))
+    order = []
+    load, solve = Diffusion.load, Hqs.solve
+    monkeypatch.setattr(Diffusion, "load", lambda self, device="cpu": order.append("load") or load(self, device))
+    monkeypatch.setattr(Hqs, "solve", lambda self, *a, **k: order.append("solve") or solve(self, *a, **k))
+    (record,) = cb.run(f"hqs:prior={pipeline(tmp_path / 'm')},steps=1", "sumpool:4", data=data, floor=False)
+    assert record.status == "ok"
+    assert order[:2] == ["load", "solve"]

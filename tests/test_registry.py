@@ -86,7 +86,7 @@ def test_a_name_claimed_twice_names_both_distributions(modules):
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UnknownName, match="did you mean 'sumpool'"):
         installed().get("operators", "sumpol")
-    with pytest.raises(UnknownName, match="there are dct, pinv"):
+    with pytest.raises(UnknownName, match=r"there are cryosense, .*, pinv"):
         installed().get("solvers", "zzz")
     with pytest.raises(UnknownName, match="did you mean 'solvers'"):
         installed().names("solver")

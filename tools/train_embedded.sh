@@ -4,7 +4,7 @@
 set -euo pipefail
 sharp="b_factor=10,envelope=10"  # as many details a pixel as a large particle has, whose pixels are large
 many="count=100000000,split=train"
-exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 \
+exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \
   --data "simulate:train,snr=2,$many" \
   --data "simulate:train,snr=2,$sharp,$many" \
   --data "simulate:train,snr=2,$sharp,pixel_size=2.2,$many" \
@@ -12,7 +12,7 @@ exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 \
   --data "simulate:train,snr=8,$sharp,$many" \
   --data "simulate:train,snr=0.5,$many" \
   --data "simulate:train,snr=none,$sharp,$many" \
-  --data "simulate:3o21+1r19,snr=4,chains=A,$sharp,$many" \
+  --data "simulate:3o21+1r19,snr=0.1,chains=A,$sharp,$many" \
   --validation "simulate:val,snr=2,split=val" \
   --validation "simulate:val,snr=2,$sharp,split=val" \
   --validation "simulate:val,snr=none,$sharp,split=val" \

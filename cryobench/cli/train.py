@@ -37,6 +37,12 @@ def train(
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = 0.999,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
     turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Turn and flip images at random.")] = True,
+    target: Annotated[
+        str, typer.Option(help="images: as they are; clean: without their own noise, where the source knows it.")
+    ] = "images",
+    levels: Annotated[
+        str, typer.Option(help="Noise levels to train on: uniform in t, or mixed: half of them uniform in log sigma.")
+    ] = "uniform",
     patience: Annotated[
         int, typer.Option(help="Stop once the validation loss has not fallen for so many steps; 0: never.")
     ] = 0,
@@ -68,7 +74,7 @@ def train(
     with _told_once(processes), processes.together():
         settings = Settings(
             data=tuple(data), validation=tuple(validation or ()), preset=preset, steps=steps, batch=batch, lr=lr,
-            warmup=warmup, ema=ema, clip=clip, turns=turns, patience=patience, seed=seed,
+            warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels, patience=patience, seed=seed,
             validate_every=validate_every, sample_every=sample_every, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         stacks, others = ([grid.open_stack(text, {}, installed(), processes.device) for text in texts]

@@ -98,21 +98,29 @@ class DiffusionModel:
         """
         return self._adapt(self.network(x, t), x, self._alpha_between(t))
 
-    def denoise(self, z: torch.Tensor, sigma: float) -> torch.Tensor:
+    def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """E[x | z] for z = x + sigma n, n ~ N(0, I), both [B, 1, H, W]: least mean squared error. Differentiable.
 
-        sigma beyond the schedule's ends is met with the network's level at that end. Without noise, sigma = 0, z itself
-        is the answer and the network is not asked. Raises `ParameterError` for a sigma that is negative or not finite.
+        sigma: of all images, or of each, positive and [B, 1, 1, 1]. Beyond the schedule's ends it is met with the
+        network's level at that end. Without noise, sigma = 0, z itself is the answer and the network is not asked.
+        Raises `ParameterError` for a sigma that is negative or not finite.
         """
-        _check_sigma(sigma)
-        if sigma == 0:
-            return z
+        if isinstance(sigma, torch.Tensor):
+            level = torch.tensor([self.level_of(s) for s in sigma.flatten().tolist()], dtype=torch.float32)
+        else:
+            level = self.level_of(sigma)
+            if sigma == 0:
+                return z
         a = 1 / (1 + sigma**2)
-        x = math.sqrt(a) * z
-        return self._adapt(self.network(x, self.level_of(sigma)), x, a).x0
+        x = a**0.5 * z
+        return self._adapt(self.network(x, level), x, a).x0
 
-    def network(self, x: torch.Tensor, t: float) -> torch.Tensor:
-        """The network's bare output [B, 1, H, W] on x_t at level t."""
+    def select(self, images: slice | torch.Tensor) -> DiffusionModel:
+        """The model for some of the images that it was made for; here, as for any network, itself."""
+        return self
+
+    def network(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
+        """The network's bare output [B, 1, H, W] on x_t at level t, one for all images or one each, [B]."""
         meters.count(meters.NETWORK, len(x))
         h = x.to(self.unet.dtype)
         if self.unshuffle > 1:
@@ -166,14 +174,44 @@ class DiffusionModel:
         low, high = self.sigmas[below : below + 2].log().tolist()
         return 1 / (1 + math.exp(2 * (low + (t - below) * (high - low))))
 
-    def _adapt(self, output: torch.Tensor, x: torch.Tensor, a: float) -> Prediction:
+    def _adapt(self, output: torch.Tensor, x: torch.Tensor, a: float | torch.Tensor) -> Prediction:
         """eps and x_0 from what the network predicts; x_t = sqrt(a) x_0 + sqrt(1 - a) eps holds for them exactly."""
-        signal, noise = math.sqrt(a), math.sqrt(1 - a)
+        signal, noise = a**0.5, (1 - a) ** 0.5
         if self.prediction == "epsilon":
             return Prediction(output, (x - noise * output) / signal)
         if self.prediction == "sample":
-            return Prediction((x - signal * output) / noise if noise > 0 else torch.zeros_like(x), output)
+            return Prediction((x - signal * output) / noise, output)
         return Prediction(noise * x + signal * output, signal * x - noise * output)
+
+
+class NoisyImages(DiffusionModel):
+    """The model of images with white noise of their own, by a model of images without it: exact, at no further cost.
+
+    x = c + s n with c as the network has learned it. At level t, z = x_t / sqrt(a_t) is c with noise of variance
+    sigma_t^2 + s^2 on it, which the network takes off; and of the noise that it finds, s^2 / (sigma_t^2 + s^2) is x's:
+
+        E[x | z] = E[c | z] + s^2 / (sigma_t^2 + s^2) (z - E[c | z])
+
+    noise: s of each image, [B, 1, 1, 1], positive.
+    """
+
+    def __init__(self, clean: DiffusionModel, noise: torch.Tensor):
+        self.__dict__.update(vars(clean))
+        self._clean, self.noise = clean, noise
+
+    def predict(self, x: torch.Tensor, t: float) -> Prediction:
+        a = self._alpha_between(t)
+        x0 = self.denoise(x / a**0.5, ((1 - a) / a) ** 0.5)
+        return Prediction((x - a**0.5 * x0) / (1 - a) ** 0.5, x0)
+
+    def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        noise = self.noise.to(z)
+        total = (sigma**2 + noise**2) ** 0.5
+        clean = self._clean.denoise(z, total)
+        return clean + (noise / total) ** 2 * (z - clean)
+
+    def select(self, images: slice | torch.Tensor) -> NoisyImages:
+        return NoisyImages(self._clean, self.noise[images])
 
 
 def _check_sigma(sigma: float) -> None:
@@ -204,11 +242,17 @@ class Diffusion(Prior):
     count, and what the network predicts.
     """
 
+    located_by = ("source", "revision", "pickle")
     source: Annotated[str, "embedded, a folder, or hf:OWNER/NAME on the Hugging Face hub"] = EMBEDDED
     revision: Annotated[str, "branch, tag or commit, on the hub"] = "main"
     pickle: Annotated[bool, "allow weights that are pickles, which can run code when read"] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], "of the network; auto: bfloat16 on CUDA, else float32"
+    ] = "auto"
+    noise: Annotated[
+        float | Literal["auto"],
+        "deviation of the white noise on the images, beside what was trained on; auto: from the measurements where the "
+        "training images had none, else 0",
     ] = "auto"
     _made_in: Path | None = field(init=False, repr=False, compare=False, default=None)
 
@@ -217,9 +261,14 @@ class Diffusion(Prior):
             raise ParameterError("diffusion: the source is empty; give embedded, a folder, or hf:OWNER/NAME")
         if not self.revision.strip():
             raise ParameterError("diffusion: the revision is empty; give a branch, tag or commit, such as main")
+        if self.noise != "auto" and not 0 <= self.noise < math.inf:
+            raise ParameterError(f"diffusion: noise must be zero, positive or auto, got {self.noise:g}")
         if self.source != EMBEDDED and not self.source.startswith((HUB, "/", "~")):
             # a relative folder is meant from where it was written, wherever the process goes before it loads
             object.__setattr__(self, "_made_in", Path.cwd())
+
+    def prepare(self, device: torch.device) -> None:
+        self.load(device)
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
         """The live model on a device; read once and kept. Raises `DataError` for what cannot be read as one."""
@@ -250,6 +299,11 @@ class Diffusion(Prior):
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         """What the card that `cryobench train` leaves beside the network says; nothing where there is none."""
         return self._find().card.get("trained_on", ())
+
+    @property
+    def of_clean_images(self) -> bool:
+        """Whether it was trained on images without noise, as its card says."""
+        return self._find().card.get("settings", {}).get("target") == "clean"
 
     def _find(self) -> ModelFolder:
         if self.source != EMBEDDED:
@@ -303,4 +357,13 @@ def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> Di
         raise DataError(f"the prior in {folder.root} cannot be read: {told(error)}") from error
 
 
-__all__ = ["CARD", "EMBEDDED", "Diffusion", "DiffusionModel", "Embedded", "Prediction", "image_shape"]
+__all__ = [
+    "CARD",
+    "EMBEDDED",
+    "Diffusion",
+    "DiffusionModel",
+    "Embedded",
+    "NoisyImages",
+    "Prediction",
+    "image_shape",
+]

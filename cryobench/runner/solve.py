@@ -9,9 +9,9 @@ import torch
 
 from cryobench import frames, meters
 from cryobench.contract import DEVIATION, batches, checked_answer
-from cryobench.core import Reconstruction, Solver
+from cryobench.core import Prior, Reconstruction, Solver
 from cryobench.frames import Recording
-from cryobench.grid import Cell, Plan
+from cryobench.grid import Cell, Plan, with_nested
 from cryobench.linalg import concatenate_curves
 from cryobench.record import Record
 from cryobench.rng import Rng, generator
@@ -29,6 +29,11 @@ def solve(
     reason = solver.unsupported(bench.case.problem)
     if reason is not None:
         raise Skip(reason)
+    with meters.Stopwatch(plan.device) as watch:
+        for part in with_nested(solver):
+            if isinstance(part, Prior):
+                part.prepare(plan.device)
+    record.timing["setup_seconds"] += watch.seconds
 
     def attempt(batch: int) -> tuple[Reconstruction, Recording | None]:
         return _in_batches(cell, solver, plan, bench, batch, record, observer, watched=watched)

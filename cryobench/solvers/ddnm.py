@@ -12,8 +12,7 @@ from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels
-from cryobench.solvers.wiener import noise_power
+from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels, noise_in_image
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Ddnm(Sampler):
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
         check_steps(self.steps, model)
         operator, least = problem.operator, least_norm(problem)
-        deviation = noise_in_image(problem, draws)
+        deviation = noise_in_image(problem, draws.stream("probe"))
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
@@ -61,13 +60,3 @@ class Ddnm(Sampler):
             frames.offer(x, x0)
             progress(i + 1, self.steps)
         return x
-
-
-def noise_in_image(problem: Problem, draws: Draws) -> torch.Tensor:
-    """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact."""
-    if not (problem.sigma > 0).any():
-        return problem.sigma
-    operator, y = problem.operator, problem.y
-    n = draws.stream("probe").normal(y.shape[1:], dtype=y.dtype, device=y.device)
-    seen = operator.A_dagger(noise_power(problem).sqrt().to(y.dtype) * n)
-    return (seen.double().square().sum((1, 2, 3), keepdim=True) / max(operator.rank, 1)).sqrt().to(y.dtype)

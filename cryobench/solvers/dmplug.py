@@ -53,7 +53,7 @@ class DmPlug(WithDiffusion):
             raise ParameterError(f"dmplug: lr must be positive, got {self.lr:g}")
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        model = self.model(problem)
+        model = self.model(problem, rng)
         check_steps(self.ddim_steps, model)
         B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
         active = torch.arange(B, device=device)
@@ -89,6 +89,7 @@ class DmPlug(WithDiffusion):
             seed.descend(torch.autograd.grad(image, z, uphill)[0])
             if done.any():
                 active, y, operator = active[keep], y[keep], operator.select(keep)
+                model = model.select(keep)
                 seed.take(keep)
                 calm.take(keep)
         info = {"iterations": iterations, "loss": loss_of_answer, "stopped": stopped}

@@ -43,7 +43,7 @@ class Hqs(WithDiffusion):
 
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        model = self.model(problem)
+        model = self.model(problem, rng)
         x = least = least_norm(problem)
         for k, s in enumerate(geometric(self.start, self.end, self.steps)):
             z = model.denoise(x, s)

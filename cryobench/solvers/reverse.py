@@ -18,9 +18,17 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded
+from cryobench.linalg import dot, norm
+from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages
 from cryobench.rng import Rng, Stream
+from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.wiener import noise_power
 from cryobench.spec import Component
+
+NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.01
+"""The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; its probe."""
+LEAST_NOISE = 0.01
+"""The least deviation that the images' own noise is taken for, on images in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,59 @@ class WithDiffusion(Solver):
         Diffusion, Component("priors", folder="diffusion"), "a diffusion prior: embedded, diffusion:..., or a folder"
     ] = Embedded()
 
-    def model(self, problem: Problem) -> DiffusionModel:
-        """The live prior for a problem, on its device. Raises `IncompatibleError` for images of another size."""
+    def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
+        """The live prior for the images of a problem, on its device.
+
+        Real images have noise, which a prior of clean ones knows nothing of: unless the prior states its deviation it
+        is estimated from y, at the cost of a few network evaluations. Raises `IncompatibleError` for images of another
+        size.
+        """
         self.prior.check(problem.operator.image_shape)
-        return self.prior.load(problem.operator.device)
+        model = self.prior.load(problem.operator.device)
+        if self.prior.noise == "auto":
+            return NoisyImages(model, image_noise(problem, model, rng)) if self.prior.of_clean_images else model
+        if self.prior.noise == 0:
+            return model
+        return NoisyImages(model, problem.sigma.new_full(problem.sigma.shape, self.prior.noise))
+
+
+@torch.no_grad()
+def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
+    """The deviation s of the white noise in the images themselves, as y tells it, [B, 1, 1, 1].
+
+    The network D takes noise of variance t^2 = s^2 + w^2 off the least-norm solution, w^2 being that of the noise of y
+    in it. What D takes off the measured part is less than the noise, by what D leaves of it, which its divergence tells
+    (Stein 1981; by one random probe b, Ramani, Blu & Unser 2008):
+
+        t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div D(x) / N),    div D(x) = <b, D(x + e b) - D(x)> / e
+
+    Iterated from t = START, the null space of x filled from D(x) in between.
+    """
+    operator, least = problem.operator, least_norm(problem)
+    probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
+    of_y = noise_in_image(problem, rng.stream("noise of y")).double().square()
+    x, t = least, torch.full_like(problem.sigma, NOISE_START)
+    for _ in range(NOISE_STEPS):
+        c = model.denoise(x, t)
+        left = dot(probe, model.denoise(x + NOISE_PROBE * probe, t) - c) / (NOISE_PROBE * probe[0].numel())
+        taken = operator.A_dagger_A(least - c)
+        variance = dot(taken, taken).double() / max(operator.rank, 1) / (1 - left.double().clamp(0.0, 0.95))
+        t = variance.clamp(LEAST_NOISE**2, 1.0).sqrt().to(t.dtype)
+        x = c + taken
+    return (t.double().square() - of_y).clamp_min(LEAST_NOISE**2).sqrt().to(t.dtype)
+
+
+def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
+    """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact.
+
+    Told by one application of A^+ to noise from `stream`.
+    """
+    if not (problem.sigma > 0).any():
+        return problem.sigma
+    operator, y = problem.operator, problem.y
+    n = stream.normal(y.shape[1:], dtype=y.dtype, device=y.device)
+    seen = operator.A_dagger(noise_power(problem).sqrt().to(y.dtype) * n)
+    return norm(seen) / max(operator.rank, 1) ** 0.5
 
 
 class Draws:
@@ -81,7 +138,7 @@ class Sampler(WithDiffusion):
         """One sample of each image, [B, 1, H, W]."""
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        model = self.model(problem)
+        model = self.model(problem, rng)
 
         def told(done: int, total: int) -> None:
             if progress is not None:

@@ -116,12 +116,15 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 def _told(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     settings, shape = card["settings"], card["image_shape"]
+    kind = "The images were taken as they are, with their noise."
+    if settings["target"] == "clean":
+        kind = "The images were the clean ones, without the noise that gave them their scale."
     lines = [
         "# A diffusion prior for cryo-EM particle images",
         "",
         f"An unconditional DDPM of images of {shape[0]} x {shape[1]} pixels, each scaled to [-1, 1] between its own "
         f"extremes, trained with `cryobench train`: {card['steps']} steps of {settings['batch']} images, network "
-        f"`{settings['preset']}`, averaged weights. Where its `UNet2DModel` has r^2 channels, images are "
+        f"`{settings['preset']}`, averaged weights. {kind} Where its `UNet2DModel` has r^2 channels, images are "
         "pixel-unshuffled by r before it and shuffled after.",
         "",
         "Use it as `prior=./FOLDER` of a cryobench solver, or load the folder with diffusers.",

@@ -30,6 +30,7 @@ class _Particles(Protocol):
     """Simulated images [n, H, W], on the device they were made on."""
 
     image: torch.Tensor
+    signal: torch.Tensor
 
 
 @runtime_checkable
@@ -43,11 +44,15 @@ class Images:
     """An endless sequence of images, number 0, 1, ..., drawn with replacement from stacks in turn.
 
     Which image, how it is turned, its noise and its noise level follow from (seed, number) alone, so that a run that
-    was interrupted goes on with what would have come, on any number of processes.
+    was interrupted goes on with what would have come, on any number of processes. clean: give the images without their
+    own noise, on the scale that they have with it.
     """
 
-    def __init__(self, stacks: Sequence[Stack], *, seed: int, turns: bool, device: torch.device, of: str):
+    def __init__(
+        self, stacks: Sequence[Stack], *, seed: int, turns: bool, device: torch.device, of: str, clean: bool = False
+    ):
         self.shape = _common_shape(stacks)
+        self._clean = clean
         self._stacks, self._turns, self._device = stacks, turns, device
         self._draws = RowDraws(seed, "training", of)
 
@@ -79,30 +84,48 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                images[places] = scaled(block(stack, chosen).to(self._device), chosen, stack.label)
+                noisy, target = block(stack, chosen, clean=self._clean)
+                images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * 8).int().tolist()
             images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
         return images.unsqueeze(1)
 
 
-def block(stack: Stack, images: Sequence[int]) -> torch.Tensor:
-    """These images of a stack, float32 [n, H, W], at once where it can and on its own device where it has one."""
+def block(stack: Stack, images: Sequence[int], *, clean: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """These images of a stack, and what to train on: they themselves, or the same without their noise.
+
+    float32 [n, H, W] each, made at once where the stack can and on its own device where it has one. Raises `DataError`
+    where the clean images are wanted and not known.
+    """
     if isinstance(stack, _Simulates):
-        return stack.particles(images).image
+        particles = stack.particles(images)
+        return particles.image, particles.signal if clean else particles.image
     if isinstance(stack, ReadsBlocks):
-        return torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))
-    return torch.from_numpy(np.stack([stack.read(image) for image in images]).astype(np.float32, copy=False))
+        noisy = torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))
+    else:
+        noisy = torch.from_numpy(np.stack([stack.read(image) for image in images]).astype(np.float32, copy=False))
+    return noisy, torch.stack([_clean(stack, image) for image in images]) if clean else noisy
 
 
-def scaled(images: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
-    """Each image [n, H, W] between its own extremes to [-1, 1]. Raises `DataError` for one that has no scale."""
-    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    fine = (low < high) & low.isfinite() & high.isfinite()
+def _clean(stack: Stack, image: int) -> torch.Tensor:
+    pixels = stack.clean(image)
+    if pixels is None:
+        raise DataError(f"the clean image {image} of {stack.label} is not known; train on the images as they are")
+    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+
+
+def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
+    """Each target [n, H, W] on the scale that takes its noisy image from its own extremes to [-1, 1].
+
+    Raises `DataError` for an image that has no scale.
+    """
+    low, high = noisy.amin((1, 2), keepdim=True), noisy.amax((1, 2), keepdim=True)
+    fine = (low < high) & low.isfinite() & high.isfinite() & target.isfinite().all(2, True).all(1, True)
     if not fine.all():
         number = numbers[int(fine.flatten().int().argmin())]
         raise DataError(f"image {number} of {label} is constant or not finite; train on a stack without it")
-    return (images - low) / (high - low) * 2 - 1
+    return (target - low) / (high - low) * 2 - 1
 
 
 def turned(image: torch.Tensor, kind: int) -> torch.Tensor:

@@ -30,6 +30,8 @@ from cryobench.training.settings import PRESETS, Settings, T
 _VALIDATED = 256
 """Images of the validation loss: always the same, with the same noise at the same levels."""
 _SAMPLES = 16
+MIXED = (0.02, 20.0)
+"""The noise levels sigma_t that half the images of "mixed" levels lie between."""
 
 
 class Observer:
@@ -180,7 +182,7 @@ class Training:
 
     def _losses(self, network: Any, batch: Batch) -> torch.Tensor:
         """|| f(x_t, t) - target ||^2 / N of each image, [n] float32."""
-        t = (batch.level * T).long().clamp_max(T - 1)
+        t = timesteps(batch.level, self.alphas, self.settings.levels)
         a = self.alphas.to(batch.x0.device)[t].float()[:, None, None, None]
         x = a.sqrt() * batch.x0 + (1 - a).sqrt() * batch.noise
         target = batch.noise
@@ -303,11 +305,13 @@ class Training:
     def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Images, Images | None]:
         """The images, once they are known to fit the network and each other."""
         s = self.settings
-        images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train")
+        images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train",
+                        clean=s.target == "clean")  # fmt: skip
         self.preset.check(images.shape)
         if not validation:
             return images, None
-        others = Images(validation, seed=0, turns=False, device=self.device, of="validation")
+        others = Images(validation, seed=0, turns=False, device=self.device, of="validation",
+                        clean=s.target == "clean")  # fmt: skip
         if others.shape != images.shape:
             (h, w), (height, width) = images.shape, others.shape
             raise IncompatibleError(f"images to train on are of {h} x {w}, those to validate on of {height} x {width}; "
@@ -317,6 +321,17 @@ class Training:
             self.observer.warn("some images are both trained on and validated on: the validation loss will not tell "
                                "when the network learns them by heart")  # fmt: skip
         return images, others
+
+
+def timesteps(place: torch.Tensor, alphas: torch.Tensor, levels: str) -> torch.Tensor:
+    """The levels t [n] at these places in (0, 1), as `Settings.levels` spreads them. alphas: a_t, [T]."""
+    t = (place * len(alphas)).long()
+    if levels == "mixed":
+        low, high = MIXED
+        sigmas = ((1 - alphas) / alphas).sqrt().to(place.device)
+        sigma = low * (high / low) ** (2 * place.double() - 1)
+        t = torch.where(place < 0.5, (2 * place * len(alphas)).long(), torch.searchsorted(sigmas, sigma))
+    return t.clamp_max(len(alphas) - 1)
 
 
 def _share(batch: int, processes: Processes) -> slice:

@@ -81,8 +81,11 @@ class Settings:
     data, validation: source specs. steps: updates of the weights. batch: images a step, over all processes.
     lr: peak learning rate of AdamW, reached after `warmup` steps and falling to 0 as a cosine at the last one.
     ema: decay of the averaged weights, which are what is kept. clip: largest norm of the gradient.
-    turns: whether images are turned by quarters and flipped at random. patience: stop once the validation loss has not
-    fallen for so many steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps.
+    turns: whether images are turned by quarters and flipped at random. target: the "images" as they are, or their
+    "clean" ones, each on the scale of its noisy one. levels: how often a noise level is trained on: "uniform" in t, or
+    "mixed", half the images so and half of them uniform in log sigma_t between 0.02 and 20. patience: stop once the
+    validation loss has not fallen for so many steps; 0 for never. validate_every, sample_every, checkpoint_every: in
+    steps.
     """
 
     data: tuple[str, ...]
@@ -95,6 +98,8 @@ class Settings:
     ema: float = 0.999
     clip: float = 1.0
     turns: bool = True
+    target: str = "images"
+    levels: str = "uniform"
     patience: int = 0
     seed: int = 0
     validate_every: int = 500
@@ -109,6 +114,9 @@ class Settings:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ParameterError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        for name, known in (("target", ("images", "clean")), ("levels", ("uniform", "mixed"))):
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ParameterError(f"{name} must be positive, got {getattr(self, name):g}")

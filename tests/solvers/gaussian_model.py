@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -101,6 +101,8 @@ class _Network:
         return self
 
     def __call__(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        if t.numel() > 1:  # a level for each image
+            return (torch.cat([self(x, level)[0] for x, level in zip(x_t.split(1), t, strict=True)]),)
         a = alpha(self._alphas, float(t))
         x0 = self._prior.estimate(x_t, a)
         eps = (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
@@ -120,6 +122,8 @@ class Known(Prior):
     """A prior of which the live model is given."""
 
     live: DiffusionModel
+    noise: float | Literal["auto"] = 0.0
+    of_clean_images: bool = False
 
     def check(self, shape: Shape) -> None:
         if shape != self.live.image_shape:

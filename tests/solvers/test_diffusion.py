@@ -21,7 +21,7 @@ from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
-from cryobench.priors.diffusion import Diffusion
+from cryobench.priors.diffusion import Diffusion, NoisyImages
 from cryobench.rng import Rng
 from cryobench.solvers.cryosense import CryoSense
 from cryobench.solvers.daps import Daps, polynomial
@@ -32,7 +32,7 @@ from cryobench.solvers.dps import Dps, differentiable
 from cryobench.solvers.hqs import Hqs, data_step
 from cryobench.solvers.pigdm import PiGdm
 from cryobench.solvers.pinv import Pinv, least_norm
-from cryobench.solvers.reverse import Draws, Sampler
+from cryobench.solvers.reverse import Draws, Sampler, image_noise
 
 SIZE = (16, 16)
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
@@ -538,3 +538,56 @@ def test_samples_give_the_mean_and_deviation_of_separate_draws(name, prior):
     one = few(name, prior).solve(problem, rng=rng(3))
     assert one.deviation is None
     torch.testing.assert_close(one.x.double(), each[0], rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------- images with white noise of their own
+
+
+def noisy_prior(deviation: float) -> GaussianPrior:
+    """The coloured prior with white noise on its images: N(m, C + s^2 I)."""
+    prior = GaussianPrior()
+    prior.power = prior.power + deviation**2
+    return prior
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 3.0])
+def test_the_model_of_noisy_images_follows_from_that_of_clean_ones(sigma):
+    s = torch.tensor([0.1, 0.4], dtype=torch.float64)[:, None, None, None]
+    noisy = NoisyImages(COLOURED.model("v_prediction"), s)
+    z = COLOURED.draw(2) + sigma * torch.randn((2, 1, *SIZE), generator=torch.manual_seed(1), dtype=torch.float64)
+    for i in range(2):
+        wanted = noisy_prior(float(s[i])).model().denoise(z[i : i + 1], sigma)
+        torch.testing.assert_close(noisy.denoise(z, sigma)[i : i + 1], wanted, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            noisy.select(slice(i, i + 1)).denoise(z[i : i + 1], sigma), wanted, atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("t", [0, 300, 999])
+def test_its_predictions_are_those_of_a_model_of_noisy_images(t):
+    noisy = NoisyImages(COLOURED.model(), torch.full((2, 1, 1, 1), 0.2, dtype=torch.float64))
+    x_t = torch.randn((2, 1, *SIZE), generator=torch.manual_seed(1), dtype=torch.float64)
+    for ours, wanted in zip(noisy.predict(x_t, t), noisy_prior(0.2).model().predict(x_t, t), strict=True):
+        torch.testing.assert_close(ours, wanted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["pool exact", "pool noisy", "fourier noisy", "identity noisy"])
+@pytest.mark.parametrize("deviation", [0.15, 0.4])
+def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviation):
+    recipe, noise = SETTINGS[setting]
+    x = COLOURED.draw(24, seed=2)
+    x = x + deviation * torch.randn(x.shape, generator=torch.manual_seed(3), dtype=x.dtype)
+    problem = measure(live(recipe, taken(24, SIZE)), x, noise)
+    found = image_noise(problem, COLOURED.model(), rng(24)).flatten()
+    # an image of 16 x 16 has 64 to 256 measurements to tell it by
+    assert abs(float(found.square().mean().sqrt()) / deviation - 1) < 0.25, found
+
+
+def test_a_prior_of_clean_images_is_asked_for_noisy_ones():
+    """With the noise stated, estimated, or none, as the prior has it."""
+    problem, _ = one_image(COLOURED, "pool exact")
+    clean = COLOURED.model()
+    for noise, kind in ((0.0, type(clean)), (0.3, NoisyImages), ("auto", NoisyImages)):
+        solver = Hqs(Known(clean, noise=noise, of_clean_images=True))  # type: ignore[arg-type]
+        assert type(solver.model(problem, rng(1))) is kind
+    assert type(Hqs(Known(clean, noise="auto")).model(problem, rng(1))) is type(clean)  # type: ignore[arg-type]

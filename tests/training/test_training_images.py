@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from cryobench.errors import DataError
+from cryobench.sources.scaling import between, minmax
+from cryobench.sources.simulate import Simulate
 from cryobench.sources.stacks import File
 from cryobench.training.images import Images, scaled, turned
+from cryobench.training.loop import timesteps
 
 CPU = torch.device("cpu")
 
@@ -47,6 +52,49 @@ def test_levels_are_stratified_over_a_batch_and_uniform_over_steps(tmp_path):
     for place in range(8):
         ordered = levels[:, place].sort().values
         assert (ordered - (torch.arange(200) + 0.5) / 200).abs().max() < 1.63 / 200**0.5
+
+
+ALPHAS = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+
+
+def test_levels_are_uniform_in_t_or_half_of_them_in_the_logarithm_of_sigma():
+    place = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    uniform = timesteps(place, ALPHAS, "uniform")
+    assert torch.equal(uniform.bincount(), torch.full((1000,), 100))
+    mixed = timesteps(place, ALPHAS, "mixed")
+    assert torch.equal(mixed[place < 0.5].bincount(), torch.full((1000,), 50))
+    sigma = ((1 - ALPHAS) / ALPHAS).sqrt()[mixed[place >= 0.5]]
+    assert sigma.min() == pytest.approx(0.02, rel=0.2)  # the levels are coarse there
+    assert sigma.max() == pytest.approx(20, rel=0.02)
+    for low, high in ((0.05, 0.5), (0.2, 2.0), (1.0, 10.0)):  # a decade, of three
+        share = ((sigma > low) & (sigma < high)).double().mean()
+        assert share == pytest.approx(math.log(10) / math.log(1000), abs=0.02)
+
+
+def test_clean_targets_are_on_the_scale_of_their_noisy_images():
+    stack = Simulate("3mht", snr=0.5, size=32, count=64).open()
+    noisy, clean = (
+        Images([stack], seed=3, turns=False, device=CPU, of="train", clean=wanted).batch(0, 8).x0
+        for wanted in (False, True)
+    )
+    # what lies between is white noise: its mean is nothing beside its deviation, of which the structure has less
+    noise = (noisy - clean).flatten(1)
+    assert (noise.mean(1).abs() < 5 * noise.std(1) / 32).all()
+    assert (noisy.amax((1, 2, 3)) == 1).all()
+    assert (clean.flatten(1).std(1) < noise.std(1)).all()
+    for i in range(64):  # the first of them is an image of the stack
+        image, low, high = minmax(stack.read(i), "")
+        if np.allclose(image, noisy[0, 0], atol=1e-5):
+            wanted = between(low, high).apply(stack.clean(i))
+            np.testing.assert_allclose(clean[0, 0], wanted, atol=1e-4)
+            return
+    raise AssertionError("no such image")
+
+
+def test_clean_targets_of_images_that_have_none_are_refused(blobs):
+    stack = File(str(blobs)).open()
+    with pytest.raises(DataError, match=r"clean image .* is not known; train on the images as they are"):
+        Images([stack], seed=0, turns=False, device=CPU, of="train", clean=True).batch(0, 1)
 
 
 def test_noise_is_standard_normal(blobs):
@@ -93,7 +141,7 @@ def test_sources_take_turns_and_every_image_of_each_comes(tmp_path):
 def test_an_image_without_contrast_is_named():
     stack = torch.stack([torch.arange(4.0).reshape(2, 2), torch.ones(2, 2)])
     with pytest.raises(DataError, match=r"image 17 of a\.npy is constant or not finite"):
-        scaled(stack, [4, 17], "a.npy")
+        scaled(stack, stack, [4, 17], "a.npy")
 
 
 def test_stacks_of_different_sizes_are_refused(tmp_path, blobs):
