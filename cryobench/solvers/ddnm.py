@@ -25,7 +25,7 @@ class Ddnm(Sampler):
 
     with w = 1 where y is exact. Where it is noisy, A^+ y carries noise of deviation s_x (told by one application of A^+
     to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)): never more of it than the level s has. The variance
-    a_s w^2 s_x^2 that comes in with y is left out of what is drawn.
+    a_s w^2 s_x^2 that comes in with y is left out of what is drawn on the range of A.
     """
 
     steps: Annotated[int, "network evaluations"] = 100
@@ -43,6 +43,7 @@ class Ddnm(Sampler):
         check_steps(self.steps, model)
         operator, least = problem.operator, least_norm(problem)
         deviation = noise_in_image(problem, draws.stream("probe"))
+        noisy = bool((deviation > 0).any())
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
@@ -55,8 +56,11 @@ class Ddnm(Sampler):
             if t == 0:
                 x = x0
             else:
-                left = (1 - b - b * (w * deviation).square()).clamp_min(0).sqrt()
-                x = b**0.5 * x0 + left * ((1 - self.eta**2) ** 0.5 * eps + self.eta * draws.noise())
+                drawn = (1 - self.eta**2) ** 0.5 * eps + self.eta * draws.noise()
+                x = b**0.5 * x0 + (1 - b) ** 0.5 * drawn
+                if noisy:
+                    left = (1 - b - b * (w * deviation).square()).clamp_min(0).sqrt()
+                    x = x + (left - (1 - b) ** 0.5) * operator.A_dagger_A(drawn)
             frames.offer(x, x0)
             progress(i + 1, self.steps)
         return x
