@@ -124,7 +124,7 @@ class _Remarks:
 
     def unavailable(self, record: Record) -> None:
         for name in record.unavailable:
-            if name in self._asked and not record.ceiling and (name, record.solver) not in self._told:
+            if name in self._asked and not (record.floor or record.ceiling) and (name, record.solver) not in self._told:
                 self._told.add((name, record.solver))
                 self._observer.warn(f"{record.solver} offers no frames while it solves: no {name} of it is saved")
 
