@@ -25,8 +25,9 @@ from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.wiener import noise_power
 from cryobench.spec import Component
 
-NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.01
-"""The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; its probe."""
+NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
+"""The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
+probe over t, long enough for bfloat16."""
 LEAST_NOISE = 0.01
 """The least deviation that the images' own noise is taken for, on images in [-1, 1]."""
 
@@ -73,7 +74,8 @@ def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tens
     x, t = least, torch.full_like(problem.sigma, NOISE_START)
     for _ in range(NOISE_STEPS):
         c = model.denoise(x, t)
-        left = dot(probe, model.denoise(x + NOISE_PROBE * probe, t) - c) / (NOISE_PROBE * probe[0].numel())
+        e = NOISE_PROBE * t
+        left = dot(probe, model.denoise(x + e * probe, t) - c) / (e * probe[0].numel())
         taken = operator.A_dagger_A(least - c)
         variance = dot(taken, taken).double() / max(operator.rank, 1) / (1 - left.double().clamp(0.0, 0.95))
         t = variance.clamp(LEAST_NOISE**2, 1.0).sqrt().to(t.dtype)
