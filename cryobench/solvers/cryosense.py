@@ -13,7 +13,7 @@ from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.linalg import norm
 from cryobench.priors.diffusion import DiffusionModel
-from cryobench.solvers.reverse import Draws, Sampler, ancestral, check_steps, levels
+from cryobench.solvers.reverse import Draws, Sampler, ancestral, levels
 
 ZETA = {16: 1.0, math.inf: 10.0}
 """zeta by block size: the entry of the smallest key that is not below K. Operators without blocks have K = 1."""
@@ -42,15 +42,12 @@ class CryoSense(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ParameterError(f"cryosense: steps must be at least 1, got {self.steps}")
         for name in ("zeta", "zeta_min", "beta", "beta_min"):
             value = getattr(self, name)
             if value != "auto" and not 0 <= value < math.inf:
                 raise ParameterError(f"cryosense: {name} must be zero or positive, got {value:g}")
 
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        check_steps(self.steps, model)
         operator, y = problem.operator, problem.y
         zeta = zeta_of(block_of(problem)) if self.zeta == "auto" else self.zeta
         weight = 2 / y[0].numel()

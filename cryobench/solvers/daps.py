@@ -13,10 +13,8 @@ from cryobench import frames
 from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
-from cryobench.solvers.hqs import data_step
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler
-from cryobench.solvers.wiener import noise_power
+from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, data_step, errors_in_image
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ class Daps(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "ode_steps"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"daps: {name} must be at least 1, got {getattr(self, name)}")
+        if self.ode_steps < 1:
+            raise ParameterError(f"daps: ode_steps must be at least 1, got {self.ode_steps}")
         for name in ("start", "end"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ParameterError(f"daps: {name} must be positive, got {getattr(self, name):g}")
@@ -61,7 +58,8 @@ class Daps(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        least, errors = least_norm(problem), MeasurementErrors(problem, draws)
+        least = least_norm(problem)
+        noise_of_y = draws.stream(NOISE_OF_Y) if (problem.sigma > 0).any() else None
         # a level the network was not trained on would be met with its last one
         sigmas = polynomial(min(self.start, float(model.sigmas[-1])), self.end, self.steps)
         x = torch.zeros_like(least)
@@ -71,28 +69,13 @@ class Daps(Sampler):
             last = i == self.steps - 1
             if self.spread > 0 and not last:
                 u = x0 + self.spread * s * draws.noise()
-            x = data_step(problem, least + errors.in_image(), u, s**2)
+            perturbed = least if noise_of_y is None else least + errors_in_image(problem, noise_of_y)
+            x = data_step(problem, perturbed, u, s**2)
             frames.offer(z / math.sqrt(1 + s**2), x0)
             if not last:
                 z = x + sigmas[i + 1] * draws.noise()
             progress(i + 1, self.steps)
         return x
-
-
-class MeasurementErrors:
-    """Draws of the noise in y, as A^+ sees it."""
-
-    def __init__(self, problem: Problem, draws: Draws):
-        self._operator, self._y = problem.operator, problem.y
-        self._deviation = noise_power(problem).sqrt().to(problem.y.dtype)
-        self._stream = draws.stream("likelihood")
-
-    def in_image(self) -> torch.Tensor | float:
-        """A^+ (sigma n), n ~ N(0, I), [B, 1, H, W]; 0 where all y are exact."""
-        if not (self._deviation > 0).any():
-            return 0.0
-        n = self._stream.normal(self._y.shape[1:], dtype=self._y.dtype, device=self._y.device)
-        return self._operator.A_dagger(self._deviation * n)
 
 
 def flow(model: DiffusionModel, z: torch.Tensor, s: float, steps: int) -> torch.Tensor:

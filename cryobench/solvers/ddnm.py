@@ -12,7 +12,7 @@ from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels, noise_in_image
+from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, levels, noise_in, noise_in_image
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,23 @@ class Ddnm(Sampler):
     a_s w^2 s_x^2 that comes in with y is left out of what is drawn on the range of A.
     """
 
-    steps: Annotated[int, "network evaluations"] = 100
     eta: Annotated[float, "share of fresh noise in a step, 0 (none) to 1"] = 0.85
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ParameterError(f"ddnm: steps must be at least 1, got {self.steps}")
         if not 0 <= self.eta <= 1:
             raise ParameterError(f"ddnm: eta must lie in [0, 1], got {self.eta:g}")
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        check_steps(self.steps, model)
         operator, least = problem.operator, least_norm(problem)
-        deviation = noise_in_image(problem, draws.stream("probe"))
+        deviation = noise_in_image(problem, draws.stream(NOISE_OF_Y))
         noisy = bool((deviation > 0).any())
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
             # the network's noise is kept: taking it anew from the corrected x0 would undo part of the correction
-            eps = (x - model.alpha(t) ** 0.5 * x0) / (1 - model.alpha(t)) ** 0.5
+            eps = noise_in(model, x, x0, t)
             b = model.alpha(then)
             # without noise in y w is 1 to the end, where the level has none either and the quotient would be 0 / 0
             w = torch.where(deviation > 0, (((1 - b) / b) ** 0.5 / deviation).clamp_max(1.0), 1.0)

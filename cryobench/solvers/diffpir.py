@@ -12,9 +12,8 @@ from cryobench import frames
 from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
-from cryobench.solvers.hqs import data_step
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels, noise_in, renoised
+from cryobench.solvers.reverse import Draws, Sampler, data_step, levels, noise_in, renoised
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,11 @@ class DiffPir(Sampler):
     Where y is exact the first line is the projection on {x : A x = y}.
     """
 
-    steps: Annotated[int, "network evaluations"] = 100
     zeta: Annotated[float, "share of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3
     lam: Annotated[float, "weight of the prior where y is noisy"] = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ParameterError(f"diffpir: steps must be at least 1, got {self.steps}")
         if not 0 <= self.zeta <= 1:
             raise ParameterError(f"diffpir: zeta must lie in [0, 1], got {self.zeta:g}")
         if not 0 < self.lam < math.inf:
@@ -43,7 +39,6 @@ class DiffPir(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        check_steps(self.steps, model)
         least = least_norm(problem)
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):

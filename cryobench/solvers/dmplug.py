@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.linalg import total
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.rng import Rng
-from cryobench.solvers.reverse import Draws, WithDiffusion, check_steps, levels, noise_in, renoised
+from cryobench.solvers.reverse import Draws, WithDiffusion, levels, noise_in, renoised
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class DmPlug(WithDiffusion):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
-        check_steps(self.ddim_steps, model)
         B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
         active = torch.arange(B, device=device)
         seed = Seed(Draws(problem, rng).x_T(), self.lr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,8 +12,8 @@ from cryobench import frames
 from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.linalg import norm, tiny
-from cryobench.priors.diffusion import DiffusionModel, Prediction
-from cryobench.solvers.reverse import Draws, Sampler, ancestral, check_steps, levels
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.reverse import Draws, Sampler, ancestral, differentiable, levels
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,11 @@ class Dps(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ParameterError(f"dps: steps must be at least 1, got {self.steps}")
         if not 0 <= self.zeta < math.inf:
             raise ParameterError(f"dps: zeta must be zero or positive, got {self.zeta:g}")
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        check_steps(self.steps, model)
         operator, y = problem.operator, problem.y
         scale = operator.norms.to(y.dtype).clamp_min(tiny(y))
         x = draws.x_T()
@@ -57,17 +53,3 @@ class Dps(Sampler):
             frames.offer(x, x0)
             progress(i + 1, self.steps)
         return x
-
-
-def differentiable(
-    model: DiffusionModel, x: torch.Tensor, t: int
-) -> tuple[Prediction, Callable[[torch.Tensor], torch.Tensor]]:
-    """What the network makes of x_t, x0 clamped to [-1, 1], and v -> J^T v for J = dx0/dx_t, once; v is [B, 1, H, W].
-
-    An image's x0 depends on its own x_t alone, so J^T v is per image.
-    """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        eps, x0 = model.predict(x, t)
-        x0 = x0.clamp(-1, 1)
-    return Prediction(eps.detach(), x0.detach()), lambda v: torch.autograd.grad(x0, x, v)[0]

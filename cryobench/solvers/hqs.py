@@ -13,8 +13,7 @@ from cryobench.core import Problem, Progress, Reconstruction
 from cryobench.errors import ParameterError
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import WithDiffusion
-from cryobench.solvers.wiener import noise_power
+from cryobench.solvers.reverse import WithDiffusion, data_step
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,3 @@ def geometric(start: float, end: float, steps: int) -> list[float]:
     if steps == 1:
         return [end]
     return [start * (end / start) ** (k / (steps - 1)) for k in range(steps)]
-
-
-def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
-    """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
-
-    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y. Where noise
-    lives on the range of A alone, sigma^2 is that of a coefficient that has any.
-    """
-    sigma2 = noise_power(problem).to(z.dtype)
-    gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(torch.finfo(sigma2.dtype).tiny), math.inf)
-    return z + problem.operator.A_dagger_A(least - z, gamma)

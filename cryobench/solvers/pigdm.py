@@ -12,10 +12,8 @@ from cryobench import frames
 from cryobench.core import Problem, Progress
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
-from cryobench.solvers.dps import differentiable
-from cryobench.solvers.hqs import data_step
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler, check_steps, levels, renoised
+from cryobench.solvers.reverse import Draws, Sampler, data_step, differentiable, levels, renoised
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,11 @@ class PiGdm(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ParameterError(f"pigdm: steps must be at least 1, got {self.steps}")
         if not 0 <= self.eta <= 1:
             raise ParameterError(f"pigdm: eta must lie in [0, 1], got {self.eta:g}")
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        check_steps(self.steps, model)
         least = least_norm(problem)
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,7 +19,7 @@ import torch
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
 from cryobench.linalg import dot, norm
-from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages
+from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages, Prediction
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.wiener import noise_power
@@ -28,6 +28,8 @@ from cryobench.spec import Component
 NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
 """The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
 probe over t, long enough for bfloat16."""
+NOISE_OF_Y = "noise of y"
+"""What draws of the noise in y are for."""
 LEAST_NOISE = 0.01
 """The least deviation that the images' own noise is taken for, on images in [-1, 1]."""
 
@@ -70,7 +72,7 @@ def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tens
     """
     operator, least = problem.operator, least_norm(problem)
     probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
-    of_y = noise_in_image(problem, rng.stream("noise of y")).double().square()
+    of_y = noise_in_image(problem, rng.stream(NOISE_OF_Y)).double().square()
     x, t = least, torch.full_like(problem.sigma, NOISE_START)
     for _ in range(NOISE_STEPS):
         c = model.denoise(x, t)
@@ -90,10 +92,38 @@ def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
     """
     if not (problem.sigma > 0).any():
         return problem.sigma
-    operator, y = problem.operator, problem.y
-    n = stream.normal(y.shape[1:], dtype=y.dtype, device=y.device)
-    seen = operator.A_dagger(noise_power(problem).sqrt().to(y.dtype) * n)
-    return norm(seen) / max(operator.rank, 1) ** 0.5
+    return norm(errors_in_image(problem, stream)) / max(problem.operator.rank, 1) ** 0.5
+
+
+def errors_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
+    """A draw of A^+ (sigma n), n ~ N(0, I): what the noise of y is in the least-norm solution, [B, 1, H, W]."""
+    n = stream.normal(problem.y.shape[1:], dtype=problem.y.dtype, device=problem.y.device)
+    return problem.operator.A_dagger(noise_power(problem).sqrt().to(n.dtype) * n)
+
+
+def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
+    """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
+
+    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y. Where noise
+    lives on the range of A alone, sigma^2 is that of a coefficient that has any.
+    """
+    sigma2 = noise_power(problem).to(z.dtype)
+    gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(torch.finfo(sigma2.dtype).tiny), math.inf)
+    return z + problem.operator.A_dagger_A(least - z, gamma)
+
+
+def differentiable(
+    model: DiffusionModel, x: torch.Tensor, t: int
+) -> tuple[Prediction, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the network makes of x_t, x0 clamped to [-1, 1], and v -> J^T v for J = dx0/dx_t, once; v is [B, 1, H, W].
+
+    An image's x0 depends on its own x_t alone, so J^T v is per image.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        eps, x0 = model.predict(x, t)
+        x0 = x0.clamp(-1, 1)
+    return Prediction(eps.detach(), x0.detach()), lambda v: torch.autograd.grad(x0, x, v)[0]
 
 
 class Draws:
@@ -103,21 +133,18 @@ class Draws:
         self._rng, self._sample = rng, sample
         self._shape = problem.image_batch_shape[1:]
         self._like = {"dtype": problem.y.dtype, "device": problem.y.device}
-        self._noise = self._stream("noise")
+        self._noise = self.stream("noise")
 
     def x_T(self) -> torch.Tensor:
         """Where the reverse process starts, N(0, I)."""
-        return self._stream("x_T").normal(self._shape, **self._like)
+        return self.stream("x_T").normal(self._shape, **self._like)
 
     def noise(self) -> torch.Tensor:
         """The next N(0, I)."""
         return self._noise.normal(self._shape, **self._like)
 
     def stream(self, purpose: str) -> Stream:
-        """Draws for another purpose."""
-        return self._stream(purpose)
-
-    def _stream(self, purpose: str) -> Stream:
+        """This sample's own draws for a purpose."""
         return self._rng.stream(f"{purpose} {self._sample}" if self._sample else purpose)
 
 
@@ -130,10 +157,14 @@ class Sampler(WithDiffusion):
     """
 
     samples: Annotated[int, "reconstructions to draw; more than one: their mean and standard deviation"] = 1
+    steps: Annotated[int, "network evaluations"] = 100
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ParameterError(f"samples must be at least 1, got {self.samples}")
+        for name in ("samples", "steps"):
+            if getattr(self, name) < 1:
+                raise ParameterError(
+                    f"{type(self).__name__.lower()}: {name} must be at least 1, got {getattr(self, name)}"
+                )
 
     @abstractmethod
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
@@ -158,21 +189,16 @@ class Sampler(WithDiffusion):
         return Reconstruction(mean.to(problem.y.dtype), deviation=deviation)
 
 
-def levels(model: DiffusionModel, steps: int) -> Iterator[tuple[int, int, int]]:
+def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:
     """(number, t, the level after it) of a reverse process of `steps` steps; -1 comes after the last.
 
     They are spaced evenly from (steps - 1) floor(T / steps) to 0: the spacing `leading` of diffusers, and of CryoSENSE.
+    Raises `ParameterError` unless the model has so many levels.
     """
-    stride = model.T // steps
-    for number in range(steps):
-        t = (steps - 1 - number) * stride
-        yield number, t, t - stride
-
-
-def check_steps(steps: int, model: DiffusionModel) -> None:
-    """Raise `ParameterError` unless the model has so many levels."""
     if not 1 <= steps <= model.T:
         raise ParameterError(f"steps must lie between 1 and the {model.T} levels of the prior, got {steps}")
+    stride = model.T // steps
+    return [(number, (steps - 1 - number) * stride, (steps - 2 - number) * stride) for number in range(steps)]
 
 
 def ancestral(

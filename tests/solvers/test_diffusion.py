@@ -28,11 +28,11 @@ from cryobench.solvers.daps import Daps, polynomial
 from cryobench.solvers.ddnm import Ddnm
 from cryobench.solvers.diffpir import DiffPir
 from cryobench.solvers.dmplug import Calmest, DmPlug, generated
-from cryobench.solvers.dps import Dps, differentiable
-from cryobench.solvers.hqs import Hqs, data_step
+from cryobench.solvers.dps import Dps
+from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
 from cryobench.solvers.pinv import Pinv, least_norm
-from cryobench.solvers.reverse import Draws, Sampler, image_noise
+from cryobench.solvers.reverse import Draws, Sampler, data_step, differentiable, image_noise
 
 SIZE = (16, 16)
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
