@@ -160,11 +160,9 @@ class Sampler(WithDiffusion):
     steps: Annotated[int, "network evaluations"] = 100
 
     def __post_init__(self) -> None:
-        for name in ("samples", "steps"):
-            if getattr(self, name) < 1:
-                raise ParameterError(
-                    f"{type(self).__name__.lower()}: {name} must be at least 1, got {getattr(self, name)}"
-                )
+        for name, value in (("samples", self.samples), ("steps", self.steps)):
+            if value < 1:
+                raise ParameterError(f"{type(self).__name__.lower()}: {name} must be at least 1, got {value}")
 
     @abstractmethod
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:

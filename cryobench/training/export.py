@@ -14,7 +14,7 @@ from cryobench.errors import ResultsError, told
 from cryobench.files import whole_file
 from cryobench.priors.model_folder import CARD
 from cryobench.training.images import Images
-from cryobench.training.settings import Settings, T
+from cryobench.training.settings import BETAS, Settings, T
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 README = "README.md"
@@ -81,7 +81,7 @@ def _configurations(network: Any, prediction: Literal["epsilon", "sample", "v_pr
     import diffusers
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule="linear", beta_start=1e-4, beta_end=0.02,
+    scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule="linear", beta_start=BETAS[0], beta_end=BETAS[1],
                               prediction_type=prediction, clip_sample=True)  # fmt: skip
     version = {"_diffusers_version": diffusers.__version__}
     parts = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}

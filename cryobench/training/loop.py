@@ -25,7 +25,7 @@ from cryobench.training.checkpoint import State
 from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
 from cryobench.training.processes import Processes
-from cryobench.training.settings import PRESETS, Settings, T
+from cryobench.training.settings import BETAS, PRESETS, Settings, T
 
 _VALIDATED = 256
 """Images of the validation loss: always the same, with the same noise at the same levels."""
@@ -92,8 +92,7 @@ class Training:
         self._part = _share(settings.batch, self.processes)
         self._lock: IO[bytes] | None = None
         self._log: Log | None = None
-        levels = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)  # Ho et al. 2020, section 4
-        self.alphas = (1 - levels).cumprod(0)
+        self.alphas = (1 - torch.linspace(*BETAS, T, dtype=torch.float64)).cumprod(0)
         self.step, self.best, self.best_step = 0, math.inf, 0
         with self.processes.together():
             self.images, self.validation = self._open(stacks, validation)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 T = 1000
 """Noise levels."""
+BETAS = (1e-4, 0.02)
+"""The first and last of the T variances beta_t, evenly spaced (Ho, Jain & Abbeel 2020, section 4)."""
 
 
 @dataclass(frozen=True)
