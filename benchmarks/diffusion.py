@@ -18,6 +18,7 @@ from pathlib import Path
 import cryobench as cb
 from cryobench.leaderboard.stats import bootstrap_interval, mean
 from cryobench.record import Record
+from cryobench.solvers.reverse import WithDiffusion
 
 BLOCKS = (2, 4, 8, 16, 32)
 DATA = {
@@ -58,7 +59,7 @@ def main() -> None:
 
 def with_prior(solver: str, prior: str) -> str:
     """The solver's spec with this prior, where it takes one."""
-    if not hasattr(cb.solver(solver.split(":")[0]), "prior") or solver.split(":")[0] in ("tv", "dct", "wavelet"):
+    if not isinstance(cb.solver(solver), WithDiffusion):
         return solver
     return f"{solver}{',' if ':' in solver else ':'}prior={prior}"
 

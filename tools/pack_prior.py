@@ -1,56 +1,55 @@
 """Puts a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
 
-FOLDER is what tools/train_embedded.sh has made. The loss curve goes to docs/prior_loss.png.
+FOLDER is what tools/train_embedded.sh has made. The loss, averaged over a hundred steps, goes along, and as a curve to
+docs/prior_loss.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 from pathlib import Path
 
-from diffusers.models.unets.unet_2d import UNet2DModel
+import pandas as pd
 from matplotlib.figure import Figure
 
-from cryobench.priors.diffusion import CARD
+from cryobench.priors.model_folder import find_model
+from cryobench.priors.network import read_network
 from cryobench.training.export import write_pipeline
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = ROOT / "cryobench" / "priors" / "embedded"
+LOSS = "loss.csv"
+AVERAGED = 100  # steps
 
 
-def pack(folder: Path) -> None:
-    """Write the pipeline, its card and its loss curve."""
-    network = UNet2DModel.from_pretrained(folder / "unet")
-    prediction = _prediction(folder)
+def pack(folder: Path) -> pd.DataFrame:
+    """Write the pipeline, its card and its loss, which is returned."""
+    model = find_model(str(folder))
     shutil.rmtree(PACKAGED, ignore_errors=True)
     PACKAGED.mkdir()
-    write_pipeline(network, prediction, PACKAGED, half=True)
-    for name in (CARD, "README.md", "loss.csv"):
-        shutil.copy(folder / name, PACKAGED / name)
+    prediction = model.scheduler_config["prediction_type"]
+    write_pipeline(read_network(model), prediction, PACKAGED, card=model.card, half=True)
+    losses = averaged(pd.read_csv(folder / LOSS))
+    losses.to_csv(PACKAGED / LOSS, index=False, float_format="%.6g")
     size = sum(path.stat().st_size for path in PACKAGED.rglob("*") if path.is_file())
     print(f"{PACKAGED.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
+    return losses
 
 
-def _prediction(folder: Path) -> str:
-    import json
+def averaged(losses: pd.DataFrame) -> pd.DataFrame:
+    """A row a hundred steps, numbered by the last of them: the mean training loss and the last validation loss."""
+    rows = losses.groupby((losses["step"] + AVERAGED - 1) // AVERAGED * AVERAGED)
+    return rows.agg(loss=("loss", "mean"), validation_loss=("validation_loss", "last")).reset_index()
 
-    return json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["prediction_type"]
 
-
-def draw(losses: Path, path: Path) -> None:
-    """The training loss, averaged over a hundred steps, and the validation loss."""
-    with losses.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+def draw(losses: pd.DataFrame, path: Path) -> None:
+    """The training loss and the validation loss over the steps."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axis = figure.subplots()
-    training = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
-    width = min(100, len(training))
-    means = [sum(loss for _, loss in training[i : i + width]) / width for i in range(0, len(training) - width, width)]
-    axis.plot([training[i + width // 2][0] for i in range(0, len(training) - width, width)], means, label="training")
-    validated = [(int(row["step"]), float(row["validation_loss"])) for row in rows if row["validation_loss"]]
-    axis.plot(*zip(*validated, strict=True), label="validation, averaged weights")
+    for name, label in (("loss", "training"), ("validation_loss", "validation, averaged weights")):
+        known = losses[losses[name].notna()]
+        axis.plot(known["step"], known[name], label=label)
     axis.set(xlabel="step", ylabel="mean squared error of v", yscale="log")
     axis.legend()
     figure.savefig(path, dpi=120)
@@ -59,6 +58,4 @@ def draw(losses: Path, path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    pack(given.folder)
-    draw(given.folder / "loss.csv", ROOT / "docs" / "prior_loss.png")
+    draw(pack(parser.parse_args().folder), ROOT / "docs" / "prior_loss.png")
