@@ -39,6 +39,24 @@ def trained(arguments, monkeypatch):
     return call
 
 
+def disturbed(arguments, monkeypatch, act):
+    """As `trained`; before its batch of step 3 the second process does `act()`, once."""
+
+    def call(rank: int) -> None:
+        batch, acted = Images.batch, []
+
+        def disturb(self, step, size, part=slice(None)):
+            if rank == 1 and step == 3 and not acted:
+                acted.append(True)
+                act()
+            return batch(self, step, size, part)
+
+        monkeypatch.setattr(Images, "batch", disturb)
+        trained(arguments, monkeypatch)(rank)
+
+    return call
+
+
 def distance(one: State, other: State) -> float:
     return sum(float((one.averaged[n] - other.averaged[n]).square().sum()) for n in one.averaged) ** 0.5
 
@@ -92,36 +110,20 @@ def test_a_lost_loss_stops_all_and_the_first_one_says_so(run, tmp_path, monkeypa
 
 
 def test_what_fails_in_one_process_stops_all(run, tmp_path, monkeypatch):
-    def call(rank: int) -> None:
-        batch = Images.batch
+    def fail() -> None:
+        raise DataError("image 5 is gone")
 
-        def fail(self, step, size, part=slice(None)):
-            if rank == 1 and step == 3:
-                raise DataError("image 5 is gone")
-            return batch(self, step, size, part)
-
-        monkeypatch.setattr(Images, "batch", fail)
-        trained(command(run, tmp_path / "out"), monkeypatch)(rank)
-
-    ended = two_processes(call, tmp_path)
+    ended = two_processes(disturbed(command(run, tmp_path / "out"), monkeypatch, fail), tmp_path)
     assert [code for code, _ in ended] == [1, 1], ended
     assert "error: image 5 is gone" in ended[0][1]
     assert ended[1][1] == ""
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(run, tmp_path, monkeypatch):
-    def call(rank: int) -> None:
-        batch, sent = Images.batch, []
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-        def interrupt(self, step, size, part=slice(None)):
-            if rank == 1 and step == 3 and not sent:
-                sent.append(os.kill(os.getpid(), signal.SIGTERM))
-            return batch(self, step, size, part)
-
-        monkeypatch.setattr(Images, "batch", interrupt)
-        trained(command(run, tmp_path / "out"), monkeypatch)(rank)
-
-    ended = two_processes(call, tmp_path)
+    ended = two_processes(disturbed(command(run, tmp_path / "out"), monkeypatch, interrupt), tmp_path)
     assert [code for code, _ in ended] == [143, 143], ended
     assert "stopped after step 4 of 8" in ended[0][1]
     state = State.load(tmp_path / "out")

@@ -54,11 +54,11 @@ def test_a_loss_that_is_not_a_number_stops_at_once(run, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
-def limited(bytes_a_file: int, call):
-    """In a process that can write no larger file, as where the disk is full; Python ignores the signal."""
+def told_where_files_are_limited(bytes_a_file: int, call, told: Path) -> str:
+    """The error that ends `call` in a process that can write no larger file, as where the disk is full."""
     resource = pytest.importorskip("resource", reason="no limits on this system")
 
-    def begin():
+    def begin():  # Python ignores the signal that comes with it
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, before[1]))
         try:
@@ -68,7 +68,10 @@ def limited(bytes_a_file: int, call):
             print(f"{type(error).__name__}: {error}")
             sys.exit(3)
 
-    return begin
+    child = forked(begin, told)
+    child.join()
+    assert child.exitcode == 3, told.read_text()
+    return told.read_text()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_whole(run, tmp_path):
@@ -77,10 +80,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(run, tmp_path):
     training = run.training(out)
     training.run(lambda: training.step == 4)
     before = contents(out)
-    child = forked(limited(len(before[checkpoint.NAME]) // 2, lambda: run(out)), tmp_path / "told.txt")
-    child.join()
-    told = (tmp_path / "told.txt").read_text()
-    assert child.exitcode == 3, told
+    told = told_where_files_are_limited(len(before[checkpoint.NAME]) // 2, lambda: run(out), tmp_path / "told.txt")
     assert "ResultsError: the checkpoint of step 6 cannot be written" in told
     assert "the one before it is whole. Make room, and the same command goes on from there" in told
     assert told.count("\n") == 1
@@ -94,10 +94,8 @@ def test_a_full_disk_leaves_the_pipeline_before_whole(run, tmp_path):
     training = run.training(tmp_path / "out", steps=4)
     torch.nn.init.zeros_(next(training.averaged.parameters()))
     size = len(before[f"unet/{export.WEIGHTS}"])
-    child = forked(limited(size // 2, training._export), tmp_path / "told.txt")
-    child.join()
-    assert child.exitcode == 3
-    assert "the pipeline cannot be written" in (tmp_path / "told.txt").read_text()
+    told = told_where_files_are_limited(size // 2, training._export, tmp_path / "told.txt")
+    assert "the pipeline cannot be written" in told
     assert contents(tmp_path / "out") == before
     training._export()
     assert contents(tmp_path / "out") != before
@@ -109,11 +107,8 @@ def test_a_log_that_cannot_grow_stops_the_run_at_the_next_checkpoint(run, tmp_pa
     training = run.training(out)
     training.run(lambda: training.step == 4)
     before = contents(out)
-    child = forked(limited((out / "loss.csv").stat().st_size + 5, lambda: run(out)), tmp_path / "told.txt")
-    child.join()
-    told = (tmp_path / "told.txt").read_text()
-    assert child.exitcode == 3, told
-    assert "loss.csv cannot be written" in told
+    room = (out / "loss.csv").stat().st_size + 5
+    assert "loss.csv cannot be written" in told_where_files_are_limited(room, lambda: run(out), tmp_path / "told.txt")
     assert contents(out) == before
     assert_same(run(out), whole)
     assert (out / "loss.csv").read_text() == (tmp_path / "whole" / "loss.csv").read_text()
