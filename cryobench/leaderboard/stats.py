@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +11,10 @@ from cryobench.errors import ParameterError
 
 Interval = tuple[float | None, float | None]
 
-# Entries of a chunk of resamples held at once: 16 MiB as float64, however many images there are.
+# Numbers held at once, of resamples and of their sums: 8 MiB each as float32, whatever the size of the data.
 CHUNK = 2_000_000
+# Series in one product. Always as many, so that the rounding of a series does not depend on its company.
+SERIES = 64
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -59,13 +61,67 @@ def bootstrap_intervals(
     if resamples < 1:
         raise ParameterError(f"resamples must be at least 1, and is {resamples}; 10000 is usual")
     intervals: list[Interval] = [(None, None)] * len(series)
-    tails = [(1 - level) / 2, (1 + level) / 2]
     for places in _by_length(series).values():
         data = np.array([series[place] for place in places], dtype=float)
-        for place, means in zip(places, _resampled_means(data, resamples, seed), strict=True):
-            lo, hi = np.quantile(means, tails)
-            intervals[place] = (float(lo), float(hi))
+        ends = interval_ends(data, level=level, resamples=resamples, seed=seed)
+        for place, lo, hi in zip(places, *(end.tolist() for end in ends), strict=True):
+            intervals[place] = (lo, hi)
     return intervals
+
+
+def interval_ends(
+    data: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends lo and hi [series] of the `bootstrap_interval` of data [series, images]; NaN where there is none.
+
+    All series share their resamples. The means are taken in float32, of deviations from each series' mean: what that
+    rounds is far below what the drawing of resamples leaves open.
+    """
+    ends = np.full((2, len(data)), math.nan)
+    if data.shape[1] > 1:
+        finite = np.isfinite(data).all(axis=1)
+        ends[:, finite] = _ends(data[finite], level, resamples, seed)
+    return ends[0], ends[1]
+
+
+def _ends(data: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
+    """`interval_ends` [2, series] of finite data of two images or more."""
+    least, most = data.min(axis=1), data.max(axis=1)
+    centre = np.clip(data.mean(axis=1), least, most)  # rounding must not push it out: three times 0.1 have the mean 0.1
+    offsets = data - centre[:, None]
+    scale = np.abs(offsets).max(axis=1)
+    scale[scale == 0] = 1
+    offsets = (offsets / scale[:, None]).astype(np.float32)
+    ends = np.empty((2, len(data)))
+    batch = SERIES * max(1, CHUNK // resamples // SERIES)
+    for start in range(0, len(data), batch):
+        sums = _resampled_sums(offsets[start : start + batch], resamples, seed)
+        sums.sort(axis=1)
+        ends[:, start : start + batch] = [_quantile(sums, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
+    return np.clip(ends * (scale / data.shape[1]) + centre, least, most)
+
+
+def _resampled_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Sums [series, resamples] of float32 data [series, images] over as many images drawn with replacement."""
+    n_series, n_images = data.shape
+    data = np.pad(data, ((0, -n_series % SERIES), (0, 0)))
+    sums = np.empty((len(data), resamples), np.float32)
+    done = 0
+    for counts in _multiplicities(resamples, n_images, seed):
+        part = sums[:, done : done + len(counts)]
+        for start in range(0, len(data), SERIES):
+            np.matmul(data[start : start + SERIES], counts.T, out=part[start : start + SERIES])
+        done += len(counts)
+    return sums[:n_series]
+
+
+def _quantile(ordered: np.ndarray, tail: float) -> np.ndarray:
+    """The quantile [series] of values [series, resamples] in ascending order, linear between them."""
+    place = tail * (ordered.shape[1] - 1)
+    below = math.floor(place)
+    above = min(below + 1, ordered.shape[1] - 1)
+    low, high = ordered[:, below].astype(float), ordered[:, above].astype(float)
+    return low + (place - below) * (high - low)
 
 
 def _by_length(series: Sequence[Sequence[float | None]]) -> dict[int, list[int]]:
@@ -77,24 +133,13 @@ def _by_length(series: Sequence[Sequence[float | None]]) -> dict[int, list[int]]
     return places
 
 
-def _resampled_means(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means [series, resamples] of data [series, images] over images drawn with replacement."""
-    n_images = data.shape[1]
-    centre = np.array([[_finite_mean(row)] for row in data.tolist()])
-    offsets = data - centre  # so that rounding is small beside the spread, and equal values give no spread
+def _multiplicities(resamples: int, n_images: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, with replacement, as chunks of float32 [resamples, n_images]."""
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // n_images)
-    means = np.empty((len(data), resamples))
     for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        counts = _multiplicities(rng, stop - start, n_images)
-        for series, offset in enumerate(offsets):  # one product each: a series' bits do not depend on the others
-            means[series, start:stop] = counts @ offset / n_images
-    return means + centre
-
-
-def _multiplicities(rng: np.random.Generator, rows: int, n_images: int) -> np.ndarray:
-    """How often each image is drawn, [rows, n_images], in n_images draws a row."""
-    drawn = rng.integers(n_images, size=(rows, n_images))
-    drawn += n_images * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * n_images).reshape(rows, n_images).astype(float)
+        n_rows = min(rows, resamples - start)
+        drawn = rng.integers(n_images, size=(n_rows, n_images))
+        drawn += n_images * np.arange(n_rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_rows * n_images)
+        yield counts.reshape(n_rows, n_images).astype(np.float32)

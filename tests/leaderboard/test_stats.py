@@ -6,7 +6,7 @@ import scipy.stats
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard import stats
-from cryobench.leaderboard.stats import bootstrap_interval, bootstrap_intervals, mean
+from cryobench.leaderboard.stats import bootstrap_interval, bootstrap_intervals, interval_ends, mean
 
 
 @pytest.mark.parametrize("n_images", [2, 5, 40, 300])
@@ -46,6 +46,30 @@ def test_an_interval_does_not_depend_on_its_company_or_the_chunks(monkeypatch):
     assert bootstrap_intervals([shorter, other, values])[2] == alone
     monkeypatch.setattr(stats, "CHUNK", 1000)
     assert bootstrap_interval(values) == pytest.approx(alone, rel=1e-12)
+
+
+def test_many_series_at_once_are_as_one_by_one(monkeypatch):
+    data = np.random.default_rng(1).normal(size=(150, 9))
+    data[[3, 80], 2] = math.inf, math.nan
+    monkeypatch.setattr(stats, "CHUNK", 70_000)  # series and resamples both in several parts
+    lo, hi = interval_ends(data, resamples=1000)
+    assert np.isnan([lo[3], hi[3], lo[80], hi[80]]).all()
+    alone = [bootstrap_interval(row.tolist(), resamples=1000) for row in data]
+    assert [(lo[row], hi[row]) for row in range(150) if row not in (3, 80)] == [
+        ends for row, ends in enumerate(alone) if row not in (3, 80)
+    ]
+
+
+def test_one_image_has_no_interval():
+    assert np.isnan(interval_ends(np.ones((3, 1)))).all()
+
+
+@pytest.mark.parametrize("spread", [1e-40, 1e-9, 1e40])
+def test_any_unit_will_do(spread):
+    """Sums are taken in float32, of which the largest number is 3e38."""
+    values = np.random.default_rng(0).normal(size=20)
+    ends = bootstrap_interval(values.tolist())
+    assert bootstrap_interval((spread * values).tolist()) == pytest.approx([spread * end for end in ends], rel=1e-5)
 
 
 def test_shift_and_scale():

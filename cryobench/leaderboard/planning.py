@@ -1,0 +1,61 @@
+"""How many images a paired comparison needs. Needs numpy and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import ndtri
+
+LEVEL = 0.05
+"""The family-wise error allowed: the probability of one or more wrong differences in a comparison."""
+
+POWER = 0.8
+"""The probability with which a difference of the stated size is to be seen."""
+
+MOST = 1e9
+"""Images beyond which nobody is told to go."""
+
+EFFICIENCY = 3 / math.pi
+"""Of the signed-rank test beside the t test, for normal differences (Hodges and Lehmann 1956)."""
+
+
+def least_p(n_images: int) -> float:
+    """The smallest two-sided p that a signed-rank test of n images can give: all differences have one sign."""
+    return min(1.0, 2.0 ** (1 - n_images))
+
+
+def reachable(n_images: int, tests: int) -> bool:
+    """Whether any of so many tests can be significant after Holm's correction."""
+    return least_p(n_images) * tests <= LEVEL
+
+
+def images_to_test(tests: int) -> int:
+    """The fewest images for which `reachable` holds."""
+    return math.ceil(1 + math.log2(max(tests, 1) / LEVEL))
+
+
+def images_needed(differences: np.ndarray, tests: int) -> np.ndarray:
+    """Images [pairs] to see a mean difference of the size observed in differences [pairs, images].
+
+    NaN where there is none to see, where it is infinite, for a single image and beyond `MOST`. For power `POWER` and
+    the two-sided level `LEVEL` / tests, which the first of Holm's steps demands of the smallest p of that many tests.
+    With d the mean difference over its standard deviation,
+
+        n = ((z_a + z_b)^2 / d^2 + z_a^2 / 2) / EFFICIENCY,
+
+    that is Guenther's approximation for the t test (The American Statistician 35 (1981) 243) over the asymptotic
+    relative efficiency of the signed-rank test for normal differences (heavier tails need fewer), and at least
+    `images_to_test`. Simulated powers are 0.79 to 0.82; but at the fewest images that can be tested every difference
+    must have one sign, and the power may be less: 0.66 for d = 1.5 and 6 images. The observed size is itself uncertain,
+    and so is this number.
+    """
+    level, power = -ndtri(LEVEL / max(tests, 1) / 2), ndtri(POWER)
+    if differences.shape[1] < 2:
+        return np.full(len(differences), math.nan)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        mean = differences.mean(axis=1)
+        variance = differences.var(axis=1, ddof=1)
+        n_images = np.ceil(((level + power) ** 2 * variance / mean**2 + level**2 / 2) / EFFICIENCY)
+    n_images = np.maximum(n_images, images_to_test(tests))
+    return np.where((n_images <= MOST) & (mean != 0), n_images, math.nan)

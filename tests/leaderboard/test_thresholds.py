@@ -1,0 +1,56 @@
+import math
+
+import pytest
+
+from cryobench.errors import ParameterError
+from cryobench.leaderboard.thresholds import Threshold, thresholds
+
+DIRECTIONS = {"psnr": "higher", "mse": "lower", "odd:name": "none", "seconds_per_image": "lower"}
+
+
+def test_reads_what_is_documented():
+    assert thresholds("psnr:-0.1, seconds:+20%", DIRECTIONS) == [
+        Threshold("psnr", -1, 0.1, False),
+        Threshold("seconds_per_image", 1, 0.2, True),
+    ]
+
+
+@pytest.mark.parametrize("text", ["psnr:-0.1", "psnr:-5%", "mse:+1e-05", "odd:name:+3", "odd:name:-3"])
+def test_a_threshold_says_what_was_written(text):
+    (found,) = thresholds(text, DIRECTIONS)
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "no threshold"), ("psnr", "no threshold"), ("psnr:0.1", "no threshold"), ("psnr:-", "no threshold"),
+    ("psnr:-x", "no threshold"), ("psnr:--1", "no threshold"), (":-1", "no threshold"), ("psnr:-0.1,", "no threshold"),
+    ("psnr:-1e", "no threshold"), ("psnr:-nan", "no threshold"), ("psnr:-5 %", "no threshold"),
+    ("pnsr:-0.1", "did you mean 'psnr'"), ("psnr:+0.1", "psnr gets worse with '-'"), ("seconds:-20%", "with '+'"),
+])  # fmt: skip
+def test_nonsense_is_one_line(text, said):
+    with pytest.raises(ParameterError) as error:
+        thresholds(text, DIRECTIONS)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_change_passes_where_it_goes_beyond():
+    drop, rise, percent = Threshold("a", -1, 0.5, False), Threshold("a", 1, 0.5, False), Threshold("a", 1, 0.2, True)
+    assert drop.passed_by(20, 19.25)
+    assert not drop.passed_by(20, 19.5)
+    assert not drop.passed_by(20, 25)
+    assert rise.passed_by(1, 1.75)
+    assert not rise.passed_by(1, 0)
+    assert percent.passed_by(10, 12.5)
+    assert not percent.passed_by(10, 12)
+    assert Threshold("a", 1, 0.1, True).passed_by(-10, -8)  # of the size
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_infinite_means(relative):
+    drop = Threshold("psnr", -1, 0.1, relative)
+    assert drop.passed_by(math.inf, 80.0)
+    assert not drop.passed_by(80.0, math.inf)
+    assert not drop.passed_by(math.inf, math.inf)
+    assert Threshold("mse", 1, 0.0, relative).passed_by(0.0, 1e-9)
+    assert not Threshold("mse", 1, 0.0, relative).passed_by(0.0, 0.0)
