@@ -23,6 +23,7 @@ from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, 
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.hooks import Hooks
+from cryobench.kinds import check_kind
 from cryobench.meters import CountingOperator
 from cryobench.record import Record
 from cryobench.registry import installed
@@ -56,6 +57,7 @@ def run(
     noises: str | Sequence[str] = "none",
     data: str | Path | Sequence[str | Path] = "demo",
     metrics: str | Sequence[str] = grid.DEFAULT_METRICS,
+    within: str = "image",
     images: str | None = None,
     seed: int = 0,
     dtype: str = "float32",
@@ -71,9 +73,11 @@ def run(
     """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
-    the first four. batch: how many are solved at once, halved where memory runs out; "auto" starts with all of them on
-    CUDA (at most 1024) and with 16 on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected
-    to exceed in PSNR to the measured image; it needs simulated images with white noise and exact measurements.
+    the first four. within: where metrics look, "image", "circle" (the particle's, where the source states its radius,
+    else the largest in the image) or "circle:75" with a radius in Å. batch: how many images are solved at once, halved
+    where memory runs out; "auto" starts with all of them on CUDA (at most 1024) and with 16 on a CPU. ceiling: add the
+    reference row `ceiling`, which no solver can be expected to exceed in PSNR to the measured image; it needs simulated
+    images with white noise and exact measurements.
     out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
     beside the numbers, of "reconstructions", "panel" and "animation".
     Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
@@ -87,6 +91,7 @@ def run(
         data=_texts(data),
         data_options=data_options or {},
         metrics=_texts(metrics),
+        within=within,
         images=images,
         seeds=(seed,),
         dtype=dtype,
@@ -133,7 +138,7 @@ def operator(
 def solver(spec: str) -> Solver:
     """The solver of a spec, a frozen dataclass of its hyper-parameters."""
     made = installed().make("solvers", spec)
-    grid.check_kind("solvers", spec, made)
+    check_kind("solvers", spec, made)
     return made
 
 

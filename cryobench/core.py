@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from cryobench.errors import SelectionError
 from cryobench.linear_operator import DrawnRecipe, Imaging, LinearOperator, OperatorRecipe, Shape
 from cryobench.rng import Rng
+from cryobench.stack import Source, Stack
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+    pass
 
 Progress = Callable[[int, int], None]
 """Called by a solver as progress(steps done, steps in all)."""
@@ -123,8 +122,9 @@ class Solver(ABC):
 class Case:
     """What the runner holds for a batch and a metric is given: the problem and, beside it, the truth.
 
-    truth: the images that entered the operator, [B, 1, H, W]. pixel_size: ångström per pixel of each image, or None
-    where the file has none. clean: the truth without its own noise, on the same scale, where the source knows it.
+    truth: the images that entered the operator, [B, 1, H, W]. pixel_size: Å per pixel of each, None where not known.
+    clean: the truth without its own noise, on the same scale, where the source knows it. within: radius in pixels of
+    the circle around pixel (H // 2, W // 2) to measure in, per image; None for the whole image.
     """
 
     problem: Problem
@@ -132,6 +132,7 @@ class Case:
     image_ids: Sequence[str]
     pixel_size: Sequence[float | None]
     clean: torch.Tensor | None = None
+    within: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's result: per-image numbers [B] by column name, and per-image curves [B, L] where it has any."""
+    """A metric's result: numbers [B] and curves [B, L] by name, and, by column, why numbers are missing (NaN)."""
 
     values: dict[str, torch.Tensor]
     curves: dict[str, torch.Tensor] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
 
 class Metric(ABC):
@@ -162,58 +164,9 @@ class Metric(ABC):
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         """Compare a reconstruction with the case; one value per image for every stated column."""
 
-
-class Stack(ABC):
-    """An open stack of images that reads only what is asked for."""
-
-    shape: Shape
-    label: str
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def read(self, index: int) -> np.ndarray:
-        """Image `index` (0-based) as float32 [H, W], in the file's own units."""
-
-    def check(self, index: int) -> None:
-        """Raise `SelectionError` unless there is an image `index`."""
-        if not 0 <= index < len(self):
-            raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
-
-    def pixel_size(self, index: int) -> float | None:
-        """Ångström per pixel, or None where it is not known."""
-        return None
-
-    @property
-    def table(self) -> pd.DataFrame | None:
-        """What is known of the images beside their pixels, in RELION's columns (CTF, pose), a row each, or None."""
-        return None
-
-    def rows(self, images: Sequence[int]) -> pd.DataFrame | None:
-        """The table's rows of these images, in this order and numbered from 0; None where there is no table."""
-        table = self.table
-        return None if table is None else table.iloc[list(images)].reset_index(drop=True)
-
-    def clean(self, index: int) -> np.ndarray | None:
-        """Image `index` without its noise, in the units of `read`, float32 [H, W]; None where nobody knows it."""
-        return None
-
-    @property
-    def origin(self) -> Mapping[str, str]:
-        """What the images are of and how they were drawn (structure, split, seed), where they were made and not taken.
-
-        A prior trained on images of the same origin has seen what it is scored on.
-        """
-        return {}
-
-
-class Source(ABC):
-    """A registered data source: a frozen dataclass of its parameters."""
-
-    @abstractmethod
-    def open(self) -> Stack:
-        """Open without reading the images."""
+    def weights_digest(self) -> str:
+        """A digest of the trained weights it uses, or a word for their absence; '' for a metric that uses none."""
+        return ""
 
 
 __all__ = [

@@ -62,5 +62,9 @@ class ResultsError(CryobenchError):
     """A results folder that cannot be read or written."""
 
 
+class SuiteError(CryobenchError):
+    """A suite that cannot be read, or asks for what there is not."""
+
+
 class TrainingError(CryobenchError):
     """A training run that cannot go on."""

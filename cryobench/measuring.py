@@ -17,7 +17,8 @@ from cryobench import environment
 from cryobench.contract import batches, checked_answer, checked_measurements
 from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, Solver, Stack
 from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.grid import check_kind, resolve_dtype
+from cryobench.grid import resolve_dtype
+from cryobench.kinds import check_kind
 from cryobench.measurements import Measurements
 from cryobench.meters import CountingOperator
 from cryobench.operators.sumpool import SumPoolOperator

@@ -14,7 +14,21 @@ LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "c
 COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
 """What a cell cost; lower is better."""
 
-TRAILING = (*COSTS, "overlap", "device", "version")
+STANDING = (
+    "tied",
+    "diff_leader",
+    "diff_leader_lo",
+    "diff_leader_hi",
+    "p_holm",
+    "images_needed",
+    "untested",
+    "beats_floor",
+    "pareto_seconds",
+    "pareto_nfe",
+)
+"""How a row of a leaderboard stands to the others of its comparison; see `leaderboard.standing`."""
+
+TRAILING = (*STANDING, *COSTS, "unmeasured", "overlap", "within", "device", "hardware", "version")
 """Last columns of a leaderboard."""
 
 
@@ -27,7 +41,8 @@ class Record:
     one number per image. columns: their direction and unit. solver_info: what the solver told of each image.
     timing: seconds, set-up apart. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
     floor, ceiling: whether it is one of the two references; the ceiling is no solver and has no rank. unavailable: what
-    was to be saved (`--save`) and the solver does not give.
+    was to be saved (`--save`) and the solver does not give. unmeasured: why a metric column has no number for some or
+    all images, by its name.
     """
 
     hash: str
@@ -52,3 +67,4 @@ class Record:
     problem: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     unavailable: list[str] = field(default_factory=list)
+    unmeasured: dict[str, str] = field(default_factory=dict)

@@ -6,7 +6,10 @@ runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
     curves.npz            per-image curves, where a metric or the solver gives any
     reconstructions.mrcs  on request, in the units of the data file
     deviation.mrcs        beside them, in the same units, where the solver says how uncertain it is of each pixel
-    panel.png             on request
+    panel.png             on request: the first images beside the truth, the adjoint and the error
+    errors.png            on request: maps of their errors
+    frc.png               on request: Fourier ring correlations
+    views.npz             on request: small copies of the first images, for the HTML page
     animation.gif         on request, where the solver shows its course
 """
 
@@ -31,7 +34,8 @@ from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
 RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
-PANEL, ANIMATION = "panel.png", "animation.gif"
+PANEL, ERRORS, FRC, ANIMATION = "panel.png", "errors.png", "frc.png", "animation.gif"
+VIEWS = "views.npz"
 _HASH_SHOWN = 12
 _SOLVER = "solver:"
 """Before the name of a column of metrics.csv that the solver told about itself."""
@@ -177,6 +181,8 @@ def _check(record: Record, rows: list[list[str]]) -> None:
         raise ValueError("columns is no list of objects")
     if not (isinstance(record.unavailable, list) and all(isinstance(name, str) for name in record.unavailable)):
         raise ValueError("unavailable is no list of texts")
+    if not (isinstance(record.unmeasured, dict) and all(isinstance(why, str) for why in record.unmeasured.values())):
+        raise ValueError("unmeasured is no object of texts")
     if not isinstance(record.images, list) or (record.status == "ok" and [row[0] for row in rows] != record.images):
         raise ValueError(f"{METRICS} does not have a row for each image")
 

@@ -6,9 +6,19 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from cryobench import figures
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.figures import LAST_MILLISECONDS, MILLISECONDS, animation, panel, round_length
+from cryobench.figures import (
+    animation,
+    common_size,
+    error_maps,
+    panel,
+    panels,
+    read_views,
+    ring_correlations,
+    write_views,
+)
+from cryobench.figures.moving import LAST_MILLISECONDS, MILLISECONDS
+from cryobench.figures.style import round_length
 
 
 def images(count: int = 2, seed: int = 0) -> np.ndarray:
@@ -59,11 +69,11 @@ def test_round_length(length, expected):
     assert round_length(length) == pytest.approx(expected)
 
 
-def test_symmetric_limit_passes_over_an_outlier():
+def test_one_outlier_does_not_set_the_scale_of_the_errors():
     errors = np.full((1, 100, 100), 0.1)
     errors[0, 0, 0] = 50.0
-    assert figures._symmetric_limit(errors) == pytest.approx(0.1)
-    assert figures._extend(errors, 0.1) == "max"
+    assert panels._largest(errors) == pytest.approx(0.1)
+    assert panels._extend(errors, 0.1) == "max"
 
 
 def test_refuses_what_does_not_fit(tmp_path):
@@ -143,6 +153,121 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(ResultsError, match="cannot write the figure"):
         animation(moving(), steps=range(4), path=tmp_path / "missing" / "a.gif")
     assert not list(tmp_path.iterdir())
+
+
+def draw_errors(path, count: int = 2, **changes) -> np.ndarray:
+    arguments = {"titles": [f"demo@{i}" for i in range(count)], "path": path} | changes
+    error_maps(images(count), images(count, 1), **arguments)
+    return imread(path)
+
+
+def test_error_maps_have_a_column_for_what_is_known(tmp_path):
+    plain = draw_errors(tmp_path / "a.png")
+    wider = draw_errors(tmp_path / "b.png", clean=images(seed=2))
+    widest = draw_errors(tmp_path / "c.png", clean=images(seed=2), deviation=np.abs(images(seed=3)))
+    assert plain.shape[1] < wider.shape[1] < widest.shape[1]
+    assert plain.shape[0] == wider.shape[0] == widest.shape[0]
+    heights = [draw_errors(tmp_path / "d.png", count).shape[0] for count in (1, 4, 6)]
+    assert heights[0] < heights[1] == heights[2]
+
+
+def test_the_colour_of_an_error_depends_on_its_size_and_sign_alone(tmp_path):
+    truth = np.zeros((1, 8, 8))
+    error = np.zeros((1, 8, 8))
+    error[:, :4], error[:, 4:] = 0.5, -0.5
+    for path, sign in (("a.png", 1), ("b.png", -1)):
+        error_maps(truth, sign * error, titles=["a"], path=tmp_path / path)
+    first, second = imread(tmp_path / "a.png"), imread(tmp_path / "b.png")
+    columns = slice(first.shape[1] // 8, first.shape[1] // 4)  # within the first map
+    top, bottom = (slice(first.shape[0] * k // 10, first.shape[0] * (k + 1) // 10) for k in (3, 6))
+    assert np.array_equal(first[top, columns], second[bottom, columns])
+    assert not np.array_equal(first[top, columns], first[bottom, columns])
+
+
+def test_errors_that_are_nothing_or_not_finite_are_drawn(tmp_path):
+    zero = np.zeros((1, 8, 8))
+    error_maps(zero, zero, titles=["a"], path=tmp_path / "a.png")
+    error_maps(zero, np.full((1, 8, 8), np.nan), titles=["a"], deviation=zero, path=tmp_path / "b.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def test_error_maps_refuse_what_does_not_fit(tmp_path):
+    for further in ({"clean": images(3)}, {"deviation": images(2)[:, :8]}):
+        with pytest.raises(ParameterError, match=r"\[B, H, W\]"):
+            draw_errors(tmp_path / "a.png", **further)
+    assert not list(tmp_path.iterdir())
+
+
+FREQUENCY = np.arange(1, 33) / 64
+
+
+def correlations(count: int) -> np.ndarray:
+    return np.linspace(1, 0, 32) ** np.arange(1, count + 1)[:, None]
+
+
+def test_the_axis_of_ring_correlations_is_in_angstrom_where_all_images_have_one_pixel_size(tmp_path):
+    def drawn(pixel_size) -> bytes:
+        ring_correlations(correlations(2), FREQUENCY, pixel_size=pixel_size, path=tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    assert drawn(1.5) == drawn([1.5, 1.5])
+    assert drawn(None) == drawn([1.5, None]) == drawn([1.5, 2.0])  # cycles per pixel, as there is no common unit
+    assert len({drawn(size) for size in (None, 1.5, 3.0)}) == 3
+
+
+def test_a_common_pixel_size():
+    assert common_size([2.0, 2.0]) == 2.0
+    assert common_size([2.0, 3.0]) is common_size([2.0, None]) is common_size([None]) is None
+
+
+def test_all_images_count_in_the_mean_of_ring_correlations_and_the_first_64_are_drawn(tmp_path):
+    flat = np.full((65, 32), 0.8)
+    other = flat.copy()
+    other[64] = -0.2  # drawn neither as a line nor as a limit
+    for path, curves in (("a.png", flat), ("b.png", other)):
+        ring_correlations(curves, FREQUENCY, path=tmp_path / path)
+    first, second = imread(tmp_path / "a.png"), imread(tmp_path / "b.png")
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("curves", "frequency"), [(np.zeros((2, 3)), FREQUENCY), (np.zeros(32), FREQUENCY), (np.zeros((0, 32)), FREQUENCY)]
+)
+def test_ring_correlations_refuse_what_does_not_fit(tmp_path, curves, frequency):
+    with pytest.raises(ParameterError, match="a frequency"):
+        ring_correlations(curves, frequency, path=tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_views_are_the_first_four_images_in_the_window_of_all_pictures(tmp_path):
+    truth, estimate = images(6), 1.5 * images(6, 1)
+    write_views(truth, estimate, images=list("abcdef"), pixel_size=[2.0, None, 3.0, 2.0, 1.0, 1.0], path=tmp_path / "v")
+    views = read_views(tmp_path / "v")
+    assert (views.images, views.pixel_size) == (["a", "b", "c", "d"], [2.0, None, 3.0, 2.0])
+    for seen, given in ((views.truth, truth), (views.reconstruction, estimate)):
+        assert seen.dtype == np.uint8
+        np.testing.assert_allclose(seen / 127.5 - 1, given[:4].clip(-1, 1), atol=1 / 255 + 1e-9)
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_views_that_are_none_are_named(tmp_path):
+    path = tmp_path / "views.npz"
+    for spoil in (lambda: None, lambda: path.write_bytes(b"PK no archive"), lambda: np.savez(path, truth=images())):
+        spoil()
+        with pytest.raises(ResultsError, match=r"views\.npz"):
+            read_views(path)
+    write_views(images(), images(), images=["a", "b"], pixel_size=None, path=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ResultsError, match=r"views\.npz"):
+        read_views(path)
+    arrays = {"truth": images(), "reconstruction": images(), "images": np.array(["a", "b"]), "pixel_size": np.ones(2)}
+    np.savez(path, **arrays)  # not uint8
+    with pytest.raises(ResultsError, match="uint8"):
+        read_views(path)
+    with pytest.raises(ParameterError, match="an id each"):
+        write_views(images(), images(), images=["a"], pixel_size=None, path=path)
 
 
 def test_import_is_cheap_and_drawing_leaves_pyplot_alone(tmp_path):

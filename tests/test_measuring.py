@@ -9,8 +9,8 @@ import starfile
 import torch
 
 from cryobench import measuring
+from cryobench.dataset import open_stack
 from cryobench.errors import CryobenchError, DataError, IncompatibleError
-from cryobench.grid import open_stack
 from cryobench.measurements import load
 from cryobench.measuring import Exposure
 from cryobench.registry import installed

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli import catalogue, data, leaderboard, measure, run, train
+from cryobench.cli import catalogue, compare, data, leaderboard, measure, run, sweep, train
 from cryobench.cli.plugins import PluginGroup
 from cryobench.errors import CryobenchError, told
 
@@ -42,6 +42,8 @@ def _options(
 
 app.command("run")(run.run)
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("sweep")(sweep.sweep)
+app.command("compare")(compare.compare)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("train")(train.train)

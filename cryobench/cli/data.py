@@ -118,10 +118,10 @@ def convert(
 
 
 def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
-    from cryobench import grid
+    from cryobench.dataset import data_options, open_stack
     from cryobench.registry import installed
 
-    return grid.open_stack(data, grid.data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
+    return open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
 
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:

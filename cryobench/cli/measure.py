@@ -46,8 +46,8 @@ def measure(
 
     Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
     """
-    from cryobench import grid
     from cryobench.cli.output import note
+    from cryobench.dataset import data_options, open_stack
     from cryobench.errors import ParameterError
     from cryobench.measuring import Exposure
     from cryobench.measuring import measure as expose
@@ -57,7 +57,7 @@ def measure(
     if out.suffix != ".npz":
         raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends so")
     _refuse_existing(force, out)
-    stack = grid.open_stack(data, grid.data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
+    stack = open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
     indices = parse_images(images, len(stack), len(stack), label=stack.label)
     exposure = Exposure(operator, noise, normalize, radius, invert, seed, dtype, device)
     measured = expose(exposure, stack, indices, installed())
@@ -88,7 +88,7 @@ def reconstruct(
     from cryobench.cli.output import note
     from cryobench.cli.progress import counted
     from cryobench.errors import ParameterError
-    from cryobench.grid import check_kind
+    from cryobench.kinds import check_kind
     from cryobench.measurements import load
     from cryobench.measuring import reconstruct as solve
     from cryobench.registry import installed

@@ -9,6 +9,11 @@ from typing import Annotated
 import typer
 
 ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks the solvers.")]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="NAME[=FILE]", help="Print the table as rich (default), csv, md, html, json or "
+                 "latex; with =FILE, write it there. Repeat for more.", show_default=False),
+]  # fmt: skip
 CsvOption = Annotated[
     Path | None, typer.Option("--csv", help="Write the table as CSV, one row per cell; '-' for stdout.")
 ]
@@ -20,6 +25,10 @@ SizeOption = Annotated[
 AsStackOption = Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")]
 DataRootOption = Annotated[str | None, typer.Option(help="Folder that the image references of a table start from.")]
 InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images, on reading.")]
+WithinOption = Annotated[
+    str, typer.Option(metavar="image|circle|circle:Å", help="Where metrics look: circle is the particle's where the "
+                      "data state its radius, else the largest in the image; circle:75 has that radius in Å.")
+]  # fmt: skip
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 BatchOption = Annotated[

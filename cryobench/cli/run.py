@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +16,14 @@ from cryobench.cli.options import (
     DataRootOption,
     DeviceOption,
     DtypeOption,
+    FormatOption,
     InvertOption,
     JsonOption,
     QuietOption,
     SizeOption,
+    WithinOption,
     complete,
 )
-
-INTERRUPTED = 130
 
 
 def run(
@@ -58,9 +57,10 @@ def run(
     invert: InvertOption = False,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: all built-in ones]",
+        typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: those that cost little]",
                      autocompletion=complete("metrics"), show_default=False),
     ] = None,
+    within: WithinOption = "image",
     by: ByOption = "psnr",
     seed: Annotated[
         list[int] | None,
@@ -76,10 +76,12 @@ def run(
     out: Annotated[Path, typer.Option(help="Results folder. A cell found there is not run again.")] = Path("runs"),
     save: Annotated[
         list[str] | None,
-        typer.Option(help="Also save reconstructions (.mrcs, and their deviation where the solver gives one), panel "
-                     "(.png) or animation (.gif, of the first image). Repeat for more.", show_default=False),
+        typer.Option(help="Also save reconstructions (.mrcs, and their deviation where the solver gives one), or "
+                     "figures: panel, errors, frc (.png), views (.npz, for the HTML page) and animation (.gif, of the "
+                     "first image), or one of these. Repeat for more.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
+    formats: FormatOption = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -88,21 +90,23 @@ def run(
 
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
-    from cryobench import grid, results, runner
-    from cryobench.cli.output import check_outputs, note, print_leaderboard
-    from cryobench.cli.progress import ProgressObserver
-    from cryobench.errors import ParameterError, ResultsError
-    from cryobench.hooks import Hooks
+    from cryobench import grid
+    from cryobench.cli.output import check_outputs, print_leaderboard
+    from cryobench.cli.running import run_and_show
+    from cryobench.dataset import data_options
+    from cryobench.errors import ParameterError
     from cryobench.record import COSTS
     from cryobench.registry import did_you_mean, installed
+    from cryobench.results import Results
 
     request = grid.Request(
         solvers=solver or (),
         operators=operator or (),
         noises=noise or ("none",),
         data=data or ("demo",),
-        data_options=grid.data_options(size=size, as_stack=as_stack, data_root=data_root, invert=invert),
+        data_options=data_options(size=size, as_stack=as_stack, data_root=data_root, invert=invert),
         metrics=metric or grid.DEFAULT_METRICS,
+        within=within,
         images=images,
         seeds=tuple(dict.fromkeys(seed or (0,))),
         dtype=dtype,
@@ -116,29 +120,10 @@ def run(
     rankable = [*plan.rankable, *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
-    check_outputs(csv, as_json)
-    store = results.Results(out)
+    check_outputs(csv, as_json, formats or ())
+    store = Results(out)
     store.check_writable()
-
-    hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
-    cells = len(plan.cells)
-    kept = f"cells are finished and kept in {out}; the same command goes on from there"
-    records = []
-    # what plugins print must not end up among the results
-    with ProgressObserver(cells, quiet) as observer, contextlib.redirect_stdout(sys.stderr):
-        try:
-            for record in runner.run(plan, hooks, store=store, force=force, observer=observer):
-                records.append(record)
-        except KeyboardInterrupt:
-            note(f"\nstopped: {len(records)} of {cells} {kept}")
-            raise typer.Exit(INTERRUPTED) from None
-        except ResultsError as error:
-            note(f"error: {error}; {len(records)} of {cells} {kept}")
-            raise typer.Exit(1) from None
-
-    print_leaderboard(records, by, csv, as_json)
-    if not quiet:
-        known = f", {observer.reused} of them there already (--force runs them again)" if observer.reused else ""
-        note(f"{cells} cells in {out}{known}")
+    show = partial(print_leaderboard, by=by, csv=csv, as_json=as_json, formats=formats or (), find=store.find)
+    records = run_and_show([plan], store, show, force=force, quiet=quiet)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -60,9 +60,9 @@ def train(
 
     Example: cryobench train -d particles.star --validation others.star --preset cryosense-128 --out prior
     """
-    from cryobench import grid
     from cryobench.cli.output import note
     from cryobench.cli.progress import TrainingObserver
+    from cryobench.dataset import open_stack
     from cryobench.environment import resolve_device
     from cryobench.errors import CryobenchError
     from cryobench.registry import installed
@@ -77,7 +77,7 @@ def train(
             warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels, patience=patience, seed=seed,
             validate_every=validate_every, sample_every=sample_every, checkpoint_every=checkpoint_every,
         )  # fmt: skip
-        stacks, others = ([grid.open_stack(text, {}, installed(), processes.device) for text in texts]
+        stacks, others = ([open_stack(text, {}, installed(), processes.device) for text in texts]
                           for texts in (settings.data, settings.validation))  # fmt: skip
     talks = processes.main and not quiet
     goes_on = f"the same command goes on from the last checkpoint in {out}"

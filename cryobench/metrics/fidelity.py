@@ -1,7 +1,8 @@
 """Agreement with the truth, image by image.
 
 All but `measurement_mse` are told on the [0, 1] scale, (x + 1) / 2, so that the data range is 1. Values outside the
-range are not clipped: an overshoot is an error like any other.
+range are not clipped: an overshoot is an error like any other. With `--within circle` the pixels are those inside, in
+all but `measurement_mse`, which knows no pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+from cryobench.metrics.missing import not_measured
+from cryobench.metrics.within import inside, mean_inside
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Mae(Metric):
     columns = (Column("mae", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        return Measured({"mae": _error(case, reconstruction).abs().mean(dim=(1, 2, 3))})
+        return Measured({"mae": mean_inside(case, _error(case, reconstruction).abs())})
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,28 @@ class L2(Metric):
     columns = (Column("l2", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        return Measured({"l2": _error(case, reconstruction).square().sum(dim=(1, 2, 3)).sqrt()})
+        squares = torch.where(inside(case), _error(case, reconstruction).square(), 0.0)
+        return Measured({"l2": squares.sum(dim=(1, 2, 3)).sqrt()})
 
 
 @dataclass(frozen=True)
 class Ssim(Metric):
     """Structural similarity (Wang et al. 2004) as scikit-image computes it by default (7 x 7 uniform window,
-    K1 = 0.01, K2 = 0.03, sample covariance), data range 1. NaN for images with a side of less than 7 pixels."""
+    K1 = 0.01, K2 = 0.03, sample covariance), data range 1: the mean over the pixels whose window lies in the image.
+    NaN for images with a side of less than 7 pixels."""
 
     columns = (Column("ssim", "higher"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         from skimage.metrics import structural_similarity
 
-        if min(case.truth.shape[2:]) < 7:
-            return Measured({"ssim": torch.full((len(case.truth),), torch.nan)})
+        if min(case.truth.shape[2:]) < _WINDOW:
+            return not_measured(self, case, f"its window is {_WINDOW} pixels wide, and the images are smaller")
         truth, estimate = (_unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
-        values = [structural_similarity(a, b, data_range=1.0) for a, b in zip(truth, estimate, strict=True)]
+        maps = [structural_similarity(a, b, data_range=1.0, full=True)[1] for a, b in zip(truth, estimate, strict=True)]
+        margin = slice(_WINDOW // 2, -(_WINDOW // 2))
+        kept = inside(case)[:, 0, margin, margin].cpu().expand(len(maps), -1, -1).numpy()
+        values = [whole[margin, margin][mask].mean() for whole, mask in zip(maps, kept, strict=True)]
         return Measured({"ssim": torch.tensor(values, dtype=torch.float64)})
 
 
@@ -82,6 +90,10 @@ class MeasurementMse(Metric):
         return Measured({"measurement_mse": residual.double().square().mean(dim=(1, 2, 3))})
 
 
+_WINDOW = 7
+"""Side of the window of `ssim`, pixels."""
+
+
 def _unit_range(x: torch.Tensor) -> torch.Tensor:
     return (x.double() + 1) / 2
 
@@ -91,4 +103,4 @@ def _error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
 
 
 def _squared_error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
-    return _error(case, reconstruction).square().mean(dim=(1, 2, 3))
+    return mean_inside(case, _error(case, reconstruction).square())

@@ -67,7 +67,7 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
     y, sigma = sizes.fit(task, len(truth), measured, lambda batch: None, most=AT_ONCE)
     problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
     clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
-    case = Case(problem, truth, data.ids, data.pixel_size, clean)
+    case = Case(problem, truth, data.ids, data.pixel_size, clean, cell.radii)
     return Bench(operator, case, watch.seconds, _probe(operator))
 
 

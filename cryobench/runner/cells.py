@@ -77,7 +77,7 @@ def execute(
         folder = store.find(cell.hash) if store is not None else None
         known = _known(folder, cell) if folder is not None else None
         saved = (_saved(folder) if folder is not None else set()) | set(known.unavailable if known is not None else ())
-        if known is not None and not force and saved.issuperset(plan.request.save):
+        if known is not None and not force and saved.issuperset(plan.save):
             remarks.unavailable(known)
             observer.cell_finished(known, reused=True)
             yield known
@@ -89,7 +89,7 @@ def execute(
                 bench = measure(cell, plan, sizes)
             except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
                 bench = _as_exception(error)
-        outcome = _run_cell(cell, plan, bench, sizes, observer, saved.union(plan.request.save))
+        outcome = _run_cell(cell, plan, bench, sizes, observer, saved | plan.save)
         if isinstance(bench, Bench) and not bench.measures_the_same():
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
             bench_key = ()  # the next cell gets a new one
@@ -182,7 +182,8 @@ def _answer(
 
 
 def _failed(record: Record, error: BaseException) -> _Outcome:
-    failed = dataclasses.replace(record, status="failed", reason=describe(error), values={}, columns=[], solver_info={})
+    nothing: dict[str, Any] = {"values": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
+    failed = dataclasses.replace(record, status="failed", reason=describe(error), **nothing)
     return _Outcome(failed, {}, {})
 
 
@@ -209,7 +210,9 @@ def _record(cell: Cell, plan: Plan) -> Record:
 def _told_of(cell: Cell) -> dict[str, Any]:
     """What a record says of the images, and of those that its priors were trained on."""
     data = cell.dataset
-    told: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape)}
+    told: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
+    if cell.radii is not None:
+        told["within_radius_pixels"] = list(cell.radii)
     if data.origin:
         told["origin"] = dict(data.origin)
     if cell.trained_on:

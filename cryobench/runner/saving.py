@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,10 @@ import torch
 from cryobench.core import Case, Reconstruction
 from cryobench.frames import Recording
 from cryobench.grid import SAVES, Cell
+from cryobench.metrics.rings import ring_frequencies
+from cryobench.metrics.spectral import Frc
 from cryobench.results import DEVIATION
+from cryobench.runner.bench import AT_ONCE
 from cryobench.sources.scaling import Scaling, between
 
 Writer = Callable[[Path], None]
@@ -27,6 +31,9 @@ def writers(
     known: Mapping[str, Writer] = {
         "reconstructions": partial(_write_stack, images=reconstruction.x, scales=scales, pixel_size=pixel_size),
         "panel": partial(_write_panel, cell=cell, case=case, reconstruction=reconstruction),
+        "errors": partial(_write_errors, cell=cell, case=case, reconstruction=reconstruction),
+        "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction),
+        "views": partial(_write_views, cell=cell, case=case, reconstruction=reconstruction),
     }
     if course is not None and course.frames:
         known |= {"animation": partial(_write_animation, course=course)}
@@ -53,10 +60,55 @@ def _write_panel(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstr
     from cryobench import figures
 
     figures.panel(
-        case.truth[:, 0].cpu().numpy(),
-        case.problem.operator.A_adjoint(case.problem.y)[:, 0].cpu().numpy(),
-        reconstruction.x[:, 0].cpu().numpy(),
-        titles=[f"image {image}" for image in cell.dataset.ids],
+        _pixels(case.truth),
+        _pixels(case.problem.operator.A_adjoint(case.problem.y)),
+        _pixels(reconstruction.x),
+        titles=_titles(cell),
+        pixel_size=cell.dataset.pixel_size,
+        path=path,
+    )
+
+
+def _write_errors(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
+    from cryobench import figures
+
+    figures.error_maps(
+        _pixels(case.truth),
+        _pixels(reconstruction.x),
+        titles=_titles(cell),
+        clean=None if case.clean is None else _pixels(case.clean),
+        deviation=None if reconstruction.deviation is None else _pixels(reconstruction.deviation),
+        pixel_size=cell.dataset.pixel_size,
+        path=path,
+    )
+
+
+def _write_frc(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
+    """Of the first 64 images: a figure has no room for more, and memory may not either."""
+    from cryobench import figures
+
+    few = dataclasses.replace(
+        case,
+        truth=case.truth[:AT_ONCE],
+        pixel_size=case.pixel_size[:AT_ONCE],
+        within=None if case.within is None else case.within[:AT_ONCE],
+    )
+    measured = Frc().measure(few, Reconstruction(reconstruction.x[:AT_ONCE]))
+    figures.ring_correlations(
+        measured.curves["frc"].cpu().numpy(),
+        ring_frequencies(cell.dataset.shape).numpy(),
+        pixel_size=few.pixel_size,
+        path=path,
+    )
+
+
+def _write_views(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
+    from cryobench import figures
+
+    figures.write_views(
+        _pixels(case.truth),
+        _pixels(reconstruction.x),
+        images=cell.dataset.ids,
         pixel_size=cell.dataset.pixel_size,
         path=path,
     )
@@ -67,3 +119,12 @@ def _write_animation(path: Path, *, course: Recording) -> None:
 
     pairs = [(x[0].numpy(), estimate[0].numpy()) for x, estimate in course.frames]
     figures.animation(pairs, steps=course.steps, path=path)
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray:
+    """[B, H, W] of [B, 1, H, W]."""
+    return images[:, 0].cpu().numpy()
+
+
+def _titles(cell: Cell) -> list[str]:
+    return [f"image {image}" for image in cell.dataset.ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,6 +28,9 @@ def score(
             values = [value for part in parts for value in part.values[column.name].tolist()]
             record.values[column.name + end] = values
             record.columns.append(dataclasses.asdict(column) | {"name": column.name + end})
+            reasons = [part.unmeasured[column.name] for part in parts if column.name in part.unmeasured]
+            if reasons and any(map(math.isnan, values)):
+                record.unmeasured[column.name + end] = reasons[0]
         for name in parts[0].curves:
             if not name.isidentifier() or name == "file":
                 raise PluginError(f"the metric {type(metric).__name__} gives a curve {name!r}; use another name")
@@ -65,6 +69,7 @@ def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: 
         image_ids=case.image_ids[part],
         pixel_size=case.pixel_size[part],
         clean=None if case.clean is None else case.clean[part].clone(),
+        within=None if case.within is None else case.within[part],
     )
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part].clone()
@@ -81,4 +86,5 @@ def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: 
             raise PluginError(
                 f"the metric column {column.name!r} has {len(values[column.name])} values for {len(own.truth)} images"
             )
-    return Measured(values, measured.curves)
+    reasons = {name: " ".join(str(reason).split()) for name, reason in measured.unmeasured.items()}
+    return Measured(values, measured.curves, reasons)

@@ -63,6 +63,15 @@ class DemoStack(Stack):
         """Å per pixel of image `index`; it differs between the structures."""
         return self._simulated.pixel_size(index)
 
+    def particle_radius(self, index: int) -> float:
+        """Å from the middle of the structure of image `index` to its farthest atom."""
+        return self._simulated.particle_radius(index)
+
+    @property
+    def white_noise(self) -> bool:
+        """Whether the noise is white."""
+        return self._simulated.white_noise
+
     @property
     def table(self) -> pd.DataFrame:
         """CTF, pose, shift and structure (as class), a row per image, in RELION's columns."""

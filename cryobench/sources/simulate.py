@@ -94,6 +94,10 @@ class Simulate(Source):
         """Read the structures; volumes are made when first needed. Raises `DataError` for what is no structure."""
         return SimulatedStack(self, torch.device(device))
 
+    def open_on(self, device: torch.device | None) -> SimulatedStack:
+        """`open`, on the CPU where no device is given."""
+        return self.open(device or "cpu")
+
 
 @dataclass(frozen=True, eq=False)
 class SimulatedParticles:
@@ -134,6 +138,7 @@ class _Specimen:
     def __init__(self, atoms: Atoms, recipe: Simulate, device: torch.device):
         n = recipe.size
         self.name, self._atoms, self._recipe, self._device = atoms.name, atoms, recipe, device
+        self.radius = atoms.radius
         self.pixel_size = recipe.pixel_size or 2 * atoms.radius / (FILL * n)
         radius = atoms.radius / self.pixel_size
         if radius > n / 2:
@@ -177,6 +182,11 @@ class SimulatedStack(Stack):
         """Image `index` through the CTF and without noise, float32 [H, W], V Å."""
         return self._one(index, "signal")
 
+    @property
+    def white_noise(self) -> bool:
+        """Whether the noise is white, or there is none."""
+        return self.recipe.snr is None or self.recipe.noise == "white"
+
     def read_block(self, images: Sequence[int]) -> np.ndarray:
         """These images with their noise, float32 [n, H, W]."""
         return self.particles(images).image.cpu().numpy()
@@ -185,6 +195,11 @@ class SimulatedStack(Stack):
         """Å per pixel of image `index`."""
         self.check(index)
         return self._specimens[index % len(self._specimens)].pixel_size
+
+    def particle_radius(self, index: int) -> float:
+        """Å from the middle of the structure to its farthest atom; image `index` may be shifted against it."""
+        self.check(index)
+        return self._specimens[index % len(self._specimens)].radius
 
     @property
     def table(self) -> pd.DataFrame:

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cryobench.cli import main
+from cryobench.record import TRAILING
 
 
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -56,7 +57,7 @@ def test_the_command_on_a_real_particle(cli, shared):
     rows = list(csv.DictReader(io.StringIO(Path("board.csv").read_text())))
     assert len(rows) == 4
     assert ",".join(rows[0]).startswith("rank,solver,operator,noise,data,seed,n_images,compression,status,reason,mse,")
-    assert ",".join(rows[0]).endswith(",seconds_per_image,nfe,operator_calls,peak_memory_mib,overlap,device,version")
+    assert ",".join(rows[0]).endswith(",".join(TRAILING))
     assert rows[0]["psnr_lo"] == rows[0]["psnr_hi"] == ""  # one image: no interval
     floor = next(row for row in rows if row["solver"] == "pinv" and row["operator"].startswith("sumpool"))
     assert 21.5 < float(floor["psnr"]) < 22.5

@@ -9,7 +9,8 @@ from PIL import Image
 
 import cryobench as cb
 from cryobench import grid, runner
-from cryobench.figures import FRAME_SIDE
+from cryobench.figures import read_views
+from cryobench.figures.moving import FRAME_SIDE
 from cryobench.registry import installed
 from cryobench.results import Results
 from cryobench.runner import Observer
@@ -80,7 +81,7 @@ class Listener(Observer):
 
 def execute(out, *, force=False, **options):
     listener = Listener()
-    plan = grid.plan(grid.Request(operators=["sumpool:4"], **options), installed())
+    plan = grid.plan(grid.Request(**{"operators": ["sumpool:4"], "metrics": ["psnr"]} | options), installed())
     records = list(runner.execute(plan, store=Results(out), force=force, observer=listener))
     return records, listener
 
@@ -154,6 +155,62 @@ def test_an_animation_asked_for_later_runs_the_cell_again(plugin, blobs, tmp_pat
     (folder,) = out.iterdir()
     assert {"animation.gif", "reconstructions.mrcs"} <= {path.name for path in folder.iterdir()}
     assert execute(out, save=["animation"], **asked)[1].reused == [True]
+
+
+FIGURES = {"panel.png", "errors.png", "frc.png", "views.npz"}
+
+
+def files(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"record.json", "metrics.csv", "curves.npz"}
+
+
+def test_figures_are_all_that_a_solver_gives_and_nothing_is_said_of_what_it_does_not(plugin, blobs, tmp_path):
+    asked = {"solvers": ["shows", "dct:steps=3"], "data": [str(blobs)]}
+    records, listener = execute(tmp_path, save=["figures"], **asked)
+    assert listener.warnings == []
+    found = {next(tmp_path.glob(f"*-{record.hash[:12]}")): record for record in records}
+    assert {record.solver: files(folder) for folder, record in found.items()} == {
+        "pinv": FIGURES,
+        "dct:steps=3": FIGURES,
+        "shows": FIGURES | {"animation.gif"},
+    }
+    assert execute(tmp_path, save=["figures"], **asked)[1].reused == [True] * 3
+    assert execute(tmp_path, save=["panel", "frc"], **asked)[1].reused == [True] * 3
+
+
+def test_what_figures_lack_is_made_and_what_was_there_stays(blobs, tmp_path):
+    asked = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "floor": False}
+    out = tmp_path / "runs"
+    execute(out, save=["panel", "reconstructions"], **asked)
+    assert execute(out, save=["figures"], **asked)[1].reused == [False]
+    (folder,) = out.iterdir()
+    assert files(folder) == FIGURES | {"reconstructions.mrcs"}
+
+
+def test_views_are_what_was_solved_and_what_it_was_solved_for(blobs, tmp_path):
+    execute(tmp_path / "runs", solvers=["dct:steps=3"], data=[str(blobs)], floor=False, images="1:6",
+            save=["views", "reconstructions"])  # fmt: skip
+    (folder,) = (tmp_path / "runs").iterdir()
+    views = read_views(folder / "views.npz")
+    assert (views.images, views.pixel_size) == (["1", "2", "3", "4"], [None] * 4)
+    stacks = {"truth": np.load(blobs)[1:5], "reconstruction": mrcfile.read(folder / "reconstructions.mrcs")[:4]}
+    low, high = (end(stacks["truth"], axis=(1, 2), keepdims=True) for end in (np.min, np.max))
+    for name, stack in stacks.items():
+        shown = 255 * ((stack - low) / (high - low)).clip(0, 1)
+        np.testing.assert_allclose(getattr(views, name), shown, atol=0.51)
+
+
+def test_frc_is_drawn_of_at_most_as_many_images_as_are_scored_at_once(blobs, tmp_path, monkeypatch):
+    from cryobench import figures
+    from cryobench.runner import saving
+
+    drawn = []
+    monkeypatch.setattr(saving, "AT_ONCE", 3)
+    monkeypatch.setattr(figures, "ring_correlations", lambda curves, *_, **__: drawn.append(curves))
+    execute(tmp_path / "runs", solvers=["pinv"], data=[str(blobs)], images="0:5", save=["frc"])
+    (curves,) = drawn
+    assert curves.shape == (3, 16)
+    assert (curves[:, 0] > 0.9).all()  # the lowest ring of a smooth image is measured
 
 
 @pytest.mark.parametrize("batch", [1, 4, "auto"])

@@ -1,0 +1,76 @@
+"""How well images agree, ring by ring in Fourier space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryobench.errors import ParameterError
+from cryobench.figures.style import BLUE, GREY, SKY, VERMILION, axed, pixel_sizes, save
+
+AGAINST_TRUTH, HALF_MAPS = 1 / 2, 1 / 7
+"""Thresholds: the first where one of the images is the truth, the second between two halves of the data."""
+MOST_LINES = 64
+
+
+def ring_correlations(
+    curves: np.ndarray,
+    frequency: np.ndarray,
+    *,
+    pixel_size: float | Sequence[float | None] | None = None,
+    path: str | Path,
+) -> None:
+    """Write a PNG of Fourier ring correlations against the truth: thin lines for images, a thick one for their mean.
+
+    curves: [B, L], of which the first 64 are drawn and all are in the mean. frequency: [L] in cycles per pixel.
+    pixel_size: ångström per pixel, of all images or of each; where all have the same the axis below is in 1/Å and that
+    above in Å, else in cycles per pixel and in pixels. The threshold 1/2 is dashed, 1/7 dotted. The file appears
+    complete or not at all.
+
+    Raises `ParameterError` for arrays that do not fit each other, `ResultsError` where the file cannot be written.
+    """
+    curves, frequency = np.asarray(curves, dtype=float), np.asarray(frequency, dtype=float)
+    if curves.ndim != 2 or not curves.size or frequency.shape != curves.shape[1:]:
+        raise ParameterError(
+            f"ring correlations [B, L] need a frequency [L] for each ring; got {curves.shape} and {frequency.shape}"
+        )
+    size = common_size(pixel_sizes(pixel_size, len(curves)))
+    shown = frequency / (size or 1.0)
+    figure, axes = axed(1, 1, (5.2, 3.6))
+    axis = axes[0, 0]
+    for curve in curves[:MOST_LINES]:
+        axis.plot(shown, curve, color=SKY, linewidth=0.7, alpha=0.8)
+    label = "1 image" if len(curves) == 1 else f"mean of {len(curves)} images"
+    axis.plot(shown, curves.mean(axis=0), color=BLUE, linewidth=2, label=label)
+    axis.axhline(AGAINST_TRUTH, color=VERMILION, linewidth=1.2, linestyle="--", label="1/2, against a truth")
+    axis.axhline(HALF_MAPS, color=GREY, linewidth=1, linestyle=":", label="1/7, between half maps")
+    axis.set_xlim(0, shown[-1])
+    axis.set_ylim(min(-0.05, float(np.nanmin(curves, initial=0.0))), 1.02)
+    axis.set_ylabel("Fourier ring correlation", fontsize=9)
+    axis.set_xlabel("spatial frequency (1/Å)" if size else "spatial frequency (cycles/pixel)", fontsize=9)
+    axis.spines[["right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    _draw_lengths(axis, shown[-1], "Å" if size else "pixels")
+    save(figure, Path(path))
+
+
+def common_size(sizes: Sequence[float | None]) -> float | None:
+    """The pixel size that all images have, or None where they differ or one of them has none."""
+    return sizes[0] if len(set(sizes)) == 1 else None
+
+
+def _draw_lengths(axis: Any, highest: float, unit: str) -> None:
+    """The axis above: the length that each frequency stands for, at a few round numbers."""
+    wanted = [length for decade in (1, 10, 100) for length in (decade, 2 * decade, 3 * decade, 5 * decade)]
+    lengths: list[float] = []
+    for length in (length for length in wanted if 1 / length <= highest):
+        if not lengths or 1 / lengths[-1] - 1 / length > 0.07 * highest:  # or their numbers would touch
+            lengths.append(length)
+    above = axis.secondary_xaxis("top")
+    above.set_xticks([1 / length for length in lengths], [f"{length:g}" for length in lengths])
+    above.tick_params(labelsize=8)
+    above.set_xlabel(f"resolution ({unit})", fontsize=9)

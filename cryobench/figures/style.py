@@ -1,0 +1,121 @@
+"""What all figures share: colours that the colour-blind tell apart, scale bars, axes, and files that appear whole.
+
+Colours are those of Okabe and Ito (2008), "Color Universal Design", without the yellow, which is lost on white; a
+line never differs by its colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cryobench.errors import ParameterError, ResultsError
+from cryobench.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS = 4
+"""Figures that show images show this many at most."""
+LABEL_LENGTH = 32
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY = "#666666"
+DIVERGING = "PuOr_r"
+"""For signed errors: violet below the truth, orange above it."""
+SEQUENTIAL = "cividis"
+"""For what has no sign; made for colour-blind and other eyes to see alike (Nuñez et al., 2018)."""
+
+
+def blank(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure with [rows, columns] axes without ticks, for images."""
+    figure, axes = axed(rows, columns, inches)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def axed(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure with [rows, columns] axes; Matplotlib's global state is not touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def note(axis: Axes, text: str) -> None:
+    """A small line in the lower right corner, on white; the left one is for scale bars."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    axis.text(0.96, 0.04, text, transform=axis.transAxes, fontsize=7, ha="right", va="bottom", bbox=box)
+
+
+def scale_bar(axis: Axes, shape: Sequence[int], pixel_size: float) -> None:
+    """A bar of a round length, about a quarter of the image wide; white on a dark edge, to be seen on any image."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    height, width = shape
+    length = round_length(width * pixel_size / 4)
+    label = f"{length:g} Å" if length < 100 else f"{length / 10:g} nm"
+    left, bottom, thick = 0.05 * width, 0.93 * height, 0.02 * height
+    pixels = length / pixel_size
+    axis.add_patch(Rectangle((left, bottom), pixels, thick, facecolor="white", edgecolor="black", linewidth=0.6))
+    axis.text(
+        left + pixels / 2, bottom - 0.015 * height, label, color="white", fontsize=7, ha="center", va="bottom",
+        path_effects=[withStroke(linewidth=1.5, foreground="black")],
+    )  # fmt: skip
+
+
+def round_length(length: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50, ... (and 0.5, 0.2, ...) that is at most `length`, in its unit."""
+    decade = 10.0 ** math.floor(math.log10(length))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= length * (1 + 1e-9))
+
+
+def shortened(label: str) -> str:
+    """The label with its middle left out where it is long: an image id differs at its end."""
+    half = LABEL_LENGTH // 2
+    return label if len(label) <= LABEL_LENGTH else f"{label[: half - 1]}…{label[-half:]}"
+
+
+def pixel_sizes(pixel_size: float | Sequence[float | None] | None, count: int) -> list[float | None]:
+    """Ångström per pixel of each image, None where it is not known or cannot be."""
+    sizes = [pixel_size] * count if pixel_size is None or isinstance(pixel_size, (int, float)) else list(pixel_size)
+    if len(sizes) != count:
+        raise ParameterError(f"a figure needs one pixel size, or one for each of {count} images; got {len(sizes)}")
+    return [float(size) if size is not None and math.isfinite(size) and size > 0 else None for size in sizes]
+
+
+def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
+    """Write a PNG. grey: one byte a pixel, for figures without colour: noise does not compress."""
+    from PIL import Image
+
+    with whole(path) as beside:
+        figure.savefig(beside, format="png", metadata={"Software": None})
+        if grey:
+            with Image.open(beside) as image:
+                image.convert("L").save(beside, format="png")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside this one that replaces it in the end. Raises `ResultsError` where it cannot be written."""
+    try:
+        with whole_file(path) as beside:
+            yield beside
+    except OSError as error:
+        raise ResultsError(f"cannot write the figure {path}: {error.strerror or error}") from error
+
+
+def grey(images: np.ndarray) -> np.ndarray:
+    """uint8 of intensities: 0 for -1 and below, 255 for 1 and above."""
+    levels = np.nan_to_num((np.asarray(images, dtype=float) + 1) / 2)
+    return np.round(255 * levels.clip(0, 1)).astype(np.uint8)

@@ -1,0 +1,51 @@
+"""The error split in two: what the measurements determine, and what the method had to invent.
+
+    e = x - truth = A^+ A e + (1 - A^+ A) e
+
+Of the first part the measurements say what it is: 0, where they are exact and A x = y. Of the second they say nothing:
+it is as right as the method's idea of images is, and a hallucination that agrees with the measurements shows there and
+nowhere else. (The split of Schwab, Antholzer and Haltmeier 2019, Inverse Problems 35:025008, and of Wang, Yu and Zhang
+2023, arXiv:2212.00490.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+from cryobench.metrics.within import mean_inside
+
+
+@dataclass(frozen=True)
+class RangeError(Metric):
+    """Root mean square over the pixels of A^+ A (x - truth), the error in what is measured; intensities in [0, 1].
+
+    Over the whole image range_error^2 + null_error^2 = mse.
+    """
+
+    columns = (Column("range_error", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        determined, _ = _parts(case, reconstruction)
+        return Measured({"range_error": mean_inside(case, determined.square()).sqrt()})
+
+
+@dataclass(frozen=True)
+class NullError(Metric):
+    """Root mean square over the pixels of (1 - A^+ A) (x - truth), the error in what is not measured; intensities in
+    [0, 1]."""
+
+    columns = (Column("null_error", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        _, invented = _parts(case, reconstruction)
+        return Measured({"null_error": mean_inside(case, invented.square()).sqrt()})
+
+
+def _parts(case: Case, reconstruction: Reconstruction) -> tuple[torch.Tensor, torch.Tensor]:
+    """A^+ A e and e - A^+ A e of the whole error image e, on the [0, 1] scale, float64 [B, 1, H, W]."""
+    error = reconstruction.x - case.truth
+    determined = case.problem.operator.A_dagger_A(error)
+    return determined.double() / 2, (error.double() - determined.double()) / 2

@@ -1,0 +1,14 @@
+"""What a metric answers where it cannot measure: no number, and why."""
+
+from __future__ import annotations
+
+import torch
+
+from cryobench.core import Case, Measured, Metric
+
+
+def not_measured(metric: Metric, case: Case, reason: str) -> Measured:
+    """NaN in every column of a metric for every image, with the reason."""
+    nothing = torch.full((len(case.truth),), torch.nan, dtype=torch.float64)
+    names = [column.name for column in metric.columns]
+    return Measured(dict.fromkeys(names, nothing), unmeasured=dict.fromkeys(names, reason))

@@ -1,0 +1,117 @@
+"""Likeness to the truth as a network trained on photographs sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+from cryobench.errors import DependencyError, told
+from cryobench.metrics.missing import not_measured
+from cryobench.metrics.within import inside, mean_inside
+
+ABSENT = "absent"
+SMALLEST = 31
+"""Side in pixels of the smallest image that AlexNet's layers leave anything of."""
+
+
+@dataclass(frozen=True)
+class Lpips(Metric):
+    """Learned perceptual image patch similarity (Zhang et al. 2018, CVPR, equation 1): the distance between deep
+    features of the two images, version 0.1 with AlexNet, as the package `lpips` computes it.
+
+    Images go in as they are, in [-1, 1], as three equal channels; outside the circle, where there is one, both are set
+    to the truth's mean inside it. The features were learned on photographs and weighted by what people find alike in
+    them: nothing in it knows of particles. AlexNet's weights, 233 MiB, are taken from torch's cache
+    ($TORCH_HOME/hub/checkpoints) and never downloaded: where they are absent there is no number but the reason.
+    """
+
+    columns = (Column("lpips", "lower"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        if min(case.truth.shape[2:]) < SMALLEST:
+            return not_measured(self, case, f"AlexNet needs images of {SMALLEST} pixels a side or more")
+        try:
+            network = _network(_weights(), case.truth.device)
+        except DependencyError as error:
+            return not_measured(self, case, str(error))
+        outside = mean_inside(case, case.truth.double()).reshape(-1, 1, 1, 1)
+        images = [
+            torch.where(inside(case), x.double(), outside).float().expand(-1, 3, -1, -1)
+            for x in (reconstruction.x, case.truth)
+        ]
+        with torch.no_grad():
+            return Measured({"lpips": network(*images).flatten().double()})
+
+    def weights_digest(self) -> str:
+        """SHA-256 of AlexNet's weights: a cell that was measured without them is another."""
+        try:
+            weights = _weights()
+        except DependencyError:
+            return ABSENT
+        return weights.digest
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A file of weights as it is now."""
+
+    path: Path
+    size: int
+    changed: int
+
+    @property
+    def digest(self) -> str:
+        return _digest(self)
+
+
+def _weights() -> _Weights:
+    """AlexNet's weights where torch keeps them. Raises `DependencyError` where they are not."""
+    try:
+        from torchvision.models import AlexNet_Weights
+    except Exception as error:  # builds of torch and torchvision that do not fit raise more than ImportError
+        raise DependencyError(f"torchvision cannot be imported: {told(error)}") from error
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DependencyError(f"AlexNet's weights are not on this machine; put {url} into {path.parent}") from error
+    return _Weights(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _digest(weights: _Weights) -> str:
+    with weights.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _network(weights: _Weights, device: torch.device) -> Any:
+    """The LPIPS network with these weights. Raises `DependencyError` where they are not AlexNet's.
+
+    The package is asked for a network without weights, which are then filled in: with weights it would download them
+    where they are absent.
+    """
+    try:
+        import lpips
+
+        # making layers draws their first weights, and a run's random numbers are not to depend on that; lpips calls
+        # torchvision in a way that is going out of use
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        state = torch.load(weights.path, map_location="cpu", weights_only=True)
+        for part in network.net.children():
+            for number, layer in part.named_children():
+                named = f"features.{number}."
+                layer.load_state_dict({key: state[named + key] for key in layer.state_dict()})
+    except Exception as error:  # of unpickling, of torch, of the packages
+        raise DependencyError(f"AlexNet's weights {weights.path} cannot be used: {told(error)}") from error
+    return network.float().eval().to(device)

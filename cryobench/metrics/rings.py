@@ -1,0 +1,78 @@
+"""Rings of Fourier space: sums over them, and where a curve over them falls below a threshold.
+
+Ring r of images with sides H and W holds the coefficients whose spatial frequency, in units of 1 / n cycles per pixel
+with n = min(H, W), rounds to r: 1 <= r <= n // 2. The mean (r = 0) and the corners beyond the Nyquist frequency belong
+to none.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from cryobench.core import Shape
+
+FEW = 2
+"""How many rings, from the innermost, hold too few coefficients for a curve to end there."""
+
+
+def ring_frequencies(shape: Shape) -> torch.Tensor:
+    """The spatial frequency of each ring, cycles per pixel, float64 [R]; over the pixel size it is in 1/Å."""
+    n = min(shape)
+    return torch.arange(1, n // 2 + 1, dtype=torch.float64) / n
+
+
+def ring_sums(values: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Sums over each ring of the whole spectrum, [B, R], of values [B, 1, H, W // 2 + 1] in the layout of `rfft2`.
+
+    The values are the same at a frequency and at its opposite, of which `rfft2` keeps one.
+    """
+    number, multiplicity = _rings(shape, values.device)
+    weighted = (values * multiplicity).flatten(1)
+    # slot 0 is for what belongs to no ring
+    sums = weighted.new_zeros((len(values), min(shape) // 2 + 1))
+    return sums.scatter_add_(1, number.flatten().expand_as(weighted), weighted)[:, 1:]
+
+
+def ring_counts(shape: Shape, device: torch.device) -> torch.Tensor:
+    """How many coefficients of the whole spectrum a ring holds, [1, R]."""
+    _, multiplicity = _rings(shape, device)
+    return ring_sums(torch.ones_like(multiplicity)[None, None], shape)
+
+
+def crossing(curve: torch.Tensor, threshold: float, shape: Shape) -> torch.Tensor:
+    """The spatial frequency up to which a curve over the rings, [B, R], stays at or above a threshold: cycles per
+    pixel, [B].
+
+    Linear between rings. A curve that never falls below has 1/2, the Nyquist frequency; one that begins below has 1/n,
+    the lowest an image of n pixels holds. The rings of fewer than 16 coefficients, 1 and 2, end a curve only if ring 3
+    is below as well: chance moves a correlation over m coefficients by 1 / sqrt(m), 0.3 there, and where the CTF begins
+    near zero they hold little signal.
+    """
+    n = min(shape)
+    below = curve < threshold
+    if curve.shape[1] > FEW:
+        below = torch.cat([below[:, :FEW] & below[:, FEW : FEW + 1], below[:, FEW:]], dim=1)
+    first = below.int().argmax(dim=1, keepdim=True)
+    before = (first - 1).clamp_min(0)
+    above, under = curve.gather(1, before)[:, 0], curve.gather(1, first)[:, 0]
+    between = torch.where(above > under, (above - threshold) / (above - under), 0.0).clamp(0, 1)
+    found = (before[:, 0] + 1 + torch.where(first[:, 0] > 0, between, 0.0)) / n
+    return torch.where(below.any(dim=1), found, 0.5)
+
+
+@lru_cache(maxsize=8)
+def _rings(shape: Shape, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ring of every coefficient of `rfft2`, 0 for none, and how often it stands in the whole spectrum; both
+    [H, W // 2 + 1]."""
+    H, W = shape
+    n = min(H, W)
+    ky = torch.fft.fftfreq(H, 1 / n, dtype=torch.float64, device=device)
+    kx = torch.fft.rfftfreq(W, 1 / n, dtype=torch.float64, device=device)
+    number = torch.hypot(ky[:, None], kx).add(0.5).floor().long()
+    multiplicity = torch.full((H, W // 2 + 1), 2.0, dtype=torch.float64, device=device)
+    multiplicity[:, 0] = 1
+    if W % 2 == 0:
+        multiplicity[:, -1] = 1
+    return torch.where(number <= n // 2, number, 0), multiplicity

@@ -1,0 +1,168 @@
+"""Agreement with the truth ring by ring in Fourier space, in the field's own units.
+
+Every curve has an entry for each ring of `rings.py`, entry i for ring i + 1, at `ring_frequencies(shape)[i]`. The mean
+over the pixels measured is taken off both images, and inside a circle both are multiplied by the same soft mask
+(`within.soft_mask`). A ring whose coefficients are no larger than the rounding of float32 holds nothing: it is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from cryobench.core import Case, Column, Measured, Metric, Reconstruction, Shape
+from cryobench.metrics.rings import crossing, ring_counts, ring_sums
+from cryobench.metrics.within import soft_mask
+
+HALF, SEVENTH = 1 / 2, 1 / 7
+ROUNDING = 1e-6
+"""The RMS of a ring's coefficients, in that of the image, up to which the ring is empty: 8 times the spacing of
+float32, above what storing an image or transforming it leaves."""
+_NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels tells the same in pixels"
+_NO_SIGNAL = "the truth is constant where it is measured"
+
+
+@dataclass(frozen=True)
+class Frc(Metric):
+    """Fourier ring correlation with the truth, FRC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over ring r.
+
+    (Saxton and Baumeister 1982, J. Microsc. 127:127.) An empty ring counts as 0.
+
+    `frc`: the resolution in Å at which the curve first falls below 1/2, linear between rings. That is the threshold
+    against a reference without error; the 1/7 of `frc_seventh` is its like between two half maps (Rosenthal and
+    Henderson 2003, J. Mol. Biol. 333:721), and flatters here. They lie between 2 pixels, where the curve never falls,
+    and the side of the box, where it begins below (`rings.crossing`). `frc_pixels`: `frc` in pixels. `frc_area`: the
+    mean of the curve over the rings, the area under it, 1 for the truth itself. Amplitudes do not count:
+    FRC(c X) = FRC(X) for c > 0.
+    """
+
+    columns = (
+        Column("frc", "lower", "Å"),
+        Column("frc_seventh", "lower", "Å"),
+        Column("frc_pixels", "lower", "px"),
+        Column("frc_area", "higher"),
+    )
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        rings = _rings_of(case, reconstruction)
+        filled = ~(rings.truth_empty | rings.estimate_empty)
+        scale = (rings.truth_power * rings.estimate_power).sqrt()
+        curve = torch.where(filled, rings.sums((rings.estimate * rings.truth.conj()).real) / scale, 0.0)
+        half, seventh = (1 / crossing(curve, threshold, rings.shape) for threshold in (HALF, SEVENTH))
+        pixel_size = torch.tensor([size or math.nan for size in case.pixel_size], dtype=torch.float64).to(half.device)
+        values = {
+            "frc": half * pixel_size,
+            "frc_seventh": seventh * pixel_size,
+            "frc_pixels": half,
+            "frc_area": curve.mean(dim=1),
+        }
+        return Measured(values, {"frc": curve}, _if_missing(values, _NO_PIXEL_SIZE))
+
+
+@dataclass(frozen=True)
+class Ssnr(Metric):
+    """Spectral signal-to-noise ratio in dB: over each ring the power of the truth over that of the error,
+    SSNR(r) = sum |T|^2 / sum |X - T|^2 (after Unser, Trus and Steven 1987, Ultramicroscopy 23:39).
+
+    `ssnr` is the mean over the rings through f(s) = s / (1 + s): the SSNR that, the same in every ring, has their mean
+    f. Thus neither rings that were measured exactly nor hopeless ones decide it. 0 dB is what an empty image has, and
+    infinity an exact one. Rings in which neither truth nor error holds anything are left out, NaN in the curve `ssnr`.
+    """
+
+    columns = (Column("ssnr", "higher", "dB"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        rings = _rings_of(case, reconstruction)
+        error = rings.sums(_power(rings.estimate - rings.truth))
+        nothing = rings.truth_empty & rings.is_empty(error, rings.truth_level)
+        signal = torch.where(nothing, torch.nan, rings.truth_power)
+        # the mean of f, and one less it
+        share, rest = ((part / (signal + error)).nanmean(dim=1) for part in (signal, error))
+        values = {"ssnr": 10 * (share / rest).log10()}
+        return Measured(values, {"ssnr": 10 * (signal / error).log10()}, _if_missing(values, _NO_SIGNAL))
+
+
+@dataclass(frozen=True)
+class Phase(Metric):
+    """Mean phase error in degrees: over each ring the mean of |arg(X T*)|, weighted by the truth's amplitude |T|.
+
+    After the phase residual of Frank, Verschoor and Boublik 1981 (Science 214:1353), with the mean in place of the root
+    mean square and weights that a solver has no hand in. 0 for the truth, 90 for phases without any relation to its;
+    a coefficient that the reconstruction leaves empty counts 90. `phase` is the mean of the curve `phase` over the
+    rings, all alike; those that are empty in the truth are left out, NaN in the curve.
+    """
+
+    columns = (Column("phase", "lower", "deg"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        rings = _rings_of(case, reconstruction)
+        error = (rings.estimate * rings.truth.conj()).angle().abs().rad2deg()
+        error = torch.where(_power(rings.estimate) <= rings.estimate_level, 90.0, error)
+        weight = rings.truth.abs()
+        curve = torch.where(rings.truth_empty, torch.nan, rings.sums(weight * error) / rings.sums(weight))
+        values = {"phase": curve.nanmean(dim=1)}
+        return Measured(values, {"phase": curve}, _if_missing(values, _NO_SIGNAL))
+
+
+@dataclass(frozen=True)
+class _Rings:
+    """Half spectra of truth and estimate, complex128 [B, 1, H, W // 2 + 1], and up to which power a coefficient of them
+    is rounding, [B, 1, 1, 1]."""
+
+    truth: torch.Tensor
+    estimate: torch.Tensor
+    truth_level: torch.Tensor
+    estimate_level: torch.Tensor
+    shape: Shape
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        return ring_sums(values, self.shape)
+
+    @cached_property
+    def truth_power(self) -> torch.Tensor:
+        return self.sums(_power(self.truth))
+
+    @cached_property
+    def estimate_power(self) -> torch.Tensor:
+        return self.sums(_power(self.estimate))
+
+    @cached_property
+    def truth_empty(self) -> torch.Tensor:
+        return self.is_empty(self.truth_power, self.truth_level)
+
+    @cached_property
+    def estimate_empty(self) -> torch.Tensor:
+        return self.is_empty(self.estimate_power, self.estimate_level)
+
+    def is_empty(self, power: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Which rings, of this power [B, R], hold nothing but rounding."""
+        return power <= level.flatten(1) * ring_counts(self.shape, power.device)
+
+
+def _rings_of(case: Case, reconstruction: Reconstruction) -> _Rings:
+    mask = soft_mask(case)
+    (truth, truth_level), (estimate, estimate_level) = (
+        _spectrum(image.double(), mask) for image in (case.truth, reconstruction.x)
+    )
+    H, W = case.truth.shape[2:]
+    return _Rings(truth, estimate, truth_level, estimate_level, (H, W))
+
+
+def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The half spectrum of an image without its mean under the mask, and the power of rounding in a coefficient."""
+    weight = torch.ones_like(image) if mask is None else mask
+    level = ROUNDING**2 * (weight * image).square().mean(dim=(1, 2, 3), keepdim=True)
+    mean = (weight * image).sum(dim=(1, 2, 3), keepdim=True) / weight.sum(dim=(1, 2, 3), keepdim=True)
+    return torch.fft.rfft2(weight * (image - mean), norm="ortho"), level
+
+
+def _if_missing(values: dict[str, torch.Tensor], reason: str) -> dict[str, str]:
+    """The reason, for the columns that have no number for some image."""
+    return {name: reason for name, column in values.items() if column.isnan().any()}
+
+
+def _power(spectrum: torch.Tensor) -> torch.Tensor:
+    return spectrum.real.square() + spectrum.imag.square()

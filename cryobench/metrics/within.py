@@ -1,0 +1,112 @@
+"""Where metrics look: at the whole image, or inside a circle around its middle (`--within`).
+
+The middle is pixel (H // 2, W // 2). The circle is the particle's, where the source states its radius or a person
+gives it, else the largest that fits into the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.core import Case, Shape
+from cryobench.errors import ParameterError
+
+IMAGE, CIRCLE = "image", "circle"
+EDGE = 5.0
+"""Width in pixels of the raised-cosine edge around the circle, for what is measured in Fourier space."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """`image`, `circle` (the particle's, or the largest in the image) or `circle:75` (radius in Å)."""
+
+    shape: str = IMAGE
+    radius: float | None = None
+
+    def __str__(self) -> str:
+        return self.shape if self.radius is None else f"{self.shape}:{repr(self.radius).removesuffix('.0')}"
+
+    def radii(
+        self,
+        image_shape: Shape,
+        pixel_size: Sequence[float | None],
+        particle_radius: Sequence[float | None],
+        label: str,
+    ) -> tuple[float, ...] | None:
+        """The radius of every image's circle in pixels; None for the whole image.
+
+        pixel_size: Å per pixel, particle_radius: Å, None where unknown. Raises `ParameterError`, naming the data by
+        their `label`, where a radius was given and the pixel size is not known or the circle is not in the image.
+        """
+        if self.shape == IMAGE:
+            return None
+        largest = min(image_shape) / 2
+        if self.radius is None:
+            pairs = zip(particle_radius, pixel_size, strict=True)
+            known = [radius / size if radius and size else largest for radius, size in pairs]
+            return tuple(min(max(radius, 1.0), largest) for radius in known)
+        if None in pixel_size:
+            raise ParameterError(
+                f"--within {self}: the pixel size of {label} is not known, so that a radius in Å is none in pixels; "
+                f"use --within {CIRCLE}"
+            )
+        pixels = [self.radius / size for size in pixel_size if size is not None]
+        for size, radius in zip(pixel_size, pixels, strict=True):
+            if not 1 <= radius <= largest:
+                raise ParameterError(
+                    f"--within {self}: that is a radius of {radius:.3g} pixels on {label} at {size:.3g} Å per pixel; "
+                    f"wanted from 1 to {largest:g}, which is half the image"
+                )
+        return tuple(pixels)
+
+
+def parse_within(text: str) -> Within:
+    """The `Within` of a text. Raises `ParameterError` for what is none."""
+    if text in (IMAGE, CIRCLE):
+        return Within(text)
+    shape, _, number = text.partition(":")
+    try:
+        radius = float(number)
+    except ValueError:
+        radius = math.nan
+    if shape == CIRCLE and 0 < radius < math.inf:
+        return Within(CIRCLE, radius)
+    raise ParameterError(f"--within wants image, circle, or circle:75 with a radius in Å, got {text!r}")
+
+
+def inside(case: Case) -> torch.Tensor:
+    """Which pixels are measured, bool [B or 1, 1, H, W], on the device of the images."""
+    if case.within is None:
+        return torch.ones((1, 1, *case.truth.shape[2:]), dtype=torch.bool, device=case.truth.device)
+    return _beyond(case) <= 0
+
+
+def mean_inside(case: Case, values: torch.Tensor) -> torch.Tensor:
+    """Mean of values [B, 1, H, W] over the pixels measured, [B]."""
+    if case.within is None:
+        return values.mean(dim=(1, 2, 3))
+    mask = inside(case)
+    return torch.where(mask, values, 0.0).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
+
+
+def soft_mask(case: Case) -> torch.Tensor | None:
+    """1 inside the circle, falling to 0 as a raised cosine over `EDGE` pixels outside it, float64 [B, 1, H, W]; None
+    for the whole image."""
+    if case.within is None:
+        return None
+    outward = (_beyond(case) / EDGE).clamp(0, 1)
+    return (1 + torch.cos(math.pi * outward)) / 2
+
+
+def _beyond(case: Case) -> torch.Tensor:
+    """Pixels from the circle outward, negative inside it, float64 [B, 1, H, W]."""
+    H, W = case.truth.shape[2:]
+    device = case.truth.device
+    y = torch.arange(H, dtype=torch.float64, device=device) - H // 2
+    x = torch.arange(W, dtype=torch.float64, device=device) - W // 2
+    radius = torch.tensor(case.within, dtype=torch.float64, device=device)
+    return torch.hypot(y[:, None], x) - radius.reshape(-1, 1, 1, 1)

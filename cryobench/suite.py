@@ -1,0 +1,113 @@
+"""What a suite asks for, as plans that the runner can take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from cryobench import grid
+from cryobench.errors import CryobenchError, DataError, SuiteError
+from cryobench.grid import Cell, Plan, Request
+from cryobench.registry import Registry
+from cryobench.suite_file import Grid, Placed, Reference, Rule, SuiteFile
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A grid that cannot run here for want of its data or weights, which its suite allows: its specs, and why."""
+
+    solvers: tuple[str, ...]
+    operators: tuple[str, ...]
+    reason: str
+
+
+def references(suite: SuiteFile, registry: Registry) -> list[Reference]:
+    """What others published, under the specs that records show. Raises `SuiteError` for specs that do not exist."""
+    found = []
+    for reference in suite.references:
+        specs = {"solver": reference.solver, "operator": reference.operator, "noise": reference.noise}
+        shown = {
+            name: _shown(suite, registry, name + "s", Placed(text, reference.line)) for name, text in specs.items()
+        }
+        found.append(dataclasses.replace(reference, **shown))
+    return found
+
+
+def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
+          save: Sequence[str] = ()) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
+    """A plan for each grid of the suite, checked, without the cells that it leaves out; and the grids that cannot run.
+
+    Raises `SuiteError`, which names the line, for what does not exist or makes no sense.
+    """
+    found: list[Plan] = []
+    absent: list[Absent] = []
+    for part in suite.grids:
+        shown = {kind: tuple(_shown(suite, registry, kind, spec) for spec in getattr(part, kind))
+                 for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
+        try:
+            plan = grid.plan(_request(part, device, batch, save), registry)
+        except DataError as error:
+            if not part.optional:
+                raise _at(suite, part.line, error) from error
+            absent.append(Absent(shown["solvers"], shown["operators"], f"{part.optional} ({error})"))
+        except CryobenchError as error:
+            raise _at(suite, part.line, error) from error
+        else:
+            found.append(dataclasses.replace(plan, cells=list(_kept(plan.cells, suite.excluded))))
+    if found and not any(plan.cells for plan in found):
+        raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
+    return found, absent
+
+
+def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed) -> str:
+    """A spec as records show it. The component is made, so that an error names the line."""
+    try:
+        return str(registry.spec_of(registry.make(kind, spec.text)))
+    except CryobenchError as error:
+        raise _at(suite, spec.line, error) from error
+
+
+def _request(part: Grid, device: str, batch: int | str, save: Sequence[str]) -> Request:
+    return Request(
+        solvers=_texts(part.solvers),
+        operators=_texts(part.operators),
+        noises=_texts(part.noises),
+        data=_texts(part.data),
+        data_options={} if part.size is None else {"size": part.size},
+        metrics=_texts(part.metrics) or grid.DEFAULT_METRICS,
+        images=part.images,
+        seeds=part.seeds,
+        within=part.within,
+        ceiling=part.ceiling,
+        device=device,
+        batch=batch,
+        save=tuple(save),
+    )
+
+
+def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+    return tuple(spec.text for spec in specs)
+
+
+def _kept(cells: Sequence[Cell], rules: Sequence[Rule]) -> Iterator[Cell]:
+    """The cells that no rule leaves out; floor and ceiling stay where a solver stays on the same problem."""
+    left = [not any(_fits(rule, cell) for rule in rules) for cell in cells]
+    problems = {_problem(cell) for cell, stays in zip(cells, left, strict=True)
+                if stays and not cell.floor and not cell.ceiling}  # fmt: skip
+    for cell, stays in zip(cells, left, strict=True):
+        if _problem(cell) in problems and (stays or cell.floor or cell.ceiling):
+            yield cell
+
+
+def _problem(cell: Cell) -> tuple[str, str, str, int]:
+    return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed
+
+
+def _fits(rule: Rule, cell: Cell) -> bool:
+    return all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
+
+
+def _at(suite: SuiteFile, line: int, error: CryobenchError) -> SuiteError:
+    return SuiteError(f"{suite.path}, line {line}: {error}")

@@ -1,0 +1,241 @@
+"""A suite as it stands in a YAML file. An error names the line."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from cryobench.errors import SuiteError, said
+from cryobench.registry import did_you_mean
+from cryobench.spec import Spec
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A text of the file, and the line it stands in."""
+
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is combined with each other: every solver on every operator, noise and data set, with every seed.
+
+    optional: what to say where its data or weights are not on this machine; '' where they must be.
+    """
+
+    line: int
+    solvers: tuple[Placed, ...] = ()
+    operators: tuple[Placed, ...] = ()
+    noises: tuple[Placed, ...] = (Placed("none", 0),)
+    data: tuple[Placed, ...] = (Placed("demo", 0),)
+    metrics: tuple[Placed, ...] = ()
+    images: str | None = None
+    size: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    within: str = "image"
+    ceiling: bool = False
+    optional: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Cells to leave out: those that fit every pattern, by `fnmatch` on the spec as the leaderboard shows it."""
+
+    solver: str = "*"
+    operator: str = "*"
+    noise: str = "*"
+    data: str = "*"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What somebody else published for a cell, and where.
+
+    data: a pattern, by `fnmatch`, of the data sets it is for. values: means over images by metric column, each as
+    (least, greatest) where a range was published, twice the same number where one was.
+    """
+
+    line: int
+    solver: str
+    operator: str
+    values: Mapping[str, tuple[float, float]]
+    source: str
+    noise: str = "none"
+    data: str = "*"
+
+
+@dataclass(frozen=True)
+class SuiteFile:
+    """A suite as written: its grids, what is left out of them, and what others published."""
+
+    path: Path
+    title: str
+    about: str
+    grids: tuple[Grid, ...]
+    excluded: tuple[Rule, ...]
+    references: tuple[Reference, ...]
+
+
+def read_suite(path: Path) -> SuiteFile:
+    """Read a suite. Raises `SuiteError`, which names the line, for what is none."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise SuiteError(f"cannot read the suite {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise SuiteError(f"{path}{where}: no YAML: {getattr(error, 'problem', None) or said(error)}") from error
+    if root is None:
+        raise SuiteError(f"the suite {path} is empty; wanted solvers and operators")
+    return _Reader(path).suite(root)
+
+
+class _Reader:
+    """Turns YAML nodes into the parts of a suite; `fail` says where."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._grid: dict[str, Callable[[yaml.Node], Any]] = {
+            "solvers": self.specs, "operators": self.specs, "noises": self.specs, "data": self.paths_or_specs,
+            "metrics": self.specs, "images": self.text, "size": self.text, "seeds": self.numbers, "within": self.text,
+            "ceiling": self.truth, "optional": self.text,
+        }  # fmt: skip
+
+    def suite(self, root: yaml.Node) -> SuiteFile:
+        parts = self.mapping(root, ["title", "about", *self._grid, "include", "exclude", "references"])
+        base = self.grid(Grid(line=1), {key: parts[key] for key in parts if key in self._grid})
+        included = [
+            self.grid(dataclasses.replace(base, line=_line(node)), self.mapping(node, self._grid))
+            for node in self.items(parts.get("include"))
+        ]
+        grids = [grid for grid in (base, *included) if grid.solvers and grid.operators]
+        if not grids:
+            self.fail(root, "wanted solvers and operators, here or under include; there is nothing to run")
+        return SuiteFile(
+            self._path,
+            self.text(parts["title"]) if "title" in parts else self._path.stem,
+            self.text(parts["about"]) if "about" in parts else "",
+            tuple(grids),
+            tuple(self.rule(node) for node in self.items(parts.get("exclude"))),
+            tuple(self.reference(node) for node in self.items(parts.get("references"))),
+        )
+
+    def grid(self, base: Grid, parts: Mapping[str, yaml.Node]) -> Grid:
+        return dataclasses.replace(base, **{key: self._grid[key](node) for key, node in parts.items()})
+
+    def rule(self, node: yaml.Node) -> Rule:
+        parts = self.mapping(node, [field.name for field in dataclasses.fields(Rule)])
+        if not parts:
+            self.fail(node, "an exclude rule without a pattern would leave out everything")
+        return Rule(**{key: self.text(value) for key, value in parts.items()})
+
+    def reference(self, node: yaml.Node) -> Reference:
+        parts = self.mapping(node, ["solver", "operator", "data", "noise", "source", "values"])
+        for key in ("solver", "operator", "source", "values"):
+            if key not in parts:
+                self.fail(node, f"a reference needs {key}")
+        texts = {key: self.text(value) for key, value in parts.items() if key != "values"}
+        values = {key: self.range(value) for key, value in self.mapping(parts["values"]).items()}
+        return Reference(_line(node), values=values, **texts)
+
+    # --- the kinds of value that YAML has
+
+    def mapping(self, node: yaml.Node, known: Collection[str] | None = None) -> dict[str, yaml.Node]:
+        """Key to value; only `known` keys, each once."""
+        if not isinstance(node, yaml.MappingNode):
+            self.fail(node, f"wanted keys and values, got {_shown(node)}")
+        found: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
+            key = self.text(key_node)
+            if known is not None and key not in known:
+                self.fail(key_node, f"unknown key {key!r}; {did_you_mean(key, known)}")
+            if key in found:
+                self.fail(key_node, f"{key} stands here twice")
+            found[key] = value
+        return found
+
+    def items(self, node: yaml.Node | None) -> Sequence[yaml.Node]:
+        """The items of a list; one value is a list of one, and what is absent is none."""
+        if node is None:
+            return []
+        if isinstance(node, yaml.SequenceNode):
+            if not node.value:
+                self.fail(node, "this list is empty; fill it or leave it out")
+            return node.value
+        return [node]
+
+    def text(self, node: yaml.Node) -> str:
+        """A text or number as it is written."""
+        if not isinstance(node, yaml.ScalarNode) or node.value == "":
+            self.fail(node, f"wanted one value, got {_shown(node)}")
+        return node.value.strip()
+
+    def truth(self, node: yaml.Node) -> bool:
+        if self.text(node) not in ("true", "false"):
+            self.fail(node, f"wanted true or false, got {_shown(node)}")
+        return self.text(node) == "true"
+
+    def number(self, node: yaml.Node) -> float:
+        try:
+            return float(self.text(node))
+        except ValueError:
+            self.fail(node, f"wanted a number, got {_shown(node)}")
+
+    def range(self, node: yaml.Node) -> tuple[float, float]:
+        """A number, or [least, greatest]."""
+        found = [self.number(item) for item in self.items(node)]
+        if len(found) > 2 or found[0] > found[-1]:
+            self.fail(node, f"wanted a number or [least, greatest], got {found}")
+        return found[0], found[-1]
+
+    def numbers(self, node: yaml.Node) -> tuple[int, ...]:
+        found = [self.number(item) for item in self.items(node)]
+        if any(number != int(number) for number in found):
+            self.fail(node, "wanted whole numbers")
+        return tuple(map(int, found))
+
+    def paths_or_specs(self, node: yaml.Node) -> tuple[Placed, ...]:
+        """Specs, or paths, in which ~ and $VARIABLE are filled in."""
+        return tuple(
+            Placed(os.path.expanduser(os.path.expandvars(spec.text)), spec.line)  # noqa: PTH111
+            for spec in self.specs(node)
+        )
+
+    def specs(self, node: yaml.Node) -> tuple[Placed, ...]:
+        """Specs as texts, or as `name: {field: value or list, ...}`, which stands for every combination."""
+        found: list[Placed] = []
+        for item in self.items(node):
+            if isinstance(item, yaml.MappingNode):
+                for name, fields in self.mapping(item).items():
+                    found += [Placed(spec, _line(fields)) for spec in self.combinations(name, fields)]
+            else:
+                found.append(Placed(self.text(item), _line(item)))
+        return tuple(found)
+
+    def combinations(self, name: str, node: yaml.Node) -> list[str]:
+        fields = self.mapping(node)
+        choices = [[(key, self.text(item)) for item in self.items(value)] for key, value in fields.items()]
+        return [str(Spec(name, None, params)) for params in itertools.product(*choices)]
+
+    def fail(self, node: yaml.Node, message: str) -> NoReturn:
+        raise SuiteError(f"{self._path}, line {_line(node)}: {message}")
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def _shown(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
