@@ -1,36 +1,22 @@
 import io
 import json
 import math
-from typing import Any
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
+from board_records import MSE, PSNR, absent, record
 from rich.console import Console
 
-from cryobench.leaderboard.render import rich_tables, to_csv, to_html, to_json
+from cryobench.leaderboard.choice import grouped, with_metrics
+from cryobench.leaderboard.render import rich_tables, terminal, to_csv, to_html, to_json, to_latex, to_markdown
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record
 
-PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
-MSE = {"name": "mse", "direction": "lower", "unit": ""}
 NAMES = ("mse", "mae", "psnr", "ssim", "l2", "measurement_mse")
 COLUMNS = [MSE | {"name": name} for name in NAMES]
 COLUMNS[2] = PSNR
-
-
-def record(solver: str = "pinv", psnr: tuple[float | None, ...] = (20.0, 22.0), **changes: Any) -> Record:
-    """A cell that ran and has one metric."""
-    fields: dict[str, Any] = {"hash": "0", "status": "ok", "reason": "", "solver": solver, "operator": "sumpool:16"}
-    fields |= {"noise": "none", "data": "demo", "seed": 0, "images": [f"demo@{i}" for i in range(len(psnr))]}
-    fields |= {"compression": 4.0, "values": {"psnr": list(psnr)}, "columns": [PSNR], "peak_memory_mib": 512.0}
-    fields |= {"timing": {"seconds_per_image": 0.5}, "counters": {"nfe": 0.0, "operator_calls": 3.0}}
-    fields |= {"problem": {"data_digest": "aaaa1111"}, "environment": {"device": "cpu", "version": "0.1.0"}}
-    return Record(**(fields | changes))
-
-
-def absent(status: str, solver: str, reason: str) -> Record:
-    """A cell that did not run."""
-    return Record("0", status, reason, solver, "sumpool:16", "none", "demo", 0, [])  # type: ignore[arg-type]
 
 
 def cell(solver: str, mse: float, **changes) -> Record:
@@ -82,7 +68,7 @@ def test_the_ranking_metric_with_interval_and_the_floor_in_words(frame):
     assert line.startswith("2")
     assert f"{row['psnr']:.2f} [{row['psnr_lo']:.2f}, {row['psnr_hi']:.2f}]" in line
     assert "psnr ↑ dB" in text(frame)
-    assert "mse ↓" in text(frame)
+    assert "mse ↓" in text(frame, 120)
 
 
 def test_the_ceiling_is_shown_and_explained_and_never_the_best():
@@ -211,3 +197,204 @@ def test_html_is_escaped_and_complete(frame):
     assert page.count("pinv (floor)") == 2
     assert "measurement_mse ↓ [95% interval]" in page
     assert "no results" in to_html(leaderboard([]))
+
+
+in_every_rendering = pytest.mark.parametrize(
+    "written", [lambda frame: text(frame, 200), to_markdown, to_latex, to_html], ids=["rich", "md", "latex", "html"]
+)
+
+# --- what tests say ---------------------------------------------------------------------------------------------------
+
+
+def told(shifts: list[float], n_images: int = 12, floor: int | None = None, **changes) -> list[Record]:
+    """Solvers s0, s1 ... whose psnr differ by about the shifts, image by image."""
+    rng = np.random.default_rng(len(shifts))
+    hard = rng.normal(22, 3, n_images)
+    return [
+        record(f"s{row}", (hard + shift + rng.normal(0, 0.2, n_images)).tolist(), floor=row == floor, **changes)
+        for row, shift in enumerate(shifts)
+    ]
+
+
+@in_every_rendering
+def test_every_rendering_tells_ties_differences_and_their_tests(written):
+    frame = leaderboard(told([1.0, 1.0, 0.0, 0.5], floor=2))
+    shown = written(frame)
+    ranks = frame["rank"].tolist()
+    assert ranks[0] == ranks[1] == 1
+    assert shown.count("1=") == 2
+    second, last = frame.iloc[1], frame.iloc[3]
+    assert f"{second['diff_leader']:+.2f}" in shown
+    assert f"p={second['p_holm']:.2f}" in shown
+    assert f"{last['diff_leader_lo']:+.2f}, {last['diff_leader_hi']:+.2f}]" in shown
+    assert f"{second['solver']} {second['images_needed']}" in shown
+    assert "images needed to show a difference to the first" in shown
+    assert "s2 (floor)" in shown
+
+
+def test_no_difference_is_rounded_to_nothing():
+    """Of 2e-9 the sign and the size are seen."""
+    frame = leaderboard([record("a", (20.0, 21.0)), record("b", (20.0 - 2e-9, 21.0 - 2e-9))])
+    assert "-2e-09" in text(frame, 200)
+    assert "-0.00" not in text(frame, 200)
+
+
+def test_why_there_is_no_p_value_and_who_is_not_above_the_floor():
+    shown = text(leaderboard(told([1.0, 0.0, -1.0], n_images=4, floor=1)), 200)
+    assert "no p-values: with 4 images and 3 pairs of rows" in shown
+    assert "no better than the floor: s2" in shown
+    assert "not shown to be better than the floor" not in shown  # nothing was tested
+    shown = text(leaderboard(told([0.1, 0.0], floor=1)), 200)
+    assert ("not shown to be better than the floor: s0" in shown) == ("1=" in shown)
+
+
+def test_the_pareto_mark_stands_in_the_cost_and_is_explained():
+    cells = [
+        record("good", (30.0, 31.0), timing={"seconds_per_image": 9.0}),
+        record("dear", (20.0, 21.0), timing={"seconds_per_image": 10.0}),
+        record("fast", (10.0, 11.0), timing={"seconds_per_image": 0.5}),
+    ]
+    frame = leaderboard(cells)
+    for shown in (text(frame, 200), to_markdown(frame)):
+        assert "9 ◆" in shown
+        assert "0.50 ◆" in shown
+        assert "10 ◆" not in shown
+        assert "◆ Pareto front: no other row is as good in psnr and as cheap" in shown
+    assert "$\\diamond$ Pareto front" in to_latex(frame)
+    assert "+ Pareto front" in text(frame, 200, encoding="ascii")
+    assert "◆" not in text(leaderboard(cells, by="seconds_per_image"), 200)
+
+
+def test_full_rank_is_called_not_compressive():
+    assert "C = 1: not compressive" in text(leaderboard([record(compression=1.0)]), 100)
+    assert "not compressive" not in text(leaderboard([record(compression=1.01)]), 100)
+
+
+def test_times_of_different_machines_are_told():
+    def on(processor: str) -> dict:
+        return {"device": "cpu", "version": "0.1.0", "hardware": {"processor": processor, "torch_threads": 2}}
+
+    cells = [record("a", environment=on("X")), record("b", environment=on("Y"))]
+    assert (
+        "rows come from more than one kind of hardware, so that their times do not compare: X, 2 threads, Y, 2 threads"
+        in text(leaderboard(cells), 200)
+    )
+    assert "more than one" not in text(leaderboard([cells[0], record("b", environment=on("X"))]), 200)
+
+
+def test_why_a_metric_has_no_numbers():
+    lpips = {"name": "lpips", "direction": "lower", "unit": ""}
+    cell = record(columns=[PSNR, lpips], values={"psnr": [1.0, 2.0], "lpips": [math.nan, math.nan]},
+                  unmeasured={"lpips": "no AlexNet weights here; see docs"})  # fmt: skip
+    shown = text(leaderboard([cell]), 100)
+    assert "– no lpips: no AlexNet weights here; see docs" in shown
+    assert "not measured, or not defined" not in shown
+
+
+def test_where_metrics_looked_is_in_the_title():
+    assert "seed 0 · within circle · C" in text(leaderboard([record(problem={"within": "circle"})]), 100)
+
+
+# --- several comparisons ----------------------------------------------------------------------------------------------
+
+
+def several() -> pd.DataFrame:
+    cells = []
+    for place, (operator, noise) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("b", "y"), ("c", "y")]):
+        cells += told([0.0, 2.0, 1.0], floor=0, operator=operator, noise=noise, compression=2.0 + place % 2)
+    return leaderboard(cells)
+
+
+@in_every_rendering
+def test_every_rendering_sums_up_comparisons(written):
+    shown = written(several())
+    assert "all comparisons" in shown
+    for solver, rank, beats in (("s1", "1.00", "5 of 5"), ("s2", "2.00", "5 of 5"), ("s0 (floor)", "3.00", "")):
+        line = next(line for line in reversed(shown.splitlines()) if solver in line and rank in line)
+        assert beats in line
+    assert "Friedman p=" in shown
+    assert "not told apart: s1, s2" in shown
+    assert "all comparisons" not in written(leaderboard(told([0.0, 1.0])))
+
+
+@in_every_rendering
+@pytest.mark.parametrize(
+    ("by", "headings"),
+    [("noise", ["noise x", "noise y"]), ("operator", ["a", "b", "c"]), ("compression", ["C = 2.00", "C = 3.00"])],
+)
+def test_groups_have_headings_and_a_summary_each(written, by, headings):
+    shown = written(grouped(several(), by))
+    marks = {"to_markdown": "## {}", "to_latex": "\\subsection*{{{}}}", "to_html": "<h3>{}</h3>"}
+    lines = shown.splitlines()
+    found = [lines.index(marks.get(written.__name__, "{}").format(heading)) for heading in headings]
+    assert found == sorted(found)
+    several_in = sum(1 for heading in headings if heading != "c")
+    assert shown.count("all comparisons") == several_in
+
+
+def test_a_terminal_shows_whole_comparisons_up_to_a_limit_and_says_what_it_leaves_out(monkeypatch):
+    monkeypatch.setattr(terminal, "MOST_ROWS", 7)
+    shown = text(several(), 120)
+    assert shown.count("· noise") == 2
+    assert "not shown: 9 more rows of 3 more comparisons; choose with --operator" in " ".join(shown.split())
+    assert "5 of 5" in shown  # the summary is of all
+    monkeypatch.setattr(terminal, "MOST_ROWS", 2)
+    shown = text(
+        leaderboard(
+            [*told([2.0, 1.0, 0.0, -1.0], floor=2), absent("failed", "s9", images=[f"demo@{i}" for i in range(12)])]
+        ),
+        120,
+    )
+    assert [name for name in ("s0", "s1", "s2 (floor)", "s3", "s9") if name in shown.partition("no better")[0]] == [
+        "s0",
+        "s1",
+        "s2 (floor)",
+    ]
+    assert "not shown: 3 more rows; choose" in shown
+
+
+def test_chosen_metrics_are_the_columns(frame):
+    chosen = with_metrics(frame, ["ssim"])
+    for shown in (text(chosen, 200), to_csv(chosen), to_markdown(chosen)):
+        assert "ssim" in shown
+        assert "psnr" in shown
+        assert "mse" not in shown
+
+
+# --- files for other programs -----------------------------------------------------------------------------------------
+
+
+def test_csv_is_that_of_pandas():
+    frame = leaderboard([*told([1.0, 0.0], floor=1), record("exact", (math.inf, 1.0)), absent("skipped", 'a,"b"\nc')])
+    assert to_csv(frame) == frame.to_csv(index=False, lineterminator="\n")
+
+
+def test_markdown_has_as_many_cells_in_every_line_and_nothing_of_it_is_markup():
+    cells = [record("x:|*[a](b)*<b>_", data="d|*e*"), absent("failed", "y", reason="`a` | <i>")]
+    shown = to_markdown(leaderboard(cells))
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "x:\\|\\*\\[a\\](b)\\*\\<b\\>\\_" in shown
+    assert "d\\|\\*e\\*" in shown
+    assert "- failed y: \\`a\\` \\| \\<i\\>" in shown
+
+
+def test_latex_has_as_many_cells_in_every_row_and_no_command_of_a_stranger():
+    cells = [record("x:a_b&50%{\\input}$~^#"), absent("failed", "y_z", reason="100 % [gone]")]
+    shown = to_latex(leaderboard(cells))
+    rows = [line for line in shown.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 2
+    assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", shown)[1]
+    assert len(columns) == len(re.findall(r"(?<!\\)&", rows[0])) + 1
+    assert r"x:a\_b\&50\%\{\textbackslash{}input\}\$\textasciitilde{}\textasciicircum{}\#" in shown
+    assert r"failed y\_z: 100 \% {[}gone]" in shown
+    for name in ("table", "tabular"):
+        assert shown.count(f"\\begin{{{name}}}") == shown.count(f"\\end{{{name}}}") == 1
+
+
+def test_nothing_is_no_results_everywhere():
+    frame = leaderboard([])
+    assert to_markdown(frame) == "no results\n"
+    assert "no results" in to_latex(frame)
+    assert to_csv(frame).count("\n") == 1

@@ -1,47 +1,13 @@
 import math
-from typing import Any
 
 import pandas as pd
 import pytest
+from board_records import MSE, OTHER, PSNR, absent, record
 
 from cryobench.errors import ParameterError
+from cryobench.leaderboard.cells import cells
 from cryobench.leaderboard.table import ceilings, floors, groups, leaderboard
-from cryobench.record import Record
-
-PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
-MSE = {"name": "mse", "direction": "lower", "unit": ""}
-OTHER = {"name": "other", "direction": "none", "unit": ""}
-
-
-def record(solver: str = "pinv", psnr: tuple[float | None, ...] = (20.0, 22.0), **changes: Any) -> Record:
-    """A cell that ran, on two images."""
-    fields: dict[str, Any] = {
-        "hash": "0",
-        "status": "ok",
-        "reason": "",
-        "solver": solver,
-        "operator": "sumpool:16",
-        "noise": "none",
-        "data": "demo",
-        "seed": 0,
-        "images": [f"demo@{i}" for i in range(len(psnr))],
-        "compression": 4.0,
-        "values": {"psnr": list(psnr)},
-        "columns": [PSNR],
-        "timing": {"seconds_per_image": 0.5, "setup_seconds": 1.0},
-        "counters": {"nfe": 0.0, "operator_calls": 3.0},
-        "peak_memory_mib": 512.0,
-        "problem": {"data_digest": "aaaa1111"},
-        "environment": {"device": "cpu", "version": "0.1.0"},
-    }
-    return Record(**(fields | changes))
-
-
-def absent(status: str, solver: str, **changes: Any) -> Record:
-    """A cell that did not run: it knows what it was to run on, and nothing else."""
-    empty: dict[str, Any] = {"values": {}, "columns": [], "timing": {}, "counters": {}}
-    empty |= {"environment": {}, "peak_memory_mib": None, "compression": None, "reason": f"why {solver}"}
-    return record(solver, status=status, **(empty | changes))
+from cryobench.record import STANDING, Record
 
 
 def ranking(frame: pd.DataFrame) -> list[tuple[str, int | None]]:
@@ -56,8 +22,9 @@ def test_columns_in_order():
     second = record("tv", columns=[OTHER, PSNR], values={"other": [5.0, 5.0], "psnr": [20.0, 21.0]})
     assert list(leaderboard([first, second]).columns) == [
         "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",
-        "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi",
-        "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "overlap", "device", "version",
+        "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi", *STANDING,
+        "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "unmeasured", "overlap", "within", "device",
+        "hardware", "version",
     ]  # fmt: skip
 
 
@@ -126,6 +93,7 @@ def test_half_a_cell_has_no_numbers():
         {"images": ["demo@7", "demo@8"]},
         {"problem": {"data_digest": "bbbb2222"}},
         {"environment": {"dtype": "float64"}},
+        {"problem": {"data_digest": "aaaa1111", "within": "circle"}},
     ],
 )
 def test_only_like_is_compared_with_like(difference):
@@ -133,6 +101,33 @@ def test_only_like_is_compared_with_like(difference):
     frame = leaderboard(cells)
     assert ranking(frame) == [("c", 1), ("a", 2), ("b", 1)]
     assert [len(group) for group in groups(frame)] == [2, 1]
+
+
+def test_cells_and_records_give_the_same_table():
+    cell_of = [record("a"), record("b", (21.0, None)), absent("failed", "c"), record("d", operator="sumpool:4")]
+    pd.testing.assert_frame_equal(leaderboard(cell_of), leaderboard(cells(cell_of)))
+
+
+def test_what_was_measured_where_is_told():
+    hardware = {"processor": "CPU X", "torch_threads": 8}
+    on_cpu = record(environment={"device": "cpu", "hardware": hardware})
+    on_gpu = record(environment={"device": "cuda:0 GPU Y", "hardware": hardware}, unmeasured={"lpips": "no weights"})
+    frame = leaderboard([on_cpu, on_gpu, record()])
+    assert frame["hardware"].fillna("").tolist() == ["CPU X, 8 threads", "GPU Y", ""]
+    assert frame["within"].tolist() == ["image"] * 3
+    assert frame["unmeasured"].tolist() == ["", '{"lpips": "no weights"}', ""]
+
+
+def test_the_order_of_images_does_not_matter():
+    """Neither for what is compared nor for what is paired: the values go with the image."""
+    images = [f"demo@{i}" for i in range(12)]  # @10 is not the last by name
+    values = [20.0 + (7 * i) % 5 for i in range(12)]
+    better = [value + 0.5 + 0.1 * (i % 3) for i, value in enumerate(values)]
+    alike = leaderboard([record("a", values, images=images), record("b", better, images=images)])
+    turned = record("b", better[::-1], images=images[::-1])
+    assert alike["p_holm"].iloc[1] < 0.05
+    columns = ["rank", "solver", "psnr", *STANDING]
+    pd.testing.assert_frame_equal(leaderboard([record("a", values, images=images), turned])[columns], alike[columns])
 
 
 def test_equal_images_are_one_data_set_whatever_file_they_lie_in():

@@ -1,0 +1,175 @@
+"""What a leaderboard needs of each run folder of a results folder, kept in one Parquet file beside them.
+
+Only folders that are new, or whose files changed, are read. The index follows from the run folders alone: it may be
+deleted, and one that is damaged or of another version is made again. It is replaced whole: of two processes that do so
+at once the later one wins, and what only the other one saw is read again the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cryobench.environment import version
+from cryobench.errors import ResultsError, said
+from cryobench.files import whole_file
+from cryobench.leaderboard.cells import DERIVED, NESTED, PLAIN, cells
+from cryobench.record import Record
+from cryobench.results import METRICS, RECORD, read_record
+
+INDEX = ".cryobench-index.parquet"
+LAYOUT = "1"
+"""Counts up whenever columns of `cells` of the same names come to hold something else."""
+
+FOLDER, STAMP, DAMAGE = "folder", "stamp", "damage"
+"""Columns beside the cells: a run folder, its `_stamp`, and why it could not be read, '' for one that could."""
+
+CHUNK = 2000
+"""Run folders whose records are held at once."""
+
+LONG = 5000
+"""Run folders to read from which on a reader is told why it takes a while."""
+
+Report = Callable[[str], None]
+
+
+def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
+    """The cells of results folders, or of single run folders, with the path of each as `FOLDER`; oldest first in each.
+
+    Of cells of one hash the last is taken. What is no run folder of ours is reported and skipped.
+    Raises `ResultsError` where there is no such folder.
+    """
+    found = [cells([])]
+    for root in roots:
+        if not root.is_dir():
+            raise ResultsError(f"no results folder {root}; `cryobench run` makes one")
+        single = (root / RECORD).exists()
+        base = root.parent if single else root
+        table = _read(base, {root.name: ""}) if single else _all_of(root, report)
+        paths = [os.fsencode(base) + b"/" + name for name in table[FOLDER].to_pylist()]
+        table = table.set_column(table.column_names.index(FOLDER), FOLDER, pa.array(paths, pa.binary()))
+        table = table.sort_by([("created", "ascending"), (FOLDER, "ascending")])
+        for damaged in table.filter(pc.field(DAMAGE) != "").select([FOLDER, DAMAGE]).to_pylist():
+            report(f"skipped {os.fsdecode(damaged[FOLDER])}: {damaged[DAMAGE]}")
+        found.append(table.filter(pc.field(DAMAGE) == "").drop_columns([STAMP, DAMAGE]))
+    table = _joined(found)
+    repeated = table["hash"].to_pandas().duplicated(keep="last").to_numpy()
+    return table.filter(pa.array(~repeated)) if repeated.any() else table
+
+
+def run_folders(table: pa.Table) -> dict[str, Path]:
+    """The run folder of each cell that `read_cells` found, by hash."""
+    paths = (Path(os.fsdecode(path)) for path in table[FOLDER].to_pylist())
+    return dict(zip(table["hash"].to_pylist(), paths, strict=True))
+
+
+def _all_of(root: Path, report: Report) -> pa.Table:
+    """The cells of every folder of a results folder, from its index as far as that holds; the index is brought up to
+    date where it can be."""
+    stamps = _stamps(root)
+    kept = _load(root / INDEX)
+    n_known = kept.num_rows
+    kept = kept.filter(_unchanged(kept, stamps))
+    known = set(map(os.fsdecode, kept[FOLDER].to_pylist()))
+    unread = {name: stamp for name, stamp in stamps.items() if stamp and name not in known}
+    if len(unread) >= LONG:
+        report(f"indexing {len(unread)} run folders of {root}; the next time they are not read again")
+    todo = list(unread.items())
+    tables = [kept, *(_read(root, dict(todo[start : start + CHUNK])) for start in range(0, len(todo), CHUNK))]
+    table = _joined(tables)
+    if unread or kept.num_rows < n_known:
+        try:
+            _save(table, root / INDEX)
+        except OSError as error:  # what was read is good all the same
+            if len(unread) >= LONG:
+                report(f"the index of {root} cannot be kept: {error.strerror}")
+    return _joined([table, _read(root, {name: stamp for name, stamp in stamps.items() if not stamp})])
+
+
+def _stamps(root: Path) -> dict[str, str]:
+    """The stamp of each folder that may be a run folder, by name."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return {name: _stamp(f"{root}/{name}") for name in names}
+
+
+def _stamp(folder: str) -> str:
+    """What changes when the files of a run folder do: when each was written, and its size. '' where one is missing."""
+    try:
+        files = [os.stat(f"{folder}/{name}") for name in (RECORD, METRICS)]  # noqa: PTH116 - twice as fast as a Path
+    except OSError:
+        return ""
+    return " ".join(f"{file.st_mtime_ns} {file.st_size}" for file in files)
+
+
+def _unchanged(table: pa.Table, stamps: dict[str, str]) -> pa.Array:
+    pairs = zip(table[FOLDER].to_pylist(), table[STAMP].to_pylist(), strict=True)
+    return pa.array([stamps.get(os.fsdecode(name)) == stamp for name, stamp in pairs], pa.bool_())
+
+
+def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
+    """The cells of run folders of `root`, given as name and stamp; one that cannot be read has a `DAMAGE`, no cell."""
+    records, damages = {}, {}
+    for name in stamps:
+        try:
+            records[name] = read_record(root / name)
+        except ResultsError as error:
+            damages[name] = str(error)
+    table, foreign = _cells(records)
+    damages |= foreign
+    good = [name for name in records if name not in damages]
+    for column, texts in _beside(good, stamps, [""] * len(good)).items():
+        table = table.append_column(column, texts)
+    return _joined([table, pa.table(_beside(list(damages), stamps, list(damages.values())))])
+
+
+def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
+    """The cells of records by folder name, but for those whose fields are not what ours are; and why not."""
+    try:
+        return cells(list(records.values())), {}
+    except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if len(records) == 1:
+            return cells([]), {name: f"damaged run folder: {said(error)}" for name in records}
+    names = list(records)
+    halves = [{name: records[name] for name in half} for half in (names[: len(names) // 2], names[len(names) // 2 :])]
+    (first, bad), (second, worse) = map(_cells, halves)
+    return _joined([first, second]), bad | worse
+
+
+def _beside(names: Sequence[str], stamps: dict[str, str], damages: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns beside the cells. Folder names are bytes, as not every one is text."""
+    return {
+        FOLDER: pa.array([os.fsencode(name) for name in names], pa.binary()),
+        STAMP: pa.array([stamps[name] for name in names], pa.string()),
+        DAMAGE: pa.array(damages, pa.string()),
+    }
+
+
+def _joined(tables: Collection[pa.Table]) -> pa.Table:
+    """One table of all rows; a column that a table has not is missing in its rows."""
+    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+
+
+def _identity() -> dict[bytes, bytes]:
+    return {b"cryobench": " ".join([LAYOUT, version(), *PLAIN, *NESTED, *DERIVED]).encode()}
+
+
+def _load(path: Path) -> pa.Table:
+    """The table of an index; an empty one where there is none that can be used."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if _identity().items() <= (file.schema_arrow.metadata or {}).items():
+                return file.read()
+    except (OSError, pa.ArrowException):  # none, damaged, or not to be read by this user: the run folders have it all
+        return _read(path.parent, {})
+    return _read(path.parent, {})
+
+
+def _save(table: pa.Table, path: Path) -> None:
+    with whole_file(path) as beside:
+        pq.write_table(table.replace_schema_metadata(_identity()), beside, compression="zstd")

@@ -1,0 +1,166 @@
+"""What the page shows, as plain data that JSON can hold: columns of numbers, not rows of objects, to stay small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cryobench.figures import common_size
+from cryobench.leaderboard.page.families import Place, axis, families
+from cryobench.leaderboard.render.boards import Board, remarks
+from cryobench.leaderboard.render.overall import sections
+from cryobench.leaderboard.table import ceilings, floors
+from cryobench.record import COSTS, Record
+
+DIGITS = 6
+"""Significant digits of a number on the page."""
+DOTS = 32
+"""Up to this many images a row has their values; with more it has the five numbers of a box."""
+MOST_VALUES = 500_000
+"""Numbers for box plots, of all rows and metrics; the ranking metric comes first."""
+FILTERS = ("noise", "data", "within", "seed")
+"""What comparisons can be chosen by."""
+SHARED = ("operator", "noise", "data", "seed", "n_images", "compression", "within")
+"""Columns in which the rows of a comparison agree."""
+
+
+def page_data(frame: pd.DataFrame, records: Sequence[Record | None], *, intervals: bool = True) -> dict[str, Any]:
+    """The leaderboard's columns, comparisons, box plots and curves. records: that of each row, None where unknown.
+    intervals: of all metrics, not of the ranking one alone.
+
+    A column of texts is each distinct one once, and its number in each row. role: 0 a solver, 1 the floor, 2 the
+    ceiling.
+    """
+    by = frame.attrs["by"]
+    others = [] if intervals else [column["name"] for column in frame.attrs["columns"] if column["name"] != by]
+    left_out = {*SHARED, *(name + end for name in others for end in ("_lo", "_hi"))}
+    columns: dict[str, Any] = {name: frame[name] for name in frame.columns if name not in left_out}
+    texts = [name for name, column in columns.items() if not pd.api.types.is_numeric_dtype(column)]
+    parts = list(sections(frame))
+    boards = [board for part in parts for board in part.boards]
+    return {
+        "by": by,
+        "metrics": [dict(column) for column in frame.attrs["columns"]],
+        "costs": [name for name in COSTS if name in columns],
+        "texts": {name: _coded(columns[name]) for name in texts},
+        "numbers": {
+            name: numbers(column) for name, column in columns.items() if name not in texts and column.notna().any()
+        },
+        "role": [2 if ceiling else int(floor) for floor, ceiling in zip(floors(frame), ceilings(frame), strict=True)],
+        "comparisons": _comparisons(frame, boards, records),
+        "curves": _curves(boards),
+        "summaries": [_summary(part.heading, part.overall) for part in parts if part.overall is not None],
+        "dots": DOTS,
+        "boxes": _boxes(frame, records),
+        "newest": max((str(record.environment.get("created", ""))[:10] for record in records if record), default=""),
+    }
+
+
+def numbers(values: Any) -> list[float | str | None]:
+    """Numbers for JSON: to six significant digits, missing as null, and infinite ones, which JSON has not, as text."""
+    given = np.asarray(pd.array(values, dtype="Float64").to_numpy(dtype=float, na_value=np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** np.clip(DIGITS - 1 - np.floor(np.log10(np.abs(given))), -300, 300)
+        short = np.where(given == 0, 0.0, np.round(given * scale) / scale)
+    if np.isfinite(short).all():
+        return short.tolist()
+    return [value if math.isfinite(value) else _NOT_FINITE.get(value) for value in short.tolist()]
+
+
+_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
+def _coded(column: Any) -> dict[str, list[Any]]:
+    """Each distinct text once, and its number in each row, -1 where there is none."""
+    codes, distinct = pd.factorize(column)
+    return {"distinct": [str(text) for text in distinct], "codes": codes.tolist()}
+
+
+def _comparisons(
+    frame: pd.DataFrame, boards: Sequence[Board], records: Sequence[Record | None]
+) -> dict[str, list[Any]]:
+    """What each comparison is of, as columns; `row` says which one each row belongs to.
+
+    pixel_size: Å, None where it is not known or images differ. side: the shorter one of an image, in pixels.
+    """
+    codes, _ = pd.factorize(frame.index.get_level_values("group"))
+    problems: dict[int, Mapping[str, Any]] = {}
+    for code, record in zip(codes.tolist(), records, strict=True):
+        if record is not None and record.status == "ok":
+            problems.setdefault(code, record.problem)
+    told = [problems.get(code, {}) for code in range(len(boards))]
+    return {
+        **{name: [board.of[name].removeprefix(f"{name} ") for board in boards] for name in FILTERS},
+        "operator": [board.of["operator"] for board in boards],
+        "compression": numbers([_compression(board) for board in boards]),
+        "n_images": [int(board.ran["n_images"][0]) if len(board) else None for board in boards],
+        "context": [_context(board) for board in boards],
+        "remarks": [remarks(board, [*(column["name"] for column in board.metrics), *COSTS]) for board in boards],
+        "pixel_size": [common_size(problem.get("pixel_size_angstrom") or [None]) for problem in told],
+        "side": [min(problem.get("image_shape") or [0]) for problem in told],
+        "row": codes.tolist(),
+    }
+
+
+def _compression(board: Board) -> float | None:
+    return board.ran["compression"][0] if len(board) else None
+
+
+def _context(board: Board) -> str:
+    """What was measured, but for the operator and its compression: `noise none · demo · 4 images · seed 0`."""
+    return " · ".join(text for name, text in board.of.items() if text and name not in ("operator", "compression"))
+
+
+def _summary(heading: str, overall: Any) -> dict[str, Any]:
+    heads = [" ".join(column.header) for column in overall.columns]
+    rows = [list(row) for row in zip(*(column.cells for column in overall.columns), strict=True)]
+    return {"heading": heading, "heads": heads, "rows": rows, "remarks": list(overall.remarks)}
+
+
+def _curves(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """The curves over the comparisons that differ in their operators alone."""
+    contexts: dict[str, list[int]] = {}
+    for number, board in enumerate(boards):
+        contexts.setdefault(_context(board), []).append(number)
+    curves = []
+    for family in families(board.of["operator"] for board in boards):
+        for context, members in contexts.items():
+            places = [
+                Place(number, operator, _compression(boards[number]))
+                for number in members
+                if (operator := boards[number].of["operator"]) in family.values
+            ]
+            along = axis(family, places)
+            if along is not None:
+                curves.append({"family": family.pattern, "context": context, **along._asdict()})
+    return curves
+
+
+def _boxes(frame: pd.DataFrame, records: Sequence[Record | None]) -> dict[str, list[list[Any] | None]]:
+    """For each metric and row its values over the images, as the record orders them, or the five numbers of a box."""
+    by = frame.attrs["by"]
+    found: dict[str, list[list[Any] | None]] = {}
+    left = MOST_VALUES
+    for name in sorted((column["name"] for column in frame.attrs["columns"]), key=lambda name: name != by):
+        values = [record.values.get(name) if record is not None and record.status == "ok" else None
+                  for record in records]  # fmt: skip
+        boxes = [_box(row) if row else [] for row in values]
+        left -= sum(map(len, boxes))
+        if left < 0:
+            break
+        flat = numbers([value for box in boxes for value in box])
+        ends = np.cumsum([len(box) for box in boxes]).tolist()
+        found[name] = [flat[end - len(box) : end] or None for box, end in zip(boxes, ends, strict=True)]
+    return found
+
+
+def _box(values: Sequence[float]) -> Sequence[float]:
+    """The values; of many the least, the quartiles and the largest of those that are finite."""
+    if len(values) <= DOTS:
+        return values
+    known = [value for value in values if math.isfinite(value)]
+    return np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist() if known else []

@@ -1,0 +1,61 @@
+// The leaderboard's data. A row is a number; columns hold a value for each row, null where there is none.
+const page = JSON.parse(document.getElementById("data").textContent);
+const SOLVER = 0, FLOOR = 1, CEILING = 2;
+
+// JSON has no infinity: it comes as text
+const decoded = (values) => values.map((value) => (typeof value === "string" ? Number(value) : value));
+for (const name of Object.keys(page.numbers)) page.numbers[name] = decoded(page.numbers[name]);
+page.comparisons.compression = decoded(page.comparisons.compression);
+for (const name of Object.keys(page.boxes)) {
+  page.boxes[name] = page.boxes[name].map((values) => values && decoded(values));
+}
+
+const comparisonOf = page.comparisons.row;
+const rowsOf = page.comparisons.operator.map(() => []);
+comparisonOf.forEach((comparison, row) => rowsOf[comparison].push(row));
+const metrics = new Map(page.metrics.map((metric) => [metric.name, metric]));
+const COST_LABELS = {
+  seconds_per_image: "seconds per image", nfe: "NFE", operator_calls: "operator calls", peak_memory_mib: "peak MiB",
+};
+
+function text(name, row) {
+  const column = page.texts[name];
+  const code = column ? column.codes[row] : -1;
+  return code < 0 ? "" : column.distinct[code];
+}
+
+function number(name, row) {
+  const column = page.numbers[name];
+  return column ? column[row] : null;
+}
+
+const solverOf = (row) => text("solver", row);
+const ran = (row) => text("status", row) === "ok";
+const isReference = (row) => page.role[row] !== SOLVER;
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const unique = (values) => [...new Set(values)];
+
+// The value of the ranking metric: what a reader takes for quality.
+const quality = (row) => number(page.by, row);
+const direction = (name) => (metrics.has(name) ? metrics.get(name).direction : "lower");
+
+// An element with attributes, listeners (on...) and children. Text stays text: nothing here reads markup.
+function element(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+function drawn(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+const note = (...said) => element("p", { class: "note" }, said);

@@ -1,0 +1,135 @@
+"""What a suite publishes: its leaderboard as a page to read, and measured beside published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import pandas as pd
+
+from cryobench.leaderboard.choice import with_metrics
+from cryobench.leaderboard.render import to_markdown
+from cryobench.leaderboard.stats import mean
+from cryobench.leaderboard.table import metric_columns
+from cryobench.record import CLEAN, Record
+from cryobench.spec import parse
+from cryobench.suite import Absent
+from cryobench.suite_file import Reference, SuiteFile
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One published number, as (least, greatest), and ours: a mean over images, or why there is none."""
+
+    solver: str
+    operator: str
+    metric: str
+    published: tuple[float, float]
+    source: str
+    measured: float | None
+    status: str = "ok"
+    reason: str = ""
+
+    @property
+    def told(self) -> str:
+        """Why there is no number of ours, '' where there is one."""
+        return self.reason if self.status == "ok" else f"{self.status}: {self.reason}"
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less theirs; less the nearer end of a range, 0 within it."""
+        if self.measured is None:
+            return None
+        least, greatest = self.published
+        return self.measured - min(max(self.measured, least), greatest)
+
+    @property
+    def shown(self) -> str:
+        """The published number or range as text."""
+        least, greatest = self.published
+        return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+
+
+def beside(references: Sequence[Reference], records: Sequence[Record], absent: Sequence[Absent]) -> list[Beside]:
+    """Each published number with ours, from the records of its cell; references as `suite.references` gives them."""
+    found = []
+    for reference in references:
+        ours = [record for record in records if _is_of(record, reference)]
+        for metric, published in reference.values.items():
+            told = _measured(ours[0], metric) if ours else (None, NOT_RUN, _why(reference, absent))
+            found.append(Beside(reference.solver, reference.operator, metric, published, reference.source, *told))
+    return found
+
+
+def _is_of(record: Record, reference: Reference) -> bool:
+    same = all(getattr(record, name) == getattr(reference, name) for name in ("solver", "operator", "noise"))
+    return same and fnmatchcase(record.data, reference.data)
+
+
+def _why(reference: Reference, absent: Sequence[Absent]) -> str:
+    reasons = [grid.reason for grid in absent
+               if reference.solver in grid.solvers and reference.operator in grid.operators]  # fmt: skip
+    return reasons[0] if reasons else "no cell of this suite"
+
+
+def _measured(record: Record, metric: str) -> tuple[float | None, str, str]:
+    """The mean, and where there is none the status of the cell and the reason."""
+    if record.status != "ok":
+        return None, record.status, record.reason
+    value = mean(record.values[metric]) if metric in record.values else None
+    return (value, "ok", "") if value is not None else (None, "ok", record.unmeasured.get(metric, "not measured"))
+
+
+def with_published(frame: pd.DataFrame, numbers: Sequence[Beside]) -> pd.DataFrame:
+    """A leaderboard with METRIC_published and METRIC_difference for each published number; what was not run is a row of
+    its own below."""
+    frame = frame.copy()
+    absent: dict[tuple[str, str], dict[str, str]] = {}
+    for number in numbers:
+        columns = {f"{number.metric}_published": number.shown, f"{number.metric}_difference": number.difference}
+        own = (frame["solver"] == number.solver) & (frame["operator"] == number.operator)
+        for name, value in columns.items():
+            if name not in frame:
+                frame[name] = pd.Series(None, frame.index, dtype="str" if name.endswith("published") else "float64")
+            frame.loc[own, name] = value
+        if number.status == NOT_RUN:
+            place = {"solver": number.solver, "operator": number.operator, "status": NOT_RUN, "reason": number.reason}
+            absent.setdefault((number.solver, number.operator), place).update(columns)
+    return pd.concat([frame, pd.DataFrame(absent.values())]) if absent else frame
+
+
+def report(
+    suite: SuiteFile, frame: pd.DataFrame, numbers: Sequence[Beside], absent: Sequence[Absent], made: str, command: str
+) -> str:
+    """A suite's results in Markdown: what they are, the command that made them, where and when, and the leaderboard.
+
+    made: machine, version and date, in a line.
+    """
+    lines = [f"# {suite.title}", ""]
+    if suite.about:
+        lines += [suite.about, ""]
+    lines += [f"{made}:", "", f"    {command}", ""]
+    if numbers:
+        lines += ["## Beside published numbers", "", *_table(numbers), ""]
+    lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}" for grid in absent]
+    return "\n".join(lines).rstrip() + "\n\n" + to_markdown(_headlines(suite, frame))
+
+
+def _headlines(suite: SuiteFile, frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that carry the name of a metric that the suite states; all where it states none."""
+    named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
+    names = [column["name"] for column in metric_columns(frame)]
+    return with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
+
+
+def _table(numbers: Sequence[Beside]) -> Iterator[str]:
+    yield "| solver | operator | metric | published | ours | difference | source |"
+    yield "|:--|:--|:--|--:|--:|--:|:--|"
+    for row in numbers:
+        ours = row.told if row.measured is None else f"{row.measured:.4g}"
+        difference = "" if row.difference is None else f"{row.difference:+.3g}"
+        specs = f"`{row.solver}` | `{row.operator}`"
+        yield f"| {specs} | {row.metric} | {row.shown} | {ours} | {difference} | {row.source} |"
