@@ -79,7 +79,7 @@ def run(
     reference row `ceiling`, which no solver can be expected to exceed in PSNR to the measured image; it needs simulated
     images with white noise and exact measurements.
     out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
-    beside the numbers, of "reconstructions", "panel" and "animation".
+    beside the numbers: "reconstructions", "figures", or of these "panel", "errors", "frc", "views", "animation".
     Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
     """
     if save and out is None:

@@ -16,11 +16,15 @@ from cryobench.suite_file import Grid, Placed, Reference, Rule, SuiteFile
 
 @dataclass(frozen=True)
 class Absent:
-    """A grid that cannot run here for want of its data or weights, which its suite allows: its specs, and why."""
+    """A grid that cannot run here for want of its data or weights, which its suite allows.
+
+    reason: in the suite's words. error: what this machine says.
+    """
 
     solvers: tuple[str, ...]
     operators: tuple[str, ...]
     reason: str
+    error: str
 
 
 def references(suite: SuiteFile, registry: Registry) -> list[Reference]:
@@ -51,7 +55,7 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
         except DataError as error:
             if not part.optional:
                 raise _at(suite, part.line, error) from error
-            absent.append(Absent(shown["solvers"], shown["operators"], f"{part.optional} ({error})"))
+            absent.append(Absent(shown["solvers"], shown["operators"], part.optional, str(error)))
         except CryobenchError as error:
             raise _at(suite, part.line, error) from error
         else:

@@ -39,6 +39,14 @@ def test_the_table_shown_is_what_the_first_command_prints():
         assert np.mean(records[solver].values["psnr"]) == pytest.approx(float(psnr), abs=0.02)
 
 
+def test_the_leaderboard_shown_is_what_was_published():
+    shown = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d\.\d\d) \| (\d+ of \d+|–) \|", README, re.MULTILINE)
+    published = (ROOT / "leaderboards" / "pixel.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d\.\d\d) \| \d+ \| (\d+ of \d+|–) \|", published, re.MULTILINE)
+    assert len(shown) == 4
+    assert shown == rows
+
+
 def test_the_files_it_names_exist_and_it_says_what_it_is_not():
     for path in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / path).exists(), path

@@ -100,7 +100,8 @@ def test_data_may_be_absent_where_the_suite_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PARTICLES", str(tmp_path / "particles.mrc"))
     plans, absent = planned(tmp_path, text)
     assert len(plans) == 1
-    assert [grid.reason.partition(" (")[0] for grid in absent] == ["data absent"]
+    assert [grid.reason for grid in absent] == ["data absent"]
+    assert "particles.mrc" in absent[0].error
     assert absent[0].operators == tuple(OPERATORS)
     with pytest.raises(SuiteError, match=r"line 8: .*particles\.mrc"):
         planned(tmp_path, text.replace(", optional: data absent", ""))

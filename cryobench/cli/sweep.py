@@ -59,7 +59,7 @@ def sweep(
     show = partial(print_leaderboard, by=by, csv=None, as_json=False, find=store.find)
     records = run_and_show(plans, store, show, force=force, quiet=quiet)
     for grid in absent:
-        note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}")
+        note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:
         _publish(asked, records, references, absent, by, files)
         note(f"published in {' and '.join(map(str, files.values()))}")
@@ -80,7 +80,7 @@ def _publish(
 
     from cryobench.environment import hardware, version
     from cryobench.files import whole_file
-    from cryobench.leaderboard.published import beside, report
+    from cryobench.leaderboard.published import beside, report, with_published
     from cryobench.leaderboard.render import to_csv
     from cryobench.leaderboard.table import leaderboard
 
@@ -91,7 +91,7 @@ def _publish(
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
     command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
     numbers = beside(references, records, absent)
-    texts = {"csv": to_csv(frame), "md": report(suite, frame, numbers, absent, made, command)}
+    texts = {"csv": to_csv(with_published(frame, numbers)), "md": report(suite, frame, numbers, absent, made, command)}
     for ending, path in files.items():
         with whole_file(path) as beside_it:
             beside_it.write_text(texts[ending], encoding="utf-8")

@@ -77,12 +77,15 @@ def _weights() -> _Weights:
         from torchvision.models import AlexNet_Weights
     except Exception as error:  # builds of torch and torchvision that do not fit raise more than ImportError
         raise DependencyError(f"torchvision cannot be imported: {told(error)}") from error
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    name = AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
         found = path.stat()
     except OSError as error:
-        raise DependencyError(f"AlexNet's weights are not on this machine; put {url} into {path.parent}") from error
+        raise DependencyError(
+            f"AlexNet's weights are not on this machine ({name}); `python -c \"import torchvision; "
+            "torchvision.models.alexnet(weights='IMAGENET1K_V1')\"` fetches them"
+        ) from error
     return _Weights(path, found.st_size, found.st_mtime_ns)
 
 

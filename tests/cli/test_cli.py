@@ -56,7 +56,7 @@ def test_the_command_on_a_real_particle(cli, shared):
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(Path("board.csv").read_text())))
     assert len(rows) == 4
-    assert ",".join(rows[0]).startswith("rank,solver,operator,noise,data,seed,n_images,compression,status,reason,mse,")
+    assert ",".join(rows[0]).startswith("rank,solver,operator,noise,data,seed,n_images,compression,status,reason,psnr,")
     assert ",".join(rows[0]).endswith(",".join(TRAILING))
     assert rows[0]["psnr_lo"] == rows[0]["psnr_hi"] == ""  # one image: no interval
     floor = next(row for row in rows if row["solver"] == "pinv" and row["operator"].startswith("sumpool"))

@@ -39,9 +39,19 @@ def test_a_suite_is_run_and_published(cli, suite, tmp_path):
     assert "not run: wiener on identity: data absent (" in err
     assert "4 cells in runs/blobs" in err
     frame = pd.read_csv(tmp_path / "pages" / "blobs.csv")
-    assert sorted(zip(frame["solver"], frame["operator"], strict=True)) == [
+    ran = frame[frame["status"] == "ok"]
+    assert sorted(zip(ran["solver"], ran["operator"], strict=True)) == [
         (solver, operator) for solver in ("pinv", "tikhonov") for operator in ("sumpool:4", "sumpool:8")
     ]
+    missing = frame[frame["status"] == "not run"]
+    assert missing[["solver", "operator", "psnr_published", "reason"]].values.tolist() == [
+        ["wiener", "identity", "20", "data absent"], ["tv", "identity", "20", "no cell of this suite"]
+    ]  # fmt: skip
+    pinv = ran[ran["solver"] == "pinv"].set_index("operator")
+    assert pinv["psnr_published"].to_dict() == {"sumpool:4": "10", "sumpool:8": "0 to 99"}
+    assert pinv["psnr_difference"].to_dict() == pytest.approx(
+        {"sumpool:4": pinv["psnr"]["sumpool:4"] - 10, "sumpool:8": 0}
+    )
     page = (tmp_path / "pages" / "blobs.md").read_text()
     assert page.startswith("# Blobs\n\nNot particles.\n\nMade on 20")
     assert f"    cryobench sweep {suite} --publish pages\n" in page
@@ -56,7 +66,7 @@ def test_a_suite_is_run_and_published(cli, suite, tmp_path):
     assert rows["`pinv`", "`sumpool:8`", "psnr"][0] == "0 to 99"
     assert float(rows["`pinv`", "`sumpool:8`", "psnr"][2]) == 0
     assert rows["`pinv`", "`sumpool:8`", "ssim"][1:3] == ["not measured", ""]
-    assert rows["`wiener`", "`identity`", "psnr"][1].startswith("not run: data absent (")
+    assert rows["`wiener`", "`identity`", "psnr"][1] == "not run: data absent"
     assert rows["`tv`", "`identity`", "psnr"][1] == "not run: no cell of this suite"
 
 

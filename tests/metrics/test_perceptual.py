@@ -101,7 +101,6 @@ def test_weights_that_are_absent_are_named_and_nothing_is_downloaded(torch_home)
     assert measured.values["lpips"].isnan().all()
     reason = measured.unmeasured["lpips"]
     assert "AlexNet's weights are not on this machine" in reason
-    assert str(torch_home) in reason
     assert NAME in reason
     assert "\n" not in reason
 
