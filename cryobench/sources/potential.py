@@ -41,7 +41,10 @@ def potential(atoms: Atoms, n: int, pixel_size: float, b_factor: float) -> np.nd
         x, y, z = np.ascontiguousarray(angles[atoms.numbers == number].T)
         ones = np.ones(len(x), np.complex64)
         # modes in FFT order, 0 .. n/2 - 1 and -n/2 .. -1: of the last axis the half that real volumes need
-        modes = finufft.nufft3d1(z, y, x, ones, (n, n, n), eps=_TOLERANCE, isign=-1, modeord=1, upsampfac=1.25)
+        # one thread: several would add up in another order every time, and no image would be the same twice
+        modes = finufft.nufft3d1(
+            z, y, x, ones, (n, n, n), eps=_TOLERANCE, isign=-1, modeord=1, upsampfac=1.25, nthreads=1
+        )
         spectrum += (falloff * scattering_factor(int(number), k2)).astype(np.float32)[squares] * modes[:, :, :half]
     volume = torch.fft.fftshift(torch.fft.irfftn(torch.from_numpy(spectrum), s=(n, n, n)))
     return volume.numpy()

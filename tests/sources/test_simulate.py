@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +85,22 @@ def test_particle_17_is_the_same_in_any_batch(stack):
     assert np.array_equal(read, alone.image[0].numpy())
     assert np.array_equal(opened(count=18).read(17), read)
     assert stack.table.iloc[17].equals(opened(count=18).table.iloc[17])
+
+
+def test_the_same_bits_in_every_process_whatever_its_threads():
+    """Else a cell would not be found again by the same command."""
+    program = """
+import hashlib
+from cryobench.sources.simulate import Simulate
+particles = Simulate("1r19", count=2, size=64).open().particles([0, 1])
+print(hashlib.sha256(particles.image.numpy().tobytes() + particles.signal.numpy().tobytes()).hexdigest())
+"""
+    digests = {
+        subprocess.run([sys.executable, "-c", program], env=os.environ | {"OMP_NUM_THREADS": threads},
+                       capture_output=True, text=True, check=True).stdout
+        for threads in ("1", "2", "4")
+    }  # fmt: skip
+    assert len(digests) == 1
 
 
 def test_seeds_splits_and_structures_have_particles_of_their_own(stack):
