@@ -1,7 +1,7 @@
 """What many comparisons say of a solver together: average ranks, Friedman's test, Nemenyi's critical difference.
 
 Friedman, JASA 32 (1937) 675; Nemenyi (1963); both as used to compare methods over data sets by Demšar, JMLR 7 (2006) 1.
-Needs numpy and scipy.
+Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc
-from scipy.stats import rankdata, studentized_range
 
+from cryobench.leaderboard.distributions import chi_squared_tail, studentized_range_quantile
 from cryobench.leaderboard.planning import LEVEL
+from cryobench.leaderboard.signed_rank import midranks
 from cryobench.leaderboard.stats import mean
 
 
@@ -85,7 +84,7 @@ def summarise(blocks: Sequence[Block], *, higher: bool, floor: str | None = "pin
         why_not = "no summary: it takes two solvers or more that have scores in two comparisons or more"
         return Summary(standings, 0, None, None, None, [], left_out, why_not)
     scores = np.array([[merged[labels[block]][solvers[solver]] for solver in ranked] for block in complete])
-    ranks = rankdata(-scores if higher else scores, axis=1)
+    ranks = midranks(-scores if higher else scores)
     average = dict(zip((solvers[solver] for solver in ranked), ranks.mean(axis=0).tolist(), strict=True))
     standings = [_standing(solver, average.get(solver), merged, higher, floor) for solver in solvers]
     standings.sort(key=lambda standing: math.inf if standing.average_rank is None else standing.average_rank)
@@ -108,14 +107,13 @@ def friedman(ranks: np.ndarray) -> tuple[float, float]:
     if within == 0:
         return 0.0, 1.0
     statistic = float(between / within)
-    return statistic, float(chdtrc(n_solvers - 1, statistic))
+    return statistic, chi_squared_tail(statistic, n_solvers - 1)
 
 
-@lru_cache
 def critical_difference(n_solvers: int, n_blocks: int) -> float:
     """Nemenyi's critical difference of average ranks at the level 0.05: Demšar (2006), section 3.2.2 and Table 5(a)."""
-    studentized = studentized_range.ppf(1 - LEVEL, n_solvers, math.inf)
-    return float(studentized / math.sqrt(2) * math.sqrt(n_solvers * (n_solvers + 1) / (6 * n_blocks)))
+    studentized = studentized_range_quantile(1 - LEVEL, n_solvers)
+    return studentized / math.sqrt(2) * math.sqrt(n_solvers * (n_solvers + 1) / (6 * n_blocks))
 
 
 def _merged(blocks: Sequence[Block]) -> dict[str, dict[str, float]]:

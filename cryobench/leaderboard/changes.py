@@ -1,7 +1,7 @@
 """What changed between two results of the same cells: of another version, another machine, another day.
 
 A metric is tested image by image (`metric_changes`). A cost is one number a cell, and is called changed beyond a stated
-tolerance. Needs numpy and scipy.
+tolerance. Needs numpy alone.
 """
 
 from __future__ import annotations

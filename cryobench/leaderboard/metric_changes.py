@@ -1,4 +1,4 @@
-"""How the metrics of matched cells changed, image by image. Needs numpy and scipy.
+"""How the metrics of matched cells changed, image by image. Needs numpy alone.
 
 The signed-rank test, with Holm's correction over all that is tested, metrics and cells alike: where nothing has changed
 but by chance, the whole answer holds a significant change at most once in twenty times.

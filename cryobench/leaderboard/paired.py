@@ -1,4 +1,4 @@
-"""Which of the rows of a comparison differ, paired by image. Needs numpy and scipy.
+"""Which of the rows of a comparison differ, paired by image. Needs numpy alone.
 
 Solvers see the same images, and how hard an image is moves all of them together: so what is tested is the difference of
 two rows image by image, over all pairs of rows. (Testing against the leader alone, with k - 1 tests to correct for, is
@@ -8,10 +8,9 @@ wrong: the leader was chosen by the same data. The tests simulate how often that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -48,6 +47,28 @@ class Pair(NamedTuple):
     better: int | None = None
 
 
+class Pairs(Sequence[Pair]):
+    """Pairs as arrays by column [pairs], NaN or -1 for what cannot be told; each is a `Pair` when it is asked for."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray]):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns["first"])
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+    @overload
+    def __getitem__(self, place: slice) -> Pairs: ...
+    def __getitem__(self, place: int | slice) -> Pair | Pairs:
+        if isinstance(place, slice):
+            return Pairs({name: column[place] for name, column in self.columns.items()})
+        return Pair(*(_plain(self.columns[name][place].item()) for name in Pair._fields))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
 @dataclass(frozen=True)
 class Paired:
     """The pairs of rows of a comparison, all k (k - 1) / 2 of them: (0, 1), (0, 2) ... (k - 2, k - 1).
@@ -61,7 +82,7 @@ class Paired:
     (the rows whose rank is None), whose pairs are not tested and do not count in Holm's correction.
     """
 
-    pairs: list[Pair]
+    pairs: Pairs
     ranks: list[int | None]
     tied: list[bool]
     why_not: str = ""
@@ -120,12 +141,15 @@ def _with_left_out(paired: Paired, kept: Sequence[int], n_rows: int) -> Paired:
     """The result for the rows `kept` of n_rows, told of all of them."""
     if len(kept) == n_rows:
         return paired
-    known = {(kept[pair.first], kept[pair.second]): pair for pair in paired.pairs}
-    pairs = []
-    for first, second in combinations(range(n_rows), 2):
-        pair = known.get((first, second), Pair(first, second))
-        better = None if pair.better is None else kept[pair.better]
-        pairs.append(pair._replace(first=first, second=second, better=better))
+    first, second = np.triu_indices(n_rows, 1)
+    tested = np.isin(first, kept) & np.isin(second, kept)
+    columns = {name: np.full(len(first), -1 if column.dtype.kind == "i" else math.nan)
+               for name, column in paired.pairs.columns.items()}  # fmt: skip
+    for name, column in paired.pairs.columns.items():
+        columns[name][tested] = column
+    better = columns["better"]
+    better[better >= 0] = np.array(kept)[better[better >= 0].astype(int)]
+    pairs = Pairs(columns | {"first": first, "second": second})
     ranks: list[int | None] = [None] * n_rows
     tied = [False] * n_rows
     for row, rank, shared in zip(kept, paired.ranks, paired.tied, strict=True):
@@ -156,11 +180,15 @@ def _tested(values: np.ndarray, higher: bool, seed: int, intervals: bool) -> lis
         ranks = 1 + _losses(won & ~of_first, first, n_rows) + _losses(won & of_first, second, n_rows)
     tied = (ranks[:, :, None] == ranks[:, None, :]).sum(axis=2) > 1
     needed = np.nan_to_num(images_needed(differences, len(first)), nan=-1).astype(int)
-    columns = [mean, lo, hi, p, p_holm, needed, better.ravel()]
-    rows = zip(first.tolist() * n_comparisons, second.tolist() * n_comparisons, *map(_plain, columns), strict=True)
-    pairs = [Pair(*row) for row in rows]
+    tested = {"difference": mean, "lo": lo, "hi": hi, "p": p, "p_holm": p_holm, "images_needed": needed}
+    columns = {name: column.reshape(shape) for name, column in tested.items()} | {"better": better}
     return [
-        Paired(pairs[place * shape[1] : (place + 1) * shape[1]], ranks[place].tolist(), tied[place].tolist(), why_not)
+        Paired(
+            Pairs({"first": first, "second": second} | {name: column[place] for name, column in columns.items()}),
+            ranks[place].tolist(),
+            tied[place].tolist(),
+            why_not,
+        )
         for place in range(n_comparisons)
     ]
 
@@ -203,8 +231,6 @@ def _ranks_by_mean(values: np.ndarray, higher: bool) -> np.ndarray:
     return 1 + (means[:, None, :] > means[:, :, None]).sum(axis=2)
 
 
-def _plain(column: np.ndarray) -> list[float | int | None]:
-    """A column for `Pair`: None for NaN and, among whole numbers, for -1."""
-    if column.dtype.kind == "f":
-        return [None if math.isnan(number) else number for number in column.tolist()]
-    return [None if number < 0 else number for number in column.tolist()]
+def _plain(number: float | int) -> Any:
+    """An entry of a column for `Pair`: None for NaN and, among whole numbers, for -1."""
+    return None if math.isnan(number) or (isinstance(number, int) and number < 0) else number

@@ -1,11 +1,11 @@
-"""How many images a paired comparison needs. Needs numpy and scipy."""
+"""How many images a paired comparison needs. Needs numpy alone."""
 
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 LEVEL = 0.05
 """The family-wise error allowed: the probability of one or more wrong differences in a comparison."""
@@ -50,7 +50,7 @@ def images_needed(differences: np.ndarray, tests: int) -> np.ndarray:
     must have one sign, and the power may be less: 0.66 for d = 1.5 and 6 images. The observed size is itself uncertain,
     and so is this number.
     """
-    level, power = -ndtri(LEVEL / max(tests, 1) / 2), ndtri(POWER)
+    level, power = (-NormalDist().inv_cdf(tail) for tail in (LEVEL / max(tests, 1) / 2, 1 - POWER))
     if differences.shape[1] < 2:
         return np.full(len(differences), math.nan)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

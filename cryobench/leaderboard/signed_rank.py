@@ -1,4 +1,4 @@
-"""The Wilcoxon signed-rank test of many pairs at once, exact for few images; Holm's correction. Needs numpy and scipy.
+"""The Wilcoxon signed-rank test of many pairs at once, exact for few images; Holm's correction. Needs numpy alone.
 
 The null distribution is that of random signs: under no difference each image's difference is as likely as its negative.
 Conditional on the sizes of the differences, which are then constants, the test is exact whatever their distribution is,
@@ -13,8 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtr
-from scipy.stats import rankdata
+
+from cryobench.leaderboard.distributions import normal_tail
 
 EXACT_UP_TO = 50
 """Images up to which the null distribution is exact; above, normal with the variance of the midranks (ties, zeros)."""
@@ -26,7 +26,7 @@ def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     direction: 1 where the positive differences outweigh, -1 where the negative do, 0 where neither does. Infinite
     differences have the highest ranks. A row without any difference has p = 1. No difference may be NaN.
     """
-    ranks = rankdata(np.abs(differences), axis=1)
+    ranks = midranks(np.abs(differences))
     signed = np.sign(differences) * ranks
     balance = signed.sum(axis=1)  # W+ - W-
     if differences.shape[1] <= EXACT_UP_TO:
@@ -34,6 +34,21 @@ def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     else:
         p = _normal(balance, np.square(signed).sum(axis=1))
     return p, np.sign(balance).astype(int)
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks [rows, columns] along each row, 1 the smallest; equal values share the mean of their ranks."""
+    n_columns = values.shape[1]
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    starts = np.ones(values.shape, dtype=bool)  # of runs of equal values
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = np.roll(starts, -1, axis=1)
+    first = np.maximum.accumulate(np.where(starts, np.arange(n_columns), 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, np.arange(n_columns), n_columns)[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, 1 + (first + last) / 2, axis=1)
+    return ranks
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -51,8 +66,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _normal(balance: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Two-sided p of W+ - W- under the normal approximation, with the continuity correction."""
-    z = (np.abs(balance) - 1) / np.sqrt(np.maximum(variance, 1))
-    return np.minimum(2 * ndtr(-np.maximum(z, 0)), 1)
+    z = np.maximum(np.abs(balance) - 1, 0) / np.sqrt(np.maximum(variance, 1))
+    return 2 * normal_tail(z)
 
 
 def _exact(balance: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 
 from cryobench.leaderboard.cells import per_image, texts
-from cryobench.leaderboard.paired import RESAMPLES, Pair, compare_many
+from cryobench.leaderboard.paired import RESAMPLES, compare_many
 from cryobench.leaderboard.stats import interval_ends
 from cryobench.record import COSTS
 
@@ -82,8 +82,8 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
         for (members, _), tested in zip(batch, results, strict=True):
             found.rank[members], found.tied[members] = tested.ranks, tested.tied
             found.untested[members] = tested.why_not
-            _against_leader(found, members[1:], tested.pairs)
-            _against_floor(found, members, tested.pairs, floors)
+            _against_leader(found, members[1:], tested.pairs.columns)
+            _against_floor(found, members, tested.pairs.columns["better"], floors)
     _intervals(found, to_test)
     return found
 
@@ -142,20 +142,20 @@ class _PerImage:
         return self._values[self._starts[rows][:, None] + np.array(sorting)]
 
 
-def _against_leader(found: Standings, others: np.ndarray, pairs: Sequence[Pair]) -> None:
+def _against_leader(found: Standings, others: np.ndarray, pairs: Mapping[str, np.ndarray]) -> None:
     """The leader is the first row, and the first pairs are its own."""
-    own = pairs[: len(others)]
-    found.diff_leader[others] = [np.nan if pair.difference is None else 0.0 - pair.difference for pair in own]
-    found.p_holm[others] = [np.nan if pair.p_holm is None else pair.p_holm for pair in own]
-    found.images_needed[others] = [np.nan if pair.images_needed is None else pair.images_needed for pair in own]
+    own = slice(len(others))
+    found.diff_leader[others] = 0.0 - pairs["difference"][own]
+    found.p_holm[others] = pairs["p_holm"][own]
+    found.images_needed[others] = np.where(pairs["images_needed"][own] < 0, np.nan, pairs["images_needed"][own])
 
 
-def _against_floor(found: Standings, rows: np.ndarray, pairs: Sequence[Pair], floors: np.ndarray) -> None:
+def _against_floor(found: Standings, rows: np.ndarray, better: np.ndarray, floors: np.ndarray) -> None:
     """A row is above the floor where the pair of both says so."""
     for floor in np.flatnonzero(floors[rows])[:1]:
-        for row in range(floor):  # only rows with better means come before it
-            if pairs[row * len(rows) - row * (row + 1) // 2 + floor - row - 1].better == row:
-                found.beats_floor[rows[row]] = YES
+        above = np.arange(floor)  # only rows with better means come before it
+        pairs = above * len(rows) - above * (above + 1) // 2 + floor - above - 1
+        found.beats_floor[rows[above[better[pairs] == above]]] = YES
 
 
 def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryobench.leaderboard.signed_rank import EXACT_UP_TO, holm, signed_rank, upper_tail
+from cryobench.leaderboard.signed_rank import EXACT_UP_TO, holm, midranks, signed_rank, upper_tail
 
 SOME_TIES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=8)
 
@@ -18,6 +18,14 @@ def brute_force(differences: list[float]) -> float:
     seen = abs(sum(math.copysign(1, value) * rank for value, rank in zip(differences, ranks, strict=True)))
     every = [abs(np.dot(signs, ranks)) for signs in product((-1, 1), repeat=len(differences))]
     return float(np.mean(np.array(every) >= seen - 1e-9))
+
+
+@settings(deadline=None)
+@given(st.lists(SOME_TIES, min_size=1, max_size=3).filter(lambda rows: len(set(map(len, rows))) == 1))
+def test_midranks_are_scipys(rows):
+    values = np.array(rows)
+    values[values == 3] = math.inf
+    np.testing.assert_array_equal(midranks(values), scipy.stats.rankdata(values, axis=1))
 
 
 @settings(deadline=None, max_examples=200)
