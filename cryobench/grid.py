@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,6 @@ from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.spec import fields_of, parse
-
-if TYPE_CHECKING:
-    pass
 
 FLOOR = "pinv"
 CEILING = "ceiling"
@@ -127,8 +124,15 @@ class Plan:
         ]
 
 
-def plan(request: Request, registry: Registry) -> Plan:
-    """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work."""
+Loaded = dict[tuple[str, str | None], Dataset]
+"""Data sets by spec and selection of images."""
+
+
+def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
+    """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work.
+
+    loaded: data sets that need not be read again; those that are read are added.
+    """
     for kind in ("solvers", "operators", "noises", "metrics"):
         if not getattr(request, kind):
             known = ", ".join(registry.names(kind))
@@ -153,8 +157,7 @@ def plan(request: Request, registry: Registry) -> Plan:
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
     _check_columns(metrics)
     within = parse_within(request.within)
-    datasets = [load(source_spec(text, request.data_options, registry), request.images, registry)
-                for text in dict.fromkeys(request.data)]  # fmt: skip
+    datasets = _loaded(request, registry, {} if loaded is None else loaded)
     for dataset in datasets:
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
@@ -172,6 +175,15 @@ def plan(request: Request, registry: Registry) -> Plan:
     ]
     unique = list({cell.hash: cell for cell in cells}.values())
     return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
+
+
+def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
+    """The data sets of a request, each once; those that are not known yet are read."""
+    specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
+    for spec in specs:
+        if (key := (str(spec), request.images)) not in known:
+            known[key] = load(spec, request.images, registry)
+    return [known[str(spec), request.images] for spec in specs]
 
 
 def resolve_dtype(name: str) -> torch.dtype:

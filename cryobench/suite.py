@@ -47,11 +47,12 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
     """
     found: list[Plan] = []
     absent: list[Absent] = []
+    loaded: grid.Loaded = {}
     for part in suite.grids:
         shown = {kind: tuple(_shown(suite, registry, kind, spec) for spec in getattr(part, kind))
                  for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
         try:
-            plan = grid.plan(_request(part, device, batch, save), registry)
+            plan = grid.plan(_request(part, device, batch, save), registry, loaded)
         except DataError as error:
             if not part.optional:
                 raise _at(suite, part.line, error) from error
