@@ -92,7 +92,7 @@ def measured(way: Way, outer: SumPool, x: torch.Tensor, gamma: float, wanted: to
     with counting() as calls:
         way(operator, x, gamma)
     error = float((found - wanted).norm() / wanted.norm())
-    return f"{calls['A'] / len(x):6.0f} {seconds:7.2f} {error:8.0e}"
+    return f"{calls.images['A'] / len(x):6.0f} {seconds:7.2f} {error:8.0e}"
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import psutil
@@ -17,25 +17,65 @@ from cryobench.core import LinearOperator
 
 NETWORK = "network"
 _MIB = 2**20
-_counter: ContextVar[Counter[str] | None] = ContextVar("cryobench_calls", default=None)
+_tally: ContextVar[Tally | None] = ContextVar("cryobench_calls", default=None)
+
+
+class Tally:
+    """Calls by name. images: how many images they were on; a call on a batch of B images counts B."""
+
+    def __init__(self) -> None:
+        self.images: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long the calls took that were made in a `calling`. On CUDA of the device, whose queue must be empty."""
+        total = dict(self._seconds)
+        for name, start, stop in self._spans:
+            total[name] = total.get(name, 0.0) + start.elapsed_time(stop) / 1000
+        return total
+
+    @contextmanager
+    def timed(self, name: str, device: torch.device) -> Iterator[None]:
+        """Add the time of the block, without waiting for the device."""
+        if device.type == "cuda":
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            stop.record()
+            self._spans.append((name, start, stop))
+        else:
+            begin = time.perf_counter()
+            yield
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
 
 
 @contextmanager
-def counting() -> Iterator[Counter[str]]:
-    """Collect the calls counted inside the block, by name; a call on a batch of B images counts B."""
-    calls: Counter[str] = Counter()
-    token = _counter.set(calls)
+def counting() -> Iterator[Tally]:
+    """Collect the calls that are made inside the block."""
+    tally = Tally()
+    token = _tally.set(tally)
     try:
-        yield calls
+        yield tally
     finally:
-        _counter.reset(token)
+        _tally.reset(token)
 
 
 def count(name: str, images: int) -> None:
     """Count one call of `name` on each of `images` images. Wrappers of networks count `NETWORK`."""
-    calls = _counter.get()
-    if calls is not None:
-        calls[name] += images
+    tally = _tally.get()
+    if tally is not None:
+        tally.images[name] += images
+
+
+def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
+    """A call of `name` on a batch x [B, ...]: counted, and the block timed on the device of x."""
+    tally = _tally.get()
+    if tally is None:
+        return nullcontext()
+    tally.images[name] += len(x)
+    return tally.timed(name, x.device)
 
 
 class CountingOperator(LinearOperator):
@@ -51,32 +91,32 @@ class CountingOperator(LinearOperator):
         self.mean_response = operator.mean_response  # set-up, made once for a run: no call of a solver's
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
-        count("A", x.shape[0])
-        return self._operator.A(x)
+        with calling("A", x):
+            return self._operator.A(x)
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        count("A_adjoint", y.shape[0])
-        return self._operator.A_adjoint(y)
+        with calling("A_adjoint", y):
+            return self._operator.A_adjoint(y)
 
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
-        count("A_adjoint_A", x.shape[0])
-        return self._operator.A_adjoint_A(x)
+        with calling("A_adjoint_A", x):
+            return self._operator.A_adjoint_A(x)
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        count("A_dagger", y.shape[0])
-        return self._operator.A_dagger(y)
+        with calling("A_dagger", y):
+            return self._operator.A_dagger(y)
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
-        count("A_dagger_A", x.shape[0])
-        return self._operator.A_dagger_A(x, gamma)
+        with calling("A_dagger_A", x):
+            return self._operator.A_dagger_A(x, gamma)
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
-        count("prox_l2", z.shape[0])
-        return self._operator.prox_l2(z, y, gamma)
+        with calling("prox_l2", z):
+            return self._operator.prox_l2(z, y, gamma)
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
-        count("on_range", y.shape[0])
-        return self._operator.on_range(y)
+        with calling("on_range", y):
+            return self._operator.on_range(y)
 
     def compute_norm(self) -> float:
         return self._operator.compute_norm()

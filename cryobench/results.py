@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -37,6 +40,10 @@ RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
 PANEL, ERRORS, FRC, ANIMATION = "panel.png", "errors.png", "frc.png", "animation.gif"
 VIEWS = "views.npz"
 _HASH_SHOWN = 12
+LISTED_FOR = 5.0
+"""Seconds for which a listing of a results folder is good."""
+ATTEMPTS = 5
+"""How often a folder is put in its place before a rival's doing the same is an error."""
 _SOLVER = "solver:"
 """Before the name of a column of metrics.csv that the solver told about itself."""
 
@@ -47,11 +54,13 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 class Results:
-    """A folder of run folders."""
+    """A folder of run folders. Others may write to it at the same time: what they finish is found a little later."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
-        self._by_hash: dict[str, Path] | None = None
+        self._by_hash: dict[str, Path] = {}
+        self._names: set[str] = set()
+        self._listed = -math.inf
 
     def check_writable(self) -> None:
         """Make the folder if need be; raise `ResultsError` when nothing can be written there."""
@@ -66,7 +75,9 @@ class Results:
 
     def find(self, hash: str) -> Path | None:
         """The folder of the cell with this content hash, or None."""
-        return self._index().get(hash[:_HASH_SHOWN])
+        if time.monotonic() - self._listed > LISTED_FOR:
+            self._list()
+        return self._by_hash.get(hash[:_HASH_SHOWN])
 
     def write(
         self,
@@ -91,7 +102,7 @@ class Results:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise ResultsError(f"cannot write {target}: {error.strerror}; finished cells are kept") from error
-        self._index()[record.hash[:_HASH_SHOWN]] = target
+        self._by_hash[record.hash[:_HASH_SHOWN]] = target
         return target
 
     def _fill(self, folder: Path, record: Record, curves: Mapping[str, Any], files: Mapping[str, Callable]) -> None:
@@ -110,6 +121,16 @@ class Results:
             write(folder / name)
 
     def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
+        """Put the finished folder in its place. Of two processes that do so with the same cell the later one wins."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._replace(partial, target, previous)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                    raise  # all else is no rival that moved a folder away or put his own in its place
+        return self._replace(partial, target, previous)
+
+    def _replace(self, partial: Path, target: Path, previous: Path | None) -> None:
         """Put the finished folder in its place; an earlier one steps aside, and comes back if that fails."""
         aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
         moved = {aside / old.name: old for old in {target, previous} - {None} if old is not None and old.exists()}
@@ -139,11 +160,14 @@ class Results:
                     report(f"skipped {folder}: {error}")
         return sorted(records, key=lambda record: record.environment.get("created", ""))
 
-    def _index(self) -> dict[str, Path]:
-        if self._by_hash is None:
-            folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
-            self._by_hash = {folder.name.rpartition("-")[2]: folder for folder in folders if (folder / RECORD).exists()}
-        return self._by_hash
+    def _list(self) -> None:
+        """Look for run folders that are new."""
+        self._listed = time.monotonic()
+        names = set(os.listdir(self.root)) if self.root.is_dir() else set()  # noqa: PTH208 - without a Path for each
+        for name in sorted(names - self._names):
+            if (self.root / name / RECORD).exists():
+                self._by_hash[name.rpartition("-")[2]] = self.root / name
+        self._names = names
 
 
 def read_record(folder: Path) -> Record:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
-from cryobench.meters import NETWORK, PeakMemory, Stopwatch, count, counting
+from cryobench.meters import NETWORK, PeakMemory, Stopwatch, calling, count, counting
 
 CPU = torch.device("cpu")
 
@@ -36,4 +37,27 @@ def test_counts_are_collected_only_inside_a_block():
         count(NETWORK, 2)
         with counting() as inner:
             count(NETWORK, 3)
-    assert (outer[NETWORK], inner[NETWORK]) == (2, 3)
+    assert (outer.images[NETWORK], inner.images[NETWORK]) == (2, 3)
+
+
+def test_calls_are_timed_by_name_and_outside_a_block_they_cost_nothing():
+    images = torch.zeros(3, 1, 2, 2)
+    with calling("A", images):
+        pass
+    with counting() as tally:
+        for name in ("A", "A", NETWORK):
+            with calling(name, images):
+                time.sleep(0.01)
+    assert tally.images == {"A": 6, NETWORK: 3}
+    assert tally.seconds["A"] > tally.seconds[NETWORK] >= 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_calls_are_timed_on_the_device():
+    image = torch.rand(1, 4096, 4096, device="cuda")
+    with counting() as tally, calling("A", image):
+        for _ in range(20):
+            image = image @ image / 4096
+    torch.cuda.synchronize()
+    assert tally.seconds["A"] > 1e-3

@@ -121,17 +121,17 @@ class DiffusionModel:
 
     def network(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
         """The network's bare output [B, 1, H, W] on x_t at level t, one for all images or one each, [B]."""
-        meters.count(meters.NETWORK, len(x))
-        h = x.to(self.unet.dtype)
-        if self.unshuffle > 1:
-            h = torch.nn.functional.pixel_unshuffle(h, self.unshuffle)
-        if self.device.type == "cuda":
-            h = h.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            out = self.unet(h, torch.as_tensor(t, device=self.device), return_dict=False)[0]
-        if self.unshuffle > 1:
-            out = torch.nn.functional.pixel_shuffle(out, self.unshuffle)
-        return out.to(x.dtype)
+        with meters.calling(meters.NETWORK, x):
+            h = x.to(self.unet.dtype)
+            if self.unshuffle > 1:
+                h = torch.nn.functional.pixel_unshuffle(h, self.unshuffle)
+            if self.device.type == "cuda":
+                h = h.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+                out = self.unet(h, torch.as_tensor(t, device=self.device), return_dict=False)[0]
+            if self.unshuffle > 1:
+                out = torch.nn.functional.pixel_shuffle(out, self.unshuffle)
+            return out.to(x.dtype)
 
     @torch.no_grad()
     def generate(self, noise: torch.Tensor, steps: int = 50) -> torch.Tensor:

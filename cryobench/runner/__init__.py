@@ -1,7 +1,7 @@
 """Runs the cells of a plan -> records: batching, timing, memory, failures."""
 
-from cryobench.runner.cells import describe, execute, run
+from cryobench.runner.cells import CellRunner, Remarks, describe, execute, failed_record, run
 from cryobench.runner.memory import is_out_of_memory
 from cryobench.runner.observer import Observer
 
-__all__ = ["Observer", "describe", "execute", "is_out_of_memory", "run"]
+__all__ = ["CellRunner", "Observer", "Remarks", "describe", "execute", "failed_record", "is_out_of_memory", "run"]

@@ -6,6 +6,7 @@ A cell that fails or is skipped never stops the others, and each record is saved
 from __future__ import annotations
 
 import dataclasses
+import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cryobench.errors import CryobenchError, PluginError, said, told
 from cryobench.frames import Recording
 from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
+from cryobench.meters import Stopwatch
 from cryobench.record import Record
 from cryobench.results import Results
 from cryobench.runner.bench import Bench, Skip, measure
@@ -65,57 +67,105 @@ def execute(
 ) -> Iterator[Record]:
     """Run the cells of a plan, yielding each record once it is saved in `store` (when there is one).
 
-    A cell that is there already, with the files asked for, is reused unless `force`. A file that the solver gives
-    nothing for is not missing: the record says so (`unavailable`).
+    A cell that ran before and has the files asked for is reused unless `force`.
     """
     observer = observer or Observer()
-    sizes = BatchSizes(plan.batch, plan.device)
-    remarks = _Remarks(plan.request.save, observer)
-    bench: Bench | Exception | None = None
-    bench_key: tuple[int, ...] = ()
+    runner = CellRunner(plan, store, observer)
+    remarks = Remarks(plan.request.save, observer)
     for cell in plan.cells:
-        folder = store.find(cell.hash) if store is not None else None
-        known = _known(folder, cell) if folder is not None else None
-        saved = (_saved(folder) if folder is not None else set()) | set(known.unavailable if known is not None else ())
-        if known is not None and not force and saved.issuperset(plan.save):
-            remarks.unavailable(known)
-            observer.cell_finished(known, reused=True)
-            yield known
-            continue
-        observer.cell_started(cell)
-        if bench_key != (key := (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)):
-            bench, bench_key = None, key
-            try:
-                bench = measure(cell, plan, sizes)
-            except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
-                bench = _as_exception(error)
-        outcome = _run_cell(cell, plan, bench, sizes, observer, saved | plan.save)
-        if isinstance(bench, Bench) and not bench.measures_the_same():
-            outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
-            bench_key = ()  # the next cell gets a new one
-        record = _save(store, outcome, known, observer)
+        record = None if force else runner.finished(cell)
+        reused = record is not None
+        if record is None:
+            observer.cell_started(cell)
+            record = runner.run(cell)
         remarks.unavailable(record)
-        observer.cell_finished(record, reused=False)
+        observer.cell_finished(record, reused=reused)
         yield record
 
 
+class CellRunner:
+    """Runs cells of a plan when they are asked for. Those of one problem that follow each other share its set-up."""
+
+    def __init__(self, plan: Plan, store: Results | None = None, observer: Observer | None = None):
+        self._plan, self._store = plan, store
+        self._observer = observer or Observer()
+        self._sizes = BatchSizes(plan.batch, plan.device)
+        self._bench: Bench | Exception | None = None
+        self._bench_key: tuple[int, ...] = ()
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
+        )
+        """What all its cells took, by what was done. network: forward passes. solver: what else the solvers did."""
+
+    def finished(self, cell: Cell, *, whatever_came: bool = False) -> Record | None:
+        """The stored record of a cell that has been run, with the files asked for; else None.
+
+        whatever_came: failed and skipped ones too. A file that the solver gives nothing for is not missing: the record
+        says so (`unavailable`).
+        """
+        folder = self._folder(cell)
+        record = _known(folder, cell) if folder is not None else None
+        if record is None or (record.status != "ok" and not whatever_came):
+            return None
+        complete = record.status != "ok" or self._plan.save <= _saved(folder) | set(record.unavailable)
+        return record if complete else None
+
+    def run(self, cell: Cell) -> Record:
+        """Run a cell and save its record. One that fails is told so; `ResultsError` is the results folder's own."""
+        folder = self._folder(cell)
+        known = _known(folder, cell) if folder is not None else None
+        save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
+        bench = self._measured(cell)
+        outcome = _run_cell(cell, self._plan, bench, self._sizes, self._observer, save)
+        if isinstance(bench, Bench) and not bench.measures_the_same():
+            outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
+            self._bench_key = ()  # the next cell gets a new one
+        start = time.perf_counter()
+        record = _save(self._store, outcome, known, self._observer)
+        self._add(record, writing=time.perf_counter() - start)
+        return record
+
+    def _add(self, record: Record, writing: float) -> None:
+        told = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
+        network, operators = told.get("network", 0.0), told.get("operator", 0.0)
+        self.seconds["network"] += network
+        self.seconds["operators"] += operators
+        self.seconds["solver"] += told.get("solver", 0.0) - network - operators
+        self.seconds["metrics"] += told.get("score", 0.0)
+        self.seconds["writing"] += writing
+
+    def _folder(self, cell: Cell) -> Path | None:
+        return self._store.find(cell.hash) if self._store is not None else None
+
+    def _measured(self, cell: Cell) -> Bench | Exception | None:
+        """The measured problem of a cell, the last one if it is the same; or what went wrong."""
+        key = (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)
+        if self._bench_key != key:
+            self._bench, self._bench_key = None, key
+            start = time.perf_counter()
+            try:
+                self._bench = measure(cell, self._plan, self._sizes)
+            except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
+                self._bench = _as_exception(error)
+            self.seconds["setup"] += time.perf_counter() - start
+        return self._bench
+
+
 def _known(folder: Path, cell: Cell) -> Record | None:
-    """The finished record of this cell, under the names that this run uses for its parts."""
+    """The stored record of this cell, under the names that this run uses for its parts."""
     try:
         record = results.read_record(folder)
     except CryobenchError:
         return None  # damaged: run it again, which replaces it
-    if record.hash != cell.hash or record.status != "ok":
-        return None
-    return dataclasses.replace(record, **cell.labels)
+    return dataclasses.replace(record, **cell.labels) if record.hash == cell.hash else None
 
 
-def _saved(folder: Path) -> set[str]:
-    """Which of the files that can be asked for lie in a cell's folder."""
-    return {name for name, file in SAVES.items() if (folder / file).exists()}
+def _saved(folder: Path | None) -> set[str]:
+    """Which of the files that can be asked for lie in a cell's folder, if it has one."""
+    return set() if folder is None else {name for name, file in SAVES.items() if (folder / file).exists()}
 
 
-class _Remarks:
+class Remarks:
     """Says of each solver, once, which of the files asked for it gives nothing for."""
 
     def __init__(self, asked: Collection[str], observer: Observer):
@@ -132,7 +182,7 @@ class _Remarks:
 def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
     if store is None:
         return outcome.record
-    if known is not None and outcome.record.status != "ok":
+    if known is not None and known.status == "ok" != outcome.record.status:
         observer.warn(f"{outcome.record.solver} on {outcome.record.operator}: the earlier result is kept")
         return outcome.record
     try:
@@ -160,7 +210,9 @@ def _run_cell(
             raise bench or Skip("nothing was measured")
         _describe_problem(record, cell, bench)
         reconstruction, course = _answer(cell, plan, bench, record, sizes, observer, watched="animation" in save)
-        curves = score(plan.metrics, bench.case, reconstruction, record, sizes)
+        with Stopwatch(plan.device) as watch:
+            curves = score(plan.metrics, bench.case, reconstruction, record, sizes)
+        record.timing["score_seconds"] = watch.seconds
         files, record.unavailable = writers(save, cell, bench.case, reconstruction, course)
     except Skip as skip:
         record.status, record.reason = "skipped", str(skip)
@@ -185,6 +237,11 @@ def _failed(record: Record, error: BaseException) -> _Outcome:
     nothing: dict[str, Any] = {"values": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
     failed = dataclasses.replace(record, status="failed", reason=describe(error), **nothing)
     return _Outcome(failed, {}, {})
+
+
+def failed_record(plan: Plan, cell: Cell, reason: str) -> Record:
+    """The record of a cell that somebody else found to have failed."""
+    return dataclasses.replace(_record(cell, plan), status="failed", reason=reason)
 
 
 def _record(cell: Cell, plan: Plan) -> Record:

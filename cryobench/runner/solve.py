@@ -70,9 +70,12 @@ def _in_batches(
             observer.cell_progress(part.stop / n)
     record.timing |= {"solver_seconds": watch.seconds, "seconds_per_image": watch.seconds / n, "batch": batch}
     record.peak_memory_mib = peak.mib
-    operator_calls = {name: images / n for name, images in calls.items() if name != meters.NETWORK}
+    seconds = calls.seconds
+    network_seconds = seconds.pop(meters.NETWORK, 0.0)
+    record.timing |= {"network_seconds": network_seconds, "operator_seconds": sum(seconds.values())}
+    operator_calls = {name: images / n for name, images in calls.images.items() if name != meters.NETWORK}
     record.counters = {
-        "nfe": calls[meters.NETWORK] / n,
+        "nfe": calls.images[meters.NETWORK] / n,
         "operator_calls": sum(operator_calls.values()),
         **operator_calls,
     }

@@ -174,7 +174,7 @@ def test_the_preconditioner_saves_most_of_the_steps_and_the_answer_is_better(rec
         operator.inner = CountingOperator(live(recipe.inner, taken(2, shape)))
         with counting() as calls:
             found = way(x, gamma)
-        return calls["A"] / 2, float((found - wanted).norm() / wanted.norm())
+        return calls.images["A"] / 2, float((found - wanted).norm() / wanted.norm())
 
     steps, error = run(operator.A_dagger_A)
     plain_steps, plain_error = run(lambda *given: LinearOperator.A_dagger_A(operator, *given))

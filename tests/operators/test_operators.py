@@ -291,7 +291,7 @@ def test_calls_are_counted_per_image_and_nothing_else_changes():
         operator.A_dagger_A(x)
         operator.prox_l2(x, y, 1.0)
     operator.A(x)  # outside: not counted
-    assert calls == {"A": 2, "A_adjoint": 1, "A_adjoint_A": 2, "A_dagger": 2, "A_dagger_A": 2, "prox_l2": 2}
+    assert calls.images == {"A": 2, "A_adjoint": 1, "A_adjoint_A": 2, "A_dagger": 2, "A_dagger_A": 2, "prox_l2": 2}
     assert operator.closed_form
     assert operator.matrices is inner.matrices
     assert operator.rank == inner.rank

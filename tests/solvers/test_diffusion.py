@@ -360,7 +360,7 @@ def test_an_image_that_has_stopped_costs_nothing_and_does_not_touch_the_others()
     iterations = whole.info["iterations"].tolist()
     assert len(set(iterations)) > 1
     assert whole.info["stopped"].any()
-    assert calls[meters.NETWORK] == 3 * sum(iterations)
+    assert calls.images[meters.NETWORK] == 3 * sum(iterations)
     assert whole.curves["loss"].shape == (3, max(iterations))
     for i in range(3):
         assert int(whole.curves["loss"][i].isfinite().sum()) == iterations[i]
@@ -458,7 +458,7 @@ def test_network_evaluations_are_what_it_says_and_progress_and_frames_keep_up(na
     with meters.counting() as calls, frames.recording(images=2, most=100) as recording:
         few(name, prior).solve(problem, rng=rng(3), progress=lambda done, of: seen.append((done, of)))
     steps = FEW[name][1]["steps"]
-    assert calls[meters.NETWORK] == 3 * FEW[name][2]
+    assert calls.images[meters.NETWORK] == 3 * FEW[name][2]
     assert seen == [(i + 1, steps) for i in range(steps)]
     assert len(recording.frames) == steps
     assert all(image.shape == (2, *SIZE) and image.isfinite().all() for pair in recording.frames for image in pair)
@@ -528,7 +528,7 @@ def test_samples_give_the_mean_and_deviation_of_separate_draws(name, prior):
     seen: list[tuple[int, int]] = []
     with meters.counting() as calls:
         found = solver.solve(problem, rng=rng(3), progress=lambda done, of: seen.append((done, of)))
-    assert calls[meters.NETWORK] == 3 * 3 * FEW[name][2]
+    assert calls.images[meters.NETWORK] == 3 * 3 * FEW[name][2]
     assert seen[-1] == (3 * solver.steps, 3 * solver.steps)
     model = prior.load()
     each = [solver.sample(problem, model, Draws(problem, rng(3), i), lambda done, of: None).double() for i in range(3)]
