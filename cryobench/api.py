@@ -25,6 +25,7 @@ from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.hooks import Hooks
 from cryobench.kinds import check_kind
 from cryobench.meters import CountingOperator
+from cryobench.presets import choose, presets_folder
 from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results import Results
@@ -69,6 +70,7 @@ def run(
     save: Sequence[str] = (),
     force: bool = False,
     data_options: dict[str, str] | None = None,
+    presets: str | None = None,
 ) -> Records:
     """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
 
@@ -80,6 +82,7 @@ def run(
     images with white noise and exact measurements.
     out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
     beside the numbers: "reconstructions", "figures", or of these "panel", "errors", "frc", "views", "animation".
+    presets: the folder of the presets that solvers name ("dct@pixel-c4"), by default $CRYOBENCH_PRESETS or "presets".
     Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
     """
     if save and out is None:
@@ -100,6 +103,7 @@ def run(
         floor=floor,
         ceiling=ceiling,
         save=tuple(save),
+        presets=presets,
     )
     plan = grid.plan(request, installed())
     store = None
@@ -136,8 +140,8 @@ def operator(
 
 
 def solver(spec: str) -> Solver:
-    """The solver of a spec, a frozen dataclass of its hyper-parameters."""
-    made = installed().make("solvers", spec)
+    """The solver of a spec, a frozen dataclass of its hyper-parameters; for "dct@pixel-c4" those of the preset."""
+    made = choose(spec, installed(), presets_folder()).solver
     check_kind("solvers", spec, made)
     return made
 

@@ -15,6 +15,7 @@ from cryobench.dataset import Dataset, load, source_spec
 from cryobench.errors import ParameterError, PluginError
 from cryobench.kinds import check_kind
 from cryobench.metrics.within import IMAGE, Within, parse_within
+from cryobench.presets import Chosen, check_unseen, choose, image_digests, presets_folder
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.spec import fields_of, parse
@@ -64,6 +65,8 @@ class Request:
     floor: bool = True
     ceiling: bool = False
     save: Sequence[str] = ()
+    presets: str | None = None
+    """Folder of the presets that solvers name, `dct@pixel-c4`; None for the usual one (`presets.presets_folder`)."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,7 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
 
     if any(parse(text).name == CEILING for text in request.solvers):
         raise ParameterError(f"--solver {CEILING}: it is no solver but a reference made of the truth; add --ceiling")
-    solvers = _unique(_make_all(registry, "solvers", request.solvers))
-    if request.floor:
-        solvers = _unique([registry.make("solvers", FLOOR), *solvers])
+    solvers = _chosen(request, registry)
     operators = _unique(_make_all(registry, "operators", request.operators))
     noises = _unique(_make_all(registry, "noises", request.noises))
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
@@ -161,20 +162,42 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     for dataset in datasets:
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
-        for prior in _priors(solvers):
+        for prior in _priors([chosen.solver for chosen in solvers]):
             guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
+    _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
 
     cells = [
-        _cell(registry, solver, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
+        _cell(registry, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
         for seed in request.seeds
         for dataset, radii in zip(datasets, circles, strict=True)
         for operator in operators
         for noise in noises
-        for solver in [*solvers, *([None] if request.ceiling else [])]
+        for chosen in [*solvers, *([None] if request.ceiling else [])]
     ]
     unique = list({cell.hash: cell for cell in cells}.values())
     return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
+
+
+def _chosen(request: Request, registry: Registry) -> list[Chosen]:
+    """The solvers of a request, the floor first; two texts for one solver of one preset are one."""
+    texts = [*([FLOOR] if request.floor else []), *request.solvers]
+    chosen = [choose(text, registry, presets_folder(request.presets)) for text in texts]
+    for text, each in zip(texts, chosen, strict=True):
+        check_kind("solvers", text, each.solver)
+    first: dict[tuple[Solver, str | None], Chosen] = {}
+    for each in chosen:
+        first.setdefault((each.solver, each.preset), each)
+    return list(first.values())
+
+
+def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
+    """Refuse images that a preset was tuned on, before anything is scored with it."""
+    tuned = [chosen for chosen in solvers if chosen.preset is not None]
+    for dataset in datasets if tuned else ():
+        digests = image_digests(dataset.images)
+        for chosen in tuned:
+            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
 
 
 def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
@@ -244,7 +267,7 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
 
 def _cell(
     registry: Registry,
-    solver: Solver | None,
+    chosen: Chosen | None,
     operator: OperatorRecipe,
     noise: NoiseModel,
     dataset: Dataset,
@@ -254,12 +277,15 @@ def _cell(
     within: Within,
     radii: tuple[float, ...] | None,
 ) -> Cell:
-    parts = {} if solver is None else {"solver": solver}
+    parts = {} if chosen is None else {"solver": chosen.solver}
     parts |= {"operator": operator, "noise": noise}
-    named = {"solver": CEILING} if solver is None else {}
+    named = {"solver": CEILING} if chosen is None else {}
     resolved: dict[str, Any] = named | {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    if chosen is not None and chosen.preset is not None:
+        resolved["preset"] = chosen.preset
     resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
-    labels = named | {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
+    labels = {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
+    labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     origins = {registry.origin_of(type(component)) for component in components}
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
@@ -273,12 +299,12 @@ def _cell(
         + list(filter(None, (metric.weights_digest() for metric in metrics))),
         "versions": plugins,
     }
-    if solver is None:
+    if chosen is None:
         identity["ceiling"] = CEILING_VERSION
     if radii is not None:
         identity["within"] = [str(within), *radii]
     return Cell(
-        solver=solver,
+        solver=None if chosen is None else chosen.solver,
         operator=operator,
         noise=noise,
         dataset=dataset,

@@ -13,6 +13,7 @@ Types, defaults and docs come from the component's annotations and nothing else:
 
     block: Annotated[int, "side of the pooled block, in pixels"] = 16
     mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
+    lam: Annotated[float | Literal["auto"], Range(1e-3, 10, log=True), "weight, and which values to try"] = "auto"
 
 This module is the only parser. It needs the standard library alone.
 """
@@ -20,11 +21,13 @@ This module is the only parser. It needs the standard library alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -48,6 +51,37 @@ class Component:
 
     kind: str
     folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Annotation marker: the numbers from low to high are worth trying for this field; `cryobench tune` does.
+
+    log: evenly on a logarithmic scale. also: values outside the range that are worth trying too, such as "auto".
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    also: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (-math.inf < self.low < self.high < math.inf and (self.low > 0 or not self.log)):
+            raise ValueError(f"{self} wants low < high, finite, and low > 0 on a logarithmic scale")
+
+    def __str__(self) -> str:
+        scale = " (log)" if self.log else ""
+        return " or ".join([f"{as_text(self.low)} to {as_text(self.high)}{scale}", *map(as_text, self.also)])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Annotation marker: these values are worth trying for this field; without any, all that a bool or Literal has."""
+
+    options: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(map(as_text, self.options))
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,13 @@ class Field:
     doc: str
     kind: str | None
     folder: str | None = None
+    search: Range | Choice | None = None
+    """What is worth trying; None where nobody says."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers are whole ones."""
+        return float not in _alternatives(self.type)
 
     @property
     def required(self) -> bool:
@@ -166,7 +207,8 @@ def _unquote(raw: str, whole: str) -> str:
 # ------------------------------------------------------------------------------------------- Spec <-> component
 
 
-def fields_of(cls: type) -> list[Field]:
+@cache
+def fields_of(cls: type) -> tuple[Field, ...]:
     """The parameters of a component class, in order, read from its dataclass annotations."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = []
@@ -176,6 +218,7 @@ def fields_of(cls: type) -> list[Field]:
         hint = hints[field.name]
         extras = get_args(hint)[1:] if get_origin(hint) is typing.Annotated else ()
         component = next((extra for extra in extras if isinstance(extra, Component)), None)
+        search = next((extra for extra in extras if isinstance(extra, Range | Choice)), None)
         fields.append(
             Field(
                 name=field.name,
@@ -184,9 +227,32 @@ def fields_of(cls: type) -> list[Field]:
                 doc=" ".join(extra for extra in extras if isinstance(extra, str)),
                 kind=component.kind if component else None,
                 folder=component.folder if component else None,
+                search=search and _searched(field.name, get_args(hint)[0], search),
             )
         )
-    return fields
+    return tuple(fields)
+
+
+def _searched(name: str, wanted: Any, search: Range | Choice) -> Range | Choice:
+    """The marker with its options filled in. Raises `TypeError` for a field that has no such values."""
+    kinds = _alternatives(wanted)
+    if isinstance(search, Range):
+        if not {int, float} & set(kinds):
+            raise TypeError(f"{name}: a Range marks a number, got {_type_name(wanted)}")
+        if float not in kinds and not (isinstance(search.low, int) and isinstance(search.high, int)):
+            raise TypeError(f"{name}: the Range of a whole number has whole ends, got {search}")
+        return search
+    own = [(False, True) if kind is bool else get_args(kind) for kind in kinds
+           if kind is bool or get_origin(kind) is Literal]  # fmt: skip
+    options = search.options or tuple(option for options in own for option in options)
+    if not options:
+        raise TypeError(f"{name}: a Choice without options marks a bool or a Literal, got {_type_name(wanted)}")
+    return Choice(options)
+
+
+def _alternatives(wanted: Any) -> tuple[Any, ...]:
+    """The types that a union allows; the type itself where it is none."""
+    return get_args(wanted) if get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
 
 
 def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Callable[[str, list[str]], str]) -> Any:
@@ -279,19 +345,20 @@ def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False)
                 params.append((f"{field.name}.{first}", inner.value))
             params += [(f"{field.name}.{key}", text) for key, text in inner.params]
         elif position == 0:
-            value = _text(current)
+            value = as_text(current)
         else:
-            params.append((field.name, _text(current)))
+            params.append((field.name, as_text(current)))
     return Spec(name, value, tuple(params))
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it is written in a spec."""
     if value is None:
         return _NONE
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(_text(item) for item in value)
+        return ",".join(as_text(item) for item in value)
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from cryobench import grid
 from cryobench.errors import CryobenchError, DataError, SuiteError
 from cryobench.grid import Cell, Plan, Request
+from cryobench.presets import choose, presets_folder
 from cryobench.registry import Registry
 from cryobench.suite_file import Grid, Placed, Reference, Rule, SuiteFile
 
@@ -27,20 +28,21 @@ class Absent:
     error: str
 
 
-def references(suite: SuiteFile, registry: Registry) -> list[Reference]:
+def references(suite: SuiteFile, registry: Registry, presets: str | None = None) -> list[Reference]:
     """What others published, under the specs that records show. Raises `SuiteError` for specs that do not exist."""
     found = []
     for reference in suite.references:
         specs = {"solver": reference.solver, "operator": reference.operator, "noise": reference.noise}
         shown = {
-            name: _shown(suite, registry, name + "s", Placed(text, reference.line)) for name, text in specs.items()
+            name: _shown(suite, registry, name + "s", Placed(text, reference.line), presets)
+            for name, text in specs.items()
         }
         found.append(dataclasses.replace(reference, **shown))
     return found
 
 
 def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
-          save: Sequence[str] = ()) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
+          save: Sequence[str] = (), presets: str | None = None) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
     """A plan for each grid of the suite, checked, without the cells that it leaves out; and the grids that cannot run.
 
     Raises `SuiteError`, which names the line, for what does not exist or makes no sense.
@@ -49,10 +51,10 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
     absent: list[Absent] = []
     loaded: grid.Loaded = {}
     for part in suite.grids:
-        shown = {kind: tuple(_shown(suite, registry, kind, spec) for spec in getattr(part, kind))
+        shown = {kind: tuple(_shown(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
                  for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
         try:
-            plan = grid.plan(_request(part, device, batch, save), registry, loaded)
+            plan = grid.plan(_request(part, device, batch, save, presets), registry, loaded)
         except DataError as error:
             if not part.optional:
                 raise _at(suite, part.line, error) from error
@@ -60,21 +62,24 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
         except CryobenchError as error:
             raise _at(suite, part.line, error) from error
         else:
-            found.append(dataclasses.replace(plan, cells=list(_kept(plan.cells, suite.excluded))))
+            cells = _kept(plan.cells, suite.excluded, floor_asked=grid.FLOOR in shown["solvers"])
+            found.append(dataclasses.replace(plan, cells=list(cells)))
     if found and not any(plan.cells for plan in found):
         raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
     return found, absent
 
 
-def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed) -> str:
+def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
     """A spec as records show it. The component is made, so that an error names the line."""
     try:
+        if kind == "solvers":
+            return choose(spec.text, registry, presets_folder(presets)).label
         return str(registry.spec_of(registry.make(kind, spec.text)))
     except CryobenchError as error:
         raise _at(suite, spec.line, error) from error
 
 
-def _request(part: Grid, device: str, batch: int | str, save: Sequence[str]) -> Request:
+def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], presets: str | None) -> Request:
     return Request(
         solvers=_texts(part.solvers),
         operators=_texts(part.operators),
@@ -89,6 +94,7 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str]) -> 
         device=device,
         batch=batch,
         save=tuple(save),
+        presets=presets,
     )
 
 
@@ -96,11 +102,14 @@ def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 
-def _kept(cells: Sequence[Cell], rules: Sequence[Rule]) -> Iterator[Cell]:
-    """The cells that no rule leaves out; floor and ceiling stay where a solver stays on the same problem."""
+def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_asked: bool) -> Iterator[Cell]:
+    """The cells that no rule leaves out; floor and ceiling stay where a solver stays on the same problem.
+
+    floor_asked: whether the floor is among the solvers of the suite.
+    """
     left = [not any(_fits(rule, cell) for rule in rules) for cell in cells]
     problems = {_problem(cell) for cell, stays in zip(cells, left, strict=True)
-                if stays and not cell.floor and not cell.ceiling}  # fmt: skip
+                if stays and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
     for cell, stays in zip(cells, left, strict=True):
         if _problem(cell) in problems and (stays or cell.floor or cell.ceiling):
             yield cell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cryobench.errors import CryobenchError, SpecError, UnknownName
 from cryobench.registry import did_you_mean
-from cryobench.spec import Component, Spec, bind, fields_of, parse, unbind
+from cryobench.spec import Choice, Component, Range, Spec, bind, fields_of, parse, unbind
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,5}(\.[a-z_][a-z0-9_]{0,5}){0,2}", fullmatch=True)
@@ -233,3 +233,73 @@ def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatc
 def test_a_component_of_another_class_does_not_do_where_a_folder_would():
     with pytest.raises(SpecError, match="user: prior wants a Stored, such as 'stored', got 'inner'"):
         bind(User, parse("user:prior=inner"), make, did_you_mean)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    lam: Annotated[float | Literal["auto"], Range(1e-3, 10, log=True, also=("auto",)), "a weight"] = "auto"
+    steps: Annotated[int | None, Range(2, 9), "how many"] = None
+    kind: Annotated[Literal["soft", "hard"], Choice()] = "soft"
+    box: Annotated[bool, Choice(), "hold it"] = False
+    family: Annotated[str, Choice(("haar", "sym8"))] = "haar"
+    tol: Annotated[float, "not searched"] = 1e-5
+
+
+@dataclass(frozen=True)
+class Untuned:
+    lam: Annotated[float | Literal["auto"], "a weight"] = "auto"
+    steps: Annotated[int | None, "how many"] = None
+    kind: Literal["soft", "hard"] = "soft"
+    box: Annotated[bool, "hold it"] = False
+    family: str = "haar"
+    tol: Annotated[float, "not searched"] = 1e-5
+
+
+def test_fields_say_what_is_worth_trying():
+    fields = {field.name: field for field in fields_of(Tuned)}
+    assert {name: str(field.search) for name, field in fields.items() if field.search is not None} == {
+        "lam": "0.001 to 10 (log) or auto",
+        "steps": "2 to 9",
+        "kind": "soft, hard",
+        "box": "false, true",
+        "family": "haar, sym8",
+    }
+    assert [fields[name].whole for name in ("lam", "steps", "tol")] == [False, True, False]
+    assert fields["kind"].search == Choice(("soft", "hard"))
+
+
+def test_what_is_worth_trying_changes_nothing_else():
+    def told(cls: type) -> list:
+        return [(field.name, field.type, field.default, field.doc, field.kind) for field in fields_of(cls)]
+
+    assert told(Tuned) == told(Untuned)
+    specs = [
+        str(unbind(bind(cls, parse("x:0.5,steps=3,box=true"), make, did_you_mean), lambda _: "x", full=full))
+        for full in (False, True)
+        for cls in (Tuned, Untuned)
+    ]
+    assert specs[0] == specs[1]
+    assert specs[2] == specs[3]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(1, 1, False), (2, 1, False), (0, 1, True), (-1, 1, True), (0, float("inf"), False)]
+)
+def test_a_range_that_is_none_is_refused(low, high, log):
+    with pytest.raises(ValueError, match="wants low < high"):
+        Range(low, high, log)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "marker", "told"),
+    [
+        (str, Range(0, 1), "a Range marks a number, got str"),
+        (int, Range(0.5, 2), "whole ends"),
+        (str, Choice(), "marks a bool or a Literal, got str"),
+        (tuple[int, ...], Choice(), "marks a bool or a Literal"),
+    ],
+)
+def test_a_marker_on_a_field_that_has_no_such_values_is_refused(wanted, marker, told):
+    cls = make_dataclass("Wrong", [("x", Annotated[wanted, marker], None)])
+    with pytest.raises(TypeError, match=told):
+        fields_of(cls)

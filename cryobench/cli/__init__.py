@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli import catalogue, compare, data, leaderboard, measure, run, sweep, train
+from cryobench.cli import catalogue, compare, data, leaderboard, measure, run, sweep, train, tune
 from cryobench.cli.plugins import PluginGroup
 from cryobench.errors import CryobenchError, told
 
@@ -43,6 +43,7 @@ def _options(
 app.command("run")(run.run)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("sweep")(sweep.sweep)
+app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)

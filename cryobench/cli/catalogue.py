@@ -64,11 +64,13 @@ def show(name: Annotated[str, typer.Argument(help="A component name, such as sum
         console.print(_paragraphs(component.__doc__ or "(no description)"), highlight=False, markup=False)
         fields = fields_of(component)
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("parameter", "type", "default", "meaning"):
+        searched = any(field.search is not None for field in fields)
+        for heading in ("parameter", "type", "default", *(["tuned over"] if searched else []), "meaning"):
             table.add_column(heading)
         for field in fields:
             default = "required" if field.required else _default_text(field.default)
-            table.add_row(*map(escape, (field.name, field.type_name, default, field.doc)))
+            search = [str(field.search or "")] if searched else []
+            table.add_row(*map(escape, (field.name, field.type_name, default, *search, field.doc)))
         if fields:
             console.print(table)
         console.print()

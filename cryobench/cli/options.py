@@ -34,6 +34,10 @@ DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 BatchOption = Annotated[
     str, typer.Option(metavar="N|auto", help="Images solved at once, halved when memory runs out; auto: all on CUDA.")
 ]
+PresetsOption = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Where presets of tuned solvers (dct@NAME) lie. [default: presets, "
+                             "or $CRYOBENCH_PRESETS]", show_default=False)
+]  # fmt: skip
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 

@@ -21,16 +21,22 @@ from cryobench.rng import Rng
 from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.pinv import expected_misfit, least_norm
 from cryobench.solvers.proximal import Task, finished, joined, minimise
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
 class Sparse(Solver):
     """min 1/2 ||A x - y||^2 + lam R(x), or min R(x) subject to A x = y, for a sparsity prior R."""
 
-    lam: Annotated[float | Literal["auto"], "weight of R; auto: by the noise level, see docs/classical.md"] = "auto"
+    lam: Annotated[
+        float | Literal["auto"],
+        Range(1e-3, 100, log=True, also=("auto",)),
+        "weight of R; auto: by the noise level, see docs/classical.md",
+    ] = "auto"
     form: Annotated[Literal["auto", "penalty", "constraint"], "auto: constraint where y is exact and lam=auto"] = "auto"
     cut: Annotated[
         float | None,
+        Range(1, 4, also=(None,)),
         "R splits off what is dense, see docs/classical.md; none: 1 (the plain norm) with a "
         "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
     ] = None

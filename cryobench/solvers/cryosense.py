@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.linalg import norm
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, levels
+from cryobench.spec import Range
 
 ZETA = {16: 1.0, math.inf: 10.0}
 """zeta by block size: the entry of the smallest key that is not below K. Operators without blocks have K = 1."""
@@ -35,9 +36,13 @@ class CryoSense(Sampler):
     """
 
     steps: Annotated[int, "network evaluations"] = 1000
-    zeta: Annotated[float | Literal["auto"], "step size at the end; auto: 1 for blocks up to 16, else 10"] = "auto"
+    zeta: Annotated[
+        float | Literal["auto"],
+        Range(0.1, 100, log=True, also=("auto",)),
+        "step size at the end; auto: 1 for blocks up to 16, else 10",
+    ] = "auto"
     zeta_min: Annotated[float, "step size at the start"] = 1e-2
-    beta: Annotated[float, "momentum at the end"] = 0.9
+    beta: Annotated[float, Range(0, 0.99), "momentum at the end"] = 0.9
     beta_min: Annotated[float, "momentum at the start"] = 0.1
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, data_step, errors_in_image
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Daps(Sampler):
     The paper's full setting is steps = 200.
     """
 
-    steps: Annotated[int, "noise levels"] = 50
+    steps: Annotated[int, Range(10, 200, log=True), "noise levels"] = 50
     ode_steps: Annotated[int, "network evaluations at each of them"] = 5
-    start: Annotated[float, "first noise level, on images in [-1, 1]"] = 100.0
-    end: Annotated[float, "last noise level"] = 0.1
-    spread: Annotated[float, "noise about the end of the ODE, as a share of the noise level"] = 0.0
+    start: Annotated[float, Range(1, 100, log=True), "first noise level, on images in [-1, 1]"] = 100.0
+    end: Annotated[float, Range(0.02, 0.5, log=True), "last noise level"] = 0.1
+    spread: Annotated[float, Range(0, 1), "noise about the end of the ODE, as a share of the noise level"] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, levels, noise_in, noise_in_image
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Ddnm(Sampler):
     a_s w^2 s_x^2 that comes in with y is left out of what is drawn on the range of A.
     """
 
-    eta: Annotated[float, "share of fresh noise in a step, 0 (none) to 1"] = 0.85
+    eta: Annotated[float, Range(0, 1), "share of fresh noise in a step, 0 (none) to 1"] = 0.85
 
     def __post_init__(self) -> None:
         super().__post_init__()

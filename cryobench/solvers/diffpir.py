@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import Draws, Sampler, data_step, levels, noise_in, renoised
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class DiffPir(Sampler):
     Where y is exact the first line is the projection on {x : A x = y}.
     """
 
-    zeta: Annotated[float, "share of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3
-    lam: Annotated[float, "weight of the prior where y is noisy"] = 8.0
+    zeta: Annotated[float, Range(0, 1), "share of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3
+    lam: Annotated[float, Range(0.5, 50, log=True), "weight of the prior where y is noisy"] = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

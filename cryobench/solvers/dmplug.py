@@ -15,6 +15,7 @@ from cryobench.linalg import total
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.rng import Rng
 from cryobench.solvers.reverse import Draws, WithDiffusion, levels, noise_in, renoised
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class DmPlug(WithDiffusion):
     after an image has ended.
     """
 
-    steps: Annotated[int, "most steps of Adam"] = 5000
-    lr: Annotated[float, "learning rate"] = 1e-2
+    steps: Annotated[int, Range(200, 5000, log=True), "most steps of Adam"] = 5000
+    lr: Annotated[float, Range(1e-3, 0.1, log=True), "learning rate"] = 1e-2
     window: Annotated[int, "images over which their variance is taken"] = 100
     patience: Annotated[int, "steps without a lower variance after which an image is done"] = 1000
     ddim_steps: Annotated[int, "network evaluations from the seed to the image"] = 3

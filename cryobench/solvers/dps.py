@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.linalg import norm, tiny
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, differentiable, levels
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Dps(Sampler):
     """
 
     steps: Annotated[int, "network evaluations, each with its gradient"] = 1000
-    zeta: Annotated[float, "length of the gradient step"] = 1.0
+    zeta: Annotated[float, Range(0.05, 20, log=True), "length of the gradient step"] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

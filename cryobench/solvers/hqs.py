@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion, data_step
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Hqs(WithDiffusion):
     projection on {x : A x = y}.
     """
 
-    steps: Annotated[int, "network evaluations"] = 10
-    start: Annotated[float, "noise level of the first step, on images in [-1, 1]"] = 1.0
-    end: Annotated[float, "noise level of the last step"] = 0.1
-    lam: Annotated[float, "weight of the prior where y is noisy"] = 1.0
+    steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 10
+    start: Annotated[float, Range(0.1, 10, log=True), "noise level of the first step, on images in [-1, 1]"] = 1.0
+    end: Annotated[float, Range(0.01, 0.5, log=True), "noise level of the last step"] = 0.1
+    lam: Annotated[float, Range(0.1, 10, log=True), "weight of the prior where y is noisy"] = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:

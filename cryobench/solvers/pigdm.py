@@ -14,6 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import Draws, Sampler, data_step, differentiable, levels, renoised
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class PiGdm(Sampler):
     has it: r^2 times the score of p(y | x_t) is taken at every level.
     """
 
-    steps: Annotated[int, "network evaluations, each with its gradient"] = 100
-    eta: Annotated[float, "fresh noise in a step, 0 (none, DDIM) to 1 (as much as DDPM)"] = 1.0
+    steps: Annotated[int, Range(10, 200, log=True), "network evaluations, each with its gradient"] = 100
+    eta: Annotated[float, Range(0, 1), "fresh noise in a step, 0 (none, DDIM) to 1 (as much as DDPM)"] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

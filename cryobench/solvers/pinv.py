@@ -12,6 +12,7 @@ from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
 from cryobench.linalg import mean_intensity, norm
 from cryobench.rng import Rng
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Tikhonov(Solver):
     leave (Morozov's discrepancy principle); where y is exact that is lam = 0, which is `pinv`.
     """
 
-    lam: Annotated[float | Literal["auto"], "weight of the squared norm; auto: by the noise level"] = "auto"
+    lam: Annotated[
+        float | Literal["auto"],
+        Range(1e-4, 100, log=True, also=("auto",)),
+        "weight of the squared norm; auto: by the noise level",
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.lam != "auto" and not 0 <= self.lam < math.inf:

@@ -23,7 +23,7 @@ from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, Nois
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.wiener import noise_power
-from cryobench.spec import Component
+from cryobench.spec import Component, Range
 
 NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
 """The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
@@ -157,7 +157,7 @@ class Sampler(WithDiffusion):
     """
 
     samples: Annotated[int, "reconstructions to draw; more than one: their mean and standard deviation"] = 1
-    steps: Annotated[int, "network evaluations"] = 100
+    steps: Annotated[int, Range(10, 200, log=True), "network evaluations"] = 100
 
     def __post_init__(self) -> None:
         for name, value in (("samples", self.samples), ("steps", self.steps)):

@@ -13,6 +13,7 @@ from cryobench.errors import ParameterError
 from cryobench.linalg import mean_intensity
 from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
 from cryobench.rng import Rng
+from cryobench.spec import Range
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class Wiener(Solver):
     Extrapolation, Interpolation and Smoothing of Stationary Time Series, ch. 3.)
     """
 
-    snr: Annotated[float | Literal["auto"], "S/N, one number for all frequencies; auto: by shells, from y"] = "auto"
+    snr: Annotated[
+        float | Literal["auto"],
+        Range(0.01, 1000, log=True, also=("auto",)),
+        "S/N, one number for all frequencies; auto: by shells, from y",
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.snr != "auto" and not 0 < self.snr < math.inf:

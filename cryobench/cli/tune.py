@@ -1,0 +1,282 @@
+"""`cryobench tune`: the best parameters of solvers on validation images, kept as a preset."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cryobench.cli.options import (
+    BatchOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    PresetsOption,
+    QuietOption,
+    SizeOption,
+    complete,
+)
+
+if TYPE_CHECKING:
+    from cryobench.cli.output import Outputs
+    from cryobench.grid import Request
+    from cryobench.registry import Registry
+    from cryobench.tuning.problems import Task
+    from cryobench.tuning.search import Observer, Outcome, Tuning
+    from cryobench.tuning.trial import Trial
+
+
+def tune(
+    suite: Annotated[
+        Path | None, typer.Argument(help="A suite (.yaml) to tune for: its solvers, operators, noises, size and data.",
+                                    show_default=False)
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Name of the preset to make or add to, used as SOLVER@NAME.")] = "",
+    solver: Annotated[
+        list[str] | None,
+        typer.Option("--solver", "-s", help="A solver spec. What it states stays as it is. Repeat for more. "
+                     "[default: those of the suite]", autocompletion=complete("solvers"), show_default=False),
+    ] = None,
+    operator: Annotated[
+        list[str] | None,
+        typer.Option("--operator", "-o", help="An operator spec. Repeat for more.",
+                     autocompletion=complete("operators"), show_default=False),
+    ] = None,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option("--noise", "-n", help="A noise spec. Repeat for more. [default: none]",
+                     autocompletion=complete("noises"), show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", "-d", help="Where the validation images are. Repeat for more. [default: those of the "
+                     "suite]", show_default=False),
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="The validation images, counted from 0: 16:24. None that is tested on.")
+    ] = "",
+    size: SizeOption = None,
+    by: Annotated[str, typer.Option("--by", help="Metric column to tune for.")] = "psnr",
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Metric spec that has the column, where it is none of "
+                                       "the usual.", autocompletion=complete("metrics"), show_default=False)
+    ] = None,
+    within: Annotated[
+        str | None, typer.Option(metavar="image|circle|circle:Å", help="Where the metric looks, as in `run`.",
+                                 show_default=False)
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="tpe, random, or grid: a grid over the ranges.")] = "tpe",
+    grid_points: Annotated[int, typer.Option(help="Values per parameter with --strategy grid.")] = 5,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials for each solver, the default setting first. [default: 20]",
+                                 show_default=False)
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Instead: network evaluations for each solver, images times NFE.",
+                                 show_default=False)
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="Give up trials that fall behind the median.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    problem_seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]",
+                                       show_default=False)
+    ] = None,
+    presets: PresetsOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    batch: BatchOption = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Drop the trials that the preset has of these solvers, and start anew.")
+    ] = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write the table as CSV, one row per solver; '-' for stdout.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Find the best parameters of solvers on validation images, each with the same budget, and keep them as a preset.
+
+    Example: cryobench tune -s dct -o sumpool:4 --images 16:24 --preset pixel-c4, then cryobench run -s dct@pixel-c4
+    """
+    from cryobench.tuning import check_installed
+
+    check_installed()
+    from cryobench.cli.output import check_outputs, note
+    from cryobench.cli.running import INTERRUPTED
+    from cryobench.dataset import data_options
+    from cryobench.errors import ParameterError
+    from cryobench.grid import DEFAULT_METRICS, Loaded, Request
+    from cryobench.presets import preset_file, presets_folder
+    from cryobench.registry import installed
+    from cryobench.tuning.objective import measure_of
+    from cryobench.tuning.search import TRIALS, Budget, Search, Tuning
+
+    if not preset:
+        raise ParameterError("tune wants --preset, a name for what it finds, such as pixel-c4")
+    if not images:
+        raise ParameterError("tune wants --images, those to tune on, such as 16:24, of which none is tested on")
+    of_suite = {"--operator": operator, "--noise": noise, "--size": size, "--within": within,
+                "--problem-seed": problem_seed}  # fmt: skip
+    for option, given in of_suite.items():
+        if suite is not None and given is not None:
+            raise ParameterError(f"the suite says what {option} would; leave out one of both")
+    outputs = check_outputs(csv_file, as_json)
+    registry, folder = installed(), presets_folder(presets)
+    path = preset_file(preset, folder)
+    search = Search(
+        preset, folder, measure_of(by, metric or DEFAULT_METRICS, registry), strategy=strategy, points=grid_points,
+        budget=Budget(TRIALS if trials is None and evaluations is None else trials, evaluations), seed=seed,
+        prune=prune, force=force,
+    )  # fmt: skip
+    request = Request(
+        solvers=solver or (),
+        operators=operator or (),
+        noises=noise or ("none",),
+        data=data or (() if suite is not None else ("demo",)),
+        data_options=data_options(size=size),
+        within=within or "image",
+        images=images,
+        seeds=tuple(dict.fromkeys(problem_seed or (0,))),
+        dtype=dtype,
+        device=device,
+        batch=batch,
+    )
+    loaded: Loaded = {}
+    tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
+    for tuning in tunings:
+        with tuning.journal():
+            pass  # what cannot be kept or gone on with is refused before any work
+    outcomes: list[Outcome] = []
+    with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not end up among the results
+        for tuning in tunings:
+            with _watched(tuning, quiet) as observer:
+                outcomes.append(tuning.run(observer))
+            if outcomes[-1].interrupted:
+                break
+    _show(outcomes, by, outputs)
+    for outcome in outcomes:
+        for left in outcome.left_out:
+            note(f"{outcome.solver} was not tuned on {left}")
+    if not quiet and any(outcome.best is not None for outcome in outcomes):
+        note(f"{path}: use a setting as {tunings[0].task.name}@{preset}")
+    if outcomes[-1].interrupted:
+        note("stopped: the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+    if any(outcome.reason for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[Task]:
+    """What to tune on what; what a suite has beside that is noted."""
+    from cryobench.cli.output import note
+    from cryobench.errors import ParameterError
+    from cryobench.suite_file import read_suite
+    from cryobench.tuning.problems import from_request, from_suite
+
+    if suite is not None:
+        tasks, left = from_suite(read_suite(suite), request, registry)
+        for what in left:
+            note(f"not tuned: {what}")
+        return tasks
+    for option, given in {"--solver": request.solvers, "--operator": request.operators}.items():
+        if not given:
+            raise ParameterError(f"tune wants a suite, or at least one {option}")
+    return from_request(request, registry)
+
+
+@contextlib.contextmanager
+def _watched(tuning: Tuning, quiet: bool) -> Iterator[Observer]:
+    """A bar of trials on a terminal, a line per trial elsewhere, nothing when quiet."""
+    from rich.console import Console
+
+    from cryobench.cli.output import note
+    from cryobench.cli.progress import counted
+    from cryobench.tuning.search import Observer
+
+    budget = tuning.search.budget
+    lines = not quiet and not Console(stderr=True).is_terminal
+    with counted(f"tuning {tuning.task.solver}", budget.trials or budget.evaluations or 0, quiet) as tell:
+
+        class Watching(Observer):
+            def trial_finished(self, solver: str, done: Sequence[Trial]) -> None:
+                spent = len(done) if budget.trials else round(sum(trial.evaluations for trial in done))
+                tell(spent, budget.trials or budget.evaluations or 0)
+                if lines:
+                    note(f"{solver}, trial {len(done)}: {done[-1]}")
+
+        yield Watching()
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """A row for each solver: plain values, the setting as it stands in a spec."""
+    return [
+        {
+            "solver": outcome.solver,
+            "default": outcome.default,
+            "best": outcome.best,
+            "setting": ",".join(f"{key}={text}" for key, text in outcome.setting.items()),
+            "trials": outcome.trials,
+            "pruned": outcome.pruned,
+            "failed": outcome.failed,
+            "evaluations": outcome.evaluations,
+            "seconds": outcome.seconds,
+            "reason": outcome.reason,
+        }
+        for outcome in outcomes
+    ]
+
+
+def _show(outcomes: Sequence[Outcome], by: str, outputs: Outputs) -> None:
+    """Print the table, and write the files that were asked for, each whole."""
+    from cryobench.cli.output import RICH
+    from cryobench.files import whole_file
+
+    rows = _rows(outcomes)
+    written = {"csv": _as_csv, "json": lambda rows: json.dumps(rows, indent=1) + "\n"}
+    for file, name in outputs.files.items():
+        with whole_file(file) as path:
+            path.write_text(written[name](rows), encoding="utf-8")
+    if outputs.printed == RICH:
+        _print(rows, by)
+    else:
+        sys.stdout.write(written[outputs.printed](rows))
+
+
+def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _print(rows: Sequence[dict[str, Any]], by: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    evaluated, hindered = (any(row[name] for row in rows) for name in ("evaluations", "reason"))
+    headings = ["default", "best", "trials", *(["evaluations"] if evaluated else []), "s"]
+    table = Table(box=None, pad_edge=False, header_style="dim", title=f"{by} on the validation images",
+                  title_justify="left", title_style="")  # fmt: skip
+    table.add_column("solver", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("best setting", overflow="fold")
+    if hindered:
+        table.add_column("reason", overflow="fold")
+    for row in rows:
+        scores = ["" if row[name] is None else f"{row[name]:.4g}" for name in ("default", "best")]
+        spent = [str(row["trials"]), *([f"{row['evaluations']:.0f}"] if evaluated else []), f"{row['seconds']:.1f}"]
+        texts = [row["solver"], *scores, *spent, row["setting"], *([row["reason"]] if hindered else [])]
+        table.add_row(*map(escape, texts))
+    Console().print(table)

@@ -1,0 +1,57 @@
+"""A search that takes milliseconds: toy solvers on two images of eight by eight pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import toys
+
+from cryobench.grid import Request
+from cryobench.presets import read_preset
+from cryobench.registry import installed
+from cryobench.tuning.objective import measure_of
+from cryobench.tuning.problems import from_request
+from cryobench.tuning.search import Budget, Outcome, Search, Tuning
+
+
+class Lab:
+    """Tunes toys into the preset `p` of a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def search(self, **changed) -> Search:
+        changed.setdefault("measure", measure_of("mse", ["mse"], installed()))
+        changed.setdefault("budget", Budget(8))
+        return Search("p", self.folder, **changed)
+
+    def tuning(self, solver: str = "toy", operators=("identity",), **changed) -> Tuning:
+        request = Request((solver,), operators, data=("spy",), images="4:6")
+        (task,) = from_request(request, installed())
+        return Tuning(task, self.search(**changed), installed())
+
+    def tune(self, solver: str = "toy", observer=None, **changed) -> Outcome:
+        return self.tuning(solver, **changed).run(observer)
+
+    def trials(self, solver: str = "toy", operators=("identity",), **changed) -> list[dict]:
+        """What the journal has of a solver: of each trial all but how long it took."""
+        with self.tuning(solver, operators, **changed).journal() as journal:
+            return [
+                dataclasses.asdict(trial) | {"score": trial.score, "failed": trial.failed, "seconds": 0}
+                for trial in journal.trials
+            ]
+
+    def setting(self, solver: str = "toy"):
+        return read_preset(self.folder / "p.yaml")[solver]
+
+    def beside(self, name: str) -> Lab:
+        return Lab(self.folder / name)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, install_plugin) -> Lab:
+    monkeypatch.setenv("SPIED", str(tmp_path / "spied"))
+    toys.install(install_plugin)
+    return Lab(tmp_path / "presets")
