@@ -15,6 +15,7 @@ CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-i
 EXTRA_PACKAGES = {"prox-tv": "proxtv"}
 
 
+@cache
 def version(distribution: str = "cryobench") -> str:
     """The installed version of a distribution, or 'not installed'."""
     try:

@@ -62,6 +62,10 @@ class ResultsError(CryobenchError):
     """A results folder that cannot be read or written."""
 
 
+class ExecutorError(CryobenchError):
+    """Workers that cannot be had, or cannot do what they are asked."""
+
+
 class SuiteError(CryobenchError):
     """A suite that cannot be read, or asks for what there is not."""
 

@@ -46,6 +46,7 @@ class Registry:
                 if not any(_origin(kind, point) == _origin(kind, other) for other in same_name):
                     same_name.append(point)
         self._loaded: dict[tuple[str, str], type] = {}
+        self._origins: dict[type, Origin] = {}
 
     def names(self, kind: str) -> list[str]:
         """The registered names of a kind, sorted. Imports nothing."""
@@ -105,6 +106,11 @@ class Registry:
 
     def origin_of(self, cls: type) -> Origin:
         """Under which name, and by which distribution, a component class is registered."""
+        if cls not in self._origins:  # to tell a distribution's version is to parse its metadata
+            self._origins[cls] = self._origin_of(cls)
+        return self._origins[cls]
+
+    def _origin_of(self, cls: type) -> Origin:
         target = f"{cls.__module__}:{cls.__qualname__}"
         for kind, names in self._points.items():
             for points in names.values():

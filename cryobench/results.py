@@ -132,8 +132,12 @@ class Results:
 
     def _replace(self, partial: Path, target: Path, previous: Path | None) -> None:
         """Put the finished folder in its place; an earlier one steps aside, and comes back if that fails."""
+        earlier = [old for old in {target, previous} if old is not None and old.exists()]
+        if not earlier:
+            partial.rename(target)
+            return
         aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
-        moved = {aside / old.name: old for old in {target, previous} - {None} if old is not None and old.exists()}
+        moved = {aside / old.name: old for old in earlier}
         try:
             for place, old in moved.items():
                 old.rename(place)

@@ -70,20 +70,12 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
     return Outputs(next(iter(printed.values()), RICH), files)
 
 
-def print_leaderboard(
-    records: Sequence[Record],
-    by: str,
-    csv: Path | None,
-    as_json: bool,
-    formats: Sequence[str] = (),
-    find: Callable[[str], Path | None] = lambda hash: None,
-) -> None:
-    """The ranked table of records, as `check_outputs` reads the options. find: the run folder of a hash, if there is
-    one."""
+def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
+    """The ranked table of records. find: the run folder of a hash, if there is one."""
     from cryobench.leaderboard.table import leaderboard
 
     folders = {record.hash: folder for record in records if (folder := find(record.hash)) is not None}
-    show(leaderboard(records, by=by), check_outputs(csv, as_json, formats), records, folders)
+    show(leaderboard(records, by=by), outputs, records, folders)
 
 
 def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], folders: Mapping[str, Path]) -> None:

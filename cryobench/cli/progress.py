@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,15 +13,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cryobench.cli.output import note
 from cryobench.grid import Cell
 from cryobench.record import Record
-from cryobench.runner import Observer
+from cryobench.sweep.driver import SweepObserver
+from cryobench.sweep.utilisation import told
 from cryobench.training import loop as training
 
 
-class ProgressObserver(Observer):
+class ProgressObserver(SweepObserver):
     """Progress bars on a terminal, a plain line per cell elsewhere, nothing when quiet; warnings always."""
 
     def __init__(self, cells: int, quiet: bool):
-        self.reused = 0
+        self._reused, self._cells, self._quiet = 0, cells, quiet
         self._bars, terminal = _bars(quiet)
         self._lines = not quiet and not terminal
         self._all = self._bars.add_task("cells", total=cells)
@@ -41,7 +43,7 @@ class ProgressObserver(Observer):
         self._bars.update(self._one, completed=fraction)
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
-        self.reused += reused
+        self._reused += reused
         self._bars.advance(self._all)
         if self._lines:
             how = "was there already" if reused else record.status + (f": {record.reason}" if record.reason else "")
@@ -49,6 +51,15 @@ class ProgressObserver(Observer):
 
     def warn(self, message: str) -> None:
         note(f"warning: {message}")
+
+    def workers_done(self, seconds: Mapping[str, float]) -> None:
+        if not self._quiet:
+            note(f"the workers' time: {told(seconds)}")
+
+    def told_of(self, folder: Path) -> str:
+        """How many cells are in a results folder, and how many of them were there before."""
+        known = f", {self._reused} of them there already (--force runs them again)" if self._reused else ""
+        return f"{self._cells} cells in {folder}{known}"
 
 
 class TrainingObserver(training.Observer):
@@ -106,6 +117,14 @@ def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int],
     task = bars.add_task(what, total=total)
     with bars:
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, size, below in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < size * below:
+            return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def _bars(quiet: bool) -> tuple[Progress, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from cryobench.cli.options import (
     FormatOption,
     InvertOption,
     JsonOption,
+    PresetsOption,
     QuietOption,
     SizeOption,
     WithinOption,
@@ -80,6 +80,7 @@ def run(
                      "figures: panel, errors, frc (.png), views (.npz, for the HTML page) and animation (.gif, of the "
                      "first image), or one of these. Repeat for more.", show_default=False),
     ] = None,
+    presets: PresetsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
     formats: FormatOption = None,
     csv: CsvOption = None,
@@ -90,13 +91,13 @@ def run(
 
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
-    from cryobench import grid
-    from cryobench.cli.output import check_outputs, print_leaderboard
-    from cryobench.cli.running import run_and_show
+    from cryobench import grid, runner
+    from cryobench.cli.output import check_outputs, note, print_leaderboard
+    from cryobench.cli.progress import ProgressObserver
+    from cryobench.cli.running import check_by, collect
     from cryobench.dataset import data_options
-    from cryobench.errors import ParameterError
-    from cryobench.record import COSTS
-    from cryobench.registry import did_you_mean, installed
+    from cryobench.hooks import Hooks
+    from cryobench.registry import installed
     from cryobench.results import Results
 
     request = grid.Request(
@@ -115,15 +116,18 @@ def run(
         floor=floor,
         ceiling=ceiling,
         save=save or (),
+        presets=presets,
     )  # fmt: skip
     plan = grid.plan(request, installed())
-    rankable = [*plan.rankable, *COSTS]
-    if by not in rankable:
-        raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, rankable)}")
-    check_outputs(csv, as_json, formats or ())
+    check_by(by, [plan])
+    outputs = check_outputs(csv, as_json, formats or ())
     store = Results(out)
     store.check_writable()
-    show = partial(print_leaderboard, by=by, csv=csv, as_json=as_json, formats=formats or (), find=store.find)
-    records = run_and_show([plan], store, show, force=force, quiet=quiet)
+    hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
+    with ProgressObserver(len(plan.cells), quiet) as observer:
+        records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
+    print_leaderboard(records, by, outputs, store.find)
+    if not quiet:
+        note(observer.told_of(store.root))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import re
+
 import pandas as pd
 import pytest
 
@@ -91,3 +95,106 @@ def test_nonsense_is_one_line(cli, suite, arguments, said):
     assert out == ""
     assert said in err
     assert err.count("\n") == 1
+
+
+GRID = """
+data: blobs.npy
+images: "0:2"
+metrics: psnr
+solvers: [tikhonov, dct]
+operators: ["sumpool:4", "sumpool:8"]
+"""
+
+
+@pytest.fixture
+def plain(tmp_path, blobs):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def test_a_dry_run_says_what_would_be_run_and_runs_nothing(cli, plain, tmp_path):
+    code, out, _ = cli("sweep", plain, "--dry-run")
+    assert (code, out.splitlines()[-1]) == (0, "6 of 6 cells to run; nothing is known of 6 of them")
+    assert not (tmp_path / "runs").exists()
+    cli("sweep", plain, "--shard", "1/2", "--quiet")
+    code, out, _ = cli("sweep", plain, "--dry-run")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("3 of 6 cells to run; about ")
+    assert out.splitlines()[-1].endswith(" s on one worker, by earlier cells")
+    rows = {cells[0]: cells[1:3] for line in out.splitlines()[1:-1] if (cells := line.split())}
+    assert rows == {"pinv": ["1", "1"], "tikhonov": ["1", "1"], "dct": ["1", "1"]}
+
+
+def test_shards_fill_one_folder_and_the_plain_command_shows_the_whole(cli, plain):
+    for part in ("1/3", "2/3", "3/3"):
+        code, _, err = cli("sweep", plain, "--shard", part)
+        assert code == 0
+        assert "2 cells in runs/grid" in err
+    code, out, err = cli("sweep", plain, "--csv", "-")
+    assert code == 0
+    assert "6 cells in runs/grid, 6 of them there already" in err
+    assert len(out.splitlines()) == 7
+
+
+def test_the_order_of_a_table_is_that_of_the_suite_whoever_was_first(cli, plain):
+    tables = [cli("sweep", plain, "-e", where, "--out", f"out/{where}", "--csv", "-")[1]
+              for where in ("local", "processes:2")]  # fmt: skip
+    shown = [[line.split(",")[1:3] for line in table.splitlines()[1:]] for table in tables]
+    assert shown[0] == shown[1]
+
+
+def test_the_schema_is_printed(cli):
+    code, out, _ = cli("sweep", "--schema")
+    assert code == 0
+    assert json.loads(out)["title"] == "cryobench suite"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--executor", "dask://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
+        (["--executor", "threads"], "there are dask, local, processes, slurm"),
+        (["--shard", "4/3"], "--shard wants K/N"),
+        (["--shard", "1/2", "--publish", "."], "--publish is for whole results"),
+        (["--time-limit", "soon"], "--time-limit wants something like"),
+        (["--by", "pnsr"], "--by 'pnsr' is no column of this run; did you mean 'psnr'"),
+        (["--format", "cvs"], "did you mean 'csv'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(cli, plain, tmp_path, options, said):
+    code, out, err = cli("sweep", plain, *options)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, plain, monkeypatch):
+    from cryobench.results import Results
+
+    fill, left = Results._fill, [2]
+
+    def full(self, folder, *rest):
+        fill(self, folder, *rest)
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Results, "_fill", full)
+        code, out, err = cli("sweep", plain, "--quiet")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "No space left on device" in err
+    assert "2 of 6 cells are finished and kept in runs/grid; the same command goes on from there" in err
+    assert "6 cells in runs/grid, 2 of them there already" in cli("sweep", plain)[2]
+
+
+def test_a_dashboard_tells_what_runs_and_what_is_best(cli, plain, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # stderr counts as a terminal
+    monkeypatch.setenv("COLUMNS", "150")
+    code, out, err = cli("sweep", plain, "--live")
+    assert code == 0
+    assert "sumpool:8" in out
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err)
+    assert "6 of 6 cells" in last
+    assert re.search(r"sumpool:4, noise none, blobs.npy, seed 0 +(dct|tikhonov|pinv) +[0-9.]+ +[0-9.]+", last)

@@ -1,0 +1,121 @@
+"""A sweep as it goes: what runs, how fast, what failed, and what is best so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from cryobench.cli.progress import ProgressObserver, duration
+from cryobench.grid import Cell
+from cryobench.leaderboard.stats import mean
+from cryobench.record import Record
+
+ROWS = 8
+"""Rows of what runs and of what is best."""
+
+
+@contextmanager
+def watching(cells: int, by: str, *, live: bool, quiet: bool) -> Iterator[ProgressObserver]:
+    """A dashboard where it is asked for and there is a terminal; else bars or lines."""
+    console = Console(stderr=True)
+    if live and console.is_terminal and not quiet:
+        dashboard = Dashboard(cells, by)
+        with Live(get_renderable=dashboard.shown, console=console, refresh_per_second=2):
+            yield dashboard
+    else:
+        with ProgressObserver(cells, quiet) as observer:
+            yield observer
+
+
+class Dashboard(ProgressObserver):
+    """What `cryobench sweep --live` shows. Warnings and failures stand in it, the last ones."""
+
+    def __init__(self, cells: int, by: str):
+        super().__init__(cells, quiet=True)
+        self._by = by
+        self._start = time.monotonic()
+        self._running: dict[str, tuple[Cell, float]] = {}
+        self._done = dict.fromkeys(("ok", "skipped", "failed"), 0)
+        self._best: dict[str, tuple[float, Record]] = {}
+        self._floors: dict[str, str] = {}
+        self._remarks: list[str] = []
+
+    def cell_started(self, cell: Cell) -> None:
+        self._running[cell.hash] = cell, time.monotonic()
+
+    def cell_progress(self, fraction: float) -> None:
+        """How far one cell has come is not shown."""
+
+    def cell_finished(self, record: Record, *, reused: bool) -> None:
+        self._reused += reused
+        self._running.pop(record.hash, None)
+        self._done[record.status] += 1
+        if record.status == "failed":
+            self.warn(f"{record.solver} on {record.operator}: {record.reason}")
+        self._rank(record)
+
+    def warn(self, message: str) -> None:
+        self._remarks = [*self._remarks, message][-3:]
+
+    def workers_done(self, seconds: Mapping[str, float]) -> None:
+        self._quiet = False
+        super().workers_done(seconds)
+
+    def _rank(self, record: Record) -> None:
+        """Keep the record if it is the best of its problem so far."""
+        score = mean(record.values.get(self._by, ()))
+        if score is None or record.ceiling:
+            return
+        problem = f"{record.operator}, noise {record.noise}, {record.data}, seed {record.seed}"
+        if record.floor:
+            self._floors[problem] = f"{score:.4g}"
+        higher = any(column["name"] == self._by and column["direction"] == "higher" for column in record.columns)
+        best = self._best.pop(problem, None)  # put back at the end: the last to change stands last
+        self._best[problem] = (score, record) if best is None or (score > best[0]) == higher else best
+
+    def shown(self) -> RenderableType:
+        """The dashboard at this moment."""
+        finished = sum(self._done.values())
+        new, passed = finished - self._reused, time.monotonic() - self._start
+        left = self._cells - finished
+        told = [f"{finished} of {self._cells} cells"]
+        told += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
+        told += [f"{self._reused} were there"] if self._reused else []
+        if new and left:
+            told += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
+        running = [
+            (_named(cell), duration(time.monotonic() - since)) for cell, since in list(self._running.values())[:ROWS]
+        ]
+        best = [
+            (problem, record.solver, f"{score:.4g}", self._floors.get(problem, ""))
+            for problem, (score, record) in list(self._best.items())[-ROWS:]
+        ]
+        progress = Table.grid(padding=(0, 1))
+        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(told)))
+        parts: list[RenderableType] = [
+            progress,
+            _table("running", ("cell", "since"), running),
+            _table(f"best so far, by {self._by}", ("problem", "solver", self._by, "floor"), best),
+            *(f"[red]{escape(remark)}[/red]" for remark in self._remarks),
+        ]
+        return Group(*parts)
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.labels['solver']} on {cell.labels['operator']}, noise {cell.labels['noise']}"
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,1 @@
+"""Runs the cells of plans on many workers, whatever fails in between."""

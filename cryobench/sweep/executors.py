@@ -1,0 +1,260 @@
+"""The workers of a sweep: `local`, `processes`, `dask`, `slurm`. Each is an executor of `concurrent.futures`.
+
+A worker does one cell at a time, and has an executor of its own: what happens to it is told of that cell alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryobench.errors import DependencyError, ExecutorError, ParameterError, said, told
+from cryobench.registry import did_you_mean
+from cryobench.sweep.guard import child_process, kill
+from cryobench.sweep.job import Done, Job
+from cryobench.sweep.worker import run
+
+KINDS = ("local", "processes", "dask", "slurm")
+CONNECT_SECONDS = 5
+LISTED_FOR = 1.0
+"""Seconds for which a scheduler's list of workers is good."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`--executor` as it was read: `local`, `processes[:N]`, `dask[:N]`, `dask://HOST:PORT`, `slurm:FILE`."""
+
+    kind: str
+    workers: int | None = None
+    address: str = ""
+
+
+def parse_executor(text: str) -> Wanted:
+    """Read `--executor`. Raises `ParameterError` for what is none."""
+    if text.startswith("dask://"):
+        return Wanted("dask", address="tcp" + text.removeprefix("dask"))
+    kind, colon, rest = text.partition(":")
+    if kind not in KINDS:
+        raise ParameterError(f"--executor {text!r}: {did_you_mean(kind, KINDS)}; see docs/sweeps.md")
+    if kind == "slurm":
+        if not Path(rest).is_file():
+            raise ParameterError(f"--executor {text!r}: slurm wants the file that describes its jobs, slurm:FILE.yaml")
+        return Wanted(kind, address=rest)
+    if colon and (kind == "local" or not re.fullmatch("[1-9][0-9]*", rest)):
+        raise ParameterError(
+            f"--executor {text!r}: {kind} takes {'nothing' if kind == 'local' else 'a number of workers'}"
+        )
+    return Wanted(kind, int(rest) if colon else None)
+
+
+def check_reachable(wanted: Wanted) -> None:
+    """Refuse, before any work, a scheduler that does not answer. Raises `ExecutorError`."""
+    if not wanted.address.startswith("tcp:"):
+        return
+    host, _, port = wanted.address.removeprefix("tcp://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise ExecutorError(f"no dask scheduler answers at {wanted.address}: {said(error)}; start one with "
+                            "`dask scheduler`") from error  # fmt: skip
+
+
+class Workers(ABC):
+    """Workers, each with a name that stays its own. To be used as a context, which ends them."""
+
+    threads: int | None = None
+    """What each worker gives torch."""
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *raised: object) -> None:  # noqa: B027 - this process needs no ending
+        """Let go of the workers, at once where something was raised."""
+
+    @abstractmethod
+    def names(self) -> Sequence[Hashable]:
+        """Those there are at the moment. Raises `ExecutorError` where there can be none any more."""
+
+    @abstractmethod
+    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+        """Give a worker a job."""
+
+    def replace(self, name: Hashable) -> None:  # noqa: B027 - dask sees to its workers itself
+        """A worker died."""
+
+
+class Local(Workers):
+    """This process. do: what runs a job here."""
+
+    def __init__(self, do: Callable[[Job], Done]):
+        self._executor, self._do = _Here(), do
+
+    def names(self) -> Sequence[Hashable]:
+        return ("local",)
+
+    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+        return self._executor.submit(self._do, job)
+
+
+class _Here(Executor):
+    """Runs what it is given before it answers."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Processes(Workers):
+    """Processes of this machine. devices: a CUDA device for each, or '' for none of its own."""
+
+    def __init__(self, threads: int, devices: Sequence[str]):
+        self.threads, self._devices = threads, devices
+        self._executors: dict[Hashable, tuple[ProcessPoolExecutor, Future[int]]] = {}
+
+    def names(self) -> Sequence[Hashable]:
+        return range(len(self._devices))
+
+    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+        if name not in self._executors:
+            device = self._devices[int(str(name))]
+            executor = child_process(self.threads, {"CUDA_VISIBLE_DEVICES": device} if device else {})
+            self._executors[name] = executor, executor.submit(os.getpid)
+        return self._executors[name][0].submit(run, job)
+
+    def replace(self, name: Hashable) -> None:
+        self._executors.pop(name)[0].shutdown()
+
+    def __exit__(self, *raised: object) -> None:
+        for executor, pid in self._executors.values():
+            if any(raised):
+                kill(executor, pid.result() if pid.done() and pid.exception() is None else None)
+            else:
+                executor.shutdown()
+
+
+class Dask(Workers):
+    """The workers of a dask scheduler, as they come and go."""
+
+    def __init__(self, client: Any, stack: ExitStack, threads: int | None = None):
+        self._client, self._stack, self.threads = client, stack, threads
+        self._executors: dict[Hashable, Executor] = {}
+        self._names: list[str] = []
+        self._asked = -LISTED_FOR
+
+    def names(self) -> Sequence[Hashable]:
+        if self._client.status == "connecting":  # the connection was lost, and is tried again for `CONNECT_SECONDS`
+            return []
+        if self._client.status != "running":
+            raise ExecutorError("the dask scheduler is gone")
+        if time.monotonic() - self._asked > LISTED_FOR:
+            try:
+                self._names = list(self._client.scheduler_info()["workers"])
+            except OSError:  # lost at this very moment: `status` tells the next time
+                self._names = []
+            self._asked = time.monotonic()
+        return self._names
+
+    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+        if name not in self._executors:
+            # elsewhere, if this one dies: dask itself gives the job to another
+            self._executors[name] = self._client.get_executor(workers=[name], allow_other_workers=True, pure=False)
+        return self._executors[name].submit(run, job)
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def workers(wanted: Wanted, *, device: str, threads: int | None, do: Callable[[Job], Done]) -> Iterator[Workers]:
+    """The workers that `--executor` asks for. do: what runs a job in this process, for `local`."""
+    if wanted.kind == "local":
+        yield Local(do)
+        return
+    if wanted.kind == "processes":
+        with Processes(*_shares(wanted.workers, threads, device)) as found:
+            yield found
+        return
+    with ExitStack() as stack:
+        yield Dask(*_connected(wanted, stack, device, threads))
+
+
+def _shares(n_workers: int | None, threads: int | None, device: str) -> tuple[int, list[str]]:
+    """Threads of each worker, and its CUDA device: one worker a device, or the cores shared out."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        known = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+        devices = [known[place % len(known)] for place in range(n_workers or len(known))]
+    else:
+        devices = [""] * (n_workers or max(1, cores // (threads or 1)))
+    return threads or max(1, cores // len(devices)), devices
+
+
+def _connected(wanted: Wanted, stack: ExitStack, device: str, threads: int | None) -> tuple[Any, ExitStack, int | None]:
+    """A client of the scheduler that is asked for, which the stack closes."""
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise DependencyError(f"--executor {wanted.kind} needs dask: pip install 'cryobench[{wanted.kind}]'") from error
+    stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))  # a cell with limits starts a process
+    if wanted.address.startswith("tcp:"):
+        try:
+            client = Client(wanted.address, timeout=CONNECT_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ExecutorError(f"no dask scheduler answers at {wanted.address}: {told(error)}; start one with "
+                                "`dask scheduler`") from error  # fmt: skip
+        return stack.enter_context(client), stack, threads
+    if wanted.kind == "slurm":
+        return stack.enter_context(Client(stack.enter_context(_slurm(wanted.address)))), stack, threads
+    threads, devices = _shares(wanted.workers, threads, device)
+    cluster = LocalCluster(
+        n_workers=len(devices),
+        threads_per_worker=1,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+        env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
+    )
+    return stack.enter_context(Client(stack.enter_context(cluster))), stack, threads
+
+
+def _slurm(file: str) -> Any:
+    """The jobs that a YAML file describes: the options of `dask_jobqueue.SLURMCluster`, and `jobs`, how many."""
+    import yaml
+
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise DependencyError("--executor slurm needs dask-jobqueue: pip install 'cryobench[slurm]'") from error
+    try:
+        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ExecutorError(f"{file} cannot be read: {said(error)}") from error
+    jobs = options.pop("jobs", None) if isinstance(options, dict) else None
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ExecutorError(f"{file}: wanted `jobs`, a whole number, beside what dask_jobqueue.SLURMCluster takes, "
+                            "such as cores, memory and walltime")  # fmt: skip
+    try:
+        cluster = SLURMCluster(**options)
+        cluster.scale(jobs=jobs)
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise ExecutorError(f"{file}: {told(error)}") from error
+    return cluster

@@ -1,0 +1,78 @@
+"""What a worker is asked to do, and what it answers, in plain values. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryobench.errors import ParameterError
+from cryobench.record import Record
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+MIB = {"M": 1, "G": 1024}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cell may take. seconds: of wall time. mib: resident memory of the process that runs it."""
+
+    seconds: float | None = None
+    mib: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.seconds is not None or self.mib is not None
+
+
+def parse_limits(time: str | None, memory: str | None) -> Limits:
+    """Limits such as "90", "10m" or "2h", and "500M" or "8G". Raises `ParameterError` for what is none."""
+    return Limits(
+        None if time is None else _amount("--time-limit", time, SECONDS, "90, 10m or 2h"),
+        None if memory is None else _amount("--memory-limit", memory, MIB, "500M or 8G"),
+    )
+
+
+def _amount(option: str, text: str, units: Mapping[str, float], examples: str) -> float:
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*)([a-zA-Z]?)", text)
+    if found is None or found[2] not in units or float(found[1]) == 0:
+        raise ParameterError(f"{option} wants something like {examples}, got {text!r}")
+    return float(found[1]) * units[found[2]]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """A part such as "3/16": which, from 1, of how many. Raises `ParameterError` for what is none."""
+    found = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    part, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= part <= of:
+        raise ParameterError(f"--shard wants K/N with K from 1 to N, such as 3/16, got {text!r}")
+    return part, of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell. request: the `grid.Request` that it belongs to, as JSON. hash: which of its cells. results: the folder
+    that its record goes into. folder: what relative paths start from. threads: of torch; None leaves them as they are.
+    again: whether to run it although it is there."""
+
+    request: str
+    hash: str
+    results: str
+    folder: str
+    threads: int | None = None
+    limits: Limits = Limits()
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell's record, saved. reused: whether it was found in the results folder. seconds: what it took the worker, by
+    what was done (see `utilisation`). warnings: what a person should know."""
+
+    record: Record
+    reused: bool
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+class Stopped(Exception):
+    """A cell that was stopped because it went beyond its limits; the message says which."""

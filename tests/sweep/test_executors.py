@@ -1,0 +1,240 @@
+"""Whatever runs the cells, they come out the same, each is run once, and none is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from sweeping import Listener, numbers, runs, swept
+
+from cryobench.errors import ExecutorError
+from cryobench.results import Results, read_record
+from cryobench.sweep.executors import check_reachable, parse_executor
+from cryobench.sweep.job import Limits
+
+SIXTY = {
+    "solvers": ["pinv", "tikhonov", "dct:steps=20", "draws:1"],
+    "operators": ["sumpool:2", "sumpool:4", "sumpool:8", "fourier:0.5", "identity"],
+    "noises": ["gaussian:rel=0.05"],
+    "seeds": (0, 1, 2),
+}
+DASK = str(Path(sys.executable).parent / "dask")
+
+
+def by_one_process(strange, blobs, tmp_path):
+    records = swept(tmp_path / "alone", data=[str(blobs)], **SIXTY)
+    assert len(records) == 60
+    assert all(record.status == "ok" for record in records)
+    (strange / "log").unlink()
+    return numbers(records)
+
+
+@pytest.mark.parametrize("executor", ["processes:2", "dask:2"])
+def test_sixty_cells_on_two_workers_are_those_of_one_process(strange, blobs, tmp_path, executor):
+    listener = Listener()
+    records = swept(tmp_path / "out", executor, listener=listener, data=[str(blobs)], **SIXTY)
+    assert set(runs(strange).values()) == {15}  # draws:1, once a problem
+    assert numbers(records) == by_one_process(strange, blobs, tmp_path)
+    assert numbers(Results(tmp_path / "out").read_all(pytest.fail)) == numbers(records)
+    assert listener.warnings == []
+    busy = {name for name, seconds in listener.seconds.items() if seconds > 0}
+    assert {"reading", "setup", "operators", "solver", "metrics", "writing", "idle"} <= busy
+    again = Listener()
+    assert numbers(swept(tmp_path / "out", executor, listener=again, data=[str(blobs)], **SIXTY)) == numbers(records)
+    assert (again.reused, runs(strange)) == (60, {})
+
+
+def test_a_worker_that_dies_loses_its_cell_alone_which_is_tried_again(strange, blobs, tmp_path):
+    listener = Listener()
+    solvers = ["draws:1", "dies:1", "draws:2", "dies:2", "deadly", "draws:3"]
+    records = swept(tmp_path / "out", "processes:2", listener=listener, data=[str(blobs)], solvers=solvers)
+    told = {record.solver: (record.status, record.reason) for record in records}
+    assert told.pop("deadly") == ("failed", "3 workers died of it: out of memory, or a crash")
+    assert set(told.values()) == {("ok", "")}
+    assert runs(strange) == {"draws 1": 1, "draws 2": 1, "draws 3": 1, "dies 1": 2, "dies 2": 2, "deadly 0": 3}
+    assert len(listener.warnings) == 4
+    stored = Results(tmp_path / "out").read_all(pytest.fail)
+    assert {record.solver: record.status for record in stored} == {r.solver: r.status for r in records}
+
+
+@pytest.mark.parametrize("executor", ["local", "processes:1", "dask:1"])
+def test_a_cell_beyond_a_limit_is_stopped_alone(strange, blobs, tmp_path, executor):
+    solvers = ["draws:1", "sleeps:600", "eats:3000", "draws:2"]
+    records = swept(tmp_path / "out", executor, data=[str(blobs)], solvers=solvers, order={"limits": Limits(10, 2500)})
+    told = {record.solver: (record.status, record.reason) for record in records}
+    assert told["draws:1"] == told["draws:2"] == ("ok", "")
+    assert told["sleeps:600"] == ("failed", "stopped after 10 s, the limit; --time-limit sets another")
+    status, reason = told["eats:3000"]
+    assert status == "failed"
+    assert reason.startswith("stopped at ")
+    assert reason.endswith(" MiB of memory, the limit being 2500; --memory-limit sets another")
+    assert runs(strange) == {"draws 1": 1, "draws 2": 1, "sleeps 600": 1, "eats 3000": 1}
+
+
+@contextmanager
+def started(*command: str, **environment: str):
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        yield process
+    finally:
+        for child in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def dask_cluster(folder: Path, workers: int):
+    """A scheduler and workers, each in its own process: its address, and itself."""
+    address = folder / "scheduler.json"
+    with started(
+        DASK, "scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(address)
+    ) as scheduler:
+        until(address.exists)
+        found = []
+        try:
+            for _ in range(workers):
+                found.append(subprocess.Popen(
+                    [DASK, "worker", "--scheduler-file", str(address), "--nthreads", "1", "--no-nanny",
+                     "--no-dashboard", "--local-directory", str(folder)],
+                    env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                ))  # fmt: skip
+            yield json.loads(address.read_text())["address"].replace("tcp", "dask"), scheduler
+        finally:
+            for worker in found:
+                worker.kill()
+                worker.wait()
+
+
+def until(true, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is_lost(strange, blobs, tmp_path):
+    """The sweep is a process of its own, so that the scheduler's end can be watched from outside."""
+    suite = tmp_path / "suite.yaml"
+    solvers = [f"draws:{number}" for number in range(6)] + ["waits:1", "waits:2"]
+    suite.write_text(f"data: {blobs}\nimages: '0:2'\nmetrics: psnr\nsolvers: {solvers}\noperators: sumpool:4\n")
+    command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out")]
+    with dask_cluster(tmp_path, 2) as (address, scheduler):
+        sweep = subprocess.Popen([*command, "-e", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until(lambda: len(list(strange.glob("waits * *"))) == 2)  # both workers are at it, and wait
+        os.kill(int(next(strange.glob("waits * *")).name.split()[2]), signal.SIGKILL)
+        until(lambda: sum(runs(strange).values()) + 1 > 8, 60)  # whatever is left goes to the other, which waits still
+        scheduler.send_signal(signal.SIGKILL)
+        _, said = sweep.communicate(timeout=60)
+        assert sweep.returncode == 1
+        assert "the dask scheduler is gone" in said
+        assert "the same command goes on from there" in said
+    finished = Results(tmp_path / "out").read_all(pytest.fail)
+    assert {record.status for record in finished} == {"ok"}
+    before = runs(strange)
+    (strange / "go").touch()
+    again = subprocess.run([*command, "-e", "local"], capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(Results(tmp_path / "out").read_all(pytest.fail)) == 9  # and the floor
+    ran_again = {name for name, times in (runs(strange) - before).items() if times}
+    assert ran_again.isdisjoint({f"{r.solver.replace(':', ' ')}" for r in finished})
+
+
+def test_a_scheduler_that_is_not_there_is_said_at_once():
+    start = time.monotonic()
+    with pytest.raises(ExecutorError, match=r"no dask scheduler answers at tcp://127.0.0.1:9: .*; start one with"):
+        check_reachable(parse_executor("dask://127.0.0.1:9"))
+    with pytest.raises(ExecutorError, match="no dask scheduler answers"):
+        check_reachable(parse_executor("dask://nonsense"))
+    assert time.monotonic() - start < 10
+
+
+SBATCH = """#!{python}
+import subprocess, sys
+script = sys.argv[-1]
+open({log!r}, "a").write(open(script).read())
+subprocess.Popen(["bash", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+print("Submitted batch job 7")
+"""
+
+
+def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
+    """With a batch system that runs what it is given at once, on this machine."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "sbatch").write_text(SBATCH.format(python=sys.executable, log=str(tmp_path / "jobs")))
+    (commands / "scancel").write_text("#!/bin/sh\n")
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("jobs: 1\nqueue: cpu\ncores: 1\nprocesses: 1\nmemory: 4GB\nwalltime: '00:05:00'\n"
+                       "interface: lo\n")  # fmt: skip
+    records = swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1", "draws:2"])
+    assert [record.status for record in records] == ["ok", "ok"]
+    assert "#SBATCH -p cpu" in (tmp_path / "jobs").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cores: 1", "wanted `jobs`"),
+        ("- 1", "wanted `jobs`"),
+        ("jobs: two", "wanted `jobs`"),
+        ("jobs: 1\n  x: [", "cannot be read"),
+        ("jobs: 1\nnonsense: 2\ncores: 1\nmemory: 1GB", "nonsense"),
+        ("jobs: 1", "cores"),
+    ],
+)
+def test_a_slurm_file_that_makes_no_sense_is_one_line(strange, blobs, tmp_path, text, said):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(text)
+    with pytest.raises(ExecutorError, match=said) as error:
+        swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1"])
+    assert "\n" not in str(error.value)
+
+
+def test_two_sweeps_into_one_folder_do_not_disturb_each_other(strange, blobs, tmp_path):
+    suite = tmp_path / "suite.yaml"
+    solvers = [f"draws:{number}" for number in range(20)]
+    suite.write_text(f"data: {blobs}\nimages: '0:2'\nmetrics: psnr\nsolvers: {solvers}\noperators: sumpool:4\n")
+    command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out"), "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    records = Results(tmp_path / "out").read_all(pytest.fail)
+    assert len({record.hash for record in records}) == len(records) == 21
+    assert not list((tmp_path / "out").glob(".partial-*")) + list((tmp_path / "out").glob(".replaced-*"))
+
+
+def test_processes_end_with_the_sweep_that_started_them(strange, blobs, tmp_path):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        f"data: {blobs}\nimages: '0:1'\nmetrics: psnr\nsolvers: [waits:1, waits:2]\noperators: sumpool:4\n"
+    )
+    command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out"),
+               "-e", "processes:2"]  # fmt: skip
+    for way, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until(lambda: len(list(strange.glob("waits * *"))) == 2)
+        children = [psutil.Process(int(path.name.split()[2])) for path in strange.glob("waits * *")]
+        sweep.send_signal(way)
+        _, said = sweep.communicate(timeout=30)
+        assert sweep.returncode == code, said
+        if way is signal.SIGINT:
+            assert "stopped: 1 of 3 cells are finished and kept" in said
+            assert "Traceback" not in said
+        _, left = psutil.wait_procs(children, timeout=20)
+        assert not left
+        for path in strange.glob("waits * *"):
+            path.unlink()
+    assert [read_record(path.parent).solver for path in (tmp_path / "out").glob("*/record.json")] == ["pinv"]

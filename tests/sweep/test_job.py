@@ -1,0 +1,63 @@
+import pytest
+
+from cryobench.errors import ParameterError
+from cryobench.sweep.executors import Wanted, parse_executor
+from cryobench.sweep.job import Limits, parse_limits, parse_shard
+
+
+@pytest.mark.parametrize(
+    ("time", "memory", "limits"),
+    [
+        (None, None, Limits()),
+        ("90", None, Limits(90)),
+        ("1.5m", "500M", Limits(90, 500)),
+        ("2h", "8G", Limits(7200, 8192)),
+        ("30s", None, Limits(30)),
+    ],
+)
+def test_limits_are_read(time, memory, limits):
+    assert parse_limits(time, memory) == limits
+    assert bool(limits) == (time is not None)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10x", "-3", "0", "1e3", "m", "10 m"])
+def test_limits_that_make_no_sense_are_refused(text):
+    with pytest.raises(ParameterError, match="--time-limit wants something like"):
+        parse_limits(text, None)
+    with pytest.raises(ParameterError, match="--memory-limit wants something like"):
+        parse_limits(None, text)
+
+
+def test_shards_are_read():
+    assert parse_shard("3/16") == (3, 16)
+    for text in ("0/4", "5/4", "1", "1/0", "a/b", "-1/4", "1/4/2"):
+        with pytest.raises(ParameterError, match="--shard wants K/N"):
+            parse_shard(text)
+
+
+def test_executors_are_read(tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.touch()
+    assert parse_executor("local") == Wanted("local")
+    assert parse_executor("processes") == Wanted("processes")
+    assert parse_executor("processes:4") == Wanted("processes", 4)
+    assert parse_executor("dask:2") == Wanted("dask", 2)
+    assert parse_executor("dask://host:8786") == Wanted("dask", address="tcp://host:8786")
+    assert parse_executor(f"slurm:{file}") == Wanted("slurm", address=str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("proceses", "did you mean 'processes'"),
+        ("local:2", "local takes nothing"),
+        ("processes:0", "a number of workers"),
+        ("processes:", "a number of workers"),
+        ("dask:two", "a number of workers"),
+        ("slurm", "wants the file"),
+        ("slurm:nowhere.yaml", "wants the file"),
+    ],
+)
+def test_executors_that_make_no_sense_are_refused(text, said):
+    with pytest.raises(ParameterError, match=said):
+        parse_executor(text)
