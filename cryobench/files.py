@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from cryobench.errors import ResultsError
 
@@ -47,6 +48,63 @@ def check_writable_file(path: Path) -> None:
             return
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def check_writable_folder(folder: Path, what: str, option: str) -> None:
+    """Make a folder for `what` if need be; raise `ResultsError`, which names the option for another, when nothing can
+    be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ResultsError(
+            f"cannot write {what} to {folder}: {error.strerror}; choose another folder with {option}"
+        ) from error
+
+
+def lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Whether this process has the file to itself until it is closed or the process ends, however it ends; never
+    refused where there are no such locks. wait: until it is free."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+@contextmanager
+def exclusively(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """This process alone in the block; `path` is a file for the `lock`, which goes with the block.
+
+    wait: until it is free; else the block runs all the same, told False.
+    """
+    while True:
+        with path.open("wb") as file:
+            if not lock(file, wait=wait):
+                yield False
+                return
+            if not _is_at(path, file.fileno()):
+                continue  # whoever had it has removed it since
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file is still the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def cache_folder() -> Path:

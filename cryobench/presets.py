@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, said
-from cryobench.files import whole_file
+from cryobench.files import exclusively, whole_file
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, parse
 
@@ -237,42 +236,3 @@ def _plain(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-@contextmanager
-def exclusively(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """This process alone in the block, by a lock that ends with the process however it ends; `path` is a file for it.
-
-    wait: until it is free; else the block runs all the same, told False. Where there are no such locks nobody is kept
-    out.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        yield True
-        return
-    while True:
-        with path.open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:  # a file system without locks
-                yield True
-                return
-            if not _is_at(path, file.fileno()):
-                continue  # whoever had it has removed it since
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether an open file is still the one at this path."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False

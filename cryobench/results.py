@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import ResultsError, said
-from cryobench.files import umask
+from cryobench.files import check_writable_folder, umask
 from cryobench.record import Record
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
@@ -64,14 +64,7 @@ class Results:
 
     def check_writable(self) -> None:
         """Make the folder if need be; raise `ResultsError` when nothing can be written there."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                return
-        except OSError as error:
-            raise ResultsError(
-                f"cannot write results to {self.root}: {error.strerror}; choose another folder with --out"
-            ) from error
+        check_writable_folder(self.root, "results", "--out")
 
     def find(self, hash: str) -> Path | None:
         """The folder of the cell with this content hash, or None."""

@@ -107,7 +107,7 @@ def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_asked: bool) ->
 
     floor_asked: whether the floor is among the solvers of the suite.
     """
-    left = [not any(_fits(rule, cell) for rule in rules) for cell in cells]
+    left = [not excluded(cell, rules) for cell in cells]
     problems = {_problem(cell) for cell, stays in zip(cells, left, strict=True)
                 if stays and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
     for cell, stays in zip(cells, left, strict=True):
@@ -119,8 +119,12 @@ def _problem(cell: Cell) -> tuple[str, str, str, int]:
     return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed
 
 
-def _fits(rule: Rule, cell: Cell) -> bool:
-    return all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
+def excluded(cell: Cell, rules: Sequence[Rule]) -> bool:
+    """Whether a cell fits all patterns of one of the rules."""
+    return any(
+        all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
+        for rule in rules
+    )
 
 
 def _at(suite: SuiteFile, line: int, error: CryobenchError) -> SuiteError:

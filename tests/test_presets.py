@@ -18,7 +18,6 @@ from cryobench.presets import (
     Validation,
     add_setting,
     choose,
-    exclusively,
     image_digests,
     presets_folder,
     read_preset,
@@ -182,15 +181,6 @@ from cryobench.presets import Setting, add_setting
 for k in range(20):
     add_setting(Setting(sys.argv[1], {"lam": str(k)}, ()), "p", Path())
 """
-HOLD = """
-import time
-from pathlib import Path
-from cryobench.presets import exclusively
-
-with exclusively(Path("lock")):
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 def started(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -207,16 +197,3 @@ def test_processes_that_write_one_preset_at_once_lose_nothing(tmp_path):
     settings = read_preset(tmp_path / "p.yaml")
     assert {name: setting.parameters["lam"] for name, setting in settings.items()} == dict.fromkeys(names, "19")
     assert [path.name for path in tmp_path.iterdir()] == ["p.yaml"]
-
-
-def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
-    holder = started(HOLD, tmp_path)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with exclusively(tmp_path / "lock", wait=False) as alone:
-        assert not alone
-    holder.kill()
-    holder.wait(60)
-    with exclusively(tmp_path / "lock", wait=False) as alone:
-        assert alone
-    assert not (tmp_path / "lock").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +188,33 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
         check_writable_file(tmp_path)
     check_writable_file(tmp_path / "board.csv")
     assert not (tmp_path / "board.csv").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_results import record
+from cryobench.results import Results
+
+store = Results(Path("runs"))
+for number in range(60):
+    store.write(record(reason=f"{sys.argv[2]} {number}"))
+"""
+
+
+def test_processes_that_write_the_same_cell_at_once_leave_it_whole(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
+    writers = [subprocess.Popen([*command, str(number)], cwd=tmp_path) for number in range(3)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_record(folder).reason.endswith(" 59")
+
+
+def test_what_another_process_finishes_is_found_after_a_while(tmp_path, monkeypatch):
+    here, there = Results(tmp_path), Results(tmp_path)
+    assert here.find(record().hash) is None
+    folder = there.write(record())
+    assert here.find(record().hash) is None  # its listing is still good
+    monkeypatch.setattr("cryobench.results.LISTED_FOR", 0.0)
+    assert here.find(record().hash) == folder

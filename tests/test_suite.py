@@ -64,6 +64,7 @@ def test_exclude_leaves_out_what_fits_and_keeps_the_floor_of_what_is_left(tmp_pa
         ("solvers: [pinv]\noperators:\n  - identity\n  - sumpol:4\n", 4, "sumpol"),
         ("solvers: [pinv]\noperators:\n  - sumpool: {block: 4,\n             cuont: 2}\n", 3, "cuont"),
         ("solvers: []\noperators: identity\n", 1, "this list is empty"),
+        ("operators: identity\nsolvers:\n  - pinv\n  - tv@nope\n", 4, "no preset 'nope' in presets"),
         ("title: none\n", 1, "wanted solvers and operators"),
         ("solvers: [pinv]\n\noperators: [identity\n", 4, "no YAML"),
         ("solvers: pinv\nsolvers: tv\noperators: identity\n", 2, "solvers stands here twice"),
@@ -81,6 +82,17 @@ def test_an_error_names_the_line(tmp_path, text, line, said):
     assert f"suite.yaml, line {line}: " in str(error.value)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_suite_of_the_floor_alone_is_one(tmp_path):
+    assert cells(tmp_path, "solvers: pinv\noperators: identity\nimages: '0'\n") == {("pinv", "identity", "none")}
+
+
+def test_grids_share_the_data_that_they_have_in_common(tmp_path):
+    plans, _ = planned(tmp_path, SMALL + "include:\n  - {solvers: wiener, operators: identity}\n  - {images: '1'}\n")
+    first, second, third = (plan.cells[0].dataset for plan in plans)
+    assert first is second
+    assert third is not first
 
 
 def test_a_suite_that_leaves_nothing_says_so(tmp_path):

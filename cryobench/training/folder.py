@@ -13,6 +13,7 @@ from typing import IO
 
 from cryobench.core import Shape
 from cryobench.errors import ResultsError
+from cryobench.files import lock
 from cryobench.training import checkpoint, export
 from cryobench.training.checkpoint import State
 from cryobench.training.settings import Settings
@@ -26,16 +27,16 @@ def claim(out: Path) -> IO[bytes]:
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
-            lock = (out / ".lock").open("ab")
+            held = (out / ".lock").open("ab")
     except OSError as error:
         raise ResultsError(f"cannot train into {out}: {error.strerror} ({error.filename}); choose another folder "
                            "as --out") from error  # fmt: skip
-    if not _locked(lock):
-        lock.close()
+    if not lock(held):
+        held.close()
         raise ResultsError(f"another process trains into {out}; wait for it, or give another --out")
     for beside in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f"unet/.{export.WEIGHTS}-*")):
         beside.unlink()  # half a file, of a run that was killed as it wrote
-    return lock
+    return held
 
 
 def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:
@@ -62,18 +63,3 @@ def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:
         raise ResultsError(f"the run in {out} was on images of {before[0]} x {before[1]}, and these are "
                            f"{shape[0]} x {shape[1]}; give those it had, or another --out")  # fmt: skip
     return state
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this process has the file to itself from now on; never refused where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

@@ -5,7 +5,6 @@ A trial is one line, written when it is finished. So whatever ends the process c
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from cryobench.errors import ParameterError, ResultsError, told
-from cryobench.presets import exclusively, preset_file
+from cryobench.files import check_writable_folder, exclusively
+from cryobench.presets import preset_file
 from cryobench.spec import Field
 from cryobench.tuning.space import frozen
 from cryobench.tuning.trial import Trial
@@ -53,23 +53,11 @@ def open_journal(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = preset_file(name, folder).with_suffix(".journal")
-    check_writable(folder)
+    check_writable_folder(folder, "presets", "--presets")
     with exclusively(folder / f".{name}-{solver}.lock", wait=False) as alone:
         if not alone:
             raise ParameterError(f"{solver} is being tuned for the preset {name} by another process; wait for it")
         yield Journal(_study(path, solver, question, higher, force), fields)
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder if need be; raise `ResultsError` when nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise ResultsError(
-            f"cannot write presets to {folder}: {error.strerror}; choose another folder with --presets"
-        ) from error
 
 
 def _study(path: Path, solver: str, question: Mapping[str, Any], higher: bool, force: bool) -> optuna.Study:

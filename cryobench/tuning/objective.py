@@ -7,17 +7,16 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from statistics import fmean, median
 from typing import NamedTuple
 
 from cryobench import grid, runner
 from cryobench.core import Metric
 from cryobench.errors import ParameterError
-from cryobench.grid import Cell, Loaded, Plan
+from cryobench.grid import Loaded, Plan
 from cryobench.record import CLEAN, Record
 from cryobench.registry import Registry, did_you_mean
-from cryobench.suite_file import Rule
+from cryobench.suite import excluded
 from cryobench.tuning.problems import Task
 
 AMONG = 5
@@ -78,7 +77,7 @@ class Objective:
         for request in self.task.requests:
             asked = dataclasses.replace(request, solvers=(solver,), metrics=(self.measure.metric,))
             plan = grid.plan(asked, self.registry, self.loaded)
-            cells = [cell for cell in plan.cells if cell.hash not in seen and not _excluded(self.task.excluded, cell)]
+            cells = [cell for cell in plan.cells if cell.hash not in seen and not excluded(cell, self.task.excluded)]
             seen |= {cell.hash for cell in cells}
             found.append(dataclasses.replace(plan, cells=cells))
         if not seen:
@@ -110,13 +109,6 @@ class Objective:
         if not math.isfinite(score):
             raise Unscored(f"{where}: {record.unmeasured.get(self.measure.by) or f'{self.measure.by} is {score}'}")
         return Scored(score, record.counters.get("nfe", 0.0) * len(record.images))
-
-
-def _excluded(rules: Sequence[Rule], cell: Cell) -> bool:
-    return any(
-        all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
-        for rule in rules
-    )
 
 
 def falls_behind(scores: Sequence[float], finished: Sequence[Sequence[float]], measure: Measure) -> bool:

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from cryobench.errors import CryobenchError, ParameterError
-from cryobench.presets import exclusively, image_digests, parameters_of
+from cryobench.files import exclusively
+from cryobench.presets import image_digests, parameters_of
 from cryobench.registry import installed
 from cryobench.spec import as_text
 from cryobench.tuning.objective import Measure, falls_behind, measure_of
