@@ -43,13 +43,15 @@ def references(suite: SuiteFile, registry: Registry, presets: str | None = None)
 
 def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
           save: Sequence[str] = (), presets: str | None = None) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
-    """A plan for each grid of the suite, checked, without the cells that it leaves out; and the grids that cannot run.
+    """A plan for each grid of the suite, checked, without the cells that it leaves out, each cell in the first grid
+    that has it; and the grids that cannot run.
 
     Raises `SuiteError`, which names the line, for what does not exist or makes no sense.
     """
     found: list[Plan] = []
     absent: list[Absent] = []
     loaded: grid.Loaded = {}
+    seen: set[str] = set()
     for part in suite.grids:
         shown = {kind: tuple(_shown(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
                  for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
@@ -63,7 +65,8 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
             raise _at(suite, part.line, error) from error
         else:
             cells = _kept(plan.cells, suite.excluded, floor_asked=grid.FLOOR in shown["solvers"])
-            found.append(dataclasses.replace(plan, cells=list(cells)))
+            found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.hash not in seen]))
+            seen |= {cell.hash for cell in found[-1].cells}
     if found and not any(plan.cells for plan in found):
         raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
     return found, absent

@@ -95,6 +95,12 @@ def test_grids_share_the_data_that_they_have_in_common(tmp_path):
     assert third is not first
 
 
+def test_a_cell_of_several_grids_is_run_once(tmp_path):
+    plans, _ = planned(tmp_path, SMALL + "include:\n  - {operators: ['fourier:0.5', identity]}\n")
+    hashes = [cell.hash for plan in plans for cell in plan.cells]
+    assert len(hashes) == len(set(hashes)) == 12
+
+
 def test_a_suite_that_leaves_nothing_says_so(tmp_path):
     with pytest.raises(SuiteError, match="leave nothing to run"):
         planned(tmp_path, SMALL + "exclude:\n  - {operator: '*'}\n")

@@ -126,6 +126,7 @@ class Sweep:
         self._running: dict[Future[Done], tuple[Hashable, Task]] = {}
         self.seconds: dict[str, float] = {}
         self._worker_seconds = 0.0
+        self._waited = False
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Record]:
         """The record of each task when it is saved. A cell that fails, goes beyond its limits or kills its worker again
@@ -142,7 +143,7 @@ class Sweep:
             self._worker_seconds += len(names) * (now - start)
             start = now
             if not self._running:
-                time.sleep(POLL)  # no worker yet, or none at the moment
+                self._await_workers()
             done, _ = wait(self._running, timeout=POLL, return_when=FIRST_COMPLETED)
             for future in done:
                 name, task = self._running.pop(future)
@@ -151,6 +152,13 @@ class Sweep:
                     yield record
         self._worker_seconds += len(self._workers.names()) * (time.perf_counter() - start)
         self.seconds["idle"] = max(0.0, self._worker_seconds - sum(self.seconds.values()))
+
+    def _await_workers(self) -> None:
+        """There is none yet, or none at the moment."""
+        if not self._waited:
+            self._observer.warn("there is no worker yet; waiting for one")
+        self._waited = True
+        time.sleep(POLL)
 
     def _submit(self, name: Hashable, task: Task) -> None:
         if id(task.plan) not in self._requests:

@@ -64,8 +64,9 @@ def check_reachable(wanted: Wanted) -> None:
         return
     host, _, port = wanted.address.removeprefix("tcp://").rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
-            pass
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS) as connection:
+            if not connection.recv(1):  # a scheduler speaks first; dask's client waits for one that is silent for ever
+                raise OSError("the connection was closed")
     except (OSError, ValueError) as error:
         raise ExecutorError(f"no dask scheduler answers at {wanted.address}: {said(error)}; start one with "
                             "`dask scheduler`") from error  # fmt: skip
@@ -98,8 +99,8 @@ class Workers(ABC):
 class Local(Workers):
     """This process. do: what runs a job here."""
 
-    def __init__(self, do: Callable[[Job], Done]):
-        self._executor, self._do = _Here(), do
+    def __init__(self, do: Callable[[Job], Done], threads: int | None = None):
+        self._executor, self._do, self.threads = _Here(), do, threads
 
     def names(self) -> Sequence[Hashable]:
         return ("local",)
@@ -184,7 +185,7 @@ class Dask(Workers):
 def workers(wanted: Wanted, *, device: str, threads: int | None, do: Callable[[Job], Done]) -> Iterator[Workers]:
     """The workers that `--executor` asks for. do: what runs a job in this process, for `local`."""
     if wanted.kind == "local":
-        yield Local(do)
+        yield Local(do, threads)
         return
     if wanted.kind == "processes":
         with Processes(*_shares(wanted.workers, threads, device)) as found:
@@ -195,11 +196,12 @@ def workers(wanted: Wanted, *, device: str, threads: int | None, do: Callable[[J
 
 
 def _shares(n_workers: int | None, threads: int | None, device: str) -> tuple[int, list[str]]:
-    """Threads of each worker, and its CUDA device: one worker a device, or the cores shared out."""
+    """Threads of each worker, and its CUDA device: one worker a device, or the cores shared out. A device that is
+    named, cuda:1, is all workers' own."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         known = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
         devices = [known[place % len(known)] for place in range(n_workers or len(known))]

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryobench.errors import ExecutorError
+from cryobench.errors import CryobenchError, ExecutorError
 from cryobench.sweep.job import Done, Job
 
 if TYPE_CHECKING:
-    from cryobench.grid import Cell, Plan
+    from cryobench.grid import Cell, Loaded, Plan
     from cryobench.runner import CellRunner
 
 _one_at_a_time = threading.Lock()
@@ -58,6 +58,7 @@ class Worker:
         self._progress = progress
         self._warnings: list[str] = []
         self._known: dict[tuple[str, str], tuple[CellRunner, dict[str, Cell]]] = {}
+        self._loaded: Loaded = {}
 
     def learn(self, request: str, results: str, plan: Plan) -> None:
         """Take a plan that was made already."""
@@ -86,7 +87,10 @@ class Worker:
 
             torch.set_num_threads(job.threads)
         if (job.request, job.results) not in self._known:
-            plan = grid.plan(grid.Request(**json.loads(job.request)), installed())
+            try:
+                plan = grid.plan(grid.Request(**json.loads(job.request)), installed(), self._loaded)
+            except CryobenchError as error:
+                raise ExecutorError(f"the worker on {platform.node()} cannot do what it is asked: {error}") from error
             self.learn(job.request, job.results, plan)
         return self._known[job.request, job.results]
 

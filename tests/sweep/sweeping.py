@@ -64,7 +64,7 @@ class Eats(Draws):
 class Waits(Draws):
     def act(self):
         (HERE / f"waits {self.number} {os.getpid()}").touch()
-        while not (HERE / "go").exists():
+        while not (HERE / f"go {self.number}").exists():
             time.sleep(0.05)
 
 @dataclass(frozen=True)

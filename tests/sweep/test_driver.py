@@ -7,6 +7,7 @@ import json
 from itertools import chain
 
 import pytest
+import torch
 from sweeping import Listener, numbers, runs, swept
 
 from cryobench import grid
@@ -108,6 +109,22 @@ def test_a_worker_that_makes_another_cell_of_the_request_says_so(strange, blobs,
     job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
     with pytest.raises(ExecutorError, match="makes another cell of the same request: install the same versions"):
         Worker().run(job)
+
+
+def test_a_worker_that_cannot_have_the_data_says_so(strange, blobs, tmp_path):
+    job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
+    blobs.rename(tmp_path / "elsewhere.npy")
+    with pytest.raises(ExecutorError, match=r"cannot do what it is asked: .*blobs\.npy"):
+        Worker().run(job)
+
+
+def test_a_worker_gives_torch_the_threads_it_is_told(strange, blobs, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        swept(tmp_path / "out", threads=before + 1, data=[str(blobs)], solvers=["draws:1"])
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_request_comes_back_as_it_was(blobs):
