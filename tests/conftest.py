@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from cryobench.cli import main
+from cryobench.results import Results
 
 # two test processes share two cores: one thread each is faster, and keeps results the same on any machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -71,6 +74,27 @@ def cli(monkeypatch, tmp_path, capsys):
 
 
 PluginMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[..., AbstractContextManager[None]]:
+    """`with full_disk(after=n)`: when n records are written there is no space for another."""
+
+    @contextmanager
+    def full(after: int) -> Iterator[None]:
+        fill, left = Results._fill, [after]
+
+        def failing(self, folder, *rest):
+            fill(self, folder, *rest)
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Results, "_fill", failing)
+            yield
+
+    return full
 
 
 @pytest.fixture

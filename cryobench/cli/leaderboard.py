@@ -69,7 +69,7 @@ def leaderboard(
             frame = choice.grouped(frame, group_by)
         if metrics is not None:
             frame = choice.with_metrics(frame, _listed(metrics))
-        show(frame, outputs, StoredRecords(cells), run_folders(cells) if "html" in outputs.formats else {})
+        show(frame, outputs, StoredRecords(cells), run_folders(cells).get)
 
 
 @contextmanager

@@ -71,21 +71,22 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
 
 
 def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
-    """The ranked table of records. find: the run folder of a hash, if there is one."""
+    """The ranked table of records. find: as `show` wants it."""
     from cryobench.leaderboard.table import leaderboard
 
-    folders = {record.hash: folder for record in records if (folder := find(record.hash)) is not None}
-    show(leaderboard(records, by=by), outputs, records, folders)
+    show(leaderboard(records, by=by), outputs, records, find)
 
 
-def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], folders: Mapping[str, Path]) -> None:
-    """Write the files that were asked for, each whole, and print the leaderboard."""
+def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], find: Callable[[str], Path | None]) -> None:
+    """Write the files that were asked for, each whole, and print the leaderboard. find: the run folder of a hash, if
+    there is one."""
     from cryobench.files import whole_file
     from cryobench.leaderboard import render
 
     def page(frame: pd.DataFrame) -> str:
         from cryobench.leaderboard.page import to_page
 
+        folders = {record.hash: folder for record in records if (folder := find(record.hash)) is not None}
         return to_page(frame, records, folders)
 
     written: dict[str, Callable[[pd.DataFrame], str]] = {

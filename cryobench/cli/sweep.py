@@ -140,8 +140,7 @@ def sweep(
     places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
     records.sort(key=lambda record: places[record.hash])  # a table does not tell who was first
     frame = leaderboard(records, by=by)
-    folders = {record.hash: folder for record in records if (folder := store.find(record.hash)) is not None}
-    show(frame, outputs, records, folders)
+    show(frame, outputs, records, store.find)
     if not quiet:
         note(observer.told_of(store.root))
     for grid in absent:

@@ -156,7 +156,7 @@ class Sweep:
     def _await_workers(self) -> None:
         """There is none yet, or none at the moment."""
         if not self._waited:
-            self._observer.warn("there is no worker yet; waiting for one")
+            self._observer.warn("there is no worker at the moment; waiting for one")
         self._waited = True
         time.sleep(POLL)
 
@@ -180,7 +180,7 @@ class Sweep:
             raise error
         if error is None:
             done = future.result()
-        elif isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":
+        elif isinstance(error, BrokenExecutor):
             self._workers.replace(name)
             task.deaths += 1
             if task.deaths < DEATHS:

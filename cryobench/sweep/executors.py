@@ -13,9 +13,10 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ class Workers(ABC):
 
     @abstractmethod
     def submit(self, name: Hashable, job: Job) -> Future[Done]:
-        """Give a worker a job."""
+        """Give a worker a job. Its future raises `BrokenExecutor` where the worker dies, and is cancelled where the
+        connection to it is lost."""
 
     def replace(self, name: Hashable) -> None:  # noqa: B027 - dask sees to its workers itself
-        """A worker died."""
+        """A worker died. Raises `ExecutorError` where another one would be no better off."""
 
 
 class Local(Workers):
@@ -136,10 +138,17 @@ class Processes(Workers):
             device = self._devices[int(str(name))]
             executor = child_process(self.threads, {"CUDA_VISIBLE_DEVICES": device} if device else {})
             self._executors[name] = executor, executor.submit(os.getpid)
-        return self._executors[name][0].submit(run, job)
+        try:
+            return self._executors[name][0].submit(run, job)
+        except BrokenExecutor:  # it died while it had nothing to do
+            self.replace(name)
+            return self.submit(name, job)
 
     def replace(self, name: Hashable) -> None:
-        self._executors.pop(name)[0].shutdown()
+        executor, pid = self._executors.pop(name)
+        executor.shutdown()
+        if pid.exception() is not None:
+            raise ExecutorError("a worker process ended before it could do anything: out of memory, or see above")
 
     def __exit__(self, *raised: object) -> None:
         for executor, pid in self._executors.values():
@@ -155,6 +164,7 @@ class Dask(Workers):
     def __init__(self, client: Any, stack: ExitStack, threads: int | None = None):
         self._client, self._stack, self.threads = client, stack, threads
         self._executors: dict[Hashable, Executor] = {}
+        self._jobs: dict[Future[Done], tuple[Hashable, Future[Done]]] = {}
         self._names: list[str] = []
         self._asked = -LISTED_FOR
 
@@ -167,18 +177,45 @@ class Dask(Workers):
             try:
                 self._names = list(self._client.scheduler_info()["workers"])
             except OSError:  # lost at this very moment: `status` tells the next time
-                self._names = []
+                return []
             self._asked = time.monotonic()
+            self._bury()
         return self._names
+
+    def _bury(self) -> None:
+        """Give up the jobs of workers that are gone. dask would keep a job for a worker of that address for ever; let
+        it choose another, and it still forgets the job if there is none at that moment (dask/distributed#7346)."""
+        self._jobs = {future: job for future, job in self._jobs.items() if not future.done()}
+        for future, (name, at_dask) in self._jobs.items():
+            if name not in self._names:
+                with contextlib.suppress(InvalidStateError):  # it has just come to an end
+                    future.set_exception(BrokenExecutor("the worker is gone"))
+                at_dask.cancel()
 
     def submit(self, name: Hashable, job: Job) -> Future[Done]:
         if name not in self._executors:
-            # elsewhere, if this one dies: dask itself gives the job to another
-            self._executors[name] = self._client.get_executor(workers=[name], allow_other_workers=True, pure=False)
-        return self._executors[name].submit(run, job)
+            self._executors[name] = self._client.get_executor(workers=[name], pure=False)
+        future: Future[Done] = Future()
+        at_dask = self._executors[name].submit(run, job)
+        at_dask.add_done_callback(partial(_pass_on, future))
+        self._jobs[future] = name, at_dask
+        return future
 
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
+
+
+def _pass_on(future: Future[Done], at_dask: Future[Done]) -> None:
+    """How a job came to its end."""
+    with contextlib.suppress(InvalidStateError):  # its worker was given up a moment ago
+        if at_dask.cancelled():
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        elif (error := at_dask.exception()) is not None:
+            killed = type(error).__name__ == "KilledWorker"  # where the scheduler allows no failures
+            future.set_exception(BrokenExecutor(str(error)) if killed else error)
+        else:
+            future.set_result(at_dask.result())
 
 
 @contextlib.contextmanager

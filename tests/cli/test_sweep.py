@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 
@@ -169,19 +168,8 @@ def test_what_makes_no_sense_is_refused_before_any_work(cli, plain, tmp_path, op
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, plain, monkeypatch):
-    from cryobench.results import Results
-
-    fill, left = Results._fill, [2]
-
-    def full(self, folder, *rest):
-        fill(self, folder, *rest)
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Results, "_fill", full)
+def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, plain, full_disk):
+    with full_disk(after=2):
         code, out, err = cli("sweep", plain, "--quiet")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "No space left on device" in err

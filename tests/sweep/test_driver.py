@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from itertools import chain
 
@@ -61,20 +60,10 @@ def test_shards_are_disjoint_and_together_the_whole(strange, blobs, of):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strange, blobs, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strange, blobs, tmp_path, full_disk):
     asked = {"data": [str(blobs)], "solvers": [f"draws:{number}" for number in range(5)]}
-    fill, left = Results._fill, [3]
-
-    def full(self, folder, *rest):
-        fill(self, folder, *rest)
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Results, "_fill", full)
-        with pytest.raises(ResultsError, match="No space left on device; finished cells are kept"):
-            swept(tmp_path / "out", **asked)
+    with full_disk(after=3), pytest.raises(ResultsError, match="No space left on device; finished cells are kept"):
+        swept(tmp_path / "out", **asked)
     assert len(Results(tmp_path / "out").read_all(pytest.fail)) == 3
     assert len(list((tmp_path / "out").iterdir())) == 3
     listener = Listener()

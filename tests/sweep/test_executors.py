@@ -18,8 +18,8 @@ from sweeping import Listener, numbers, runs, swept
 
 from cryobench.errors import ExecutorError
 from cryobench.results import Results, read_record
-from cryobench.sweep.executors import CONNECT_SECONDS, check_reachable, parse_executor
-from cryobench.sweep.job import Limits
+from cryobench.sweep.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
+from cryobench.sweep.job import Job, Limits
 
 SIXTY = {
     "solvers": ["pinv", "tikhonov", "dct:steps=20", "draws:1"],
@@ -53,17 +53,38 @@ def test_sixty_cells_on_two_workers_are_those_of_one_process(strange, blobs, tmp
     assert (again.reused, runs(strange)) == (60, {})
 
 
-def test_a_worker_that_dies_loses_its_cell_alone_which_is_tried_again(strange, blobs, tmp_path):
+@pytest.mark.parametrize("executor", ["processes:2", "dask:2"])
+def test_a_worker_that_dies_loses_its_cell_alone_which_is_tried_again(strange, blobs, tmp_path, executor):
     listener = Listener()
     solvers = ["draws:1", "dies:1", "draws:2", "dies:2", "deadly", "draws:3"]
-    records = swept(tmp_path / "out", "processes:2", listener=listener, data=[str(blobs)], solvers=solvers)
+    records = swept(tmp_path / "out", executor, listener=listener, data=[str(blobs)], solvers=solvers)
     told = {record.solver: (record.status, record.reason) for record in records}
     assert told.pop("deadly") == ("failed", "3 workers died of it: out of memory, or a crash")
     assert set(told.values()) == {("ok", "")}
     assert runs(strange) == {"draws 1": 1, "draws 2": 1, "draws 3": 1, "dies 1": 2, "dies 2": 2, "deadly 0": 3}
-    assert len(listener.warnings) == 4
+    deaths = [text for text in listener.warnings if text.endswith("its worker died; it is tried again")]
+    assert sorted(text.partition(" on ")[0] for text in deaths) == ["deadly", "deadly", "dies:1", "dies:2"]
     stored = Results(tmp_path / "out").read_all(pytest.fail)
     assert {record.solver: record.status for record in stored} == {r.solver: r.status for r in records}
+
+
+def test_a_worker_that_died_while_it_was_idle_is_replaced():
+    with Processes(1, [""]) as workers:
+        job = Job("{}", "none", "results", "/nowhere")
+        dead = workers.submit(0, job)
+        assert isinstance(dead.exception(timeout=60), ExecutorError)  # it was there, and had no such folder
+        executor, pid = workers._executors[0]
+        os.kill(pid.result(), signal.SIGKILL)
+        until(lambda: executor._broken)
+        assert isinstance(workers.submit(0, job).exception(timeout=60), ExecutorError)
+        assert workers._executors[0][1].result() != pid.result()
+
+
+def test_workers_that_do_not_start_end_the_sweep(strange, blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", b"/bin/false")
+    with pytest.raises(ExecutorError, match="a worker process ended before it could do anything"):
+        swept(tmp_path / "out", "processes:1", data=[str(blobs)], solvers=["draws:1"])
+    assert runs(strange) == {}
 
 
 @pytest.mark.parametrize("executor", ["local", "processes:1", "dask:1"])
