@@ -10,16 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from cryobench.linear_operator import DrawnRecipe, Imaging, LinearOperator, OperatorRecipe, Shape
 from cryobench.rng import Rng
 from cryobench.stack import Source, Stack
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[int, int], None]
 """Called by a solver as progress(steps done, steps in all)."""
@@ -31,6 +28,27 @@ class Noisy:
 
     y: torch.Tensor
     sigma: torch.Tensor
+
+
+class PixelMask(ABC):
+    """Masks that multiply the image pixel by pixel."""
+
+    domain: ClassVar[str] = "pixel"
+    nonnegative: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
+        """`count` masks, float32 [count, H, W]."""
+
+
+class FourierMask(ABC):
+    """Masks of kept Fourier coefficients, centred: the zero frequency is at (H // 2, W // 2)."""
+
+    domain: ClassVar[str] = "Fourier"
+
+    @abstractmethod
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        """One mask, bool [H, W], that keeps nominally the fraction `rho` of the coefficients."""
 
 
 class NoiseModel(ABC):
@@ -173,6 +191,7 @@ __all__ = [
     "Case",
     "Column",
     "DrawnRecipe",
+    "FourierMask",
     "Imaging",
     "LinearOperator",
     "Measured",
@@ -180,6 +199,7 @@ __all__ = [
     "NoiseModel",
     "Noisy",
     "OperatorRecipe",
+    "PixelMask",
     "Prior",
     "Problem",
     "Progress",

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryobench.core import Metric, NoiseModel, OperatorRecipe, Prior, Solver, Source
+from cryobench.core import FourierMask, Metric, NoiseModel, OperatorRecipe, PixelMask, Prior, Solver, Source
 from cryobench.errors import PluginError
 
-_BASE_CLASSES = {
-    "operators": OperatorRecipe,
-    "noises": NoiseModel,
-    "solvers": Solver,
-    "priors": Prior,
-    "metrics": Metric,
-    "sources": Source,
+BASE_CLASSES: dict[str, tuple[type, ...]] = {
+    "operators": (OperatorRecipe,),
+    "masks": (PixelMask, FourierMask),
+    "noises": (NoiseModel,),
+    "solvers": (Solver,),
+    "priors": (Prior,),
+    "metrics": (Metric,),
+    "sources": (Source,),
 }
 
 
 def check_kind(kind: str, text: str, component: Any) -> None:
-    """Raise `PluginError` unless a component is of the class that its kind asks for."""
-    wanted = _BASE_CLASSES[kind]
+    """Raise `PluginError` unless a component is of a class that its kind asks for."""
+    wanted = BASE_CLASSES[kind]
     if not isinstance(component, wanted):
-        raise PluginError(
-            f"{text!r} is registered under {kind} but its class is no {wanted.__module__}.{wanted.__name__}"
-        )
+        names = " or ".join(f"cryobench.core.{base.__name__}" for base in wanted)
+        raise PluginError(f"{text!r} is registered under {kind} but its class is no {names}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli import catalogue, compare, data, leaderboard, measure, run, sweep, train, tune
+from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
 from cryobench.cli.plugins import PluginGroup
 from cryobench.errors import CryobenchError, told
 
@@ -45,12 +45,15 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("sweep")(sweep.sweep)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.command("list")(catalogue.list_components)
 app.command("show")(catalogue.show)
+app.command("check")(check.check)
+app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 

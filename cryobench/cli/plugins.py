@@ -9,9 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cryobench.errors import PluginError
-from cryobench.registry import guarded
-
-GROUP = "cryobench.commands"
+from cryobench.registry import COMMANDS, guarded
 
 
 class PluginGroup(TyperGroup):
@@ -19,12 +17,12 @@ class PluginGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         built_in = super().list_commands(ctx)
-        return [*built_in, *sorted({point.name for point in entry_points(group=GROUP)} - set(built_in))]
+        return [*built_in, *sorted({point.name for point in entry_points(group=COMMANDS)} - set(built_in))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         if command is None:
-            points = list(entry_points(group=GROUP, name=cmd_name))
+            points = list(entry_points(group=COMMANDS, name=cmd_name))
             if len(points) > 1:
                 owners = " and ".join(sorted(_owner(point) for point in points))
                 raise PluginError(f"the command {cmd_name!r} is registered by {owners}; uninstall one of them")

@@ -8,39 +8,17 @@ wants the other domain refuses it.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 
-from cryobench.core import Shape
+from cryobench.core import FourierMask, PixelMask, Shape
 from cryobench.errors import ParameterError
 from cryobench.rng import generator
 
 BANDS = 100
 """Number of equal-area rings, and of angular spokes, that the structured Fourier masks choose from."""
-
-
-class PixelMask(ABC):
-    """Masks that multiply the image pixel by pixel."""
-
-    domain: ClassVar[str] = "pixel"
-    nonnegative: ClassVar[bool] = True
-
-    @abstractmethod
-    def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
-        """`count` masks, float32 [count, H, W]."""
-
-
-class FourierMask(ABC):
-    """Masks of kept Fourier coefficients, centred: the zero frequency is at (H // 2, W // 2)."""
-
-    domain: ClassVar[str] = "Fourier"
-
-    @abstractmethod
-    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
-        """One mask, bool [H, W], that keeps nominally the fraction `rho` of the coefficients."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ import torch
 from cryobench_landweber import Landweber
 
 import cryobench as cb
+from cryobench.testing import solver_contract
+
+test_contract = solver_contract("landweber")
 
 
 def test_it_goes_to_the_least_norm_solution():

@@ -1,0 +1,27 @@
+"""`cryobench new`: the package of a new component."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new(
+    kind: Annotated[str, typer.Argument(help="solver, operator, mask, noise, prior, metric or source.")],
+    name: Annotated[str, typer.Argument(help="Its name in specs, such as steepest.")],
+    into: Annotated[Path, typer.Option("--into", help="The folder to make the package in.")] = Path(),
+) -> None:
+    """Make a package with a new component: it installs, keeps the contract of its kind, and shows up in `list`."""
+    from cryobench import scaffold
+
+    folder = scaffold.create(kind, name, into)
+    name = name.replace("-", "_")
+    typer.echo(
+        f"{folder}\n\n"
+        f"  pip install -e {folder}\n"
+        f"  cryobench check {scaffold.KINDS[kind]}/{name}\n"
+        f"  {scaffold.TRIES[kind].format(name=name)}\n\n"
+        f"Then write your {kind} in {folder / f'cryobench_{name}.py'}."
+    )

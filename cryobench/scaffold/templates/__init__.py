@@ -1,0 +1,1 @@
+"""What `cryobench new` starts from, a kind each: working components of the name Example."""

@@ -1,0 +1,45 @@
+"""A detector that is binned along one axis, as a cryobench operator."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench.core import LinearOperator, OperatorRecipe, Shape
+from cryobench.errors import IncompatibleError
+
+
+class ExampleOperator(LinearOperator):
+    """y = sums of `bin` neighbouring columns, [B, 1, H, W] -> [B, 1, H, W / bin].
+
+    `A` and its transpose are enough: norm, pseudo-inverse and proximal step then come by iteration. Where you know
+    them in closed form, override them, and set `closed_form`.
+    """
+
+    nonnegative = True
+
+    def __init__(self, bin: int, image_shape: Shape, dtype: torch.dtype, device: torch.device):
+        self.bin, self.image_shape, self.dtype, self.device = bin, image_shape, dtype, device
+        self.measurement_shape = (1, image_shape[0], image_shape[1] // bin)
+        self.nominal_compression = float(bin)
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(3, (-1, self.bin)).sum(dim=-1)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return y.repeat_interleave(self.bin, dim=3)
+
+
+@dataclass(frozen=True)
+class Example(OperatorRecipe):
+    """Sums of neighbouring columns."""
+
+    bin: Annotated[int, "columns in a sum"] = 4
+
+    def check(self, image_shape: Shape) -> None:
+        if image_shape[1] % self.bin:
+            raise IncompatibleError(f"bins of {self.bin} columns do not tile images {image_shape[1]} wide")
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
+        self.check(image_shape)
+        return ExampleOperator(self.bin, image_shape, dtype, device)

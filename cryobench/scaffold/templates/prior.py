@@ -1,0 +1,24 @@
+"""Sparse pixels, as a cryobench prior."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.priors.sparsity import Sparsity
+
+
+@dataclass(frozen=True)
+class Example(Sparsity):
+    """R(x) = sum of |x|_i over all pixels: few of them differ from zero.
+
+    `analysis` is the K of R(x) = ||K x||_1 and `adjoint` its transpose; `norm_squared` bounds ||K||^2. With K K^T = 1
+    the proximal step is soft thresholding, else it is iterated.
+    """
+
+    norm_squared = 1.0
+
+    def analysis(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def adjoint(self, u: torch.Tensor) -> torch.Tensor:
+        return u

@@ -1,0 +1,30 @@
+"""Steepest descent as a cryobench solver."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.rng import Rng
+
+
+@dataclass(frozen=True)
+class Example(Solver):
+    """Steepest descent on 1/2 ||A x - y||^2 from zero, with the best step along each gradient (Cauchy 1847).
+
+    Replace this by your method. Everything is done per image, so that images do not depend on each other.
+    """
+
+    steps: Annotated[int, "number of steps"] = 20
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        A = problem.operator
+        back_projection = A.A_adjoint(problem.y)  # [B, 1, H, W]
+        x = 0 * back_projection
+        for i in range(self.steps):
+            g = A.A_adjoint_A(x) - back_projection
+            curvature = A.A(g).square().sum(dim=(1, 2, 3), keepdim=True)
+            slope = g.square().sum(dim=(1, 2, 3), keepdim=True)
+            x = x - slope / curvature.clamp_min(1e-30) * g
+            if progress is not None:
+                progress(i + 1, self.steps)
+        return Reconstruction(x)

@@ -1,0 +1,289 @@
+"""The contract of measurement operators: what is declared is compared with the dense matrix of the operator."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+
+from cryobench.core import Imaging, LinearOperator, Shape
+from cryobench.errors import CryobenchError, IncompatibleError
+from cryobench.testing.rules import (
+    SEED,
+    Broken,
+    DoesNotApply,
+    Rules,
+    Subject,
+    no_trace,
+    require,
+    require_equal,
+    smallest_shape,
+    untouched,
+)
+
+RULES = Rules()
+EXACT, ITERATED = 1e-8, 1e-4
+"""Relative errors allowed in float64: of one application, and of what may be found by iteration."""
+SIDES = (16, 32, 64, 128)
+ODD_SHAPES = ((1, 1), (7, 5), (16, 24))
+_IMAGES = 3
+_PIXEL_SIZE = 2.0
+_OPTICS = {
+    "rlnDefocusU": [9000.0, 12000.0, 15000.0],
+    "rlnDefocusV": [9500.0, 12000.0, 14000.0],
+    "rlnDefocusAngle": [0.0, 30.0, 60.0],
+    "rlnVoltage": [300.0] * 3,
+    "rlnSphericalAberration": [2.7] * 3,
+    "rlnAmplitudeContrast": [0.1] * 3,
+}
+
+
+class OperatorSubject(Subject):
+    """An operator on small images, live, and its matrix."""
+
+    @cached_property
+    def imaging(self) -> Imaging:
+        """The smallest of the usual images that it measures, with optics where it wants them."""
+        return self._imaging(smallest_shape(self._imaging, SIDES))
+
+    def _imaging(self, shape: Shape) -> Imaging:
+        """Images of this shape, the plainest that it takes. Raises `IncompatibleError` where it takes none."""
+        import pandas as pd
+
+        plain = Imaging(shape, (_PIXEL_SIZE,))
+        try:
+            self.component.check_for(plain)
+        except IncompatibleError:
+            plain = Imaging(shape, (_PIXEL_SIZE,) * _IMAGES, pd.DataFrame(_OPTICS))
+            self.component.check_for(plain)
+        return plain
+
+    def build(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> LinearOperator:
+        return self.component.build_for(self.imaging, seed=SEED, dtype=dtype, device=torch.device(device))
+
+    @cached_property
+    def operator(self) -> LinearOperator:
+        return self.build()
+
+    @cached_property
+    def first(self) -> LinearOperator:
+        """For the first image, where it differs from image to image."""
+        return self.operator.select(slice(0, 1))
+
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """The matrix of `first`, [M h w, H W]."""
+        shape = self.imaging.shape
+        units = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, 1, *shape)
+        return torch.stack([self.first.A(unit[None])[0].flatten() for unit in units], dim=1)
+
+    def images(self, count: int = _IMAGES) -> torch.Tensor:
+        g = torch.Generator().manual_seed(SEED)
+        return torch.randn((count, 1, *self.imaging.shape), generator=g, dtype=torch.float64)
+
+    def measurements(self, count: int = _IMAGES) -> torch.Tensor:
+        g = torch.Generator().manual_seed(SEED + 1)
+        return torch.randn((count, *self.operator.measurement_shape), generator=g, dtype=torch.float64)
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).T
+
+
+@RULES(
+    "it measures images of a usual size",
+    "let check raise IncompatibleError for what it cannot measure, no more",
+    vital=True,
+)
+def takes(subject: OperatorSubject) -> None:
+    _ = subject.operator
+
+
+@RULES(
+    "it measures in the shape that it declares",
+    "give measurement_shape as (M, h, w), and A as [B, 1, H, W] -> [B, M, h, w]",
+)
+def shapes(subject: OperatorSubject) -> None:
+    A, x = subject.operator, subject.images()
+    promised = subject.component.measurement_shape(subject.imaging.shape)
+    require(promised in (None, A.measurement_shape), f"the recipe says {promised}, the operator {A.measurement_shape}")
+    require(A.image_shape == subject.imaging.shape, f"image_shape is {A.image_shape}, wanted {subject.imaging.shape}")
+    for name, got, wanted in (
+        ("A", A.A(x), (len(x), *A.measurement_shape)),
+        ("A_adjoint", A.A_adjoint(subject.measurements()), tuple(x.shape)),
+    ):
+        require(tuple(got.shape) == wanted, f"{name} gave shape {list(got.shape)}, wanted {list(wanted)}")
+
+
+@RULES(
+    "it keeps to the dtype and the device that it is built for",
+    "make its tensors with the dtype and the device that build is given",
+)
+def dtype(subject: OperatorSubject) -> None:
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        for dtype in (torch.float32, torch.float64):
+            A = subject.build(dtype, device)
+            require(
+                (A.dtype, A.device.type) == (dtype, device),
+                f"built for {dtype} on {device}, it says {A.dtype} on {A.device}",
+            )
+            got = A.A(subject.images().to(device, dtype))
+            require(
+                (got.dtype, got.device.type) == (dtype, device),
+                f"A gave {got.dtype} on {got.device}, wanted {dtype} on {device}",
+            )
+
+
+@RULES("it is linear", "leave offsets, clipping and noise out of A")
+def linear(subject: OperatorSubject) -> None:
+    A, x = subject.operator, subject.images()
+    z = x.flip(2)
+    require_equal(A.A(2 * x - 3 * z), 2 * A.A(x) - 3 * A.A(z), EXACT, "A(2 x - 3 z) against 2 A(x) - 3 A(z)")
+
+
+@RULES("A_adjoint is the transpose of A", "derive A_adjoint from <A x, y> = <x, A^T y>")
+def adjoint(subject: OperatorSubject) -> None:
+    y = subject.measurements(1)
+    require_equal(_flat(subject.first.A_adjoint(y)), subject.matrix.T @ _flat(y), EXACT, "A_adjoint against the matrix")
+
+
+@RULES("A_adjoint_A is A_adjoint after A", "make both from the same weights, or leave A_adjoint_A out")
+def normal(subject: OperatorSubject) -> None:
+    x = subject.images(1)
+    require_equal(_flat(subject.first.A_adjoint_A(x)), subject.matrix.T @ (subject.matrix @ _flat(x)), EXACT,
+                  "A_adjoint_A against the matrix")  # fmt: skip
+
+
+@RULES("compute_norm is the largest singular value", "give ||A||, not its square, or leave compute_norm out")
+def norm(subject: OperatorSubject) -> None:
+    wanted = torch.linalg.matrix_norm(subject.matrix, 2).item()
+    got = subject.first.norms.flatten()[0].item()
+    require(
+        abs(got - wanted) <= 1e-3 * wanted, f"the norm of the first image is {got:.6g}, that of the matrix {wanted:.6g}"
+    )
+    most, stated = subject.operator.norms.max().item(), subject.operator.compute_norm()
+    require(abs(stated - most) <= 1e-3 * most, f"compute_norm() is {stated:.6g}, the largest of the norms {most:.6g}")
+
+
+@RULES("rank is that of A", "count the singular values that are not zero, or leave rank out")
+def rank(subject: OperatorSubject) -> None:
+    actual = int(torch.linalg.matrix_rank(subject.matrix))
+    got, most = subject.operator.rank, min(subject.matrix.shape)
+    exact = subject.operator.closed_form and subject.operator.images is None
+    if exact:
+        require(got == actual, f"rank is {got}, that of the matrix {actual}")
+    require(got <= most, f"rank is {got}, and there are {subject.matrix.shape[0]} measurements of "
+                         f"{subject.matrix.shape[1]} pixels")  # fmt: skip
+    require(got >= actual, f"rank is {got}, and that of the matrix {actual}")
+
+
+@RULES("A_dagger is the pseudo-inverse", "give the least-norm least-squares solution, or leave A_dagger out")
+def dagger(subject: OperatorSubject) -> None:
+    y = subject.measurements(1)
+    require_equal(_flat(subject.first.A_dagger(y)), torch.linalg.pinv(subject.matrix) @ _flat(y), ITERATED,
+                  "A_dagger against the matrix")  # fmt: skip
+
+
+@RULES("A_dagger_A is (A^T A + I / gamma)^-1 A^T A", "check gamma = inf, where it is A^+ A, or leave A_dagger_A out")
+def dagger_A(subject: OperatorSubject) -> None:
+    x, D = subject.images(1), subject.matrix
+    require_equal(_flat(subject.first.A_dagger_A(x)), torch.linalg.pinv(D) @ (D @ _flat(x)), ITERATED,
+                  "A_dagger_A at gamma = inf")  # fmt: skip
+    gamma = 0.7
+    wanted = torch.linalg.solve(D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D.T @ (D @ _flat(x)))
+    require_equal(_flat(subject.first.A_dagger_A(x, gamma)), wanted, ITERATED, f"A_dagger_A at gamma = {gamma}")
+
+
+@RULES("prox_l2 is the minimiser", "solve (A^T A + I / gamma) x = A^T y + z / gamma, or leave prox_l2 out")
+def prox(subject: OperatorSubject) -> None:
+    z, y, D, gamma = subject.images(1), subject.measurements(1), subject.matrix, 0.7
+    wanted = torch.linalg.solve(
+        D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D.T @ _flat(y) + _flat(z) / gamma
+    )
+    require_equal(_flat(subject.first.prox_l2(z, y, gamma)), wanted, ITERATED, f"prox_l2 at gamma = {gamma}")
+
+
+@RULES("the gradient goes through A", "write A in differentiable torch operations: no numpy, no detach")
+def gradient(subject: OperatorSubject) -> None:
+    x = subject.images(1).requires_grad_()
+    y = subject.first.A(x)
+    require(y.requires_grad, "what A gives is not connected to x")
+    y.square().sum().div(2).backward()
+    if x.grad is None:
+        raise Broken("no gradient comes back through A")
+    require_equal(_flat(x.grad), subject.matrix.T @ (subject.matrix @ _flat(x.detach())), EXACT,
+                  "the gradient of 1/2 ||A x||^2 against A^T A x")  # fmt: skip
+
+
+@RULES("mean_response is A of a constant image", "leave mean_response out, or make it of the same weights")
+def mean_response(subject: OperatorSubject) -> None:
+    wanted = subject.matrix.sum(dim=1, keepdim=True)
+    require_equal(_flat(subject.first.mean_response[:1]), wanted, EXACT, "mean_response against the sums of the rows")
+
+
+@RULES("it is non-negative where it says so", "leave nonnegative False where a weight may be negative")
+def nonnegative(subject: OperatorSubject) -> None:
+    if not subject.operator.nonnegative:
+        raise DoesNotApply("it does not say so")
+    least = subject.matrix.min().item()
+    require(least >= -EXACT, f"it says so, and has a weight of {least:.3g}")
+
+
+@RULES("an image alone is the image in a batch", "measure every image on its own; where they differ, write select")
+def alone(subject: OperatorSubject) -> None:
+    A, x, y = subject.operator, subject.images(), subject.measurements()
+    for i in range(len(x)):
+        one = A.select(slice(i, i + 1))
+        for name in ("A", "A_adjoint", "A_dagger"):
+            given = x if name == "A" else y
+            tolerance = ITERATED if name == "A_dagger" else EXACT
+            require_equal(getattr(one, name)(given[i : i + 1]), getattr(A, name)(given)[i : i + 1], tolerance,
+                          f"{name} of image {i} alone")  # fmt: skip
+
+
+@RULES(
+    "the same seed makes the same operator",
+    "draw from cryobench.rng.generator(seed, self, shape), and from nothing else",
+)
+def seeded(subject: OperatorSubject) -> None:
+    x = subject.images()
+    wanted = subject.operator.A(x)
+    torch.rand(1)  # whatever the global generator gives next is another number now
+    require_equal(subject.build().A(x), wanted, 0.0, "A of a second operator of the same seed")
+
+
+@RULES(
+    "it leaves global state as it was", "draw from cryobench.rng.generator(seed, self, shape), and set nothing global"
+)
+def global_state(subject: OperatorSubject) -> None:
+    x, y = subject.images(), subject.measurements()
+    with no_trace():
+        A = subject.build()
+        _ = A.A(x), A.A_adjoint(y), A.A_dagger(y), A.compute_norm()
+
+
+@RULES("it leaves what it is given as it was", "write `x = x * w`, not `x *= w`")
+def inputs(subject: OperatorSubject) -> None:
+    A, x, y = subject.operator, subject.images(), subject.measurements()
+    with untouched(x, y):
+        _ = A.A(x), A.A_adjoint(y), A.A_dagger(y), A.prox_l2(x, y, 0.7)
+
+
+@RULES("it measures what it does not refuse", "raise IncompatibleError in check where an image shape makes no sense")
+def check(subject: OperatorSubject) -> None:
+    for shape in ODD_SHAPES:
+        imaging = Imaging(shape, subject.imaging.pixel_size, subject.imaging.table)
+        try:
+            subject.component.check_for(imaging)
+        except CryobenchError:
+            continue
+        try:
+            _measure(subject, shape, imaging)
+        except Exception as error:
+            raise Broken(f"it takes images of {shape}, and fails on them: {type(error).__name__}: {error}") from error
+
+
+def _measure(subject: OperatorSubject, shape: Shape, imaging: Imaging) -> None:
+    A = subject.component.build_for(imaging, seed=SEED, dtype=torch.float64, device=torch.device("cpu"))
+    require(A.A(torch.ones((A.images or 1, 1, *shape), dtype=torch.float64)).isfinite().all(), "not finite")

@@ -1,0 +1,71 @@
+"""`cryobench check`, as a person meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+BROKEN = """
+from dataclasses import dataclass
+from cryobench.core import Reconstruction, Solver
+
+@dataclass(frozen=True)
+class Rough(Solver):
+    "The back-projection, negative."
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(-problem.operator.A_adjoint(problem.y))
+"""
+
+
+def test_what_holds_what_does_not_and_what_to_do(cli, install_plugin):
+    install_plugin("cryobench-rough", {"cryobench.solvers": {"rough": "rough:Rough"}}, rough=BROKEN)
+    code, out, err = cli("check", "rough", "pinv")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0] == "solvers/rough"
+    assert "  ok      it answers in the problem's dtype" in lines
+    broken = next(i for i, line in enumerate(lines) if line.startswith("  BROKEN"))
+    assert "it explains the measurements better than a blank image: on sumpool:2, ||A x - y|| is" in lines[broken]
+    assert "look at the sign and the scale of the data term" in lines[broken + 1]
+    assert "  n/a     its progress goes up to its end: it reports no progress" in lines
+    assert lines[lines.index("solvers/pinv") - 2] == "  15 ok, 1 BROKEN, 1 n/a"
+    assert cli("check", "rough", "-q")[1].splitlines() == [
+        "solvers/rough", lines[broken], lines[broken + 1], "  15 ok, 1 BROKEN, 1 n/a", ""
+    ]  # fmt: skip
+    assert cli("check", "pinv", "-q")[0] == 0
+
+
+def test_as_json(cli):
+    code, out, _ = cli("check", "masks/superres", "noises/none", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert [(each["kind"], each["spec"]) for each in told] == [("masks", "superres"), ("noises", "none")]
+    assert {rule["status"] for each in told for rule in each["rules"]} == {"holds", "does not apply"}
+    assert all(rule["remedy"] for each in told for rule in each["rules"])
+
+
+def test_a_name_of_several_kinds_is_checked_as_each(cli):
+    out = cli("check", "tv", "-q")[1]
+    assert [line for line in out.splitlines() if line[:1].strip()] == ["priors/tv", "solvers/tv"]
+
+
+def test_a_component_that_wants_values_says_so(cli):
+    code, out, _ = cli("check", "sumpool")
+    assert code == 1
+    assert "made from its spec: block must be given: check a spec, as sumpool:VALUE" in out
+    assert out.splitlines()[-2] == "  1 BROKEN"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("pinw", "nothing is registered as 'pinw'; did you mean 'pinv'?"),
+        ("dct:steps=10", "'dct:steps=10' may be of priors or solvers; write priors/dct:steps=10"),
+        ("sumpool:4,4", "spec 'sumpool:4,4': expected key=value"),
+    ],
+)
+def test_what_is_not_there_is_one_line(cli, asked, said):
+    code, out, err = cli("check", asked)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert said in err

@@ -1,0 +1,112 @@
+"""All that is built in keeps the contract, and for every rule there is a plugin that breaks it and is found out."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+import pytest
+from networks import pipeline, unet
+
+from cryobench.registry import KINDS, Registry
+from cryobench.testing import everything, examine, rules
+
+TOYS = {
+    "solvers": ("ToySolver", "Uninterruptible", "NotFrozen", "Growing", "Unpicklable", "Silent", "NoSolver"),
+    "operators": ("Toy",),
+    "masks": ("ToyMask", "ToyFourierMask"),
+    "noises": ("ToyNoise",),
+    "priors": ("ToyPrior", "ToyDiffusion"),
+    "metrics": ("ToyMetric",),
+    "sources": ("ToySource",),
+}
+NETWORK = "{}:steps=2,prior='{network}'"
+BUILT_IN = {
+    "operators": {
+        "sumpool": "sumpool:4,count=2,mask=random_gaussian",
+        "fourier": "fourier:0.5",
+        "composed": "sumpool:2@ctf",
+    },
+    "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
+    "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
+    | dict.fromkeys(
+        ("cryosense", "daps", "ddnm", "diffpir", "dmplug", "dps", "hqs", "pigdm"), "{}:steps=2,prior={network}"
+    ),
+}
+"""Specs for those that want a value, or few steps of a small network."""
+ELSEWHERE = {"priors": {"diffusion"}, "sources": {"file", "hub"}}
+"""They want a file or a network: tests/priors and tests/sources make some."""
+UNTRAINED = {"residual", "denoises"}
+"""What a network that knows nothing cannot keep."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    points = [EntryPoint(name.lower(), f"toys:{name}", f"cryobench.{kind}") for kind in TOYS for name in TOYS[kind]]
+    return Registry([*points, *(point for kind in KINDS for point in entry_points(group=f"cryobench.{kind}"))])
+
+
+def broken(kind: str, spec: str, registry: Registry) -> dict[str, str]:
+    """The rules that a component breaks, by the names of their checks, and how."""
+    found = [verdict for verdict in examine(kind, spec, registry) if verdict.status == "broken"]
+    return {verdict.rule.check.__name__: verdict.why for verdict in found}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> str:
+    """The folder of a network of 32 x 32 images, of random weights."""
+    return str(pipeline(tmp_path_factory.mktemp("network") / "model", unet(sample_size=32)))
+
+
+def built_in() -> list[tuple[str, str]]:
+    return [
+        (kind, BUILT_IN.get(kind, {}).get(point.name, "{}").format(point.name, network="{network}"))
+        for kind in KINDS
+        for point in sorted(entry_points(group=f"cryobench.{kind}"))
+        if point.value.startswith("cryobench.") and point.name not in ELSEWHERE.get(kind, set())
+    ]
+
+
+@pytest.mark.parametrize(("kind", "spec"), built_in())
+def test_what_is_built_in_keeps_the_contract(kind, spec, registry, network):
+    allowed = UNTRAINED if "{network}" in spec else set()
+    assert broken(kind, spec.format(network=network), registry).keys() <= allowed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_toys_keep_it_where_they_are_not_broken(kind, registry):
+    for name in TOYS[kind]:
+        if name.startswith("Toy"):
+            assert broken(kind, name.lower(), registry) == {}
+
+
+BROKEN = [(kind, rule.check.__name__) for kind in KINDS for rule in rules(kind)[len(everything.RULES) :]]
+
+
+@pytest.mark.parametrize(("kind", "rule"), BROKEN, ids=lambda part: part)
+def test_a_plugin_that_breaks_a_rule_is_found_out(kind, rule, registry):
+    other = {("masks", "fraction"): "toyfouriermask", ("priors", "denoises"): "toydiffusion",
+             ("priors", "alone"): "toydiffusion", ("solvers", "interruptible"): "uninterruptible"}  # fmt: skip
+    name = other.get((kind, rule), next(name for name in TOYS[kind] if name.startswith("Toy")).lower())
+    spec = name if name == "uninterruptible" else f"{name}:broken={rule}"
+    assert rule in broken(kind, spec, registry)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "how"),
+    [
+        ("notfrozen", "builds", "must be a frozen dataclass"),
+        ("nosolver", "builds", "registered under solvers but its class is no cryobench.core.Solver"),
+        ("growing", "round_trips", "makes Growing"),
+        ("unpicklable", "pickles", "it holds an open file"),
+        ("silent", "documented", "Silent has no docstring"),
+        ("nothing", "builds", "no solver 'nothing'"),
+    ],
+)
+def test_a_solver_that_is_no_proper_component_is_found_out(name, rule, how, registry):
+    found = broken("solvers", name, registry)
+    assert list(found) == [rule]
+    assert how in found[rule]
+
+
+def test_a_reason_must_be_a_line(registry):
+    assert "unsupported() returned ''" in broken("solvers", "toysolver:broken=reason", registry)["takes"]

@@ -1,0 +1,409 @@
+"""One plugin of each kind that keeps its contract and, by what is `broken`, breaks one rule of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from cryobench.core import (
+    Column,
+    FourierMask,
+    LinearOperator,
+    Measured,
+    Metric,
+    NoiseModel,
+    Noisy,
+    OperatorRecipe,
+    PixelMask,
+    Prior,
+    Reconstruction,
+    Solver,
+    Source,
+    Stack,
+)
+from cryobench.errors import DataError, IncompatibleError
+from cryobench.priors.diffusion import Diffusion
+from cryobench.priors.tv import TotalVariation
+from cryobench.rng import generator
+
+
+@dataclass(frozen=True)
+class ToySolver(Solver):
+    """The least-norm solution, with a little noise."""
+
+    broken: str = ""
+
+    def solve(self, problem, *, rng, progress=None):
+        x = problem.operator.A_dagger(problem.y)
+        x = x + 1e-3 * rng.stream("x").normal(x.shape[1:], dtype=x.dtype, device=x.device)
+        for step in range(3):
+            if progress is not None:
+                progress(*((3 - step, 2) if self.broken == "progress" else (step + 1, 3)))
+        match self.broken:
+            case "shape":
+                x = x[..., :-1]
+            case "dtype":
+                x = x.float()
+            case "device":
+                x = x.to("meta")
+            case "finite":
+                x[:, :, 0, 0] = torch.nan
+            case "seeded":
+                x = x + 1e-7 * int.from_bytes(os.urandom(1), "little")
+            case "global_state":
+                random.random()
+            case "inputs":
+                problem.y.add_(1)
+            case "alone":
+                x = x - 0.1 * x.mean()
+            case "residual":
+                x = -x
+            case "unsupported":
+                if problem.operator.noise_in_range:
+                    raise RuntimeError("no Fourier operators")
+        return Reconstruction(x)
+
+    def unsupported(self, problem):
+        return {"reason": "", "takes": "it is Sunday"}.get(self.broken)
+
+
+@dataclass(frozen=True)
+class Uninterruptible(Solver):
+    """Goes on whatever happens."""
+
+    def solve(self, problem, *, rng, progress=None):
+        while True:
+            try:
+                return Reconstruction(problem.operator.A_dagger(problem.y))
+            except BaseException:
+                continue
+
+
+@dataclass
+class NotFrozen(Solver):
+    """A dataclass that is not frozen."""
+
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(problem.operator.A_dagger(problem.y))
+
+
+@dataclass(frozen=True)
+class Growing(ToySolver):
+    """Another one every time it is made."""
+
+    steps: int = 1
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", self.steps + 1)
+
+
+@dataclass(frozen=True)
+class Unpicklable(ToySolver):
+    """Stays where it is."""
+
+    def __reduce__(self):
+        raise TypeError("it holds an open file")
+
+
+@dataclass(frozen=True)
+class Silent(ToySolver):
+    pass
+
+
+@dataclass(frozen=True)
+class NoSolver(Prior):
+    """Registered as what it is not."""
+
+
+class ToyOperator(LinearOperator):
+    """Every 2 x 2 pixels summed, with random weights."""
+
+    nonnegative = True
+    closed_form = True
+
+    def __init__(self, shape, seed, dtype, device, broken):
+        self.image_shape, self.dtype, self.device, self.broken = shape, dtype, device, broken
+        self.measurement_shape = (1, shape[0] // 2, shape[1] // 2)
+        self.nominal_compression = 4.0
+        g = _clock() if broken == "seeded" else torch.Generator().manual_seed(seed)
+        self.weights = (1 + torch.rand(shape, generator=g, dtype=dtype)).to(device)
+        if broken == "nonnegative":
+            self.weights[0, 0] = -1
+        if broken == "global_state":
+            torch.rand(1)
+
+    def A(self, x):
+        match self.broken:
+            case "linear":
+                x = x.abs()
+            case "gradient":
+                x = x.detach() * x.sum().detach().clamp(1, 1).requires_grad_(x.requires_grad)
+            case "alone":
+                x = x + 1e-3 * x.mean(dim=0, keepdim=True)
+            case "inputs":
+                x.mul_(1.5)
+        y = 4 * torch.nn.functional.avg_pool2d(self.weights * x, 2)
+        if self.broken == "dtype":
+            return y.float()
+        return y[:, :, :-1] if self.broken == "shapes" else y
+
+    def A_adjoint(self, y):
+        x = self.weights * y.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return 2 * x if self.broken == "adjoint" else x
+
+    def A_adjoint_A(self, x):
+        return super().A_adjoint_A(x) * (2 if self.broken == "normal" else 1)
+
+    def A_dagger(self, y):
+        x = self.A_adjoint(y / (4 * torch.nn.functional.avg_pool2d(self.weights[None] ** 2, 2)))
+        return x + (self.broken == "dagger")
+
+    def A_dagger_A(self, x, gamma=torch.inf):
+        return super().A_dagger_A(x, 2 * gamma if self.broken == "dagger_A" else gamma)
+
+    def prox_l2(self, z, y, gamma):
+        return super().prox_l2(z, y, gamma * gamma if self.broken == "prox" else gamma)
+
+    def compute_norm(self):
+        norm = (4 * torch.nn.functional.avg_pool2d(self.weights[None] ** 2, 2)).max().sqrt().item()
+        return norm**2 if self.broken == "norm" else norm
+
+    @property
+    def rank(self):
+        return super().rank - (self.broken == "rank")
+
+    @property
+    def mean_response(self):
+        ones = torch.ones((1, 1, *self.image_shape), dtype=self.dtype, device=self.device)
+        return self.A(ones) + (self.broken == "mean_response")
+
+
+@dataclass(frozen=True)
+class Toy(OperatorRecipe):
+    """Weighted sums of 2 x 2 pixels."""
+
+    broken: str = ""
+
+    def check(self, image_shape):
+        if self.broken == "takes" or (any(n % 2 for n in image_shape) and self.broken != "check"):
+            raise IncompatibleError(f"wanted even sides, got {image_shape}")
+
+    def build(self, image_shape, *, seed, dtype, device):
+        if image_shape[0] % 2:
+            raise ValueError("an odd side")
+        return ToyOperator(image_shape, seed, dtype, device, self.broken)
+
+
+def _clock():
+    """A generator that starts anywhere."""
+    g = torch.Generator()
+    g.seed()
+    return g
+
+
+@dataclass(frozen=True)
+class ToyMask(PixelMask):
+    """Random pixels between 0 and 1."""
+
+    broken: str = ""
+
+    def draw(self, count, shape, seed):
+        if self.broken == "takes":
+            raise IncompatibleError("it is Sunday")
+        if self.broken == "seeded":
+            return torch.rand((count, *shape), generator=_clock())
+        if self.broken == "global_state":
+            np.random.rand()
+        masks = [torch.rand(shape, generator=generator(seed, self, shape, i)) for i in range(count)]
+        if self.broken == "prefix":
+            masks.reverse()
+        masks = torch.stack(masks)
+        if self.broken == "nonnegative":
+            masks = masks - 0.5
+        return masks.double() if self.broken == "shape" else masks
+
+
+@dataclass(frozen=True)
+class ToyFourierMask(FourierMask):
+    """Random coefficients."""
+
+    broken: str = ""
+
+    def draw(self, rho, shape, seed):
+        return torch.rand(shape, generator=generator(seed, shape)) < (1.5 * rho if self.broken == "fraction" else rho)
+
+
+@dataclass(frozen=True)
+class ToyNoise(NoiseModel):
+    """White noise of deviation 0.1."""
+
+    broken: str = ""
+
+    def unsupported(self, operator):
+        return "it is Sunday" if self.broken == "takes" else None
+
+    def apply(self, y, operator, rng):
+        if self.broken == "seeded":
+            return Noisy(y + 0.1 * torch.randn(y.shape, generator=_clock()), _sigma(y, 0.1))
+        if self.broken == "global_state":
+            torch.set_num_threads(torch.get_num_threads() + 1)
+        noise = 0.1 * rng.stream("n").normal(y.shape[1:])
+        if self.broken == "alone":
+            noise = noise.flip(0)
+        if self.broken == "inputs":
+            y += 0.01 * noise
+        return Noisy(y + noise, _sigma(y, 0.1 if self.broken != "deviation" else 0.01, self.broken))
+
+
+def _sigma(y, sigma, broken=""):
+    return torch.full((len(y), 1, 1) if broken == "shape" else (len(y), 1, 1, 1), sigma)
+
+
+@dataclass(frozen=True)
+class ToyPrior(TotalVariation):
+    """Total variation, as ours."""
+
+    broken: str = ""
+
+    def check(self, shape):
+        if self.broken == "checks":
+            raise DataError("it was for images of 100 pixels")
+        super().check(shape)
+
+    def prepare(self, device):
+        if self.broken == "prepares":
+            torch.rand(1)
+
+    def weights_digest(self):
+        return os.urandom(4).hex() if self.broken == "digest" else ""
+
+    def trained_on(self):
+        return ["6zu5"] if self.broken == "trained_on" else []
+
+    def adjoint(self, u):
+        return super().adjoint(u) * (2 if self.broken == "adjoint" else 1)
+
+    def prox(self, z, threshold):
+        return super().prox(z, 2 * threshold if self.broken == "prox" else threshold)
+
+    def analysis(self, x):
+        return super().analysis(x) * (2 if self.broken == "norm_bound" else 1)
+
+
+class ToyModel:
+    def __init__(self, broken):
+        self.broken = broken
+
+    def denoise(self, z, sigma):
+        blurred = torch.lerp(z, torch.nn.functional.avg_pool2d(z, 3, 1, 1, count_include_pad=False), min(1, 5 * sigma))
+        if self.broken == "denoises":
+            return 3 * z
+        return blurred - 0.01 * blurred.mean() if self.broken == "alone" else blurred
+
+
+@dataclass(frozen=True)
+class ToyDiffusion(Diffusion):
+    """A blur, as if it were a network."""
+
+    model: str = ""
+    broken: str = ""
+
+    def __post_init__(self):
+        pass
+
+    def check(self, shape):
+        pass
+
+    def prepare(self, device):
+        pass
+
+    def load(self, device="cpu"):
+        return ToyModel(self.broken)
+
+    def weights_digest(self):
+        return "blur"
+
+    def trained_on(self):
+        return []
+
+
+@dataclass(frozen=True)
+class ToyMetric(Metric):
+    """The mean absolute error."""
+
+    columns = (Column("toy", "lower"),)
+
+    broken: str = ""
+
+    def measure(self, case, reconstruction):
+        error = (reconstruction.x - case.truth).abs().mean(dim=(1, 2, 3))
+        match self.broken:
+            case "numbers":
+                return Measured({"toy": error * torch.nan})
+            case "columns":
+                return Measured({"toy": error, "other": error})
+            case "direction":
+                error = -error
+            case "alone":
+                error = error * len(error)
+            case "repeatable":
+                error = error + 1e-7 * int.from_bytes(os.urandom(1), "little")
+            case "global_state":
+                torch.rand(1)
+            case "inputs":
+                reconstruction.x.sub_(case.truth)
+        return Measured({"toy": error})
+
+
+@dataclass(frozen=True)
+class ToySource(Source):
+    """Six noisy images."""
+
+    broken: str = ""
+
+    def open(self):
+        return [] if self.broken == "opens" else ToyStack(self.broken)
+
+
+@dataclass
+class ToyStack(Stack):
+    broken: str
+    images: list = field(default_factory=lambda: list(np.random.default_rng(0).random((6, 8, 8), np.float32)))
+    label = "toys"
+    shape = (8, 8)
+    reads: int = 0
+
+    def __len__(self):
+        return 6
+
+    def read(self, index):
+        if self.broken != "bounds":
+            self.check(index)
+        self.reads += 1
+        image = self.images[index % 6]
+        match self.broken:
+            case "shape":
+                return image.astype(np.float64)
+            case "repeatable":
+                return image + np.float32(self.reads)
+            case "copies":
+                return image
+            case "global_state":
+                random.random()
+        return image.copy()
+
+    def pixel_size(self, index):
+        return -1.0 if self.broken == "pixel_size" else 2.0
+
+    @property
+    def table(self):
+        import pandas as pd
+
+        return pd.DataFrame({"rlnVoltage": [300.0] * (5 if self.broken == "table" else 6)})
+
+    def clean(self, index):
+        return self.images[index].mean(keepdims=True) if self.broken == "clean" else self.images[index]

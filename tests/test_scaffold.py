@@ -1,0 +1,83 @@
+"""A new package installs, keeps the contract of its kind, and its own commands run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cryobench.errors import ParameterError, ResultsError
+from cryobench.registry import installed
+from cryobench.scaffold import KINDS, TRIES, create
+from cryobench.testing import examine
+
+
+def install(folder: Path, install_plugin) -> None:
+    """What pip makes of a package of one module."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    module = next(folder.glob("cryobench_*.py"))
+    install_plugin(project["name"], project["entry-points"], **{module.stem: module.read_text()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_component_keeps_its_contract_and_its_command_runs(kind, install_plugin, tmp_path, cli):
+    install(create(kind, "brand-new", tmp_path), install_plugin)
+    verdicts = list(examine(KINDS[kind], "brand_new"))
+    assert {verdict.rule.name: verdict.why for verdict in verdicts if verdict.status == "broken"} == {}
+    assert any(verdict.status == "holds" for verdict in verdicts)
+    code, out, err = cli(*TRIES[kind].format(name="brand_new").split()[1:])
+    assert code == 0, err
+    assert "brand_new" in out
+
+
+def test_its_tests_pass_and_fail_where_the_contract_is_broken(install_plugin, tmp_path):
+    folder = create("solver", "cauchy", tmp_path)
+    install(folder, install_plugin)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "tests")]
+    passed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert passed.returncode == 0, passed.stdout
+    module = folder / "cryobench_cauchy.py"
+    module.write_text(module.read_text().replace("Reconstruction(x)", "Reconstruction(x.float())"))
+    install(folder, install_plugin)
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert failed.returncode == 1
+    assert "cauchy: x is torch.float32 where y is torch.float64" in failed.stdout
+    assert "make tensors with dtype=problem.y.dtype" in failed.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("solvr", "x", "did you mean 'solver'"),
+        ("solver", "2x", "no name"),
+        ("solver", "Dct", "no name"),
+        ("solver", "class", "no name"),
+        ("solver", "../x", "no name"),
+        ("solver", "dct", "is there already, from cryobench"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind, name, said, tmp_path):
+    with pytest.raises(ParameterError, match=said):
+        create(kind, name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path):
+    (create("mask", "rows", tmp_path) / "mine").touch()
+    with pytest.raises(ParameterError, match="is there already; remove it"):
+        create("mask", "rows", tmp_path)
+    with pytest.raises(ResultsError, match="cannot be written"):
+        create("mask", "other", tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["cryobench-rows"]
+    assert (tmp_path / "cryobench-rows" / "mine").exists()
+
+
+def test_the_command_says_what_to_do_next(cli, tmp_path):
+    code, out, _ = cli("new", "metric", "ncc", "--into", tmp_path)
+    assert code == 0
+    assert f"cryobench check {KINDS['metric']}/ncc" in out
+    assert (tmp_path / "cryobench-ncc" / "cryobench_ncc.py").exists()
+    assert "ncc" not in installed().names("metrics")
