@@ -65,12 +65,19 @@ def test_what_cannot_be_is_refused(kind, name, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path):
+def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path, monkeypatch):
     (create("mask", "rows", tmp_path) / "mine").touch()
     with pytest.raises(ParameterError, match="is there already; remove it"):
         create("mask", "rows", tmp_path)
-    with pytest.raises(ResultsError, match="cannot be written"):
+    with pytest.raises(ParameterError, match="is no folder"):
         create("mask", "other", tmp_path / "nowhere")
+
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ResultsError, match="cannot be written: No space left"):
+        create("mask", "other", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cryobench-rows"]
     assert (tmp_path / "cryobench-rows" / "mine").exists()
 

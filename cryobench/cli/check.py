@@ -60,6 +60,8 @@ def _kinds_of(text: str, registry: Registry) -> list[tuple[str, str]]:
     """The kinds that a component may be meant of, with its spec. Raises `UnknownName`."""
     kind, slash, spec = text.partition("/")
     if slash and kind in KINDS:
+        if (name := parse(spec).name) not in registry.names(kind):
+            registry.get(kind, name)  # raises, with what there is
         return [(kind, spec)]
     spec = parse(text)
     kinds = [kind for kind in KINDS if spec.name in registry.names(kind)]

@@ -68,13 +68,16 @@ test_contract = {kind}_contract("{name}")
 def create(kind: str, name: str, parent: Path, registry: Registry | None = None) -> Path:
     """Write the package of a new component into `parent`/cryobench-NAME, whole or not at all; the folder.
 
-    Raises `ParameterError` for a kind or a name that cannot be, or is taken, and for a folder that is there already.
+    Raises `ParameterError` for a kind or a name that cannot be, or is taken, and for a folder that is there already, or
+    has nowhere to be; `ResultsError` where it cannot be written.
     """
     if kind not in KINDS:
         raise ParameterError(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
     name = name.replace("-", "_")
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ParameterError(f"{name!r} is no name: wanted small letters, digits and _, from a letter on")
+    if not parent.is_dir():
+        raise ParameterError(f"{parent} is no folder; make it first")
     registry = registry or installed()
     if registry.origins(KINDS[kind], name):
         owner = registry.origins(KINDS[kind], name)[0].distribution

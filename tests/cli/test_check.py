@@ -60,6 +60,7 @@ def test_a_component_that_wants_values_says_so(cli):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
+        ("solvers/pinw", "no solver 'pinw'; did you mean 'pinv'?"),
         ("pinw", "nothing is registered as 'pinw'; did you mean 'pinv'?"),
         ("dct:steps=10", "'dct:steps=10' may be of priors or solvers; write priors/dct:steps=10"),
         ("sumpool:4,4", "spec 'sumpool:4,4': expected key=value"),

@@ -8,7 +8,9 @@ import pytest
 from networks import pipeline, unet
 
 from cryobench.registry import KINDS, Registry
+from cryobench.testing import KINDS as CONTRACTS
 from cryobench.testing import everything, examine, rules
+from cryobench.testing.rules import judge
 
 TOYS = {
     "solvers": ("ToySolver", "Uninterruptible", "NotFrozen", "Growing", "Unpicklable", "Silent", "NoSolver"),
@@ -41,7 +43,9 @@ UNTRAINED = {"residual", "denoises"}
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    points = [EntryPoint(name.lower(), f"toys:{name}", f"cryobench.{kind}") for kind in TOYS for name in TOYS[kind]]
+    points = [
+        EntryPoint(name.lower(), f"contract_toys:{name}", f"cryobench.{kind}") for kind in TOYS for name in TOYS[kind]
+    ]
     return Registry([*points, *(point for kind in KINDS for point in entry_points(group=f"cryobench.{kind}"))])
 
 
@@ -79,16 +83,21 @@ def test_the_toys_keep_it_where_they_are_not_broken(kind, registry):
             assert broken(kind, name.lower(), registry) == {}
 
 
-BROKEN = [(kind, rule.check.__name__) for kind in KINDS for rule in rules(kind)[len(everything.RULES) :]]
+BROKEN = [(kind, rule) for kind in KINDS for rule in rules(kind)[len(everything.RULES) :]]
+OTHER = {"fraction": "toyfouriermask", "denoises": "toydiffusion"}
 
 
-@pytest.mark.parametrize(("kind", "rule"), BROKEN, ids=lambda part: part)
+@pytest.mark.parametrize(("kind", "rule"), BROKEN, ids=lambda part: getattr(part, "name", part))
 def test_a_plugin_that_breaks_a_rule_is_found_out(kind, rule, registry):
-    other = {("masks", "fraction"): "toyfouriermask", ("priors", "denoises"): "toydiffusion",
-             ("priors", "alone"): "toydiffusion", ("solvers", "interruptible"): "uninterruptible"}  # fmt: skip
-    name = other.get((kind, rule), next(name for name in TOYS[kind] if name.startswith("Toy")).lower())
-    spec = name if name == "uninterruptible" else f"{name}:broken={rule}"
-    assert rule in broken(kind, spec, registry)
+    broken = rule.check.__name__
+    if broken == "interruptible":
+        spec = "uninterruptible"
+    else:
+        toy = "toydiffusion" if (kind, broken) == ("priors", "alone") else OTHER.get(broken, TOYS[kind][0].lower())
+        spec = f"{toy}:broken={broken}"
+    verdict = judge(rule, CONTRACTS[kind][0](kind, spec, registry))
+    assert verdict.status == "broken"
+    assert verdict.why
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from cryobench.core import (
     Stack,
 )
 from cryobench.errors import DataError, IncompatibleError
+from cryobench.priors.dct import DctSparsity
 from cryobench.priors.diffusion import Diffusion
-from cryobench.priors.tv import TotalVariation
 from cryobench.rng import generator
 
 
@@ -264,8 +264,8 @@ def _sigma(y, sigma, broken=""):
 
 
 @dataclass(frozen=True)
-class ToyPrior(TotalVariation):
-    """Total variation, as ours."""
+class ToyPrior(DctSparsity):
+    """Sparse in the DCT, as ours."""
 
     broken: str = ""
 

@@ -1,0 +1,231 @@
+"""deepinv's physics as cryobench operators: `from_physics` for any, and three that make sense for grey images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import deepinv as dinv
+import torch
+
+from cryobench.core import DrawnRecipe, LinearOperator, OperatorRecipe, Shape
+from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.operators.factored import FactoredOperator, Response
+from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
+from cryobench.rng import generator
+
+NULL = 1e-5
+"""What deepinv's `DecomposablePhysics` takes for a singular value of zero."""
+
+
+class PhysicsOperator(LinearOperator):
+    """A `deepinv.physics.LinearPhysics` as a live operator.
+
+    A `DecomposablePhysics` brings its own A^+ and proximal step. Others are iterated by cryobench's conjugate
+    gradients, each image on its own and to a tolerance of 1e-6, not by deepinv's, which stop when the batch is done.
+    """
+
+    def __init__(self, physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dtype: torch.dtype,
+                 device: torch.device | str = "cpu", rank: int | None = None):  # fmt: skip
+        self.physics = physics.to(device)
+        self.image_shape, self.dtype, self.device = image_shape, dtype, torch.device(device)
+        measured = physics.A(torch.zeros((1, 1, *image_shape), dtype=dtype, device=device))
+        if not isinstance(measured, torch.Tensor) or measured.ndim != 4 or measured.is_complex():
+            raise IncompatibleError(
+                f"{type(physics).__name__} does not measure [M, h, w] real numbers of an image of one channel"
+            )
+        self.measurement_shape = (measured.shape[1], measured.shape[2], measured.shape[3])
+        self.closed_form = isinstance(physics, dinv.physics.DecomposablePhysics)
+        self._rank = super().rank if rank is None else rank
+        self.nominal_compression = math.prod(image_shape) / measured.numel()
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self.physics.A(x)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self.physics.A_adjoint(y)
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        return self.physics.A_dagger(y) if self.closed_form else super().A_dagger(y)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        if not self.closed_form:
+            return super().A_dagger_A(x, gamma)
+        each = torch.as_tensor(gamma, dtype=x.dtype).expand(len(x), 1, 1, 1).flatten().tolist()
+        # the proximal step of an image from z with y = 0 takes off z what is asked for
+        parts = [
+            self.A_dagger(self.A(one)) if math.isinf(g) else one - self.prox_l2(one, torch.zeros_like(self.A(one)), g)
+            for one, g in zip(x.split(1), each, strict=True)
+        ]
+        return torch.cat(parts)
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        if math.isinf(gamma):
+            return z + self.A_dagger(y - self.A(z))
+        return self.physics.prox_l2(z, y, gamma) if self.closed_form else super().prox_l2(z, y, gamma)
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+
+class DownsamplingOperator(FactoredOperator):
+    """A filtered and downsampled image. On the coarse grid A A^T is a circular convolution: diagonal in Fourier."""
+
+    def __init__(self, of: PhysicsOperator):
+        self.of = of
+        self.image_shape, self.measurement_shape = of.image_shape, of.measurement_shape
+        self.dtype, self.device, self.nominal_compression = of.dtype, of.device, of.nominal_compression
+        point = torch.zeros((1, *of.measurement_shape), dtype=of.dtype, device=of.device)
+        point[..., 0, 0] = 1
+        self._spectrum = torch.fft.rfft2(of.A(of.A_adjoint(point)).double()).real.clamp_min(0)
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self.of.A(x)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self.of.A_adjoint(y)
+
+    @property
+    def eigenvalues(self) -> torch.Tensor:
+        """Of A A^T, [1, 1, h, w] float64."""
+        return whole_spectrum(self._spectrum, self.measurement_shape[-1])
+
+    @property
+    def eigenvalue_tolerance(self) -> float:
+        """Singular values of 1e-5 and less of the largest count as null, as in deepinv's A^+ of a blur."""
+        return NULL**2 * float(self._spectrum.max())
+
+    def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
+        return self.A_adjoint(multiply_spectrum(response(self._spectrum), residual))
+
+    def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        s = self._spectrum
+        inverse = torch.where(s > self.eigenvalue_tolerance, 1 / (s + shift.double()).clamp_min(1e-300), 0.0)
+        return self.A_adjoint(multiply_spectrum(inverse, self.A(x)))
+
+
+def from_physics(physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dtype: torch.dtype = torch.float32,
+                 device: torch.device | str = "cpu", rank: int | None = None) -> PhysicsOperator:  # fmt: skip
+    """A live cryobench operator of a deepinv physics of images [B, 1, H, W], whose arrays must be in `dtype`.
+
+    rank: of A, where it is less than the sizes of x and y say. Raises `IncompatibleError` for a physics whose
+    measurements are no real [B, M, h, w].
+    """
+    return PhysicsOperator(physics, image_shape, dtype=dtype, device=device, rank=rank)
+
+
+@dataclass(frozen=True)
+class GaussianBlur(OperatorRecipe):
+    """`deepinv.physics.BlurFFT` with a Gaussian kernel: circular, diagonal in Fourier, measured without loss of pixels.
+
+    deepinv's A^+ takes factors of 1e-5 and less for null, and so does the rank.
+    """
+
+    sigma: Annotated[float, "standard deviation of the kernel, in pixels"] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ParameterError(f"deepinv_blur: sigma must be positive, got {self.sigma:g}")
+
+    def check(self, image_shape: Shape) -> None:
+        side = 2 * int(self.sigma / 0.3 + 1) + 1
+        if side > min(image_shape):
+            raise IncompatibleError(
+                f"deepinv_blur: the kernel of sigma={self.sigma:g} is {side} pixels wide, more than images of "
+                f"{image_shape[0]} x {image_shape[1]}; give a smaller sigma"
+            )
+
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
+        return (1, *image_shape)
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> PhysicsOperator:
+        self.check(image_shape)
+        physics = dinv.physics.BlurFFT(img_size=(1, *image_shape), filter=_gaussian(self.sigma, dtype), device=device)
+        kept = whole_spectrum((physics.mask[..., 0] > NULL).double(), image_shape[1])
+        operator = from_physics(physics, image_shape, dtype=dtype, device=device, rank=int(kept.sum()))
+        operator.nonnegative = True
+        return operator
+
+
+@dataclass(frozen=True)
+class Downsampling(OperatorRecipe):
+    """`deepinv.physics.Downsampling`: a circular anti-aliasing filter, and then every `factor`-th pixel of a row and
+    column."""
+
+    factor: Annotated[int, "by which both sides become shorter"] = 2
+    filter: Annotated[Literal["gaussian", "bilinear", "bicubic"], "deepinv's name of the filter"] = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise ParameterError(f"deepinv_downsampling: factor must be at least 1, got {self.factor}")
+
+    def check(self, image_shape: Shape) -> None:
+        if image_shape[0] % self.factor or image_shape[1] % self.factor:
+            raise IncompatibleError(
+                f"deepinv_downsampling:{self.factor} does not divide images of {image_shape[0]} x {image_shape[1]}; "
+                "give a factor of both sides"
+            )
+        side = max(self._kernel(torch.float32).shape[-2:])
+        if side > min(image_shape):
+            raise IncompatibleError(
+                f"deepinv_downsampling: the {self.filter} filter of factor {self.factor} is {side} pixels wide, more "
+                f"than images of {image_shape[0]} x {image_shape[1]}; give a smaller factor"
+            )
+
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
+        return (1, image_shape[0] // self.factor, image_shape[1] // self.factor)
+
+    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> DownsamplingOperator:
+        self.check(image_shape)
+        physics = dinv.physics.Downsampling(
+            img_size=(1, *image_shape), filter=self._kernel(dtype), factor=self.factor, padding="circular",
+            device=device,
+        )  # fmt: skip
+        operator = DownsamplingOperator(from_physics(physics, image_shape, dtype=dtype, device=device))
+        operator.nonnegative = self.filter != "bicubic"
+        return operator
+
+    def _kernel(self, dtype: torch.dtype) -> torch.Tensor:
+        if self.filter == "gaussian":
+            return _gaussian(float(self.factor), dtype)
+        functional = dinv.physics.functional
+        make = functional.bilinear_filter if self.filter == "bilinear" else functional.bicubic_filter
+        return make(self.factor).to(dtype)
+
+
+@dataclass(frozen=True)
+class Inpainting(DrawnRecipe):
+    """`deepinv.physics.Inpainting`: a share of the pixels is measured, drawn by the seed; the others read zero."""
+
+    keep: Annotated[float, "share of the pixels that is measured, in (0, 1]"] = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise ParameterError(f"deepinv_inpainting: keep must lie in (0, 1], got {self.keep:g}")
+
+    def check(self, image_shape: Shape) -> None:
+        return None
+
+    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
+        return (1, *image_shape)
+
+    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
+        draws = torch.rand(image_shape, generator=generator(seed, "deepinv_inpainting", image_shape))
+        return {"mask": (draws < self.keep).float()}
+
+    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> PhysicsOperator:
+        mask = drawn["mask"].to(dtype)
+        shape = (mask.shape[-2], mask.shape[-1])
+        physics = dinv.physics.Inpainting(img_size=(1, *shape), mask=mask[None], device=device)
+        operator = from_physics(physics, shape, dtype=dtype, device=device, rank=int(mask.sum()))
+        operator.nominal_compression = 1 / self.keep
+        operator.nonnegative = operator.noise_in_range = True
+        return operator
+
+
+def _gaussian(sigma: float, dtype: torch.dtype) -> torch.Tensor:
+    """deepinv's Gaussian kernel, [1, 1, k, k]."""
+    return dinv.physics.functional.gaussian_blur(sigma=(sigma, sigma)).to(dtype)

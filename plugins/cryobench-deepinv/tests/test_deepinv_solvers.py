@@ -1,0 +1,329 @@
+"""deepinv's methods as solvers: the same as deepinv by itself, and good citizens of cryobench."""
+
+import deepinv as dinv
+import pytest
+import torch
+from cryobench_deepinv import as_decomposable, as_denoiser, as_physics, from_denoiser, from_physics
+from cryobench_deepinv.denoisers import ModelFree
+from cryobench_deepinv.plug_and_play import Dpir, Red
+from cryobench_deepinv.running import PURPOSE, task_of
+from cryobench_deepinv.sampling import Ddrm, DiffPir, Dps
+from cryobench_deepinv.variational import TvPgd, WaveletPgd
+from deepinv_small import Wiener, dense, normal, operator, part, problem, rng
+
+import cryobench as cb
+from cryobench import frames, meters
+from cryobench.errors import CryobenchError
+from cryobench.rng import generator
+from cryobench.solvers.pinv import Pinv
+
+PRIOR = from_denoiser(Wiener())
+SOLVERS = [Dps(PRIOR, steps=6), Dps(PRIOR, steps=6, guidance="annealed"), Ddrm(PRIOR, steps=6), DiffPir(PRIOR, steps=6),
+           Dpir(PRIOR), Red(PRIOR, steps=6), TvPgd(steps=3, inner=10), WaveletPgd(steps=6)]  # fmt: skip
+every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+SETTINGS = [("sumpool:4", "none"), ("sumpool:4", "gaussian:rel=0.1"), ("fourier:0.5", "gaussian:rel=0.1"),
+            ("ctf", "gaussian:rel=0.1"), ("sumpool:4,count=8@ctf", "none")]  # fmt: skip
+every_setting = pytest.mark.parametrize(("spec", "noise"), SETTINGS)
+
+
+# ---------------------------------------------------------------------------------------- the same as deepinv by itself
+
+
+def blurred() -> dinv.physics.LinearPhysics:
+    kernel = dinv.physics.functional.gaussian_blur(sigma=(1.0, 1.0)).double()
+    return dinv.physics.BlurFFT(img_size=(1, 16, 16), filter=kernel)
+
+
+def inpainted() -> dinv.physics.LinearPhysics:
+    mask = (torch.rand((1, 16, 16), generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    return dinv.physics.Inpainting(img_size=(1, 16, 16), mask=mask)
+
+
+class Dense(dinv.physics.LinearPhysics):
+    """The matrix of `sumpool:4` over its norm, by dense algebra."""
+
+    def __init__(self):
+        super().__init__(img_size=(1, 16, 16))
+        matrix = dense(operator("sumpool:4"))
+        self.matrix = matrix / torch.linalg.matrix_norm(matrix, ord=2)
+
+    def A(self, x, **_):
+        return (x.flatten(1).double() @ self.matrix.mT).to(x.dtype).reshape(-1, 4, 4, 4)
+
+    def A_adjoint(self, y, **_):
+        return (y.flatten(1).double() @ self.matrix).to(y.dtype).reshape(-1, 1, 16, 16)
+
+    def A_dagger(self, y, **_):
+        return (torch.linalg.pinv(self.matrix) @ y.flatten(1).double().mT).mT.to(y.dtype).reshape(-1, 1, 16, 16)
+
+    def prox_l2(self, z, y, gamma, **_):
+        if torch.as_tensor(gamma).isinf():
+            return z + self.A_dagger(y - self.A(z))
+        gram = self.matrix.mT @ self.matrix + torch.eye(256) / gamma
+        right = (self.A_adjoint(y) + z / gamma).flatten(1).double().mT
+        return torch.linalg.solve(gram, right).mT.to(z.dtype).reshape(z.shape)
+
+
+PHYSICS = {"blur": blurred, "inpainting": inpainted, "sumpool": Dense}
+AGREEING = [(method, kind, sigma) for method in ("dps", "diffpir") for kind in PHYSICS for sigma in (0.0, 0.02)
+            if (method, kind, sigma) != ("diffpir", "inpainting", 0.0)]  # fmt: skip
+"""What deepinv can do by itself; for the one that is left out see below."""
+
+
+def by_itself(method: str, kind: str, y: torch.Tensor, sigma: float, image: int) -> torch.Tensor:
+    """deepinv on deepinv's physics with deepinv's denoiser, images in [0, 1]; nothing of the plugin."""
+    physics = PHYSICS[kind]()
+    physics.noise_model = dinv.physics.GaussianNoise(sigma)
+    draws = generator(0, str(image), PURPOSE)
+    if method == "dps":
+        model = dinv.sampling.DPS(Wiener(), num_steps=13, weight=30.0, rng=draws)
+        return model(y, physics)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(draws.get_state())
+        model = dinv.sampling.DiffPIR(Wiener(), dinv.optim.L2(), sigma=sigma, max_iter=12, zeta=0.3, lambda_=5.0)
+        return model(y, physics)
+
+
+@pytest.mark.parametrize(("method", "kind", "sigma"), AGREEING)
+def test_it_agrees_with_deepinv_by_itself(method, kind, sigma):
+    """Same physics, seed and measurements. Ours are of images in [-1, 1]: y = 2 y' - A 1, with twice the noise."""
+    u = (Wiener().draw(2) + 1) / 2
+    physics = PHYSICS[kind]()
+    y = physics.A(u) + sigma * normal(*physics.A(u).shape, seed=1)
+    wanted = torch.cat([by_itself(method, kind, y[i : i + 1], sigma, i) for i in range(2)])
+    if kind == "sumpool":  # in its own units, so that the plugin has to find the norm
+        A = operator("sumpool:4")
+        y = y * A.compute_norm()
+        sigma = sigma * A.compute_norm()
+    else:
+        A = from_physics(physics, (16, 16), dtype=torch.float64)
+    solver = Dps(PRIOR, steps=12, weight=30.0) if method == "dps" else DiffPir(PRIOR, steps=12, zeta=0.3, lam=5.0)
+    answer = cb.solve(solver, A, 2 * y - A.mean_response, sigma=2 * sigma)
+    torch.testing.assert_close((answer + 1) / 2, wanted.double(), rtol=1e-3, atol=2e-4)
+    other = cb.solve(solver, A, 2 * y - A.mean_response, sigma=2 * sigma, seed=1)
+    assert (other - answer).abs().max() > 0.01  # what the seed does is far above that tolerance
+
+
+def test_where_y_is_exact_diffpir_by_itself_divides_zero_by_zero_and_here_projects():
+    """On a physics that loses something: deepinv's closed form is V (s^2 + 1 / gamma)^-1 V^T, at gamma = inf."""
+    u = (Wiener().draw(1) + 1) / 2
+    physics = inpainted()
+    y = physics.A(u)
+    assert by_itself("diffpir", "inpainting", y, 0.0, 0).isnan().any()
+    A = from_physics(physics, (16, 16), dtype=torch.float64)
+    answer = cb.solve(DiffPir(PRIOR, steps=12), A, 2 * y - A.mean_response)
+    assert answer.isfinite().all()
+    # the last level's noise is left on what the projection gave
+    assert (physics.A((answer + 1) / 2) - y).abs().max() < 0.05
+
+
+def test_ddrm_agrees_with_deepinv_by_itself():
+    """On its own factorisation of inpainting, where the singular vectors are pixels in both."""
+    sigma, u = 0.02, (Wiener().draw(1) + 1) / 2
+    physics = inpainted()
+    physics.noise_model = dinv.physics.GaussianNoise(sigma)
+    y = physics.A(u) + sigma * physics.mask * normal(1, 1, 16, 16, seed=1)
+    answers = []
+    for given in (physics, None):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if given is None:
+                A = from_physics(inpainted(), (16, 16), dtype=torch.float64)
+                A.matrices, A.block = A.physics.mask.reshape(256, 1, 1), 1  # each pixel a block: the same vectors
+                given = as_decomposable(A, sigma)
+            answers.append(dinv.sampling.DDRM(Wiener(), sigmas=[1, 0.5, 0.2, 0.05])(y.clone(), given))
+    torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------- good citizens
+
+
+@every_solver
+@every_setting
+def test_an_image_is_the_same_alone_and_in_a_batch(solver, spec, noise):
+    whole = problem(operator(spec, images=3), Wiener().draw(3), noise)
+    answer = solver.solve(whole, rng=rng(3)).x
+    assert answer.shape == (3, 1, 16, 16)
+    assert answer.dtype == torch.float64
+    assert answer.isfinite().all()
+    alone = solver.solve(part(whole, 1), rng=rng(1, first=1)).x
+    torch.testing.assert_close(alone, answer[1:2], rtol=1e-4, atol=1e-4)
+
+
+@every_solver
+def test_it_leaves_y_and_the_random_state_alone_and_follows_the_seed(solver):
+    measured = problem(operator("sumpool:4", "float32"), Wiener().draw(2), "gaussian:rel=0.1")
+    y, state = measured.y.clone(), torch.get_rng_state()
+    first = solver.solve(measured, rng=rng(2)).x
+    assert torch.equal(measured.y, y)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert torch.equal(solver.solve(measured, rng=rng(2)).x, first)
+    assert first.dtype == torch.float32
+    if type(solver) in (Dps, Ddrm, DiffPir):
+        assert not torch.equal(solver.solve(measured, rng=rng(2, first=5)).x, first)
+
+
+@every_solver
+def test_its_steps_and_calls_are_told(solver):
+    measured, told = problem(operator("sumpool:4"), Wiener().draw(2)), []
+    with meters.counting() as tally, frames.recording() as recording:
+        solver.solve(measured, rng=rng(2), progress=lambda done, total: told.append((done, total)))
+    steps = getattr(solver, "evaluations", None) or solver.steps
+    # DDRM's last call is at level 0, where the prior is not asked
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (2 * steps, 2 * steps)
+    if hasattr(solver, "prior"):
+        assert tally.images[meters.NETWORK] == 2 * steps
+        assert len(recording.frames) >= steps
+    assert sum(calls for name, calls in tally.images.items() if name != meters.NETWORK) > 0
+
+
+@every_solver
+def test_it_stops_when_progress_raises(solver):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(problem(operator("sumpool:4"), Wiener().draw(1)), rng=rng(1), progress=stop)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def error_of(solver, spec: str, noise: str = "none") -> float:
+    x = Wiener().draw(3)
+    measured = problem(operator(spec), x, noise)
+    return float((solver.solve(measured, rng=rng(3)).x - x).square().mean())
+
+
+@pytest.mark.parametrize("solver", [Ddrm(PRIOR, steps=30), Dpir(PRIOR, gain=10.0), Red(PRIOR, steps=30)],
+                         ids=lambda solver: type(solver).__name__)  # fmt: skip
+def test_with_the_exact_prior_it_does_better_than_the_floor(solver):
+    assert error_of(solver, "sumpool:4", "gaussian:rel=0.05") < error_of(Pinv(), "sumpool:4", "gaussian:rel=0.05")
+
+
+def test_samples_are_nearer_than_an_image_of_the_prior():
+    """Whose squared error is twice the prior's variance. deepinv's default weight of DPS hardly looks at y."""
+    unmeasured = 2 * 4 * float(Wiener().power.mean())
+    assert error_of(DiffPir(PRIOR, steps=30), "sumpool:4") < 0.5 * unmeasured
+    assert error_of(Dps(PRIOR, steps=30, weight=100.0), "sumpool:4") < 0.5 * unmeasured
+    assert error_of(Dps(PRIOR, steps=30, weight=1.0), "sumpool:4") > 0.7 * unmeasured
+
+
+@pytest.mark.parametrize("solver", [TvPgd(steps=20, inner=50, lam=1e-3), WaveletPgd(steps=60, lam=1e-3, family="haar")],
+                         ids=repr)  # fmt: skip
+def test_proximal_gradients_are_no_worse_than_the_floor(solver):
+    """On a piecewise constant image."""
+    x = -torch.ones((1, 1, 16, 16), dtype=torch.float64)
+    x[..., 4:12, 4:12], x[..., 6:8, 8:12] = 0.5, 1.0
+    measured = problem(operator("sumpool:4"), x)
+    error, floor = ((s.solve(measured, rng=rng(1)).x - x).square().mean() for s in (solver, Pinv()))
+    assert error < floor
+
+
+@pytest.mark.parametrize(
+    "solver", [TvPgd(steps=40, inner=60, lam=0.01), WaveletPgd(steps=40, lam=0.01, family="haar")], ids=repr
+)
+def test_proximal_gradients_end_at_a_minimum(solver):
+    """No step from the answer, in any of many directions, lowers 1/2 ||A u - y||^2 + lam R(u)."""
+    x = Wiener().draw(1)
+    measured = problem(operator("fourier:0.5"), x, "gaussian:rel=0.05")
+    task = task_of(measured, 0)
+    physics, prior = task.physics, solver.regulariser()
+
+    def objective(u: torch.Tensor) -> float:
+        value = prior.fn(u)
+        return float(0.5 * (physics.A(u) - task.y).square().sum() + solver.lam * value.sum())
+
+    u = (solver.solve(measured, rng=rng(1)).x + 1) / 2
+    least = objective(u)
+    towards = [task.start - u, (x + 1) / 2 - u, *(0.1 * normal(1, 1, 16, 16, seed=seed) for seed in range(8))]
+    assert all(objective(u + step * d) > least - 1e-5 for d in towards for step in (0.01, -0.01, 0.1))
+    assert objective(task.start) > least
+
+
+def test_the_task_is_one_of_images_from_0_to_1_and_of_unit_norm():
+    x = Wiener().draw(2)
+    A = operator("sumpool:4")
+    task = task_of(problem(A, x, "gaussian:0.5"), 1)
+    assert float(task.physics.compute_sqnorm(x)) == pytest.approx(1)
+    assert task.sigma == pytest.approx(0.5 / 2 / A.compute_norm())
+    exact = task_of(problem(A, x), 1)
+    torch.testing.assert_close(exact.y, exact.physics.A((x[1:] + 1) / 2))
+
+
+# ------------------------------------------------------------------------------------------------- what does not fit
+
+
+def test_ddrm_leaves_out_what_has_no_factorisation():
+    (record,) = cb.run("deepinv_ddrm:deepinv_denoiser,prior.source=median,steps=2", "sumpool:16@deepinv_blur",
+                       images="0", floor=False)  # fmt: skip
+    assert record.status == "skipped"
+    assert "no known singular value decomposition" in record.reason
+    assert "\n" not in record.reason
+
+
+def test_ddrm_of_deepinv_takes_no_physics_without_an_svd():
+    """Which is why `as_physics` is not enough for it."""
+    physics = as_physics(operator("sumpool:4"))
+    with pytest.raises(AttributeError, match="mask"):
+        dinv.sampling.DDRM(as_denoiser(PRIOR), sigmas=[1, 0])(physics.A(normal(1, 1, 16, 16)), physics)
+
+
+def test_ddrm_of_deepinv_draws_half_the_variance():
+    """Of its first level, in a basis where nothing is measured."""
+    seen = []
+
+    class Looking(dinv.models.Denoiser):
+        def forward(self, x, sigma, **_):
+            seen.append((float(x.var()), float(sigma)))
+            return x
+
+    physics = dinv.physics.DecomposablePhysics(mask=torch.zeros(1, 1, 200, 200))
+    with torch.random.fork_rng(devices=[]):
+        dinv.sampling.DDRM(Looking(), sigmas=[1.0])(torch.zeros(1, 1, 200, 200), physics)
+    assert seen == [(pytest.approx(0.5, rel=0.03), 1.0)]
+
+
+def test_dpir_of_deepinv_has_no_meaning_without_noise():
+    """Which is why `deepinv_dpir` takes exact measurements for noisy ones."""
+    levels, _, _ = dinv.optim.dpir.get_DPIR_params(0.0)
+    assert levels[-1].isnan()
+
+
+def test_a_prior_of_another_size_is_refused_before_any_work():
+    with pytest.raises(CryobenchError, match="128 x 128"):
+        cb.solve("deepinv_diffpir", operator("sumpool:4"), torch.zeros(1, 4, 4, 4))
+
+
+SPECS = ["deepinv_dps", "deepinv_ddrm", "deepinv_diffpir", "deepinv_dpir", "deepinv_red", "deepinv_tv_pgd:2,inner=5",
+         "deepinv_wavelet_pgd:2"]  # fmt: skip
+MEDIAN = "deepinv_denoiser,prior.source=median"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_it_is_found_by_name_and_is_a_row(spec):
+    if "pgd" not in spec:
+        spec += f":{MEDIAN}" + (",steps=2" if "dpir" not in spec else "")
+    (record,) = cb.run(spec, "sumpool:16", images="0", floor=False)
+    assert record.status == "ok", record.reason
+    assert record.counters["operator_calls"] > 0
+    assert record.values["psnr"][0] == record.values["psnr"][0]
+    assert cb.solver(record.solver) == cb.solver(spec)
+
+
+BAD = ["deepinv_dps:steps=1", "deepinv_dps:weight=-1", "deepinv_ddrm:eta=2", "deepinv_diffpir:zeta=-1",
+       "deepinv_red:lam=0", "deepinv_dpir:gain=0", "deepinv_tv_pgd:0", "deepinv_tv_pgd:lam=-1",
+       "deepinv_tv_pgd:inner=0", "deepinv_wavelet_pgd:family=nothing", "deepinv_wavelet_pgd:level=0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", BAD)
+def test_what_makes_no_sense_is_refused(spec):
+    with pytest.raises(CryobenchError, match="deepinv"):
+        cb.solver(spec)
+
+
+def test_the_model_free_denoisers_drive_every_method():
+    measured = problem(operator("sumpool:4"), Wiener().draw(1))
+    for method in (Dps, Ddrm, DiffPir, Red):
+        assert method(ModelFree("median"), steps=3).solve(measured, rng=rng(1)).x.isfinite().all()
