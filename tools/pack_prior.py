@@ -1,18 +1,21 @@
 """Puts a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
 
 FOLDER is what tools/train_embedded.sh has made. The loss, averaged over a hundred steps, goes along, and as a curve to
-docs/prior_loss.png.
+docs/prior_loss.png; of a run that began with the packaged weights it goes on where theirs ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cryobench.priors.diffusion import EMBEDDED
 from cryobench.priors.model_folder import find_model
 from cryobench.priors.network import read_network
 from cryobench.training.export import write_pipeline
@@ -26,11 +29,11 @@ AVERAGED = 100  # steps
 def pack(folder: Path) -> pd.DataFrame:
     """Write the pipeline, its card and its loss, which is returned."""
     model = find_model(str(folder))
+    losses = joined(averaged(pd.read_csv(folder / LOSS)), model.card)
     shutil.rmtree(PACKAGED, ignore_errors=True)
     PACKAGED.mkdir()
     prediction = model.scheduler_config["prediction_type"]
     write_pipeline(read_network(model), prediction, PACKAGED, card=model.card, half=True)
-    losses = averaged(pd.read_csv(folder / LOSS))
     losses.to_csv(PACKAGED / LOSS, index=False, float_format="%.6g")
     size = sum(path.stat().st_size for path in PACKAGED.rglob("*") if path.is_file())
     print(f"{PACKAGED.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
@@ -41,6 +44,15 @@ def averaged(losses: pd.DataFrame) -> pd.DataFrame:
     """A row a hundred steps, numbered by the last of them: the mean training loss and the last validation loss."""
     rows = losses.groupby((losses["step"] + AVERAGED - 1) // AVERAGED * AVERAGED)
     return rows.agg(loss=("loss", "mean"), validation_loss=("validation_loss", "last")).reset_index()
+
+
+def joined(losses: pd.DataFrame, card: Mapping[str, Any]) -> pd.DataFrame:
+    """These losses after those of the packaged weights, where the run began with them."""
+    if card["settings"]["warm_start"] != EMBEDDED:
+        return losses
+    done = sum(run["steps"] for run in card["before"])
+    before = pd.read_csv(PACKAGED / LOSS)
+    return pd.concat([averaged(before[before["step"] <= done]), losses.assign(step=losses["step"] + done)])
 
 
 def draw(losses: pd.DataFrame, path: Path) -> None:

@@ -4,7 +4,8 @@
 set -euo pipefail
 sharp="b_factor=10,envelope=10"  # as many details a pixel as a large particle has, whose pixels are large
 many="count=100000000,split=train"
-exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \
+out=$1 && shift
+exec cryobench train --out "$out" --preset small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \
   --data "simulate:train,snr=2,$many" \
   --data "simulate:train,snr=2,$sharp,$many" \
   --data "simulate:train,snr=2,$sharp,pixel_size=2.2,$many" \
@@ -16,4 +17,4 @@ exec cryobench train --out "$@" --preset small --batch 16 --steps 20000 --lr 4e-
   --validation "simulate:val,snr=2,split=val" \
   --validation "simulate:val,snr=2,$sharp,split=val" \
   --validation "simulate:val,snr=none,$sharp,split=val" \
-  --validation "simulate:val,snr=0.5,split=val"
+  --validation "simulate:val,snr=0.5,split=val" "$@"

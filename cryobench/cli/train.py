@@ -30,6 +30,10 @@ def train(
                                        show_default=False)
     ] = None,
     preset: Annotated[str, typer.Option(help="The network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
+    warm_start: Annotated[
+        str, typer.Option(help="The prior to begin with, of the same network: embedded, a folder, or hf:OWNER/NAME.",
+                          show_default="random weights")
+    ] = "",
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 20_000,
     batch: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 16,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
@@ -73,9 +77,10 @@ def train(
     processes = Processes(resolve_device(device))
     with _told_once(processes), processes.together():
         settings = Settings(
-            data=tuple(data), validation=tuple(validation or ()), preset=preset, steps=steps, batch=batch, lr=lr,
-            warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels, patience=patience, seed=seed,
-            validate_every=validate_every, sample_every=sample_every, checkpoint_every=checkpoint_every,
+            data=tuple(data), validation=tuple(validation or ()), preset=preset, warm_start=warm_start, steps=steps,
+            batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels,
+            patience=patience, seed=seed, validate_every=validate_every, sample_every=sample_every,
+            checkpoint_every=checkpoint_every,
         )  # fmt: skip
         stacks, others = ([open_stack(text, {}, installed(), processes.device) for text in texts]
                           for texts in (settings.data, settings.validation))  # fmt: skip

@@ -272,12 +272,12 @@ class Diffusion(Prior):
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
         """The live model on a device; read once and kept. Raises `DataError` for what cannot be read as one."""
-        folder = self._find()
+        folder = self.find()
         return _loaded(folder, _digest(folder, folder.stamp), str(device), self.precision)
 
     def check(self, shape: Shape) -> None:
         """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` where it is no prior."""
-        folder = self._find()
+        folder = self.find()
         config = folder.unet_config
         reason = unusable(config) or unusable_schedule(folder.scheduler_config)
         if reason:
@@ -293,19 +293,20 @@ class Diffusion(Prior):
 
     def weights_digest(self) -> str:
         """SHA-256 over the weights and both configurations, wherever they lie."""
-        folder = self._find()
+        folder = self.find()
         return _digest(folder, folder.stamp)
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         """What the card that `cryobench train` leaves beside the network says; nothing where there is none."""
-        return self._find().card.get("trained_on", ())
+        return self.find().card.get("trained_on", ())
 
     @property
     def of_clean_images(self) -> bool:
         """Whether it was trained on images without noise, as its card says."""
-        return self._find().card.get("settings", {}).get("target") == "clean"
+        return self.find().card.get("settings", {}).get("target") == "clean"
 
-    def _find(self) -> ModelFolder:
+    def find(self) -> ModelFolder:
+        """Where it lies, and its card. Raises `DataError` where it does not."""
         if self.source != EMBEDDED:
             return find_model(self.source, base=self._made_in, revision=self.revision, pickle=self.pickle)
         packaged = Path(__file__).parent / EMBEDDED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ NAME = "checkpoint.pt"
 
 @dataclass
 class State:
-    """After `step` updates. best: the lowest validation loss so far and the step it was found at."""
+    """After `step` updates. best: the lowest validation loss so far and the step it was found at. before: the card of
+    the prior it began with, None where it began with random weights."""
 
     step: int
     settings: Settings
@@ -27,6 +29,7 @@ class State:
     optimizer: dict[str, Any]
     best: float
     best_step: int
+    before: Mapping[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Replace the folder's checkpoint. Raises `ResultsError`, and leaves the old one, where it cannot."""

@@ -52,16 +52,25 @@ def write_pipeline(
 
 
 def make_card(
-    settings: Settings, step: int, images: Images, validation: Images | None, best: float, best_step: int
-) -> dict[str, Any]:
-    """What the network is after `step` updates, and how it came to be."""
+    settings: Settings, step: int, images: Images, validation: Images | None, best: float, best_step: int,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the network is after `step` updates, and how it came to be.
+
+    before: the card of the prior whose weights it began with, empty where that has none. What that was trained on, this
+    one was too.
+    """
+    earlier = before or {}
+    origins = [*earlier.get("trained_on", ()), *images.origins]
     card = {
         "image_shape": list(images.shape),
-        "trained_on": images.origins,
+        "trained_on": [origin for k, origin in enumerate(origins) if origin not in origins[:k]],
         "validated_on": [] if validation is None else validation.origins,
         "steps": step,
         "settings": settings.to_dict(),
     }
+    if before is not None:
+        card["before"] = [*earlier.get("before", ()), {name: earlier.get(name) for name in ("steps", "settings")}]
     if best_step:
         card |= {"validation_loss": best, "validation_loss_at_step": best_step}
     return card | {"versions": environment.versions() | {"accelerate": environment.version("accelerate")}}
@@ -113,6 +122,16 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
+def _began(card: Mapping[str, Any]) -> str:
+    """Where its first weights came from: 'It began with ...', empty for random ones."""
+    start = card["settings"]["warm_start"]
+    if not start:
+        return ""
+    runs = [str(run["steps"]) for run in card["before"]]
+    trained = f", after {' + '.join(runs)} steps of earlier runs" if "None" not in runs else ""
+    return f"It began with the weights of `{start}`{trained}. "
+
+
 def _told(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     settings, shape = card["settings"], card["image_shape"]
@@ -124,8 +143,8 @@ def _told(card: Mapping[str, Any]) -> str:
         "",
         f"An unconditional DDPM of images of {shape[0]} x {shape[1]} pixels, each scaled to [-1, 1] between its own "
         f"extremes, trained with `cryobench train`: {card['steps']} steps of {settings['batch']} images, network "
-        f"`{settings['preset']}`, averaged weights. {kind} Where its `UNet2DModel` has r^2 channels, images are "
-        "pixel-unshuffled by r before it and shuffled after.",
+        f"`{settings['preset']}`, averaged weights. {_began(card)}{kind} Where its `UNet2DModel` has r^2 channels, "
+        "images are pixel-unshuffled by r before it and shuffled after.",
         "",
         "Use it as `prior=./FOLDER` of a cryobench solver, or load the folder with diffusers.",
         "",

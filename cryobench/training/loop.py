@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
 from cryobench.training.processes import Processes
 from cryobench.training.settings import BETAS, PRESETS, Settings, T
+from cryobench.training.warm_start import begin
 
 _VALIDATED = 256
 """Images of the validation loss: always the same, with the same noise at the same levels."""
@@ -94,6 +95,7 @@ class Training:
         self._log: Log | None = None
         self.alphas = (1 - torch.linspace(*BETAS, T, dtype=torch.float64)).cumprod(0)
         self.step, self.best, self.best_step = 0, math.inf, 0
+        self.before: Mapping[str, Any] | None = None
         with self.processes.together():
             self.images, self.validation = self._open(stacks, validation)
         try:
@@ -226,7 +228,7 @@ class Training:
                 self._log.flush()
                 State(
                     self.step, self.settings, self._own().state_dict(), self.averaged.state_dict(),
-                    self.optimizer.state_dict(), self.best, self.best_step,
+                    self.optimizer.state_dict(), self.best, self.best_step, self.before,
                 ).save(self.out)  # fmt: skip
                 self._export()
         self.observer.saved(self.step)
@@ -241,7 +243,8 @@ class Training:
                 raise self._lost(f"the loss of the {what} is {loss:g}")
 
     def _export(self) -> None:
-        card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step)
+        card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step,
+                                self.before)  # fmt: skip
         export.write_pipeline(self.averaged, self.preset.prediction, self.out, card=card)
 
     def _finish_writing(self) -> None:
@@ -289,12 +292,15 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             network = self.preset.build(self.images.shape)
+        if self.settings.warm_start and state is None:
+            self.before = begin(network, self.settings.warm_start, self.images.shape, self.preset.prediction)
         self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()  # pyright: ignore
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.settings.lr, weight_decay=1e-4)
         if state is not None:
             network.load_state_dict(state.network)
             self.averaged.load_state_dict(state.averaged)
             self.step, self.best, self.best_step = state.step, state.best, state.best_step
+            self.before = state.before
         if self.device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network, self.optimizer = self.processes.accelerator.prepare(network, optimizer)

@@ -80,7 +80,8 @@ PRESETS = {
 class Settings:
     """A training run. Which weights come out depends on these and the images, on nothing else on a CPU.
 
-    data, validation: source specs. steps: updates of the weights. batch: images a step, over all processes.
+    data, validation: source specs. warm_start: the prior whose weights it begins with, embedded, a folder or
+    hf:OWNER/NAME; "" for random ones. steps: updates of the weights. batch: images a step, over all processes.
     lr: peak learning rate of AdamW, reached after `warmup` steps and falling to 0 as a cosine at the last one.
     ema: decay of the averaged weights, which are what is kept. clip: largest norm of the gradient.
     turns: whether images are turned by quarters and flipped at random. target: the "images" as they are, or their
@@ -93,6 +94,7 @@ class Settings:
     data: tuple[str, ...]
     validation: tuple[str, ...] = ()
     preset: str = "small"
+    warm_start: str = ""
     steps: int = 20_000
     batch: int = 16
     lr: float = 3e-4

@@ -18,8 +18,9 @@ SMALL = ("--preset", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--check
 def test_help_tells_every_setting(cli):
     code, out, _ = cli("train", "--help")
     assert code == 0
-    for option in ("--data", "--validation", "--preset", "--steps", "--batch", "--lr", "--warmup", "--ema", "--clip",
-                   "--no-turns", "--patience", "--seed", "--checkpoint-every", "--device", "--out"):  # fmt: skip
+    for option in ("--data", "--validation", "--preset", "--warm-start", "--steps", "--batch", "--lr", "--warmup",
+                   "--ema", "--clip", "--no-turns", "--patience", "--seed", "--checkpoint-every", "--device",
+                   "--out"):  # fmt: skip
         assert option in out
     assert "the same command goes on" in " ".join(out.split())
 
