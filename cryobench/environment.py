@@ -11,17 +11,18 @@ from types import ModuleType
 
 from cryobench.errors import CryobenchError, DeviceError, told
 
+NOT_INSTALLED = "not installed"
 CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
 EXTRA_PACKAGES = {"prox-tv": "proxtv"}
 
 
 @cache
 def version(distribution: str = "cryobench") -> str:
-    """The installed version of a distribution, or 'not installed'."""
+    """The installed version of a distribution, or `NOT_INSTALLED`."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cryobench import grid
+from cryobench import environment, grid
 from cryobench.errors import CryobenchError, DataError, SuiteError
 from cryobench.grid import Cell, Plan, Request
 from cryobench.presets import choose, presets_folder
@@ -17,9 +17,9 @@ from cryobench.suite_file import Grid, Placed, Reference, Rule, SuiteFile
 
 @dataclass(frozen=True)
 class Absent:
-    """A grid that cannot run here for want of its data or weights, which its suite allows.
+    """A grid that cannot run here for want of its data, its weights or a plugin, which its suite allows.
 
-    reason: in the suite's words. error: what this machine says.
+    reason: in the suite's words, or which plugin. error: what this machine says.
     """
 
     solvers: tuple[str, ...]
@@ -53,8 +53,14 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
     loaded: grid.Loaded = {}
     seen: set[str] = set()
     for part in suite.grids:
-        shown = {kind: tuple(_shown(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
+        missing = lacking(part)
+        show = _shown_or_written if missing else _shown
+        shown = {kind: tuple(show(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
                  for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
+        if missing:
+            reasons = f"{missing} absent", f"install {missing} to run them"
+            absent.append(Absent(shown["solvers"], shown["operators"], *reasons))
+            continue
         try:
             plan = grid.plan(_request(part, device, batch, save, presets), registry, loaded)
         except DataError as error:
@@ -72,6 +78,11 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
     return found, absent
 
 
+def lacking(part: Grid) -> str:
+    """The distributions that a grid needs and that are not installed, 'a and b'; '' where all are."""
+    return " and ".join(name for name in part.needs if environment.version(name) == environment.NOT_INSTALLED)
+
+
 def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
     """A spec as records show it. The component is made, so that an error names the line."""
     try:
@@ -80,6 +91,14 @@ def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, preset
         return str(registry.spec_of(registry.make(kind, spec.text)))
     except CryobenchError as error:
         raise _at(suite, spec.line, error) from error
+
+
+def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
+    """The same, or the spec as it is written where nobody here knows it."""
+    try:
+        return _shown(suite, registry, kind, spec, presets)
+    except SuiteError:
+        return spec.text
 
 
 def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], presets: str | None) -> Request:

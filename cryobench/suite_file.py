@@ -29,7 +29,8 @@ class Placed:
 class Grid:
     """What is combined with each other: every solver on every operator, noise and data set, with every seed.
 
-    optional: what to say where its data or weights are not on this machine; '' where they must be.
+    optional: what to say where its data or weights are not on this machine; '' where they must be. needs: distributions
+    that bring its components; where one is not installed, it is passed over.
     """
 
     line: int
@@ -44,6 +45,7 @@ class Grid:
     within: str = "image"
     ceiling: bool = False
     optional: str = ""
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _Reader:
         self._grid: dict[str, Callable[[yaml.Node], Any]] = {
             "solvers": self.specs, "operators": self.specs, "noises": self.specs, "data": self.paths_or_specs,
             "metrics": self.specs, "images": self.text, "size": self.text, "seeds": self.numbers, "within": self.text,
-            "ceiling": self.truth, "optional": self.text,
+            "ceiling": self.truth, "optional": self.text, "needs": self.texts,
         }  # fmt: skip
 
     def suite(self, root: yaml.Node) -> SuiteFile:
@@ -179,6 +181,9 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode) or node.value == "":
             self.fail(node, f"wanted one value, got {_shown(node)}")
         return node.value.strip()
+
+    def texts(self, node: yaml.Node) -> tuple[str, ...]:
+        return tuple(self.text(item) for item in self.items(node))
 
     def truth(self, node: yaml.Node) -> bool:
         if self.text(node) not in ("true", "false"):

@@ -125,6 +125,17 @@ def test_data_may_be_absent_where_the_suite_says_so(tmp_path, monkeypatch):
         planned(tmp_path, text.replace(", optional: data absent", ""))
 
 
+def test_a_grid_is_passed_over_where_its_plugin_is_not_installed(tmp_path):
+    text = SMALL + "include:\n  - {solvers: [swift, swifter:2], needs: [torch, no-such-plugin, nor-this]}\n"
+    plans, (absent,) = planned(tmp_path, text)
+    assert len(plans) == 1
+    assert (absent.solvers, absent.reason) == (("swift", "swifter:2"), "no-such-plugin and nor-this absent")
+    assert absent.error == "install no-such-plugin and nor-this to run them"
+    assert absent.operators == tuple(OPERATORS)
+    with pytest.raises(SuiteError, match="line 8: no solver 'swift'"):
+        planned(tmp_path, text.replace(", no-such-plugin, nor-this", ""))
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_is_shipped_can_be_planned(path):
     suite = read_suite(path)

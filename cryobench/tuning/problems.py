@@ -16,6 +16,7 @@ from cryobench.presets import source_identity, stated_by
 from cryobench.registry import Registry
 from cryobench.sources.selection import parse_images
 from cryobench.spec import Field, Spec, fields_of, parse
+from cryobench.suite import lacking
 from cryobench.suite_file import Grid, Placed, Rule, SuiteFile
 
 
@@ -71,6 +72,10 @@ def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[
     tasks: dict[str, list[Request]] = {}
     left: dict[str, None] = {}
     for part in suite.grids:
+        missing = lacking(part)
+        if missing:
+            left[f"{', '.join(_texts(part.solvers))}: {missing} absent"] = None
+            continue
         asked = _of_grid(part, request)
         try:
             _check_apart(suite, asked, registry)

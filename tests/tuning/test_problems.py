@@ -149,6 +149,13 @@ def test_a_grid_whose_data_are_absent_is_left_out_where_the_suite_allows_it(tmp_
         tasks(tmp_path, text.replace(", optional: data absent", ""))
 
 
+def test_a_grid_of_a_suite_without_its_plugin_is_named_and_left(tmp_path):
+    grid = "  - {solvers: [swift, swifter], needs: no-such-plugin}\n"
+    found, left = tasks(tmp_path, SUITE.replace("exclude:", grid + "exclude:"))
+    assert "swift, swifter: no-such-plugin absent" in left
+    assert found
+
+
 def test_a_suite_without_anything_to_tune_is_refused(tmp_path):
     with pytest.raises(SuiteError, match="there is no solver to tune; pinv: nothing of it"):
         tasks(tmp_path, "solvers: pinv\noperators: identity\ndata: spy\n")
