@@ -96,7 +96,7 @@ class DiffusionModel:
 
         t may lie between two levels: a_t is then that of the sigma_t between them, geometrically.
         """
-        return self._adapt(self.network(x, t), x, self._alpha_between(t))
+        return self._adapt(self.network(x, t), x, self.alpha_between(t))
 
     def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """E[x | z] for z = x + sigma n, n ~ N(0, I), both [B, 1, H, W]: least mean squared error. Differentiable.
@@ -167,7 +167,8 @@ class DiffusionModel:
         low, high = logs[above - 1 : above + 1].tolist()
         return above - 1 + (log - low) / (high - low)
 
-    def _alpha_between(self, t: float) -> float:
+    def alpha_between(self, t: float) -> float:
+        """a_t at a level between two of the network's, sigma_t linear in log sigma between theirs."""
         below = math.floor(t)
         if below == t:
             return self.alpha(below)
@@ -200,7 +201,7 @@ class NoisyImages(DiffusionModel):
         self._clean, self.noise = clean, noise
 
     def predict(self, x: torch.Tensor, t: float) -> Prediction:
-        a = self._alpha_between(t)
+        a = self.alpha_between(t)
         x0 = self.denoise(x / a**0.5, ((1 - a) / a) ** 0.5)
         return Prediction((x - a**0.5 * x0) / (1 - a) ** 0.5, x0)
 

@@ -70,7 +70,7 @@ def rms(a: np.ndarray | torch.Tensor) -> float:
 @pytest.mark.parametrize("t", [0, 1, 40, 333, 333.25, 700.5, 999])
 def test_every_kind_of_prediction_gives_the_posterior_mean_and_the_noise(prediction, t):
     model, x = COLOURED.model(prediction), COLOURED.draw(2)
-    a = float(model._alpha_between(t))
+    a = float(model.alpha_between(t))
     x_t = math.sqrt(a) * x + math.sqrt(1 - a) * torch.randn(x.shape, generator=torch.manual_seed(1), dtype=x.dtype)
     eps, x0 = model.predict(x_t, t)
     C, m = COLOURED.covariance, COLOURED.mean.flatten().numpy()

@@ -75,7 +75,7 @@ class DenoiserModel(DiffusionModel):
         levels = torch.as_tensor(t, dtype=torch.float64).flatten().expand(len(x)).tolist()
         with meters.calling(meters.NETWORK, x):
             return torch.cat(
-                [self._one(image, self._alpha_between(level)) for image, level in zip(x.split(1), levels, strict=True)]
+                [self._one(image, self.alpha_between(level)) for image, level in zip(x.split(1), levels, strict=True)]
             )
 
     def _one(self, x: torch.Tensor, a: float) -> torch.Tensor:

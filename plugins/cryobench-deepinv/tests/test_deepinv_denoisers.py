@@ -76,7 +76,7 @@ def test_as_a_diffusion_model_it_tells_the_image_and_the_noise(t):
     """In particular x_t = sqrt(a) x0 + sqrt(1 - a) eps, and levels of images apart."""
     model, x_t = from_denoiser(WIENER).load("cpu"), normal(2, 1, 16, 16)
     eps, x0 = model.predict(x_t, t)
-    a = model._alpha_between(t)
+    a = model.alpha_between(t)
     torch.testing.assert_close(a**0.5 * x0 + (1 - a) ** 0.5 * eps, x_t)
     z, s = x_t / a**0.5, ((1 - a) / a) ** 0.5
     torch.testing.assert_close(x0, 2 * WIENER((z + 1) / 2, s / 2) - 1, rtol=1e-5, atol=1e-6)
