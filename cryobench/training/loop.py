@@ -147,12 +147,12 @@ class Training:
         last = self.step == s.steps
         if self.validation is not None and (last or self.step % s.validate_every == 0):
             self._validate(self.validation)
-        if last or self.step % s.sample_every == 0:
-            with self.processes.together():
-                self._draw_samples()
         stopping = self.processes.any(stop())
         if self.ended or stopping or self.step % s.checkpoint_every == 0:
             self._save()
+        if last or self.step % s.sample_every == 0:  # which takes long: what is done is safe by now
+            with self.processes.together():
+                self._draw_samples()
         return stopping
 
     def _update(self) -> float:

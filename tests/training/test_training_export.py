@@ -89,3 +89,15 @@ def test_samples_are_drawn_from_the_averaged_weights(run, tmp_path, monkeypatch)
     sheet = matplotlib.image.imread(tmp_path / "out" / "samples" / "step_000002.png")
     assert sheet.std() > 0.05
     assert len(list((tmp_path / "out" / "samples").iterdir())) == 1
+
+
+def test_what_is_done_is_written_before_samples_are_drawn(run, tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_draw_samples", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out")
+    state = State.load(tmp_path / "out")
+    assert state is not None
+    assert state.step == 8
