@@ -1,7 +1,8 @@
 """Puts a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
 
 FOLDER is what tools/train_embedded.sh has made. The loss, averaged over a hundred steps, goes along, and as a curve to
-docs/prior_loss.png; of a run that began with the packaged weights it goes on where theirs ended.
+docs/prior_loss.png; of a run that began with the packaged weights it goes on where theirs ended. The samples that these
+weights give become docs/prior_samples.png.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cryobench.training.export import write_pipeline
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = ROOT / "cryobench" / "priors" / "embedded"
+SAMPLES = ROOT / "docs" / "prior_samples.png"
 LOSS = "loss.csv"
 AVERAGED = 100  # steps
 
@@ -35,6 +37,8 @@ def pack(folder: Path) -> pd.DataFrame:
     prediction = model.scheduler_config["prediction_type"]
     write_pipeline(read_network(model), prediction, PACKAGED, card=model.card, half=True)
     losses.to_csv(PACKAGED / LOSS, index=False, float_format="%.6g")
+    (sheet,) = folder.glob(f"samples/step_{model.card['steps']:06d}.png")
+    shutil.copyfile(sheet, SAMPLES)
     size = sum(path.stat().st_size for path in PACKAGED.rglob("*") if path.is_file())
     print(f"{PACKAGED.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
     return losses
