@@ -2,7 +2,7 @@
 
     python tools/tune_diffusion.py --out runs/tune
 
-Eight settings each, the paper's first, on four particles of the validation structure (snr 2, none of them or of their
+Eight settings each, the paper's first, on two particles of the validation structure (snr 2, none of them or of their
 structure in training or in the benchmark), sum pooling by 4 and by 16 at C = 4, exact measurements. The best has the
 highest PSNR to the measured image, averaged over both. Settings that are found in --out are not run again.
 """
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--solver", action="append", choices=SETTINGS, help="repeat for more; default: all")
     parser.add_argument("--prior", help="a prior in place of embedded")
-    parser.add_argument("--images", default="0:4")
+    parser.add_argument("--images", default="0:2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/tune"))
     given = parser.parse_args()

@@ -306,6 +306,11 @@ class Diffusion(Prior):
         """Whether it was trained on images without noise, as its card says."""
         return self.find().card.get("settings", {}).get("target") == "clean"
 
+    @property
+    def of_turned_images(self) -> bool:
+        """Whether it was trained on images in all eight turns and flips, as its card says."""
+        return self.find().card.get("settings", {}).get("turns") is True
+
     def find(self) -> ModelFolder:
         """Where it lies, and its card. Raises `DataError` where it does not."""
         if self.source != EMBEDDED:

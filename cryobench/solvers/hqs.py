@@ -15,6 +15,7 @@ from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion, data_step
 from cryobench.spec import Range
+from cryobench.turns import TURNS, turned, turned_back
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,16 @@ class Hqs(WithDiffusion):
         x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2,  g = s^2 / (lam sigma^2)
 
     from the least-norm solution x_0. The second step is closed form, and where y is exact (sigma = 0) it is the
-    projection on {x : A x = y}.
+    projection on {x : A x = y}. A network that was trained on images in all eight turns and flips sees x_k in another
+    of them at each step: its errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant
+    plug-and-play image reconstruction").
     """
 
     steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 10
     start: Annotated[float, Range(0.1, 10, log=True), "noise level of the first step, on images in [-1, 1]"] = 1.0
     end: Annotated[float, Range(0.01, 0.5, log=True), "noise level of the last step"] = 0.1
     lam: Annotated[float, Range(0.1, 10, log=True), "weight of the prior where y is noisy"] = 1.0
+    turns: Annotated[bool, "another turn or flip at each step, for priors trained on all of them"] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -44,9 +48,12 @@ class Hqs(WithDiffusion):
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
+        H, W = problem.operator.image_shape
+        kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
         x = least = least_norm(problem)
         for k, s in enumerate(geometric(self.start, self.end, self.steps)):
-            z = model.denoise(x, s)
+            kind = kinds[k % len(kinds)]
+            z = turned_back(model.denoise(turned(x, kind), s), kind)
             x = data_step(problem, least, z, s**2 / self.lam)
             frames.offer(x, z)
             if progress is not None:

@@ -62,26 +62,33 @@ class WithDiffusion(Solver):
 def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
     """The deviation s of the white noise in the images themselves, as y tells it, [B, 1, 1, 1].
 
-    The network D takes noise of variance t^2 = s^2 + w^2 off the least-norm solution, w^2 being that of the noise of y
-    in it. What D takes off the measured part is less than the noise, by what D leaves of it, which its divergence tells
-    (Stein 1981; by one random probe b, Ramani, Blu & Unser 2008):
+    The network D takes noise of variance t^2 = s^2 + w^2 off x, w^2 being that of the noise of y in the least-norm
+    solution. x is that solution where y has measured; elsewhere it is what D last took for the image, with noise n as
+    strong, for D has learned to see through noise that is everywhere. What D takes off the measured part is less than
+    the noise, by what D leaves of it, which its divergence there tells (Stein 1981; by one random probe b, Ramani, Blu
+    & Unser 2008):
 
-        t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div D(x) / N),    div D(x) = <b, D(x + e b) - D(x)> / e
+        t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div),    div = <A^+ A b, D(x + e b) - D(x)> / (e rank A)
 
-    Iterated from t = START, the null space of x filled from D(x) in between.
+    Iterated from t = `NOISE_START`.
     """
     operator, least = problem.operator, least_norm(problem)
+    rank = max(operator.rank, 1)
     probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
+    measured_probe = operator.A_dagger_A(probe.expand_as(least))
+    fill = rng.stream("fill")
     of_y = noise_in_image(problem, rng.stream(NOISE_OF_Y)).double().square()
-    x, t = least, torch.full_like(problem.sigma, NOISE_START)
+    measured, t = least, torch.full_like(problem.sigma, NOISE_START)
     for _ in range(NOISE_STEPS):
+        n = t * fill.normal(least.shape[1:], dtype=least.dtype, device=least.device)
+        x = measured + n - operator.A_dagger_A(n)
         c = model.denoise(x, t)
         e = NOISE_PROBE * t
-        left = dot(probe, model.denoise(x + e * probe, t) - c) / (e * probe[0].numel())
+        left = dot(measured_probe, model.denoise(x + e * probe, t) - c) / (e * rank)
         taken = operator.A_dagger_A(least - c)
-        variance = dot(taken, taken).double() / max(operator.rank, 1) / (1 - left.double().clamp(0.0, 0.95))
+        variance = dot(taken, taken).double() / rank / (1 - left.double().clamp_max(0.95))
         t = variance.clamp(LEAST_NOISE**2, 1.0).sqrt().to(t.dtype)
-        x = c + taken
+        measured = c + taken
     return (t.double().square() - of_y).clamp_min(LEAST_NOISE**2).sqrt().to(t.dtype)
 
 

@@ -13,6 +13,7 @@ from cryobench.core import Shape, Stack
 from cryobench.errors import DataError
 from cryobench.philox import RowDraws
 from cryobench.sources.streaming import ReadsBlocks
+from cryobench.turns import TURNS, turned
 
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
 
@@ -87,7 +88,7 @@ class Images:
                 noisy, target = block(stack, chosen, clean=self._clean)
                 images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
-            kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * 8).int().tolist()
+            kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()
             images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
         return images.unsqueeze(1)
 
@@ -126,11 +127,6 @@ def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], la
         number = numbers[int(fine.flatten().int().argmin())]
         raise DataError(f"image {number} of {label} is constant or not finite; train on a stack without it")
     return (target - low) / (high - low) * 2 - 1
-
-
-def turned(image: torch.Tensor, kind: int) -> torch.Tensor:
-    """One of the eight turns and flips of a square, 0 to 7, of an image [H, W]."""
-    return torch.rot90(image.flip(0) if kind >= 4 else image, kind % 4)
 
 
 def _common_shape(stacks: Sequence[Stack]) -> Shape:

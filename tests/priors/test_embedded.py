@@ -25,7 +25,7 @@ from cryobench.sources.structures import catalogue
 FOLDER = Path(__file__).parents[2] / "cryobench" / "priors" / "embedded"
 HELD_OUT = "6zu5+6zu5-large+6zu5-small"
 IMAGES = 3
-unfinished = pytest.mark.xfail(reason="the packaged weights are those of an early step; training goes on", strict=True)
+unfinished = pytest.mark.xfail(reason="6,500 of 20,000 steps of training; it goes on", strict=True)
 """To be taken away with the weights of the whole training, when these pass."""
 
 
@@ -55,14 +55,14 @@ def oracle(prior: Sparsity, z: torch.Tensor, truth: torch.Tensor, sigma: float) 
     return max(found)
 
 
-@unfinished
-@pytest.mark.parametrize("sigma", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("sigma", [0.1, pytest.param(0.3, marks=unfinished), pytest.param(1.0, marks=unfinished)])
 def test_it_denoises_held_out_particles_better_than_tv_and_wavelets_with_the_best_lam(held_out, sigma):
     z = noisy(held_out, sigma)
     with torch.no_grad():
         ours = decibels(Embedded().load().denoise(z, sigma), held_out)
-    theirs = max(oracle(prior, z, held_out, sigma) for prior in (TotalVariation(), WaveletSparsity()))
-    assert ours > theirs + (1.0 if sigma == 0.3 else 0.0), (ours, theirs)
+    tv, wavelet = (oracle(prior, z, held_out, sigma) for prior in (TotalVariation(), WaveletSparsity()))
+    print(f"\nsigma {sigma}: prior {ours:.2f}, tv {tv:.2f}, wavelet {wavelet:.2f} dB")  # docs/diffusion.md shows them
+    assert ours > max(tv, wavelet) + (1.0 if sigma == 0.3 else 0.0)
 
 
 def test_it_has_not_seen_the_structures_of_the_test_split():
@@ -93,7 +93,6 @@ def test_others_can_load_it():
     assert torch.allclose(torch.nn.functional.pixel_shuffle(theirs, 4), ours, atol=1e-5)
 
 
-@unfinished
 def test_the_noise_of_held_out_particles_is_found_from_a_quarter_of_the_measurements():
     stack = Simulate(HELD_OUT, snr=2.0, seed=7).open()
     images = [minmax(stack.read(i), "") for i in range(IMAGES)]

@@ -124,6 +124,7 @@ class Known(Prior):
     live: DiffusionModel
     noise: float | Literal["auto"] = 0.0
     of_clean_images: bool = False
+    of_turned_images: bool = False
 
     def check(self, shape: Shape) -> None:
         if shape != self.live.image_shape:

@@ -21,7 +21,8 @@ from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
-from cryobench.priors.diffusion import Diffusion, NoisyImages
+from cryobench.priors.diffusion import Diffusion, DiffusionModel, NoisyImages
+from cryobench.priors.network import read_levels, read_network
 from cryobench.rng import Rng
 from cryobench.solvers.cryosense import CryoSense
 from cryobench.solvers.daps import Daps, polynomial
@@ -435,12 +436,15 @@ def test_the_same_seed_gives_the_same_answer_and_another_another(name, noise, pr
 @pytest.mark.parametrize("recipe", [None, POOL], ids=["ctf", "pool"])
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.2)], ids=["exact", "noisy"])
 def test_an_image_is_the_same_alone_and_in_a_batch(name, recipe, noise, prior):
-    problem, _ = contract_problem(noise, recipe=recipe)
-    solver = few(name, prior)
+    """In double precision: CPUs round a batch and an image differently, and division by sqrt(a_T) magnifies that."""
+    problem, _ = contract_problem(noise, torch.float64, recipe)
+    folder = prior.find()
+    levels = read_levels(folder.scheduler_config)
+    solver = few(name, Known(DiffusionModel(read_network(folder).double(), levels)))
     whole = solver.solve(problem, rng=rng(3)).x
     for i in range(3):
         alone = solver.solve(part(problem, slice(i, i + 1)), rng=Rng(0, [str(i)])).x
-        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-4 * max(1.0, float(whole.abs().max())))
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-7 * max(1.0, float(whole.abs().max())))
 
 
 @every_solver
@@ -591,3 +595,20 @@ def test_a_prior_of_clean_images_is_asked_for_noisy_ones():
         solver = Hqs(Known(clean, noise=noise, of_clean_images=True))  # type: ignore[arg-type]
         assert type(solver.model(problem, rng(1))) is kind
     assert type(Hqs(Known(clean, noise="auto")).model(problem, rng(1))) is type(clean)  # type: ignore[arg-type]
+
+
+def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
+    """One that errs in a direction of its own, by a ramp, then errs in each of them, and no longer in any."""
+    problem, _ = one_image(COLOURED, "identity noisy")
+    model, ramp = COLOURED.model(), torch.linspace(-0.1, 0.1, SIZE[0], dtype=torch.float64)[:, None].expand(SIZE)
+    true = model.denoise
+
+    def found(of_turned: bool, **settings) -> torch.Tensor:
+        solver = Hqs(Known(model, of_turned_images=of_turned), steps=16, start=0.2, end=0.2, **settings)  # type: ignore[arg-type]
+        return solver.solve(problem, rng=rng(1)).x
+
+    straight = found(False)
+    monkeypatch.setattr(model, "denoise", lambda z, sigma: true(z, sigma) + ramp)
+    turning, as_told, untrained = found(True), found(True, turns=False), found(False)
+    assert torch.equal(as_told, untrained)
+    assert rms(turning - straight) < 0.6 * rms(untrained - straight)

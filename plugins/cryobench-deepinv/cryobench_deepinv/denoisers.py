@@ -118,6 +118,10 @@ class DenoiserPrior(Diffusion, ABC):
     def of_clean_images(self) -> bool:
         return False
 
+    @property
+    def of_turned_images(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class ModelFree(DenoiserPrior):
