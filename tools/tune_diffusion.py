@@ -1,6 +1,7 @@
 """Tries the same number of settings of every solver with a diffusion prior, on validation images alone.
 
     python tools/tune_diffusion.py --out runs/tune
+    python tools/tune_diffusion.py --out runs/tune --deepinv        # those of plugins/cryobench-deepinv, installed
 
 Eight settings each, the paper's first, on two particles of the validation structure (snr 2, none of them or of their
 structure in training or in the benchmark), sum pooling by 4 and by 16 at C = 4, exact measurements. The best has the
@@ -31,20 +32,39 @@ SETTINGS = {
                "steps=300,lr=0.03", "steps=300,lr=0.1", "steps=300,ddim_steps=2"),
     "cryosense": ("", "zeta=0.3", "zeta=3", "zeta=10", "zeta=30", "beta=0.5", "beta=0.5,zeta=3", "beta=0.5,zeta=10"),
 }  # fmt: skip
+DEEPINV = {
+    "deepinv_dpir": ("", "gain=3", "gain=10", "gain=30", "gain=100", "gain=300", "gain=10,least=0.05",
+                     "gain=100,least=0.05"),
+    "deepinv_red": ("", "lam=0.1", "sigma=0.1", "sigma=0.1,lam=0.1", "sigma=0.2", "sigma=0.2,lam=0.1", "sigma=0.02",
+                    "sigma=0.02,lam=0.1"),
+    "deepinv_ddrm": ("steps=20", "steps=20,eta=0", "steps=20,eta=0.5", "steps=20,eta=1", "", "eta=0", "eta=0.5",
+                     "eta=1"),
+    "deepinv_diffpir": ("", "zeta=0", "zeta=0.6", "zeta=1", "steps=20", "steps=20,zeta=0", "steps=20,zeta=0.6",
+                        "steps=20,zeta=1"),
+    "deepinv_dps": ("", "weight=10", "weight=30", "weight=300", "weight=1000", "weight=3000",
+                    "guidance=annealed,weight=1", "guidance=annealed,weight=10"),
+    "deepinv_tv_pgd": tuple(f"inner=20,lam={lam}" for lam in ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03",
+                                                              "0.1")),
+    "deepinv_wavelet_pgd": tuple(f"lam={lam}" for lam in ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03",
+                                                          "0.1")),
+}  # fmt: skip
+"""The peers: deepinv's solvers, those without a network too."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solver", action="append", choices=SETTINGS, help="repeat for more; default: all")
+    known = SETTINGS | DEEPINV
+    parser.add_argument("--solver", action="append", choices=known, help="repeat for more; default: all of ours")
+    parser.add_argument("--deepinv", action="store_true", help="all of deepinv's instead")
     parser.add_argument("--prior", help="a prior in place of embedded")
     parser.add_argument("--images", default="0:2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/tune"))
     given = parser.parse_args()
     print("| solver | NFE | PSNR, K=4 | K=16 | mean |\n|---|---|---|---|---|")
-    for solver in given.solver or SETTINGS:
+    for solver in given.solver or (DEEPINV if given.deepinv else SETTINGS):
         scores: dict[str, float] = {}
-        for setting in SETTINGS[solver]:
+        for setting in known[solver]:
             chosen = ",".join(filter(None, (setting, f"prior={given.prior}" if given.prior else "")))
             spec = f"{solver}:{chosen}" if chosen else solver
             records = cb.run(spec, OPERATORS, data=DATA, images=given.images, metrics="psnr", floor=False,
@@ -54,7 +74,7 @@ def main() -> None:
                 print(f"| {spec} | | {records[0].reason} | {records[-1].reason} | |", flush=True)
                 continue
             scores[spec] = sum(filter(None, found)) / len(found)
-            nfe = records[0].counters["nfe"]
+            nfe = records[0].counters.get("nfe", 0)
             print(f"| {spec} | {nfe:.0f} | {found[0]:.2f} | {found[1]:.2f} | {scores[spec]:.2f} |", flush=True)
         best = max(scores, key=lambda spec: scores[spec])
         print(f"| best of {solver}: `{best}` | | | | **{scores[best]:.2f}** |", flush=True)
