@@ -25,7 +25,11 @@ DATA = {
     "trained on": "simulate:train,snr=2,count=1000",
     "held out": "simulate:6zu5+6zu5-large+6zu5-small,snr=2,count=1000",
 }
-SOLVERS = ("pinv", "tv", "hqs", "ddnm", "ddnm:samples=8", "diffpir", "pigdm", "daps", "dps", "dmplug", "cryosense")
+SOLVERS = (
+    "pinv", "tv", "hqs", "ddnm:steps=20,eta=1", "ddnm:steps=20,eta=1,samples=8", "diffpir:steps=20,zeta=1",
+    "pigdm:steps=20", "daps:steps=10,ode_steps=2", "dps", "dmplug:steps=1000", "cryosense",
+)  # fmt: skip
+"""Each with the best of its settings by tools/tune_diffusion.py."""
 COLUMNS = ("psnr", "psnr_clean")
 
 
