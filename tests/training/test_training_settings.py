@@ -54,7 +54,7 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
     free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1}
     assert ours.differences(dataclasses.replace(ours, **free)) == []
     fixed = {"data": ("c.npy",), "validation": (), "preset": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
-             "turns": False, "target": "clean", "levels": "mixed", "seed": 1}  # fmt: skip
+             "turns": False, "target": "clean", "levels": "mixed", "seed": 1, "warm_start": "embedded"}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
     assert set(free) | set(fixed) == {field.name for field in dataclasses.fields(Settings)}
