@@ -44,17 +44,6 @@ def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.
     return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
 
 
-def irfft2(spectrum: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Real images [B, ..., H, W] of half spectra [B, ..., H, W // 2 + 1], `shape` = (H, W).
-
-    The CPU rounds a single image otherwise than the same image in a batch. Iterations with decisions in them would blow
-    that up, and a result must not depend on its batch: a single image is transformed twice.
-    """
-    if len(spectrum) == 1 and spectrum.device.type == "cpu":
-        return torch.fft.irfft2(torch.cat([spectrum, spectrum]), s=shape)[:1]
-    return torch.fft.irfft2(spectrum, s=shape)
-
-
 def concatenate_curves(curves: list[torch.Tensor]) -> torch.Tensor:
     """[B_i, L_i] one below the other, [sum B_i, max L_i], shorter ones continued by NaN."""
     length = max(curve.shape[1] for curve in curves)

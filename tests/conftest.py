@@ -27,39 +27,6 @@ os.environ["CRYOBENCH_CACHE"] = str(ROOT / ".pytest_cache" / "cryobench")
 SHARED = ROOT.parent / "shared"
 
 
-BITWISE = {
-    "test_the_size_of_a_batch_does_not_change_the_rounding",
-    "test_an_image_is_the_same_alone_in_a_part_and_in_a_batch",
-    "test_an_image_is_the_same_alone_and_in_a_batch",
-    "test_an_image_gets_the_same_bits_alone_in_a_part_and_in_a_batch",
-    "test_an_image_stops_on_its_own_and_is_the_same_alone",
-    "test_each_image_meets_its_own_ctf_whatever_its_batch",
-    "test_the_measurements_are_those_of_each_images_ctf",
-    "test_the_method_chosen_and_an_image_that_goes_another_way",
-    "test_each_image_keeps_its_own_ctf",
-    "test_it_does_not_depend_on_the_batch",
-    "test_many_series_at_once_are_as_one_by_one",
-    "test_the_same_bits_in_every_process_whatever_its_threads",
-    "test_what_is_null_is_told_from_what_is_small",
-}
-"""Tests that ask for the same bits, or nearly, from a batch and from its images one by one."""
-
-
-def rounds_a_batch_as_its_images() -> bool:
-    """Whether the FFT of this machine does; that of MKL on some processors (AMD's) does not."""
-    x = torch.randn((5, 32, 32), generator=torch.Generator().manual_seed(0))
-    return torch.equal(torch.fft.rfft2(x), torch.cat([torch.fft.rfft2(image) for image in x.split(1)]))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if rounds_a_batch_as_its_images():
-        return
-    reason = "the FFT of this machine rounds a batch otherwise than its images one by one"
-    for item in items:
-        if getattr(item, "originalname", "") in BITWISE:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and recorded reference numbers that lies beside some checkouts."""

@@ -13,8 +13,8 @@ Interval = tuple[float | None, float | None]
 
 # Numbers held at once, of resamples and of their sums: 8 MiB each as float32, whatever the size of the data.
 CHUNK = 2_000_000
-# Series in one product. Always as many, so that the rounding of a series does not depend on its company.
-SERIES = 64
+# The largest number below which float32 holds every integer.
+EXACT = 2**24
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -74,8 +74,10 @@ def interval_ends(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends lo and hi [series] of the `bootstrap_interval` of data [series, images]; NaN where there is none.
 
-    All series share their resamples. The means are taken in float32, of deviations from each series' mean: what that
-    rounds is far below what the drawing of resamples leaves open.
+    All series share their resamples. Sums are taken of deviations from each series' mean, in units of n / 2^24 of its
+    largest one of n images: of integers, whose sums float32 holds exactly, so that they do not depend on the order of
+    a product's additions, and a series not on its company. What that rounds is up to ten thousand images far below what
+    the drawing of resamples leaves open.
     """
     ends = np.full((2, len(data)), math.nan)
     if data.shape[1] > 1:
@@ -89,30 +91,27 @@ def _ends(data: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarr
     least, most = data.min(axis=1), data.max(axis=1)
     centre = np.clip(data.mean(axis=1), least, most)  # rounding must not push it out: three times 0.1 have the mean 0.1
     offsets = data - centre[:, None]
-    scale = np.abs(offsets).max(axis=1)
-    scale[scale == 0] = 1
-    offsets = (offsets / scale[:, None]).astype(np.float32)
+    largest = np.abs(offsets).max(axis=1)
+    largest[largest == 0] = 1
+    units = max(1, EXACT // data.shape[1])
+    offsets = np.rint(offsets / largest[:, None] * units).astype(np.float32)
     ends = np.empty((2, len(data)))
-    batch = SERIES * max(1, CHUNK // resamples // SERIES)
+    batch = max(1, CHUNK // resamples)
     for start in range(0, len(data), batch):
         sums = _resampled_sums(offsets[start : start + batch], resamples, seed)
         sums.sort(axis=1)
         ends[:, start : start + batch] = [_quantile(sums, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
-    return np.clip(ends * (scale / data.shape[1]) + centre, least, most)
+    return np.clip(ends / units * (largest / data.shape[1]) + centre, least, most)
 
 
 def _resampled_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums [series, resamples] of float32 data [series, images] over as many images drawn with replacement."""
-    n_series, n_images = data.shape
-    data = np.pad(data, ((0, -n_series % SERIES), (0, 0)))
     sums = np.empty((len(data), resamples), np.float32)
     done = 0
-    for counts in _multiplicities(resamples, n_images, seed):
-        part = sums[:, done : done + len(counts)]
-        for start in range(0, len(data), SERIES):
-            np.matmul(data[start : start + SERIES], counts.T, out=part[start : start + SERIES])
+    for counts in _multiplicities(resamples, data.shape[1], seed):
+        np.matmul(data, counts.T, out=sums[:, done : done + len(counts)])
         done += len(counts)
-    return sums[:n_series]
+    return sums
 
 
 def _quantile(ordered: np.ndarray, tail: float) -> np.ndarray:

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction, Shape
+from cryobench.fft import rfft2
 from cryobench.metrics.rings import crossing, ring_counts, ring_sums
 from cryobench.metrics.within import soft_mask
 
@@ -156,7 +157,7 @@ def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Ten
     weight = torch.ones_like(image) if mask is None else mask
     level = ROUNDING**2 * (weight * image).square().mean(dim=(1, 2, 3), keepdim=True)
     mean = (weight * image).sum(dim=(1, 2, 3), keepdim=True) / weight.sum(dim=(1, 2, 3), keepdim=True)
-    return torch.fft.rfft2(weight * (image - mean), norm="ortho"), level
+    return rfft2(weight * (image - mean), norm="ortho"), level
 
 
 def _if_missing(values: dict[str, torch.Tensor], reason: str) -> dict[str, str]:

@@ -200,27 +200,27 @@ class SumPoolOperator(FactoredOperator):
         return blocks.permute(2, 1, 0).reshape(-1, *self.measurement_shape)
 
 
-_SMALL_PRODUCT = 400
 _TINY_MATRIX = 16
+_SMALL_PRODUCT = 400
+_WIDTH = 12
 
 
 def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """matrices [P, m, n] @ columns [P, n, B], each column rounded the same whatever B is.
+    """matrices [P, m, n] @ columns [P, n, B], each column rounded the same whatever B is and wherever it stands.
 
-    On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, and the two round
-    differently. So a product that is small for one image either gets zero columns until it is large, or, where that
-    would take many, is made of small ones; and where the matrices are tiny, multiplying and adding is the faster.
+    On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, which for some processors
+    has others within for the last columns that do not fill its registers; all of them round differently. So there are
+    always columns enough for the second, twelve or twenty-four or so on, of zeros where there are no images; and where
+    the matrices are tiny, multiplying and adding is the faster.
     """
     B, columns = columns.shape[-1], columns.contiguous()
     m, n = matrices.shape[1:]
-    large = math.ceil(_SMALL_PRODUCT / (m * n))
-    if matrices.device.type != "cpu" or large == 1:
+    if matrices.device.type != "cpu":
         return matrices @ columns
     if m * n <= _TINY_MATRIX:
         product = matrices[:, :, :1] * columns[:, :1]
         for j in range(1, n):
             product.addcmul_(matrices[:, :, j : j + 1], columns[:, j : j + 1])
         return product
-    if large <= 8:
-        return (matrices @ torch.nn.functional.pad(columns, (0, max(0, large - B))))[..., :B].contiguous()
-    return torch.cat([matrices @ part for part in columns.split(large - 1, dim=-1)], dim=-1)
+    width = _WIDTH * math.ceil(_SMALL_PRODUCT / (m * n * _WIDTH))
+    return (matrices @ torch.nn.functional.pad(columns, (0, -B % width)))[..., :B].contiguous()

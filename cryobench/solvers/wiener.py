@@ -10,6 +10,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
+from cryobench.fft import rfft2
 from cryobench.linalg import mean_intensity
 from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
 from cryobench.rng import Rng
@@ -68,7 +69,7 @@ def noise_power(problem: Problem) -> torch.Tensor:
 def signal_power(y: torch.Tensor, w: torch.Tensor, noise: torch.Tensor, problem: Problem) -> torch.Tensor:
     """S, the mean square of a coefficient of the image, by shells of y [B, 1, H, W]: [B, 1, H, W // 2 + 1] float64."""
     W = y.shape[-1]
-    power = torch.fft.rfft2(y, norm="ortho").abs().double().square()
+    power = rfft2(y, norm="ortho").abs().double().square()
     noisy = (w != 0).double() if problem.operator.noise_in_range else torch.ones_like(w)
     shell = shells(y.shape[-2], W, y.device)
     excess, passed = shell_sums(power - noise * noisy, shell, W), shell_sums(w**2, shell, W)

@@ -23,7 +23,7 @@ import torch
 from cryobench.core import Source, Stack
 from cryobench.ctf import CtfParameters, transfer
 from cryobench.errors import DataError, ParameterError
-from cryobench.linalg import irfft2
+from cryobench.fft import irfft2, rfft2
 from cryobench.philox import RowDraws
 from cryobench.sources.potential import potential
 from cryobench.sources.projection import Projector, euler_angles, matrices, shift_phase
@@ -282,7 +282,7 @@ class SimulatedStack(Stack):
         if self.recipe.noise == "white":
             return white
         power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
-        return irfft2(power.sqrt().float() * torch.fft.rfft2(white), self.shape)
+        return irfft2(power.sqrt().float() * rfft2(white), self.shape)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self.check(index)

@@ -224,8 +224,8 @@ def test_the_size_of_a_batch_does_not_change_the_rounding(recipe):
         (operator.A_dagger_A, x),
     ):
         whole = method(batch)
-        for n in (1, 2, 8):
-            assert (method(batch[:n]) - whole[:n]).abs().max() <= 1e-7 * whole.abs().max()
+        for part in (slice(1), slice(2), slice(8), slice(13, 14), slice(5, 17)):
+            assert (method(batch[part]) - whole[part]).abs().max() <= 1e-7 * whole.abs().max()
 
 
 def test_pooling_is_what_it_says():
