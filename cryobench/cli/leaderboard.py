@@ -54,7 +54,7 @@ def leaderboard(
     from cryobench.errors import ResultsError
     from cryobench.leaderboard import choice, table
     from cryobench.leaderboard.cells import StoredRecords
-    from cryobench.leaderboard.index import read_cells, run_folders
+    from cryobench.leaderboard.index import read_cells, run_folder_finder
 
     outputs = check_outputs(csv, as_json, formats or ())
     folders = runs or [Path("runs")]
@@ -69,7 +69,7 @@ def leaderboard(
             frame = choice.grouped(frame, group_by)
         if metrics is not None:
             frame = choice.with_metrics(frame, _listed(metrics))
-        show(frame, outputs, StoredRecords(cells), run_folders(cells).get)
+        show(frame, outputs, StoredRecords(cells), run_folder_finder(cells))
 
 
 @contextmanager

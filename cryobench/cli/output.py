@@ -86,8 +86,7 @@ def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], find:
     def page(frame: pd.DataFrame) -> str:
         from cryobench.leaderboard.page import to_page
 
-        folders = {record.hash: folder for record in records if (folder := find(record.hash)) is not None}
-        return to_page(frame, records, folders)
+        return to_page(frame, records, find)
 
     written: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": render.to_csv,

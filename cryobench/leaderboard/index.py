@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,10 +63,18 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     return table.filter(pa.array(~repeated)) if repeated.any() else table
 
 
-def run_folders(table: pa.Table) -> dict[str, Path]:
-    """The run folder of each cell that `read_cells` found, by hash."""
-    paths = (Path(os.fsdecode(path)) for path in table[FOLDER].to_pylist())
-    return dict(zip(table["hash"].to_pylist(), paths, strict=True))
+def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
+    """What finds the run folder of a cell that `read_cells` found, by its hash."""
+
+    @cache
+    def paths() -> dict[str, bytes]:
+        return dict(zip(table["hash"].to_pylist(), table[FOLDER].to_pylist(), strict=True))
+
+    def find(hash: str) -> Path | None:
+        path = paths().get(hash)
+        return None if path is None else Path(os.fsdecode(path))
+
+    return find
 
 
 def _all_of(root: Path, report: Report) -> pa.Table:

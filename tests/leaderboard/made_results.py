@@ -80,4 +80,4 @@ def folders(root: Path, records: Sequence[Record]) -> dict[str, Path]:
 
 
 def page(records: Sequence[Record], folders: Mapping[str, Path] | None = None, by: str = "psnr") -> str:
-    return to_page(leaderboard(records, by=by), records, folders or {})
+    return to_page(leaderboard(records, by=by), records, (folders or {}).get)

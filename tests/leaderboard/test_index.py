@@ -17,7 +17,7 @@ from board_records import MSE, PSNR, absent, record
 from cryobench.errors import ResultsError
 from cryobench.leaderboard import index
 from cryobench.leaderboard.cells import StoredRecords, cells
-from cryobench.leaderboard.index import INDEX, read_cells, run_folders
+from cryobench.leaderboard.index import INDEX, read_cells, run_folder_finder
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record
 from cryobench.results import Results, read_record
@@ -236,9 +236,11 @@ def test_several_folders_and_single_cells(runs, tmp_path):
     found = read_cells([runs, other.root], ignore)
     assert {one.solver: one.noise for one in StoredRecords(found)}["s0"] == "gaussian:0.1"
     assert found.num_rows == 5
-    folders = run_folders(found)
-    assert {folder.parent for folder in folders.values()} == {runs, other.root}
-    assert all(read_record(folder).hash == hash for hash, folder in folders.items())
+    find = run_folder_finder(found)
+    folders = {one.hash: find(one.hash) for one in StoredRecords(found)}
+    assert {folder and folder.parent for folder in folders.values()} == {runs, other.root}
+    assert all(folder and read_record(folder).hash == hash for hash, folder in folders.items())
+    assert find("no such hash") is None
     assert [one.solver for one in read(single)] == ["s7"]
     assert not (single / INDEX).exists()
 

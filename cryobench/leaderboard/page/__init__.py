@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -30,18 +30,18 @@ MOST_DETAILED = 20_000
 """Rows up to which a page has all there is to say of each: 10 MB or so."""
 
 
-def to_page(frame: pd.DataFrame, records: Sequence[Record], folders: Mapping[str, Path]) -> str:
+def to_page(frame: pd.DataFrame, records: Sequence[Record], find: Callable[[str], Path | None]) -> str:
     """The page of a leaderboard.
 
     frame: of `leaderboard.table.leaderboard`, its index and attributes kept; rows may have been taken out. records:
-    what it was made of, in any order. folders: the run folder of a record by its hash; a record without one has no
+    what it was made of, in any order. find: the run folder of a record by its hash; a record without one has no
     ring correlations and no images. Of more than 20,000 rows the page has the tables whole, with the intervals of the
     ranking metric alone, and plots and images of the first 20,000 records.
     """
     by_hash = {record.hash: record for record in records[:MOST_DETAILED]}
     of_rows = [by_hash.get(hash) for hash in frame.index.get_level_values("hash")]
     told = page_data(frame, of_rows, intervals=len(frame) <= MOST_DETAILED)
-    found = embed(of_rows, told["comparisons"]["row"], folders)
+    found = embed(of_rows, told["comparisons"]["row"], find)
     found.left_out += max(len(records) - MOST_DETAILED, 0)
     data = told | asdict(found) | {"version": environment.version()}
     style = _part("page.css")

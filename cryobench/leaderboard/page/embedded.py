@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,13 @@ class Embedded:
     """Rows whose files there was no room for."""
 
 
-def embed(records: Sequence[Record | None], comparisons: Sequence[int], folders: Mapping[str, Path]) -> Embedded:
-    """What the folders hold of the rows. records and comparisons: of each row; folders: by the hash of a record."""
+def embed(records: Sequence[Record | None], comparisons: Sequence[int], find: Callable[[str], Path | None]) -> Embedded:
+    """What the run folders hold of the rows. records and comparisons: of each row; find: its folder by the hash of a
+    record."""
     found = Embedded()
     numbers: dict[str, int] = {}
     room = PICTURE_BYTES
-    for looked, (row, folder) in enumerate(_in_turn(records, comparisons, folders)):
+    for looked, (row, folder) in enumerate(_in_turn(records, comparisons, find)):
         if looked >= MOST_ROWS:
             found.left_out += 1
             continue
@@ -61,13 +62,13 @@ def embed(records: Sequence[Record | None], comparisons: Sequence[int], folders:
 
 
 def _in_turn(
-    records: Sequence[Record | None], comparisons: Sequence[int], folders: Mapping[str, Path]
+    records: Sequence[Record | None], comparisons: Sequence[int], find: Callable[[str], Path | None]
 ) -> Iterator[tuple[int, Path]]:
     """Rows that have a folder, the first of every comparison, then the second, and so on."""
     places: dict[int, int] = {}
     turns = []
     for row, (record, comparison) in enumerate(zip(records, comparisons, strict=True)):
-        folder = folders.get(record.hash) if record is not None and record.status == "ok" else None
+        folder = find(record.hash) if record is not None and record.status == "ok" else None
         if folder is not None:
             places[comparison] = places.get(comparison, -1) + 1
             turns.append((places[comparison], row, folder))
