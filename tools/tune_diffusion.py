@@ -18,13 +18,19 @@ from cryobench.leaderboard.stats import mean
 
 DATA = "simulate:val,snr=2,split=val,seed=1"
 OPERATORS = ("sumpool:4,count=4", "sumpool:16,count=64")
+LAMS = ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03", "0.1")
+
+
+def in_few_steps_too(*settings: str) -> tuple[str, ...]:
+    """Settings, and each of them with 20 steps."""
+    return *settings, *(f"steps=20,{setting}".rstrip(",") for setting in settings)
+
+
 SETTINGS = {
     "hqs": ("", "start=0.5", "start=2", "end=0.05", "end=0.2", "start=0.5,end=0.05", "start=2,end=0.05", "steps=20"),
-    "ddnm": ("", "eta=0", "eta=0.5", "eta=1", "steps=20", "steps=20,eta=0", "steps=20,eta=0.5", "steps=20,eta=1"),
-    "diffpir": ("", "zeta=0", "zeta=0.6", "zeta=1", "steps=20", "steps=20,zeta=0", "steps=20,zeta=0.6",
-                "steps=20,zeta=1"),
-    "pigdm": ("", "eta=0", "eta=0.5", "eta=0.85", "steps=20", "steps=20,eta=0", "steps=20,eta=0.5",
-              "steps=20,eta=0.85"),
+    "ddnm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=1"),
+    "diffpir": in_few_steps_too("", "zeta=0", "zeta=0.6", "zeta=1"),
+    "pigdm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=0.85"),
     "daps": ("", "end=0.05", "end=0.3", "start=10", "start=10,end=0.3", "spread=0.3", "spread=1",
              "steps=10,ode_steps=2"),
     "dps": ("", "zeta=0.1", "zeta=0.3", "zeta=0.5", "zeta=2", "zeta=4", "zeta=8", "zeta=16"),
@@ -37,16 +43,12 @@ DEEPINV = {
                      "gain=100,least=0.05"),
     "deepinv_red": ("", "lam=0.1", "sigma=0.1", "sigma=0.1,lam=0.1", "sigma=0.2", "sigma=0.2,lam=0.1", "sigma=0.02",
                     "sigma=0.02,lam=0.1"),
-    "deepinv_ddrm": ("steps=20", "steps=20,eta=0", "steps=20,eta=0.5", "steps=20,eta=1", "", "eta=0", "eta=0.5",
-                     "eta=1"),
-    "deepinv_diffpir": ("", "zeta=0", "zeta=0.6", "zeta=1", "steps=20", "steps=20,zeta=0", "steps=20,zeta=0.6",
-                        "steps=20,zeta=1"),
+    "deepinv_ddrm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=1"),
+    "deepinv_diffpir": in_few_steps_too("", "zeta=0", "zeta=0.6", "zeta=1"),
     "deepinv_dps": ("", "weight=10", "weight=30", "weight=300", "weight=1000", "weight=3000",
                     "guidance=annealed,weight=1", "guidance=annealed,weight=10"),
-    "deepinv_tv_pgd": tuple(f"inner=20,lam={lam}" for lam in ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03",
-                                                              "0.1")),
-    "deepinv_wavelet_pgd": tuple(f"lam={lam}" for lam in ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03",
-                                                          "0.1")),
+    "deepinv_tv_pgd": tuple(f"inner=20,lam={lam}" for lam in LAMS),
+    "deepinv_wavelet_pgd": tuple(f"lam={lam}" for lam in LAMS),
 }  # fmt: skip
 """The peers: deepinv's solvers, those without a network too."""
 
