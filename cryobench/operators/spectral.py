@@ -129,7 +129,7 @@ def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperato
 
 def multiply_spectrum(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """F^-1 diag(weight) F image: [1 or B, 1, H, W // 2 + 1] real and [B, 1, H, W] -> [B, 1, H, W], in its dtype."""
-    return irfft2(weight.to(image.dtype) * rfft2(image.contiguous()), (image.shape[-2], image.shape[-1]))
+    return irfft2(weight.to(image.dtype) * rfft2(image), (image.shape[-2], image.shape[-1]))
 
 
 def whole_spectrum(half: torch.Tensor, width: int) -> torch.Tensor:

@@ -193,8 +193,7 @@ class SumPoolOperator(FactoredOperator):
         return blocks.reshape(h, w, K, K, B).permute(4, 0, 2, 1, 3).reshape(B, 1, *self.image_shape)
 
     def _measurements_to_blocks(self, y: torch.Tensor) -> torch.Tensor:
-        # contiguous: a strided product would be rounded otherwise for one image than for a batch
-        return y.flatten(2).permute(2, 1, 0).contiguous()
+        return y.flatten(2).permute(2, 1, 0)
 
     def _blocks_to_measurements(self, blocks: torch.Tensor) -> torch.Tensor:
         return blocks.permute(2, 1, 0).reshape(-1, *self.measurement_shape)
@@ -211,16 +210,18 @@ def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, which for some processors
     has others within for the last columns that do not fill its registers; all of them round differently. So there are
     always columns enough for the second, twelve or twenty-four or so on, of zeros where there are no images; and where
-    the matrices are tiny, multiplying and adding is the faster.
+    the matrices are tiny, multiplying and adding is the faster. Strided columns would be rounded otherwise too.
     """
-    B, columns = columns.shape[-1], columns.contiguous()
+    B = columns.shape[-1]
     m, n = matrices.shape[1:]
     if matrices.device.type != "cpu":
-        return matrices @ columns
+        return matrices @ columns.contiguous()
     if m * n <= _TINY_MATRIX:
+        columns = columns.contiguous()
         product = matrices[:, :, :1] * columns[:, :1]
         for j in range(1, n):
             product.addcmul_(matrices[:, :, j : j + 1], columns[:, j : j + 1])
         return product
     width = _WIDTH * math.ceil(_SMALL_PRODUCT / (m * n * _WIDTH))
-    return (matrices @ torch.nn.functional.pad(columns, (0, -B % width)))[..., :B].contiguous()
+    filled = torch.nn.functional.pad(columns, (0, -B % width)).contiguous()
+    return (matrices @ filled)[..., :B].contiguous()
