@@ -29,7 +29,7 @@ IMAGES = 6
 
 @pytest.fixture(scope="module")
 def held_out() -> torch.Tensor:
-    """Images [6, 1, 128, 128] of the held-out structures, through the CTF and without noise, as it was trained on."""
+    """Images [B, 1, 128, 128] of the held-out structures, through the CTF and without noise, as it was trained on."""
     stack = Simulate(HELD_OUT, snr=None, seed=7).open()
     images = [minmax(stack.read(i), "")[0] for i in range(IMAGES)]
     return torch.from_numpy(np.stack(images)).unsqueeze(1)
@@ -46,7 +46,7 @@ def decibels(x: torch.Tensor, truth: torch.Tensor) -> float:
 
 def oracle(prior: Sparsity, z: torch.Tensor, truth: torch.Tensor, sigma: float) -> float:
     """The best mean PSNR of argmin 1/2 ||x - z||^2 + lam R(x) over lam, which only who holds the truth can choose."""
-    lams = [sigma * factor for factor in (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)]
+    lams = [sigma * factor for factor in (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)]
     weights = [torch.full((len(z), 1, 1, 1), lam) for lam in lams]
     found = [decibels(prior.prox(z, weight), truth) for weight in weights]
     assert max(found) not in (found[0], found[-1]), "the best lam lies at the end of the range"
