@@ -27,7 +27,7 @@ def in_few_steps_too(*settings: str) -> tuple[str, ...]:
 
 
 SETTINGS = {
-    "hqs": ("", "start=0.5", "start=2", "end=0.05", "end=0.2", "start=0.5,end=0.05", "start=2,end=0.05", "steps=20"),
+    "hqs": ("", "start=0.2", "start=1", "end=0.05", "end=0.2", "start=0.2,end=0.05", "first=10,start=10", "steps=10"),
     "ddnm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=1"),
     "diffpir": in_few_steps_too("", "zeta=0", "zeta=0.6", "zeta=1"),
     "pigdm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=0.85"),

@@ -21,19 +21,26 @@ from cryobench.turns import TURNS, turned, turned_back
 @dataclass(frozen=True)
 class Hqs(WithDiffusion):
     """Plug-and-play half-quadratic splitting (Zhang et al. 2021, "Plug-and-Play Image Restoration with Deep Denoiser
-    Prior", eqs. 6-8): for a noise level s that falls from `start` to `end`,
+    Prior", eqs. 6-8): for a noise level s that is `first` once and then falls from `start` to `end`,
 
         z = E[x | x + s n = x_k]                                   the network
         x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2,  g = s^2 / (lam sigma^2)
 
     from the least-norm solution x_0. The second step is closed form, and where y is exact (sigma = 0) it is the
-    projection on {x : A x = y}. A network that was trained on images in all eight turns and flips sees x_k in another
-    of them at each step: its errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant
-    plug-and-play image reconstruction").
+    projection on {x : A x = y}.
+
+    The first level is so high that the network sees nothing: z is the mean of the images it knows. What y does not tell
+    begins as in that mean. It matters where y leaves out the lowest frequencies: of a coefficient that is wrong by far
+    more than s, as 0 is there, the network takes the error for image.
+
+    A network that was trained on images in all eight turns and flips sees x_k in another of them at each step: its
+    errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant plug-and-play image
+    reconstruction").
     """
 
-    steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 10
-    start: Annotated[float, Range(0.1, 10, log=True), "noise level of the first step, on images in [-1, 1]"] = 1.0
+    steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 14
+    first: Annotated[float, "noise level of the first step, on images in [-1, 1]"] = 100.0
+    start: Annotated[float, Range(0.1, 10, log=True), "noise level of the second step"] = 0.3
     end: Annotated[float, Range(0.01, 0.5, log=True), "noise level of the last step"] = 0.1
     lam: Annotated[float, Range(0.1, 10, log=True), "weight of the prior where y is noisy"] = 1.0
     turns: Annotated[bool, "another turn or flip at each step, for priors trained on all of them"] = True
@@ -41,7 +48,7 @@ class Hqs(WithDiffusion):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ParameterError(f"hqs: steps must be at least 1, got {self.steps}")
-        for name in ("start", "end", "lam"):
+        for name in ("first", "start", "end", "lam"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ParameterError(f"hqs: {name} must be positive, got {getattr(self, name):g}")
 
@@ -51,14 +58,22 @@ class Hqs(WithDiffusion):
         H, W = problem.operator.image_shape
         kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
         x = least = least_norm(problem)
-        for k, s in enumerate(geometric(self.start, self.end, self.steps)):
+        for k, s in enumerate(self.levels()):
             kind = kinds[k % len(kinds)]
             z = turned_back(model.denoise(turned(x, kind), s), kind)
+            if s > 1:  # there a network that predicts the noise errs by s times its own error
+                z = z.clamp(-1, 1)
             x = data_step(problem, least, z, s**2 / self.lam)
             frames.offer(x, z)
             if progress is not None:
                 progress(k + 1, self.steps)
         return Reconstruction(x)
+
+    def levels(self) -> list[float]:
+        """The noise level of each step; `end` alone for one step."""
+        if self.steps == 1:
+            return [self.end]
+        return [self.first, *geometric(self.start, self.end, self.steps - 1)]
 
 
 def geometric(start: float, end: float, steps: int) -> list[float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from gaussian_model import GaussianPrior, Known
 from optics import dense, live, measure, part, taken
 
 from cryobench import frames, meters
-from cryobench.core import Problem
+from cryobench.core import Problem, Shape
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
+from cryobench.operators.masks import FourierMask
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
 from cryobench.priors.diffusion import Diffusion, DiffusionModel, NoisyImages
@@ -202,7 +203,7 @@ def test_the_jacobian_is_per_image_and_zero_where_x0_is_clamped():
 COPIES = 150
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Outcome:
     """What many answers to one problem are like. Squares are means over pixels."""
 
@@ -595,6 +596,37 @@ def test_a_prior_of_clean_images_is_asked_for_noisy_ones():
         solver = Hqs(Known(clean, noise=noise, of_clean_images=True))  # type: ignore[arg-type]
         assert type(solver.model(problem, rng(1))) is kind
     assert type(Hqs(Known(clean, noise="auto")).model(problem, rng(1))) is type(clean)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class WithoutTheMean(FourierMask):
+    """All frequencies but 0."""
+
+    def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
+        mask = torch.ones(shape, dtype=torch.bool)
+        mask[shape[0] // 2, shape[1] // 2] = False
+        return mask
+
+
+def test_hqs_begins_what_is_not_measured_at_the_mean_of_the_prior():
+    """Here the mean over the pixels, which is 0 in the least-norm solution: steps of a level far below its deviation
+    leave it there."""
+    prior = GaussianPrior()
+    prior.mean = prior.mean - 0.5
+    x = prior.draw(1, seed=5)
+    problem = measure(live(Fourier(0.5, WithoutTheMean()), taken(1, SIZE)), x, None)
+    wanted = prior.posterior(problem).mean
+    begun, not_begun = (
+        Hqs(Known(prior.model()), first=first, start=0.1, end=0.1).solve(problem, rng=rng(1)).x[0, 0].numpy()
+        for first in (100.0, 0.1)
+    )
+    assert rms(begun - wanted) < 0.02 * rms(wanted)
+    assert rms(not_begun - wanted) > 0.3 * rms(wanted)
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(1, [0.1]), (2, [9, 0.1]), (4, [9, 0.9, 0.3, 0.1])])
+def test_the_levels_of_hqs(steps, wanted):
+    assert Hqs(steps=steps, first=9, start=0.9, end=0.1).levels() == pytest.approx(wanted)
 
 
 def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
