@@ -6,7 +6,8 @@ Simulated particles with their own noise (snr 2), sum pooling by K = 2, 4, 8, 16
 exact measurements; once of structures that the packaged prior was trained on (other orientations, other noise) and once
 of held-out ones. PSNR in dB (data range 1) to the image that was measured and to the clean one, mean over images with a
 95% bootstrap interval. `ceiling` is the clean image plus what the measurements determine of its noise. NFE: network
-evaluations an image. Cells that are in --out already are not run again.
+evaluations an image. Cells that are in --out already are not run again, nor those of held-out structures that
+`cryobench sweep leaderboards/pixel.yaml` left there: they are the same.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SOLVERS = (
     "pigdm:steps=20", "daps:steps=10,ode_steps=2", "dps", "dmplug:steps=1000", "cryosense",
 )  # fmt: skip
 """Each with the best of its settings by tools/tune_diffusion.py."""
+METRICS = ("psnr", "ssim", "frc", "null_error")
 COLUMNS = ("psnr", "psnr_clean")
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--solver", action="append", help="repeat for more; default: all")
     parser.add_argument("--block", action="append", type=int, help="K; repeat for more; default: 2 to 32")
     parser.add_argument("--data", action="append", choices=DATA, help="repeat for both, which is the default")
-    parser.add_argument("--images", default="0:8")
+    parser.add_argument("--images", default="0:16")
     parser.add_argument("--prior", help="a prior for all solvers that take one; default: embedded")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
@@ -54,7 +56,7 @@ def main() -> None:
         for block in blocks:
             records = cb.run(
                 solvers, f"sumpool:{block},count={block * block // 4}", data=DATA[name], images=given.images,
-                metrics="psnr", device=given.device, out=given.out, ceiling=True,
+                metrics=METRICS, device=given.device, out=given.out, ceiling=True,
             )  # fmt: skip
             for record in records:
                 found.setdefault(record.solver, []).append(record)

@@ -33,9 +33,10 @@ SETTINGS = {
     "pigdm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=0.85"),
     "daps": ("", "end=0.05", "end=0.3", "start=10", "start=10,end=0.3", "spread=0.3", "spread=1",
              "steps=10,ode_steps=2"),
-    "dps": ("", "zeta=0.1", "zeta=0.3", "zeta=0.5", "zeta=2", "zeta=4", "zeta=8", "zeta=16"),
-    "dmplug": ("steps=1000", "steps=1000,lr=0.003", "steps=1000,lr=0.03", "steps=1000,lr=0.1", "steps=300",
-               "steps=300,lr=0.03", "steps=300,lr=0.1", "steps=300,ddim_steps=2"),
+    "dps": ("", "zeta=0.3", "zeta=3", "zeta=10", "steps=100", "steps=100,zeta=0.3", "steps=100,zeta=3",
+            "steps=100,zeta=10"),
+    "dmplug": ("steps=1000", "steps=300", "steps=300,lr=0.03", "steps=300,lr=0.1", "steps=300,lr=0.03,ddim_steps=2",
+               "steps=100,lr=0.03,window=30", "steps=100,lr=0.1,window=30", "steps=100,lr=0.1,window=30,ddim_steps=2"),
     "cryosense": ("", "zeta=0.3", "zeta=3", "zeta=10", "zeta=30", "beta=0.5", "beta=0.5,zeta=3", "beta=0.5,zeta=10"),
 }  # fmt: skip
 DEEPINV = {

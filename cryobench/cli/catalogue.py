@@ -110,7 +110,11 @@ def _default_text(value: object) -> str:
 
 
 def _paragraphs(doc: str) -> str:
-    """A docstring with its source line breaks undone, so that it wraps to the terminal."""
+    """A docstring that wraps to the terminal: without its source line breaks, but in formulas, which are indented."""
     import inspect
 
-    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(doc).split("\n\n"))
+    def shown(part: str) -> str:
+        formulas = all(line.startswith("    ") for line in part.splitlines())
+        return part.rstrip() if formulas else " ".join(part.split())
+
+    return "\n\n".join(map(shown, inspect.cleandoc(doc).split("\n\n")))

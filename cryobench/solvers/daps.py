@@ -21,15 +21,16 @@ from cryobench.spec import Range
 @dataclass(frozen=True)
 class Daps(Sampler):
     """Decoupled annealing posterior sampling (Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with
-    Decoupled Noise Annealing", algorithm 1): for noise levels s that fall from `start` to `end`,
+    Decoupled Noise Annealing", algorithm 1): for noise levels s that fall from `start` to `end`, z = image + s noise,
 
-        x0 = where the probability-flow ODE takes z, z = image + s noise     dz/ds = (z - E[x | z]) / s, Euler
-        x ~ p(x_0 | x0, y),  p(x_0 | z) taken for a Gaussian about x0 of variance s^2
+        x0 = where the probability-flow ODE takes z:  dz/ds = (z - E[x | z]) / s
+        x ~ p(x_0 | x0, y),  p(x_0 | z) taken for N(x0, s^2)
         z = x + s' noise,    s' the next level
 
     The paper draws x by Langevin steps. For a linear A the draw is one proximal step (perturb and optimise):
 
-        x = argmin_x ||A x - (y + sigma n)||^2 / sigma^2 + ||x - u||^2 / s^2,     u ~ p(x_0 | z)
+        x = argmin_x ||A x - (y + sigma n)||^2 / sigma^2 + ||x - u||^2 / s^2
+        u ~ p(x_0 | z)
 
     and where y is exact, the projection of u on {x : A x = y}. The last x is the answer.
 

@@ -21,7 +21,7 @@ class Ddnm(Sampler):
     """DDNM and its noisy form DDNM+ (Wang, Yu & Zhang 2023, "Zero-Shot Image Restoration Using Denoising Diffusion
     Null-Space Model", eqs. 13 and 17-19):
 
-        x0 <- x0 - w A^+ (A x0 - y)           the range of A from y, its null space from the network
+        x0 <- x0 - w A^+ (A x0 - y)                     on the range of A, from y
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - eta^2) eps + eta noise)
 
     with w = 1 where y is exact. Where it is noisy, A^+ y carries noise of deviation s_x (told by one application of A^+

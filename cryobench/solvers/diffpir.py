@@ -21,11 +21,11 @@ from cryobench.spec import Range
 class DiffPir(Sampler):
     """DiffPIR (Zhu et al. 2023, "Denoising Diffusion Models for Plug-and-Play Image Restoration", algorithm 1):
 
-        x0 <- argmin_x ||A x - y||^2 + rho_t ||x - x0||^2,   rho_t = lam sigma^2 / sigma_t^2
+        x0 <- argmin_x ||A x - y||^2 + rho_t ||x - x0||^2
         eps = (x_t - sqrt(a_t) x0) / sqrt(1 - a_t)
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - zeta) eps + sqrt(zeta) noise)
 
-    Where y is exact the first line is the projection on {x : A x = y}.
+    with rho_t = lam sigma^2 / sigma_t^2. Where y is exact the first line is the projection on {x : A x = y}.
     """
 
     zeta: Annotated[float, Range(0, 1), "share of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3

@@ -22,9 +22,10 @@ from cryobench.spec import Range
 class DmPlug(WithDiffusion):
     """DMPlug (Wang et al. 2024, "DMPlug: A Plug-in Method for Solving Inverse Problems with Diffusion Models"):
 
-        argmin_z mean (A R(z) - y)^2,     R(z): DDIM without fresh noise from the seed z, x0 clamped to [-1, 1]
+        argmin_z mean (A R(z) - y)^2
 
-    by Adam (0.9, 0.999) from z ~ N(0, I), at most `steps` steps of `ddim_steps` network evaluations and their gradient
+    R(z): DDIM without fresh noise from the seed z, x0 clamped to [-1, 1]. The descent is by
+    Adam (0.9, 0.999) from z ~ N(0, I), at most `steps` steps of `ddim_steps` network evaluations and their gradient
     each. With three steps the levels are those of the published code, 666, 333 and 0 of 1000.
 
     It ends by ES-WMV (Wang et al. 2021, "Early Stopping for Deep Image Prior", algorithm 1, whose window and patience

@@ -22,7 +22,7 @@ class Dps(Sampler):
     """Diffusion posterior sampling (Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse
     Problems", algorithm 1, for Gaussian noise), at every level
 
-        x_s = a draw given x_t and x0(x_t)          the ancestral step, x0 clamped to [-1, 1]
+        x_s = a draw given x_t and x0(x_t)   the ancestral step, x0 in [-1, 1]
         x_s <- x_s - zeta grad_{x_t} ||y - A x0(x_t)|| / ||A||
 
     The gradient is that of the norm, J^T A^T (A x0 - y) / ||A x0 - y|| with J the Jacobian of the network's x0, as in

@@ -23,11 +23,11 @@ class Hqs(WithDiffusion):
     """Plug-and-play half-quadratic splitting (Zhang et al. 2021, "Plug-and-Play Image Restoration with Deep Denoiser
     Prior", eqs. 6-8): for a noise level s that is `first` once and then falls from `start` to `end`,
 
-        z = E[x | x + s n = x_k]                                   the network
-        x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2,  g = s^2 / (lam sigma^2)
+        z = E[x | x + s n = x_k]                                    the network
+        x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2
 
-    from the least-norm solution x_0. The second step is closed form, and where y is exact (sigma = 0) it is the
-    projection on {x : A x = y}.
+    from the least-norm solution x_0, with g = s^2 / (lam sigma^2). The second step is closed form, and where y is exact
+    (sigma = 0) it is the projection on {x : A x = y}.
 
     The first level is so high that the network sees nothing: z is the mean of the images it knows. What y does not tell
     begins as in that mean. It matters where y leaves out the lowest frequencies: of a coefficient that is wrong by far

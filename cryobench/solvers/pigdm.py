@@ -22,13 +22,14 @@ class PiGdm(Sampler):
     """Pseudoinverse-guided diffusion (Song, Vahdat, Mardani & Kautz 2023, "Pseudoinverse-Guided Diffusion Models for
     Inverse Problems", algorithm 1), with p(x_0 | x_t) taken for N(x0, r^2), r^2 = 1 - a_t:
 
-        g = J^T A^T (A A^T + sigma^2 / r^2)^-1 (y - A x0),   J = dx0/dx_t        J^T A^+ (y - A x0) where y is exact
-        x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - f) eps + sqrt(f) noise) + sqrt(a_t) g,
+        g = J^T A^T (A A^T + sigma^2 / r^2)^-1 (y - A x0),   J = dx0/dx_t
+        x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - f) eps + sqrt(f) noise)
+              + sqrt(a_t) g
         f = eta^2 (1 - a_t / a_s) / (1 - a_t)
 
-    eps and x0 are the network's, x0 clamped to [-1, 1]. Only J^T needs autograd: what it is applied to is the
-    difference that a proximal step makes to x0. sqrt(a_t) g does not shrink with the length of a step, as the paper
-    has it: r^2 times the score of p(y | x_t) is taken at every level.
+    Where y is exact g is J^T A^+ (y - A x0). eps and x0 are the network's, x0 clamped to [-1, 1]. Only J^T needs
+    autograd: what it is applied to is the difference that a proximal step makes to x0. sqrt(a_t) g does not shrink with
+    the length of a step, as the paper has it: r^2 times the score of p(y | x_t) is taken at every level.
     """
 
     steps: Annotated[int, Range(10, 200, log=True), "network evaluations, each with its gradient"] = 100

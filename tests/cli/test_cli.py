@@ -379,6 +379,9 @@ def test_list_show_env_and_version(cli):
     assert "required" in out
     assert "random_binary" in out
     assert "cryobench.operators.sumpool:SumPool" in out
+    _, out, _ = cli("show", "diffpir")
+    assert "\n    x0 <- argmin_x ||A x - y||^2 + rho_t ||x - x0||^2\n    eps = " in out  # formulas keep their lines
+    assert "\nwith rho_t = " in out
     code, _, err = cli("show", "sumpol")
     assert (code, "did you mean 'sumpool'" in err) == (2, True)
     code, _, err = cli("list", "solver")

@@ -48,8 +48,9 @@ class Dps(Sampler):
     """`deepinv.sampling.DPS`: diffusion posterior sampling (Chung et al. 2023, "Diffusion Posterior Sampling for
     General Noisy Inverse Problems"), as the variance-preserving reverse SDE with DDPM steps and the score
 
-        grad log p(x_t) - weight grad ||A x0(x_t) - y||                              guidance=norm
-        grad log p(x_t) - weight grad ||A x0(x_t) - y||^2 / 2 (sigma^2 + sigma_t^2)  guidance=annealed
+        grad log p(x_t) - weight grad f
+        f = ||A x0(x_t) - y||                                    guidance=norm
+        f = ||A x0(x_t) - y||^2 / 2 (sigma^2 + sigma_t^2)        guidance=annealed
 
     on images in [0, 1] and physics of unit norm. Unlike in `dps` the guidance is a part of the score, so that what a
     step makes of a weight falls with the noise level: with guidance=norm deepinv's own default of 1 hardly looks at y;
