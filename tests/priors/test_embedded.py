@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryobench.core import Problem
+from cryobench.core import OperatorRecipe, Problem
+from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool
 from cryobench.priors.diffusion import CARD, Embedded, NoisyImages
@@ -18,6 +19,7 @@ from cryobench.priors.tv import TotalVariation
 from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.hqs import Hqs
+from cryobench.solvers.pinv import Pinv
 from cryobench.sources.scaling import between, minmax
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.structures import catalogue
@@ -92,14 +94,37 @@ def test_others_can_load_it():
     assert torch.allclose(torch.nn.functional.pixel_shuffle(theirs, 4), ours, atol=1e-5)
 
 
-def test_the_noise_of_held_out_particles_is_found_from_a_quarter_of_the_measurements():
+@pytest.fixture(scope="module")
+def particles() -> tuple[torch.Tensor, torch.Tensor]:
+    """Particles of the held-out structures with noise of their own, and the clean images, [B, 1, 128, 128] each."""
     stack = Simulate(HELD_OUT, snr=2.0, seed=7).open()
     images = [minmax(stack.read(i), "") for i in range(IMAGES)]
     clean = np.stack([between(low, high).apply(stack.clean(i)) for i, (_, low, high) in enumerate(images)])
-    x = torch.from_numpy(np.stack([image for image, _, _ in images])).unsqueeze(1)
-    operator = SumPool(8, 16).build((128, 128), seed=0, dtype=torch.float32, device=torch.device("cpu"))
-    problem = Problem(operator, operator.A(x), NoNoise(), torch.zeros(IMAGES, 1, 1, 1))
-    model = Hqs().model(problem, Rng(0, [str(i) for i in range(IMAGES)]))
+    x = np.stack([image for image, _, _ in images])
+    return torch.from_numpy(x).unsqueeze(1), torch.from_numpy(clean).unsqueeze(1)
+
+
+def exactly_measured(recipe: OperatorRecipe, x: torch.Tensor) -> Problem:
+    operator = recipe.build((128, 128), seed=0, dtype=torch.float32, device=torch.device("cpu"))
+    return Problem(operator, operator.A(x), NoNoise(), torch.zeros(len(x), 1, 1, 1))
+
+
+def rng() -> Rng:
+    return Rng(0, [str(i) for i in range(IMAGES)])
+
+
+def test_the_noise_of_held_out_particles_is_found_from_a_quarter_of_the_measurements(particles):
+    x, clean = particles
+    model = Hqs().model(exactly_measured(SumPool(8, 16), x), rng())
     assert isinstance(model, NoisyImages)
-    true = (x[:, 0].numpy() - clean).std(axis=(1, 2))
-    assert np.allclose(model.noise.flatten().numpy(), true, rtol=0.15), (model.noise.flatten(), true)
+    true = (x - clean).std((1, 2, 3))
+    assert torch.allclose(model.noise.flatten(), true, rtol=0.15), (model.noise.flatten(), true)
+
+
+@pytest.mark.parametrize(("recipe", "gain"), [(SumPool(16, 64), 0.5), (Fourier(0.25), 2.0)], ids=["pool", "fourier"])
+def test_hqs_recovers_held_out_particles_far_above_the_floor(particles, recipe, gain):
+    """Also where the measurements leave out the mean over the pixels, as those of `fourier:0.25` do."""
+    problem = exactly_measured(recipe, particles[0])
+    found, floor = (decibels(solver.solve(problem, rng=rng()).x, particles[0]) for solver in (Hqs(), Pinv()))
+    print(f"\n{recipe}: hqs {found:.2f}, pinv {floor:.2f} dB")
+    assert found > floor + gain
