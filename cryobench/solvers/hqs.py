@@ -11,11 +11,15 @@ import torch
 from cryobench import frames
 from cryobench.core import Problem, Progress, Reconstruction
 from cryobench.errors import ParameterError
+from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion, data_step
 from cryobench.spec import Range
 from cryobench.turns import TURNS, turned, turned_back
+
+BLIND = 10.0
+"""The noise level beyond which a network tells the mean of the images it knows, and little of the one it is shown."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Hqs(WithDiffusion):
     from the least-norm solution x_0, with g = s^2 / (lam sigma^2). The second step is closed form, and where y is exact
     (sigma = 0) it is the projection on {x : A x = y}.
 
-    The first level is so high that the network sees nothing: z is the mean of the images it knows. What y does not tell
-    begins as in that mean. It matters where y leaves out the lowest frequencies: of a coefficient that is wrong by far
-    more than s, as 0 is there, the network takes the error for image.
+    The first level is so high that the network sees nothing: z is the mean of the images it knows, within the room that
+    the noise of the image leaves (`room_beside_noise`). What y does not tell begins as in that mean. It matters where y
+    leaves out the lowest frequencies: of a coefficient that is wrong by far more than s, as 0 is there, the network
+    takes the error for image.
 
     A network that was trained on images in all eight turns and flips sees x_k in another of them at each step: its
     errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant plug-and-play image
@@ -61,8 +66,9 @@ class Hqs(WithDiffusion):
         for k, s in enumerate(self.levels()):
             kind = kinds[k % len(kinds)]
             z = turned_back(model.denoise(turned(x, kind), s), kind)
-            if s > 1:  # there a network that predicts the noise errs by s times its own error
-                z = z.clamp(-1, 1)
+            if s > BLIND:
+                room = room_beside_noise(model, z)
+                z = z.clamp(-room, room)
             x = data_step(problem, least, z, s**2 / self.lam)
             frames.offer(x, z)
             if progress is not None:
@@ -74,6 +80,17 @@ class Hqs(WithDiffusion):
         if self.steps == 1:
             return [self.end]
         return [self.first, *geometric(self.start, self.end, self.steps - 1)]
+
+
+def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
+    """How far from 0 the mean of images x in [-1, 1] can lie, [B, 1, 1, 1]; or one number for all, [].
+
+    In N pixels white noise of deviation n reaches about n sqrt(2 ln N) to either side, which leaves 1 less that: of an
+    image that is nearly noise, a mean that was learned on clearer ones is wrong. 1 where the noise is not told apart.
+    """
+    if not isinstance(model, NoisyImages):
+        return x.new_ones(())
+    return (1 - math.sqrt(2 * math.log(x[0].numel())) * model.noise.to(x)).clamp_min(0)
 
 
 def geometric(start: float, end: float, steps: int) -> list[float]:

@@ -624,6 +624,17 @@ def test_hqs_begins_what_is_not_measured_at_the_mean_of_the_prior():
     assert rms(not_begun - wanted) > 0.3 * rms(wanted)
 
 
+def test_the_mean_of_the_prior_is_taken_within_what_noise_leaves_of_the_range():
+    """Of an image of a mean of -0.9 and noise on it that fills [-1, 1] by half, only -0.5 is plausible."""
+    prior = GaussianPrior(deviation=0.01)
+    prior.mean = torch.full_like(prior.mean, -0.9)
+    problem = measure(live(Fourier(0.5, WithoutTheMean()), taken(1, SIZE)), prior.draw(1), None)
+    filling_half = 0.5 / math.sqrt(2 * math.log(SIZE[0] * SIZE[1]))
+    for noise, wanted in ((0.0, -0.9), (filling_half, -0.5), (1.0, 0.0)):
+        solver = Hqs(Known(prior.model(), noise=noise), steps=2, end=1e-3)
+        assert float(solver.solve(problem, rng=rng(1)).x.mean()) == pytest.approx(wanted, abs=0.02)
+
+
 @pytest.mark.parametrize(("steps", "wanted"), [(1, [0.1]), (2, [9, 0.1]), (4, [9, 0.9, 0.3, 0.1])])
 def test_the_levels_of_hqs(steps, wanted):
     assert Hqs(steps=steps, first=9, start=0.9, end=0.1).levels() == pytest.approx(wanted)
