@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
@@ -36,7 +36,8 @@ class Hqs(WithDiffusion):
     The first level is so high that the network sees nothing: z is the mean of the images it knows, within the room that
     the noise of the image leaves (`room_beside_noise`). What y does not tell begins as in that mean. It matters where y
     leaves out the lowest frequencies: of a coefficient that is wrong by far more than s, as 0 is there, the network
-    takes the error for image.
+    takes the error for image. Only networks that predict the image or v can be asked: one that predicts the noise has s
+    times its error, and its rounding, in z.
 
     A network that was trained on images in all eight turns and flips sees x_k in another of them at each step: its
     errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant plug-and-play image
@@ -44,7 +45,10 @@ class Hqs(WithDiffusion):
     """
 
     steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 14
-    first: Annotated[float, "noise level of the first step, on images in [-1, 1]"] = 100.0
+    first: Annotated[
+        float | Literal["auto"],
+        "noise level of the first step, on images in [-1, 1]; auto: 100, or 1 if the network predicts the noise",
+    ] = "auto"
     start: Annotated[float, Range(0.1, 10, log=True), "noise level of the second step"] = 0.3
     end: Annotated[float, Range(0.01, 0.5, log=True), "noise level of the last step"] = 0.1
     lam: Annotated[float, Range(0.1, 10, log=True), "weight of the prior where y is noisy"] = 1.0
@@ -54,8 +58,9 @@ class Hqs(WithDiffusion):
         if self.steps < 1:
             raise ParameterError(f"hqs: steps must be at least 1, got {self.steps}")
         for name in ("first", "start", "end", "lam"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ParameterError(f"hqs: {name} must be positive, got {getattr(self, name):g}")
+            value = getattr(self, name)
+            if value != "auto" and not 0 < value < math.inf:
+                raise ParameterError(f"hqs: {name} must be positive, got {value:g}")
 
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
@@ -63,7 +68,7 @@ class Hqs(WithDiffusion):
         H, W = problem.operator.image_shape
         kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
         x = least = least_norm(problem)
-        for k, s in enumerate(self.levels()):
+        for k, s in enumerate(self.levels(model.prediction)):
             kind = kinds[k % len(kinds)]
             z = turned_back(model.denoise(turned(x, kind), s), kind)
             if s > BLIND:
@@ -75,11 +80,14 @@ class Hqs(WithDiffusion):
                 progress(k + 1, self.steps)
         return Reconstruction(x)
 
-    def levels(self) -> list[float]:
-        """The noise level of each step; `end` alone for one step."""
+    def levels(self, prediction: str) -> list[float]:
+        """The noise level of each step with a network of this prediction; `end` alone for one step."""
         if self.steps == 1:
             return [self.end]
-        return [self.first, *geometric(self.start, self.end, self.steps - 1)]
+        first = self.first
+        if first == "auto":
+            first = max(1.0, self.start) if prediction == "epsilon" else 100.0
+        return [first, *geometric(self.start, self.end, self.steps - 1)]
 
 
 def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:

@@ -631,13 +631,23 @@ def test_the_mean_of_the_prior_is_taken_within_what_noise_leaves_of_the_range():
     problem = measure(live(Fourier(0.5, WithoutTheMean()), taken(1, SIZE)), prior.draw(1), None)
     filling_half = 0.5 / math.sqrt(2 * math.log(SIZE[0] * SIZE[1]))
     for noise, wanted in ((0.0, -0.9), (filling_half, -0.5), (1.0, 0.0)):
-        solver = Hqs(Known(prior.model(), noise=noise), steps=2, end=1e-3)
+        solver = Hqs(Known(prior.model("v_prediction"), noise=noise), steps=2, end=1e-3)
         assert float(solver.solve(problem, rng=rng(1)).x.mean()) == pytest.approx(wanted, abs=0.02)
 
 
-@pytest.mark.parametrize(("steps", "wanted"), [(1, [0.1]), (2, [9, 0.1]), (4, [9, 0.9, 0.3, 0.1])])
-def test_the_levels_of_hqs(steps, wanted):
-    assert Hqs(steps=steps, first=9, start=0.9, end=0.1).levels() == pytest.approx(wanted)
+@pytest.mark.parametrize(
+    ("solver", "prediction", "wanted"),
+    [
+        (Hqs(steps=1, end=0.1), "sample", [0.1]),
+        (Hqs(steps=2, end=0.1), "sample", [100, 0.1]),
+        (Hqs(steps=4, first=9, start=0.9, end=0.1), "epsilon", [9, 0.9, 0.3, 0.1]),
+        (Hqs(steps=4, start=0.9, end=0.1), "v_prediction", [100, 0.9, 0.3, 0.1]),
+        (Hqs(steps=4, start=0.9, end=0.1), "epsilon", [1, 0.9, 0.3, 0.1]),
+        (Hqs(steps=3, start=4, end=1), "epsilon", [4, 4, 1]),
+    ],
+)
+def test_the_levels_of_hqs(solver, prediction, wanted):
+    assert solver.levels(prediction) == pytest.approx(wanted)
 
 
 def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
