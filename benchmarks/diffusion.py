@@ -28,7 +28,8 @@ DATA = {
 }
 SOLVERS = (
     "pinv", "tv", "hqs", "ddnm:steps=20,eta=1", "ddnm:steps=20,eta=1,samples=8", "diffpir:steps=20,zeta=1",
-    "pigdm:steps=20", "daps:steps=10,ode_steps=2", "dps", "dmplug:steps=1000", "cryosense",
+    "pigdm:steps=20", "daps:steps=10,ode_steps=2", "cryosense", "dps:zeta=3",
+    "dmplug:steps=300,lr=0.03,ddim_steps=2",
 )  # fmt: skip
 """Each with the best of its settings by tools/tune_diffusion.py."""
 METRICS = ("psnr", "ssim", "frc", "null_error")

@@ -32,7 +32,7 @@ class CryoSense(Sampler):
 
     beta_i and zeta_i rise linearly from beta_min and zeta_min at the first step to beta and zeta at the last. As
     published, but that the gradient is normalised by image and not over the batch, so that an image's result is its
-    own. The gradient is A^T (A z - y), no autograd.
+    own. The gradient is A^T A z - A^T y, no autograd.
     """
 
     steps: Annotated[int, "network evaluations"] = 1000
@@ -53,9 +53,10 @@ class CryoSense(Sampler):
                 raise ParameterError(f"cryosense: {name} must be zero or positive, got {value:g}")
 
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        operator, y = problem.operator, problem.y
+        operator = problem.operator
+        back_projection = operator.A_adjoint(problem.y)
         zeta = zeta_of(block_of(problem)) if self.zeta == "auto" else self.zeta
-        weight = 2 / y[0].numel()
+        weight = 2 / problem.y[0].numel()
         with torch.no_grad():
             x = draws.x_T()
             v = torch.zeros_like(x)
@@ -66,7 +67,7 @@ class CryoSense(Sampler):
                 x0 = model.predict(x, t).x0.clamp_(-1, 1)
                 x_prev = ancestral(model, x, x0, t, then, draws.noise() if t > 0 else None)
                 z = (x0 - beta_i * v).clamp_(-1, 1)
-                g = operator.A_adjoint(operator.A(z) - y) * weight
+                g = (operator.A_adjoint_A(z) - back_projection) * weight
                 g = g / (norm(g) + 1e-8)
                 v = beta_i * v + zeta_i * g
                 x = (x_prev - v).clamp_(-1, 1)
