@@ -209,7 +209,7 @@ def _why_not(n_images: int, n_pairs: int) -> str:
     """Why no pair can be significant, or ''."""
     if not n_pairs or reachable(n_images, n_pairs):
         return ""
-    least = least_p(n_images) * n_pairs
+    least = min(1.0, least_p(n_images) * n_pairs)
     return (
         f"no p-values: with {_counted(n_images, 'image')} and {_counted(n_pairs, 'pair')} of rows none can be below "
         f"{least:.2g}, and {LEVEL} is wanted; {images_to_test(n_pairs)} images would do"

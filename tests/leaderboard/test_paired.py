@@ -129,12 +129,15 @@ def test_ranks_and_mean_must_point_the_same_way():
     assert (result.pairs[0].better, result.ranks) == (None, [1, 1])
 
 
-@pytest.mark.parametrize(("n_rows", "n_images"), [(2, 5), (2, 1), (10, 10), (3, 6)])
-def test_too_few_images_give_no_p_and_the_reason(n_rows, n_images):
+@pytest.mark.parametrize(
+    ("n_rows", "n_images", "least"), [(2, 5, "0.062"), (2, 1, "1"), (10, 10, "0.088"), (3, 6, "0.094"), (3, 2, "1")]
+)
+def test_too_few_images_give_no_p_and_the_reason(n_rows, n_images, least):
     values = np.arange(n_rows)[:, None] + np.zeros(n_images)
     result = compare(values, higher=True)
     assert all(pair.p is pair.p_holm is pair.better is None for pair in result.pairs)
     assert f"with {n_images} image" in result.why_not
+    assert f"can be below {least}, and" in result.why_not
     enough = images_to_test(n_rows * (n_rows - 1) // 2)
     assert f"{enough} images would do" in result.why_not
     assert (result.ranks, result.tied) == (list(range(n_rows, 0, -1)), [False] * n_rows)
