@@ -17,6 +17,8 @@ import torch
 from classical import SHRINK
 
 from cryobench.core import NoiseModel, OperatorRecipe, Problem
+from cryobench.io.scaling import minmax
+from cryobench.io.selection import parse_images
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
@@ -24,8 +26,6 @@ from cryobench.rng import Rng
 from cryobench.solvers.classical import Dct, Tv, Wavelet
 from cryobench.solvers.pinv import Pinv
 from cryobench.sources.demo import Demo
-from cryobench.sources.scaling import minmax
-from cryobench.sources.selection import parse_images
 from cryobench.sources.stacks import File
 
 CELLS = (*(SumPool(K, K * K // C) for K in (2, 4, 8, 16) for C in (4, 2, 1)), Fourier(0.25), Fourier(0.5))

@@ -25,8 +25,8 @@ import pandas as pd
 import torch
 
 from cryobench.core import Imaging, LinearOperator
-from cryobench.linalg import conjugate_gradients
-from cryobench.meters import CountingOperator, counting
+from cryobench.core.meters import CountingOperator, counting
+from cryobench.numerics.linalg import conjugate_gradients
 from cryobench.operators.composed import Composed, ComposedOperator
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.masks import RandomGaussian

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cryobench as cb
-from cryobench.leaderboard.stats import bootstrap_interval, mean
+from cryobench.leaderboard.statistics.bootstrap import bootstrap_interval, mean
 from cryobench.record import Record
 from cryobench.solvers.reverse import WithDiffusion
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cryobench.record import Record
-from cryobench.results import METRICS, RECORD
+from cryobench.results.store import METRICS, RECORD
 
 FORMATS = ("rich", "csv", "md", "json", "latex", "html")
 COLUMNS = [

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 
 from cryobench.environment import hardware
-from cryobench.sources.potential import potential
-from cryobench.sources.projection import PADDING, Projector, euler_angles, matrices
+from cryobench.physics.potential import potential
+from cryobench.physics.projection import PADDING, Projector, euler_angles, matrices
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.structures import read_structure
 

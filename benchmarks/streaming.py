@@ -26,9 +26,9 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
+from cryobench.io.streaming import CHUNK_BYTES
+from cryobench.io.writing import write_mrcs
 from cryobench.sources.stacks import File
-from cryobench.sources.streaming import CHUNK_BYTES
-from cryobench.sources.writing import write_mrcs
 
 
 def plain(path: Path) -> None:

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from cryobench import grid, runner
+from cryobench import runner
 from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
+from cryobench.core.kinds import check_kind
+from cryobench.core.meters import CountingOperator
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.hooks import Hooks
-from cryobench.kinds import check_kind
-from cryobench.meters import CountingOperator
-from cryobench.presets import choose, presets_folder
+from cryobench.plan import grid
+from cryobench.plan.presets import choose, presets_folder
 from cryobench.record import Record
 from cryobench.registry import installed
-from cryobench.results import Results
+from cryobench.results.store import Results
 from cryobench.rng import Rng
 
 if TYPE_CHECKING:

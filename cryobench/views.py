@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pylops
     import scipy.sparse.linalg
 
-    from cryobench.linear_operator import LinearOperator
+    from cryobench.core.operator import LinearOperator
 
 
 def as_scipy(operator: LinearOperator, image: int = 0) -> scipy.sparse.linalg.LinearOperator:

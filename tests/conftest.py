@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cryobench.cli import main
-from cryobench.results import Results
+from cryobench.results.store import Results
 
 # two test processes share two cores: one thread each is faster, and keeps results the same on any machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryobench.core import Problem
-from cryobench.linalg import norm
+from cryobench.numerics.linalg import norm
 from cryobench.operators.fourier import FourierOperator
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPoolOperator

@@ -8,9 +8,9 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from cryobench.errors import DuplicateName, PluginError, SpecError, UnknownName
-from cryobench.problems import problems
 from cryobench.registry import KINDS, Registry, installed
 from cryobench.spec import parse
+from cryobench.testing.doctor import problems
 
 GOOD = """
 from dataclasses import dataclass

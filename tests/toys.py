@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cryobench import meters
+from cryobench.core import meters
 from cryobench.core import Reconstruction, Solver
 from cryobench.solvers.pinv import least_norm
 from cryobench.spec import Choice, Range

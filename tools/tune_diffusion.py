@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import cryobench as cb
-from cryobench.leaderboard.stats import mean
+from cryobench.leaderboard.statistics.bootstrap import mean
 
 DATA = "simulate:val,snr=2,split=val,seed=1"
 OPERATORS = ("sumpool:4,count=4", "sumpool:16,count=64")

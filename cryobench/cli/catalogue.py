@@ -20,7 +20,7 @@ def list_components(
     """List the registered components by kind. Imports none of them."""
     registry = installed()
     if problems:
-        from cryobench.problems import problems as problems_of
+        from cryobench.testing.doctor import problems as problems_of
 
         found = problems_of(registry)
         for problem in found:
@@ -80,7 +80,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fals
 
     from cryobench import environment
     from cryobench.errors import CryobenchError
-    from cryobench.problems import problems as problems_of
+    from cryobench.testing.doctor import problems as problems_of
 
     facts: dict[str, str | int] = dict(environment.versions())
     try:

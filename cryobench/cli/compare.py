@@ -48,17 +48,17 @@ def compare(
     threshold, unless its 95% interval says that it may be chance; and a cell that no longer runs.
     """
     from cryobench.cli.output import note
-    from cryobench.leaderboard import render_changes
-    from cryobench.leaderboard.changes import changes
+    from cryobench.leaderboard.compare import render
+    from cryobench.leaderboard.compare.changes import changes
 
     columns = None if metrics is None else [name.strip() for name in metrics.split(",")]
     found = changes(_records(old), _records(new), columns=columns, fail_on=fail_on, tolerance=tolerance)
     if format is Format.rich:
         from rich.console import Console
 
-        Console().print(render_changes.rich_changes(found))
+        Console().print(render.rich_changes(found))
     else:
-        sys.stdout.write(render_changes.to_csv(found) if format is Format.csv else render_changes.to_json(found))
+        sys.stdout.write(render.to_csv(found) if format is Format.csv else render.to_json(found))
         for regression in found.regressions:
             note(f"regression: {regression}")
     if found.regressions:
@@ -69,7 +69,7 @@ def _records(folder: Path) -> list[Record]:
     """The records of a results folder; what is none is named and skipped."""
     from cryobench.cli.output import note
     from cryobench.errors import ResultsError
-    from cryobench.results import Results
+    from cryobench.results.store import Results
 
     records = Results(folder).read_all(report=note)
     if not records:

@@ -31,7 +31,7 @@ def info(
 
     from cryobench.cli.output import note
     from cryobench.files import check_writable_file
-    from cryobench.summary import facts, summarise
+    from cryobench.io.summary import facts, summarise
 
     if sheet is not None:
         check_writable_file(sheet)
@@ -62,9 +62,9 @@ def simulate(
     Example: cryobench data simulate 6zu5,snr=0.1,count=1000 --out simulated
     """
     from cryobench.cli.output import note
-    from cryobench.conversion import Clean
-    from cryobench.conversion import convert as write
     from cryobench.errors import ResultsError
+    from cryobench.io.conversion import Clean
+    from cryobench.io.conversion import convert as write
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
     wanted = ["particles"] + (["clean"] if clean else [])
@@ -101,10 +101,10 @@ def convert(
     Example: cryobench data convert particles.cs particles.mrcs --size 128 --normalize relion
     """
     from cryobench.cli.output import note
-    from cryobench.conversion import convert as write
     from cryobench.errors import ResultsError
     from cryobench.files import check_writable_file
-    from cryobench.sources.selection import parse_images
+    from cryobench.io.conversion import convert as write
+    from cryobench.io.selection import parse_images
 
     for target in (path, *((path.with_suffix(".star"),) if path.suffix.lower() == ".mrcs" else ())):
         check_writable_file(target)
@@ -118,7 +118,7 @@ def convert(
 
 
 def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
-    from cryobench.dataset import data_options, open_stack
+    from cryobench.plan.dataset import data_options, open_stack
     from cryobench.registry import installed
 
     return open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
@@ -126,8 +126,8 @@ def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
     from cryobench import figures
-    from cryobench.conversion import Clean
-    from cryobench.sources.selection import parse_images
+    from cryobench.io.conversion import Clean
+    from cryobench.io.selection import parse_images
 
     chosen = parse_images(images, len(stack), 32, label=stack.label)
     source = Clean(stack) if clean else stack

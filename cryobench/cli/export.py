@@ -41,7 +41,7 @@ def export(
     if benchopt is not None and benchopt.suffix != ".parquet":
         raise ParameterError(f"--benchopt {benchopt}: benchopt knows a Parquet file by its name; end it in .parquet")
 
-    from cryobench import export
+    from cryobench.results import export
 
     records = export.read_finished(runs or [Path("runs")], note)
     plain = export.images_table(records) if csv is not None or parquet is not None else None

@@ -52,8 +52,9 @@ def leaderboard(
     """
     from cryobench.cli.output import check_outputs, note, show
     from cryobench.errors import ResultsError
-    from cryobench.leaderboard import choice, table
+    from cryobench.leaderboard import table
     from cryobench.leaderboard.cells import StoredRecords
+    from cryobench.leaderboard.filter import choose, grouped, with_metrics
     from cryobench.leaderboard.index import read_cells, run_folder_finder
 
     outputs = check_outputs(csv, as_json, formats or ())
@@ -63,12 +64,12 @@ def leaderboard(
         if not cells.num_rows:
             raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` makes some")
         patterns = {"solver": _listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
-        cells = choice.choose(cells, patterns)
+        cells = choose(cells, patterns)
         frame = table.leaderboard(cells, by=by)
         if group_by is not None:
-            frame = choice.grouped(frame, group_by)
+            frame = grouped(frame, group_by)
         if metrics is not None:
-            frame = choice.with_metrics(frame, _listed(metrics))
+            frame = with_metrics(frame, _listed(metrics))
         show(frame, outputs, StoredRecords(cells), run_folder_finder(cells))
 
 

@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from cryobench.cli.progress import ProgressObserver, duration
-from cryobench.grid import Cell
-from cryobench.leaderboard.stats import mean
+from cryobench.leaderboard.statistics.bootstrap import mean
+from cryobench.plan.grid import Cell
 from cryobench.record import Record
 
 ROWS = 8

@@ -47,12 +47,12 @@ def measure(
     Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
     """
     from cryobench.cli.output import note
-    from cryobench.dataset import data_options, open_stack
     from cryobench.errors import ParameterError
-    from cryobench.measuring import Exposure
-    from cryobench.measuring import measure as expose
+    from cryobench.io.selection import parse_images
+    from cryobench.measuring.measure import Exposure
+    from cryobench.measuring.measure import measure as expose
+    from cryobench.plan.dataset import data_options, open_stack
     from cryobench.registry import installed
-    from cryobench.sources.selection import parse_images
 
     if out.suffix != ".npz":
         raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends so")
@@ -87,12 +87,12 @@ def reconstruct(
     """
     from cryobench.cli.output import note
     from cryobench.cli.progress import counted
+    from cryobench.core.kinds import check_kind
     from cryobench.errors import ParameterError
-    from cryobench.kinds import check_kind
-    from cryobench.measurements import load
-    from cryobench.measuring import reconstruct as solve
+    from cryobench.io.writing import write_mrcs, write_star
+    from cryobench.measuring.measurements import load
+    from cryobench.measuring.reconstruct import reconstruct as solve
     from cryobench.registry import installed
-    from cryobench.sources.writing import write_mrcs, write_star
 
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends so")

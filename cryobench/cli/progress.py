@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cryobench.cli.output import note
-from cryobench.grid import Cell
+from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
 from cryobench.sweep.utilisation import told

@@ -91,14 +91,15 @@ def run(
 
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
-    from cryobench import grid, runner
+    from cryobench import runner
     from cryobench.cli.output import check_outputs, note, print_leaderboard
     from cryobench.cli.progress import ProgressObserver
     from cryobench.cli.running import check_by, collect
-    from cryobench.dataset import data_options
     from cryobench.hooks import Hooks
+    from cryobench.plan import grid
+    from cryobench.plan.dataset import data_options
     from cryobench.registry import installed
-    from cryobench.results import Results
+    from cryobench.results.store import Results
 
     request = grid.Request(
         solvers=solver or (),

@@ -15,9 +15,9 @@ from cryobench.record import COSTS
 from cryobench.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from cryobench.grid import Plan
+    from cryobench.plan.grid import Plan
     from cryobench.record import Record
-    from cryobench.results import Results
+    from cryobench.results.store import Results
 
 INTERRUPTED = 130
 

@@ -22,16 +22,16 @@ from cryobench.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryobench.grid import Plan
+    from cryobench.plan.grid import Plan
+    from cryobench.plan.suite import Absent
+    from cryobench.plan.suite_file import Reference, SuiteFile
     from cryobench.record import Record
-    from cryobench.suite import Absent
-    from cryobench.suite_file import Reference, SuiteFile
     from cryobench.sweep.driver import Order
 
 
 def _print_schema(wanted: bool) -> None:
     if wanted:
-        typer.echo((Path(__file__).parents[1] / "suite.schema.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo((Path(__file__).parents[1] / "plan" / "suite.schema.json").read_text(encoding="utf-8"), nl=False)
         raise typer.Exit
 
 
@@ -91,7 +91,6 @@ def sweep(
 
     Example: cryobench sweep leaderboards/fourier.yaml --executor processes --publish leaderboards
     """
-    from cryobench import suite as suites
     from cryobench.cli.live import watching
     from cryobench.cli.output import check_outputs, note, show
     from cryobench.cli.running import check_by, collect
@@ -99,9 +98,10 @@ def sweep(
     from cryobench.files import check_writable_file
     from cryobench.hooks import Hooks
     from cryobench.leaderboard.table import leaderboard
+    from cryobench.plan import suite as suites
+    from cryobench.plan.suite_file import read_suite
     from cryobench.registry import installed
-    from cryobench.results import Results
-    from cryobench.suite_file import read_suite
+    from cryobench.results.store import Results
     from cryobench.sweep.driver import Order, run, sharded
     from cryobench.sweep.executors import check_reachable, parse_executor
     from cryobench.sweep.job import parse_limits, parse_shard

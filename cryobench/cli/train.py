@@ -66,9 +66,9 @@ def train(
     """
     from cryobench.cli.output import note
     from cryobench.cli.progress import TrainingObserver
-    from cryobench.dataset import open_stack
     from cryobench.environment import resolve_device
     from cryobench.errors import CryobenchError
+    from cryobench.plan.dataset import open_stack
     from cryobench.registry import installed
     from cryobench.training.loop import Training
     from cryobench.training.processes import Processes

@@ -26,7 +26,7 @@ from cryobench.cli.options import (
 
 if TYPE_CHECKING:
     from cryobench.cli.output import Outputs
-    from cryobench.grid import Request
+    from cryobench.plan.grid import Request
     from cryobench.registry import Registry
     from cryobench.tuning.problems import Task
     from cryobench.tuning.search import Observer, Outcome, Tuning
@@ -112,10 +112,10 @@ def tune(
     check_installed()
     from cryobench.cli.output import check_outputs, note
     from cryobench.cli.running import INTERRUPTED
-    from cryobench.dataset import data_options
     from cryobench.errors import ParameterError
-    from cryobench.grid import DEFAULT_METRICS, Loaded, Request
-    from cryobench.presets import preset_file, presets_folder
+    from cryobench.plan.dataset import data_options
+    from cryobench.plan.grid import DEFAULT_METRICS, Loaded, Request
+    from cryobench.plan.presets import preset_file, presets_folder
     from cryobench.registry import installed
     from cryobench.tuning.objective import measure_of
     from cryobench.tuning.search import TRIALS, Budget, Search, Tuning
@@ -179,7 +179,7 @@ def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[Tas
     """What to tune on what; what a suite has beside that is noted."""
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
-    from cryobench.suite_file import read_suite
+    from cryobench.plan.suite_file import read_suite
     from cryobench.tuning.problems import from_request, from_suite
 
     if suite is not None:

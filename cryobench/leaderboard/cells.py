@@ -17,8 +17,8 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from cryobench.leaderboard.overlap import overlap
-from cryobench.leaderboard.stats import bootstrap_intervals, mean
+from cryobench.leaderboard.leakage import overlap
+from cryobench.leaderboard.statistics.bootstrap import bootstrap_intervals, mean
 from cryobench.record import Record
 
 TEXT = pa.dictionary(pa.int32(), pa.string())

@@ -21,7 +21,7 @@ from cryobench.errors import ResultsError, said
 from cryobench.files import whole_file
 from cryobench.leaderboard.cells import DERIVED, NESTED, PLAIN, cells
 from cryobench.record import Record
-from cryobench.results import METRICS, RECORD, read_record
+from cryobench.results.store import METRICS, RECORD, read_record
 
 INDEX = ".cryobench-index.parquet"
 LAYOUT = "1"

@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from cryobench.leaderboard.choice import with_metrics
+from cryobench.leaderboard.filter import with_metrics
 from cryobench.leaderboard.render import to_markdown
-from cryobench.leaderboard.stats import mean
+from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.leaderboard.table import metric_columns
+from cryobench.plan.suite import Absent
+from cryobench.plan.suite_file import Reference, SuiteFile
 from cryobench.record import CLEAN, Record
 from cryobench.spec import parse
-from cryobench.suite import Absent
-from cryobench.suite_file import Reference, SuiteFile
 
 NOT_RUN = "not run"
 

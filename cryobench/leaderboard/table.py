@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import HIGH, LOW, MEAN, cells, metric_names, numbers, texts
-from cryobench.leaderboard.comparisons import comparisons, data_labels
-from cryobench.leaderboard.standing import pareto, standings
+from cryobench.leaderboard.groups import comparisons, data_labels
+from cryobench.leaderboard.ranking import pareto, standings
 from cryobench.record import COSTS, LEADING, TRAILING, Record
 from cryobench.registry import did_you_mean
 

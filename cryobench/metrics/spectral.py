@@ -14,9 +14,9 @@ from functools import cached_property
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction, Shape
-from cryobench.fft import rfft2
 from cryobench.metrics.rings import crossing, ring_counts, ring_sums
 from cryobench.metrics.within import soft_mask
+from cryobench.numerics.fft import rfft2
 
 HALF, SEVENTH = 1 / 2, 1 / 7
 ROUNDING = 1e-6

@@ -22,9 +22,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape, power_norms
 from cryobench.errors import IncompatibleError
-from cryobench.linalg import conjugate_gradients, norm, power_norms
+from cryobench.numerics.linalg import conjugate_gradients, norm
 from cryobench.operators.identity import IdentityOperator
 from cryobench.operators.spectral import SpectralOperator, product
 from cryobench.spec import Component

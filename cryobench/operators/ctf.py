@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 
 from cryobench.core import Imaging, OperatorRecipe, Shape
-from cryobench.ctf import COLUMNS, CtfParameters, transfer
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.spectral import SpectralOperator
+from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ _STATED = ("astigmatism", "angle", "voltage", "cs", "amplitude_contrast", "phase
 class Ctf(OperatorRecipe):
     """The contrast transfer function: y = F^-1 CTF F x, with one CTF for all images or each image's own.
 
-    In RELION's convention (`cryobench.ctf`): positive at low frequencies, underfocus positive.
+    In RELION's convention (`cryobench.physics.ctf`): positive at low frequencies, underfocus positive.
     """
 
     defocus: Annotated[float | None, "mean of U and V, Å, for all images; none: each image's own CTF"] = None

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import LinearOperator, NoiseModel, Noisy
+from cryobench.core import LinearOperator, NoiseModel, Noisy, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity
+from cryobench.numerics.linalg import dot
 from cryobench.rng import Rng
 
 PURPOSE = "measurement noise"

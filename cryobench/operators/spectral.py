@@ -13,7 +13,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import IncompatibleError
-from cryobench.fft import irfft2, rfft2
+from cryobench.numerics.fft import irfft2, rfft2
 from cryobench.operators.factored import FactoredOperator, Response
 
 

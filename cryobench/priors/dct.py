@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from cryobench.core import Shape
-from cryobench.linalg import sandwich
+from cryobench.numerics.linalg import sandwich
 from cryobench.priors.sparsity import Sparsity
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 
-from cryobench import environment, meters
-from cryobench.core import Prior, Shape
+from cryobench import environment
+from cryobench.core import Prior, Shape, meters
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, told
 from cryobench.priors.model_folder import CARD, HUB, ModelFolder, find_model
 from cryobench.priors.network import PREDICTIONS, image_shape, read_levels, read_network, unusable, unusable_schedule

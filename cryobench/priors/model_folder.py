@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import CryobenchError, DataError, ParameterError, told
-from cryobench.hub import SECONDS, Repository
+from cryobench.io.hub import SECONDS, Repository
 
 CARD = "cryobench.json"
 HUB = "hf:"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cryobench.core.operator import Shape
 from cryobench.errors import DataError
-from cryobench.linear_operator import Shape
 from cryobench.priors.model_folder import ModelFolder
 
 if TYPE_CHECKING:

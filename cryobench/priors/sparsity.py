@@ -25,7 +25,7 @@ import torch
 
 from cryobench.core import Prior, Shape
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, norm, total
+from cryobench.numerics.linalg import dot, norm, total
 
 _PROX_STEPS = 2000
 """Most steps of a prox that is not closed form."""

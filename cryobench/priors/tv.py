@@ -11,7 +11,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import DependencyError, ParameterError
-from cryobench.linalg import tiny
+from cryobench.numerics.linalg import tiny
 from cryobench.priors.sparsity import Sparsity
 
 Kind = Literal["isotropic", "anisotropic"]

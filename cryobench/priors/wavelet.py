@@ -16,7 +16,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import ParameterError
-from cryobench.linalg import sandwich
+from cryobench.numerics.linalg import sandwich
 from cryobench.priors.sparsity import Sparsity
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench import meters
-from cryobench.contract import batches, checked_measurements
-from cryobench.core import Case, LinearOperator, Problem
-from cryobench.grid import Cell, Plan
+from cryobench.core import Case, LinearOperator, Problem, meters
+from cryobench.plan.grid import Cell, Plan
 from cryobench.rng import Rng
+from cryobench.runner.checks import batches, checked_measurements
 from cryobench.runner.memory import BatchSizes
 
 AT_ONCE = 64

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import torch
 
-from cryobench.contract import batches
 from cryobench.core import Case, Reconstruction
-from cryobench.grid import Cell
 from cryobench.operators.noise import NoNoise
+from cryobench.plan.grid import Cell
 from cryobench.runner.bench import Bench, Skip
+from cryobench.runner.checks import batches
 from cryobench.runner.memory import BatchSizes
 
 

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryobench import environment, results
+from cryobench import environment
 from cryobench.core import Reconstruction
+from cryobench.core.meters import Stopwatch
+from cryobench.core.recording import Recording
 from cryobench.errors import CryobenchError, PluginError, said, told
-from cryobench.frames import Recording
-from cryobench.grid import SAVES, Cell, Plan
 from cryobench.hooks import Hooks
-from cryobench.meters import Stopwatch
+from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record
-from cryobench.results import Results
+from cryobench.results.store import Results, read_record
 from cryobench.runner.bench import Bench, Skip, measure
 from cryobench.runner.ceiling import ceiling
 from cryobench.runner.memory import BatchSizes
@@ -154,7 +154,7 @@ class CellRunner:
 def _known(folder: Path, cell: Cell) -> Record | None:
     """The stored record of this cell, under the names that this run uses for its parts."""
     try:
-        record = results.read_record(folder)
+        record = read_record(folder)
     except CryobenchError:
         return None  # damaged: run it again, which replaces it
     return dataclasses.replace(record, **cell.labels) if record.hash == cell.hash else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryobench.grid import Cell
+from cryobench.plan.grid import Cell
 from cryobench.record import Record
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from cryobench.core import Case, Reconstruction
-from cryobench.frames import Recording
-from cryobench.grid import SAVES, Cell
+from cryobench.core.recording import Recording
+from cryobench.io.scaling import Scaling, between
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
-from cryobench.results import DEVIATION
+from cryobench.plan.grid import SAVES, Cell
+from cryobench.results.store import DEVIATION
 from cryobench.runner.bench import AT_ONCE
-from cryobench.sources.scaling import Scaling, between
 
 Writer = Callable[[Path], None]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from cryobench.contract import batches
 from cryobench.core import Case, Measured, Metric, Reconstruction
 from cryobench.errors import PluginError
 from cryobench.record import CLEAN, Record
 from cryobench.runner.bench import AT_ONCE, part_of
+from cryobench.runner.checks import batches
 from cryobench.runner.memory import BatchSizes
 
 

@@ -7,15 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from cryobench import frames, meters
-from cryobench.contract import DEVIATION, batches, checked_answer
-from cryobench.core import Prior, Reconstruction, Solver
-from cryobench.frames import Recording
-from cryobench.grid import Cell, Plan, with_nested
-from cryobench.linalg import concatenate_curves
+from cryobench.core import Prior, Reconstruction, Solver, meters
+from cryobench.core.recording import Recording, recording
+from cryobench.numerics.linalg import concatenate_curves
+from cryobench.plan.grid import Cell, Plan, with_nested
 from cryobench.record import Record
 from cryobench.rng import Rng, generator
 from cryobench.runner.bench import Bench, Skip, part_of
+from cryobench.runner.checks import DEVIATION, batches, checked_answer
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
 
@@ -84,7 +83,7 @@ def _in_batches(
 
 def _course(course: Recording | None, *, start: bool) -> AbstractContextManager[Recording | None]:
     """A recording that starts here, or the one there is, untouched."""
-    return frames.recording() if start else nullcontext(course)
+    return recording() if start else nullcontext(course)
 
 
 def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:

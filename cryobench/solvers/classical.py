@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, mean_intensity, norm, tiny
+from cryobench.numerics.linalg import dot, norm, tiny
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
 from cryobench.priors.tv import Kind, ProxTv, TotalVariation

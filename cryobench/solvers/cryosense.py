@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
-from cryobench.linalg import norm
+from cryobench.numerics.linalg import norm
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, levels
 from cryobench.spec import Range
@@ -71,7 +70,7 @@ class CryoSense(Sampler):
                 g = g / (norm(g) + 1e-8)
                 v = beta_i * v + zeta_i * g
                 x = (x_prev - v).clamp_(-1, 1)
-                frames.offer(x, x0)
+                recording.offer(x, x0)
                 progress(i + 1, self.steps)
         return x
 

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
@@ -73,7 +72,7 @@ class Daps(Sampler):
                 u = x0 + self.spread * s * draws.noise()
             perturbed = least if noise_of_y is None else least + errors_in_image(problem, noise_of_y)
             x = data_step(problem, perturbed, u, s**2)
-            frames.offer(z / math.sqrt(1 + s**2), x0)
+            recording.offer(z / math.sqrt(1 + s**2), x0)
             if not last:
                 z = x + sigmas[i + 1] * draws.noise()
             progress(i + 1, self.steps)

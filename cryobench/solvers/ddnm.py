@@ -7,8 +7,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
@@ -58,6 +57,6 @@ class Ddnm(Sampler):
                 if noisy:
                     left = (1 - b - b * (w * deviation).square()).clamp_min(0).sqrt()
                     x = x + (left - (1 - b) ** 0.5) * operator.A_dagger_A(drawn)
-            frames.offer(x, x0)
+            recording.offer(x, x0)
             progress(i + 1, self.steps)
         return x

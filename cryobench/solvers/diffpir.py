@@ -8,8 +8,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
@@ -47,6 +46,6 @@ class DiffPir(Sampler):
             x0 = data_step(problem, least, x0, float(model.sigmas[t]) ** 2 / self.lam)
             eps = noise_in(model, x, x0, t)
             x = renoised(x0, eps, draws.noise() if t > 0 else None, model.alpha(then), self.zeta)
-            frames.offer(x, x0)
+            recording.offer(x, x0)
             progress(i + 1, self.steps)
         return x

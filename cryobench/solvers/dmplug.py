@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress, Reconstruction
+from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
-from cryobench.linalg import total
+from cryobench.numerics.linalg import total
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.rng import Rng
 from cryobench.solvers.reverse import Draws, WithDiffusion, levels, noise_in, renoised
@@ -79,7 +78,7 @@ class DmPlug(WithDiffusion):
             better, done = calm.look(x)
             answer[active[better]], loss_of_answer[active[better]] = x[better], loss[better]
             shown[active] = x
-            frames.offer(shown, shown)
+            recording.offer(shown, shown)
             if progress is not None:
                 progress(i + 1, self.steps)
             if done.any():

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
-from cryobench.linalg import norm, tiny
+from cryobench.numerics.linalg import norm, tiny
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, differentiable, levels
 from cryobench.spec import Range
@@ -51,6 +50,6 @@ class Dps(Sampler):
             uphill = operator.A_adjoint(residual / norm(residual).clamp_min(tiny(y))) / scale
             step = self.zeta * pulled_back(uphill)
             x = ancestral(model, x, x0, t, then, draws.noise() if t > 0 else None) - step
-            frames.offer(x, x0)
+            recording.offer(x, x0)
             progress(i + 1, self.steps)
         return x

@@ -8,15 +8,14 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress, Reconstruction
+from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
+from cryobench.numerics.symmetry import TURNS, turned, turned_back
 from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion, data_step
 from cryobench.spec import Range
-from cryobench.turns import TURNS, turned, turned_back
 
 BLIND = 10.0
 """The noise level beyond which a network tells the mean of the images it knows, and little of the one it is shown."""
@@ -75,7 +74,7 @@ class Hqs(WithDiffusion):
                 room = room_beside_noise(model, z)
                 z = z.clamp(-room, room)
             x = data_step(problem, least, z, s**2 / self.lam)
-            frames.offer(x, z)
+            recording.offer(x, z)
             if progress is not None:
                 progress(k + 1, self.steps)
         return Reconstruction(x)

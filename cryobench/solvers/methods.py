@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from cryobench.linalg import dot, norm, tiny, total
+from cryobench.numerics.linalg import dot, norm, tiny, total
 from cryobench.solvers.proximal import Method, Task
 
 _STEP_RANGE = 100

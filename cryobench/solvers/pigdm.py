@@ -8,8 +8,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench import frames
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.pinv import least_norm
@@ -50,6 +49,6 @@ class PiGdm(Sampler):
             g = pulled_back(data_step(problem, least, x0, 1 - a) - x0)
             fresh = self.eta**2 * (1 - a / b) / (1 - a)
             x = renoised(x0, eps, draws.noise() if t > 0 else None, b, fresh) + math.sqrt(a) * g
-            frames.offer(x, x0)
+            recording.offer(x, x0)
             progress(i + 1, self.steps)
         return x

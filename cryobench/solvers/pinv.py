@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.linalg import mean_intensity, norm
+from cryobench.numerics.linalg import norm
 from cryobench.rng import Rng
 from cryobench.spec import Range
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import LinearOperator, Progress, Reconstruction
-from cryobench.linalg import concatenate_curves, dot, norm, tiny
+from cryobench.numerics.linalg import concatenate_curves, dot, norm, tiny
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01

@@ -18,7 +18,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
-from cryobench.linalg import dot, norm
+from cryobench.numerics.linalg import dot, norm
 from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages, Prediction
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import least_norm

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.fft import rfft2
-from cryobench.linalg import mean_intensity
+from cryobench.numerics.fft import rfft2
 from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
 from cryobench.rng import Rng
 from cryobench.spec import Range

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECIPE = Simulate("6zu5+6zu5-large+6zu5-small+3o21", snr=2.0, count=32)
-_MADE_BY = ("simulate.py", "projection.py", "potential.py", "microscope.json", "structures/catalogue.json")
+_MADE_BY = (
+    "sources/simulate.py",
+    "sources/microscope.json",
+    "sources/structures/catalogue.json",
+    "physics/projection.py",
+    "physics/potential.py",
+)
 """What the images follow from beside the recipe: when one of these changes, they are made again."""
 
 
@@ -105,5 +111,5 @@ def _digest() -> str:
     """Of all that the images follow from."""
     digest = hashlib.sha256(repr(RECIPE).encode())
     for name in _MADE_BY:
-        digest.update((Path(__file__).parent / name).read_bytes())
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
     return digest.hexdigest()[:12]

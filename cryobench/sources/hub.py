@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cryobench.core import Source
 from cryobench.errors import ParameterError
-from cryobench.hub import SECONDS, Repository
+from cryobench.io.hub import SECONDS, Repository
 from cryobench.sources.stacks import File, FileStack
 
 _PATH = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^/\s][^\s]*)")

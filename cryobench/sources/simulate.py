@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from cryobench.core import Source, Stack
-from cryobench.ctf import CtfParameters, transfer
 from cryobench.errors import DataError, ParameterError
-from cryobench.fft import irfft2, rfft2
-from cryobench.philox import RowDraws
-from cryobench.sources.potential import potential
-from cryobench.sources.projection import Projector, euler_angles, matrices, shift_phase
+from cryobench.numerics.fft import irfft2, rfft2
+from cryobench.numerics.philox import RowDraws
+from cryobench.physics.ctf import CtfParameters, transfer
+from cryobench.physics.potential import potential
+from cryobench.physics.projection import Projector, euler_angles, matrices, shift_phase
 from cryobench.sources.structures import Atoms, Split, names_of, read_structure
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ import numpy as np
 
 from cryobench.core import Shape, Source, Stack
 from cryobench.errors import DataError, ParameterError
-from cryobench.sources.cryosparc import read_cs
-from cryobench.sources.formats import PACKED, ImageFile, ReadImages, changed, check_file, open_mrc, open_npy, open_pt
-from cryobench.sources.fourier_crop import fourier_resize, square_crop
-from cryobench.sources.particles import Particles
-from cryobench.sources.star import read_star
-from cryobench.sources.streaming import CHUNK_BYTES, Chunk, stream
+from cryobench.io.cryosparc import read_cs
+from cryobench.io.formats import PACKED, ImageFile, ReadImages, changed, check_file, open_mrc, open_npy, open_pt
+from cryobench.io.fourier_crop import fourier_resize, square_crop
+from cryobench.io.particles import Particles
+from cryobench.io.star import read_star
+from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +112,7 @@ class FileStack(Stack):
         return block
 
     def stream(self, images: Sequence[int] | None = None, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-        """Go through all images, or these, in chunks read in advance: see `cryobench.sources.streaming.stream`."""
+        """Go through all images, or these, in chunks read in advance: see `cryobench.io.streaming.stream`."""
         return stream(self, images, chunk_bytes=chunk_bytes)
 
     def pixel_size(self, index: int) -> float | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import ExecutorError, ResultsError
-from cryobench.grid import Cell, Plan
 from cryobench.hooks import Hooks
+from cryobench.plan.grid import Cell, Plan
 from cryobench.record import Record
-from cryobench.results import Results
+from cryobench.results.store import Results
 from cryobench.runner import CellRunner, Observer, Remarks, describe, failed_record
 from cryobench.sweep import worker
 from cryobench.sweep.executors import Wanted, Workers, workers

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from cryobench.grid import Cell, Plan
+from cryobench.plan.grid import Cell, Plan
 
 
 @dataclass

@@ -18,7 +18,7 @@ from cryobench.errors import CryobenchError, ExecutorError
 from cryobench.sweep.job import Done, Job
 
 if TYPE_CHECKING:
-    from cryobench.grid import Cell, Loaded, Plan
+    from cryobench.plan.grid import Cell, Loaded, Plan
     from cryobench.runner import CellRunner
 
 _one_at_a_time = threading.Lock()
@@ -62,7 +62,7 @@ class Worker:
 
     def learn(self, request: str, results: str, plan: Plan) -> None:
         """Take a plan that was made already."""
-        from cryobench.results import Results
+        from cryobench.results.store import Results
         from cryobench.runner import CellRunner, Observer
 
         progress, warnings = self._progress, self._warnings
@@ -79,7 +79,7 @@ class Worker:
 
     def planned(self, job: Job) -> tuple[CellRunner, dict[str, Cell]]:
         """The cells of a job's request by hash, and what runs them."""
-        from cryobench import grid
+        from cryobench.plan import grid
         from cryobench.registry import installed
 
         if job.threads is not None:

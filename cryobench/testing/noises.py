@@ -6,9 +6,9 @@ from functools import cached_property
 
 import torch
 
-from cryobench.contract import checked_measurements
 from cryobench.core import LinearOperator, Noisy
 from cryobench.rng import Rng
+from cryobench.runner.checks import checked_measurements
 from cryobench.testing.rules import SEED, Broken, Rules, Subject, no_trace, particles, require, untouched
 
 RULES = Rules()

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from cryobench.core import Shape
+from cryobench.core.kinds import check_kind
 from cryobench.errors import CryobenchError, told
-from cryobench.kinds import check_kind
 from cryobench.registry import Registry, installed
 from cryobench.spec import Spec, parse
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Prior, Problem, Progress, Reconstruction, Shape
-from cryobench.grid import with_nested
-from cryobench.meters import CountingOperator
+from cryobench.core.meters import CountingOperator
+from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
     SEED,

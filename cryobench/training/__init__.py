@@ -1,1 +1,5 @@
-"""Trains unconditional diffusion models on images of any source: what `cryobench train` runs."""
+"""Trains unconditional diffusion models on images of any source: what `cryobench train` runs.
+
+Lives here: the loop, checkpoints and the export of a prior.
+May be imported by the command line.
+"""

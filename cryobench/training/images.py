@@ -11,9 +11,9 @@ import torch
 
 from cryobench.core import Shape, Stack
 from cryobench.errors import DataError
-from cryobench.philox import RowDraws
-from cryobench.sources.streaming import ReadsBlocks
-from cryobench.turns import TURNS, turned
+from cryobench.io.streaming import ReadsBlocks
+from cryobench.numerics.philox import RowDraws
+from cryobench.numerics.symmetry import TURNS, turned
 
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
 

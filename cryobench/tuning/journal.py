@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from cryobench.errors import ParameterError, ResultsError, told
 from cryobench.files import check_writable_folder, exclusively
-from cryobench.presets import preset_file
+from cryobench.plan.presets import preset_file
 from cryobench.spec import Field
 from cryobench.tuning.space import frozen
 from cryobench.tuning.trial import Trial

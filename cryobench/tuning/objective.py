@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import NamedTuple
 
-from cryobench import grid, runner
+from cryobench import runner
 from cryobench.core import Metric
 from cryobench.errors import ParameterError
-from cryobench.grid import Loaded, Plan
+from cryobench.plan import grid
+from cryobench.plan.grid import Loaded, Plan
+from cryobench.plan.suite import excluded
 from cryobench.record import CLEAN, Record
 from cryobench.registry import Registry, did_you_mean
-from cryobench.suite import excluded
 from cryobench.tuning.problems import Task
 
 AMONG = 5

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryobench.dataset import open_stack, source_spec
+from cryobench.core.kinds import check_kind
 from cryobench.errors import CryobenchError, DataError, ParameterError, SelectionError, SuiteError
-from cryobench.grid import Request
-from cryobench.kinds import check_kind
-from cryobench.presets import source_identity, stated_by
+from cryobench.io.selection import parse_images
+from cryobench.plan.dataset import open_stack, source_spec
+from cryobench.plan.grid import Request
+from cryobench.plan.presets import source_identity, stated_by
+from cryobench.plan.suite import lacking
+from cryobench.plan.suite_file import Grid, Placed, Rule, SuiteFile
 from cryobench.registry import Registry
-from cryobench.sources.selection import parse_images
 from cryobench.spec import Field, Spec, fields_of, parse
-from cryobench.suite import lacking
-from cryobench.suite_file import Grid, Placed, Rule, SuiteFile
 
 
 @dataclass(frozen=True)

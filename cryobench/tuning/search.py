@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import CryobenchError, ParameterError, said
-from cryobench.grid import Cell, Loaded
-from cryobench.presets import Setting, Validation, add_setting, image_digests, parameters_of, source_identity, stated_by
+from cryobench.plan.grid import Cell, Loaded
+from cryobench.plan.presets import (
+    Setting,
+    Validation,
+    add_setting,
+    image_digests,
+    parameters_of,
+    source_identity,
+    stated_by,
+)
 from cryobench.registry import Registry, guarded
 from cryobench.spec import Field, parse
 from cryobench.tuning import space

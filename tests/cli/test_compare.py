@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cryobench.record import Record
-from cryobench.results import Results
+from cryobench.results.store import Results
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
 VALUES = 25 + np.random.default_rng(0).normal(size=8)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cryobench.record import Record
-from cryobench.results import Results
+from cryobench.results.store import Results
 
 
 @pytest.fixture

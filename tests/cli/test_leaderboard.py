@@ -12,7 +12,7 @@ import pytest
 
 from cryobench.leaderboard.index import INDEX
 from cryobench.record import Record
-from cryobench.results import Results
+from cryobench.results.store import Results
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
 SSIM = {"name": "ssim", "direction": "higher", "unit": ""}

@@ -11,7 +11,7 @@ from cryobench import figures
 from cryobench.leaderboard.page import to_page
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record
-from cryobench.results import CURVES, VIEWS
+from cryobench.results.store import CURVES, VIEWS
 
 COLUMNS = [
     {"name": "psnr", "direction": "higher", "unit": "dB"},

@@ -12,11 +12,11 @@ import scipy.stats
 from rich.console import Console
 
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.leaderboard import render_changes
-from cryobench.leaderboard.change import Change, Verdict
-from cryobench.leaderboard.changes import Changes, changes
-from cryobench.leaderboard.planning import LEVEL
-from cryobench.leaderboard.signed_rank import holm
+from cryobench.leaderboard.compare import render
+from cryobench.leaderboard.compare.change import Change, Verdict
+from cryobench.leaderboard.compare.changes import Changes, changes
+from cryobench.leaderboard.statistics.power import LEVEL
+from cryobench.leaderboard.statistics.signed_rank import holm
 from cryobench.record import COSTS, Record
 
 COLUMNS = [board_records.PSNR, board_records.MSE, board_records.OTHER]
@@ -265,7 +265,7 @@ def everything() -> Changes:
 
 def test_csv_reads_back():
     found = everything()
-    rows = list(csv.DictReader(io.StringIO(render_changes.to_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(render.to_csv(found))))
     assert list(rows[0]) == [field.name for field in fields(Change)]
     assert len(rows) == len(found.changes)
     for row, change in zip(rows, found.changes, strict=True):
@@ -276,7 +276,7 @@ def test_csv_reads_back():
 
 def test_json_reads_back():
     found = everything()
-    told = json.loads(render_changes.to_json(found))
+    told = json.loads(render.to_json(found))
     assert told["regressions"] == found.regressions
     assert (told["only_old"], told["only_new"]) == (found.only_old, found.only_new)
     assert [change["p_holm"] for change in told["changes"]] == [change.p_holm for change in found.changes]
@@ -286,7 +286,7 @@ def test_json_reads_back():
 @pytest.mark.parametrize(("encoding", "dot"), [("utf-8", "·"), ("ascii", "|")])
 def test_a_terminal_shows_what_changed(encoding, dot):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Console(file=stream, width=100).print(render_changes.rich_changes(everything()))
+    Console(file=stream, width=100).print(render.rich_changes(everything()))
     stream.seek(0)
     text = stream.read()
     lines = text.splitlines()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cryobench.leaderboard.distributions import chi_squared_tail, normal_tail, studentized_range_quantile
+from cryobench.leaderboard.statistics.distributions import chi_squared_tail, normal_tail, studentized_range_quantile
 
 
 def test_the_normal_tail_is_scipys():

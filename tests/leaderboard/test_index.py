@@ -20,7 +20,7 @@ from cryobench.leaderboard.cells import StoredRecords, cells
 from cryobench.leaderboard.index import INDEX, read_cells, run_folder_finder
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record
-from cryobench.results import Results, read_record
+from cryobench.results.store import Results, read_record
 
 
 def numbered(number: int, **changes) -> Record:

@@ -17,7 +17,7 @@ from cryobench.figures import read_views
 from cryobench.leaderboard.page import content, embedded, to_page
 from cryobench.leaderboard.page.families import COMPRESSION, Place, axis, families
 from cryobench.leaderboard.table import leaderboard
-from cryobench.results import VIEWS
+from cryobench.results.store import VIEWS
 
 
 def data_of(html: str) -> dict:

@@ -17,7 +17,7 @@ from made_results import fill, folders, page, record, results
 from PIL import Image
 
 from cryobench.figures import read_views, write_views
-from cryobench.results import VIEWS
+from cryobench.results.store import VIEWS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect

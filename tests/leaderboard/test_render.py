@@ -9,7 +9,7 @@ import pytest
 from board_records import MSE, PSNR, absent, record
 from rich.console import Console
 
-from cryobench.leaderboard.choice import grouped, with_metrics
+from cryobench.leaderboard.filter import grouped, with_metrics
 from cryobench.leaderboard.render import rich_tables, terminal, to_csv, to_html, to_json, to_latex, to_markdown
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record

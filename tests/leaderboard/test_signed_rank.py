@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryobench.leaderboard.signed_rank import EXACT_UP_TO, holm, midranks, signed_rank, upper_tail
+from cryobench.leaderboard.statistics.signed_rank import EXACT_UP_TO, holm, midranks, signed_rank, upper_tail
 
 SOME_TIES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=8)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from cryobench.errors import ParameterError
-from cryobench.leaderboard.thresholds import Threshold, thresholds
+from cryobench.leaderboard.compare.thresholds import Threshold, thresholds
 
 DIRECTIONS = {"psnr": "higher", "mse": "lower", "odd:name": "none", "seconds_per_image": "lower"}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from optics import CPU, dense, live, rows, taken
 
-from cryobench.core import Imaging, LinearOperator
+from cryobench.core import Imaging, LinearOperator, adjoint_gap
+from cryobench.core.meters import CountingOperator, counting
 from cryobench.errors import IncompatibleError
-from cryobench.linalg import adjoint_gap, conjugate_gradients
-from cryobench.meters import CountingOperator, counting
+from cryobench.numerics.linalg import conjugate_gradients
 from cryobench.operators.composed import Composed, ComposedOperator
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier, FourierOperator

@@ -10,9 +10,8 @@ import pytest
 import torch
 from optics import CPU, ctf_table, dense, live, rows, taken
 
-from cryobench.core import Imaging
+from cryobench.core import Imaging, adjoint_gap, mean_intensity
 from cryobench.errors import DataError, IncompatibleError, ParameterError
-from cryobench.linalg import adjoint_gap, mean_intensity
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.spectral import SpectralOperator
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryobench.core import LinearOperator
+from cryobench.core import LinearOperator, adjoint_gap
+from cryobench.core.meters import CountingOperator, counting
 from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.linalg import adjoint_gap
-from cryobench.meters import CountingOperator, counting
 from cryobench.operators.composed import Composed
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier, FourierOperator

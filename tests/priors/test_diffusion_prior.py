@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import LINEAR, cached, contents, pipeline, unet, write
 
-from cryobench import meters
+from cryobench.core import meters
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError
 from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded
 from cryobench.priors.network import read_levels

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cryobench.core import OperatorRecipe, Problem
+from cryobench.io.scaling import between, minmax
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool
@@ -20,7 +21,6 @@ from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pinv import Pinv
-from cryobench.sources.scaling import between, minmax
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.structures import catalogue
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import cryobench as cb
-from cryobench import grid, runner
+from cryobench import runner
 from cryobench.errors import ParameterError
+from cryobench.plan import grid
 from cryobench.registry import installed
 from cryobench.runner import Observer
 from cryobench.runner.memory import BatchSizes

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import cryobench as cb
-from cryobench import grid
 from cryobench.errors import ParameterError
+from cryobench.plan import grid
 from cryobench.registry import installed
-from cryobench.results import Results
+from cryobench.results.store import Results
 
 PARTICLES = "simulate:3mht,snr=1,count=6,size=32"
 FAST = {"data": PARTICLES, "metrics": ["psnr", "mse", "measurement_mse"], "images": "0:4"}

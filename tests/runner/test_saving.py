@@ -8,17 +8,18 @@ import pytest
 from PIL import Image
 
 import cryobench as cb
-from cryobench import grid, runner
+from cryobench import runner
 from cryobench.figures import read_views
 from cryobench.figures.moving import FRAME_SIDE
+from cryobench.plan import grid
 from cryobench.registry import installed
-from cryobench.results import Results
+from cryobench.results.store import Results
 from cryobench.runner import Observer
 
 PLUGIN = """
 from dataclasses import dataclass
 import torch
-from cryobench import frames
+from cryobench.core import recording
 from cryobench.core import Column, Measured, Metric, Reconstruction, Solver
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Shows(Solver):
     steps: int = 5
     def solve(self, problem, *, rng, progress=None):
         x = torch.full(problem.image_batch_shape, -1.0)
-        recorded = frames._recording.get() is not None
+        recorded = recording._recording.get() is not None
         for step in range(self.steps):
             x.fill_(-1 + 2 * step / (self.steps - 1))
-            frames.offer(x, -x)
+            recording.offer(x, -x)
         return Reconstruction(x, {"recorded": torch.full((problem.batch,), float(recorded))})
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import torch
 from convex import minimum, operator_matrix, prior_value
 from particles import simulated
 
-from cryobench.core import LinearOperator, Problem
+from cryobench.core import LinearOperator, Problem, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.linalg import mean_intensity
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import Gaussian, NoNoise, Poisson

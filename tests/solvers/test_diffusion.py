@@ -13,8 +13,8 @@ import torch
 from gaussian_model import GaussianPrior, Known
 from optics import dense, live, measure, part, taken
 
-from cryobench import frames, meters
-from cryobench.core import Problem, Shape
+from cryobench.core import Problem, Shape, meters
+from cryobench.core.recording import recording
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier
@@ -460,13 +460,13 @@ def test_float64_is_accepted(name, prior):
 def test_network_evaluations_are_what_it_says_and_progress_and_frames_keep_up(name, prior):
     problem, _ = contract_problem(Gaussian(rel=0.2))
     seen: list[tuple[int, int]] = []
-    with meters.counting() as calls, frames.recording(images=2, most=100) as recording:
+    with meters.counting() as calls, recording(images=2, most=100) as kept:
         few(name, prior).solve(problem, rng=rng(3), progress=lambda done, of: seen.append((done, of)))
     steps = FEW[name][1]["steps"]
     assert calls.images[meters.NETWORK] == 3 * FEW[name][2]
     assert seen == [(i + 1, steps) for i in range(steps)]
-    assert len(recording.frames) == steps
-    assert all(image.shape == (2, *SIZE) and image.isfinite().all() for pair in recording.frames for image in pair)
+    assert len(kept.frames) == steps
+    assert all(image.shape == (2, *SIZE) and image.isfinite().all() for pair in kept.frames for image in pair)
 
 
 @pytest.mark.parametrize("name", [name for name in FEW if FEW[name][0] in PROJECTING])

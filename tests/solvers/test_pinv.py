@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from cryobench.core import Problem
-from cryobench.linalg import mean_intensity
+from cryobench.core import Problem, mean_intensity
+from cryobench.io.scaling import minmax
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.masks import RandomGaussian
 from cryobench.operators.noise import NoNoise
@@ -16,7 +16,6 @@ from cryobench.operators.sumpool import SumPool
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import Pinv
 from cryobench.sources.demo import Demo
-from cryobench.sources.scaling import minmax
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import torch
 from optics import live, measure, part, rows, taken
 from particles import simulated
 
+from cryobench.core import mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.linalg import mean_intensity
 from cryobench.operators.composed import Composed
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from cryobench.ctf import COLUMNS, CtfParameters, transfer
 from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
 from cryobench.sources.simulate import Simulate, SimulatedStack, microscope
 
 SIZE = 48

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.io.cryosparc import euler_angles
+from cryobench.io.fourier_crop import fourier_resize, square_crop
+from cryobench.io.selection import parse_images
 from cryobench.sources import stacks
-from cryobench.sources.cryosparc import euler_angles
-from cryobench.sources.fourier_crop import fourier_resize, square_crop
-from cryobench.sources.selection import parse_images
 from cryobench.sources.stacks import File
 
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryobench import grid
 from cryobench.hooks import Hooks
+from cryobench.plan import grid
 from cryobench.record import Record
 from cryobench.registry import installed
-from cryobench.results import Results
+from cryobench.results.store import Results
 from cryobench.sweep.driver import Order, SweepObserver, run
 from cryobench.sweep.executors import parse_executor
 

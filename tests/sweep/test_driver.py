@@ -9,10 +9,10 @@ import pytest
 import torch
 from sweeping import Listener, numbers, runs, swept
 
-from cryobench import grid
 from cryobench.errors import ExecutorError, ResultsError
+from cryobench.plan import grid
 from cryobench.registry import installed
-from cryobench.results import Results
+from cryobench.results.store import Results
 from cryobench.sweep.driver import request_text, sharded
 from cryobench.sweep.job import Job
 from cryobench.sweep.utilisation import WORDS, told

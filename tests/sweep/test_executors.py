@@ -17,7 +17,7 @@ import pytest
 from sweeping import Listener, numbers, runs, swept
 
 from cryobench.errors import ExecutorError
-from cryobench.results import Results, read_record
+from cryobench.results.store import Results, read_record
 from cryobench.sweep.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
 from cryobench.sweep.job import Job, Limits
 

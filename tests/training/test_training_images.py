@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cryobench.errors import DataError
-from cryobench.sources.scaling import between, minmax
+from cryobench.io.scaling import between, minmax
+from cryobench.numerics.symmetry import turned
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.stacks import File
 from cryobench.training.images import Images, scaled
 from cryobench.training.loop import timesteps
-from cryobench.turns import turned
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import toys
 
-from cryobench.grid import Request
-from cryobench.presets import read_preset
+from cryobench.plan.grid import Request
+from cryobench.plan.presets import read_preset
 from cryobench.registry import installed
 from cryobench.tuning.objective import measure_of
 from cryobench.tuning.problems import from_request

@@ -6,9 +6,9 @@ import pytest
 import toys
 
 from cryobench.errors import CryobenchError, SelectionError, SuiteError
-from cryobench.grid import Request
+from cryobench.plan.grid import Request
+from cryobench.plan.suite_file import read_suite
 from cryobench.registry import installed
-from cryobench.suite_file import read_suite
 from cryobench.tuning.objective import Objective, measure_of
 from cryobench.tuning.problems import from_request, from_suite, searched
 from cryobench.tuning.search import Budget, Search, Tuning

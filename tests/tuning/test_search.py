@@ -14,7 +14,7 @@ import pytest
 
 from cryobench.errors import CryobenchError, ParameterError
 from cryobench.files import exclusively
-from cryobench.presets import image_digests, parameters_of
+from cryobench.plan.presets import image_digests, parameters_of
 from cryobench.registry import installed
 from cryobench.spec import as_text
 from cryobench.tuning.objective import Measure, falls_behind, measure_of
@@ -158,7 +158,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import toys
-from cryobench.grid import Request
+from cryobench.plan.grid import Request
 from cryobench.registry import installed
 from cryobench.tuning.objective import measure_of
 from cryobench.tuning.problems import from_request

@@ -19,7 +19,7 @@ import numpy as np
 from cryobench.errors import ResultsError
 from cryobench.figures import read_views
 from cryobench.record import Record
-from cryobench.results import CURVES, VIEWS
+from cryobench.results.store import CURVES, VIEWS
 
 MOST_ROWS = 2_000
 """Run folders that are looked into."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from cryobench.leaderboard.overlap import IMAGES, NOTHING, STRUCTURE
-from cryobench.leaderboard.planning import LEVEL, POWER
+from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE
+from cryobench.leaderboard.ranking import NO, UNCLEAR
 from cryobench.leaderboard.render.text import NO_VALUE, one_line
-from cryobench.leaderboard.standing import NO, UNCLEAR
+from cryobench.leaderboard.statistics.power import LEVEL, POWER
 from cryobench.leaderboard.table import metric_columns
 
 CEILING = "ceiling: a bound on psnr to the measured image, made of the clean one; not ranked"

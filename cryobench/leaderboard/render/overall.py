@@ -8,11 +8,11 @@ from itertools import groupby
 
 import pandas as pd
 
-from cryobench.leaderboard.across import Block, Summary, summarise
-from cryobench.leaderboard.planning import LEVEL
 from cryobench.leaderboard.render.boards import Board, boards
 from cryobench.leaderboard.render.columns import Column
 from cryobench.leaderboard.render.text import NO_VALUE, one_line, p_value
+from cryobench.leaderboard.statistics.friedman import Block, Summary, summarise
+from cryobench.leaderboard.statistics.power import LEVEL
 from cryobench.record import COSTS
 
 

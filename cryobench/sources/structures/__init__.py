@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,25 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from cryobench.errors import DataError, said
-from cryobench.sources.formats import check_file
+from cryobench.io.formats import check_file
+from cryobench.physics.potential import Atoms
 
 Split = Literal["train", "val", "test"]
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
-
-
-@dataclass(frozen=True, eq=False)
-class Atoms:
-    """What scatters: positions in Å around the middle of the bounding box, float64 [n, 3], and atomic numbers [n]."""
-
-    name: str
-    positions: np.ndarray
-    numbers: np.ndarray
-
-    @property
-    def radius(self) -> float:
-        """Å from the origin to the farthest atom."""
-        return float(np.sqrt((self.positions**2).sum(axis=1).max()))
 
 
 @cache

@@ -20,8 +20,7 @@ import deepinv as dinv
 import torch
 from torch.nn.functional import pad
 
-from cryobench import meters
-from cryobench.core import LinearOperator
+from cryobench.core import LinearOperator, meters
 from cryobench.errors import IncompatibleError
 from cryobench.operators.spectral import whole_spectrum
 from cryobench_deepinv.physics import Linear

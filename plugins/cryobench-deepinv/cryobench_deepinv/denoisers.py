@@ -18,8 +18,7 @@ from typing import Annotated, Literal
 import deepinv as dinv
 import torch
 
-from cryobench import meters
-from cryobench.core import Shape
+from cryobench.core import Shape, meters
 from cryobench.errors import DependencyError, ParameterError
 from cryobench.priors.diffusion import Diffusion, DiffusionModel
 from cryobench.spec import Range

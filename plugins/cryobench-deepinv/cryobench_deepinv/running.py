@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench import frames
-from cryobench.core import LinearOperator, Problem, Progress, Reconstruction
+from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, recording
 from cryobench.rng import Rng, generator
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.reverse import WithDiffusion
@@ -134,7 +133,7 @@ class WithDenoiser(WithDiffusion):
         def restore(i: int, task: Task, told: Callable[[], None]) -> torch.Tensor:
             def after(x: torch.Tensor, estimate: torch.Tensor) -> None:
                 if i == 0:
-                    frames.offer(x, estimate)
+                    recording.offer(x, estimate)
                 told()
 
             return self.restore(task, as_denoiser(model.select(slice(i, i + 1)), after=after))

@@ -7,7 +7,7 @@ import torch
 
 import cryobench as cb
 from cryobench.core import LinearOperator, Problem
-from cryobench.meters import CountingOperator
+from cryobench.core.meters import CountingOperator
 from cryobench.registry import installed
 from cryobench.rng import Rng
 

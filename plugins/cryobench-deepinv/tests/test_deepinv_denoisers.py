@@ -8,7 +8,7 @@ from cryobench_deepinv.denoisers import ModelFree
 from deepinv_small import Wiener, normal, operator, problem, rng
 
 import cryobench as cb
-from cryobench import meters
+from cryobench.core import meters
 from cryobench.errors import CryobenchError
 from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.solvers.ddnm import Ddnm

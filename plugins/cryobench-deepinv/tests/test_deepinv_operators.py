@@ -9,8 +9,8 @@ from cryobench_deepinv import as_physics, from_physics
 from deepinv_small import dense, normal, operator
 
 import cryobench as cb
+from cryobench.core import adjoint_gap
 from cryobench.errors import CryobenchError, IncompatibleError
-from cryobench.linalg import adjoint_gap
 
 SPECS = ["deepinv_blur:0.8", "deepinv_blur:2", "deepinv_downsampling:2", "deepinv_downsampling:4,filter=bilinear",
          "deepinv_downsampling:2,filter=bicubic", "deepinv_inpainting:0.4"]  # fmt: skip

@@ -11,7 +11,7 @@ from cryobench_deepinv.decomposed import MOST_PIXELS
 from deepinv_small import dense, normal, operator
 
 import cryobench as cb
-from cryobench import meters
+from cryobench.core import meters
 from cryobench.errors import IncompatibleError
 
 SPECS = ["identity", "sumpool:4", "sumpool:4,mask=random_gaussian", "sumpool:2,count=6", "fourier:0.4", "ctf",

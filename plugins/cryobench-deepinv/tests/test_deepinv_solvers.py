@@ -12,7 +12,8 @@ from cryobench_deepinv.variational import TvPgd, WaveletPgd
 from deepinv_small import Wiener, dense, normal, operator, part, problem, rng
 
 import cryobench as cb
-from cryobench import frames, meters
+from cryobench.core import meters
+from cryobench.core.recording import recording
 from cryobench.errors import CryobenchError
 from cryobench.rng import generator
 from cryobench.solvers.pinv import Pinv
@@ -167,7 +168,7 @@ def test_it_leaves_y_and_the_random_state_alone_and_follows_the_seed(solver):
 @every_solver
 def test_its_steps_and_calls_are_told(solver):
     measured, told = problem(operator("sumpool:4"), Wiener().draw(2)), []
-    with meters.counting() as tally, frames.recording() as recording:
+    with meters.counting() as tally, recording() as kept:
         solver.solve(measured, rng=rng(2), progress=lambda done, total: told.append((done, total)))
     steps = getattr(solver, "evaluations", None) or solver.steps
     # DDRM's last call is at level 0, where the prior is not asked
@@ -175,7 +176,7 @@ def test_its_steps_and_calls_are_told(solver):
     assert told[-1] == (2 * steps, 2 * steps)
     if hasattr(solver, "prior"):
         assert tally.images[meters.NETWORK] == 2 * steps
-        assert len(recording.frames) >= steps
+        assert len(kept.frames) >= steps
     assert sum(calls for name, calls in tally.images.items() if name != meters.NETWORK) > 0
 
 

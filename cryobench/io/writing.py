@@ -1,0 +1,235 @@
+"""Writing images as others read them: an MRC stack, and the RELION 3.1 star file that goes with it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import mrcfile.utils
+import numpy as np
+from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID
+from mrcfile.dtypes import HEADER_DTYPE
+
+from cryobench.core import Shape
+from cryobench.errors import DataError, said
+from cryobench.files import whole_file
+from cryobench.io.particles import positive
+from cryobench.io.star import pixel_sizes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PixelSize = float | Sequence[float | None] | None
+"""Å per pixel of all images or of each, None where it is not known."""
+
+_FLOAT32_MODE, _VERSION = 2, 20141
+_GROUP, _GROUP_NAME, _PIXEL_SIZE = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnImagePixelSize"
+_OPTICS = (
+    "rlnMtfFileName",
+    "rlnMicrographOriginalPixelSize",
+    "rlnMicrographPixelSize",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    "rlnMagMat00",
+    "rlnMagMat01",
+    "rlnMagMat10",
+    "rlnMagMat11",
+    _PIXEL_SIZE,
+)
+"""What RELION 3.1 reads from the optics table alone, beside the size of the images."""
+_OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize", "rlnImageDimensionality"]
+"""What a table says of the images as they were stored."""
+
+
+# ------------------------------------------------------------------------------------------------------ images
+
+
+def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size: float | None = None) -> int:
+    """Write images [n, H, W], or chunks of them as they come, as an MRC image stack of float32. Returns how many.
+
+    pixel_size: Å, or None where it is not known. Memory is that of one chunk. The file appears whole or not at all;
+    one that is there already is replaced. Raises `DataError` for no images, images that differ in shape or are not
+    finite, and where it cannot be written.
+    """
+    chunks = [images] if isinstance(images, np.ndarray) else images
+    totals = _Totals()
+    with _written(path) as file:
+        file.seek(HEADER_DTYPE.itemsize)
+        for chunk in chunks:
+            block = np.ascontiguousarray(chunk, dtype="<f4")
+            totals.add(block, path)
+            file.write(block.data)
+        file.seek(0)
+        file.write(totals.header(pixel_size, path).tobytes())
+    return totals.count
+
+
+class _Totals:
+    """What the header of a stack says of all its images, gathered a chunk at a time."""
+
+    def __init__(self) -> None:
+        self.count, self.shape = 0, (0, 0)
+        self.low, self.high, self.mean, self.square = np.inf, -np.inf, 0.0, 0.0
+
+    def add(self, block: np.ndarray, path: Path) -> None:
+        """Count float32 images [n, H, W] in. Raises `DataError` for what no stack can hold."""
+        if block.ndim != 3 or 0 in block.shape[1:]:
+            raise DataError(f"{path}: got images of shape {list(block.shape)}; wanted [n, H, W]")
+        if self.count and block.shape[1:] != self.shape:
+            raise DataError(
+                f"{path}: got images of {block.shape[1:]} after some of {self.shape}; write one shape a file"
+            )
+        finite = np.isfinite(block).all(axis=(1, 2))
+        if not finite.all():
+            raise DataError(f"{path}: image {self.count + int(np.argmin(finite))} is not finite; leave it out")
+        self.shape: Shape = block.shape[1:]
+        for image in block:
+            self._add(image)
+
+    def _add(self, image: np.ndarray) -> None:
+        """Mean and sum of squared deviations, merged as in Chan, Golub & LeVeque 1983, eq. 1.5."""
+        mean = image.mean(dtype=np.float64)
+        step = mean - self.mean
+        self.count += 1
+        self.mean += step / self.count
+        deviations = np.square(image - mean, dtype=np.float64).sum()
+        self.square += deviations + step**2 * image.size * (self.count - 1) / self.count
+        self.low, self.high = min(self.low, image.min()), max(self.high, image.max())
+
+    def header(self, pixel_size: float | None, path: Path) -> np.ndarray:
+        """The header of an MRC2014 image stack (Cheng et al. 2015, J. Struct. Biol. 192:146)."""
+        if self.count == 0:
+            raise DataError(f"{path}: there are no images to write; choose at least one")
+        H, W = self.shape
+        header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
+        header["nx"], header["ny"], header["nz"] = W, H, self.count
+        header["mx"], header["my"], header["mz"] = W, H, 1
+        header["cella"] = tuple((pixel_size or 0) * side for side in (W, H, 1))
+        header["cellb"] = (90, 90, 90)
+        header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+        header["dmin"], header["dmax"], header["dmean"] = self.low, self.high, self.mean
+        header["rms"] = np.sqrt(self.square / (self.count * H * W))
+        header["mode"], header["ispg"], header["nversion"] = _FLOAT32_MODE, IMAGE_STACK_SPACEGROUP, _VERSION
+        header["map"], header["machst"] = MAP_ID, mrcfile.utils.machine_stamp_from_byte_order("<")
+        return header
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` when the block ends well, and not at all when it does not."""
+    try:
+        with whole_file(path) as beside, beside.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {said(error)}; choose another place") from error
+
+
+# ------------------------------------------------------------------------------------------------------- table
+
+
+def write_star(
+    path: Path,
+    table: pd.DataFrame | None,
+    stack_name: str,
+    pixel_size: PixelSize,
+    image_size: int,
+    *,
+    count: int | None = None,
+    stored_pixel_size: PixelSize = None,
+) -> None:
+    """Write a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, named from the star file.
+
+    table: RELION's columns, or None for `count` images of which nothing else is known. pixel_size: Å per pixel of the
+    images as written, for all or for each, None where it is not known. image_size: pixels a side, as written.
+    stored_pixel_size: Å per pixel that the table's origins in pixels are counted in, where the table does not say.
+
+    Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
+    pixels become pixel size and origins in Å; other columns stay as they are. Raises `DataError` where that cannot be
+    done, or the file not be written.
+    """
+    import pandas as pd
+
+    if table is None:
+        if count is None:
+            raise DataError(f"{path}: there is no table and no count of images; give one of them")
+        table = pd.DataFrame(index=range(count))
+    if count not in (None, len(table)):
+        raise DataError(f"{path}: the table has {len(table)} rows for {count} images; wanted a row for each")
+    if len(table) == 0:
+        raise DataError(f"{path}: there are no images to list; choose at least one")
+    table = _origins_in_angstrom(table.reset_index(drop=True), stored_pixel_size, path).drop(
+        columns=_OLD, errors="ignore"
+    )
+    sizes = _lengths(pixel_size)
+    if sizes is not None:
+        table[_PIXEL_SIZE] = positive(np.broadcast_to(sizes, len(table)), path)
+    table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
+    optics, particles = _split_optics(table)
+    optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
+    text = _loop("optics", optics) + "\n\n" + _loop("particles", particles)
+    with _written(path) as file:
+        file.write(text.encode())
+
+
+def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path) -> pd.DataFrame:
+    """RELION 3.0's rlnOriginX and Y, in pixels of the stored images, as 3.1's, in Å. A copy."""
+    import pandas as pd
+
+    both = [(f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst") for axis in "XY"]
+    old = [(pixels, angstrom) for pixels, angstrom in both if pixels in table.columns]
+    if not old:
+        return table.copy()
+    stated = pixel_sizes(table, path)
+    unit = _lengths(stored_pixel_size) if stated is None else stated
+    if unit is None:
+        raise DataError(
+            f"{path}: {old[0][0]} is in pixels of an unknown size, and RELION 3.1 wants Å; give their pixel size"
+        )
+    moved = {angstrom: pd.to_numeric(table[pixels]) * unit for pixels, angstrom in old if angstrom not in table.columns}
+    return table.drop(columns=[pixels for pixels, _ in old]).assign(**moved)
+
+
+def _lengths(pixel_size: PixelSize) -> np.ndarray | None:
+    """Å per pixel, [] or [n]; None where none is known."""
+    lengths = np.asarray(pixel_size, dtype=np.float64)  # None becomes NaN
+    return None if np.isnan(lengths).all() else lengths
+
+
+def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(optics table, particle table): a group for each combination of optics columns, numbered from 1 as they come."""
+    import pandas as pd
+
+    if _GROUP not in table.columns:
+        table = table.assign(**{_GROUP: 1})
+    own = [column for column in (_GROUP, _GROUP_NAME, *_OPTICS) if column in table.columns]
+    number = table.groupby(own, sort=False, dropna=False).ngroup() + 1
+    optics = pd.DataFrame(table[own]).drop_duplicates(ignore_index=True)
+    optics[_GROUP] = optics.index + 1
+    if _GROUP_NAME not in own or optics[_GROUP_NAME].duplicated().any():
+        optics[_GROUP_NAME] = [f"opticsGroup{group}" for group in optics[_GROUP]]
+    order = [_GROUP, _GROUP_NAME, *(column for column in own if column not in (_GROUP, _GROUP_NAME))]
+    return pd.DataFrame(optics[order]), table.drop(columns=own).assign(**{_GROUP: number})
+
+
+def _loop(name: str, table: pd.DataFrame) -> str:
+    """A table as a block of a star file; numbers with all their digits, text with blanks in quotes."""
+    import pandas as pd
+
+    text = [column for column in table.columns if not pd.api.types.is_numeric_dtype(table[column])]
+    table = table.assign(**{column: table[column].map(_quoted) for column in text})
+    columns = "".join(f"_{column} #{i}\n" for i, column in enumerate(table.columns, 1))
+    rows = table.to_csv(sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, na_rep="nan", lineterminator="\n")
+    return f"# version 30001\n\ndata_{name}\n\nloop_\n{columns}{rows}"
+
+
+def _quoted(value: object) -> object:
+    return f'"{value}"' if isinstance(value, str) and (not value or " " in value) else value

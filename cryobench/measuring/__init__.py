@@ -1,0 +1,5 @@
+"""Measurements as files, and images made of them.
+
+Lives here: `measure`, `reconstruct` and the file between them.
+May be imported by the API and the command line.
+"""

@@ -1,0 +1,94 @@
+"""Images measured into a file as a detector would: image -> x = (image - offset) / factor -> y = A x + noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryobench import environment
+from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack
+from cryobench.core.kinds import check_kind
+from cryobench.errors import IncompatibleError
+from cryobench.io.scaling import scaling_of
+from cryobench.measuring.measurements import Measurements
+from cryobench.plan.grid import resolve_dtype
+from cryobench.registry import Registry
+from cryobench.rng import Rng
+from cryobench.runner.checks import batches, checked_measurements
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How images are measured: specs of operator and noise, the scale on which the operator sees an image.
+
+    normalize: minmax, meanstd, relion (with the particle's `radius` in pixels) or p95.
+    """
+
+    operator: str
+    noise: str = "none"
+    normalize: str = "minmax"
+    radius: float | None = None
+    invert: bool = False
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
+    """Measure these images of a stack. Raises a `CryobenchError` for what makes no sense."""
+    recipe: OperatorRecipe = registry.make("operators", exposure.operator)
+    noise: NoiseModel = registry.make("noises", exposure.noise)
+    check_kind("operators", exposure.operator, recipe)
+    check_kind("noises", exposure.noise, noise)
+    dtype, device = resolve_dtype(exposure.dtype), environment.resolve_device(exposure.device)
+    imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), stack.rows(indices))
+    recipe.check_for(imaging)
+    drawn = recipe.drawn(stack.shape, exposure.seed)
+    operator = recipe.rebuild(drawn, imaging, seed=exposure.seed, dtype=dtype, device=device)
+    reason = noise.unsupported(operator)
+    if reason is not None:
+        raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
+    ids = tuple(map(str, indices))
+    measured, sigmas, scales = [], [], []
+    for part in batches(len(indices), _BATCH):
+        images = [stack.read(index) for index in indices[part]]
+        wheres = [f"image {index} of {stack.label}" for index in indices[part]]
+        own = [
+            scaling_of(exposure.normalize, image, where, radius=exposure.radius, invert=exposure.invert)
+            for image, where in zip(images, wheres, strict=True)
+        ]
+        scaled = np.stack([scaling.apply(image) for scaling, image in zip(own, images, strict=True)])
+        x = torch.from_numpy(scaled).unsqueeze(1).to(device, dtype)
+        selected = operator.select(part)
+        noisy = noise.apply(selected.A(x), selected, Rng(exposure.seed, ids[part]))
+        noisy = checked_measurements(noisy, operator, len(own))
+        measured.append(noisy.y.cpu())
+        sigmas.append(noisy.sigma.flatten().cpu())
+        scales += own
+    return Measurements(
+        y=torch.cat(measured),
+        sigma=torch.cat(sigmas),
+        image_shape=stack.shape,
+        operator=str(registry.spec_of(recipe, full=True)),
+        noise=str(registry.spec_of(noise, full=True)),
+        seed=exposure.seed,
+        drawn=dict(drawn),
+        offset=np.array([scaling.offset for scaling in scales]),
+        factor=np.array([scaling.factor for scaling in scales]),
+        pixel_size=imaging.pixel_size,
+        image_ids=ids,
+        table=imaging.table,
+        about={
+            "data": stack.label,
+            "normalize": exposure.normalize,
+            "radius_pixels": exposure.radius,
+            "invert": exposure.invert,
+            "compression": operator.effective_compression,
+            "versions": environment.versions(),
+        },
+    )

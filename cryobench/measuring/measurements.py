@@ -1,0 +1,157 @@
+"""Measurements on disk: what a compressive detector would have written, and all that is needed to make images of it.
+
+One .npz: `y` [B, M, h, w], `sigma` [B], `offset` and `factor` [B] (image = offset + factor * x), `drawn/NAME` for each
+random array that the operator was made with (masks), and `about`, JSON text with the specs, the image shape, the
+pixel sizes, the images' ids and their table. A file with nothing but `y` and `masks` [M, H, W] is sum pooling.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cryobench.core import Imaging, Shape
+from cryobench.errors import DataError, ResultsError, said
+from cryobench.files import whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+_DRAWN = "drawn/"
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Measurements and everything that made them.
+
+    y: [B, M, h, w]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
+    is '' where only masks are known. drawn: the operator's random arrays. offset, factor: of each image, float64 [B],
+    image = offset + factor x. pixel_size: Å per pixel or None. table: RELION's columns, a row per image, or None.
+    """
+
+    y: torch.Tensor
+    sigma: torch.Tensor
+    image_shape: Shape
+    operator: str
+    noise: str
+    seed: int
+    drawn: dict[str, torch.Tensor]
+    offset: np.ndarray
+    factor: np.ndarray
+    pixel_size: tuple[float | None, ...]
+    image_ids: tuple[str, ...]
+    table: pd.DataFrame | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    """What else made them: data, normalisation, versions."""
+
+    @property
+    def imaging(self) -> Imaging:
+        return Imaging(self.image_shape, self.pixel_size, self.table)
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all. Raises `ResultsError`."""
+        about = {
+            "format": FORMAT,
+            "operator": self.operator,
+            "noise": self.noise,
+            "seed": self.seed,
+            "image_shape": list(self.image_shape),
+            "pixel_size_angstrom": list(self.pixel_size),
+            "image_ids": list(self.image_ids),
+            "table": None if self.table is None else self.table.to_json(orient="split", double_precision=15),
+            "about": self.about,
+        }
+        arrays: dict[str, Any] = {
+            "y": self.y.cpu().numpy(),
+            "sigma": self.sigma.cpu().numpy(),
+            "offset": self.offset,
+            "factor": self.factor,
+            "about": np.array(json.dumps(about)),
+        } | {_DRAWN + name: array.cpu().numpy() for name, array in self.drawn.items()}
+        try:
+            with whole_file(path) as beside, beside.open("wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def load(path: Path) -> Measurements:
+    """Read measurements. Raises `DataError`, in one line, for a file that holds none."""
+    from cryobench.io.formats import check_file
+
+    check_file(path, "file of measurements (.npz)")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy meets what is no archive in many ways
+        raise DataError(
+            f"{path} is not a readable .npz file: {said(error)}; wanted what `cryobench measure` writes, or arrays y "
+            "and masks"
+        ) from error
+    if "y" not in arrays:
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}, and no y; wanted measurements y [B, M, h, w]")
+    y = arrays["y"]
+    if y.ndim != 4 or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or 0 in y.shape:
+        raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; wanted finite real numbers [B, M, h, w]")
+    try:
+        return _recorded(arrays) if "about" in arrays else _plain(arrays, path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged, or of another version: {said(error)}; measure again") from error
+
+
+def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
+    import pandas as pd
+
+    about = json.loads(str(arrays["about"]))
+    if about["format"] != FORMAT:
+        raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
+    table = about["table"]
+    return Measurements(
+        y=torch.from_numpy(arrays["y"]),
+        sigma=torch.from_numpy(arrays["sigma"]),
+        image_shape=(int(about["image_shape"][0]), int(about["image_shape"][1])),
+        operator=about["operator"],
+        noise=about["noise"],
+        seed=about["seed"],
+        drawn={n.removeprefix(_DRAWN): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(_DRAWN)},
+        offset=arrays["offset"],
+        factor=arrays["factor"],
+        pixel_size=tuple(about["pixel_size_angstrom"]),
+        image_ids=tuple(about["image_ids"]),
+        table=None if table is None else pd.read_json(io.StringIO(table), orient="split", precise_float=True),
+        about=about["about"],
+    )
+
+
+def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
+    """y [B, M, h, w] and masks [M, H, W] alone: sum pooling, in the units of y."""
+    y, masks = arrays["y"], arrays.get("masks")
+    if masks is None:
+        raise DataError(f"{path} has y and no masks; give masks [M, H, W], or measure with `cryobench measure`")
+    B, M, h, w = y.shape
+    fits = masks.ndim == 3 and masks.dtype.kind in "bfiu" and len(masks) == M and np.isfinite(masks).all()
+    if not fits or masks.shape[1] % h or masks.shape[2] % w or masks.shape[1] // h != masks.shape[2] // w:
+        raise DataError(
+            f"{path}: masks are {masks.dtype} {list(masks.shape)} and y {list(y.shape)}; wanted masks [{M}, H, W], "
+            f"finite, with H = {h} K and W = {w} K for a block size K"
+        )
+    return Measurements(
+        y=torch.from_numpy(y.astype(np.float32)),
+        sigma=torch.zeros(B),
+        image_shape=(masks.shape[1], masks.shape[2]),
+        operator="",
+        noise="none",
+        seed=0,
+        drawn={"masks": torch.from_numpy(masks.astype(np.float32))},
+        offset=np.zeros(B),
+        factor=np.ones(B),
+        pixel_size=(None,) * B,
+        image_ids=tuple(map(str, range(B))),
+    )

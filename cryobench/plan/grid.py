@@ -1,0 +1,347 @@
+"""What a run will do: a grid of cells (solver x operator x noise x data x seed), checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cryobench import environment
+from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver
+from cryobench.core.kinds import check_kind
+from cryobench.errors import ParameterError, PluginError
+from cryobench.metrics.within import IMAGE, Within, parse_within
+from cryobench.plan.dataset import Dataset, load, source_spec
+from cryobench.plan.presets import Chosen, check_unseen, choose, image_digests, presets_folder
+from cryobench.record import CLEAN, LEADING, TRAILING
+from cryobench.registry import Registry, did_you_mean, guarded
+from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
+from cryobench.spec import fields_of, parse
+
+FLOOR = "pinv"
+CEILING = "ceiling"
+"""The name of the reference row that the runner makes of the truth; no solver can have it."""
+CEILING_VERSION = 1
+"""Goes up when the ceiling is computed in another way, so that rows made before are made again."""
+DEFAULT_METRICS = ("psnr", "ssim", "frc", "null_error", "range_error", "mse", "mae", "l2", "measurement_mse")
+AUTO = "auto"
+AUTO_BATCH = {"cuda": 1024, "cpu": 16}
+"""What `--batch auto` starts with, by kind of device: on a CPU more images at once cost memory and gain nothing."""
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SAVES = {
+    "reconstructions": RECONSTRUCTIONS,
+    "panel": PANEL,
+    "errors": ERRORS,
+    "frc": FRC,
+    "views": VIEWS,
+    "animation": ANIMATION,
+}
+"""What --save takes, and the file each makes."""
+SAVE_SETS = {"figures": ("panel", "errors", "frc", "views", "animation")}
+"""What --save takes for several of them at once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked, as specs and plain values."""
+
+    solvers: Sequence[str]
+    operators: Sequence[str]
+    noises: Sequence[str] = ("none",)
+    data: Sequence[str] = ("demo",)
+    data_options: dict[str, str] = field(default_factory=dict)
+    """Further parameters of every data source, such as {"size": "64"}."""
+    metrics: Sequence[str] = DEFAULT_METRICS
+    within: str = IMAGE
+    """Where metrics look: "image", "circle" or "circle:75" (radius in Å)."""
+    images: str | None = None
+    seeds: Sequence[int] = (0,)
+    dtype: str = "float32"
+    device: str = "cpu"
+    batch: int | str = AUTO
+    """Images solved at once, or "auto"."""
+    floor: bool = True
+    ceiling: bool = False
+    save: Sequence[str] = ()
+    presets: str | None = None
+    """Folder of the presets that solvers name, `dct@pixel-c4`; None for the usual one (`presets.presets_folder`)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One solver on one operator, noise and data set, with one seed."""
+
+    solver: Solver | None
+    """None for the ceiling, which the runner makes of the truth."""
+    operator: OperatorRecipe
+    noise: NoiseModel
+    dataset: Dataset
+    seed: int
+    labels: dict[str, str]
+    resolved: dict[str, Any]
+    plugins: dict[str, str]
+    """Versions of the distributions that supply the parts."""
+    trained_on: list[dict[str, str]]
+    """The origins of the images that the cell's priors were trained on."""
+    hash: str
+    floor: bool
+    within: str
+    radii: tuple[float, ...] | None
+    """Of the circles that metrics look into, pixels; None for whole images."""
+
+    @property
+    def ceiling(self) -> bool:
+        return self.solver is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, checked. `cells` are ordered so that those that share an operator are neighbours."""
+
+    request: Request
+    cells: list[Cell]
+    metrics: list[Metric]
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    """Images solved at once, at most."""
+    git_commit: str | None
+
+    @property
+    def save(self) -> set[str]:
+        """The files to save, each by its own name."""
+        return {name for asked in self.request.save for name in SAVE_SETS.get(asked, (asked,))}
+
+    @property
+    def rankable(self) -> list[str]:
+        """The metric columns of this run that say which way is better."""
+        clean = any(cell.dataset.clean is not None for cell in self.cells)
+        return [
+            column.name + end
+            for metric in self.metrics
+            for column in metric.columns
+            for end in ("", *([CLEAN] if clean and metric.against_truth else []))
+            if column.direction != "none"
+        ]
+
+
+Loaded = dict[tuple[str, str | None], Dataset]
+"""Data sets by spec and selection of images."""
+
+
+def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
+    """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work.
+
+    loaded: data sets that need not be read again; those that are read are added.
+    """
+    for kind in ("solvers", "operators", "noises", "metrics"):
+        if not getattr(request, kind):
+            known = ", ".join(registry.names(kind))
+            raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
+    for seed in request.seeds:
+        if not -(2**63) <= seed < 2**63:
+            raise ParameterError(f"--seed must fit in 64 bits, got {seed}")
+    dtype = resolve_dtype(request.dtype)
+    for name in request.save:
+        if name not in (*SAVES, *SAVE_SETS):
+            raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
+    device = environment.resolve_device(request.device)
+    batch = resolve_batch(request.batch, device)
+
+    if any(parse(text).name == CEILING for text in request.solvers):
+        raise ParameterError(f"--solver {CEILING}: it is no solver but a reference made of the truth; add --ceiling")
+    solvers = _chosen(request, registry)
+    operators = _unique(_make_all(registry, "operators", request.operators))
+    noises = _unique(_make_all(registry, "noises", request.noises))
+    metrics = _unique(_make_all(registry, "metrics", request.metrics))
+    _check_columns(metrics)
+    within = parse_within(request.within)
+    datasets = _loaded(request, registry, {} if loaded is None else loaded)
+    for dataset in datasets:
+        for operator in operators:
+            guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
+        for prior in _priors([chosen.solver for chosen in solvers]):
+            guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
+    _check_unseen(solvers, datasets, registry)
+    circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
+
+    cells = [
+        _cell(registry, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
+        for seed in request.seeds
+        for dataset, radii in zip(datasets, circles, strict=True)
+        for operator in operators
+        for noise in noises
+        for chosen in [*solvers, *([None] if request.ceiling else [])]
+    ]
+    unique = list({cell.hash: cell for cell in cells}.values())
+    return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
+
+
+def _chosen(request: Request, registry: Registry) -> list[Chosen]:
+    """The solvers of a request, the floor first; two texts for one solver of one preset are one."""
+    texts = [*([FLOOR] if request.floor else []), *request.solvers]
+    chosen = [choose(text, registry, presets_folder(request.presets)) for text in texts]
+    for text, each in zip(texts, chosen, strict=True):
+        check_kind("solvers", text, each.solver)
+    first: dict[tuple[Solver, str | None], Chosen] = {}
+    for each in chosen:
+        first.setdefault((each.solver, each.preset), each)
+    return list(first.values())
+
+
+def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
+    """Refuse images that a preset was tuned on, before anything is scored with it."""
+    tuned = [chosen for chosen in solvers if chosen.preset is not None]
+    for dataset in datasets if tuned else ():
+        digests = image_digests(dataset.images)
+        for chosen in tuned:
+            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
+
+
+def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
+    """The data sets of a request, each once; those that are not known yet are read."""
+    specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
+    for spec in specs:
+        if (key := (str(spec), request.images)) not in known:
+            known[key] = load(spec, request.images, registry)
+    return [known[str(spec), request.images] for spec in specs]
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """float32 or float64 by name. Raises `ParameterError` for another."""
+    if name not in DTYPES:
+        raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
+    return DTYPES[name]
+
+
+def resolve_batch(given: int | str, device: torch.device) -> int:
+    """Images solved at once, at most: the number given, or what `auto` starts with on this device.
+
+    Raises `ParameterError` for what is neither.
+    """
+    if given == AUTO:
+        return AUTO_BATCH[device.type]
+    try:
+        number = int(str(given))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ParameterError(f"--batch must be {AUTO} or a number of images from 1, got {given!s:.40}")
+    return number
+
+
+def _make_all(registry: Registry, kind: str, texts: Sequence[str]) -> list[Any]:
+    made = [registry.make(kind, text) for text in texts]
+    for text, component in zip(texts, made, strict=True):
+        check_kind(kind, text, component)
+    return made
+
+
+def _unique(components: list[Any]) -> list[Any]:
+    return list(dict.fromkeys(components))
+
+
+def _check_columns(metrics: Sequence[Metric]) -> None:
+    """Refuse columns that a leaderboard could not show, before anything is measured."""
+    seen: set[str] = set()
+    for metric in metrics:
+        columns = getattr(metric, "columns", None)
+        if not (isinstance(columns, tuple) and columns and all(isinstance(column, Column) for column in columns)):
+            raise PluginError(
+                f"the metric {type(metric).__name__} must state `columns`, a tuple of cryobench.core.Column"
+            )
+        for column in columns:
+            if column.direction not in ("higher", "lower", "none"):
+                raise PluginError(f"the metric column {column.name!r} has direction {column.direction!r}; "
+                                  "give higher, lower or none")  # fmt: skip
+            if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
+                raise PluginError(f"the metric column {column.name!r} is no name of its own; rename it")
+            names = {column.name, column.name + CLEAN} if metric.against_truth else {column.name}
+            shown = {name + end for name in names for end in ("", "_lo", "_hi")}
+            if seen & shown:
+                raise ParameterError(f"two of the metrics asked for give a column {column.name!r}; leave one out")
+            seen |= shown
+
+
+def _cell(
+    registry: Registry,
+    chosen: Chosen | None,
+    operator: OperatorRecipe,
+    noise: NoiseModel,
+    dataset: Dataset,
+    metrics: Sequence[Metric],
+    seed: int,
+    dtype: str,
+    within: Within,
+    radii: tuple[float, ...] | None,
+) -> Cell:
+    parts = {} if chosen is None else {"solver": chosen.solver}
+    parts |= {"operator": operator, "noise": noise}
+    named = {"solver": CEILING} if chosen is None else {}
+    resolved: dict[str, Any] = named | {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    if chosen is not None and chosen.preset is not None:
+        resolved["preset"] = chosen.preset
+    resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
+    labels = {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
+    labels["solver"] = CEILING if chosen is None else chosen.label
+    components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
+    origins = {registry.origin_of(type(component)) for component in components}
+    plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
+    # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
+    identity = resolved | {kind: _unlocated(registry, part) for kind, part in parts.items()}
+    identity |= {
+        "seed": seed,
+        "dtype": dtype,
+        "images": dataset.digest,
+        "weights": [part.weights_digest() for part in components if isinstance(part, Prior)]
+        + list(filter(None, (metric.weights_digest() for metric in metrics))),
+        "versions": plugins,
+    }
+    if chosen is None:
+        identity["ceiling"] = CEILING_VERSION
+    if radii is not None:
+        identity["within"] = [str(within), *radii]
+    return Cell(
+        solver=None if chosen is None else chosen.solver,
+        operator=operator,
+        noise=noise,
+        dataset=dataset,
+        seed=seed,
+        labels=labels | {"data": dataset.label},
+        resolved=resolved | {"data": str(dataset.spec)},
+        plugins=plugins,
+        trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
+        hash=content_hash(identity),
+        floor=resolved["solver"] == FLOOR,
+        within=str(within),
+        radii=radii,
+    )
+
+
+def _priors(solvers: Sequence[Solver]) -> list[Prior]:
+    """The priors of all solvers, each once."""
+    return _unique([part for solver in solvers for part in with_nested(solver) if isinstance(part, Prior)])
+
+
+def _unlocated(registry: Registry, component: Any) -> str:
+    """The whole spec of a component, but for the parameters that say where the weights of its priors lie."""
+    spec = registry.spec_of(component, full=True)
+    dropped = {
+        f"{field.name}.{name}"
+        for field in fields_of(type(component))
+        if isinstance(prior := getattr(component, field.name), Prior)
+        for name in prior.located_by
+    }
+    return str(dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped)))
+
+
+def with_nested(component: Any) -> Iterator[Any]:
+    """A component and the registered components among its parameters, at any depth."""
+    yield component
+    for parameter in fields_of(type(component)):
+        value = getattr(component, parameter.name)
+        if parameter.kind is not None and value is not None:
+            yield from with_nested(value)

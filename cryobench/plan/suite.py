@@ -1,0 +1,154 @@
+"""What a suite asks for, as plans that the runner can take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from cryobench import environment
+from cryobench.errors import CryobenchError, DataError, SuiteError
+from cryobench.plan import grid
+from cryobench.plan.grid import Cell, Plan, Request
+from cryobench.plan.presets import choose, presets_folder
+from cryobench.plan.suite_file import Grid, Placed, Reference, Rule, SuiteFile
+from cryobench.registry import Registry
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A grid that cannot run here for want of its data, its weights or a plugin, which its suite allows.
+
+    reason: in the suite's words, or which plugin. error: what this machine says.
+    """
+
+    solvers: tuple[str, ...]
+    operators: tuple[str, ...]
+    reason: str
+    error: str
+
+
+def references(suite: SuiteFile, registry: Registry, presets: str | None = None) -> list[Reference]:
+    """What others published, under the specs that records show. Raises `SuiteError` for specs that do not exist."""
+    found = []
+    for reference in suite.references:
+        specs = {"solver": reference.solver, "operator": reference.operator, "noise": reference.noise}
+        shown = {
+            name: _shown(suite, registry, name + "s", Placed(text, reference.line), presets)
+            for name, text in specs.items()
+        }
+        found.append(dataclasses.replace(reference, **shown))
+    return found
+
+
+def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
+          save: Sequence[str] = (), presets: str | None = None) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
+    """A plan for each grid of the suite, checked, without the cells that it leaves out, each cell in the first grid
+    that has it; and the grids that cannot run.
+
+    Raises `SuiteError`, which names the line, for what does not exist or makes no sense.
+    """
+    found: list[Plan] = []
+    absent: list[Absent] = []
+    loaded: grid.Loaded = {}
+    seen: set[str] = set()
+    for part in suite.grids:
+        missing = lacking(part)
+        show = _shown_or_written if missing else _shown
+        shown = {kind: tuple(show(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
+                 for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
+        if missing:
+            reasons = f"{missing} absent", f"install {missing} to run them"
+            absent.append(Absent(shown["solvers"], shown["operators"], *reasons))
+            continue
+        try:
+            plan = grid.plan(_request(part, device, batch, save, presets), registry, loaded)
+        except DataError as error:
+            if not part.optional:
+                raise _at(suite, part.line, error) from error
+            absent.append(Absent(shown["solvers"], shown["operators"], part.optional, str(error)))
+        except CryobenchError as error:
+            raise _at(suite, part.line, error) from error
+        else:
+            cells = _kept(plan.cells, suite.excluded, floor_asked=grid.FLOOR in shown["solvers"])
+            found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.hash not in seen]))
+            seen |= {cell.hash for cell in found[-1].cells}
+    if found and not any(plan.cells for plan in found):
+        raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
+    return found, absent
+
+
+def lacking(part: Grid) -> str:
+    """The distributions that a grid needs and that are not installed, 'a and b'; '' where all are."""
+    return " and ".join(name for name in part.needs if environment.version(name) == environment.NOT_INSTALLED)
+
+
+def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
+    """A spec as records show it. The component is made, so that an error names the line."""
+    try:
+        if kind == "solvers":
+            return choose(spec.text, registry, presets_folder(presets)).label
+        return str(registry.spec_of(registry.make(kind, spec.text)))
+    except CryobenchError as error:
+        raise _at(suite, spec.line, error) from error
+
+
+def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
+    """The same, or the spec as it is written where nobody here knows it."""
+    try:
+        return _shown(suite, registry, kind, spec, presets)
+    except SuiteError:
+        return spec.text
+
+
+def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], presets: str | None) -> Request:
+    return Request(
+        solvers=_texts(part.solvers),
+        operators=_texts(part.operators),
+        noises=_texts(part.noises),
+        data=_texts(part.data),
+        data_options={} if part.size is None else {"size": part.size},
+        metrics=_texts(part.metrics) or grid.DEFAULT_METRICS,
+        images=part.images,
+        seeds=part.seeds,
+        within=part.within,
+        ceiling=part.ceiling,
+        device=device,
+        batch=batch,
+        save=tuple(save),
+        presets=presets,
+    )
+
+
+def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+    return tuple(spec.text for spec in specs)
+
+
+def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_asked: bool) -> Iterator[Cell]:
+    """The cells that no rule leaves out; floor and ceiling stay where a solver stays on the same problem.
+
+    floor_asked: whether the floor is among the solvers of the suite.
+    """
+    left = [not excluded(cell, rules) for cell in cells]
+    problems = {_problem(cell) for cell, stays in zip(cells, left, strict=True)
+                if stays and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
+    for cell, stays in zip(cells, left, strict=True):
+        if _problem(cell) in problems and (stays or cell.floor or cell.ceiling):
+            yield cell
+
+
+def _problem(cell: Cell) -> tuple[str, str, str, int]:
+    return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed
+
+
+def excluded(cell: Cell, rules: Sequence[Rule]) -> bool:
+    """Whether a cell fits all patterns of one of the rules."""
+    return any(
+        all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
+        for rule in rules
+    )
+
+
+def _at(suite: SuiteFile, line: int, error: CryobenchError) -> SuiteError:
+    return SuiteError(f"{suite.path}, line {line}: {error}")

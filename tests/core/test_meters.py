@@ -1,0 +1,63 @@
+"""What a solver costs is measured from outside it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from cryobench.core.meters import NETWORK, PeakMemory, Stopwatch, calling, count, counting
+
+CPU = torch.device("cpu")
+
+
+def test_the_resident_set_of_a_block_is_seen():
+    with PeakMemory(CPU) as small:
+        pass
+    with PeakMemory(CPU) as large:
+        held = torch.ones(64 * 2**20 // 4).add_(1)
+        time.sleep(0.02)
+        del held
+    assert 55 < large.mib < 130
+    assert small.mib < 20
+
+
+def test_a_stopwatch_adds_up():
+    watch = Stopwatch(CPU)
+    for _ in range(2):
+        with watch:
+            time.sleep(0.01)
+    assert 0.02 <= watch.seconds < 5
+
+
+def test_counts_are_collected_only_inside_a_block():
+    count(NETWORK, 5)
+    with counting() as outer:
+        count(NETWORK, 2)
+        with counting() as inner:
+            count(NETWORK, 3)
+    assert (outer.images[NETWORK], inner.images[NETWORK]) == (2, 3)
+
+
+def test_calls_are_timed_by_name_and_outside_a_block_they_cost_nothing():
+    images = torch.zeros(3, 1, 2, 2)
+    with calling("A", images):
+        pass
+    with counting() as tally:
+        for name in ("A", "A", NETWORK):
+            with calling(name, images):
+                time.sleep(0.01)
+    assert tally.images == {"A": 6, NETWORK: 3}
+    assert tally.seconds["A"] > tally.seconds[NETWORK] >= 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_calls_are_timed_on_the_device():
+    image = torch.rand(1, 4096, 4096, device="cuda")
+    with counting() as tally, calling("A", image):
+        for _ in range(20):
+            image = image @ image / 4096
+    torch.cuda.synchronize()
+    assert tally.seconds["A"] > 1e-3

@@ -1,0 +1,143 @@
+"""Intensity scales: each has the statistics its name promises, can be undone, and is refused where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryobench.errors import DataError, ParameterError
+from cryobench.io.scaling import NORMALISATIONS, Scaling, minmax, scaling_of, undo
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def background(image: np.ndarray, radius: float) -> np.ndarray:
+    """The pixels outside the circle, found one by one."""
+    H, W = image.shape
+    outside = [image[y, x] for y in range(H) for x in range(W) if (y - H // 2) ** 2 + (x - W // 2) ** 2 > radius**2]
+    return np.array(outside, np.float64)
+
+
+@given(st.integers(0, 2**31), st.floats(1e-6, 1e6), st.floats(-1e3, 1e3))
+def test_minmax_spans_minus_one_to_one_and_can_be_undone(seed, scale, offset):
+    image = (noise(5, 7, seed=seed) * scale + offset * scale).astype(np.float32)
+    scaled, lo, hi = minmax(image, "x")
+    assert scaled.dtype == np.float32
+    assert (scaled.min(), scaled.max()) == (-1, 1)
+    assert (lo, hi) == (image.min(), image.max())
+    np.testing.assert_allclose(undo(scaled, lo, hi), image, rtol=2e-7, atol=2e-7 * (hi - lo))
+
+
+def test_minmax_of_the_widest_range():
+    scaled, _, _ = minmax(np.array([[-3e38, 0, 3e38]], np.float32), "x")
+    np.testing.assert_array_equal(scaled, [[-1, 0, 1]])
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, np.nan, np.inf])
+def test_minmax_refuses_what_has_no_range(value):
+    with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
+        minmax(np.full((4, 4), value, np.float32), "image 3 of a.mrcs")
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("name", NORMALISATIONS)
+@given(st.integers(0, 2**31), st.floats(1e-6, 1e6), st.floats(0, 1e3))
+def test_every_scaling_can_be_undone_to_the_rounding_of_float32(name, invert, seed, scale, offset):
+    image = ((np.abs(noise(9, 12, seed=seed)) + offset) * scale).astype(np.float32)
+    scaling = scaling_of(name, image, "x", invert=invert)
+    scaled = scaling.apply(image)
+    assert scaled.dtype == np.float32
+    again = scaling.undo(scaled)
+    assert again.dtype == np.float32
+    # half a unit in the last place of the scaled image, in the units of the file, and another of the result
+    rounding = 2**-24 * (np.abs(scaled.max() - scaled.min()) + np.abs(scaled)) * abs(scaling.factor)
+    assert (np.abs(again - image.astype(np.float64)) <= rounding + 2**-24 * np.abs(image) * 1.01).all()
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_inversion_is_a_change_of_sign_after_scaling(name):
+    image = np.abs(noise(16, 16))
+    plain, inverted = (scaling_of(name, image, "x", invert=invert).apply(image) for invert in (False, True))
+    np.testing.assert_array_equal(inverted, -plain)
+
+
+def test_minmax_by_name_is_minmax():
+    image = noise(8, 9) * 30 + 7
+    scaled, _, _ = minmax(image, "x")
+    np.testing.assert_array_equal(scaling_of("minmax", image, "x").apply(image), scaled)
+
+
+def test_meanstd_has_mean_0_and_deviation_1():
+    image = noise(32, 33) * 250 + 4000
+    scaled = scaling_of("meanstd", image, "x").apply(image).astype(np.float64)
+    assert scaled.mean() == pytest.approx(0, abs=1e-6)
+    assert scaled.std() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 17), (16, 20), (15, 24)])
+@pytest.mark.parametrize("radius", [None, 0.5, 3, 5.5, 8])
+def test_relion_has_a_background_of_mean_0_and_deviation_1(shape, radius):
+    image = noise(*shape) * 12 + 90
+    image[shape[0] // 2 - 1 : shape[0] // 2 + 2, shape[1] // 2] += 1000  # a particle, which must not count
+    scaling = scaling_of("relion", image, "x", radius=radius)
+    outside = background(image, 3 / 8 * min(shape) if radius is None else radius)
+    assert scaling.offset == pytest.approx(outside.mean(), rel=1e-12)
+    assert scaling.factor == pytest.approx(outside.std(), rel=1e-12)
+
+
+def test_relion_without_a_radius_leaves_out_three_quarters_of_the_box():
+    image = noise(64, 64)
+    assert scaling_of("relion", image, "x") == scaling_of("relion", image, "x", radius=24)
+    assert scaling_of("relion", image, "x") != scaling_of("relion", image, "x", radius=23.9)
+
+
+def test_p95_puts_the_95th_percentile_of_what_is_positive_at_one():
+    image = np.abs(noise(20, 20))
+    image[:10] = 0
+    positive = np.sort(image[image > 0].astype(np.float64))
+    place = 0.95 * (len(positive) - 1)
+    low = int(place)
+    percentile = positive[low] + (place - low) * (positive[low + 1] - positive[low])
+    scaling = scaling_of("p95", image, "x")
+    assert scaling == Scaling(0.0, pytest.approx(percentile, rel=1e-12))
+    assert (scaling.apply(image)[:10] == 0).all()
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+@pytest.mark.parametrize("value", [0.0, 3.5, np.nan, np.inf])
+def test_an_image_without_a_range_has_no_scale(name, value):
+    with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
+        scaling_of(name, np.full((4, 4), value, np.float32), "image 3 of a.mrcs")
+    with pytest.raises(DataError, match="no pixels"):
+        scaling_of(name, np.zeros((0, 4), np.float32), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "radius", "said"),
+    [
+        ("max", None, "unknown normalisation 'max'; known are minmax, meanstd, relion, p95"),
+        ("minmax", 3, "minmax takes no radius, got 3"),
+        ("relion", 0, "radius is 0 pixels"),
+        ("relion", -1, "radius is -1 pixels"),
+        ("relion", np.nan, "radius is nan pixels"),
+        ("relion", 11.4, "leaves no background in 16 x 16"),
+    ],
+)
+def test_requests_that_make_no_sense(name, radius, said):
+    with pytest.raises(ParameterError) as caught:
+        scaling_of(name, noise(16, 16), "x", radius=radius)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_a_normalisation_cannot_take():
+    with pytest.raises(DataError, match=r"^x has negative pixels, down to -2, and p95 .*; use meanstd"):
+        scaling_of("p95", np.array([[-2, 3], [0, 1]], np.float32), "x")
+    framed = np.ones((16, 16), np.float32)
+    framed[6:10, 6:10] = 2
+    with pytest.raises(DataError, match=r"^x has a constant background, 1; use another"):
+        scaling_of("relion", framed, "x")

@@ -1,0 +1,169 @@
+"""Measured into a file and made of it again: with no truth, no other file, and in the units of what was measured."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+import torch
+
+from cryobench.errors import CryobenchError, DataError, IncompatibleError
+from cryobench.measuring.measure import Exposure, measure
+from cryobench.measuring.measurements import load
+from cryobench.measuring.reconstruct import operator_of, reconstruct
+from cryobench.plan.dataset import open_stack
+from cryobench.registry import installed
+from cryobench.solvers.pinv import Pinv
+
+SIMULATED = "simulate:3mht+2nwl,snr=1,count=5,size=32"
+
+
+def measured_and_read(tmp_path, spec, data=SIMULATED, indices=(0, 3, 2), **exposure):
+    stack = open_stack(str(data), {}, installed())
+    path = tmp_path / "y.npz"
+    measure(Exposure(spec, **exposure), stack, list(indices), installed()).save(path)
+    return stack, load(path)
+
+
+def images_of(measured, solver=None, **options):
+    return np.concatenate(list(reconstruct(measured, solver or Pinv(), installed(), **options)))
+
+
+@pytest.mark.parametrize("normalize", ["minmax", "meanstd", "relion"])
+@pytest.mark.parametrize("spec", ["sumpool:4,count=40", "identity", "fourier:1.0", "sumpool:2,count=24@identity"])
+def test_what_is_measured_completely_comes_back_in_its_own_units(tmp_path, spec, normalize):
+    stack, measured = measured_and_read(tmp_path, spec, normalize=normalize, invert=True)
+    operator = operator_of(measured, installed(), dtype=torch.float32, device=torch.device("cpu"))
+    assert operator.rank == 32 * 32
+    found = images_of(measured)
+    for image, index in zip(found, (0, 3, 2), strict=True):
+        wanted = stack.read(index)
+        np.testing.assert_allclose(image, wanted, atol=2e-3 * np.abs(wanted).max())
+
+
+def test_the_file_holds_everything_that_made_it(tmp_path):
+    stack, measured = measured_and_read(
+        tmp_path, "sumpool:4,count=3", noise="gaussian:rel=0.1", normalize="relion", radius=10.0, seed=7
+    )
+    with np.load(tmp_path / "y.npz", allow_pickle=False) as file:
+        assert file["y"].shape == (3, 3, 8, 8)
+        assert file["drawn/masks"].shape == (3, 32, 32)
+    assert measured.operator == "sumpool:4,count=3,mask=random_binary,mask.prob=0.5"
+    assert measured.noise == "gaussian:sigma=none,rel=0.1" or "rel=0.1" in measured.noise
+    assert measured.pixel_size == tuple(stack.pixel_size(i) for i in (0, 3, 2))
+    assert measured.image_ids == ("0", "3", "2")
+    assert (measured.sigma > 0).all()
+    assert measured.about["radius_pixels"] == 10
+    for column in stack.table.columns:
+        np.testing.assert_allclose(measured.table[column], stack.table[column].iloc[[0, 3, 2]], rtol=1e-12)
+    # y is what the operator makes of the scaled image, and noise of that deviation
+    live = (
+        installed()
+        .make("operators", "sumpool:4,count=3")
+        .build((32, 32), seed=7, dtype=torch.float32, device=torch.device("cpu"))
+    )
+    image = (stack.read(3) - measured.offset[1]) / measured.factor[1]
+    residual = measured.y[1] - live.A(torch.from_numpy(image.astype(np.float32))[None, None])[0]
+    assert float(residual.std()) == pytest.approx(float(measured.sigma[1]), rel=0.2)
+
+
+@pytest.mark.parametrize("spec", ["sumpool:4", "fourier:0.5", "sumpool:2,count=2@fourier:0.7"])
+def test_the_recorded_masks_are_used_whatever_would_be_drawn_now(tmp_path, spec, monkeypatch):
+    _, measured = measured_and_read(tmp_path, spec)
+    before = images_of(measured)
+    for name in ("RandomBinary", "RandomFourier"):
+        monkeypatch.setattr(f"cryobench.operators.masks.{name}.draw", None)  # whoever draws fails
+    np.testing.assert_array_equal(images_of(measured), before)
+
+
+def test_each_image_keeps_its_own_ctf(tmp_path):
+    stack, measured = measured_and_read(tmp_path, "ctf", data=SIMULATED + ",ctf=false", noise="gaussian:rel=0.01")
+    wiener = installed().make("solvers", "wiener")
+    found = images_of(measured, wiener)
+    alone = images_of(measured, wiener, batch=1)
+    np.testing.assert_array_equal(found, alone)
+    for image, index in zip(found, (0, 3, 2), strict=True):
+        assert np.corrcoef(image.ravel(), stack.read(index).ravel())[0, 1] > 0.9
+
+
+def test_plain_arrays_are_sum_pooling(tmp_path):
+    rng = np.random.default_rng(0)
+    images, masks = rng.normal(size=(2, 16, 16)), rng.normal(size=(16, 16, 16))
+    y = (masks[None] * images[:, None]).reshape(2, 16, 4, 4, 4, 4).sum(axis=(3, 5))
+    np.savez(tmp_path / "plain.npz", y=y, masks=masks)
+    found = images_of(load(tmp_path / "plain.npz"), dtype="float64")
+    np.testing.assert_allclose(found, images, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x": np.zeros(3)}, "holds x, and no y"),
+        ({"y": np.zeros((2, 3, 4, 4))}, "has y and no masks"),
+        ({"y": np.zeros((3, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"wanted finite real numbers \[B, M, h, w\]"),
+        ({"y": np.full((1, 3, 4, 4), np.nan), "masks": np.zeros((3, 8, 8))}, "wanted finite real numbers"),
+        ({"y": np.zeros((1, 3, 4, 4)), "masks": np.zeros((3, 8, 12))}, "for a block size K"),
+        ({"y": np.zeros((1, 2, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"wanted masks \[2, H, W\]"),
+        ({"y": np.zeros((1, 1, 4, 4)), "about": np.array("{}")}, "is damaged, or of another version"),
+    ],
+)
+def test_files_that_are_no_measurements_are_refused_in_one_line(tmp_path, arrays, says):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=says) as caught:
+        load(tmp_path / "a.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_makes_no_sense_is_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(DataError, match=r"is not a readable \.npz file"):
+        load(tmp_path / "text.npz")
+    with pytest.raises(DataError, match="does not exist"):
+        load(tmp_path / "none.npz")
+    with pytest.raises(IncompatibleError, match="does not divide"):
+        measured_and_read(tmp_path, "sumpool:5")
+    with pytest.raises(IncompatibleError, match="noise poisson"):
+        measured_and_read(tmp_path, "sumpool:4,mask=random_gaussian", noise="poisson:10")
+    _, measured = measured_and_read(tmp_path, "fourier:0.5")
+    with pytest.raises(CryobenchError, match="batch must be at least 1"):
+        images_of(measured, batch=0)
+
+
+def test_from_a_real_star_file_to_one_that_relion_refines(cli, shared, tmp_path):
+    source = shared / "data" / "empiar_10076_7.star"
+    code, _, err = cli("measure", "-o", "sumpool:4,count=8", "--data", source, "--size", 64, "--out", "y.npz")
+    assert code == 0, err
+    assert "y is 8 x 16 x 16 for each, C = 2" in err
+    code, out, err = cli("reconstruct", "y.npz", "--solver", "pinv", "--out", "stack.mrcs")
+    assert (code, out) == (0, "")
+    with mrcfile.open(tmp_path / "stack.mrcs") as file:
+        assert file.data.shape == (7, 64, 64)
+        assert float(file.voxel_size.x) == pytest.approx(6.55, rel=1e-3)
+        stack = open_stack(str(source), {"size": "64"}, installed())
+        for image, index in zip(file.data, range(7), strict=True):
+            assert np.corrcoef(image.ravel(), stack.read(index).ravel())[0, 1] > 0.5
+    blocks, real = starfile.read(tmp_path / "stack.star"), starfile.read(source)
+    assert blocks["optics"]["rlnImagePixelSize"].tolist() == [pytest.approx(6.55, rel=1e-3)]
+    for column in ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"):
+        assert blocks["particles"][column].tolist() == real[column].tolist()
+    assert blocks["particles"]["rlnImageName"].tolist()[0] == "000001@stack.mrcs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["measure", "-o", "sumpool:4", "--data", "demo", "--out", "y.npy"], "written as .npz"),
+        (["measure", "-o", "sumpol:4", "--data", "demo", "--out", "y.npz"], "did you mean 'sumpool'"),
+        (["measure", "-o", "ctf", "--data", "noctf.npy", "--out", "y.npz"], "needs the pixel size"),
+        (["reconstruct", "none.npz", "--solver", "pinv", "--out", "a.mrcs"], "does not exist"),
+        (["reconstruct", "none.npz", "--solver", "pinv", "--out", "a.mrc"], "written as .mrcs"),
+        (["reconstruct", "none.npz", "--solver", "pinvv", "--out", "no/a.mrcs"], "the folder no does not exist"),
+    ],
+)
+def test_bad_requests_are_one_line_and_exit_code_2(cli, tmp_path, arguments, says):
+    np.save(tmp_path / "noctf.npy", np.random.default_rng(0).normal(size=(2, 8, 8)))
+    code, out, err = cli(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert [path.name for path in tmp_path.iterdir()] == ["noctf.npy"]

@@ -1,0 +1,220 @@
+"""Run folders appear whole or not at all, and read back as they were."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryobench.errors import ResultsError
+from cryobench.files import check_writable_file, whole_file
+from cryobench.record import Record
+from cryobench.results.store import Results, content_hash, read_record
+
+
+def record(**changes) -> Record:
+    values = {
+        "hash": content_hash({"a": 1}),
+        "status": "ok",
+        "reason": "",
+        "solver": "dct",
+        "operator": "sumpool:16,mask=checkerboard",
+        "noise": "none",
+        "data": "demo",
+        "seed": 0,
+        "images": ["0", "1"],
+        "values": {"psnr": [20.1234567890123456, math.inf], "mse": [0.1, 1e-300]},
+        "columns": [{"name": "psnr", "direction": "higher", "unit": "dB"}],
+        "solver_info": {"iterations": [3.0, 4.0]},
+        "environment": {"created": "2026-01-01T00:00:00"},
+        "unavailable": ["animation"],
+    }
+    return Record(**(values | changes))
+
+
+def test_a_record_reads_back_as_it_was(tmp_path):
+    results = Results(tmp_path / "deep" / "runs")
+    results.check_writable()
+    folder = results.write(record(), curves={"frc": np.ones((2, 3))})
+    assert read_record(folder) == record()
+    assert np.load(folder / "curves.npz")["frc"].shape == (2, 3)
+    assert folder.name.endswith("-dct-sumpool-16-mask-checkerboard-" + record().hash[:12])
+    assert Results(tmp_path / "deep" / "runs").find(record().hash) == folder
+    assert results.read_all(report=pytest.fail) == [record()]
+    assert Results(folder).read_all(report=pytest.fail) == [record()]
+
+
+def test_records_of_before_there_was_a_ceiling_are_read(tmp_path):
+    folder = Results(tmp_path).write(record(unavailable=[]))
+    fields = json.loads((folder / "record.json").read_text())
+    del fields["ceiling"], fields["unavailable"]
+    (folder / "record.json").write_text(json.dumps(fields))
+    assert read_record(folder) == record(unavailable=[])
+
+
+def test_what_was_not_measured_reads_back_as_missing(tmp_path):
+    failed = record(status="failed", reason="it broke", values={}, columns=[], solver_info={}, compression=math.inf)
+    assert read_record(Results(tmp_path).write(failed)) == failed
+    unknown = record(values={"lpips": [math.nan, 0.5]})
+    assert math.isnan(read_record(Results(tmp_path).write(unknown)).values["lpips"][0])
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+
+
+def test_a_failing_write_leaves_what_was_there(tmp_path):
+    results = Results(tmp_path)
+    kept = results.write(record())
+
+    def disk_full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResultsError, match="No space left on device"):
+        results.write(record(status="failed"), files={"panel.png": disk_full})
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert read_record(kept).status == "ok"
+
+
+def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatch):
+    kept = Results(tmp_path).write(record())
+    rename = Path.rename
+
+    def refuses(self, target):
+        if self.name.startswith(".partial-"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(ResultsError, match="Input/output error"):
+        Results(tmp_path).write(record(reason="new"))
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert read_record(kept) == record()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"images": None},
+        {"environment": None},
+        {"problem": []},
+        {"columns": [1]},
+        {"timing": {"seconds_per_image": "soon"}},
+        {"status": "done"},
+        {"images": ["0", "1", "2"]},
+        {"compression": "much"},
+        {"unavailable": "animation"},
+    ],
+    ids=str,
+)
+def test_valid_json_that_is_no_record_is_skipped(tmp_path, damage):
+    folder = Results(tmp_path).write(record())
+    fields = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(fields | damage))
+    reports = []
+    assert Results(tmp_path).read_all(reports.append) == []
+    assert len(reports) == 1
+
+
+def test_a_table_may_go_to_a_pipe_or_through_a_link(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
+    with whole_file(tmp_path / "link.csv") as path:
+        path.write_text("content")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "table.csv").read_text() == "content"
+    with whole_file(Path(os.devnull)) as path:
+        path.write_text("content")
+    assert not Path(os.devnull).is_file()
+
+
+def test_writing_again_replaces(tmp_path):
+    results = Results(tmp_path)
+    results.write(record())
+    folder = Results(tmp_path).write(record(solver="dct:0.1"))
+    assert [path for path in tmp_path.iterdir()] == [folder]  # noqa: C416
+    assert read_record(folder).solver == "dct:0.1"
+
+
+def test_damaged_and_foreign_folders_are_named_and_skipped(tmp_path):
+    results = Results(tmp_path)
+    good = results.write(record())
+    (tmp_path / "holiday-photos").mkdir()
+    for name, content in {"cut": '{"hash": "a', "old": json.dumps({"hash": "a", "solver": "x"}), "list": "[]"}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "record.json").write_text(content)
+        (folder / "metrics.csv").write_text("image,psnr\n0,1\n")
+    (tmp_path / "notes.txt").write_text("hello")
+    reports = []
+    assert [r.solver for r in Results(tmp_path).read_all(reports.append)] == [read_record(good).solver]
+    assert len(reports) == 4
+    assert all("\n" not in report for report in reports)
+    with pytest.raises(ResultsError, match="no results folder"):
+        Results(tmp_path / "nowhere").read_all(print)
+
+
+def test_a_whole_file_replaces_or_vanishes(tmp_path):
+    target = tmp_path / "table.csv"
+    with whole_file(target) as path:
+        path.write_text("first")
+    with pytest.raises(RuntimeError), whole_file(target) as path:  # noqa: PT012
+        path.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="--out"):
+        Results(tmp_path / "file" / "runs").check_writable()
+    with pytest.raises(ResultsError, match="does not exist"):
+        check_writable_file(tmp_path / "no" / "board.csv")
+    with pytest.raises(ResultsError, match="is a folder"):
+        check_writable_file(tmp_path)
+    check_writable_file(tmp_path / "board.csv")
+    assert not (tmp_path / "board.csv").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_store import record
+from cryobench.results.store import Results
+
+store = Results(Path("runs"))
+for number in range(60):
+    store.write(record(reason=f"{sys.argv[2]} {number}"))
+"""
+
+
+def test_processes_that_write_the_same_cell_at_once_leave_it_whole(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
+    writers = [subprocess.Popen([*command, str(number)], cwd=tmp_path) for number in range(3)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_record(folder).reason.endswith(" 59")
+
+
+def test_what_another_process_finishes_is_found_after_a_while(tmp_path, monkeypatch):
+    here, there = Results(tmp_path), Results(tmp_path)
+    assert here.find(record().hash) is None
+    folder = there.write(record())
+    assert here.find(record().hash) is None  # its listing is still good
+    monkeypatch.setattr("cryobench.results.store.LISTED_FOR", 0.0)
+    assert here.find(record().hash) == folder
