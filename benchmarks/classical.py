@@ -45,7 +45,7 @@ import scipy.fft
 import torch
 from skimage.restoration import denoise_tv_chambolle
 
-from cryobench.core import OperatorRecipe, Problem
+from cryobench.core import MINMAX, OperatorRecipe, Problem, build_operator
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
@@ -100,13 +100,13 @@ def everyone(count: int) -> Rng:
 @cache
 def measured(recipe: OperatorRecipe, count: int, size: int, dtype: torch.dtype = torch.float32) -> Problem:
     """Noisy measurements of the particles; in float64, the same numbers."""
-    operator = recipe.build((size, size), seed=0, dtype=dtype, device=CPU)
+    operator = build_operator(recipe, (size, size), seed=0, dtype=dtype, device=CPU)
     operator.prepare()
     if dtype != torch.float32:
         same = measured(recipe, count, size)
         return Problem(operator, same.y.to(dtype), same.noise, same.sigma.to(dtype))
     noise = Gaussian(rel=0.05)
-    noisy = noise.apply(operator.A(particles(count, size)), operator, everyone(count))
+    noisy = noise.apply(operator.A(particles(count, size)), operator, MINMAX, everyone(count))
     return Problem(operator, noisy.y, noise, noisy.sigma)
 
 
@@ -388,7 +388,7 @@ def methods(settings: Settings) -> None:
 
 def step_seconds(recipe: SumPool, count: int, size: int, settings: Settings) -> tuple[float, float]:
     """Seconds of the set-up of the operator, and of one primal-dual step."""
-    operator = recipe.build((size, size), seed=0, dtype=torch.float32, device=CPU)
+    operator = build_operator(recipe, (size, size), seed=0, dtype=torch.float32, device=CPU)
     start = time.perf_counter()
     operator.prepare()
     setup = time.perf_counter() - start

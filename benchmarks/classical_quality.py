@@ -16,7 +16,7 @@ import argparse
 import torch
 from classical import SHRINK
 
-from cryobench.core import NoiseModel, OperatorRecipe, Problem
+from cryobench.core import MINMAX, NoiseModel, OperatorRecipe, Problem, build_operator
 from cryobench.io.scaling import minmax
 from cryobench.io.selection import parse_images
 from cryobench.operators.fourier import Fourier
@@ -45,8 +45,8 @@ def images(data: str | None, chosen: str | None) -> torch.Tensor:
 
 
 def measured(recipe: OperatorRecipe, noise: NoiseModel, truth: torch.Tensor, rng: Rng) -> Problem:
-    operator = recipe.build((truth.shape[2], truth.shape[3]), seed=0, dtype=truth.dtype, device=truth.device)
-    noisy = noise.apply(operator.A(truth), operator, rng)
+    operator = build_operator(recipe, (truth.shape[2], truth.shape[3]), seed=0, dtype=truth.dtype, device=truth.device)
+    noisy = noise.apply(operator.A(truth), operator, MINMAX, rng)
     return Problem(operator, noisy.y, noise, noisy.sigma)
 
 

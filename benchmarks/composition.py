@@ -24,7 +24,7 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from cryobench.core import Imaging, LinearOperator
+from cryobench.core import Imaging, LinearOperator, build_operator
 from cryobench.core.meters import CountingOperator, counting
 from cryobench.numerics.linalg import conjugate_gradients
 from cryobench.operators.composed import Composed, ComposedOperator
@@ -51,7 +51,7 @@ Way = Callable[[ComposedOperator, torch.Tensor, float], torch.Tensor]
 
 def live(outer: SumPool, dtype: torch.dtype) -> ComposedOperator:
     imaging = Imaging((SIZE, SIZE), (1.3, 1.3), TABLE)
-    made = Composed(outer, Ctf()).build_for(imaging, seed=0, dtype=dtype, device=torch.device("cpu"))
+    made = build_operator(Composed(outer, Ctf()), imaging, seed=0, dtype=dtype, device=torch.device("cpu"))
     assert isinstance(made, ComposedOperator)
     made.prepare()
     return made

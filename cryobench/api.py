@@ -19,12 +19,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from cryobench import runner
-from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, Shape, Solver
+from cryobench.core import (
+    Imaging,
+    LinearOperator,
+    NoiseModel,
+    OperatorRecipe,
+    Problem,
+    Shape,
+    Solver,
+    build_operator,
+    unsupported_dims,
+)
 from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.environment import resolve_device
 from cryobench.errors import IncompatibleError, ParameterError, SpecError
 from cryobench.hooks import Hooks
+from cryobench.numerics.linalg import per_item
 from cryobench.plan import grid
 from cryobench.plan.presets import choose, presets_folder
 from cryobench.record import Record
@@ -133,11 +144,10 @@ def operator(
     recipe = installed().make("operators", spec)
     if not isinstance(recipe, OperatorRecipe):
         raise SpecError(f"{spec!r} is no operator")
-    imaging = Imaging(shape, (pixel_size,) * (1 if table is None else len(table)), table)
-    recipe.check_for(imaging)
+    imaging = Imaging(tuple(shape), (pixel_size,) * (1 if table is None else len(table)), table)
     if isinstance(dtype, str):
         dtype = grid.resolve_dtype(dtype)
-    return recipe.build_for(imaging, seed=seed, dtype=dtype, device=resolve_device(device))
+    return build_operator(recipe, imaging, seed=seed, dtype=dtype, device=resolve_device(device))
 
 
 def solver(spec: str) -> Solver:
@@ -171,15 +181,15 @@ def solve(
         method = solver(method)
     y = torch.as_tensor(y).to(measured_by.device, measured_by.dtype)
     wanted = measured_by.measurement_shape
-    if y.ndim != 4 or tuple(y.shape[1:]) != wanted:
+    if tuple(y.shape[1:]) != tuple(wanted):
         raise IncompatibleError(f"y has shape {list(y.shape)}, wanted [B, {', '.join(map(str, wanted))}]")
     if measured_by.images not in (None, len(y)):
         raise IncompatibleError(
             f"y holds {len(y)} images, and the operator was made for {measured_by.images}; give those, or select them"
         )
     model: NoiseModel = installed().make("noises", noise)
-    problem = Problem(CountingOperator(measured_by), y, model, y.new_full((len(y), 1, 1, 1), sigma))
-    reason = method.unsupported(problem)
+    problem = Problem(CountingOperator(measured_by), y, model, per_item(y.new_full((len(y),), sigma), y))
+    reason = unsupported_dims(method, measured_by.image_shape) or method.unsupported(problem)
     if reason is not None:
         raise IncompatibleError(f"the solver cannot take this problem: {reason}")
     return method.solve(problem, rng=Rng(seed, [str(i) for i in range(len(y))])).x

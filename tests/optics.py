@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem
+from cryobench.core import MINMAX, Imaging, LinearOperator, NoiseModel, OperatorRecipe, Problem, build_operator
 from cryobench.operators.noise import NoNoise
 from cryobench.rng import Rng
 
@@ -40,12 +40,12 @@ def rows(imaging: Imaging, images: list[int]) -> Imaging:
 
 
 def live(recipe: OperatorRecipe, imaging: Imaging, dtype: torch.dtype = torch.float64) -> LinearOperator:
-    return recipe.build_for(imaging, seed=3, dtype=dtype, device=CPU)
+    return build_operator(recipe, imaging, seed=3, dtype=dtype, device=CPU)
 
 
 def measure(operator: LinearOperator, x: torch.Tensor, noise: NoiseModel | None = None) -> Problem:
     noise = noise or NoNoise()
-    noisy = noise.apply(operator.A(x), operator, Rng(0, [str(i) for i in range(len(x))]))
+    noisy = noise.apply(operator.A(x), operator, MINMAX, Rng(0, [str(i) for i in range(len(x))]))
     return Problem(operator, noisy.y, noise, noisy.sigma)
 
 

@@ -12,7 +12,7 @@ from optics import CPU, dense, live, taken
 from pylops.utils import dottest
 from scipy.sparse.linalg import lsqr, svds
 
-from cryobench.core import LinearOperator
+from cryobench.core import LinearOperator, build_operator
 from cryobench.errors import DependencyError, ParameterError
 from cryobench.operators.composed import Composed
 from cryobench.operators.ctf import Ctf
@@ -56,7 +56,7 @@ class RandomMatrix(LinearOperator):
 
 def operators(dtype=torch.float64):
     """Each operator with the images that it may be asked about."""
-    same = [recipe.build(SHAPE, seed=3, dtype=dtype, device=CPU) for recipe in SAME.values()]
+    same = [build_operator(recipe, SHAPE, seed=3, dtype=dtype, device=CPU) for recipe in SAME.values()]
     same.append(RandomMatrix(SHAPE, rows=20, dtype=dtype))
     different = [live(recipe, taken(IMAGES, SHAPE), dtype) for recipe in DIFFERENT.values()]
     return [(operator, 0) for operator in same] + [(operator, i) for operator in different for i in range(IMAGES)]
@@ -160,7 +160,7 @@ def test_pylops_takes_images_as_they_are():
 
 
 def test_what_comes_out_is_no_part_of_what_went_in():
-    view = as_scipy(Identity().build(SHAPE, seed=0, dtype=torch.float64, device=CPU))
+    view = as_scipy(build_operator(Identity(), SHAPE, seed=0, dtype=torch.float64, device=CPU))
     x = np.zeros(math.prod(SHAPE))
     view.matvec(x)[:] = 1
     assert not x.any()

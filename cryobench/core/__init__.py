@@ -19,22 +19,28 @@ from cryobench.core.components import (
     Reconstruction,
     Solver,
 )
+from cryobench.core.dimensions import check_dims, unsupported_dims
+from cryobench.core.kinds import CONTRACT
 from cryobench.core.operator import (
-    DrawnRecipe,
     Imaging,
     LinearOperator,
     OperatorRecipe,
     Shape,
     adjoint_gap,
+    build_operator,
+    check_operator,
     mean_intensity,
     power_norms,
+    random_images,
 )
+from cryobench.core.scale import MINMAX, Scale
 from cryobench.core.source import Source, Stack
 
 __all__ = [
+    "CONTRACT",
+    "MINMAX",
     "Case",
     "Column",
-    "DrawnRecipe",
     "FourierMask",
     "Imaging",
     "LinearOperator",
@@ -48,11 +54,17 @@ __all__ = [
     "Problem",
     "Progress",
     "Reconstruction",
+    "Scale",
     "Shape",
     "Solver",
     "Source",
     "Stack",
     "adjoint_gap",
+    "build_operator",
+    "check_dims",
+    "check_operator",
     "mean_intensity",
     "power_norms",
+    "random_images",
+    "unsupported_dims",
 ]

@@ -1,8 +1,9 @@
-"""The vocabulary of the package: operators, problems, solvers, reconstructions, metrics, records.
+"""The components of a comparison: masks, noise models, priors, solvers, metrics, and what passes between them.
 
-Images are [B, 1, H, W] in [-1, 1], measurements [B, M, h, w], one dtype and device per problem. Every registered
-component is a frozen dataclass, a recipe that costs nothing to make and hash; what is heavy is made by its `build`,
-`open` or `solve`.
+Unknowns are [B, C, *S], with S two axes (images) or three (volumes) and C = 1 unless a component says otherwise;
+measurements are [B, M, *s]. One dtype and device per problem. Every registered component is a frozen dataclass, a
+recipe that is cheap to make and to hash; expensive work is left to its `build`, `open` or `solve`. Each states in
+`dims` the numbers of axes of the images that it takes, (2,) by default.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import ClassVar, Literal
 import torch
 
 from cryobench.core.operator import LinearOperator, Shape
+from cryobench.core.scale import MINMAX, Scale
+from cryobench.numerics.linalg import per_item
 from cryobench.rng import Rng
 
 Progress = Callable[[int, int], None]
@@ -23,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Noisy:
-    """Noisy measurements y [B, M, h, w] and the standard deviation of an entry's noise, per image [B, 1, 1, 1]."""
+    """Noisy measurements y [B, M, *s] and the standard deviation of an entry's noise, per image [B, 1, ..., 1]."""
 
     y: torch.Tensor
     sigma: torch.Tensor
@@ -32,42 +35,47 @@ class Noisy:
 class PixelMask(ABC):
     """Masks that multiply the image pixel by pixel."""
 
+    dims: ClassVar[tuple[int, ...]] = (2,)
     domain: ClassVar[str] = "pixel"
     nonnegative: ClassVar[bool] = True
 
     @abstractmethod
     def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
-        """`count` masks, float32 [count, H, W]."""
+        """`count` masks, float32 [count, *shape]."""
 
 
 class FourierMask(ABC):
-    """Masks of kept Fourier coefficients, centred: the zero frequency is at (H // 2, W // 2)."""
+    """Masks of kept Fourier coefficients, centred: the zero frequency is at index n // 2 of every axis."""
 
+    dims: ClassVar[tuple[int, ...]] = (2,)
     domain: ClassVar[str] = "Fourier"
 
     @abstractmethod
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
-        """One mask, bool [H, W], that keeps nominally the fraction `rho` of the coefficients."""
+        """One mask, bool [*shape], that keeps nominally the fraction `rho` of the coefficients."""
 
 
 class NoiseModel(ABC):
     """A registered noise model: a frozen dataclass of its parameters."""
 
-    @abstractmethod
-    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
-        """Add noise to exact measurements y [B, M, h, w]."""
+    dims: ClassVar[tuple[int, ...]] = (2,)
 
-    def unsupported(self, operator: LinearOperator) -> str | None:
-        """Why this noise makes no sense on this operator, or None."""
+    @abstractmethod
+    def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
+        """Add noise to exact measurements y [B, M, *s] of images on this scale."""
+
+    def unsupported(self, operator: LinearOperator, scale: Scale) -> str | None:
+        """Why this noise cannot be added to measurements of this operator and scale, or None."""
         return None
 
 
 class Prior:
-    """A registered prior: what a solver knows about images before it has measured. Solvers say what they need.
+    """A registered prior: what is known of images before they are measured. Solvers declare which kind they take.
 
-    located_by: the parameters that say where its weights lie. What is computed with it depends on the weights alone.
+    located_by: the parameters that say where its weights are stored; results depend on the weights alone.
     """
 
+    dims: ClassVar[tuple[int, ...]] = (2,)
     located_by: ClassVar[tuple[str, ...]] = ()
 
     def check(self, shape: Shape) -> None:
@@ -87,31 +95,34 @@ class Prior:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solver sees: the operator, the measurements and the noise level. Never the truth.
+    """What a solver sees: the operator, the measurements, the noise level and the scale. Never the truth.
 
-    y: [B, M, h, w]. sigma: standard deviation of the noise in an entry of y, per image [B, 1, 1, 1], 0 where exact.
+    y: [B, M, *s]. sigma: standard deviation of the noise in an entry of y, per image [B, 1, ..., 1], 0 where exact.
+    scale: how intensities of the source became those of x, and their range where they have one.
     """
 
     operator: LinearOperator
     y: torch.Tensor
     noise: NoiseModel
     sigma: torch.Tensor
+    scale: Scale = MINMAX
 
     @property
     def batch(self) -> int:
         return self.y.shape[0]
 
     @property
-    def image_batch_shape(self) -> tuple[int, int, int, int]:
-        return (self.batch, 1, *self.operator.image_shape)
+    def image_batch_shape(self) -> tuple[int, ...]:
+        """(B, C, *S)."""
+        return (self.batch, *self.operator.domain_shape)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A solver's answer. x: [B, 1, H, W]. info: named per-image numbers (iterations, converged, ...), each [B].
+    """A solver's answer. x: [B, C, *S]. info: named per-image numbers (iterations, converged, ...), each [B].
 
     curves: the course of such numbers over the steps, each [B, L]. deviation: how uncertain the solver is of a pixel,
-    as a standard deviation on the scale of x, [B, 1, H, W]; None where it does not say.
+    as a standard deviation on the scale of x, [B, C, *S]; None where it does not say.
     """
 
     x: torch.Tensor
@@ -123,9 +134,11 @@ class Reconstruction:
 class Solver(ABC):
     """A registered solver: a frozen dataclass of its hyper-parameters."""
 
+    dims: ClassVar[tuple[int, ...]] = (2,)
+
     @abstractmethod
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        """Reconstruct [B, 1, H, W] in the problem's dtype and on its device.
+        """Reconstruct [B, C, *S] in the problem's dtype and on its device.
 
         All randomness comes from `rng`; an image's result must not depend on the others in its batch.
         """
@@ -137,11 +150,13 @@ class Solver(ABC):
 
 @dataclass(frozen=True)
 class Case:
-    """What the runner holds for a batch and a metric is given: the problem and, beside it, the truth.
+    """What a metric is given for a batch: the problem and the truth.
 
-    truth: the images that entered the operator, [B, 1, H, W]. pixel_size: Å per pixel of each, None where not known.
-    clean: the truth without its own noise, on the same scale, where the source knows it. within: radius in pixels of
-    the circle around pixel (H // 2, W // 2) to measure in, per image; None for the whole image.
+    truth: the images that entered the operator, [B, C, *S]. pixel_size: Å per pixel of each, None where not known.
+    clean: the truth without its own noise, on the same scale, where the source has it. within: radius in pixels of
+    the circle (the ball) around pixel n // 2 of every axis to measure in, per image; None for the whole image.
+    data_range: the least and the greatest intensity on the scale of x, for all images or [B] each: the range of the
+    scale; where it has none, the least and the greatest pixel of the image that was measured.
     """
 
     problem: Problem
@@ -150,6 +165,19 @@ class Case:
     pixel_size: Sequence[float | None]
     clean: torch.Tensor | None = None
     within: Sequence[float] | None = None
+    data_range: tuple[torch.Tensor | float, torch.Tensor | float] = (-1.0, 1.0)
+
+    def unit_range(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, C, *S] with the data range mapped to [0, 1], float64."""
+        x = x.double()
+        low, high = (per_item(torch.as_tensor(end, dtype=x.dtype).to(x.device), x) for end in self.data_range)
+        return (x - low) / (high - low)
+
+    def unit_size(self, difference: torch.Tensor) -> torch.Tensor:
+        """A difference of images [B, C, *S] as a share of the data range, float64."""
+        difference = difference.double()
+        low, high = (torch.as_tensor(end, dtype=torch.float64).to(difference.device) for end in self.data_range)
+        return difference / per_item(high - low, difference)
 
 
 @dataclass(frozen=True)
@@ -173,9 +201,10 @@ class Measured:
 class Metric(ABC):
     """A registered metric. It states its columns before it measures, so that tables know direction and unit."""
 
+    dims: ClassVar[tuple[int, ...]] = (2,)
     columns: ClassVar[tuple[Column, ...]]
     against_truth: ClassVar[bool] = True
-    """Whether it compares with the truth, so that it can be told against the clean image too."""
+    """Whether it compares with the truth, so that it can be computed against the clean image too."""
 
     @abstractmethod
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:

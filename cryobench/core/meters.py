@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from cryobench.core.operator import LinearOperator
+from cryobench.errors import IncompatibleError
 
 NETWORK = "network"
 _MIB = 2**20
@@ -78,45 +79,55 @@ def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
     return tally.timed(name, x.device)
 
 
+_ATTRIBUTES = (
+    "image_shape", "channels", "measurement_shape", "dtype", "device", "nominal_compression", "nonnegative",
+    "noise_in_range", "closed_form", "block", "images",
+)  # fmt: skip
+
+
 class CountingOperator(LinearOperator):
-    """An operator that counts the calls of its applications and is otherwise the one it wraps."""
+    """An operator that counts the calls of its applications and is otherwise the one it wraps.
+
+    Images and measurements whose shape is not the operator's raise `IncompatibleError`: they could broadcast, and the
+    result would be wrong.
+    """
 
     def __init__(self, operator: LinearOperator):
         self._operator = operator
-        for name in ("image_shape", "measurement_shape", "dtype", "device", "nominal_compression", "images"):
+        for name in _ATTRIBUTES:
             setattr(self, name, getattr(operator, name))
-        self.nonnegative = operator.nonnegative
-        self.noise_in_range = operator.noise_in_range
-        self.closed_form = operator.closed_form
         self.mean_response = operator.mean_response  # set-up, made once for a run: no call of a solver's
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
-        with calling("A", x):
-            return self._operator.A(x)
+        return self._called("A", self._image(x))
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        with calling("A_adjoint", y):
-            return self._operator.A_adjoint(y)
+        return self._called("A_adjoint", self._measured(y))
 
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
-        with calling("A_adjoint_A", x):
-            return self._operator.A_adjoint_A(x)
+        return self._called("A_adjoint_A", self._image(x))
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        with calling("A_dagger", y):
-            return self._operator.A_dagger(y)
+        return self._called("A_dagger", self._measured(y))
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
-        with calling("A_dagger_A", x):
-            return self._operator.A_dagger_A(x, gamma)
+        return self._called("A_dagger_A", self._image(x), gamma)
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
-        with calling("prox_l2", z):
-            return self._operator.prox_l2(z, y, gamma)
+        return self._called("prox_l2", self._image(z), self._measured(y), gamma)
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
-        with calling("on_range", y):
-            return self._operator.on_range(y)
+        return self._called("on_range", self._measured(y))
+
+    def _called(self, name: str, x: torch.Tensor, *others: object) -> torch.Tensor:
+        with calling(name, x):
+            return getattr(self._operator, name)(x, *others)
+
+    def _image(self, x: torch.Tensor) -> torch.Tensor:
+        return _checked("an image", x, self.domain_shape)
+
+    def _measured(self, y: torch.Tensor) -> torch.Tensor:
+        return _checked("a measurement", y, tuple(self.measurement_shape))
 
     def compute_norm(self) -> float:
         return self._operator.compute_norm()
@@ -137,11 +148,21 @@ class CountingOperator(LinearOperator):
         selected = self._operator.select(images)
         return self if selected is self._operator else CountingOperator(selected)
 
+    def rows(self, part: slice | torch.Tensor) -> CountingOperator:
+        return CountingOperator(self._operator.rows(part))
+
     def __getattr__(self, name: str):
         # what a solver knows of a particular operator (its masks, its weights) stays within reach
         if name.startswith("__") or "_operator" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._operator, name)
+
+
+def _checked(what: str, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if tuple(x.shape[1:]) != shape:
+        raise IncompatibleError(f"the operator was given {what} of shape {list(x.shape)}, expected [B, "
+                                f"{', '.join(map(str, shape))}]")  # fmt: skip
+    return x
 
 
 class Stopwatch:

@@ -7,23 +7,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cryobench.numerics.linalg import conjugate_gradients, dot, norm, tiny
+from cryobench.core.dimensions import check_dims
+from cryobench.numerics.linalg import conjugate_gradients, dot, norm, per_item, tiny
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
+"""The axes S of an image (H, W) or of a volume (D, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Imaging:
-    """What is known of how images were taken, which an operator may depend on: their shape, Å per pixel, and CTF.
+    """How images were taken, which an operator may depend on: their shape, Å per pixel, and CTF.
 
-    pixel_size: one number an image, None where it is not known. table: a row an image in RELION's columns, or None.
+    shape: (H, W), or (D, H, W) of volumes. pixel_size: one number an image, None where it is not known. table: a row
+    an image in RELION's columns, or None.
     """
 
     shape: Shape
@@ -32,15 +35,20 @@ class Imaging:
 
 
 class LinearOperator(ABC):
-    """A live linear measurement operator A: [B, 1, H, W] -> [B, M, h, w], real, batched.
+    """A live linear measurement operator A: [B, C, *S] -> [B, M, *s], real, batched.
 
+    S has two axes (images) or three (volumes), C is 1 unless `channels` says otherwise; s has any number of axes.
     A subclass gives `A` and `A_adjoint`; the other methods then work by iteration, to a relative tolerance of
     `cg_tol`. Operators with structure override them with closed forms. The vocabulary is that of deepinv, except
     that `compute_norm` is ||A||, not its square.
     """
 
     image_shape: Shape
-    measurement_shape: tuple[int, int, int]
+    """S."""
+    channels: int = 1
+    """C."""
+    measurement_shape: tuple[int, ...]
+    """(M, *s)."""
     dtype: torch.dtype
     device: torch.device
     nominal_compression: float
@@ -50,6 +58,8 @@ class LinearOperator(ABC):
     """Whether y is written in a larger space than is measured, so that noise lives on the range of A alone."""
     closed_form: bool = False
     """Whether `A_dagger`, `A_dagger_A` and `prox_l2` need no iteration."""
+    block: int = 1
+    """Side in pixels of the square blocks into which A cuts an image and measures each by itself; 1 without blocks."""
     images: int | None = None
     """How many images it was built for, where it differs from image to image; None where it is the same for all."""
     cg_tol: float = 1e-6
@@ -57,30 +67,30 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def A(self, x: torch.Tensor) -> torch.Tensor:
-        """Measure: [B, 1, H, W] -> [B, M, h, w]."""
+        """Measure: [B, C, *S] -> [B, M, *s]."""
 
     @abstractmethod
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        """The transpose of A: [B, M, h, w] -> [B, 1, H, W]."""
+        """The transpose of A: [B, M, *s] -> [B, C, *S]."""
 
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
-        """A^T A x, [B, 1, H, W]."""
+        """A^T A x, [B, C, *S]."""
         return self.A_adjoint(self.A(x))
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        """The least-norm least-squares solution of A x = y, [B, 1, H, W]."""
+        """The least-norm least-squares solution of A x = y, [B, C, *S]."""
         return self._solve(self.A_adjoint(y), 0.0)
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
-        """(A^T A + I / gamma)^-1 A^T A x, [B, 1, H, W]; gamma > 0 for all images, or for each, [B, 1, 1, 1].
+        """(A^T A + I / gamma)^-1 A^T A x, [B, C, *S]; gamma > 0 for all images, or one for each, of any shape.
 
         At gamma = inf it is A^+ A x, the part of x that is measured. With x* any least-squares solution,
         z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), and the projection on all such solutions at gamma = inf.
         """
-        return self._solve(self.A_adjoint_A(x), 1 / gamma)
+        return self._solve(self.A_adjoint_A(x), per_item(1 / torch.as_tensor(gamma, dtype=x.dtype).to(x.device), x))
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
-        """argmin_x 1/2 ||A x - y||^2 + 1/(2 gamma) ||x - z||^2, [B, 1, H, W]."""
+        """argmin_x 1/2 ||A x - y||^2 + 1/(2 gamma) ||x - z||^2, [B, C, *S]."""
         return z + self._solve(self.A_adjoint(y - self.A(z)), 1 / gamma)
 
     def _solve(self, b: torch.Tensor, shift: torch.Tensor | float) -> torch.Tensor:
@@ -90,7 +100,7 @@ class LinearOperator(ABC):
         )
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
-        """A A^+ y, the part of y [B, M, h, w] that an image can cause; where noise lives if it is `noise_in_range`."""
+        """A A^+ y, the part of y [B, M, *s] that an image can cause; where noise lives if it is `noise_in_range`."""
         return self.A(self.A_dagger(y))
 
     def compute_norm(self) -> float:
@@ -99,24 +109,29 @@ class LinearOperator(ABC):
 
     @property
     def norms(self) -> torch.Tensor:
-        """||A|| of each image, [1 or B, 1, 1, 1]; the largest of them serves where they are not told apart."""
-        return torch.full((1, 1, 1, 1), self.compute_norm(), dtype=self.dtype, device=self.device)
+        """||A|| of each image, [1 or B, 1, ..., 1] with as many axes as x; by default the largest for all."""
+        return torch.full((1, *[1] * len(self.domain_shape)), self.compute_norm(), dtype=self.dtype, device=self.device)
 
     @property
     def rank(self) -> int:
         """Rank of A; where it is not known, the largest it can be."""
-        return min(math.prod(self.image_shape), math.prod(self.measurement_shape))
+        return min(math.prod(self.domain_shape), math.prod(self.measurement_shape))
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        """(C, *S), the shape of one unknown."""
+        return (self.channels, *self.image_shape)
 
     @property
     def transfer(self) -> torch.Tensor | None:
-        """What multiplies the half spectrum of an image (`rfft2`), float64 [1 or B, 1, H, W // 2 + 1]; None for an
-        operator that is not diagonal in Fourier."""
+        """What multiplies the half spectrum of an image (`numerics.fft.rfftn`), float64 [1 or B, 1, *S[:-1], S[-1] // 2
+        + 1]; None for an operator that is not diagonal in Fourier."""
         return None
 
     @cached_property
     def mean_response(self) -> torch.Tensor:
-        """A 1, the measurement of a constant image of intensity one, [1 or B, M, h, w]."""
-        return self.A(torch.ones((1, 1, *self.image_shape), dtype=self.dtype, device=self.device))
+        """A 1, the measurement of a constant image of intensity one, [1 or B, M, *s]."""
+        return self.A(torch.ones((1, *self.domain_shape), dtype=self.dtype, device=self.device))
 
     def select(self, images: slice | torch.Tensor) -> LinearOperator:
         """This operator for some of the images it was built for (a slice, or indices or a mask [B]).
@@ -126,6 +141,13 @@ class LinearOperator(ABC):
         """
         return self
 
+    def rows(self, part: slice | torch.Tensor) -> LinearOperator:
+        """The operator for some of its measurements: x -> (A x)[:, part], `part` a slice, indices or a mask [M].
+
+        Operators with structure override it where the part has closed forms too.
+        """
+        return RowsOperator(self, part)
+
     def prepare(self) -> None:
         """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""
         _ = self.mean_response, self.rank
@@ -133,74 +155,93 @@ class LinearOperator(ABC):
     @property
     def effective_compression(self) -> float:
         """Pixels over independent measurements, N / rank(A); infinite for an operator that measures nothing."""
-        return math.prod(self.image_shape) / self.rank if self.rank else math.inf
+        return math.prod(self.domain_shape) / self.rank if self.rank else math.inf
+
+
+class RowsOperator(LinearOperator):
+    """Some of the measurements of an operator. y holds only those; the others count as zero in the adjoint."""
+
+    def __init__(self, operator: LinearOperator, part: slice | torch.Tensor):
+        self._whole = operator
+        self._part = torch.arange(operator.measurement_shape[0], device=operator.device)[part]
+        if len(self._part) == 0:
+            raise ValueError(f"{part} chooses none of {operator.measurement_shape[0]} measurements")
+        for name in ("image_shape", "channels", "dtype", "device", "nonnegative", "noise_in_range", "block", "images"):
+            setattr(self, name, getattr(operator, name))
+        count = operator.measurement_shape[0]
+        self.measurement_shape = (len(self._part), *operator.measurement_shape[1:])
+        self.nominal_compression = operator.nominal_compression * count / len(self._part)
+        self.cg_tol, self.cg_max_steps = operator.cg_tol, operator.cg_max_steps
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._whole.A(x)[:, self._part]
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        whole = y.new_zeros((len(y), *self._whole.measurement_shape))
+        whole[:, self._part] = y
+        return self._whole.A_adjoint(whole)
+
+    def select(self, images: slice | torch.Tensor) -> RowsOperator:
+        selected = self._whole.select(images)
+        return self if selected is self._whole else RowsOperator(selected, self._part)
 
 
 class OperatorRecipe(ABC):
-    """A registered operator: a frozen dataclass of its parameters."""
+    """A registered operator: a frozen dataclass of its parameters, from which live operators are built.
+
+    dims: the numbers of axes of the images that it takes, (2,) unless it says otherwise.
+    """
+
+    dims: ClassVar[tuple[int, ...]] = (2,)
 
     @abstractmethod
-    def check(self, image_shape: Shape) -> None:
-        """Raise `IncompatibleError` when this operator cannot measure images of this shape. Costs nothing."""
+    def check(self, imaging: Imaging) -> tuple[int, ...] | None:
+        """The shape (M, *s) of what these images give, or None where only the live operator can say. Costs nothing.
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int] | None:
-        """The shape [M, h, w] of what images of this shape give; None where only the live operator can tell."""
-        return None
-
-    @abstractmethod
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        """Make the live operator. Random parts depend on (seed, this recipe, image_shape) alone."""
-
-    def check_for(self, imaging: Imaging) -> None:
-        """Raise `IncompatibleError` when this operator cannot measure these images. Costs nothing."""
-        self.check(imaging.shape)
-
-    def build_for(self, imaging: Imaging, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        """Make the live operator for these images, in this order.
-
-        Only an operator that depends on how an image was taken overrides it, and `check_for`; others are the same for
-        all images.
+        Raises `IncompatibleError` where this operator cannot measure them.
         """
-        return self.build(imaging.shape, seed=seed, dtype=dtype, device=device)
 
-    def drawn(self, image_shape: Shape, seed: int) -> Mapping[str, torch.Tensor]:
-        """The random arrays (masks) that `build` makes the operator of, by name: what must be kept to rebuild it."""
+    def draw(self, imaging: Imaging, seed: int) -> Mapping[str, torch.Tensor]:
+        """The random arrays (masks) that `build` makes the operator of, by name: what must be kept to build it again.
+
+        They depend on (seed, this recipe, imaging) alone.
+        """
         return {}
 
-    def rebuild(
-        self,
-        drawn: Mapping[str, torch.Tensor],
-        imaging: Imaging,
-        *,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> LinearOperator:
-        """`build_for`, of these arrays in place of those that would be drawn. Goes with `drawn`."""
-        return self.build_for(imaging, seed=seed, dtype=dtype, device=device)
-
-
-class DrawnRecipe(OperatorRecipe):
-    """An operator that follows from what is drawn for it: a subclass gives `drawn`, and `of` what was drawn."""
-
     @abstractmethod
-    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        """The live operator of these arrays."""
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> LinearOperator:
+        """The live operator of these arrays, for these images in this order.
 
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        self.check(image_shape)
-        return self.of(self.drawn(image_shape, seed), dtype=dtype, device=device)
+        An operator that does not depend on how an image was taken is the same for all of one shape.
+        """
 
-    def rebuild(self, drawn: Mapping[str, torch.Tensor], imaging: Imaging, *, seed: int, dtype: torch.dtype,
-                device: torch.device) -> LinearOperator:  # fmt: skip
-        return self.of(drawn, dtype=dtype, device=device)
+
+def check_operator(recipe: OperatorRecipe, imaging: Imaging) -> tuple[int, ...] | None:
+    """`recipe.check`, after the number of axes. Raises `IncompatibleError`."""
+    check_dims("operator", recipe, imaging.shape)
+    return recipe.check(imaging)
+
+
+def build_operator(
+    recipe: OperatorRecipe,
+    imaging: Imaging | Shape,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LinearOperator:
+    """Check, draw and build the live operator of a recipe for these images, or for any images of a shape."""
+    if not isinstance(imaging, Imaging):
+        imaging = Imaging(tuple(imaging))
+    check_operator(recipe, imaging)
+    return recipe.build(imaging, recipe.draw(imaging, seed), dtype=dtype, device=torch.device(device))
 
 
 def power_norms(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 1000) -> torch.Tensor:
-    """||A|| of each image, [1 or B, 1, 1, 1]: by the power method on A^T A, to a relative change of `tol`."""
-    start = torch.Generator().manual_seed(0)
-    x = torch.randn((1, 1, *operator.image_shape), generator=start, dtype=operator.dtype).to(operator.device)
-    x = x.repeat(operator.images or 1, 1, 1, 1)
+    """||A|| of each image, [1 or B, 1, ..., 1]: by the power method on A^T A, to a relative change of `tol`."""
+    x = random_images(operator)
     found, active = norm(x), torch.ones_like(norm(x), dtype=torch.bool)
     for _ in range(max_steps):
         x = operator.A_adjoint_A(x / norm(x).clamp_min(tiny(x)))
@@ -213,19 +254,27 @@ def power_norms(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int =
     return found.sqrt()
 
 
+def random_images(operator: LinearOperator, *, seed: int = 0) -> torch.Tensor:
+    """White noise [1 or B, C, *S], B the images that the operator was built for: the same image for each of them."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn((1, *operator.domain_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    return x.repeat(operator.images or 1, *[1] * len(operator.domain_shape))
+
+
 def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
     """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y, 0 for an exact adjoint; the largest of all
     images."""
     draw = torch.Generator().manual_seed(seed)
     B = operator.images or 1
-    x = torch.randn((B, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
+    x = torch.randn((B, *operator.domain_shape), generator=draw, dtype=operator.dtype).to(operator.device)
     y = torch.randn((B, *operator.measurement_shape), generator=draw, dtype=operator.dtype).to(operator.device)
     Ax = operator.A(x)
-    return float(((dot(Ax, y) - dot(x, operator.A_adjoint(y))).abs() / (norm(Ax) * norm(y))).max())
+    forward, backward = dot(Ax, y).flatten(), dot(x, operator.A_adjoint(y)).flatten()
+    return float(((forward - backward).abs() / (norm(Ax) * norm(y)).flatten()).max())
 
 
 def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
-    """The mean intensity that measurements imply, [B, 1, 1, 1]: the constant image c that fits y best,
+    """The mean intensity that measurements imply, [B, 1, ..., 1] as y: the constant image c that fits y best,
 
         c = <A 1, y> / ||A 1||^2,
 

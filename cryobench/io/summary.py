@@ -26,7 +26,7 @@ class Summary:
 
     label: str
     images: int
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     pixel_size: tuple[float, float] | None
     defocus: tuple[float, float] | None
     columns: list[str]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack
+from cryobench.core import MINMAX, Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
 from cryobench.core.kinds import check_kind
 from cryobench.errors import IncompatibleError
 from cryobench.io.scaling import scaling_of
@@ -47,10 +47,10 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
     check_kind("noises", exposure.noise, noise)
     dtype, device = resolve_dtype(exposure.dtype), environment.resolve_device(exposure.device)
     imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), stack.rows(indices))
-    recipe.check_for(imaging)
-    drawn = recipe.drawn(stack.shape, exposure.seed)
-    operator = recipe.rebuild(drawn, imaging, seed=exposure.seed, dtype=dtype, device=device)
-    reason = noise.unsupported(operator)
+    check_operator(recipe, imaging)
+    drawn = recipe.draw(imaging, exposure.seed)
+    operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
+    reason = noise.unsupported(operator, MINMAX)
     if reason is not None:
         raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
     ids = tuple(map(str, indices))
@@ -65,7 +65,7 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         scaled = np.stack([scaling.apply(image) for scaling, image in zip(own, images, strict=True)])
         x = torch.from_numpy(scaled).unsqueeze(1).to(device, dtype)
         selected = operator.select(part)
-        noisy = noise.apply(selected.A(x), selected, Rng(exposure.seed, ids[part]))
+        noisy = noise.apply(selected.A(x), selected, MINMAX, Rng(exposure.seed, ids[part]))
         noisy = checked_measurements(noisy, operator, len(own))
         measured.append(noisy.y.cpu())
         sigmas.append(noisy.sigma.flatten().cpu())

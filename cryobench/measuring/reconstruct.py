@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Solver
+from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Solver, check_operator
 from cryobench.core.meters import CountingOperator
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.measuring.measurements import Measurements
+from cryobench.numerics.linalg import per_item
 from cryobench.operators.sumpool import SumPoolOperator
 from cryobench.plan.grid import resolve_dtype
 from cryobench.registry import Registry
@@ -26,8 +27,8 @@ def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtyp
         block = measured.image_shape[0] // measured.y.shape[2]
         return SumPoolOperator(measured.drawn["masks"], block, dtype=dtype, device=device)
     recipe: OperatorRecipe = registry.make("operators", measured.operator)
-    recipe.check_for(measured.imaging)
-    return recipe.rebuild(measured.drawn, measured.imaging, seed=measured.seed, dtype=dtype, device=device)
+    check_operator(recipe, measured.imaging)
+    return recipe.build(measured.imaging, measured.drawn, dtype=dtype, device=device)
 
 
 def reconstruct(
@@ -52,7 +53,8 @@ def reconstruct(
     operator = operator_of(measured, registry, dtype=resolve_dtype(dtype), device=on)
     _check(measured, operator)
     noise: NoiseModel = registry.make("noises", measured.noise)
-    y, sigma = measured.y.to(on, operator.dtype), measured.sigma.to(on, operator.dtype).reshape(-1, 1, 1, 1)
+    y = measured.y.to(on, operator.dtype)
+    sigma = per_item(measured.sigma.to(on, operator.dtype), y)
     counting = CountingOperator(operator)
     whole = Problem(counting, y, noise, sigma)
     reason = solver.unsupported(whole)

@@ -25,6 +25,7 @@ class RangeError(Metric):
     Over the whole image range_error^2 + null_error^2 = mse.
     """
 
+    dims = (2, 3)
     columns = (Column("range_error", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -37,6 +38,7 @@ class NullError(Metric):
     """Root mean square over the pixels of (1 - A^+ A) (x - truth), the error in what is not measured; intensities in
     [0, 1]."""
 
+    dims = (2, 3)
     columns = (Column("null_error", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -45,7 +47,7 @@ class NullError(Metric):
 
 
 def _parts(case: Case, reconstruction: Reconstruction) -> tuple[torch.Tensor, torch.Tensor]:
-    """A^+ A e and e - A^+ A e of the whole error image e, on the [0, 1] scale, float64 [B, 1, H, W]."""
+    """A^+ A e and e - A^+ A e of the whole error image e, intensities in [0, 1], float64 [B, C, *S]."""
     error = reconstruction.x - case.truth
     determined = case.problem.operator.A_dagger_A(error)
-    return determined.double() / 2, (error.double() - determined.double()) / 2
+    return case.unit_size(determined), case.unit_size(error.double() - determined.double())

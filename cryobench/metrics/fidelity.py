@@ -1,25 +1,28 @@
 """Agreement with the truth, image by image.
 
-All but `measurement_mse` are told on the [0, 1] scale, (x + 1) / 2, so that the data range is 1. Values outside the
+All but `measurement_mse` are computed with the data range mapped to [0, 1] (`Case.unit_range`). Values outside the
 range are not clipped: an overshoot is an error like any other. With `--within circle` the pixels are those inside, in
-all but `measurement_mse`, which knows no pixels.
+all but `measurement_mse`, which has no pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
+from cryobench.numerics.linalg import item_axes
 
 
 @dataclass(frozen=True)
 class Mse(Metric):
     """Mean squared error over the pixels, intensities in [0, 1]."""
 
+    dims = (2, 3)
     columns = (Column("mse", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -30,6 +33,7 @@ class Mse(Metric):
 class Mae(Metric):
     """Mean absolute error over the pixels, intensities in [0, 1]."""
 
+    dims = (2, 3)
     columns = (Column("mae", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -38,8 +42,9 @@ class Mae(Metric):
 
 @dataclass(frozen=True)
 class Psnr(Metric):
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE) with data range 1; infinite for an exact image."""
+    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE), intensities in [0, 1]; infinite for an exact image."""
 
+    dims = (2, 3)
     columns = (Column("psnr", "higher", "dB"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -50,19 +55,21 @@ class Psnr(Metric):
 class L2(Metric):
     """Euclidean norm of the error image, intensities in [0, 1]."""
 
+    dims = (2, 3)
     columns = (Column("l2", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         squares = torch.where(inside(case), _error(case, reconstruction).square(), 0.0)
-        return Measured({"l2": squares.sum(dim=(1, 2, 3)).sqrt()})
+        return Measured({"l2": squares.sum(dim=item_axes(squares)).sqrt()})
 
 
 @dataclass(frozen=True)
 class Ssim(Metric):
-    """Structural similarity (Wang et al. 2004) as scikit-image computes it by default (7 x 7 uniform window,
-    K1 = 0.01, K2 = 0.03, sample covariance), data range 1: the mean over the pixels whose window lies in the image.
-    NaN for images with a side of less than 7 pixels."""
+    """Structural similarity (Wang et al. 2004) as scikit-image computes it by default (uniform window
+    of 7 pixels a side, K1 = 0.01, K2 = 0.03, sample covariance), intensities in [0, 1]: the mean over the pixels whose
+    window lies in the image. NaN for images with a side of less than 7 pixels."""
 
+    dims = (2, 3)
     columns = (Column("ssim", "higher"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -70,11 +77,12 @@ class Ssim(Metric):
 
         if min(case.truth.shape[2:]) < _WINDOW:
             return not_measured(self, case, f"its window is {_WINDOW} pixels wide, and the images are smaller")
-        truth, estimate = (_unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
+        truth, estimate = (case.unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
         maps = [structural_similarity(a, b, data_range=1.0, full=True)[1] for a, b in zip(truth, estimate, strict=True)]
-        margin = slice(_WINDOW // 2, -(_WINDOW // 2))
-        kept = inside(case)[:, 0, margin, margin].cpu().expand(len(maps), -1, -1).numpy()
-        values = [whole[margin, margin][mask].mean() for whole, mask in zip(maps, kept, strict=True)]
+        middle = (slice(_WINDOW // 2, -(_WINDOW // 2)),) * (case.truth.ndim - 2)
+        kept = inside(case)[:, 0].cpu().numpy()
+        kept = np.broadcast_to(kept, (len(maps), *kept.shape[1:]))
+        values = [whole[middle][mask[middle]].mean() for whole, mask in zip(maps, kept, strict=True)]
         return Measured({"ssim": torch.tensor(values, dtype=torch.float64)})
 
 
@@ -82,24 +90,21 @@ class Ssim(Metric):
 class MeasurementMse(Metric):
     """Mean squared residual A x - y over the measurements, in the units of y. Needs no truth."""
 
+    dims = (2, 3)
     columns = (Column("measurement_mse", "lower"),)
     against_truth = False
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         residual = case.problem.operator.A(reconstruction.x) - case.problem.y
-        return Measured({"measurement_mse": residual.double().square().mean(dim=(1, 2, 3))})
+        return Measured({"measurement_mse": residual.double().square().mean(dim=item_axes(residual))})
 
 
 _WINDOW = 7
 """Side of the window of `ssim`, pixels."""
 
 
-def _unit_range(x: torch.Tensor) -> torch.Tensor:
-    return (x.double() + 1) / 2
-
-
 def _error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
-    return _unit_range(reconstruction.x) - _unit_range(case.truth)
+    return case.unit_range(reconstruction.x) - case.unit_range(case.truth)
 
 
 def _squared_error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:

@@ -15,6 +15,7 @@ from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import DependencyError, told
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
+from cryobench.numerics.linalg import per_item
 
 ABSENT = "absent"
 SMALLEST = 31
@@ -26,10 +27,10 @@ class Lpips(Metric):
     """Learned perceptual image patch similarity (Zhang et al. 2018, CVPR, equation 1): the distance between deep
     features of the two images, version 0.1 with AlexNet, as the package `lpips` computes it.
 
-    Images go in as they are, in [-1, 1], as three equal channels; outside the circle, where there is one, both are set
-    to the truth's mean inside it. The features were learned on photographs and weighted by what people find alike in
-    them: nothing in it knows of particles. AlexNet's weights, 233 MiB, are taken from torch's cache
-    ($TORCH_HOME/hub/checkpoints) and never downloaded: where they are absent there is no number but the reason.
+    Images go in with the data range mapped to [-1, 1], as three equal channels; outside the circle, where there is
+    one, both are set to the truth's mean inside it. The features were learned on photographs and weighted by what
+    people judge to be similar, not on particles. AlexNet's weights, 233 MiB, are read from torch's cache
+    ($TORCH_HOME/hub/checkpoints) and never downloaded: where they are absent the column is empty, with the reason.
     """
 
     columns = (Column("lpips", "lower"),)
@@ -41,9 +42,9 @@ class Lpips(Metric):
             network = _network(_weights(), case.truth.device)
         except DependencyError as error:
             return not_measured(self, case, str(error))
-        outside = mean_inside(case, case.truth.double()).reshape(-1, 1, 1, 1)
+        outside = per_item(mean_inside(case, case.truth.double()), case.truth)
         images = [
-            torch.where(inside(case), x.double(), outside).float().expand(-1, 3, -1, -1)
+            (2 * case.unit_range(torch.where(inside(case), x.double(), outside)) - 1).float().expand(-1, 3, -1, -1)
             for x in (reconstruction.x, case.truth)
         ]
         with torch.no_grad():

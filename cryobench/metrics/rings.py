@@ -1,13 +1,12 @@
-"""Rings of Fourier space: sums over them, and where a curve over them falls below a threshold.
+"""Rings of Fourier space, shells of volumes: sums over them, and where a curve over them falls below a threshold.
 
-Ring r of images with sides H and W holds the coefficients whose spatial frequency, in units of 1 / n cycles per pixel
-with n = min(H, W), rounds to r: 1 <= r <= n // 2. The mean (r = 0) and the corners beyond the Nyquist frequency belong
-to none.
+Ring r of images with sides S holds the coefficients whose spatial frequency, in units of 1 / n cycles per pixel with
+n = min(S), rounds to r: 1 <= r <= n // 2. The mean (r = 0) and the corners beyond the Nyquist frequency belong to none.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 
@@ -24,9 +23,9 @@ def ring_frequencies(shape: Shape) -> torch.Tensor:
 
 
 def ring_sums(values: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Sums over each ring of the whole spectrum, [B, R], of values [B, 1, H, W // 2 + 1] in the layout of `rfft2`.
+    """Sums over each ring of the whole spectrum, [B, R], of values [B, 1, ...] in the layout of `rfftn`.
 
-    The values are the same at a frequency and at its opposite, of which `rfft2` keeps one.
+    The values are the same at a frequency and at its opposite, of which `rfftn` keeps one.
     """
     number, multiplicity = _rings(shape, values.device)
     weighted = (values * multiplicity).flatten(1)
@@ -64,15 +63,16 @@ def crossing(curve: torch.Tensor, threshold: float, shape: Shape) -> torch.Tenso
 
 @lru_cache(maxsize=8)
 def _rings(shape: Shape, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ring of every coefficient of `rfft2`, 0 for none, and how often it stands in the whole spectrum; both
-    [H, W // 2 + 1]."""
-    H, W = shape
-    n = min(H, W)
-    ky = torch.fft.fftfreq(H, 1 / n, dtype=torch.float64, device=device)
-    kx = torch.fft.rfftfreq(W, 1 / n, dtype=torch.float64, device=device)
-    number = torch.hypot(ky[:, None], kx).add(0.5).floor().long()
-    multiplicity = torch.full((H, W // 2 + 1), 2.0, dtype=torch.float64, device=device)
-    multiplicity[:, 0] = 1
-    if W % 2 == 0:
-        multiplicity[:, -1] = 1
+    """The ring of every coefficient of `rfftn`, 0 for none, and how often it stands in the whole spectrum; both
+    [*S[:-1], S[-1] // 2 + 1]."""
+    n = min(shape)
+    options = {"dtype": torch.float64, "device": device}
+    axes = [torch.fft.fftfreq(side, 1 / n, **options) for side in shape[:-1]]
+    axes.append(torch.fft.rfftfreq(shape[-1], 1 / n, **options))
+    axes = [k.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, k in enumerate(axes)]
+    number = reduce(torch.hypot, axes).add(0.5).floor().long()
+    multiplicity = torch.full(number.shape, 2.0, **options)
+    multiplicity[..., 0] = 1
+    if shape[-1] % 2 == 0:
+        multiplicity[..., -1] = 1
     return torch.where(number <= n // 2, number, 0), multiplicity

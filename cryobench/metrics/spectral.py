@@ -1,4 +1,4 @@
-"""Agreement with the truth ring by ring in Fourier space, in the field's own units.
+"""Agreement with the truth ring by ring in Fourier space (of volumes: shell by shell), in the field's own units.
 
 Every curve has an entry for each ring of `rings.py`, entry i for ring i + 1, at `ring_frequencies(shape)[i]`. The mean
 over the pixels measured is taken off both images, and inside a circle both are multiplied by the same soft mask
@@ -16,13 +16,14 @@ import torch
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction, Shape
 from cryobench.metrics.rings import crossing, ring_counts, ring_sums
 from cryobench.metrics.within import soft_mask
-from cryobench.numerics.fft import rfft2
+from cryobench.numerics.fft import rfftn
+from cryobench.numerics.linalg import item_axes
 
 HALF, SEVENTH = 1 / 2, 1 / 7
 ROUNDING = 1e-6
 """The RMS of a ring's coefficients, in that of the image, up to which the ring is empty: 8 times the spacing of
 float32, above what storing an image or transforming it leaves."""
-_NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels tells the same in pixels"
+_NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels gives the same in pixels"
 _NO_SIGNAL = "the truth is constant where it is measured"
 
 
@@ -30,7 +31,8 @@ _NO_SIGNAL = "the truth is constant where it is measured"
 class Frc(Metric):
     """Fourier ring correlation with the truth, FRC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over ring r.
 
-    (Saxton and Baumeister 1982, J. Microsc. 127:127.) An empty ring counts as 0.
+    (Saxton and Baumeister 1982, J. Microsc. 127:127.) Of volumes it is the Fourier shell correlation (Harauz and van
+    Heel 1986, Optik 73:146), ring r being a shell. An empty ring counts as 0.
 
     `frc`: the resolution in Å at which the curve first falls below 1/2, linear between rings. That is the threshold
     against a reference without error; the 1/7 of `frc_seventh` is its like between two half maps (Rosenthal and
@@ -40,6 +42,7 @@ class Frc(Metric):
     FRC(c X) = FRC(X) for c > 0.
     """
 
+    dims = (2, 3)
     columns = (
         Column("frc", "lower", "Å"),
         Column("frc_seventh", "lower", "Å"),
@@ -73,6 +76,7 @@ class Ssnr(Metric):
     infinity an exact one. Rings in which neither truth nor error holds anything are left out, NaN in the curve `ssnr`.
     """
 
+    dims = (2, 3)
     columns = (Column("ssnr", "higher", "dB"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -96,6 +100,7 @@ class Phase(Metric):
     rings, all alike; those that are empty in the truth are left out, NaN in the curve.
     """
 
+    dims = (2, 3)
     columns = (Column("phase", "lower", "deg"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -110,8 +115,8 @@ class Phase(Metric):
 
 @dataclass(frozen=True)
 class _Rings:
-    """Half spectra of truth and estimate, complex128 [B, 1, H, W // 2 + 1], and up to which power a coefficient of them
-    is rounding, [B, 1, 1, 1]."""
+    """Half spectra of truth and estimate, complex128 in the layout of `rfftn`, and up to which power a coefficient of
+    them is rounding, [B, 1, ..., 1]."""
 
     truth: torch.Tensor
     estimate: torch.Tensor
@@ -148,16 +153,16 @@ def _rings_of(case: Case, reconstruction: Reconstruction) -> _Rings:
     (truth, truth_level), (estimate, estimate_level) = (
         _spectrum(image.double(), mask) for image in (case.truth, reconstruction.x)
     )
-    H, W = case.truth.shape[2:]
-    return _Rings(truth, estimate, truth_level, estimate_level, (H, W))
+    return _Rings(truth, estimate, truth_level, estimate_level, tuple(case.truth.shape[2:]))
 
 
 def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The half spectrum of an image without its mean under the mask, and the power of rounding in a coefficient."""
     weight = torch.ones_like(image) if mask is None else mask
-    level = ROUNDING**2 * (weight * image).square().mean(dim=(1, 2, 3), keepdim=True)
-    mean = (weight * image).sum(dim=(1, 2, 3), keepdim=True) / weight.sum(dim=(1, 2, 3), keepdim=True)
-    return rfft2(weight * (image - mean), norm="ortho"), level
+    axes = item_axes(image)
+    level = ROUNDING**2 * (weight * image).square().mean(dim=axes, keepdim=True)
+    mean = (weight * image).sum(dim=axes, keepdim=True) / weight.sum(dim=axes, keepdim=True)
+    return rfftn(weight * (image - mean), image.ndim - 2, norm="ortho"), level
 
 
 def _if_missing(values: dict[str, torch.Tensor], reason: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ class Coverage(Metric):
     `coverage` has the fraction at each of these levels. A deviation of 0 covers what is exact and nothing else.
     """
 
+    dims = (2, 3)
     columns = (Column("coverage", "none"), Column("coverage_error", "lower"))
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
@@ -49,10 +50,11 @@ class Diversity(Metric):
     whether it is the right amount.
     """
 
+    dims = (2, 3)
     columns = (Column("diversity", "none"),)
     against_truth = False
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         if reconstruction.deviation is None:
             return not_measured(self, case, _NO_DEVIATION)
-        return Measured({"diversity": mean_inside(case, (reconstruction.deviation.double() / 2).square()).sqrt()})
+        return Measured({"diversity": mean_inside(case, case.unit_size(reconstruction.deviation).square()).sqrt()})

@@ -1,6 +1,6 @@
-"""Where metrics look: at the whole image, or inside a circle around its middle (`--within`).
+"""Where metrics look: at the whole image, or inside a circle (of a volume: a ball) around its middle (`--within`).
 
-The middle is pixel (H // 2, W // 2). The circle is the particle's, where the source states its radius or a person
+The middle is pixel n // 2 of every axis. The circle is the particle's, where the source states its radius or a person
 gives it, else the largest that fits into the image.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
 from cryobench.core import Case, Shape
 from cryobench.errors import ParameterError
+from cryobench.numerics.linalg import item_axes, per_item
 
 IMAGE, CIRCLE = "image", "circle"
 EDGE = 5.0
@@ -79,22 +81,22 @@ def parse_within(text: str) -> Within:
 
 
 def inside(case: Case) -> torch.Tensor:
-    """Which pixels are measured, bool [B or 1, 1, H, W], on the device of the images."""
+    """Which pixels are measured, bool [B or 1, 1, *S], on the device of the images."""
     if case.within is None:
         return torch.ones((1, 1, *case.truth.shape[2:]), dtype=torch.bool, device=case.truth.device)
     return _beyond(case) <= 0
 
 
 def mean_inside(case: Case, values: torch.Tensor) -> torch.Tensor:
-    """Mean of values [B, 1, H, W] over the pixels measured, [B]."""
+    """Mean of values [B, C, *S] over the pixels measured, [B]."""
     if case.within is None:
-        return values.mean(dim=(1, 2, 3))
+        return values.mean(dim=item_axes(values))
     mask = inside(case)
-    return torch.where(mask, values, 0.0).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
+    return torch.where(mask, values, 0.0).sum(dim=item_axes(values)) / mask.sum(dim=item_axes(mask))
 
 
 def soft_mask(case: Case) -> torch.Tensor | None:
-    """1 inside the circle, falling to 0 as a raised cosine over `EDGE` pixels outside it, float64 [B, 1, H, W]; None
+    """1 inside the circle, falling to 0 as a raised cosine over `EDGE` pixels outside it, float64 [B, 1, *S]; None
     for the whole image."""
     if case.within is None:
         return None
@@ -103,10 +105,9 @@ def soft_mask(case: Case) -> torch.Tensor | None:
 
 
 def _beyond(case: Case) -> torch.Tensor:
-    """Pixels from the circle outward, negative inside it, float64 [B, 1, H, W]."""
-    H, W = case.truth.shape[2:]
-    device = case.truth.device
-    y = torch.arange(H, dtype=torch.float64, device=device) - H // 2
-    x = torch.arange(W, dtype=torch.float64, device=device) - W // 2
-    radius = torch.tensor(case.within, dtype=torch.float64, device=device)
-    return torch.hypot(y[:, None], x) - radius.reshape(-1, 1, 1, 1)
+    """Pixels from the circle outward, negative inside it, float64 [B, 1, *S]."""
+    shape = case.truth.shape[2:]
+    options = {"dtype": torch.float64, "device": case.truth.device}
+    axes = [(torch.arange(n, **options) - n // 2).reshape(-1, *[1] * (len(shape) - 1 - i)) for i, n in enumerate(shape)]
+    distance = reduce(torch.hypot, axes)
+    return distance - per_item(torch.tensor(case.within, **options), case.truth)

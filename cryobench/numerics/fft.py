@@ -1,33 +1,55 @@
-"""Fourier transforms of real images, rounded the same whatever the batch and the number of threads.
+"""Fourier transforms of real images and volumes, rounded the same whatever the batch and the number of threads.
 
 On the CPU they are scipy's: those of torch round by how many images there are, or by how many threads share them, and
-with them a result would change with its batch. On other devices, and where a gradient is asked for, they are torch's.
+with them a result would depend on the batch size. On other devices, and where a gradient is needed, they are torch's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 
-def rfft2(images: torch.Tensor, norm: Literal["backward", "ortho", "forward"] = "backward") -> torch.Tensor:
-    """Half spectra [..., H, W // 2 + 1] of real images [..., H, W], in the precision of the images."""
+def rfftn(
+    images: torch.Tensor, dims: int = 2, norm: Literal["backward", "ortho", "forward"] = "backward"
+) -> torch.Tensor:
+    """Half spectra [..., *S[:-1], S[-1] // 2 + 1] of real images [..., *S] with `dims` axes, in their precision."""
+    axes = tuple(range(-dims, 0))
     if not _scipys(images):
-        return torch.fft.rfft2(images, norm=norm)
-    from scipy.fft import rfft2
+        return torch.fft.rfftn(images, dim=axes, norm=norm)
+    from scipy.fft import rfftn
 
-    return torch.from_numpy(rfft2(images.detach().numpy(), norm=norm, workers=torch.get_num_threads()))
+    return torch.from_numpy(rfftn(images.detach().numpy(), axes=axes, norm=norm, workers=torch.get_num_threads()))
 
 
-def irfft2(spectrum: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Real images [..., H, W] of half spectra [..., H, W // 2 + 1], `shape` = (H, W)."""
+def irfftn(spectrum: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Real images [..., *S] of half spectra [..., *S[:-1], S[-1] // 2 + 1], `shape` = S."""
+    axes = tuple(range(-len(shape), 0))
     if not _scipys(spectrum):
-        return torch.fft.irfft2(spectrum, s=shape)
-    from scipy.fft import irfft2
+        return torch.fft.irfftn(spectrum, s=tuple(shape), dim=axes)
+    from scipy.fft import irfftn
 
     spectrum = spectrum.detach().resolve_conj()
-    return torch.from_numpy(irfft2(spectrum.numpy(), s=shape, workers=torch.get_num_threads()))
+    return torch.from_numpy(irfftn(spectrum.numpy(), s=tuple(shape), axes=axes, workers=torch.get_num_threads()))
+
+
+def half_frequencies(shape: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Tensor]:
+    """The frequency of every coefficient of a half spectrum along each axis, cycles/pixel, float64, one tensor an axis
+    that broadcasts over [*S[:-1], S[-1] // 2 + 1]."""
+    options = {"dtype": torch.float64, "device": device}
+    axes = [torch.fft.fftfreq(n, **options) for n in shape[:-1]] + [torch.fft.rfftfreq(shape[-1], **options)]
+    return [k.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, k in enumerate(axes)]
+
+
+def whole_spectrum(half: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """What is the same at k and -k, from the layout of `rfftn` [..., *S[:-1], S[-1] // 2 + 1] to that of `fftn`."""
+    width = shape[-1]
+    mirrored = half[..., 1 : (width + 1) // 2].flip(-1)
+    for axis, n in zip(range(-len(shape), -1), shape[:-1], strict=True):
+        mirrored = mirrored.index_select(axis, -torch.arange(n, device=half.device) % n)
+    return torch.cat([half, mirrored], dim=-1)
 
 
 def _scipys(x: torch.Tensor) -> bool:

@@ -1,28 +1,49 @@
-"""Batched linear algebra on images: inner products per image, conjugate gradients."""
+"""Batched linear algebra: a batch [B, ...] holds B items of any shape, and every operation is per item."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 
+def item_axes(a: torch.Tensor) -> tuple[int, ...]:
+    """All axes but that of the batch: what a sum, mean or maximum over one item runs over."""
+    return tuple(range(1, a.ndim))
+
+
+def per_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """One number for each item of the batch `like` [B, ...]: reshaped to [B, 1, ..., 1], so that it multiplies items.
+
+    values: B numbers, or one for all, of any shape. Raises `ValueError` for another count, which would broadcast over
+    the wrong axis.
+    """
+    if values.numel() not in (1, len(like)) and len(like) != 1:
+        raise ValueError(f"{values.numel()} numbers of shape {list(values.shape)} for a batch of {len(like)} items")
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def total(a: torch.Tensor) -> torch.Tensor:
-    """Sum of each image, [B, 1, 1, 1] for [B, ., ., .].
+    """Sum of each item, [B, 1, ..., 1] for [B, ...].
 
     Summed in float64 and in the order of a dense tensor: the order of a float32 sum, and a decision that hangs on it,
     would depend on the size of the batch.
     """
-    return a.contiguous().sum(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(a.dtype)
+    return a.contiguous().sum(dim=item_axes(a), keepdim=True, dtype=torch.float64).to(a.dtype)
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner product of each image, [B, 1, 1, 1] for [B, ., ., .] inputs; either may have batch size 1. See `total`."""
+    """Inner product of each item, [B, 1, ..., 1] for inputs [B, ...]; either may have batch size 1. See `total`.
+
+    Raises `ValueError` where items differ in shape.
+    """
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(f"an inner product of items of shape {list(a.shape[1:])} and {list(b.shape[1:])}")
     return total(a * b)
 
 
 def norm(a: torch.Tensor) -> torch.Tensor:
-    """Euclidean norm of each image, [B, 1, 1, 1]."""
+    """Euclidean norm of each item, [B, 1, ..., 1]."""
     return dot(a, a).sqrt()
 
 
@@ -38,6 +59,17 @@ def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.
     """
     B = x.shape[0]
     return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
+
+
+def along_axes(matrices: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """A matrix [m_a, S_a] applied along each of the two or three axes S of x, [B, 1, *S] -> [B, 1, *m]."""
+    *outer, rows, columns = matrices
+    if not outer:
+        return sandwich(rows, x, columns.mT)
+    B, D = x.shape[0], x.shape[2]
+    x = sandwich(rows, x.reshape(B * D, 1, *x.shape[3:]), columns.mT)
+    m, n = x.shape[2:]
+    return torch.bmm(outer[0].expand(B, -1, -1), x.reshape(B, D, m * n)).reshape(B, 1, -1, m, n)
 
 
 def concatenate_curves(curves: list[torch.Tensor]) -> torch.Tensor:

@@ -22,9 +22,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape, power_norms
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe, check_operator, power_norms, random_images
 from cryobench.errors import IncompatibleError
-from cryobench.numerics.linalg import conjugate_gradients, norm
+from cryobench.numerics.linalg import conjugate_gradients, norm, per_item
 from cryobench.operators.identity import IdentityOperator
 from cryobench.operators.spectral import SpectralOperator, product
 from cryobench.spec import Component
@@ -48,60 +48,45 @@ class Composed(OperatorRecipe):
             object.__setattr__(self, "inner", Composed(self.outer.inner, self.inner))
             object.__setattr__(self, "outer", self.outer.outer)
 
-    def check(self, image_shape: Shape) -> None:
-        self.check_for(Imaging(image_shape))
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the operator that acts on the image."""
+        return self.inner.dims
 
-    def check_for(self, imaging: Imaging) -> None:
-        self.inner.check_for(imaging)
-        between = self.inner.measurement_shape(imaging.shape)
-        if between is not None:
-            self.outer.check_for(self._seen(imaging, between))
+    def check(self, imaging: Imaging) -> tuple[int, ...] | None:
+        between = check_operator(self.inner, imaging)
+        return None if between is None else check_operator(self.outer, self._seen(imaging, between))
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int] | None:
-        between = self.inner.measurement_shape(image_shape)
-        return None if between is None else self.outer.measurement_shape((between[1], between[2]))
-
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        return self.build_for(Imaging(image_shape), seed=seed, dtype=dtype, device=device)
-
-    def build_for(self, imaging: Imaging, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        drawn = self.drawn(imaging.shape, seed)
-        return self.rebuild(drawn, imaging, seed=seed, dtype=dtype, device=device)
-
-    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
-        between = self.inner.measurement_shape(image_shape)
-        parts = {"inner": self.inner.drawn(image_shape, seed)}
-        if between is not None:
-            parts["outer"] = self.outer.drawn((between[1], between[2]), seed)
+    def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
+        parts = {"inner": self.inner.draw(imaging, seed)}
+        between = self.inner.check(imaging)
+        if between is None:
+            live = self.inner.build(imaging, parts["inner"], dtype=torch.float32, device=torch.device("cpu"))
+            between = live.measurement_shape
+        parts["outer"] = self.outer.draw(self._seen(imaging, between), seed)
         return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
-    def rebuild(
-        self,
-        drawn: Mapping[str, torch.Tensor],
-        imaging: Imaging,
-        *,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> LinearOperator:
-        inner = self.inner.rebuild(_of("inner.", drawn), imaging, seed=seed, dtype=dtype, device=device)
-        between = self._seen(imaging, inner.measurement_shape)
-        arrays = _of("outer.", drawn) or self.outer.drawn(between.shape, seed)
-        outer = self.outer.rebuild(arrays, between, seed=seed, dtype=dtype, device=device)
+        inner = self.inner.build(imaging, _of("inner.", drawn), dtype=dtype, device=device)
+        seen = self._seen(imaging, inner.measurement_shape)
+        outer = self.outer.build(seen, _of("outer.", drawn), dtype=dtype, device=device)
         return compose(outer, inner)
 
-    def _seen(self, imaging: Imaging, measured: tuple[int, int, int]) -> Imaging:
+    def _seen(self, imaging: Imaging, measured: tuple[int, ...]) -> Imaging:
         """What the outer operator is given: images of the same field of view, from the same microscope."""
-        count, h, w = measured
+        count, *seen = measured
         if count != 1:
             raise IncompatibleError(
                 f"the inner operator {self.inner} measures {count} images of each, and the outer one takes one; "
                 "give the inner one a single mask (sumpool:4,count=1), or compose the other way round"
             )
-        H, W = imaging.shape
-        scale = H / h if H * w == W * h else None
+        # pixels of one size along all axes; the last two are those of images, also of a volume's projections
+        scales = {n / m for n, m in zip(imaging.shape[-len(seen) :], seen, strict=True)}
+        scale = scales.pop() if len(scales) == 1 else None
         sizes = tuple(None if size is None or scale is None else size * scale for size in imaging.pixel_size)
-        return Imaging((h, w), sizes, imaging.table)
+        return Imaging(tuple(seen), sizes, imaging.table)
 
 
 def _of(part: str, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -114,10 +99,10 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
 
     Raises `IncompatibleError` where the outer one does not take what the inner one gives.
     """
-    if tuple(inner.measurement_shape) != (1, *outer.image_shape):
+    if tuple(inner.measurement_shape) != outer.domain_shape:
         raise IncompatibleError(
-            f"the inner operator measures [M, h, w] = {list(inner.measurement_shape)}, and the outer one takes "
-            f"{[1, *outer.image_shape]}; choose parts that fit"
+            f"the inner operator measures [M, *s] = {list(inner.measurement_shape)}, and the outer one takes "
+            f"{list(outer.domain_shape)}; choose parts that fit"
         )
     if isinstance(outer, IdentityOperator):
         return inner
@@ -140,7 +125,8 @@ class ComposedOperator(LinearOperator):
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         self.outer, self.inner = outer, inner
-        self.image_shape, self.measurement_shape = inner.image_shape, outer.measurement_shape
+        self.image_shape, self.channels = inner.image_shape, inner.channels
+        self.measurement_shape = outer.measurement_shape
         self.dtype, self.device = inner.dtype, inner.device
         self.images = inner.images if outer.images is None else outer.images
         self.nominal_compression = outer.nominal_compression * inner.nominal_compression
@@ -167,7 +153,7 @@ class ComposedOperator(LinearOperator):
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
         if not self.outer.closed_form:
             return super().A_dagger_A(x, gamma)
-        each = torch.as_tensor(gamma, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+        each = per_item(torch.as_tensor(gamma, dtype=x.dtype, device=x.device), x)
         if not (self._sees_all and self.inner.closed_form):
             return self._solve_whitened(self.outer.A_dagger_A(self.inner.A(x)), each)
         measured = self.inner.A_dagger_A(x)
@@ -181,11 +167,12 @@ class ComposedOperator(LinearOperator):
         return z + self._solve_whitened(self.outer.A_dagger(y - self.A(z)), gamma)
 
     def _solve_whitened(self, v: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
-        """(A^T A + 1/gamma)^-1 A^T r for v = S^+ r, [B, 1, h, w] -> [B, 1, H, W]."""
+        """(A^T A + 1/gamma)^-1 A^T r for v = S^+ r, [B, 1, *s] -> [B, C, *S]."""
         a, C, S = self._gain, self.inner, self.outer
+        own = a * per_item(torch.as_tensor(gamma, dtype=v.dtype, device=v.device), v)
 
         def whiten(r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return S.A_dagger_A(r, a * gamma) / a, r
+            return S.A_dagger_A(r, own) / a, r
 
         def apply(w: torch.Tensor, Dw: torch.Tensor) -> torch.Tensor:
             return Dw - a * w + C.A(C.A_adjoint(w))
@@ -195,13 +182,12 @@ class ComposedOperator(LinearOperator):
 
     @cached_property
     def _gain(self) -> torch.Tensor:
-        """a, about the mean eigenvalue of K, [1 or B, 1, 1, 1]: ||C^T r||^2 / ||r||^2 for a random r (Hutchinson 1990).
+        """a, about the mean eigenvalue of K, [1 or B, 1, ..., 1]: ||C^T r||^2 / ||r||^2, r random (Hutchinson 1990).
 
         Of each image by itself: another a takes other steps, and an answer must not depend on the other images.
         """
-        r = torch.randn((1, 1, *self.outer.image_shape), generator=torch.Generator().manual_seed(0), dtype=self.dtype)
-        r = r.to(self.device).repeat(self.inner.images or 1, 1, 1, 1)
-        a = (norm(self.inner.A_adjoint(r)) / norm(r)).square()
+        r = random_images(self.outer)[:1].expand(self.inner.images or 1, *self.outer.domain_shape)
+        a = (per_item(norm(self.inner.A_adjoint(r)), r) / norm(r)).square()
         return torch.where(a > 0, a, 1.0)
 
     @property
@@ -212,7 +198,7 @@ class ComposedOperator(LinearOperator):
     @property
     def _sees_all(self) -> bool:
         """Whether S has full column rank, P = 1: what A loses is what C loses. (C of full row rank: A^+ = C^+ S^+.)"""
-        return self.outer.rank == math.prod(self.outer.image_shape)
+        return self.outer.rank == math.prod(self.outer.domain_shape)
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
         """S S^+ y: the outer operator is what the detector's noise comes after."""
@@ -237,6 +223,9 @@ class ComposedOperator(LinearOperator):
     @cached_property
     def mean_response(self) -> torch.Tensor:
         return self.outer.A(self.inner.mean_response)
+
+    def rows(self, part: slice | torch.Tensor) -> LinearOperator:
+        return compose(self.outer.rows(part), self.inner)
 
     def select(self, images: slice | torch.Tensor) -> ComposedOperator:
         if self.images is None:

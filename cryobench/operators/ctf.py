@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,20 +63,14 @@ class Ctf(OperatorRecipe):
         if self.pixel_size is not None and self.pixel_size <= 0:
             raise ParameterError(f"ctf: pixel_size must be positive, in Å, got {self.pixel_size:g}")
 
-    def check(self, image_shape: Shape) -> None:
-        self.check_for(Imaging(image_shape))
-
-    def check_for(self, imaging: Imaging) -> None:
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
         self._pixel_sizes(imaging)
         self._parameters(imaging)
+        return (1, *imaging.shape)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, *image_shape)
-
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> SpectralOperator:
-        return self.build_for(Imaging(image_shape), seed=seed, dtype=dtype, device=device)
-
-    def build_for(self, imaging: Imaging, *, seed: int, dtype: torch.dtype, device: torch.device) -> SpectralOperator:
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> SpectralOperator:
         """One CTF for all images where defocus is stated and they have one pixel size, else one for each."""
         sizes, parameters = self._pixel_sizes(imaging), self._parameters(imaging)
         shared = self.defocus is not None and len(set(sizes)) == 1

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import torch
 
 from cryobench.core import LinearOperator
+from cryobench.numerics.linalg import per_item
 
 Response = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,18 +47,18 @@ class FactoredOperator(LinearOperator):
 
     @abstractmethod
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
-        """A^T f(A A^T) residual, [B, M, h, w] -> [B, 1, H, W], for f = `response` of the eigenvalues."""
+        """A^T f(A A^T) residual, [B, M, *s] -> [B, C, *S], for f = `response` of the eigenvalues."""
 
     @abstractmethod
     def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """V_r w(s) V_r^T x, [B, 1, H, W], for w(s) = s / (s + shift), shift [B, 1, 1, 1] or [1, 1, 1, 1]."""
+        """V_r w(s) V_r^T x, [B, C, *S], for w(s) = s / (s + shift), shift one number for each image or for all."""
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         return self.apply_filter(self._inverse(0.0), y)
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
         shift = 1 / torch.as_tensor(gamma, dtype=x.dtype, device=x.device)
-        return self.filter_range(x, shift.reshape(-1, 1, 1, 1))
+        return self.filter_range(x, per_item(shift, x))
 
     def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
         return z + self.apply_filter(self._inverse(1 / gamma), y - self.A(z))

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import DrawnRecipe, Shape
+from cryobench.core import Imaging, OperatorRecipe, check_dims
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.masks import FourierMask, RandomFourier, mirror
 from cryobench.operators.spectral import SpectralOperator
@@ -21,8 +21,10 @@ from cryobench.spec import Component
 
 
 @dataclass(frozen=True)
-class Fourier(DrawnRecipe):
+class Fourier(OperatorRecipe):
     """Keep a fraction `rho` of the Fourier coefficients: y = Re F^-1 M F x, of the image's own size."""
+
+    dims = (2, 3)
 
     rho: Annotated[float, "nominal fraction of Fourier coefficients kept, in (0, 1]"]
     mask: Annotated[FourierMask, Component("masks"), "which coefficients are kept"] = RandomFourier()
@@ -33,21 +35,21 @@ class Fourier(DrawnRecipe):
         if not isinstance(self.mask, FourierMask):
             raise IncompatibleError(f"fourier wants a Fourier mask (such as random_fourier), got {self.mask}")
 
-    def check(self, image_shape: Shape) -> None:
-        return None
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        check_dims("mask", self.mask, imaging.shape)
+        return (1, *imaging.shape)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, *image_shape)
+    def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
+        return {"mask": self.mask.draw(self.rho, imaging.shape, seed)}
 
-    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
-        return {"mask": self.mask.draw(self.rho, image_shape, seed)}
-
-    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> FourierOperator:
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> FourierOperator:
         return FourierOperator(drawn["mask"], nominal_compression=1 / self.rho, dtype=dtype, device=device)
 
 
 class FourierOperator(SpectralOperator):
-    """A = F^-1 diag(w) F on real images. mask: [H, W], centred, any real values. Measurements are [B, 1, H, W]."""
+    """A = F^-1 diag(w) F on real images. mask: [*S], centred, any real values. Measurements are [B, 1, *S]."""
 
     noise_in_range = True
     null = 0.0  # w is a mean of two mask values, exact in float64: only true zeros are null
@@ -55,7 +57,6 @@ class FourierOperator(SpectralOperator):
     def __init__(
         self, mask: torch.Tensor, *, nominal_compression: float, dtype: torch.dtype, device: torch.device | str
     ):
-        H, W = mask.shape
         weight = torch.fft.ifftshift((mask.double() + mirror(mask).double()) / 2)
-        half = weight[None, None, :, : W // 2 + 1]
-        super().__init__(half, (H, W), nominal_compression=nominal_compression, dtype=dtype, device=device)
+        half = weight[None, None, ..., : mask.shape[-1] // 2 + 1]
+        super().__init__(half, tuple(mask.shape), nominal_compression=nominal_compression, dtype=dtype, device=device)

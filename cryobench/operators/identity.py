@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import OperatorRecipe, Shape
+from cryobench.core import Imaging, OperatorRecipe, Shape
 from cryobench.operators.factored import FactoredOperator, Response
 
 
@@ -14,18 +15,19 @@ from cryobench.operators.factored import FactoredOperator, Response
 class Identity(OperatorRecipe):
     """y = x. The operator of denoising problems, and of tests."""
 
-    def check(self, image_shape: Shape) -> None:
-        return None
+    dims = (2, 3)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, *image_shape)
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        return (1, *imaging.shape)
 
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> IdentityOperator:
-        return IdentityOperator(image_shape, dtype=dtype, device=device)
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> IdentityOperator:
+        return IdentityOperator(imaging.shape, dtype=dtype, device=device)
 
 
 class IdentityOperator(FactoredOperator):
-    """A = I. Measurements are [B, 1, H, W]."""
+    """A = I. Measurements are [B, 1, *S]."""
 
     nominal_compression = 1.0
     nonnegative = True
@@ -43,8 +45,8 @@ class IdentityOperator(FactoredOperator):
 
     @property
     def transfer(self) -> torch.Tensor:
-        H, W = self.image_shape
-        return torch.ones((1, 1, H, W // 2 + 1), dtype=torch.float64, device=self.device)
+        *others, W = self.image_shape
+        return torch.ones((1, 1, *others, W // 2 + 1), dtype=torch.float64, device=self.device)
 
     @property
     def eigenvalues(self) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, ClassVar
 
 import torch
@@ -24,6 +25,8 @@ BANDS = 100
 @dataclass(frozen=True)
 class RandomBinary(PixelMask):
     """Independent pixels, 1 with probability `prob` and 0 otherwise."""
+
+    dims = (2, 3)
 
     prob: Annotated[float, "probability that a pixel is open"] = 0.5
 
@@ -42,6 +45,7 @@ class RandomGaussian(PixelMask):
     many are drawn, so it is left out. A common factor changes no closed-form solution.
     """
 
+    dims = (2, 3)
     nonnegative: ClassVar[bool] = False
 
     def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
@@ -75,6 +79,8 @@ class Checkerboard(PixelMask):
 class Superres(PixelMask):
     """All ones: plain sum pooling. More than one such mask measures nothing new."""
 
+    dims = (2, 3)
+
     def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
         return torch.ones((count, *shape))
 
@@ -87,6 +93,8 @@ class RandomFourier(FourierMask):
     the information; with `hermitian=true` k and -k are drawn together and rho is what it says.
     """
 
+    dims = (2, 3)
+
     hermitian: Annotated[bool, "draw k and -k together"] = False
 
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
@@ -98,17 +106,18 @@ class RandomFourier(FourierMask):
 
 @dataclass(frozen=True)
 class FourierRing(FourierMask):
-    """Whole rings: of 100 bands of equal area, round(100 rho) are drawn without replacement, central ones first.
+    """Whole rings (shells of volumes): of 100 bands of equal size, round(100 rho) are drawn without replacement.
 
     The weight of a band at mid-radius r (in pixels of the H x H spectrum) is exp(-r^2 / (2 (H/4)^2)); drawing
     without replacement is the Gumbel top-k trick (Kool et al. 2019).
     """
 
+    dims = (2, 3)
+
     hermitian: Annotated[bool, "make the mask the same at k and -k (only the Nyquist row and column change)"] = False
 
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
-        ky, kx = _centred_frequencies(shape)
-        radius = torch.hypot(ky, kx) * shape[0]
+        radius = reduce(torch.hypot, _centred_frequencies(shape)) * shape[0]
         ordered = radius.flatten().sort().values
         edges = ordered[torch.arange(1, BANDS) * ordered.numel() // BANDS]
         inner = torch.cat([ordered[:1], edges])
@@ -141,11 +150,10 @@ class FourierRadial(FourierMask):
 
 
 def mirror(spectrum: torch.Tensor) -> torch.Tensor:
-    """The centred array [H, W] read at -k, indices modulo its size."""
-    H, W = spectrum.shape
-    rows = (2 * (H // 2) - torch.arange(H)) % H
-    columns = (2 * (W // 2) - torch.arange(W)) % W
-    return spectrum[rows][:, columns]
+    """The centred array [*S] read at -k, indices modulo its size."""
+    for axis, n in enumerate(spectrum.shape):
+        spectrum = spectrum.index_select(axis, (2 * (n // 2) - torch.arange(n)) % n)
+    return spectrum
 
 
 def _or_mirror(mask: torch.Tensor) -> torch.Tensor:
@@ -158,10 +166,9 @@ def _same_on_mirror(draws: torch.Tensor) -> torch.Tensor:
     return torch.where(mirror(index) < index, mirror(draws), draws)
 
 
-def _centred_frequencies(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spatial frequencies in cycles/pixel, [H, W] each, zero at (H // 2, W // 2)."""
-    ky, kx = (torch.fft.fftshift(torch.fft.fftfreq(n)) for n in shape)
-    return tuple(torch.meshgrid(ky, kx, indexing="ij"))  # type: ignore[return-value]
+def _centred_frequencies(shape: Shape) -> tuple[torch.Tensor, ...]:
+    """Spatial frequencies in cycles/pixel along each axis, [*S] each, zero at index n // 2 of every axis."""
+    return torch.meshgrid(*(torch.fft.fftshift(torch.fft.fftfreq(n)) for n in shape), indexing="ij")
 
 
 def _bands_kept(rho: float) -> int:

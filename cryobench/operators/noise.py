@@ -7,9 +7,9 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import LinearOperator, NoiseModel, Noisy, mean_intensity
+from cryobench.core import LinearOperator, NoiseModel, Noisy, Scale, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import dot
+from cryobench.numerics.linalg import dot, item_axes, per_item
 from cryobench.rng import Rng
 
 PURPOSE = "measurement noise"
@@ -19,8 +19,10 @@ PURPOSE = "measurement noise"
 class NoNoise(NoiseModel):
     """Exact measurements."""
 
-    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
-        return Noisy(y, torch.zeros((y.shape[0], 1, 1, 1), dtype=y.dtype, device=y.device))
+    dims = (2, 3)
+
+    def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
+        return Noisy(y, per_item(y.new_zeros(len(y)), y))
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Gaussian(NoiseModel):
     shrinks by sqrt(rank(A) / N).
     """
 
+    dims = (2, 3)
+
     sigma: Annotated[float | None, "standard deviation in the units of y"] = None
     rel: Annotated[float | None, "standard deviation relative to the RMS of y minus its mean response"] = None
 
@@ -44,8 +48,8 @@ class Gaussian(NoiseModel):
             if level is not None and not 0 <= level < float("inf"):
                 raise ParameterError(f"gaussian: {name} must be zero or positive, got {level:g}")
 
-    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
-        sigma = torch.full((y.shape[0], 1, 1, 1), self.sigma or 0.0, dtype=y.dtype, device=y.device)
+    def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
+        sigma = per_item(y.new_full((len(y),), self.sigma or 0.0), y)
         if self.rel is not None:
             structure = y - mean_intensity(operator, y) * operator.mean_response
             sigma = self.rel * (dot(structure, structure) / structure[0].numel()).sqrt()
@@ -58,11 +62,14 @@ class Gaussian(NoiseModel):
 
 @dataclass(frozen=True)
 class Poisson(NoiseModel):
-    """Counting noise: counts ~ Poisson(dose * A((x + 1) / 2)), scaled back to the units of y.
+    """Counting noise: counts ~ Poisson(dose * A((x - lo) / (hi - lo))), scaled back to the units of y.
 
-    `dose` is the mean count for one pixel of full intensity behind a mask of one. Needs an operator of non-negative
-    pixel weights. The stated sigma is the root mean square deviation of an entry, estimated from the counts.
+    [lo, hi] is the range of the scale, [-1, 1] by default. `dose` is the mean count for one pixel of full intensity
+    behind a mask of one. Needs an operator of non-negative pixel weights. The stated sigma is the root mean square
+    deviation of an entry, estimated from the counts.
     """
+
+    dims = (2, 3)
 
     dose: Annotated[float, "mean counts for a pixel of full intensity"]
 
@@ -70,14 +77,19 @@ class Poisson(NoiseModel):
         if not 0 < self.dose < float("inf"):
             raise ParameterError(f"poisson: dose must be positive, got {self.dose:g}")
 
-    def unsupported(self, operator: LinearOperator) -> str | None:
+    def unsupported(self, operator: LinearOperator, scale: Scale) -> str | None:
+        if scale.range is None:
+            return f"poisson noise needs intensities of known range; scaling {scale.name} has none, use minmax"
         return None if operator.nonnegative else "poisson noise counts particles: it needs non-negative pixel weights"
 
-    def apply(self, y: torch.Tensor, operator: LinearOperator, rng: Rng) -> Noisy:
-        # A x = 2 A((x + 1) / 2) - A 1
-        offset = operator.mean_response
-        rate = (self.dose * (y + offset) / 2).clamp_min(0)
+    def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
+        if scale.range is None:
+            raise ParameterError(f"{self.unsupported(operator, scale)}")
+        low, high = scale.range
+        # A x = width A((x - lo) / width) + lo A 1
+        width, offset = high - low, low * operator.mean_response
+        rate = (self.dose * (y - offset) / width).clamp_min(0)
         counts = rng.stream(PURPOSE).poisson(rate)
-        # the variance of an entry 2 counts / dose is 4 rate / dose^2, and the counts estimate their own rate
-        variance = 4 * counts.mean(dim=(1, 2, 3), keepdim=True) / self.dose**2
-        return Noisy(2 * counts / self.dose - offset, variance.sqrt())
+        # the variance of an entry width counts / dose is width^2 rate / dose^2, and the counts estimate their own rate
+        variance = width**2 * counts.mean(dim=item_axes(y), keepdim=True) / self.dose**2
+        return Noisy(width * counts / self.dose + offset, variance.sqrt())

@@ -1,7 +1,8 @@
 """Operators that are diagonal in Fourier: A = F^-1 diag(w) F on real images, for a real w with w(-k) = w(k).
 
 A is self-adjoint, the orthonormal DFT is its eigenbasis, and w, or one w per image, is all there is to it. w is held on
-the half spectrum of `rfft2`; on its columns kx = 0 and kx = W/2, which hold both k and -k, it must be the same at both.
+the half spectrum of `rfftn`; where its last axis has k = 0 and k = W/2, which hold both k and -k, it must be the same
+at both.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import IncompatibleError
-from cryobench.numerics.fft import irfft2, rfft2
+from cryobench.numerics.fft import irfftn, rfftn, whole_spectrum
+from cryobench.numerics.linalg import item_axes
 from cryobench.operators.factored import FactoredOperator, Response
 
 
 class SpectralOperator(FactoredOperator):
-    """A = F^-1 diag(w) F. transfer: w, [1 or B, 1, H, W // 2 + 1]; measurements are [B, 1, H, W].
+    """A = F^-1 diag(w) F. transfer: w, [1 or B, 1, *S[:-1], S[-1] // 2 + 1]; measurements are [B, 1, *S].
 
     images: None where one w serves all images, else their number B. `compute_norm` is the largest |w| of all images;
     `rank` the number of w that are not null, for images that differ in it their mean rounded down: it is N only where
@@ -46,8 +48,8 @@ class SpectralOperator(FactoredOperator):
         self.images = images
         self.dtype, self.device = dtype, torch.device(device)
         self._transfer = transfer.to(self.device, torch.float64)
-        self._tolerance = self.null**2 * self._transfer.square().amax(dim=(1, 2, 3), keepdim=True)
-        kept = (self.eigenvalues > self._tolerance).sum(dim=(1, 2, 3))
+        self._tolerance = self.null**2 * self._transfer.square().amax(dim=item_axes(transfer), keepdim=True)
+        kept = (self.eigenvalues > self._tolerance).sum(dim=item_axes(transfer))
         self._rank = int(kept.sum()) // len(kept)
         self._norm = float(self._transfer.abs().max())
 
@@ -66,8 +68,8 @@ class SpectralOperator(FactoredOperator):
 
     @property
     def eigenvalues(self) -> torch.Tensor:
-        """w(k)^2 on the whole spectrum, [1 or B, 1, H, W], float64."""
-        return whole_spectrum(self._transfer**2, self.image_shape[1])
+        """w(k)^2 on the whole spectrum, [1 or B, 1, *S], float64."""
+        return whole_spectrum(self._transfer**2, self.image_shape)
 
     @property
     def eigenvalue_tolerance(self) -> torch.Tensor:
@@ -85,7 +87,7 @@ class SpectralOperator(FactoredOperator):
 
     @property
     def norms(self) -> torch.Tensor:
-        return self._transfer.abs().amax(dim=(1, 2, 3), keepdim=True).to(self.dtype)
+        return self._transfer.abs().amax(dim=item_axes(self._transfer), keepdim=True).to(self.dtype)
 
     @property
     def rank(self) -> int:
@@ -94,7 +96,8 @@ class SpectralOperator(FactoredOperator):
     @cached_property
     def mean_response(self) -> torch.Tensor:
         """w(0) times a constant image: exactly 0 where w(0) is."""
-        response = self._transfer[..., :1, :1].to(self.dtype)
+        zero = (slice(None), slice(None), *[slice(1)] * len(self.image_shape))
+        response = self._transfer[zero].to(self.dtype)
         return response.expand(-1, 1, *self.image_shape).contiguous()
 
     def select(self, images: slice | torch.Tensor) -> SpectralOperator:
@@ -128,13 +131,6 @@ def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperato
 
 
 def multiply_spectrum(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """F^-1 diag(weight) F image: [1 or B, 1, H, W // 2 + 1] real and [B, 1, H, W] -> [B, 1, H, W], in its dtype."""
-    return irfft2(weight.to(image.dtype) * rfft2(image), (image.shape[-2], image.shape[-1]))
-
-
-def whole_spectrum(half: torch.Tensor, width: int) -> torch.Tensor:
-    """What is the same at k and -k, from the layout of `rfft2` [..., H, W // 2 + 1] to that of `fft2` [..., H, W]."""
-    H = half.shape[-2]
-    rows = -torch.arange(H, device=half.device) % H
-    mirrored = half[..., 1 : (width + 1) // 2].flip(-1)[..., rows, :]
-    return torch.cat([half, mirrored], dim=-1)
+    """F^-1 diag(weight) F image: [1 or B, 1, *S[:-1], S[-1] // 2 + 1] real, and image and result [B, 1, *S]."""
+    shape = image.shape[2:]
+    return irfftn(weight.to(image.dtype) * rfftn(image, len(shape)), shape)

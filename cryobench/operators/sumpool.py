@@ -17,7 +17,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import DrawnRecipe, Shape
+from cryobench.core import Imaging, OperatorRecipe, check_dims
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
@@ -25,7 +25,7 @@ from cryobench.spec import Component
 
 
 @dataclass(frozen=True)
-class SumPool(DrawnRecipe):
+class SumPool(OperatorRecipe):
     """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels."""
 
     block: Annotated[int, "side K of the pooled blocks, in pixels"]
@@ -45,22 +45,23 @@ class SumPool(DrawnRecipe):
         """The number M of masks."""
         return math.ceil(self.block**2 / 4) if self.count is None else self.count
 
-    def check(self, image_shape: Shape) -> None:
-        H, W = image_shape
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        check_dims("mask", self.mask, imaging.shape)
+        H, W = imaging.shape
         if H % self.block or W % self.block:
             common = math.gcd(H, W)
             divisors = ", ".join(str(k) for k in range(1, common + 1) if common % k == 0)
             raise IncompatibleError(
                 f"sumpool:{self.block} does not divide images of {H} x {W} pixels; block sizes that do: {divisors}"
             )
+        return (self.masks_drawn, H // self.block, W // self.block)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (self.masks_drawn, image_shape[0] // self.block, image_shape[1] // self.block)
+    def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
+        return {"masks": self.mask.draw(self.masks_drawn, imaging.shape, seed)}
 
-    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
-        return {"masks": self.mask.draw(self.masks_drawn, image_shape, seed)}
-
-    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> SumPoolOperator:
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> SumPoolOperator:
         return SumPoolOperator(drawn["masks"], self.block, dtype=dtype, device=device)
 
 
@@ -89,6 +90,11 @@ class SumPoolOperator(FactoredOperator):
         if self._gram_is_cheaper:
             return self._blocks_to_image(_product(self._gram, self._image_to_blocks(x)))
         return self.A_adjoint(self.A(x))
+
+    def rows(self, part: slice | torch.Tensor) -> SumPoolOperator:
+        """The operator of some of the masks, with closed forms of its own."""
+        masks = self._blocks_to_image(self.matrices[:, part].mT)[:, 0]
+        return SumPoolOperator(masks, self.block, dtype=self.dtype, device=self.device)
 
     # ------------------------------------------------------------------------------------------- factorisation
 

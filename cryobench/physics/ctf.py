@@ -106,7 +106,7 @@ def wavelength(voltage: torch.Tensor) -> torch.Tensor:
     return h / (2 * m * e * V * (1 + e * V / (2 * m * c**2))).sqrt() * 1e10
 
 
-def transfer(parameters: CtfParameters, shape: tuple[int, int], pixel_size: float | Sequence[float]) -> torch.Tensor:
+def transfer(parameters: CtfParameters, shape: Sequence[int], pixel_size: float | Sequence[float]) -> torch.Tensor:
     """CTF(k) on the half spectrum of real images [H, W], the layout of `rfft2`: [B, 1, H, W // 2 + 1], float64.
 
     pixel_size: Å per pixel, for all images or for each.

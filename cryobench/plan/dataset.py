@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Shape, Stack
+from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.errors import DataError, PluginError, SpecError
 from cryobench.io.scaling import between, minmax
@@ -32,14 +32,14 @@ _NAME_OF_A_SOURCE = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a run, read and scaled to [-1, 1], with what undoes the scaling."""
+    """The images of a run, read and scaled, with the scale that undoes it."""
 
     label: str
     spec: Spec
     images: torch.Tensor
-    """[n, 1, H, W] float32 on the CPU."""
+    """[n, 1, *S] float32 on the CPU."""
     ids: tuple[str, ...]
-    scale: tuple[tuple[float, float], ...]
+    scale: Scale
     pixel_size: tuple[float | None, ...]
     digest: str
     table: pd.DataFrame | None = None
@@ -55,7 +55,7 @@ class Dataset:
 
     @property
     def shape(self) -> Shape:
-        return (self.images.shape[2], self.images.shape[3])
+        return tuple(self.images.shape[2:])
 
     @property
     def imaging(self) -> Imaging:
@@ -118,7 +118,7 @@ def load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
     """Read the images of a selection such as "0:8", and all that the source knows of them."""
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
-    scaled, scale = [], []
+    scaled, limits = [], []
     for index in indices:
         where = f"image {index} of {stack.label}"
         image, low, high = minmax(guarded(f"{where} cannot be read", lambda i=index: stack.read(i)), where)
@@ -127,21 +127,28 @@ def load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
                 f"{where} has shape {image.shape}, the ones before it {scaled[0].shape}; use one size a run"
             )
         scaled.append(image)
-        scale.append((low, high))
+        limits.append((low, high))
     pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
     pixel_size = tuple(stack.pixel_size(index) for index in indices)
     ids = tuple(str(index) for index in indices)
-    table, clean = _table(stack, indices), _clean(stack, indices, scale)
-    digest = hashlib.sha256(repr((ids, scale, pixel_size, tuple(pixels.shape))).encode())
+    table, clean = _table(stack, indices), _clean(stack, indices, limits)
+    digest = hashlib.sha256(repr((ids, limits, pixel_size, tuple(pixels.shape))).encode())
     digest.update(pixels.numpy().tobytes())
     digest.update(_ctf_bytes(table))
     if clean is not None:
         digest.update(clean.numpy().tobytes())
     origin = dict(guarded(f"the origin of {stack.label} cannot be told", lambda: stack.origin))
     return Dataset(
-        stack.label, spec, pixels, ids, tuple(scale), pixel_size, digest.hexdigest(), table, clean, origin,
+        stack.label, spec, pixels, ids, _scale(limits), pixel_size, digest.hexdigest(), table, clean, origin,
         stack.white_noise, tuple(_particle_radius(stack, index) for index in indices),
     )  # fmt: skip
+
+
+def _scale(limits: Sequence[tuple[float, float]]) -> Scale:
+    maps = [between(low, high) for low, high in limits]
+    offset, factor = (torch.tensor(column, dtype=torch.float64) for column in zip(
+        *((m.offset, m.factor) for m in maps), strict=True))  # fmt: skip
+    return Scale(offset, factor, (-1.0, 1.0), "minmax")
 
 
 def _particle_radius(stack: Stack, index: int) -> float | None:
@@ -162,10 +169,10 @@ def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
     return stack.rows(indices)
 
 
-def _clean(stack: Stack, indices: Sequence[int], scale: Sequence[tuple[float, float]]) -> torch.Tensor | None:
+def _clean(stack: Stack, indices: Sequence[int], limits: Sequence[tuple[float, float]]) -> torch.Tensor | None:
     """These images without their noise, scaled as they are, float32 [n, 1, H, W]; None unless all are known."""
     images = []
-    for index, (low, high) in zip(indices, scale, strict=True):
+    for index, (low, high) in zip(indices, limits, strict=True):
         where = f"the clean image {index} of {stack.label}"
         image = guarded(f"{where} cannot be read", lambda i=index: stack.clean(i))
         if image is None:

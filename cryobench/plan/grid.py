@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cryobench import environment
-from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver
+from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_dims, check_operator
 from cryobench.core.kinds import check_kind
 from cryobench.errors import ParameterError, PluginError
 from cryobench.metrics.within import IMAGE, Within, parse_within
@@ -162,8 +162,12 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     datasets = _loaded(request, registry, {} if loaded is None else loaded)
     for dataset in datasets:
         for operator in operators:
-            guarded(f"operator {operator}", lambda o=operator, d=dataset: o.check_for(d.imaging))
+            guarded(f"operator {operator}", lambda o=operator, d=dataset: check_operator(o, d.imaging))
+        for kind, components in (("noise", noises), ("metric", metrics)):
+            for component in components:
+                check_dims(kind, component, dataset.shape)
         for prior in _priors([chosen.solver for chosen in solvers]):
+            check_dims("prior", prior, dataset.shape)
             guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]

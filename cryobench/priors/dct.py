@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
 from cryobench.core import Shape
-from cryobench.numerics.linalg import sandwich
+from cryobench.numerics.linalg import along_axes
 from cryobench.priors.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
 class DctSparsity(Sparsity):
-    """K: the orthonormal 2-D DCT-II. Its zero-frequency coefficient, the mean times sqrt(H W), is never shrunk."""
+    """K: the orthonormal DCT-II along every axis. Its zero-frequency coefficient, the mean times sqrt(N), is never
+    shrunk."""
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        rows, columns = _bases(x)
-        return sandwich(rows, x, columns.mT)
+        return along_axes(_bases(x), x)
 
     def adjoint(self, u: torch.Tensor) -> torch.Tensor:
-        rows, columns = _bases(u)
-        return sandwich(rows.mT, u, columns)
+        return along_axes([basis.mT for basis in _bases(u)], u)
 
     def penalised(self, u: torch.Tensor) -> torch.Tensor:
         u = u.clone()
-        u[..., 0, 0] = 0
+        u.flatten(1)[:, 0] = 0
         return u
 
     def entries(self, shape: Shape) -> int:
-        return shape[0] * shape[1] - 1
+        return math.prod(shape) - 1
 
 
-def _bases(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    H, W = x.shape[-2:]
-    return dct_matrix(H, x.dtype, x.device), dct_matrix(W, x.dtype, x.device)
+def _bases(x: torch.Tensor) -> list[torch.Tensor]:
+    return [dct_matrix(n, x.dtype, x.device) for n in x.shape[2:]]
 
 
 @lru_cache(maxsize=16)

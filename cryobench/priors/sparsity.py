@@ -17,6 +17,7 @@ that the structure be sparse, and needs no noise level. R stays a norm: nothing 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
@@ -25,7 +26,7 @@ import torch
 
 from cryobench.core import Prior, Shape
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import dot, norm, total
+from cryobench.numerics.linalg import dot, item_axes, norm, per_item, total
 
 _PROX_STEPS = 2000
 """Most steps of a prox that is not closed form."""
@@ -41,10 +42,13 @@ class Sparsity(Prior):
         if not 1 <= self.cut < float("inf"):
             raise ParameterError(f"cut must be 1 (the plain norm) or more, got {self.cut:g}")
 
-    norm_squared = 1.0
-    """A bound of ||K||^2, tight for large images. Where it is 1, K is orthonormal and `prox` is closed form."""
+    dims = (2, 3)
     prox_tolerance = 1e-7
     """Where `prox` is not closed form: the relative duality gap it stops at."""
+
+    def norm_squared(self, dims: int) -> float:
+        """A bound of ||K||^2 for images of `dims` axes, tight for large ones. At 1 `prox` is closed form."""
+        return 1.0
 
     def unsupported(self, shape: Shape) -> str | None:
         """Why this prior says nothing about images of this shape, or None."""
@@ -52,11 +56,11 @@ class Sparsity(Prior):
 
     @abstractmethod
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        """K x, [B, 1, H, W] -> [B, C, H, W]."""
+        """K x, [B, 1, *S] -> [B, C, *S]."""
 
     @abstractmethod
     def adjoint(self, u: torch.Tensor) -> torch.Tensor:
-        """K^T u, [B, C, H, W] -> [B, 1, H, W]."""
+        """K^T u, [B, C, *S] -> [B, 1, *S]."""
 
     def penalised(self, u: torch.Tensor) -> torch.Tensor:
         """u with zeros where R does not look; u itself where it looks everywhere."""
@@ -64,10 +68,10 @@ class Sparsity(Prior):
 
     def entries(self, shape: Shape) -> int:
         """The number n of magnitudes that R sums over."""
-        return shape[0] * shape[1]
+        return math.prod(shape)
 
     def magnitude(self, u: torch.Tensor) -> torch.Tensor:
-        """|u|_i, [B, C or 1, H, W]."""
+        """|u|_i, [B, C or 1, *S]."""
         return u.abs()
 
     def clip(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
@@ -77,17 +81,17 @@ class Sparsity(Prior):
     # ------------------------------------------------------------------------------------------------ what follows
 
     def value(self, x: torch.Tensor) -> torch.Tensor:
-        """R(x) of each image, [B, 1, 1, 1]."""
+        """R(x) of each image, [B, 1, ..., 1]."""
         m = self.magnitude(self.penalised(self.analysis(x)))
         if self.cut == 1:
             return total(m)
         # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2, or 1 wherever m > 0 if that is less
-        theta = _root(m.square(), self._energy(x), torch.ones_like(m[:, :1, :1, :1]))
+        theta = _root(m.square(), self._energy(x), per_item(m.new_ones(len(m)), m))
         u = (theta.sqrt() * m).nan_to_num(0.0, posinf=1.0).clamp_max(1)
         return total(u * m)
 
     def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-        """The nearest point of the dual ball of that radius, [B, 1, 1, 1]: scaled down, then clipped."""
+        """The nearest point of the dual ball of that radius, [B, 1, ..., 1]: scaled down, then clipped."""
         u = self.penalised(u)
         if self.cut > 1:
             m2, r2 = self.magnitude(u).square(), radius.square()
@@ -99,7 +103,7 @@ class Sparsity(Prior):
         return self.project(u, radius)
 
     def prox(self, z: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-        """argmin_x 1/2 ||x - z||^2 + threshold R(x). threshold: [B, 1, 1, 1]."""
+        """argmin_x 1/2 ||x - z||^2 + threshold R(x). threshold: [B, 1, ..., 1]."""
         return self.dual_prox(z, threshold)[0]
 
     def dual_prox(
@@ -113,9 +117,9 @@ class Sparsity(Prior):
 
         For an orthonormal K that is one projection (with `cut = 1`, soft thresholding). Else a dual method finds it,
         from the dual point `start`: the solution of a problem nearby saves most of its steps. Where its steps move x by
-        no more than `slack`, [B, 1, 1, 1], it may stop.
+        no more than `slack`, [B, 1, ..., 1], it may stop.
         """
-        if self.norm_squared == 1:
+        if self.norm_squared(z.ndim - 2) == 1:
             u = self.project(self.analysis(z), threshold)
             return z - self.adjoint(u), u
         return self._ascend(z, threshold, start, slack)
@@ -130,9 +134,9 @@ class Sparsity(Prior):
         the duality gap of x = z - K^T u and u, or until a step moves x by no more than `slack` or its rounding. Looked
         at every tenth step, each image on its own.
         """
-        step = 1 / self.norm_squared
+        step = 1 / self.norm_squared(z.ndim - 2)
         u = torch.zeros_like(self.analysis(z)) if start is None else self.project(start, threshold)
-        v, t = u, torch.ones_like(z[:, :1, :1, :1])
+        v, t = u, per_item(z.new_ones(len(z)), z)
         x, done = z - self.adjoint(u), torch.zeros_like(t, dtype=torch.bool)
         still = (4 * torch.finfo(z.dtype).eps * norm(z)).clamp_min(slack)
         for i in range(_PROX_STEPS):
@@ -155,11 +159,11 @@ class Sparsity(Prior):
 
     def _energy(self, x: torch.Tensor) -> float:
         """The largest ||u||^2 in the dual ball of radius one."""
-        return self.entries((x.shape[-2], x.shape[-1])) / self.cut**2
+        return self.entries(tuple(x.shape[2:])) / self.cut**2
 
 
 def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> torch.Tensor:
-    """theta of each image with sum min(theta m2, cap) = level, [B, 1, 1, 1]; inf where even theta = inf gives less.
+    """theta of each image with sum min(theta m2, cap) = level, [B, 1, ..., 1]; inf where even theta = inf gives less.
 
     The sum is concave and piecewise linear in theta, so Newton's method from the left ends, exactly, after a few steps.
     Sums are taken in float64, so that the size of a batch does not change them.
@@ -168,7 +172,7 @@ def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> t
     clipped = torch.full(theta.shape, -1, device=m2.device)
     while True:
         beyond = m2 >= cap / theta
-        now = beyond.sum(dim=(1, 2, 3), keepdim=True)
+        now = beyond.sum(dim=item_axes(beyond), keepdim=True)
         if (now <= clipped).all():
             return theta
         clipped = torch.maximum(now, clipped)

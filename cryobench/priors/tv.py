@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -21,36 +22,37 @@ _PROXTV_STEPS = 1000
 
 @dataclass(frozen=True)
 class TotalVariation(Sparsity):
-    """K: differences to the pixels below and to the right, none across the edge (Rudin, Osher & Fatemi 1992).
+    """K: differences to the next pixel along every axis, none across the edge (Rudin, Osher & Fatemi 1992).
 
     isotropic: |u| is the length of the gradient at a pixel; anisotropic: every difference counts on its own.
     """
 
     kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
 
-    norm_squared = 8.0  # 4 sin^2 twice (Chambolle 2004)
+    def norm_squared(self, dims: int) -> float:
+        return 4.0 * dims  # the largest eigenvalue 4 sin^2 of each axis (Chambolle 2004)
 
     def unsupported(self, shape: Shape) -> str | None:
-        return "total variation wants more than one pixel" if shape == (1, 1) else None
+        return "total variation needs more than one pixel" if math.prod(shape) == 1 else None
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        u = x.new_zeros((x.shape[0], 2, *x.shape[2:]))
-        u[:, 0, :-1] = x[:, 0, 1:] - x[:, 0, :-1]
-        u[:, 1, :, :-1] = x[:, 0, :, 1:] - x[:, 0, :, :-1]
+        u = x.new_zeros((x.shape[0], x.ndim - 2, *x.shape[2:]))
+        for axis, n in enumerate(x.shape[2:]):
+            here, onward = x[:, 0].narrow(axis + 1, 0, n - 1), x[:, 0].narrow(axis + 1, 1, n - 1)
+            u[:, axis].narrow(axis + 1, 0, n - 1).copy_(onward - here)
         return u
 
     def adjoint(self, u: torch.Tensor) -> torch.Tensor:
         x = torch.zeros_like(u[:, :1])
-        down, right = u[:, 0, :-1], u[:, 1, :, :-1]
-        x[:, 0, 1:] += down
-        x[:, 0, :-1] -= down
-        x[:, 0, :, 1:] += right
-        x[:, 0, :, :-1] -= right
+        for axis, n in enumerate(u.shape[2:]):
+            difference = u[:, axis].narrow(axis + 1, 0, n - 1)
+            x[:, 0].narrow(axis + 1, 1, n - 1).add_(difference)
+            x[:, 0].narrow(axis + 1, 0, n - 1).sub_(difference)
         return x
 
     def entries(self, shape: Shape) -> int:
-        H, W = shape
-        return H * W if self.kind == "isotropic" else (H - 1) * W + H * (W - 1)
+        N = math.prod(shape)
+        return N if self.kind == "isotropic" else sum(N // n * (n - 1) for n in shape)
 
     def magnitude(self, u: torch.Tensor) -> torch.Tensor:
         return u.abs() if self.kind == "anisotropic" else u.square().sum(dim=1, keepdim=True).sqrt()
@@ -68,7 +70,10 @@ class ProxTv(TotalVariation):
     K is the identity here. On the CPU, one image at a time.
     """
 
-    norm_squared = 1.0
+    dims = (2,)
+
+    def norm_squared(self, dims: int) -> float:
+        return 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +97,7 @@ class ProxTv(TotalVariation):
         start: torch.Tensor | None = None,
         slack: torch.Tensor | float = 0.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        weights = threshold.expand(len(z), 1, 1, 1).flatten().tolist()
+        weights = threshold.expand(len(z), *threshold.shape[1:]).flatten().tolist()
         images = z[:, 0].detach().cpu().double().numpy()
         tv1_2d = partial(_proxtv().tv1_2d, max_iters=_PROXTV_STEPS)
         x = np.stack([tv1_2d(image, w) for image, w in zip(images, weights, strict=True)])

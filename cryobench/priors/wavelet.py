@@ -6,8 +6,10 @@ finite image); torch applies them, batched, on any device and in any dtype. See 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from types import EllipsisType
 from typing import Annotated
 
 import numpy as np
@@ -16,19 +18,19 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import sandwich
+from cryobench.numerics.linalg import along_axes
 from cryobench.priors.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
 class WaveletSparsity(Sparsity):
-    """K: a 2-D discrete wavelet transform of `level` levels, its approximation band left alone.
+    """K: a separable discrete wavelet transform of `level` levels, its approximation band left alone.
 
-    Coefficients are laid out as in `pywt.coeffs_to_array`: the approximation band in the corner at (0, 0).
+    Coefficients are laid out as in `pywt.coeffs_to_array`: the approximation band in the corner at 0 of every axis.
     """
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
-    level: Annotated[int | None, "number of levels; none: as many as both sides can be halved"] = None
+    level: Annotated[int | None, "number of levels; none: as many as all sides can be halved"] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,51 +47,55 @@ class WaveletSparsity(Sparsity):
             raise ParameterError(f"wavelet: level must be at least 1, got {self.level}")
 
     def unsupported(self, shape: Shape) -> str | None:
-        most = _halvings(shape)
+        most, size = _halvings(shape), " x ".join(map(str, shape))
         if most == 0:
-            return f"a wavelet transform halves both sides, which {shape[0]} x {shape[1]} does not allow"
+            return f"a wavelet transform halves all sides, which {size} does not allow"
         if self.level is not None and self.level > most:
-            return f"{shape[0]} x {shape[1]} pixels can be halved {most} times, not level={self.level}"
+            return f"{size} pixels can be halved {most} times, not level={self.level}"
         return None
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
         c = x.clone()
-        for h, w in self._bands(x):
-            c[..., :h, :w] = sandwich(self._matrix(h, x), c[..., :h, :w], self._matrix(w, x).mT)
+        for band in self._bands(x):
+            c[_corner(band)] = along_axes([self._matrix(n, x) for n in band], c[_corner(band)])
         return c
 
     def adjoint(self, u: torch.Tensor) -> torch.Tensor:
         x = u.clone()
-        for h, w in reversed(self._bands(u)):
-            x[..., :h, :w] = sandwich(self._matrix(h, u).mT, x[..., :h, :w], self._matrix(w, u))
+        for band in reversed(self._bands(u)):
+            x[_corner(band)] = along_axes([self._matrix(n, u).mT for n in band], x[_corner(band)])
         return x
 
     def penalised(self, u: torch.Tensor) -> torch.Tensor:
-        h, w = self._bands(u)[-1]
         u = u.clone()
-        u[..., : h // 2, : w // 2] = 0
+        u[_corner(tuple(n // 2 for n in self._bands(u)[-1]))] = 0
         return u
 
     def entries(self, shape: Shape) -> int:
         level = self._levels(shape)
-        return shape[0] * shape[1] - (shape[0] >> level) * (shape[1] >> level)
+        return math.prod(shape) - math.prod(n >> level for n in shape)
 
     def _levels(self, shape: Shape) -> int:
         return self.level or _halvings(shape)
 
     def _bands(self, x: torch.Tensor) -> list[Shape]:
         """The part of the array that each level transforms, largest first."""
-        H, W = x.shape[-2:]
-        return [(H >> i, W >> i) for i in range(self._levels((H, W)))]
+        shape = tuple(x.shape[2:])
+        return [tuple(n >> i for n in shape) for i in range(self._levels(shape))]
 
     def _matrix(self, n: int, like: torch.Tensor) -> torch.Tensor:
         return level_matrix(self.family, n, like.dtype, like.device)
 
 
+def _corner(shape: Shape) -> tuple[slice | EllipsisType, ...]:
+    """The part of that shape at the start of the last axes."""
+    return (..., *(slice(n) for n in shape))
+
+
 def _halvings(shape: Shape) -> int:
-    """How often both sides can be halved."""
-    common = np.gcd(*shape)
-    return int(common & -common).bit_length() - 1
+    """How often all sides can be halved."""
+    common = math.gcd(*shape)
+    return (common & -common).bit_length() - 1
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import Case, LinearOperator, Problem, meters
+from cryobench.core import Case, LinearOperator, Problem, Scale, build_operator, meters, random_images
 from cryobench.plan.grid import Cell, Plan
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
@@ -46,9 +46,9 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
     """
     data = cell.dataset
     with meters.Stopwatch(plan.device) as watch:
-        operator = cell.operator.build_for(data.imaging, seed=cell.seed, dtype=plan.dtype, device=plan.device)
+        operator = build_operator(cell.operator, data.imaging, seed=cell.seed, dtype=plan.dtype, device=plan.device)
         operator.prepare()
-    reason = cell.noise.unsupported(operator)
+    reason = cell.noise.unsupported(operator, data.scale)
     if reason is not None:
         raise Skip(reason)
     truth = data.images.to(plan.device, plan.dtype)
@@ -58,15 +58,15 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
         for part in batches(len(truth), batch):
             own = operator.select(part)
             exact = own.A(truth[part])
-            noisy = cell.noise.apply(exact, own, Rng(cell.seed, data.ids[part]))
+            noisy = cell.noise.apply(exact, own, data.scale.select(part), Rng(cell.seed, data.ids[part]))
             parts.append(checked_measurements(noisy, operator, len(exact)))
         return torch.cat([part.y for part in parts]), torch.cat([part.sigma for part in parts])
 
     task = ("measure", cell.resolved["operator"], data.shape)
     y, sigma = sizes.fit(task, len(truth), measured, lambda batch: None, most=AT_ONCE)
-    problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma)
+    problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma, data.scale)
     clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
-    case = Case(problem, truth, data.ids, data.pixel_size, clean, cell.radii)
+    case = Case(problem, truth, data.ids, data.pixel_size, clean, cell.radii, data_range(data.scale, truth))
     return Bench(operator, case, watch.seconds, _probe(operator))
 
 
@@ -77,10 +77,17 @@ def part_of(problem: Problem, part: slice) -> Problem:
         operator=problem.operator.select(part),
         y=problem.y[part].clone(),
         sigma=problem.sigma[part].clone(),
+        scale=problem.scale.select(part),
     )
 
 
+def data_range(scale: Scale, truth: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """The range of a scale; where it has none, the least and the greatest pixel of each image [B, C, *S]."""
+    if scale.range is not None:
+        return scale.range
+    pixels = truth.flatten(1)
+    return pixels.amin(dim=1), pixels.amax(dim=1)
+
+
 def _probe(operator: LinearOperator) -> torch.Tensor:
-    draw = torch.Generator().manual_seed(0)
-    image = torch.rand((1, 1, *operator.image_shape), generator=draw, dtype=operator.dtype).to(operator.device)
-    return operator.A(image.repeat(operator.images or 1, 1, 1, 1))
+    return operator.A(random_images(operator))

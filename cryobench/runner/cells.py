@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Reconstruction
+from cryobench.core import Reconstruction, Scale
 from cryobench.core.meters import Stopwatch
 from cryobench.core.recording import Recording
 from cryobench.errors import CryobenchError, PluginError, said, told
@@ -285,9 +285,15 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "nominal_compression": operator.nominal_compression,
         "measurement_shape": list(operator.measurement_shape),
         "pixel_size_angstrom": list(cell.dataset.pixel_size),
-        "scale": [list(scale) for scale in cell.dataset.scale],
+        "scale": _recorded(cell.dataset.scale),
     }
     record.timing["setup_seconds"] = bench.setup_seconds
+
+
+def _recorded(scale: Scale) -> dict[str, Any]:
+    """image = offset + factor x, as a record has it."""
+    limits = None if scale.range is None else list(scale.range)
+    return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
 
 
 def _as_exception(error: BaseException) -> Exception:

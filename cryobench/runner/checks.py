@@ -19,7 +19,7 @@ def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> No
         raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
     for name, tensor, wanted in (
         ("y", noisy.y, (batch, *operator.measurement_shape)),
-        ("sigma", noisy.sigma, (batch, 1, 1, 1)),
+        ("sigma", noisy.sigma, (batch, *[1] * len(operator.measurement_shape))),
     ):
         if tuple(tensor.shape) != tuple(wanted):
             raise PluginError(f"operator and noise gave {name} of shape {list(tensor.shape)}, wanted {list(wanted)}")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cryobench.core import Case, Reconstruction
+from cryobench.core import Case, Reconstruction, Scale
 from cryobench.core.recording import Recording
-from cryobench.io.scaling import Scaling, between
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import SAVES, Cell
@@ -26,10 +25,10 @@ def writers(
     save: Iterable[str], cell: Cell, case: Case, reconstruction: Reconstruction, course: Recording | None
 ) -> tuple[dict[str, Writer], list[str]]:
     """What writes each file, by its name; and which of the names in `save` the solver gives nothing for."""
-    scales = [between(low, high) for low, high in cell.dataset.scale]
+    scale = cell.dataset.scale
     pixel_size = cell.dataset.pixel_size[0] or 0.0
     known: Mapping[str, Writer] = {
-        "reconstructions": partial(_write_stack, images=reconstruction.x, scales=scales, pixel_size=pixel_size),
+        "reconstructions": partial(_write_stack, images=reconstruction.x, scale=scale, pixel_size=pixel_size),
         "panel": partial(_write_panel, cell=cell, case=case, reconstruction=reconstruction),
         "errors": partial(_write_errors, cell=cell, case=case, reconstruction=reconstruction),
         "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction),
@@ -40,17 +39,16 @@ def writers(
     files = {SAVES[name]: known[name] for name in save if name in known}
     if "reconstructions" in save and reconstruction.deviation is not None:
         # a difference of intensities: it has the factor of an image's scale and not its offset
-        factors = [Scaling(0.0, scale.factor) for scale in scales]
-        files[DEVIATION] = partial(_write_stack, images=reconstruction.deviation, scales=factors, pixel_size=pixel_size)
+        factor = dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
+        files[DEVIATION] = partial(_write_stack, images=reconstruction.deviation, scale=factor, pixel_size=pixel_size)
     return files, sorted(set(save) - set(known))
 
 
-def _write_stack(path: Path, *, images: torch.Tensor, scales: Sequence[Scaling], pixel_size: float) -> None:
+def _write_stack(path: Path, *, images: torch.Tensor, scale: Scale, pixel_size: float) -> None:
     """Images [B, 1, H, W] in the units of the data file. pixel_size: Å, 0 where it is not known."""
     import mrcfile
 
-    pixels = images[:, 0].double().cpu().numpy()
-    data = np.stack([scale.undo(image) for image, scale in zip(pixels, scales, strict=True)])
+    data = scale.to_file(images)[:, 0].float().numpy()
     with mrcfile.new(path, data=data) as file:
         file.set_image_stack()
         file.voxel_size = pixel_size
@@ -92,6 +90,7 @@ def _write_frc(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruc
         truth=case.truth[:AT_ONCE],
         pixel_size=case.pixel_size[:AT_ONCE],
         within=None if case.within is None else case.within[:AT_ONCE],
+        data_range=tuple(end[:AT_ONCE] if isinstance(end, torch.Tensor) else end for end in case.data_range),
     )
     measured = Frc().measure(few, Reconstruction(reconstruction.x[:AT_ONCE]))
     figures.ring_correlations(

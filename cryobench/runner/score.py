@@ -70,6 +70,7 @@ def _measured(metric: Metric, case: Case, reconstruction: Reconstruction, part: 
         pixel_size=case.pixel_size[part],
         clean=None if case.clean is None else case.clean[part].clone(),
         within=None if case.within is None else case.within[part],
+        data_range=tuple(end[part] if isinstance(end, torch.Tensor) else end for end in case.data_range),
     )
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part].clone()

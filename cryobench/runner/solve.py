@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from cryobench.core import Prior, Reconstruction, Solver, meters
+from cryobench.core import Prior, Reconstruction, Solver, meters, unsupported_dims
 from cryobench.core.recording import Recording, recording
-from cryobench.numerics.linalg import concatenate_curves
+from cryobench.numerics.linalg import concatenate_curves, item_axes
 from cryobench.plan.grid import Cell, Plan, with_nested
 from cryobench.record import Record
 from cryobench.rng import Rng, generator
@@ -25,7 +25,7 @@ def solve(
 ) -> tuple[Reconstruction, Recording | None]:  # fmt: skip
     """The solver's answer for every image, and its course on the first if it is `watched`. What it cost goes into
     the record. Out of memory halves the batch and starts the cell again. Raises `Skip` for what it cannot take."""
-    reason = solver.unsupported(bench.case.problem)
+    reason = unsupported_dims(solver, cell.dataset.shape) or solver.unsupported(bench.case.problem)
     if reason is not None:
         raise Skip(reason)
     with meters.Stopwatch(plan.device) as watch:
@@ -95,5 +95,5 @@ def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     deviations = [part.deviation for part in parts if part.deviation is not None]
     deviation = torch.cat(deviations) if len(deviations) == len(parts) else None
     if deviation is not None:
-        info[DEVIATION] = deviation.double().square().mean(dim=(1, 2, 3)).sqrt()
+        info[DEVIATION] = deviation.double().square().mean(dim=item_axes(deviation)).sqrt()
     return Reconstruction(torch.cat([part.x for part in parts]), info, curves, deviation)

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
+from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity, unsupported_dims
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import dot, norm, tiny
+from cryobench.numerics.linalg import dot, norm, per_item, tiny
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
 from cryobench.priors.tv import Kind, ProxTv, TotalVariation
@@ -27,6 +27,8 @@ from cryobench.spec import Range
 @dataclass(frozen=True)
 class Sparse(Solver):
     """min 1/2 ||A x - y||^2 + lam R(x), or min R(x) subject to A x = y, for a sparsity prior R."""
+
+    dims = (2, 3)
 
     lam: Annotated[
         float | Literal["auto"],
@@ -43,7 +45,7 @@ class Sparse(Solver):
     method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
     steps: Annotated[int, "most steps"] = 5000
     tol: Annotated[float, "stop an image at this duality gap, relative to its objective"] = 5e-5
-    box: Annotated[bool, "hold every pixel in [-1, 1]"] = False
+    box: Annotated[bool, "hold every pixel in the range of the scale, [-1, 1] by default"] = False
     share: Annotated[float, "form=penalty, lam=auto, exact y: misfit relative to the structure in y"] = 0.01
     trace: Annotated[bool, "keep objective, change and gap of every step as curves"] = False
 
@@ -75,8 +77,14 @@ class Sparse(Solver):
     def regulariser(self, cut: float) -> Sparsity:
         """R with that split."""
 
+    def bounds(self, problem: Problem) -> tuple[float, float] | None:
+        """The range in which `box` holds every pixel; None without `box`."""
+        return problem.scale.range if self.box else None
+
     def unsupported(self, problem: Problem) -> str | None:
-        return self.prior.unsupported(problem.operator.image_shape)
+        if self.box and problem.scale.range is None:
+            return f"box=true needs intensities of known range; scaling {problem.scale.name} has none, use minmax"
+        return unsupported_dims(self.prior, shape := problem.operator.image_shape) or self.prior.unsupported(shape)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         task = self.task(problem)
@@ -105,27 +113,28 @@ class Sparse(Solver):
         """What is minimised: the form, and with `lam=auto` the misfit that the weight is to reach."""
         operator, prior = problem.operator, self.prior
         least = least_norm(problem)
-        structure = least - mean_intensity(operator, problem.y)
+        structure = least - per_item(mean_intensity(operator, problem.y), least)
         measured = operator.A(structure)
+        measured_norm = per_item(norm(measured), least)
         if self.lam != "auto":
-            lam = torch.full_like(problem.sigma, self.lam)
+            lam = torch.full_like(measured_norm, self.lam)
             misfit, exact = torch.full_like(lam, math.inf), torch.zeros_like(lam, dtype=torch.bool)
         else:
-            misfit = self._misfit(problem, norm(measured))
+            misfit = self._misfit(problem, measured_norm)
             exact = misfit == 0
             # where lam K^T u = A^T r balance, for a residual r of that size and |u| = 1
-            gain = norm(operator.A_adjoint(measured)) / norm(measured).clamp_min(tiny(misfit))
-            lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared)
+            gain = norm(operator.A_adjoint(measured)) / measured_norm.clamp_min(tiny(misfit))
+            lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared(structure.ndim - 2))
             lam, misfit = torch.where(exact, 1.0, lam), torch.where(exact, math.inf, misfit)
         outside = operator.A(least) - problem.y
-        beyond = dot(outside, outside) / 2
-        return Task(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.box)
+        beyond = per_item(dot(outside, outside), least) / 2
+        return Task(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.bounds(problem))
 
     def _misfit(self, problem: Problem, structure: torch.Tensor) -> torch.Tensor:
         """The misfit that the weight is to reach, 0 for the constraint form; `structure`: that of a constant image."""
         if self.form == "constraint":
             return torch.zeros_like(structure)
-        misfit = expected_misfit(problem)
+        misfit = per_item(expected_misfit(problem), structure)
         if self.form == "penalty" or self.method == "fista":
             misfit = torch.where(misfit > 0, misfit, self.share * structure)
         return torch.minimum(misfit, 0.99 * structure)
@@ -144,7 +153,7 @@ class Wavelet(Sparse):
     """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
-    level: Annotated[int | None, "number of levels; none: as many as both sides can be halved"] = None
+    level: Annotated[int | None, "number of levels; none: as many as all sides can be halved"] = None
 
     default_cut = 2.5
 

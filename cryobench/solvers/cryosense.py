@@ -54,7 +54,7 @@ class CryoSense(Sampler):
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
         operator = problem.operator
         back_projection = operator.A_adjoint(problem.y)
-        zeta = zeta_of(block_of(problem)) if self.zeta == "auto" else self.zeta
+        zeta = zeta_of(operator.block) if self.zeta == "auto" else self.zeta
         weight = 2 / problem.y[0].numel()
         with torch.no_grad():
             x = draws.x_T()
@@ -78,8 +78,3 @@ class CryoSense(Sampler):
 def zeta_of(block: int) -> float:
     """The published step size for a block of K x K pixels."""
     return next(value for most, value in ZETA.items() if block <= most)
-
-
-def block_of(problem: Problem) -> int:
-    """K of a sum-pooling operator, 1 for one without blocks."""
-    return getattr(problem.operator, "block", 1)

@@ -10,7 +10,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import total
+from cryobench.numerics.linalg import item_axes, total
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.rng import Rng
 from cryobench.solvers.reverse import Draws, WithDiffusion, levels, noise_in, renoised
@@ -71,7 +71,7 @@ class DmPlug(WithDiffusion):
                 image = generated(model, z, self.ddim_steps)
             x = image.detach()
             residual = operator.A(x) - y
-            loss = residual.square().mean(dim=(1, 2, 3))
+            loss = residual.square().mean(dim=item_axes(residual))
             curve.append(torch.full((B,), math.nan, dtype=dtype, device=device).index_copy(0, active, loss))
             uphill = operator.A_adjoint(residual) * (2 / residual[0].numel())
 

@@ -35,7 +35,7 @@ class PrimalDual(Method):
 
     def __init__(self, task: Task):
         self.task = task
-        self.norm_squared = task.prior.norm_squared + task.box
+        self.norm_squared = task.prior.norm_squared(task.least.ndim - 2) + (task.bounds is not None)
         self.splits = self.norm_squared == 1
         self.K_least = self._K(task.least)
         self.moved = self.anchor_x = self.KTu = self.g = torch.zeros_like(task.least)
@@ -54,15 +54,17 @@ class PrimalDual(Method):
 
     def _K(self, x: torch.Tensor) -> torch.Tensor:
         Kx = self.task.prior.analysis(x)
-        return torch.cat([Kx, x], dim=1) if self.task.box else Kx
+        return Kx if self.task.bounds is None else torch.cat([Kx, x], dim=1)
 
     def _KT(self, u: torch.Tensor) -> torch.Tensor:
-        return self.task.prior.adjoint(u[:, :-1]) + u[:, -1:] if self.task.box else self.task.prior.adjoint(u)
+        if self.task.bounds is None:
+            return self.task.prior.adjoint(u)
+        return self.task.prior.adjoint(u[:, :-1]) + u[:, -1:]
 
     def _dual_step(self, u: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        if not self.task.box:
+        if self.task.bounds is None:
             return self.task.prior.dual_step(u, self.task.lam, sigma)
-        inside = u[:, -1:] - sigma * (u[:, -1:] / sigma).clamp(-1, 1)
+        inside = u[:, -1:] - sigma * (u[:, -1:] / sigma).clamp(*self.task.bounds)
         return torch.cat([self.task.prior.dual_step(u[:, :-1], self.task.lam, sigma), inside], dim=1)
 
     def _primal_step(self, s: torch.Tensor) -> torch.Tensor:
@@ -104,11 +106,12 @@ class PrimalDual(Method):
 
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
         x = self.x
-        if not self.task.box:
+        if self.task.bounds is None:
             return penalty - dot(self.KTu, x)
-        # the box's share of u pushes at its walls, and its magnitude is its norm there
-        u, inside = self.u[:, -1:], x.clamp(-1, 1)
-        held = total(u.abs() - u * inside + (u * (x - inside)).abs())
+        # the box's share u of the dual: its support function max(lo u, hi u) takes the place of lam R
+        low, high = self.task.bounds
+        u, inside = self.u[:, -1:], x.clamp(low, high)
+        held = total(torch.maximum(low * u, high * u) - u * inside + (u * (x - inside)).abs())
         return penalty - dot(self.KTu - u, x) + held
 
     def imbalance(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import norm
+from cryobench.numerics.linalg import norm, per_item
 from cryobench.rng import Rng
 from cryobench.spec import Range
 
@@ -22,6 +22,8 @@ class Pinv(Solver):
     Of all images that agree with the measurements it is the one nearest to a constant. It invents nothing, so a
     method that does not beat it has shown nothing.
     """
+
+    dims = (2, 3)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         return Reconstruction(least_norm(problem))
@@ -35,6 +37,8 @@ class Tikhonov(Solver):
     leave (Morozov's discrepancy principle); where y is exact that is lam = 0, which is `pinv`.
     """
 
+    dims = (2, 3)
+
     lam: Annotated[
         float | Literal["auto"],
         Range(1e-4, 100, log=True, also=("auto",)),
@@ -46,22 +50,23 @@ class Tikhonov(Solver):
             raise ParameterError(f"tikhonov: lam must be zero, positive or auto, got {self.lam:g}")
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        operator, c = problem.operator, mean_intensity(problem.operator, problem.y)
-        least = least_norm(problem)
+        operator, least = problem.operator, least_norm(problem)
+        c = per_item(mean_intensity(operator, problem.y), least)
         lam = _discrepant(problem, least - c) if self.lam == "auto" else torch.full_like(c, self.lam)
         x = torch.where(lam > 0, c + operator.A_dagger_A(least - c, 1 / lam), least)
         return Reconstruction(x, {"lam": lam.flatten(), "misfit": norm(operator.A(x - least)).flatten()})
 
 
 def least_norm(problem: Problem) -> torch.Tensor:
-    """x = c + A^+ (y - c A 1), [B, 1, H, W], with c from `linalg.mean_intensity`."""
+    """x = c + A^+ (y - c A 1), [B, C, *S], with c from `mean_intensity`."""
     operator, y = problem.operator, problem.y
     c = mean_intensity(operator, y)
-    return c + operator.A_dagger(y - c * operator.mean_response)
+    structure = operator.A_dagger(y - c * operator.mean_response)
+    return per_item(c, structure) + structure
 
 
 def expected_misfit(problem: Problem) -> torch.Tensor:
-    """The norm that noise is expected to have on the range of A, [B, 1, 1, 1]: sigma sqrt(rank A).
+    """The norm that noise is expected to have on the range of A, [B, 1, ..., 1] as sigma: sigma sqrt(rank A).
 
     Where y is written in a larger space and sigma is the deviation there (`noise_in_range`), sigma sqrt(entries of y).
     """
@@ -73,12 +78,13 @@ def expected_misfit(problem: Problem) -> torch.Tensor:
 def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
     """The weight at which the misfit of the Tikhonov solution, which grows with it, is the expected one: by bisection
     between 1e-8 and 1e8 ||A||^2; 0 where nothing is expected."""
-    operator, wanted = problem.operator, expected_misfit(problem)
+    operator, wanted = problem.operator, per_item(expected_misfit(problem), structure)
     scale = operator.norms.to(wanted.dtype).square()
     scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(wanted)
     low, high = 1e-8 * scale, 1e8 * scale
     for _ in range(40):
         middle = (low * high).sqrt()
-        less = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure)) < wanted
+        misfit = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure))
+        less = per_item(misfit, structure) < wanted
         low, high = torch.where(less, middle, low), torch.where(less, high, middle)
     return torch.where(wanted > 0, (low * high).sqrt(), 0.0)

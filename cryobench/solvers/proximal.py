@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import LinearOperator, Progress, Reconstruction
-from cryobench.numerics.linalg import concatenate_curves, dot, norm, tiny
+from cryobench.numerics.linalg import concatenate_curves, dot, norm, per_item, tiny
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01
@@ -34,12 +34,12 @@ _REACH = 0.3
 
 @dataclass
 class Task:
-    """What is minimised, for each image; every tensor but the images is [B, 1, 1, 1].
+    """What is minimised, for each image; every tensor but the images is [B, 1, ..., 1], with as many axes as they.
 
-    least: A^+ y, a least-squares solution, where the iteration starts, [B, 1, H, W]. spread: the norm of its
+    least: A^+ y, a least-squares solution, where the iteration starts, [B, C, *S]. spread: the norm of its
     structure, which changes are relative to. beyond: 1/2 ||A A^+ y - y||^2, what no x changes. exact: the constraint
     form. lam: the weight; 1 in the constraint form. misfit: where finite, lam is changed until ||A x - A A^+ y|| is
-    this (the discrepancy principle).
+    this (the discrepancy principle). bounds: the range in which every pixel is held, or None.
     """
 
     operator: LinearOperator
@@ -50,26 +50,26 @@ class Task:
     exact: torch.Tensor
     lam: torch.Tensor
     misfit: torch.Tensor
-    box: bool = False
+    bounds: tuple[float, float] | None = None
 
     def take(self, images: torch.Tensor) -> Task:
         tensors = {name: value[images] for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return Task(self.operator.select(images), self.prior, **tensors, box=self.box)
+        return Task(self.operator.select(images), self.prior, **tensors, bounds=self.bounds)
 
     def misfit_of(self, x: torch.Tensor) -> torch.Tensor:
-        """||A x - A A^+ y||, [B, 1, 1, 1]."""
-        return norm(self.operator.A(x - self.least))
+        """||A x - A A^+ y||, [B, 1, ..., 1]."""
+        return per_item(norm(self.operator.A(x - self.least)), x)
 
     def data_term(self, misfit: torch.Tensor) -> torch.Tensor:
-        """1/2 ||A x - y||^2 for an x of that misfit, 0 in the constraint form, [B, 1, 1, 1]."""
+        """1/2 ||A x - y||^2 for an x of that misfit, 0 in the constraint form, [B, 1, ..., 1]."""
         return torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
 
     def penalty(self, x: torch.Tensor) -> torch.Tensor:
-        """lam R(x), [B, 1, 1, 1]."""
+        """lam R(x), [B, 1, ..., 1]."""
         return self.lam * self.prior.value(x)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
-        """What is minimised, [B, 1, 1, 1]."""
+        """What is minimised, [B, 1, ..., 1]."""
         return self.data_term(self.misfit_of(x)) + self.penalty(x)
 
 
@@ -240,7 +240,7 @@ def minimise(
             reach.mark(method.x)
         method.advance(restart)
     task.lam = lam
-    result = result.clamp(-1, 1) if task.box else result
+    result = result if task.bounds is None else result.clamp(*task.bounds)
     length = int(iterations.max())
     curves = {name: values[:, :length] for name, values in curves.items()}
     return _report(task, result, iterations, converged, gaps, curves)

@@ -60,7 +60,7 @@ class WithDiffusion(Solver):
 
 @torch.no_grad()
 def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
-    """The deviation s of the white noise in the images themselves, as y tells it, [B, 1, 1, 1].
+    """The deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
 
     The network D takes noise of variance t^2 = s^2 + w^2 off x, w^2 being that of the noise of y in the least-norm
     solution. x is that solution where y has measured; elsewhere it is what D last took for the image, with noise n as

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Literal
 
 import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.numerics.fft import rfft2
-from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
+from cryobench.numerics.fft import half_frequencies, rfftn, whole_spectrum
+from cryobench.operators.spectral import multiply_spectrum
 from cryobench.rng import Rng
 from cryobench.spec import Range
 
@@ -25,6 +27,8 @@ class Wiener(Solver):
     exact it is `pinv`. With a stated `snr`, S/N is that number everywhere, also where y is exact. (Wiener 1949,
     Extrapolation, Interpolation and Smoothing of Stationary Time Series, ch. 3.)
     """
+
+    dims = (2, 3)
 
     snr: Annotated[
         float | Literal["auto"],
@@ -57,7 +61,7 @@ class Wiener(Solver):
 
 
 def noise_power(problem: Problem) -> torch.Tensor:
-    """N, the mean square of the noise in a coefficient of the orthonormal DFT of y that has any, [B, 1, 1, 1] float64.
+    """N, the mean square of the noise in a coefficient of the orthonormal DFT of y, float64 [B, 1, ..., 1].
 
     It is sigma^2; where noise lives on the range of A alone and sigma is its mean over y, that times N / rank(A).
     """
@@ -66,25 +70,24 @@ def noise_power(problem: Problem) -> torch.Tensor:
 
 
 def signal_power(y: torch.Tensor, w: torch.Tensor, noise: torch.Tensor, problem: Problem) -> torch.Tensor:
-    """S, the mean square of a coefficient of the image, by shells of y [B, 1, H, W]: [B, 1, H, W // 2 + 1] float64."""
-    W = y.shape[-1]
-    power = rfft2(y, norm="ortho").abs().double().square()
+    """S, the mean square of a coefficient of the image, by shells of y [B, 1, *S]: float64 in the layout of `rfftn`."""
+    shape = y.shape[2:]
+    power = rfftn(y, len(shape), norm="ortho").abs().double().square()
     noisy = (w != 0).double() if problem.operator.noise_in_range else torch.ones_like(w)
-    shell = shells(y.shape[-2], W, y.device)
-    excess, passed = shell_sums(power - noise * noisy, shell, W), shell_sums(w**2, shell, W)
+    shell = shells(shape, y.device)
+    excess, passed = shell_sums(power - noise * noisy, shell, shape), shell_sums(w**2, shell, shape)
     signal = torch.where(passed > 0, excess.clamp_min(0) / passed, 0.0)
     return signal[:, shell].unsqueeze(1)
 
 
-def shells(H: int, W: int, device: torch.device) -> torch.Tensor:
-    """The shell of each coefficient of the half spectrum, [H, W // 2 + 1]: round(|k| max(H, W)), k in cycles/pixel."""
-    ky = torch.fft.fftfreq(H, dtype=torch.float64, device=device)[:, None]
-    kx = torch.fft.rfftfreq(W, dtype=torch.float64, device=device)[None, :]
-    return (torch.hypot(ky, kx) * max(H, W)).round().long()
+def shells(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The shell of each coefficient of the half spectrum, [*S[:-1], S[-1] // 2 + 1]: round(|k| max(S)), k in
+    cycles/pixel."""
+    return (reduce(torch.hypot, half_frequencies(shape, device)) * max(shape)).round().long()
 
 
-def shell_sums(half: torch.Tensor, shell: torch.Tensor, W: int) -> torch.Tensor:
-    """Sums over the shells of the whole spectrum, [B, 1, H, W // 2 + 1] -> [B, shells]."""
-    values = whole_spectrum(half, W).flatten(1)
-    index = whole_spectrum(shell, W).flatten()
+def shell_sums(half: torch.Tensor, shell: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Sums over the shells of the whole spectrum, [B, 1, *S[:-1], S[-1] // 2 + 1] -> [B, shells]."""
+    values = whole_spectrum(half, shape).flatten(1)
+    index = whole_spectrum(shell, shape).flatten()
     return values.new_zeros((len(values), int(shell.max()) + 1)).index_add(1, index, values)

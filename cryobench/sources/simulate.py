@@ -22,7 +22,7 @@ import torch
 
 from cryobench.core import Source, Stack
 from cryobench.errors import DataError, ParameterError
-from cryobench.numerics.fft import irfft2, rfft2
+from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.philox import RowDraws
 from cryobench.physics.ctf import CtfParameters, transfer
 from cryobench.physics.potential import potential
@@ -245,9 +245,9 @@ class SimulatedStack(Stack):
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
         spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
-        projection = signal = irfft2(spectra, self.shape)
+        projection = signal = irfftn(spectra, self.shape)
         if recipe.ctf:
-            signal = irfft2(spectra * transfer(drawn.ctf, self.shape, pixel)[:, 0].float(), self.shape)
+            signal = irfftn(spectra * transfer(drawn.ctf, self.shape, pixel)[:, 0].float(), self.shape)
         if recipe.invert:
             signal = -signal
         inside = signal.flatten(1)[:, specimen.circle].double()
@@ -282,7 +282,7 @@ class SimulatedStack(Stack):
         if self.recipe.noise == "white":
             return white
         power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
-        return irfft2(power.sqrt().float() * rfft2(white), self.shape)
+        return irfftn(power.sqrt().float() * rfftn(white), self.shape)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self.check(index)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from cryobench.core import Case, Measured, Problem, Reconstruction
+from cryobench.core import MINMAX, Case, Measured, Problem, Reconstruction, build_operator
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
     SEED,
@@ -32,10 +32,10 @@ class MetricSubject(Subject):
     @cached_property
     def case(self) -> Case:
         recipe = self.registry.make("operators", "sumpool:2")
-        operator = recipe.build((_SIDE, _SIDE), seed=SEED, dtype=torch.float32, device=torch.device("cpu"))
+        operator = build_operator(recipe, (_SIDE, _SIDE), seed=SEED)
         truth = particles((_SIDE, _SIDE), _IMAGES).float()
         noise = self.registry.make("noises", "gaussian:rel=0.05")
-        noisy = noise.apply(operator.A(truth), operator, Rng(SEED, _IDS))
+        noisy = noise.apply(operator.A(truth), operator, MINMAX, Rng(SEED, _IDS))
         return Case(Problem(operator, noisy.y, noise, noisy.sigma), truth, _IDS, [2.0] * _IMAGES)
 
     def answer(self, error: float, case: Case | None = None, *, stated: bool = True) -> Reconstruction:

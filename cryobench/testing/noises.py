@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from cryobench.core import LinearOperator, Noisy
+from cryobench.core import MINMAX, LinearOperator, Noisy, build_operator
 from cryobench.rng import Rng
 from cryobench.runner.checks import checked_measurements
 from cryobench.testing.rules import SEED, Broken, Rules, Subject, no_trace, particles, require, untouched
@@ -27,8 +27,8 @@ class NoiseSubject(Subject):
         reason = None
         for spec in OPERATORS:
             recipe = self.registry.make("operators", spec)
-            live = recipe.build((_SIDE, _SIDE), seed=SEED, dtype=torch.float32, device=torch.device("cpu"))
-            reason = self.component.unsupported(live)
+            live = build_operator(recipe, (_SIDE, _SIDE), seed=SEED)
+            reason = self.component.unsupported(live, MINMAX)
             if reason is None:
                 return live
         raise Broken(f"it takes none of {', '.join(OPERATORS)}: {reason}")
@@ -38,7 +38,7 @@ class NoiseSubject(Subject):
         return self.operator.A(particles((_SIDE, _SIDE), _IMAGES).float())
 
     def apply(self, images: slice = slice(None), seed: int = SEED) -> Noisy:
-        return self.component.apply(self.exact[images].clone(), self.operator, Rng(seed, _IDS[images]))
+        return self.component.apply(self.exact[images].clone(), self.operator, MINMAX, Rng(seed, _IDS[images]))
 
 
 @RULES(
@@ -52,7 +52,7 @@ def takes(subject: NoiseSubject) -> None:
 
 @RULES(
     "it gives y and sigma as the contract has them",
-    "return Noisy(y, sigma) with y [B, M, h, w] and sigma [B, 1, 1, 1], finite",
+    "return Noisy(y, sigma) with y [B, M, *s] and sigma [B, 1, ..., 1], finite",
 )
 def shape(subject: NoiseSubject) -> None:
     checked_measurements(subject.apply(), subject.operator, _IMAGES)
@@ -88,7 +88,7 @@ def global_state(subject: NoiseSubject) -> None:
 def inputs(subject: NoiseSubject) -> None:
     y = subject.exact.clone()
     with untouched(y):
-        subject.component.apply(y, subject.operator, Rng(SEED, _IDS))
+        subject.component.apply(y, subject.operator, MINMAX, Rng(SEED, _IDS))
 
 
 @RULES("an image alone is the image in a batch", "take levels and draws per image: rng.stream gives each its own")

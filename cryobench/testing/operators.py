@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from cryobench.core import Imaging, LinearOperator, Shape
+from cryobench.core import Imaging, LinearOperator, Shape, build_operator, check_operator
 from cryobench.errors import CryobenchError, IncompatibleError
 from cryobench.testing.rules import (
     SEED,
@@ -53,14 +53,14 @@ class OperatorSubject(Subject):
 
         plain = Imaging(shape, (_PIXEL_SIZE,))
         try:
-            self.component.check_for(plain)
+            check_operator(self.component, plain)
         except IncompatibleError:
             plain = Imaging(shape, (_PIXEL_SIZE,) * _IMAGES, pd.DataFrame(_OPTICS))
-            self.component.check_for(plain)
+            check_operator(self.component, plain)
         return plain
 
     def build(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> LinearOperator:
-        return self.component.build_for(self.imaging, seed=SEED, dtype=dtype, device=torch.device(device))
+        return build_operator(self.component, self.imaging, seed=SEED, dtype=dtype, device=device)
 
     @cached_property
     def operator(self) -> LinearOperator:
@@ -102,11 +102,11 @@ def takes(subject: OperatorSubject) -> None:
 
 @RULES(
     "it measures in the shape that it declares",
-    "give measurement_shape as (M, h, w), and A as [B, 1, H, W] -> [B, M, h, w]",
+    "let check return the shape (M, *s) of the measurements, and A map [B, C, *S] -> [B, M, *s]",
 )
 def shapes(subject: OperatorSubject) -> None:
     A, x = subject.operator, subject.images()
-    promised = subject.component.measurement_shape(subject.imaging.shape)
+    promised = subject.component.check(subject.imaging)
     require(promised in (None, A.measurement_shape), f"the recipe says {promised}, the operator {A.measurement_shape}")
     require(A.image_shape == subject.imaging.shape, f"image_shape is {A.image_shape}, wanted {subject.imaging.shape}")
     for name, got, wanted in (
@@ -275,7 +275,7 @@ def check(subject: OperatorSubject) -> None:
     for shape in ODD_SHAPES:
         imaging = Imaging(shape, subject.imaging.pixel_size, subject.imaging.table)
         try:
-            subject.component.check_for(imaging)
+            check_operator(subject.component, imaging)
         except CryobenchError:
             continue
         try:
@@ -285,5 +285,5 @@ def check(subject: OperatorSubject) -> None:
 
 
 def _measure(subject: OperatorSubject, shape: Shape, imaging: Imaging) -> None:
-    A = subject.component.build_for(imaging, seed=SEED, dtype=torch.float64, device=torch.device("cpu"))
+    A = build_operator(subject.component, imaging, seed=SEED, dtype=torch.float64)
     require(A.A(torch.ones((A.images or 1, 1, *shape), dtype=torch.float64)).isfinite().all(), "not finite")

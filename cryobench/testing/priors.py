@@ -102,8 +102,8 @@ def norm_bound(subject: PriorSubject) -> None:
     for _ in range(50):  # the power method, which comes from below
         x = prior.adjoint(prior.analysis(x / x.norm()))
     require(
-        x.norm() <= prior.norm_squared * (1 + 1e-6),
-        f"||K||^2 is {x.norm():.6g} or more, stated are {prior.norm_squared:g}",
+        x.norm() <= prior.norm_squared(2) * (1 + 1e-6),
+        f"||K||^2 is {x.norm():.6g} or more, stated are {prior.norm_squared(2):g}",
     )
 
 

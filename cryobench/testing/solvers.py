@@ -8,7 +8,18 @@ from typing import Any
 
 import torch
 
-from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Prior, Problem, Progress, Reconstruction, Shape
+from cryobench.core import (
+    MINMAX,
+    LinearOperator,
+    NoiseModel,
+    OperatorRecipe,
+    Prior,
+    Problem,
+    Progress,
+    Reconstruction,
+    Shape,
+    build_operator,
+)
 from cryobench.core.meters import CountingOperator
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng
@@ -50,7 +61,7 @@ class Tried:
 
     def problem(self, images: slice = slice(None)) -> Problem:
         exact = self.operator.A(particles(self.operator.image_shape).to(self.operator.device, self.operator.dtype))
-        noisy = self.noise.apply(exact, self.operator, Rng(SEED, _IDS))
+        noisy = self.noise.apply(exact, self.operator, MINMAX, Rng(SEED, _IDS))
         y, sigma = noisy.y[images], noisy.sigma[images]
         return Problem(CountingOperator(self.operator), y.contiguous(), self.noise, sigma.contiguous())
 
@@ -74,7 +85,7 @@ class SolverSubject(Subject):
 
     def tried(self, operator: str, noise: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tried:
         recipe: OperatorRecipe = self.registry.make("operators", operator)
-        live = recipe.build(self.shape, seed=SEED, dtype=dtype, device=torch.device(device))
+        live = build_operator(recipe, self.shape, seed=SEED, dtype=dtype, device=device)
         return Tried(f"{operator} with {noise} noise", live, self.registry.make("noises", noise))
 
     def refusal(self, problem: Problem) -> str | None:
@@ -177,7 +188,7 @@ def inputs(subject: SolverSubject) -> None:
 
 @RULES(
     "an image alone is the image in a batch",
-    "take norms, steps and stopping rules per image, [B, 1, 1, 1], and noise from rng",
+    "take norms, steps and stopping rules per image, [B, 1, ..., 1], and noise from rng",
 )
 def alone(subject: SolverSubject) -> None:
     for i, image in enumerate(_IDS):

@@ -8,6 +8,7 @@ import pytest
 import starfile
 import torch
 
+from cryobench.core import build_operator
 from cryobench.errors import CryobenchError, DataError, IncompatibleError
 from cryobench.measuring.measure import Exposure, measure
 from cryobench.measuring.measurements import load
@@ -58,11 +59,7 @@ def test_the_file_holds_everything_that_made_it(tmp_path):
     for column in stack.table.columns:
         np.testing.assert_allclose(measured.table[column], stack.table[column].iloc[[0, 3, 2]], rtol=1e-12)
     # y is what the operator makes of the scaled image, and noise of that deviation
-    live = (
-        installed()
-        .make("operators", "sumpool:4,count=3")
-        .build((32, 32), seed=7, dtype=torch.float32, device=torch.device("cpu"))
-    )
+    live = build_operator(installed().make("operators", "sumpool:4,count=3"), (32, 32), seed=7)
     image = (stack.read(3) - measured.offset[1]) / measured.factor[1]
     residual = measured.y[1] - live.A(torch.from_numpy(image.astype(np.float32))[None, None])[0]
     assert float(residual.std()) == pytest.approx(float(measured.sigma[1]), rel=0.2)

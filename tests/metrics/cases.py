@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cryobench.core import Case, LinearOperator, Measured, Metric, Problem, Reconstruction
+from cryobench.core import Case, LinearOperator, Measured, Metric, Problem, Reconstruction, build_operator
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
 
@@ -42,7 +42,7 @@ def case_of(
 ) -> Case:
     """Exact measurements of these images, by the identity unless told otherwise."""
     H, W = truth.shape[2:]
-    operator = operator or Identity().build((H, W), seed=0, dtype=truth.dtype, device=truth.device)
+    operator = operator or build_operator(Identity(), (H, W), seed=0, dtype=truth.dtype, device=truth.device)
     problem = Problem(operator, operator.A(truth), NoNoise(), truth.new_zeros((len(truth), 1, 1, 1)))
     return Case(problem, truth, [str(i) for i in range(len(truth))], [pixel_size] * len(truth), within=within)
 

@@ -9,7 +9,7 @@ import pytest
 import skimage.metrics
 import torch
 
-from cryobench.core import Case, Metric, Problem, Reconstruction
+from cryobench.core import Case, Metric, Problem, Reconstruction, build_operator
 from cryobench.metrics.fidelity import L2, Mae, MeasurementMse, Mse, Psnr, Ssim
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool
@@ -20,7 +20,7 @@ METRICS = [Mse(), Mae(), Psnr(), Ssim(), L2(), MeasurementMse()]
 @pytest.fixture
 def case() -> Case:
     truth = torch.rand((3, 1, 16, 16), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    operator = SumPool(4, 3).build((16, 16), seed=0, dtype=torch.float32, device=torch.device("cpu"))
+    operator = build_operator(SumPool(4, 3), (16, 16), seed=0, dtype=torch.float32, device=torch.device("cpu"))
     problem = Problem(operator, operator.A(truth), NoNoise(), torch.zeros(3, 1, 1, 1))
     return Case(problem, truth, ["0", "1", "2"], [None] * 3)
 

@@ -168,8 +168,9 @@ def reconstructions(data, out, **options) -> tuple[np.ndarray, np.ndarray, Recor
     _, record = cb.run("dct:steps=5", "sumpool:4", data=data, metrics=METRICS, out=out, save=["reconstructions"],
                        images="0:3", **options)  # fmt: skip
     (path,) = out.glob("*dct*/reconstructions.mrcs")
-    images, low_high = np.load(data)[:3], np.array(record.problem["scale"])
-    low, high = low_high[:, 0, None, None], low_high[:, 1, None, None]
+    images, scale = np.load(data)[:3], record.problem["scale"]
+    offset, factor = (np.array(scale[name])[:, None, None] for name in ("offset", "factor"))
+    low, high = offset - factor, offset + factor
     return (images - low) / (high - low), (mrcfile.read(path) - low) / (high - low), record
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from optics import CPU, dense, live, rows, taken
 
-from cryobench.core import Imaging, LinearOperator, adjoint_gap
+from cryobench.core import MINMAX, Imaging, LinearOperator, adjoint_gap, build_operator, check_operator
 from cryobench.core.meters import CountingOperator, counting
 from cryobench.errors import IncompatibleError
 from cryobench.numerics.linalg import conjugate_gradients
@@ -64,7 +64,7 @@ def test_it_measures_what_the_inner_one_gives(recipe):
     outer = live(recipe.outer, taken(3, inner.measurement_shape[1:], pixel_size=2 * 16 / inner.measurement_shape[1]))
     torch.testing.assert_close(operator.A(x), outer.A(inner.A(x)))
     torch.testing.assert_close(operator.A_adjoint_A(x), operator.A_adjoint(operator.A(x)))
-    assert tuple(operator.measurement_shape) == tuple(operator.A(x).shape[1:]) == recipe.measurement_shape(SHAPE)
+    assert tuple(operator.measurement_shape) == tuple(operator.A(x).shape[1:]) == recipe.check(taken(len(x), SHAPE))
     assert operator.nominal_compression == pytest.approx(outer.nominal_compression * inner.nominal_compression)
     for seed in range(3):
         assert adjoint_gap(operator, seed=seed) < 1e-12
@@ -187,7 +187,7 @@ def test_noise_comes_after_the_outer_operator():
     operator = live(Composed(Fourier(0.4), SumPool(2, 1)), Imaging((32, 32)))
     assert operator.noise_in_range
     y = operator.A(images(3, (32, 32)))
-    noise = Gaussian(0.1).apply(y, operator, Rng(0, list("abc"))).y - y
+    noise = Gaussian(0.1).apply(y, operator, MINMAX, Rng(0, list("abc"))).y - y
     torch.testing.assert_close(operator.outer.on_range(noise), noise)
     ctf = live(Composed(OWN, Fourier(0.4)), taken(3, SHAPE))
     assert not ctf.noise_in_range  # white: the detector does not know what the spectrum was rid of
@@ -225,20 +225,20 @@ def test_the_outer_operator_sees_the_pixels_of_the_inner_one():
 )
 def test_parts_that_do_not_fit_are_refused_before_any_work(recipe, shape, wanted):
     if wanted is None:
-        recipe.check_for(taken(2, shape))
+        check_operator(recipe, taken(2, shape))
         return
     with pytest.raises(IncompatibleError, match=wanted) as raised:
-        recipe.check_for(taken(2, shape))
+        check_operator(recipe, taken(2, shape))
     assert "\n" not in str(raised.value)
 
 
 def test_parts_that_only_show_when_built_are_refused_then():
     class Silent(SumPool):
-        def measurement_shape(self, image_shape):
+        def check(self, imaging):
             return None
 
     recipe = Composed(OWN, Silent(2, 3))
-    recipe.check_for(taken(2, SHAPE))
+    check_operator(recipe, taken(2, SHAPE))
     with pytest.raises(IncompatibleError, match="measures 3 images"):
         live(recipe, taken(2, SHAPE))
 
@@ -262,5 +262,5 @@ def test_a_preconditioner_changes_the_steps_and_not_the_answer():
 
 
 def test_the_device_and_dtype_are_those_asked_for():
-    operator = RECIPES[0].build_for(taken(2, SHAPE), seed=0, dtype=torch.float32, device=CPU)
+    operator = build_operator(RECIPES[0], taken(2, SHAPE), seed=0, dtype=torch.float32, device=CPU)
     assert (operator.dtype, operator.device, operator.cg_tol) == (torch.float32, CPU, 1e-6)

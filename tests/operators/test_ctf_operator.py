@@ -10,7 +10,7 @@ import pytest
 import torch
 from optics import CPU, ctf_table, dense, live, rows, taken
 
-from cryobench.core import Imaging, adjoint_gap, mean_intensity
+from cryobench.core import Imaging, adjoint_gap, build_operator, check_operator, mean_intensity
 from cryobench.errors import DataError, IncompatibleError, ParameterError
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.spectral import SpectralOperator
@@ -149,10 +149,10 @@ def test_the_magnitude_is_that_of_flipped_phases():
 
 def test_a_stated_ctf_serves_all_images_and_a_pixel_size_each_its_own():
     stated = Ctf(15000.0, 600.0, 40.0, b_factor=30.0)
-    shared = stated.build_for(Imaging((16, 16), (2.0,) * 5), seed=0, dtype=torch.float64, device=CPU)
+    shared = build_operator(stated, Imaging((16, 16), (2.0,) * 5), seed=0, dtype=torch.float64, device=CPU)
     assert shared.images is None
     assert shared.select(slice(1, 3)) is shared
-    own = stated.build_for(Imaging((16, 16), (2.0, 1.5)), seed=0, dtype=torch.float64, device=CPU)
+    own = build_operator(stated, Imaging((16, 16), (2.0, 1.5)), seed=0, dtype=torch.float64, device=CPU)
     assert own.images == 2
     torch.testing.assert_close(own.transfer[:1], shared.transfer)
     table = ctf_table(1).assign(rlnDefocusU=15300.0, rlnDefocusV=14700.0, rlnDefocusAngle=40.0, rlnCtfBfactor=30.0)
@@ -163,8 +163,8 @@ def test_a_stated_ctf_serves_all_images_and_a_pixel_size_each_its_own():
 
 
 def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
-    operator = Ctf(15000.0, amplitude_contrast=0.0, pixel_size=2.0).build(
-        (15, 9), seed=0, dtype=torch.float32, device=CPU
+    operator = build_operator(
+        Ctf(15000.0, amplitude_contrast=0.0, pixel_size=2.0), (15, 9), seed=0, dtype=torch.float32, device=CPU
     )
     y = operator.A(images(2, (15, 9), torch.float32))
     assert not operator.mean_response.any()
@@ -190,7 +190,7 @@ def test_more_images_than_the_operator_knows_are_refused():
 )
 def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted):
     with pytest.raises(error, match=wanted) as raised:
-        recipe.check_for(imaging)
+        check_operator(recipe, imaging)
     assert "\n" not in str(raised.value)
 
 

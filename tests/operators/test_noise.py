@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cryobench.core import MINMAX, build_operator
 from cryobench.errors import ParameterError
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
@@ -18,21 +19,21 @@ IDS = ["0", "1", "2"]
 
 
 def measured(recipe, shape=(64, 64)):
-    operator = recipe.build(shape, seed=0, dtype=torch.float64, device=CPU)
+    operator = build_operator(recipe, shape, seed=0, dtype=torch.float64, device=CPU)
     x = torch.rand((3, 1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     return operator, operator.A(x), x
 
 
 def test_no_noise_is_exact():
     operator, y, _ = measured(SumPool(4))
-    noisy = NoNoise().apply(y, operator, Rng(0, IDS))
+    noisy = NoNoise().apply(y, operator, MINMAX, Rng(0, IDS))
     assert torch.equal(noisy.y, y)
     assert not noisy.sigma.any()
 
 
 def test_gaussian_noise_has_the_stated_deviation():
     operator, y, _ = measured(SumPool(4))
-    noisy = Gaussian(sigma=0.3).apply(y, operator, Rng(0, IDS))
+    noisy = Gaussian(sigma=0.3).apply(y, operator, MINMAX, Rng(0, IDS))
     assert torch.equal(noisy.sigma, torch.full((3, 1, 1, 1), 0.3, dtype=torch.float64))
     assert (noisy.y - y).std() == pytest.approx(0.3, rel=0.05)
 
@@ -40,8 +41,8 @@ def test_gaussian_noise_has_the_stated_deviation():
 def test_relative_noise_ignores_the_offset_of_the_image():
     operator, y, x = measured(SumPool(4))
     shifted = operator.A(x + 5)
-    sigma = Gaussian(rel=0.05).apply(y, operator, Rng(0, IDS)).sigma
-    torch.testing.assert_close(Gaussian(rel=0.05).apply(shifted, operator, Rng(0, IDS)).sigma, sigma)
+    sigma = Gaussian(rel=0.05).apply(y, operator, MINMAX, Rng(0, IDS)).sigma
+    torch.testing.assert_close(Gaussian(rel=0.05).apply(shifted, operator, MINMAX, Rng(0, IDS)).sigma, sigma)
     # white images: the RMS of the structure is that of A times the image about its mean, here within sampling error
     structure = operator.A(x - x.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     torch.testing.assert_close(sigma, 0.05 * structure, rtol=0.02, atol=0)
@@ -50,14 +51,14 @@ def test_relative_noise_ignores_the_offset_of_the_image():
 def test_an_image_gets_its_own_noise_whatever_its_batch():
     operator, y, _ = measured(SumPool(4))
     for noise in (Gaussian(0.1), Gaussian(rel=0.1), Poisson(20.0)):
-        whole = noise.apply(y, operator, Rng(0, IDS)).y
-        assert torch.equal(noise.apply(y[2:], operator, Rng(0, IDS[2:])).y, whole[2:])
-        assert not torch.equal(noise.apply(y, operator, Rng(1, IDS)).y, whole)
+        whole = noise.apply(y, operator, MINMAX, Rng(0, IDS)).y
+        assert torch.equal(noise.apply(y[2:], operator, MINMAX, Rng(0, IDS[2:])).y, whole[2:])
+        assert not torch.equal(noise.apply(y, operator, MINMAX, Rng(1, IDS)).y, whole)
 
 
 def test_fourier_noise_stays_on_what_was_measured():
     operator, y, _ = measured(Fourier(0.3))
-    noisy = Gaussian(0.1).apply(y, operator, Rng(0, IDS))
+    noisy = Gaussian(0.1).apply(y, operator, MINMAX, Rng(0, IDS))
     noise = noisy.y - y
     assert noise.std() == pytest.approx(noisy.sigma[0].item(), rel=0.03)
     torch.testing.assert_close(operator.A(operator.A_dagger(noise)), noise)
@@ -70,20 +71,22 @@ def test_fourier_noise_stays_on_what_was_measured():
 def test_poisson_noise_has_the_mean_and_variance_of_counts():
     operator, y, x = measured(SumPool(4, 8))
     dose = 50.0
-    draws = torch.cat([Poisson(dose).apply(y, operator, Rng(seed, IDS)).y[:, None] for seed in range(200)], dim=1)
+    draws = torch.cat(
+        [Poisson(dose).apply(y, operator, MINMAX, Rng(seed, IDS)).y[:, None] for seed in range(200)], dim=1
+    )
     rate = dose * operator.A((x + 1) / 2)
     torch.testing.assert_close(draws.mean(1), y, rtol=0, atol=6 * float((4 * rate / dose**2 / 200).max()) ** 0.5)
     wanted = (4 * rate / dose**2).mean()
     assert draws.var(1).mean() == pytest.approx(wanted.item(), rel=0.02)
-    sigma = Poisson(dose).apply(y, operator, Rng(0, IDS)).sigma
+    sigma = Poisson(dose).apply(y, operator, MINMAX, Rng(0, IDS)).sigma
     assert sigma.square().mean() == pytest.approx(wanted.item(), rel=0.05)
 
 
 def test_poisson_noise_needs_nonnegative_weights():
-    assert Poisson(10.0).unsupported(measured(SumPool(4))[0]) is None
-    assert Poisson(10.0).unsupported(measured(Identity())[0]) is None
+    assert Poisson(10.0).unsupported(measured(SumPool(4))[0], MINMAX) is None
+    assert Poisson(10.0).unsupported(measured(Identity())[0], MINMAX) is None
     for recipe in (SumPool(4, mask=RandomGaussian()), Fourier(0.5)):
-        assert "non-negative" in Poisson(10.0).unsupported(measured(recipe)[0])
+        assert "non-negative" in Poisson(10.0).unsupported(measured(recipe)[0], MINMAX)
 
 
 @pytest.mark.parametrize(

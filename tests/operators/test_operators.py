@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryobench.core import LinearOperator, adjoint_gap
+from cryobench.core import Imaging, LinearOperator, adjoint_gap, build_operator
 from cryobench.core.meters import CountingOperator, counting
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.composed import Composed
@@ -55,7 +55,7 @@ cases = pytest.mark.parametrize(("recipe", "shape"), CASES, ids=name)
 
 
 def build(recipe, shape, dtype=torch.float64) -> LinearOperator:
-    return recipe.build(shape, seed=3, dtype=dtype, device=CPU)
+    return build_operator(recipe, shape, seed=3, dtype=dtype, device=CPU)
 
 
 def images(shape, batch=3, dtype=torch.float64, seed=0) -> torch.Tensor:
@@ -263,7 +263,7 @@ def test_effective_compression_tells_what_is_measured():
 @pytest.mark.parametrize(
     ("make", "wanted"),
     [
-        (lambda: SumPool(7).check((128, 128)), "block sizes that do: 1, 2, 4, 8, 16, 32, 64, 128"),
+        (lambda: SumPool(7).check(Imaging((128, 128))), "block sizes that do: 1, 2, 4, 8, 16, 32, 64, 128"),
         (lambda: SumPool(0), "at least 1 pixel, got 0"),
         (lambda: SumPool(4, 0), "at least 1 mask, got 0"),
         (lambda: SumPool(4, mask=RandomFourier()), "wants a pixel mask"),
@@ -309,8 +309,8 @@ def test_calls_are_counted_per_image_and_nothing_else_changes():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cuda_agrees_with_the_cpu(recipe, dtype):
-    here = recipe.build((16, 16), seed=3, dtype=dtype, device=CPU)
-    there = recipe.build((16, 16), seed=3, dtype=dtype, device=torch.device("cuda"))
+    here = build_operator(recipe, (16, 16), seed=3, dtype=dtype, device=CPU)
+    there = build_operator(recipe, (16, 16), seed=3, dtype=dtype, device=torch.device("cuda"))
     x = images((16, 16), dtype=dtype)
     y = here.A(x)
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 1e-10, "atol": 1e-10}

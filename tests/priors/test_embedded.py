@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryobench.core import OperatorRecipe, Problem
+from cryobench.core import OperatorRecipe, Problem, build_operator
 from cryobench.io.scaling import between, minmax
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import NoNoise
@@ -105,7 +105,7 @@ def particles() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def exactly_measured(recipe: OperatorRecipe, x: torch.Tensor) -> Problem:
-    operator = recipe.build((128, 128), seed=0, dtype=torch.float32, device=torch.device("cpu"))
+    operator = build_operator(recipe, (128, 128), seed=0, dtype=torch.float32, device=torch.device("cpu"))
     return Problem(operator, operator.A(x), NoNoise(), torch.zeros(len(x), 1, 1, 1))
 
 

@@ -33,9 +33,9 @@ class Hungry(Solver):
 
 @dataclass(frozen=True)
 class HungryNoise(NoNoise):
-    def apply(self, y, operator, rng):
+    def apply(self, y, operator, scale, rng):
         eat(len(y), 2)
-        return super().apply(y, operator, rng)
+        return super().apply(y, operator, scale, rng)
 
 @dataclass(frozen=True)
 class HungryMetric(Metric):

@@ -50,8 +50,9 @@ def test_where_everything_is_measured_it_is_the_measured_image_and_without_noise
     records = cb.run("pinv", "identity", ceiling=True, out=tmp_path, save=["reconstructions", "panel"], **FAST)
     (path,) = tmp_path.glob("*ceiling*/reconstructions.mrcs")
     assert max(ceiling_of(records).values["mse"]) < 1e-12
-    scale = np.array(ceiling_of(records).problem["scale"])
-    wanted = (dataset().images[:, 0].numpy() + 1) / 2 * np.diff(scale)[..., None] + scale[:, :1, None]
+    scale = ceiling_of(records).problem["scale"]
+    offset, factor = (np.array(scale[name])[:, None, None] for name in ("offset", "factor"))
+    wanted = offset + factor * dataset().images[:, 0].numpy()
     np.testing.assert_allclose(mrcfile.read(path), wanted, atol=1e-5 * np.abs(wanted).max())
     noiseless = cb.run("pinv", "sumpool:8", ceiling=True, **FAST | {"data": "simulate:3mht,snr=none,count=6,size=32"})
     assert max(ceiling_of(noiseless).values["mse"]) < 1e-12

@@ -125,11 +125,11 @@ class Halves(PixelMask):
 
 @dataclass(frozen=True)
 class Nans(NoNoise):
-    def apply(self, y, operator, rng): return Noisy(y / 0, y[:, :1, :1, :1] * 0)
+    def apply(self, y, operator, scale, rng): return Noisy(y / 0, y[:, :1, :1, :1] * 0)
 
 @dataclass(frozen=True)
 class Short(NoNoise):
-    def apply(self, y, operator, rng): return Noisy(y[:1], y[:1, :1, :1, :1] * 0)
+    def apply(self, y, operator, scale, rng): return Noisy(y[:1], y[:1, :1, :1, :1] * 0)
 
 @dataclass(frozen=True)
 class Ranked(Metric):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cryobench.core import Problem, mean_intensity
+from cryobench.core import Problem, build_operator, mean_intensity
 from cryobench.io.scaling import minmax
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.masks import RandomGaussian
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def problem(recipe, x: torch.Tensor) -> Problem:
-    operator = recipe.build(tuple(x.shape[2:]), seed=0, dtype=x.dtype, device=CPU)
+    operator = build_operator(recipe, tuple(x.shape[2:]), seed=0, dtype=x.dtype, device=CPU)
     return Problem(operator, operator.A(x), NoNoise(), x.new_zeros((len(x), 1, 1, 1)))
 
 

@@ -93,10 +93,10 @@ def test_the_estimated_power_is_that_of_the_image():
     problem = measure(live(Ctf(), taken(4, (64, 64), pixel_size=1.5)), x.double(), Gaussian(rel=0.3))
     from cryobench.solvers.wiener import shell_sums, shells
 
-    shell = shells(64, 64, x.device)
+    shell = shells((64, 64), x.device)
     centred = x.double() - x.double().mean(dim=(2, 3), keepdim=True)
     power = torch.fft.rfft2(centred, norm="ortho").abs().square()
-    mean = shell_sums(power, shell, 64) / shell_sums(torch.ones_like(power), shell, 64)
+    mean = shell_sums(power, shell, (64, 64)) / shell_sums(torch.ones_like(power), shell, (64, 64))
     w, noise = problem.operator.transfer, problem.sigma.square()
     c = mean_intensity(problem.operator, problem.y)
     gain = w / (w**2 + noise / mean[:, shell].unsqueeze(1))

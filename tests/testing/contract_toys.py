@@ -125,12 +125,11 @@ class ToyOperator(LinearOperator):
     nonnegative = True
     closed_form = True
 
-    def __init__(self, shape, seed, dtype, device, broken):
+    def __init__(self, shape, weights, dtype, device, broken):
         self.image_shape, self.dtype, self.device, self.broken = shape, dtype, device, broken
         self.measurement_shape = (1, shape[0] // 2, shape[1] // 2)
         self.nominal_compression = 4.0
-        g = _clock() if broken == "seeded" else torch.Generator().manual_seed(seed)
-        self.weights = (1 + torch.rand(shape, generator=g, dtype=dtype)).to(device)
+        self.weights = weights.to(device, dtype)
         if broken == "nonnegative":
             self.weights[0, 0] = -1
         if broken == "global_state":
@@ -188,14 +187,20 @@ class Toy(OperatorRecipe):
 
     broken: str = ""
 
-    def check(self, image_shape):
-        if self.broken == "takes" or (any(n % 2 for n in image_shape) and self.broken != "check"):
-            raise IncompatibleError(f"wanted even sides, got {image_shape}")
+    def check(self, imaging):
+        H, W = imaging.shape
+        if self.broken == "takes" or ((H % 2 or W % 2) and self.broken != "check"):
+            raise IncompatibleError(f"even sides are required, got {imaging.shape}")
+        return (1, H // 2, W // 2)
 
-    def build(self, image_shape, *, seed, dtype, device):
-        if image_shape[0] % 2:
+    def draw(self, imaging, seed):
+        g = _clock() if self.broken == "seeded" else torch.Generator().manual_seed(seed)
+        return {"weights": 1 + torch.rand(imaging.shape, generator=g, dtype=torch.float64)}
+
+    def build(self, imaging, drawn, *, dtype, device):
+        if imaging.shape[0] % 2:
             raise ValueError("an odd side")
-        return ToyOperator(image_shape, seed, dtype, device, self.broken)
+        return ToyOperator(imaging.shape, drawn["weights"], dtype, device, self.broken)
 
 
 def _clock():
@@ -243,10 +248,10 @@ class ToyNoise(NoiseModel):
 
     broken: str = ""
 
-    def unsupported(self, operator):
+    def unsupported(self, operator, scale):
         return "it is Sunday" if self.broken == "takes" else None
 
-    def apply(self, y, operator, rng):
+    def apply(self, y, operator, scale, rng):
         if self.broken == "seeded":
             return Noisy(y + 0.1 * torch.randn(y.shape, generator=_clock()), _sigma(y, 0.1))
         if self.broken == "global_state":

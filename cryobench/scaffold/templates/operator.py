@@ -1,11 +1,12 @@
 """A detector that is binned along one axis, as a cryobench operator."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 
-from cryobench.core import LinearOperator, OperatorRecipe, Shape
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape
 from cryobench.errors import IncompatibleError
 
 
@@ -36,10 +37,13 @@ class Example(OperatorRecipe):
 
     bin: Annotated[int, "columns in a sum"] = 4
 
-    def check(self, image_shape: Shape) -> None:
-        if image_shape[1] % self.bin:
-            raise IncompatibleError(f"bins of {self.bin} columns do not tile images {image_shape[1]} wide")
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        H, W = imaging.shape
+        if W % self.bin:
+            raise IncompatibleError(f"bins of {self.bin} columns do not tile images {W} wide")
+        return (1, H, W // self.bin)
 
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> LinearOperator:
-        self.check(image_shape)
-        return ExampleOperator(self.bin, image_shape, dtype, device)
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> LinearOperator:
+        return ExampleOperator(self.bin, imaging.shape, dtype, device)

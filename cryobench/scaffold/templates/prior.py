@@ -11,11 +11,9 @@ from cryobench.priors.sparsity import Sparsity
 class Example(Sparsity):
     """R(x) = sum of |x|_i over all pixels: few of them differ from zero.
 
-    `analysis` is the K of R(x) = ||K x||_1 and `adjoint` its transpose; `norm_squared` bounds ||K||^2. With K K^T = 1
-    the proximal step is soft thresholding, else it is iterated.
+    `analysis` is the K of R(x) = ||K x||_1 and `adjoint` its transpose; `norm_squared` bounds ||K||^2, by default 1.
+    With K K^T = 1 the proximal step is soft thresholding, else it is iterated.
     """
-
-    norm_squared = 1.0
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
         return x

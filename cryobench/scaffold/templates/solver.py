@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.numerics.linalg import dot, per_item
 from cryobench.rng import Rng
 
 
@@ -14,17 +15,18 @@ class Example(Solver):
     Replace this by your method. Everything is done per image, so that images do not depend on each other.
     """
 
+    dims = (2, 3)
+
     steps: Annotated[int, "number of steps"] = 20
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         A = problem.operator
-        back_projection = A.A_adjoint(problem.y)  # [B, 1, H, W]
+        back_projection = A.A_adjoint(problem.y)  # [B, C, *S]
         x = 0 * back_projection
         for i in range(self.steps):
             g = A.A_adjoint_A(x) - back_projection
-            curvature = A.A(g).square().sum(dim=(1, 2, 3), keepdim=True)
-            slope = g.square().sum(dim=(1, 2, 3), keepdim=True)
-            x = x - slope / curvature.clamp_min(1e-30) * g
+            curvature, slope = dot(Ag := A.A(g), Ag), dot(g, g)  # one number an image
+            x = x - slope / per_item(curvature, x).clamp_min(1e-30) * g
             if progress is not None:
                 progress(i + 1, self.steps)
         return Reconstruction(x)

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from cryobench.core import LinearOperator, meters
 from cryobench.errors import IncompatibleError
-from cryobench.operators.spectral import whole_spectrum
+from cryobench.numerics.fft import whole_spectrum
 from cryobench_deepinv.physics import Linear
 
 MOST_PIXELS = 1024
@@ -104,7 +104,7 @@ def _is_pooling(operator: LinearOperator) -> bool:
 
 def _of_spectrum(operator: LinearOperator, transfer: torch.Tensor) -> Factors:
     """|w| and its sign in the Hartley basis."""
-    w = whole_spectrum(transfer, operator.image_shape[1]).to(operator.dtype)
+    w = whole_spectrum(transfer, operator.image_shape).to(operator.dtype)
     sign = w.sign()
     return Factors(w.abs(), lambda c: hartley(sign * c), lambda y: sign * hartley(y), hartley, hartley)
 

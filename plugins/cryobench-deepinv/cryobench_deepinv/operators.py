@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import deepinv as dinv
 import torch
 
-from cryobench.core import DrawnRecipe, LinearOperator, OperatorRecipe, Shape
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape
 from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.numerics.fft import whole_spectrum
 from cryobench.operators.factored import FactoredOperator, Response
-from cryobench.operators.spectral import multiply_spectrum, whole_spectrum
+from cryobench.operators.spectral import multiply_spectrum
 from cryobench.rng import generator
 
 NULL = 1e-5
@@ -91,7 +92,7 @@ class DownsamplingOperator(FactoredOperator):
     @property
     def eigenvalues(self) -> torch.Tensor:
         """Of A A^T, [1, 1, h, w] float64."""
-        return whole_spectrum(self._spectrum, self.measurement_shape[-1])
+        return whole_spectrum(self._spectrum, self.measurement_shape[1:])
 
     @property
     def eigenvalue_tolerance(self) -> float:
@@ -130,22 +131,22 @@ class GaussianBlur(OperatorRecipe):
         if not 0 < self.sigma < math.inf:
             raise ParameterError(f"deepinv_blur: sigma must be positive, got {self.sigma:g}")
 
-    def check(self, image_shape: Shape) -> None:
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
         side = 2 * int(self.sigma / 0.3 + 1) + 1
-        if side > min(image_shape):
+        H, W = imaging.shape
+        if side > min(H, W):
             raise IncompatibleError(
                 f"deepinv_blur: the kernel of sigma={self.sigma:g} is {side} pixels wide, more than images of "
-                f"{image_shape[0]} x {image_shape[1]}; give a smaller sigma"
+                f"{H} x {W}; give a smaller sigma"
             )
+        return (1, H, W)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, *image_shape)
-
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> PhysicsOperator:
-        self.check(image_shape)
-        physics = dinv.physics.BlurFFT(img_size=(1, *image_shape), filter=_gaussian(self.sigma, dtype), device=device)
-        kept = whole_spectrum((physics.mask[..., 0] > NULL).double(), image_shape[1])
-        operator = from_physics(physics, image_shape, dtype=dtype, device=device, rank=int(kept.sum()))
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> PhysicsOperator:
+        physics = dinv.physics.BlurFFT(img_size=(1, *imaging.shape), filter=_gaussian(self.sigma, dtype), device=device)
+        kept = whole_spectrum((physics.mask[..., 0] > NULL).double(), imaging.shape)
+        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device, rank=int(kept.sum()))
         operator.nonnegative = True
         return operator
 
@@ -162,29 +163,28 @@ class Downsampling(OperatorRecipe):
         if self.factor < 1:
             raise ParameterError(f"deepinv_downsampling: factor must be at least 1, got {self.factor}")
 
-    def check(self, image_shape: Shape) -> None:
-        if image_shape[0] % self.factor or image_shape[1] % self.factor:
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        H, W = imaging.shape
+        if H % self.factor or W % self.factor:
             raise IncompatibleError(
-                f"deepinv_downsampling:{self.factor} does not divide images of {image_shape[0]} x {image_shape[1]}; "
-                "give a factor of both sides"
+                f"deepinv_downsampling:{self.factor} does not divide images of {H} x {W}; give a factor of both sides"
             )
         side = max(self._kernel(torch.float32).shape[-2:])
-        if side > min(image_shape):
+        if side > min(H, W):
             raise IncompatibleError(
                 f"deepinv_downsampling: the {self.filter} filter of factor {self.factor} is {side} pixels wide, more "
-                f"than images of {image_shape[0]} x {image_shape[1]}; give a smaller factor"
+                f"than images of {H} x {W}; give a smaller factor"
             )
+        return (1, H // self.factor, W // self.factor)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, image_shape[0] // self.factor, image_shape[1] // self.factor)
-
-    def build(self, image_shape: Shape, *, seed: int, dtype: torch.dtype, device: torch.device) -> DownsamplingOperator:
-        self.check(image_shape)
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> DownsamplingOperator:
         physics = dinv.physics.Downsampling(
-            img_size=(1, *image_shape), filter=self._kernel(dtype), factor=self.factor, padding="circular",
+            img_size=(1, *imaging.shape), filter=self._kernel(dtype), factor=self.factor, padding="circular",
             device=device,
         )  # fmt: skip
-        operator = DownsamplingOperator(from_physics(physics, image_shape, dtype=dtype, device=device))
+        operator = DownsamplingOperator(from_physics(physics, imaging.shape, dtype=dtype, device=device))
         operator.nonnegative = self.filter != "bicubic"
         return operator
 
@@ -197,7 +197,7 @@ class Downsampling(OperatorRecipe):
 
 
 @dataclass(frozen=True)
-class Inpainting(DrawnRecipe):
+class Inpainting(OperatorRecipe):
     """`deepinv.physics.Inpainting`: a share of the pixels is measured, drawn by the seed; the others read zero."""
 
     keep: Annotated[float, "share of the pixels that is measured, in (0, 1]"] = 0.5
@@ -206,21 +206,19 @@ class Inpainting(DrawnRecipe):
         if not 0 < self.keep <= 1:
             raise ParameterError(f"deepinv_inpainting: keep must lie in (0, 1], got {self.keep:g}")
 
-    def check(self, image_shape: Shape) -> None:
-        return None
+    def check(self, imaging: Imaging) -> tuple[int, ...]:
+        return (1, *imaging.shape)
 
-    def measurement_shape(self, image_shape: Shape) -> tuple[int, int, int]:
-        return (1, *image_shape)
-
-    def drawn(self, image_shape: Shape, seed: int) -> dict[str, torch.Tensor]:
-        draws = torch.rand(image_shape, generator=generator(seed, "deepinv_inpainting", image_shape))
+    def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
+        draws = torch.rand(imaging.shape, generator=generator(seed, "deepinv_inpainting", imaging.shape))
         return {"mask": (draws < self.keep).float()}
 
-    def of(self, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device) -> PhysicsOperator:
+    def build(
+        self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
+    ) -> PhysicsOperator:
         mask = drawn["mask"].to(dtype)
-        shape = (mask.shape[-2], mask.shape[-1])
-        physics = dinv.physics.Inpainting(img_size=(1, *shape), mask=mask[None], device=device)
-        operator = from_physics(physics, shape, dtype=dtype, device=device, rank=int(mask.sum()))
+        physics = dinv.physics.Inpainting(img_size=(1, *imaging.shape), mask=mask[None], device=device)
+        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device, rank=int(mask.sum()))
         operator.nominal_compression = 1 / self.keep
         operator.nonnegative = operator.noise_in_range = True
         return operator

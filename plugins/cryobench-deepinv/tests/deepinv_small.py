@@ -6,7 +6,7 @@ import deepinv as dinv
 import torch
 
 import cryobench as cb
-from cryobench.core import LinearOperator, Problem
+from cryobench.core import MINMAX, LinearOperator, Problem
 from cryobench.core.meters import CountingOperator
 from cryobench.registry import installed
 from cryobench.rng import Rng
@@ -49,7 +49,7 @@ def operator(spec: str, dtype: str = "float64", images: int = 1) -> LinearOperat
 def problem(A: LinearOperator, x: torch.Tensor, noise: str = "none") -> Problem:
     """The measurements of x [B, 1, H, W] by A."""
     model = installed().make("noises", noise)
-    noisy = model.apply(A.A(x.to(A.dtype)), A, rng(len(x)))
+    noisy = model.apply(A.A(x.to(A.dtype)), A, MINMAX, rng(len(x)))
     return Problem(CountingOperator(A), noisy.y, model, noisy.sigma)
 
 

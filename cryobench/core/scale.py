@@ -1,0 +1,44 @@
+"""The scale of intensities: the affine map between the images of a source and what an operator sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from cryobench.numerics.linalg import per_item
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """image = offset + factor x, for the image in the units of its file and x as the operator sees it.
+
+    offset, factor: float64 [B] on the CPU, one number for each image, or [1] for all. range: the least and the greatest
+    intensity that x can have by construction, or None where the map gives it no bounds. name: of the map, as given to
+    `--scaling`.
+    """
+
+    offset: torch.Tensor
+    factor: torch.Tensor
+    range: tuple[float, float] | None = None
+    name: str = "none"
+
+    def select(self, images: slice | torch.Tensor) -> Scale:
+        """The scale of some of the images."""
+        if len(self.offset) == 1:
+            return self
+        index = images if isinstance(images, slice) else images.cpu()
+        return replace(self, offset=self.offset[index], factor=self.factor[index])
+
+    def clamp(self, x: torch.Tensor) -> torch.Tensor:
+        """x held in the range; x itself where there is none."""
+        return x if self.range is None else x.clamp(*self.range)
+
+    def to_file(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B, ...] in the units of the file, float64 on the CPU."""
+        x = x.detach().double().cpu()
+        return per_item(self.offset, x) + per_item(self.factor, x) * x
+
+
+MINMAX = Scale(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), (-1.0, 1.0), "minmax")
+"""Images in [-1, 1] whose units in a file are those."""
