@@ -28,12 +28,11 @@ from cryobench.core import (
     Shape,
     Solver,
     build_operator,
-    unsupported_dims,
 )
 from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.environment import resolve_device
-from cryobench.errors import IncompatibleError, ParameterError, SpecError
+from cryobench.errors import IncompatibleError, ParameterError, SpecError, Unsupported
 from cryobench.hooks import Hooks
 from cryobench.numerics.linalg import per_item
 from cryobench.plan import grid
@@ -41,7 +40,7 @@ from cryobench.plan.presets import choose, presets_folder
 from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results.store import Results
-from cryobench.rng import Rng
+from cryobench.runner import solving
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,11 +166,12 @@ def solve(
     sigma: float = 0.0,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Reconstruct images [B, 1, H, W] from measurements y [B, M, h, w] alone.
+    """Reconstruct images [B, C, *S] from measurements y [B, M, *s] alone.
 
     measured_by: a live operator, or a spec together with `shape` (H, W) and the `seed` of its masks. sigma: standard
     deviation of the noise in y, when known. The result has the dtype and the device of the operator.
-    Raises `IncompatibleError` for a y of another shape, or where the solver cannot take the problem.
+    Raises `IncompatibleError` for a y of another shape, or where the solver cannot take the problem, and `PluginError`
+    for an answer that breaks the contract.
     """
     if isinstance(measured_by, str):
         if shape is None:
@@ -189,10 +189,10 @@ def solve(
         )
     model: NoiseModel = installed().make("noises", noise)
     problem = Problem(CountingOperator(measured_by), y, model, per_item(y.new_full((len(y),), sigma), y))
-    reason = unsupported_dims(method, measured_by.image_shape) or method.unsupported(problem)
-    if reason is not None:
-        raise IncompatibleError(f"the solver cannot take this problem: {reason}")
-    return method.solve(problem, rng=Rng(seed, [str(i) for i in range(len(y))])).x
+    try:
+        return solving.solve(method, problem, [str(i) for i in range(len(y))], seed=seed, batch=len(y)).reconstruction.x
+    except Unsupported as reason:
+        raise IncompatibleError(f"the solver cannot take this problem: {reason}") from reason
 
 
 def _texts(given: Any) -> tuple[str, ...]:

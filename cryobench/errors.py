@@ -42,6 +42,10 @@ class IncompatibleError(CryobenchError):
     """Two components that cannot work together, or with this image size."""
 
 
+class Unsupported(IncompatibleError):
+    """A solver, noise model or reference that cannot take a problem. The message is the reason alone."""
+
+
 class DataError(CryobenchError):
     """An image file or star file that cannot be read as what it claims to be."""
 

@@ -14,6 +14,7 @@ from cryobench.cli.options import (
     DtypeOption,
     ForceOption,
     InvertOption,
+    PresetsOption,
     QuietOption,
     SizeOption,
     complete,
@@ -78,6 +79,7 @@ def reconstruct(
     batch: Annotated[int, typer.Option(help="Images solved at once.")] = 16,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    presets: PresetsOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -92,6 +94,7 @@ def reconstruct(
     from cryobench.io.writing import write_mrcs, write_star
     from cryobench.measuring.measurements import load
     from cryobench.measuring.reconstruct import reconstruct as solve
+    from cryobench.plan.presets import choose, presets_folder
     from cryobench.registry import installed
 
     if out.suffix != ".mrcs":
@@ -99,11 +102,12 @@ def reconstruct(
     star = out.with_suffix(".star")
     _refuse_existing(force, out, star)
     measured = load(measurements)
-    method = installed().make("solvers", solver)
+    method = choose(solver, installed(), presets_folder(presets)).solver
     check_kind("solvers", solver, method)
-    with counted("images", len(measured.y), quiet) as progress:
+    images = len(measured.y)
+    with counted("images", images, quiet) as progress:
         chunks = solve(measured, method, installed(), seed=seed, dtype=dtype, device=device, batch=batch,
-                       progress=progress)  # fmt: skip
+                       progress=lambda fraction: progress(round(fraction * images), images))  # fmt: skip
         sizes = None if None in measured.pixel_size else [size for size in measured.pixel_size if size is not None]
         write_mrcs(out, chunks, sizes[0] if sizes else None)
     write_star(star, measured.table, out.name, sizes, measured.image_shape[1], count=len(measured.y))

@@ -53,9 +53,9 @@ class Recording:
 
 
 @contextmanager
-def recording(images: int = 1, most: int = 64) -> Iterator[Recording]:
-    """Keep what solvers offer inside the block."""
-    kept = Recording(images, most)
+def recording(images: int = 1, most: int = 64, *, into: Recording | None = None) -> Iterator[Recording]:
+    """Keep what solvers offer inside the block, in a new recording or `into` one."""
+    kept = Recording(images, most) if into is None else into
     token = _recording.set(kept)
     try:
         yield kept

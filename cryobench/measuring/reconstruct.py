@@ -9,16 +9,23 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import LinearOperator, NoiseModel, OperatorRecipe, Problem, Solver, check_operator
+from cryobench.core import (
+    LinearOperator,
+    NoiseModel,
+    OperatorRecipe,
+    Problem,
+    Reconstruction,
+    Solver,
+    check_operator,
+)
 from cryobench.core.meters import CountingOperator
-from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.errors import IncompatibleError, ParameterError, Unsupported
 from cryobench.measuring.measurements import Measurements
 from cryobench.numerics.linalg import per_item
 from cryobench.operators.sumpool import SumPoolOperator
 from cryobench.plan.grid import resolve_dtype
 from cryobench.registry import Registry
-from cryobench.rng import Rng
-from cryobench.runner.checks import batches, checked_answer
+from cryobench.runner.solving import check_supported, prepare, solve_parts
 
 
 def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtype, device: torch.device) -> Any:
@@ -40,11 +47,11 @@ def reconstruct(
     dtype: str = "float32",
     device: str = "cpu",
     batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Images of measurements, in the units that were measured: chunks [n, H, W] float32, in order.
 
-    progress: called with (images done, images in all). Raises `IncompatibleError` where the measurements are not the
+    progress: called with the fraction done. Raises `IncompatibleError` where the measurements are not the
     operator's, or the solver cannot take them.
     """
     if batch < 1:
@@ -55,30 +62,24 @@ def reconstruct(
     noise: NoiseModel = registry.make("noises", measured.noise)
     y = measured.y.to(on, operator.dtype)
     sigma = per_item(measured.sigma.to(on, operator.dtype), y)
-    counting = CountingOperator(operator)
-    whole = Problem(counting, y, noise, sigma)
-    reason = solver.unsupported(whole)
-    if reason is not None:
-        raise IncompatibleError(f"the solver cannot take these measurements: {reason}")
-    return _solved(measured, solver, whole, seed, batch, progress)
+    problem = Problem(CountingOperator(operator), y, noise, sigma)
+    try:
+        check_supported(solver, problem)
+    except Unsupported as reason:
+        raise IncompatibleError(f"the solver cannot take these measurements: {reason}") from reason
+    prepare(solver, on)
+    parts = solve_parts(solver, problem, measured.image_ids, seed=seed, batch=batch, progress=progress)
+    return _in_file_units(measured, parts)
 
 
-def _solved(
-    measured: Measurements,
-    solver: Solver,
-    whole: Problem,
-    seed: int,
-    batch: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[np.ndarray]:
-    for part in batches(len(measured.y), batch):
-        problem = Problem(whole.operator.select(part), whole.y[part], whole.noise, whole.sigma[part])
-        answer = checked_answer(solver.solve(problem, rng=Rng(seed, measured.image_ids[part])), problem)
+def _in_file_units(measured: Measurements, parts: Iterator[Reconstruction]) -> Iterator[np.ndarray]:
+    start = 0
+    for answer in parts:
         x = answer.x[:, 0].double().cpu().numpy()
-        images = measured.offset[part, None, None] + measured.factor[part, None, None] * x
-        yield images.astype(np.float32)
-        if progress is not None:
-            progress(part.stop, len(measured.y))
+        own = slice(start, start + len(x))
+        offset, factor = (c[own].reshape(-1, *[1] * (x.ndim - 1)) for c in (measured.offset, measured.factor))
+        yield (offset + factor * x).astype(np.float32)
+        start = own.stop
 
 
 def _check(measured: Measurements, operator: LinearOperator) -> None:

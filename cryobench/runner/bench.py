@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 
 from cryobench.core import Case, LinearOperator, Problem, Scale, build_operator, meters, random_images
+from cryobench.errors import Unsupported
 from cryobench.plan.grid import Cell, Plan
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
@@ -15,10 +15,6 @@ from cryobench.runner.memory import BatchSizes
 
 AT_ONCE = 64
 """Images measured or scored at once, at most: these take little time, and more would only take memory."""
-
-
-class Skip(Exception):
-    """This combination makes no sense; the message says why."""
 
 
 @dataclass
@@ -42,7 +38,7 @@ class Bench:
 def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
     """Build the operator and measure the images. Factorisations are done here, and timed as set-up.
 
-    Raises `Skip` where the noise makes no sense on the operator.
+    Raises `Unsupported` where the noise makes no sense on the operator.
     """
     data = cell.dataset
     with meters.Stopwatch(plan.device) as watch:
@@ -50,7 +46,7 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
         operator.prepare()
     reason = cell.noise.unsupported(operator, data.scale)
     if reason is not None:
-        raise Skip(reason)
+        raise Unsupported(reason)
     truth = data.images.to(plan.device, plan.dtype)
 
     def measured(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,17 +64,6 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
     clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
     case = Case(problem, truth, data.ids, data.pixel_size, clean, cell.radii, data_range(data.scale, truth))
     return Bench(operator, case, watch.seconds, _probe(operator))
-
-
-def part_of(problem: Problem, part: slice) -> Problem:
-    """The problem of some of the images. Its tensors are copies: who writes into them harms nobody but itself."""
-    return dataclasses.replace(
-        problem,
-        operator=problem.operator.select(part),
-        y=problem.y[part].clone(),
-        sigma=problem.sigma[part].clone(),
-        scale=problem.scale.select(part),
-    )
 
 
 def data_range(scale: Scale, truth: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:

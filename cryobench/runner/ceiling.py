@@ -14,15 +14,16 @@ from __future__ import annotations
 import torch
 
 from cryobench.core import Case, Reconstruction
+from cryobench.errors import Unsupported
 from cryobench.operators.noise import NoNoise
 from cryobench.plan.grid import Cell
-from cryobench.runner.bench import Bench, Skip
+from cryobench.runner.bench import Bench
 from cryobench.runner.checks import batches
 from cryobench.runner.memory import BatchSizes
 
 
 def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
-    """The ceiling of every image, [B, 1, H, W]. Raises `Skip` where it would be none."""
+    """The ceiling of every image, [B, 1, H, W]. Raises `Unsupported` where it would be none."""
     truth, clean = bench.case.truth, _clean(cell, bench.case)
 
     def attempt(batch: int) -> torch.Tensor:
@@ -39,9 +40,9 @@ def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
 def _clean(cell: Cell, case: Case) -> torch.Tensor:
     """The clean images, where the ceiling made of them is one."""
     if type(cell.noise) is not NoNoise:
-        raise Skip("a ceiling is known for exact measurements alone; use noise none")
+        raise Unsupported("a ceiling is known for exact measurements alone; use noise none")
     if case.clean is None:
-        raise Skip("the images without their noise are not known; use simulated ones")
+        raise Unsupported("the images without their noise are not known; use simulated ones")
     if cell.dataset.white_noise is False:
-        raise Skip("a ceiling is known for white noise in the images alone, and theirs is not white")
+        raise Unsupported("a ceiling is known for white noise in the images alone, and theirs is not white")
     return case.clean

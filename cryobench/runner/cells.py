@@ -18,21 +18,20 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Reconstruction, Scale
+from cryobench.core import Reconstruction, Scale, Solver
 from cryobench.core.meters import Stopwatch
-from cryobench.core.recording import Recording
-from cryobench.errors import CryobenchError, PluginError, said, told
+from cryobench.errors import CryobenchError, PluginError, Unsupported, said, told
 from cryobench.hooks import Hooks
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record
 from cryobench.results.store import Results, read_record
-from cryobench.runner.bench import Bench, Skip, measure
+from cryobench.runner.bench import AT_ONCE, Bench, measure
 from cryobench.runner.ceiling import ceiling
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
 from cryobench.runner.saving import writers
-from cryobench.runner.score import score
-from cryobench.runner.solve import solve
+from cryobench.runner.scoring import Scores, score
+from cryobench.runner.solving import Solved, isolated, solve
 
 
 @dataclass
@@ -144,7 +143,8 @@ class CellRunner:
             self._bench, self._bench_key = None, key
             start = time.perf_counter()
             try:
-                self._bench = measure(cell, self._plan, self._sizes)
+                with isolated(self._plan.device, cell.seed):
+                    self._bench = measure(cell, self._plan, self._sizes)
             except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
                 self._bench = _as_exception(error)
             self.seconds["setup"] += time.perf_counter() - start
@@ -204,33 +204,56 @@ def _run_cell(
     save: Collection[str],
 ) -> _Outcome:
     record = _record(cell, plan)
-    default_dtype = torch.get_default_dtype()
     try:
         if not isinstance(bench, Bench):
-            raise bench or Skip("nothing was measured")
+            raise bench or Unsupported("nothing was measured")
         _describe_problem(record, cell, bench)
-        reconstruction, course = _answer(cell, plan, bench, record, sizes, observer, watched="animation" in save)
-        with Stopwatch(plan.device) as watch:
-            curves = score(plan.metrics, bench.case, reconstruction, record, sizes)
+        if cell.solver is None:
+            reconstruction, course = ceiling(cell, bench, sizes), None
+        else:
+            solved = _solved(cell, cell.solver, bench, sizes, observer, watched="animation" in save)
+            _describe_costs(record, solved)
+            reconstruction, course = solved.reconstruction, solved.course
+        with Stopwatch(plan.device) as watch, isolated(plan.device, cell.seed):
+            scores = _scored(plan, bench, reconstruction, sizes, against_clean=cell.solver is not None)
         record.timing["score_seconds"] = watch.seconds
+        record.values, record.unmeasured = scores.values, scores.unmeasured
+        record.columns = [dataclasses.asdict(column) for column in scores.columns]
+        record.solver_info = {name: values.double().tolist() for name, values in reconstruction.info.items()}
+        curves = scores.curves | {f"solver:{name}": c.cpu().numpy() for name, c in reconstruction.curves.items()}
         files, record.unavailable = writers(save, cell, bench.case, reconstruction, course)
-    except Skip as skip:
-        record.status, record.reason = "skipped", str(skip)
+    except Unsupported as reason:
+        record.status, record.reason = "skipped", str(reason)
         return _Outcome(record, {}, {})
     except (Exception, SystemExit) as error:  # whatever a plugin raises marks this cell and leaves the others alone
         return _failed(record, error)
-    finally:
-        torch.set_default_dtype(default_dtype)
     return _Outcome(record, curves, files)
 
 
-def _answer(
-    cell: Cell, plan: Plan, bench: Bench, record: Record, sizes: BatchSizes, observer: Observer, *, watched: bool
-) -> tuple[Reconstruction, Recording | None]:
-    """The images of a cell, and the course of the first if it is `watched` and there is one."""
-    if cell.solver is None:
-        return ceiling(cell, bench, sizes), None
-    return solve(cell, cell.solver, plan, bench, record, sizes, observer, watched=watched)
+def _solved(
+    cell: Cell, solver: Solver, bench: Bench, sizes: BatchSizes, observer: Observer, *, watched: bool
+) -> Solved:
+    """The solver's answer for every image. Out of memory halves the batch and starts the cell again."""
+
+    def attempt(batch: int) -> Solved:
+        return solve(solver, bench.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch, watched=watched,
+                     progress=observer.cell_progress)  # fmt: skip
+
+    def report(batch: int) -> None:
+        observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
+
+    task = ("solve", cell.resolved["solver"], cell.resolved["operator"], cell.dataset.shape)
+    return sizes.fit(task, len(cell.dataset.ids), attempt, report)
+
+
+def _scored(
+    plan: Plan, bench: Bench, reconstruction: Reconstruction, sizes: BatchSizes, *, against_clean: bool
+) -> Scores:
+    def attempt(batch: int) -> Scores:
+        return score(plan.metrics, bench.case, reconstruction, batch=batch, against_clean=against_clean)
+
+    images = len(bench.case.truth)
+    return sizes.fit(("score", bench.case.truth.shape[1:]), images, attempt, lambda batch: None, most=AT_ONCE)
 
 
 def _failed(record: Record, error: BaseException) -> _Outcome:
@@ -288,6 +311,18 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "scale": _recorded(cell.dataset.scale),
     }
     record.timing["setup_seconds"] = bench.setup_seconds
+
+
+def _describe_costs(record: Record, solved: Solved) -> None:
+    record.timing["setup_seconds"] += solved.setup_seconds
+    record.timing |= {
+        "solver_seconds": solved.solver_seconds,
+        "seconds_per_image": solved.solver_seconds / len(solved.reconstruction.x),
+        "batch": solved.batch,
+        "network_seconds": solved.network_seconds,
+        "operator_seconds": solved.operator_seconds,
+    }
+    record.peak_memory_mib, record.counters = solved.peak_memory_mib, solved.counters
 
 
 def _recorded(scale: Scale) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from cases import alone, case_of, images, measure
 
 import cryobench as cb
-from cryobench.core import Case, LinearOperator
+from cryobench.core import Case, LinearOperator, Reconstruction, meters
 from cryobench.metrics.determined import NullError, RangeError
 from cryobench.metrics.fidelity import Mse
+from cryobench.runner.scoring import score
 
 OPERATORS = [
     "sumpool:4,count=3",
@@ -99,3 +101,14 @@ def test_inside_a_circle_the_parts_are_those_of_the_whole_error():
     inside = y[:, None] ** 2 + y**2 <= 25
     part = operator.A_dagger_A(x - truth)[0, 0][inside] / 2
     assert in_range.item() == pytest.approx(part.square().mean().sqrt().item())
+
+
+def test_the_measured_part_of_an_error_is_computed_once_for_both_metrics_of_it():
+    truth = images(3, (16, 16))
+    operator = meters.CountingOperator(cb.operator("sumpool:4,count=8", shape=(16, 16), dtype=truth.dtype))
+    case = case_of(truth, operator=operator)
+    with meters.counting() as tally:
+        scores = score([RangeError(), NullError()], case, Reconstruction(0.5 * truth), batch=2)
+    assert tally.images["A_dagger_A"] == 3
+    total = np.square(scores.values["range_error"]) + np.square(scores.values["null_error"])
+    np.testing.assert_allclose(total, (truth / 4).square().mean(dim=(1, 2, 3)), rtol=1e-6)

@@ -1,0 +1,107 @@
+"""The one way to score: metrics on an answer, batch by batch. What they give is returned."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+from cryobench.errors import PluginError
+from cryobench.record import CLEAN
+from cryobench.runner.checks import batches
+from cryobench.runner.solving import part_of
+
+
+@dataclass
+class Scores:
+    """What metrics give for the images of an answer.
+
+    columns: direction and unit of each column. values: a number for each image by column. unmeasured: why a column has
+    no number for some of them. curves: [B, L] by name.
+    """
+
+    columns: list[Column] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def score(
+    metrics: Sequence[Metric], case: Case, reconstruction: Reconstruction, *, batch: int, against_clean: bool = True
+) -> Scores:
+    """Every metric on every image, `batch` at a time: against the truth and, where it is known, the clean image too.
+
+    Raises `PluginError` for a metric that breaks the contract.
+    """
+    comparisons = [(metric, "") for metric in metrics]
+    if against_clean and case.clean is not None:
+        comparisons = [(m, suffix) for m in metrics for suffix in (["", CLEAN] if m.against_truth else [""])]
+    measured: list[list[Measured]] = [[] for _ in comparisons]
+    for part in batches(len(case.truth), batch):
+        own, answer = _part_of(case, part), _answer_of(reconstruction, part)
+        for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
+            truth = own.clean if suffix and own.clean is not None else own.truth
+            parts.append(_measured(metric, dataclasses.replace(own, truth=truth), answer))
+    scores = Scores()
+    for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
+        for column in metric.columns:
+            name = column.name + suffix
+            scores.values[name] = [value for part in parts for value in part.values[column.name].tolist()]
+            scores.columns.append(dataclasses.replace(column, name=name))
+            reasons = [part.unmeasured[column.name] for part in parts if column.name in part.unmeasured]
+            if reasons and any(map(math.isnan, scores.values[name])):
+                scores.unmeasured[name] = reasons[0]
+        for name in parts[0].curves:
+            if not name.isidentifier() or name == "file":
+                raise PluginError(f"the metric {type(metric).__name__} gives a curve {name!r}; use another name")
+            scores.curves[name + suffix] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
+    return scores
+
+
+def _part_of(case: Case, part: slice) -> Case:
+    """The case of some of the images."""
+    return dataclasses.replace(
+        case,
+        problem=part_of(case.problem, part),
+        truth=case.truth[part],
+        image_ids=case.image_ids[part],
+        pixel_size=case.pixel_size[part],
+        clean=None if case.clean is None else case.clean[part],
+        within=None if case.within is None else case.within[part],
+        data_range=tuple(end[part] if isinstance(end, torch.Tensor) else end for end in case.data_range),
+    )
+
+
+def _answer_of(reconstruction: Reconstruction, part: slice) -> Reconstruction:
+    info = {name: values[part] for name, values in reconstruction.info.items()}
+    deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
+    return Reconstruction(reconstruction.x[part], info, deviation=deviation)
+
+
+def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
+    """What a metric gives, checked. It is given copies of all tensors, so that writing into them changes nothing
+    outside."""
+    problem = dataclasses.replace(case.problem, y=case.problem.y.clone(), sigma=case.problem.sigma.clone())
+    clean = None if case.clean is None else case.clean.clone()
+    own = dataclasses.replace(case, problem=problem, truth=case.truth.clone(), clean=clean)
+    deviation = None if answer.deviation is None else answer.deviation.clone()
+    measured = metric.measure(own, dataclasses.replace(answer, x=answer.x.clone(), deviation=deviation))
+    name = type(metric).__name__
+    if not isinstance(measured, Measured):
+        raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")
+    values = {}
+    for column in metric.columns:
+        if column.name not in measured.values:
+            raise PluginError(f"the metric {name} states a column {column.name!r} and gave none")
+        values[column.name] = torch.as_tensor(measured.values[column.name]).flatten().double()
+        if len(values[column.name]) != len(case.truth):
+            raise PluginError(
+                f"the metric column {column.name!r} has {len(values[column.name])} values for {len(case.truth)} images"
+            )
+    reasons = {name: " ".join(str(reason).split()) for name, reason in measured.unmeasured.items()}
+    return Measured(values, measured.curves, reasons)

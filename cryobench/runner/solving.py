@@ -1,0 +1,180 @@
+"""The one way to solve: `run`, `reconstruct` and `cb.solve` are three callers of it.
+
+Priors are prepared, images cut into batches, each batch is solved with torch's random state isolated, and every answer
+is checked. What it took is measured and returned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.core import Prior, Problem, Reconstruction, Solver, meters, unsupported_dims
+from cryobench.core.recording import Recording, recording
+from cryobench.errors import Unsupported
+from cryobench.numerics.linalg import concatenate_curves, item_axes
+from cryobench.plan.grid import with_nested
+from cryobench.rng import Rng, generator
+from cryobench.runner.checks import DEVIATION, batches, checked_answer
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The answer for all images and what it took.
+
+    course: what the solver recorded of the first image, where that was asked for. setup_seconds: of preparing priors.
+    solver_seconds: of `solve` alone, the device synchronised; network_seconds and operator_seconds are parts of it.
+    calls: applications by name, counted in images. peak_memory_mib: see `meters.PeakMemory`.
+    """
+
+    reconstruction: Reconstruction
+    course: Recording | None
+    batch: int
+    setup_seconds: float
+    solver_seconds: float
+    network_seconds: float
+    operator_seconds: float
+    calls: Counter[str]
+    peak_memory_mib: float
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Network evaluations and operator applications, per image."""
+        n = len(self.reconstruction.x)
+        operator_calls = {name: images / n for name, images in self.calls.items() if name != meters.NETWORK}
+        nfe = self.calls[meters.NETWORK] / n
+        return {"nfe": nfe, "operator_calls": sum(operator_calls.values()), **operator_calls}
+
+
+def solve(
+    solver: Solver,
+    problem: Problem,
+    ids: Sequence[str],
+    *,
+    seed: int,
+    batch: int,
+    watched: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Solved:
+    """Solve for all images of a problem, `batch` at a time.
+
+    ids: of the images, which key all randomness. watched: record the course of the first image. progress: called with
+    the fraction done. Raises `Unsupported` where the solver cannot take the problem, `PluginError` for an answer that
+    breaks the contract.
+    """
+    device = problem.operator.device
+    check_supported(solver, problem)
+    setup_seconds = prepare(solver, device)
+    watch = meters.Stopwatch(device)
+    course = Recording() if watched else None
+    with meters.PeakMemory(device) as peak, meters.counting() as tally:
+        parts = list(solve_parts(solver, problem, ids, seed=seed, batch=batch, course=course, watch=watch,
+                                 progress=progress))  # fmt: skip
+    seconds = tally.seconds
+    network_seconds = seconds.pop(meters.NETWORK, 0.0)
+    return Solved(
+        reconstruction=_joined(parts),
+        course=course,
+        batch=batch,
+        setup_seconds=setup_seconds,
+        solver_seconds=watch.seconds,
+        network_seconds=network_seconds,
+        operator_seconds=sum(seconds.values()),
+        calls=tally.images,
+        peak_memory_mib=peak.mib,
+    )
+
+
+def solve_parts(
+    solver: Solver,
+    problem: Problem,
+    ids: Sequence[str],
+    *,
+    seed: int,
+    batch: int,
+    course: Recording | None = None,
+    watch: AbstractContextManager[object] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Reconstruction]:
+    """The checked answers, batch by batch, of a solver that supports the problem and is prepared: bounded memory.
+
+    course: what the first batch records goes there. watch: entered around every call of `solve`.
+    """
+    n = len(ids)
+
+    def report(fraction: float) -> None:
+        if progress is not None:
+            progress(fraction)
+
+    for part in batches(n, batch):
+        own = ids[part]
+
+        def step(done: int, total: int, start: int = part.start, size: int = len(own)) -> None:
+            report((start + size * done / max(total, 1)) / n)
+
+        with isolated(problem.operator.device, seed):
+            recorded = nullcontext() if course is None or part.start > 0 else recording(into=course)
+            given = part_of(problem, part)
+            with recorded, watch or nullcontext():
+                answer = solver.solve(given, rng=Rng(seed, own), progress=step)
+        yield checked_answer(answer, given)
+        report(part.stop / n)
+
+
+def check_supported(solver: Solver, problem: Problem) -> None:
+    """Raise `Unsupported`, with the reason, where a solver cannot take a problem."""
+    reason = unsupported_dims(solver, problem.operator.image_shape) or solver.unsupported(problem)
+    if reason is not None:
+        raise Unsupported(reason)
+
+
+def prepare(solver: Solver, device: torch.device) -> float:
+    """Load the weights of a solver's priors. Returns the seconds that it took."""
+    with meters.Stopwatch(device) as watch:
+        for part in with_nested(solver):
+            if isinstance(part, Prior):
+                part.prepare(device)
+    return watch.seconds
+
+
+@contextmanager
+def isolated(device: torch.device, seed: int) -> Iterator[None]:
+    """A block in which torch's global random state is fixed and its default dtype restored.
+
+    Solvers must draw from the `rng` that they are given; those that use the global state all the same are repeatable.
+    """
+    dtype = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(generator("global state", seed).initial_seed())
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
+def part_of(problem: Problem, part: slice) -> Problem:
+    """The problem of some of the images. Tensors are copies: writing into them changes nothing outside."""
+    return Problem(
+        problem.operator.select(part),
+        problem.y[part].clone(),
+        problem.noise,
+        problem.sigma[part].clone(),
+        problem.scale.select(part),
+    )
+
+
+def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:
+    """The answers for the batches as one. Info and curves that only some of them have are left out."""
+    names = set.intersection(*(set(part.info) for part in parts))
+    info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
+    curved = set.intersection(*(set(part.curves) for part in parts))
+    curves = {name: concatenate_curves([part.curves[name] for part in parts]) for name in curved}
+    deviations = [part.deviation for part in parts if part.deviation is not None]
+    deviation = torch.cat(deviations) if len(deviations) == len(parts) else None
+    if deviation is not None:
+        info[DEVIATION] = deviation.double().square().mean(dim=item_axes(deviation)).sqrt()
+    return Reconstruction(torch.cat([part.x for part in parts]), info, curves, deviation)
