@@ -50,7 +50,7 @@ from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
 from cryobench.rng import Rng
-from cryobench.solvers.classical import Dct, Sparse, Tv, Wavelet
+from cryobench.solvers.classical import Dct, Regularised, Tv, Wavelet
 from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.proximal import Method, Task, minimise
 
@@ -115,7 +115,7 @@ class Case:
     """One objective. judge: it, in float64. optimum: its least value, [B, 1, 1, 1]."""
 
     recipe: OperatorRecipe
-    solver: Sparse
+    solver: Regularised
     problem: Problem
     judge: Task
     optimum: torch.Tensor
@@ -143,7 +143,7 @@ class Case:
 
 
 @cache
-def posed(recipe: OperatorRecipe, solver: Sparse, cut: float, settings: Settings) -> Case:
+def posed(recipe: OperatorRecipe, solver: Regularised, cut: float, settings: Settings) -> Case:
     """The objective of the solver with that cut and one lam for all images, and its optimum."""
     problem = measured(recipe, settings.images, settings.size)
     found = replace(solver, cut=cut, steps=settings.reference).solve(problem, rng=everyone(settings.images)).info["lam"]
@@ -187,7 +187,7 @@ def deepinv_priors(case: Case) -> dict[str, Callable]:
 
     class OurProx(Prior):
         def prox(self, x, *_, gamma, **__):
-            return case.judge.prior.prox(x, torch.full((1, 1, 1, 1), gamma))
+            return case.judge.sparsity.prox(x, torch.full((1, 1, 1, 1), gamma))
 
     def tv(**options) -> Prior:
         prior = TVPrior(**options)
@@ -378,7 +378,7 @@ def methods(settings: Settings) -> None:
         "| operator | prior | cut | lam | primal_dual: steps | s | fista: steps | s | fista / primal_dual |",
     )
     for recipe, solver in itertools.product((*POOLS, Fourier(0.5)), SOLVERS):
-        for cut in (1.0, solver.prior.cut):
+        for cut in (1.0, solver.sparsity.cut):
             case = posed(recipe, solver, cut, settings)
             results = race(both(case), (1 + GAP) * case.optimum, case, settings)
             cells = " | ".join(f"{found} | {s:.3f}" for found, s in results)

@@ -1,7 +1,8 @@
-"""`dct`, `wavelet` and `tv`: names on the proximal engine."""
+"""`dct`, `wavelet` and `tv`, and `sparse` with any sparsity prior: names on the proximal engine."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, Solver, mean_intensity, unsupported_dims
-from cryobench.errors import ParameterError
+from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.numerics.linalg import dot, norm, per_item, tiny
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.sparsity import Sparsity
@@ -21,11 +22,11 @@ from cryobench.rng import Rng
 from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.pinv import expected_misfit, least_norm
 from cryobench.solvers.proximal import Task, finished, joined, minimise
-from cryobench.spec import Range
+from cryobench.spec import Component, Range
 
 
 @dataclass(frozen=True)
-class Sparse(Solver):
+class Regularised(Solver):
     """min 1/2 ||A x - y||^2 + lam R(x), or min R(x) subject to A x = y, for a sparsity prior R."""
 
     dims = (2, 3)
@@ -65,10 +66,10 @@ class Sparse(Solver):
             raise ParameterError(f"{name}: steps must be at least 1, got {self.steps}")
         if not 0 <= self.tol < math.inf:
             raise ParameterError(f"{name}: tol must be zero or positive, got {self.tol:g}")
-        _ = self.prior  # its parameters are checked too
+        _ = self.sparsity  # its parameters are checked too
 
     @property
-    def prior(self) -> Sparsity:
+    def sparsity(self) -> Sparsity:
         """R."""
         plain = 1.0 if self.lam != "auto" else self.default_cut
         return self.regulariser(plain if self.cut is None else self.cut)
@@ -84,7 +85,8 @@ class Sparse(Solver):
     def unsupported(self, problem: Problem) -> str | None:
         if self.box and problem.scale.range is None:
             return f"box=true needs intensities of known range; scaling {problem.scale.name} has none, use minmax"
-        return unsupported_dims(self.prior, shape := problem.operator.image_shape) or self.prior.unsupported(shape)
+        shape = problem.operator.image_shape
+        return unsupported_dims(self.sparsity, shape) or self.sparsity.unsupported(shape)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         task = self.task(problem)
@@ -111,7 +113,7 @@ class Sparse(Solver):
 
     def task(self, problem: Problem) -> Task:
         """What is minimised: the form, and with `lam=auto` the misfit that the weight is to reach."""
-        operator, prior = problem.operator, self.prior
+        operator, prior = problem.operator, self.sparsity
         least = least_norm(problem)
         structure = least - per_item(mean_intensity(operator, problem.y), least)
         measured = operator.A(structure)
@@ -141,15 +143,15 @@ class Sparse(Solver):
 
 
 @dataclass(frozen=True)
-class Dct(Sparse):
-    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; see `cryobench show dct`, kind prior."""
+class Dct(Regularised):
+    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; `cryobench show dct` has the prior."""
 
     def regulariser(self, cut: float) -> Sparsity:
         return DctSparsity(cut)
 
 
 @dataclass(frozen=True)
-class Wavelet(Sparse):
+class Wavelet(Regularised):
     """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
@@ -162,7 +164,7 @@ class Wavelet(Sparse):
 
 
 @dataclass(frozen=True)
-class Tv(Sparse):
+class Tv(Regularised):
     """Few edges: R(x) = sum over pixels of the length of the gradient (total variation)."""
 
     kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
@@ -172,3 +174,25 @@ class Tv(Sparse):
 
     def regulariser(self, cut: float) -> Sparsity:
         return TotalVariation(cut, self.kind) if self.backend == "torch" else ProxTv(cut, self.kind)
+
+
+@dataclass(frozen=True)
+class Sparse(Regularised):
+    """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in sparse:tv,prior.kind=anisotropic."""
+
+    prior: Annotated[Sparsity, Component("priors"), "a sparsity prior: dct, tv, wavelet or a plugin's"] = (
+        TotalVariation()
+    )
+    cut: Annotated[float | None, Range(1, 4, also=(None,)), "in place of the prior's own"] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, Sparsity):
+            raise IncompatibleError(f"sparse requires a sparsity prior (such as tv), got {self.prior}")
+        super().__post_init__()
+
+    @property
+    def sparsity(self) -> Sparsity:
+        return self.prior if self.cut is None else self.regulariser(self.cut)
+
+    def regulariser(self, cut: float) -> Sparsity:
+        return dataclasses.replace(self.prior, cut=cut)

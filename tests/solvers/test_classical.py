@@ -12,8 +12,9 @@ import torch
 from convex import minimum, operator_matrix, prior_value
 from particles import simulated
 
+import cryobench as cb
 from cryobench.core import MINMAX, LinearOperator, Problem, build_operator, mean_intensity
-from cryobench.errors import ParameterError
+from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import Gaussian, NoNoise, Poisson
@@ -93,7 +94,7 @@ def test_the_objective_is_that_of_a_convex_solver(solver, cut, recipe, form):
     answer = solve(solver, problem)
     v = cp.Variable(256)
     A, y = operator_matrix(problem.operator), problem.y.flatten().numpy()
-    value = prior_value(solver.prior, v, (16, 16))
+    value = prior_value(solver.sparsity, v, (16, 16))
     if form == "constraint":
         wanted = minimum(value, [A @ v == y], tol=1e-6)
         torch.testing.assert_close(problem.operator.A(answer.x), problem.y)
@@ -150,8 +151,8 @@ def test_the_dct_solution_satisfies_the_optimality_conditions(recipe, method):
     solver = Dct(lam=lam, method=method, steps=20000, tol=1e-12)
     x = solve(solver, problem).x
     # 0 in A^T (A x - y) + lam dR(x): in DCT coordinates |g| <= lam, and g = -lam sign(c) where c is not zero
-    g = solver.prior.analysis(problem.operator.A_adjoint(problem.operator.A(x) - problem.y))
-    c = solver.prior.analysis(x)
+    g = solver.sparsity.analysis(problem.operator.A_adjoint(problem.operator.A(x) - problem.y))
+    c = solver.sparsity.analysis(x)
     assert g[..., 0, 0].abs().max() < 1e-7
     g[..., 0, 0] = c[..., 0, 0] = 0
     assert g.abs().max() < lam + 1e-6
@@ -164,7 +165,7 @@ def test_the_dct_solution_satisfies_the_optimality_conditions(recipe, method):
 def test_denoising_is_one_prox(solver):
     x = images()
     solver = replace(solver, lam=0.3, steps=5000, tol=1e-9)
-    wanted = solver.prior.prox(x, torch.tensor([0.3, 0.3], dtype=torch.float64).reshape(2, 1, 1, 1))
+    wanted = solver.sparsity.prox(x, torch.tensor([0.3, 0.3], dtype=torch.float64).reshape(2, 1, 1, 1))
     torch.testing.assert_close(solve(solver, measure(Identity(), x)).x, wanted, atol=1e-4, rtol=0)
 
 
@@ -237,9 +238,9 @@ def test_the_scale_of_the_operator_does_not_matter(solver, noise):
 
 
 def test_a_stated_weight_gives_the_plain_norm_and_auto_the_split():
-    assert Dct(lam=0.1).prior.cut == 1
-    assert (Dct().prior.cut, Wavelet().prior.cut, Tv().prior.cut) == (2.0, 2.5, 1.5)
-    assert Dct(lam=0.1, cut=3.0).prior.cut == 3
+    assert Dct(lam=0.1).sparsity.cut == 1
+    assert (Dct().sparsity.cut, Wavelet().sparsity.cut, Tv().sparsity.cut) == (2.0, 2.5, 1.5)
+    assert Dct(lam=0.1, cut=3.0).sparsity.cut == 3
 
 
 # ------------------------------------------------------------------------------------------------------ how they run
@@ -459,3 +460,22 @@ def test_on_the_real_particle_the_best_is_no_worse_than_the_floor(particle, reci
 def test_none_is_below_its_published_recipe(particle, make, recipe, published):
     problem = measure(recipe, particle)
     assert psnr(solve(make(), problem).x, particle) > published
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("sparse:prior=tv", "tv:cut=1"),
+        ("sparse:prior=wavelet,prior.family=haar,cut=2.5", "wavelet:family=haar"),
+        ("sparse:prior=dct,prior.cut=2,lam=0.1", "dct:lam=0.1,cut=2"),
+    ],
+)
+def test_any_sparsity_prior_is_solved_with_as_the_named_ones_are(spec, named):
+    A = cb.operator("sumpool:4", shape=(16, 16))
+    y = A.A(torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(cb.solve(spec, A, y), cb.solve(named, A, y))
+
+
+def test_a_prior_that_is_no_sparsity_prior_is_refused():
+    with pytest.raises(IncompatibleError, match="requires a sparsity prior"):
+        cb.solver("sparse:prior=embedded")
