@@ -1,0 +1,46 @@
+# What .ci/run and .ci/nightly share; sourced from the root of the checkout.
+export OMP_WAIT_POLICY=passive  # tests run in parallel: a waiting thread must not occupy a core
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+step() { printf '\n== %s\n' "$*"; }
+
+command -v uv >/dev/null || python3 -m pip install --quiet uv
+
+# Debian packages that are missing, each as COMMAND:PACKAGE or /FILE:PACKAGE.
+install_debian() {
+  local missing=() pair sudo
+  for pair in "$@"; do
+    command -v "${pair%%:*}" >/dev/null || [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
+  done
+  if [ ${#missing[@]} -gt 0 ]; then
+    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+}
+
+# Builds the wheel into $scratch and compares its contents with what must be there.
+check_wheel() {
+  local contents file embedded=cryobench/priors/embedded
+  uv build --quiet --wheel --out-dir "$scratch"
+  contents=$(python3 -m zipfile --list "$scratch"/*.whl | awk 'NR > 1 {print $1}')
+  for file in cryobench/plan/suite.schema.json cryobench/py.typed \
+    cryobench/sources/structures/{6zu5.npz,catalogue.json} cryobench/sources/microscope.json \
+    cryobench/leaderboard/page/static/{page.html,page.css,main.js} \
+    $embedded/{model_index.json,cryobench.json,unet/config.json,unet/diffusion_pytorch_model.safetensors}; do
+    grep -qx "$file" <<<"$contents" || { echo "the wheel lacks $file"; return 1; }
+  done
+  if grep -vE '^cryobench(/|-)' <<<"$contents"; then echo "the wheel holds more than the package"; return 1; fi
+}
+
+# Installs every package in plugins/, runs its tests, and a row of one of them.
+test_plugins() {
+  local plugin
+  export CRYOBENCH_TRACKER=$scratch/tracked.sqlite
+  for plugin in plugins/*/; do
+    uv pip install --quiet "./$plugin"
+  done
+  uv run --no-sync pytest plugins/*/tests
+  uv run --no-sync cryobench run --solver landweber:200 --operator sumpool:16 --images 0 --out "$scratch/runs"
+}
