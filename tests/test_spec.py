@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cryobench.errors import CryobenchError, SpecError, UnknownName
 from cryobench.registry import did_you_mean
-from cryobench.spec import Choice, Component, Range, Spec, bind, fields_of, parse, unbind
+from cryobench.registry import installed
+from cryobench.spec import ByName, Choice, Component, Range, Spec, bind, fields_of, first_field, parse, unbind
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,5}(\.[a-z_][a-z0-9_]{0,5}){0,2}", fullmatch=True)
@@ -91,8 +92,19 @@ class Stored:
 
 @dataclass(frozen=True)
 class User:
-    prior: Annotated[Stored, Component("masks", folder="stored"), "a name, a spec or a folder"] = Stored()
+    prior: Annotated[Stored, Component("masks", folder="stored"), ByName(), "a name, a spec or a folder"] = Stored()
     size: int = 1
+
+
+@dataclass(frozen=True)
+class Derived(User):
+    extra: Annotated[int, ByName()] = 0
+    steps: Annotated[int, "how many"] = 3
+
+
+@dataclass(frozen=True)
+class Named:
+    only: Annotated[int, ByName(), "given by name"] = 1
 
 
 @dataclass(frozen=True)
@@ -164,10 +176,10 @@ def test_the_canonical_spec_shows_what_differs_from_the_defaults():
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("outer:abc", "block wants int, got 'abc'"),
-        ("outer:1.5", "block wants int"),
-        ("outer:1,count=x", "count wants int or none, got 'x'"),
-        ("outer:1,flag=yes", "flag wants bool, got 'yes'"),
+        ("outer:abc", "block expects int, got 'abc'"),
+        ("outer:1.5", "block expects int"),
+        ("outer:1,count=x", "count expects int or none, got 'x'"),
+        ("outer:1,flag=yes", "flag expects bool, got 'yes'"),
         ("outer:1,mask=inner,mask.kind=firm", "one of soft, hard"),
         ("outer:1,cuont=3", "did you mean 'count'"),
         ("outer:1,mask.prob=0.3", "mask=NAME"),
@@ -182,6 +194,61 @@ def test_values_that_do_not_fit_say_what_was_wanted(text: str, wanted: str):
         bound(text)
     assert wanted in str(error.value)
     assert "\n" not in str(error.value)
+
+
+FIRST = {
+    "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
+    "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
+    "wiener": "snr",
+}  # fmt: skip
+
+
+def test_the_first_parameter_of_every_solver_is_documented_above():
+    registry = installed()
+    assert set(FIRST) == {name for name in registry.names("solvers")
+                          if registry.origins("solvers", name)[0].distribution == "cryobench"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
+    registry, first = installed(), FIRST[name]
+    if first is None:
+        with pytest.raises(SpecError, match="takes no parameters"):
+            registry.make("solvers", f"{name}:20")
+        return
+    assert first_field(registry.get("solvers", name)).name == first
+    bare, keyed = (registry.make("solvers", text) for text in (f"{name}:20", f"{name}:{first}=20"))
+    assert bare == keyed
+    assert getattr(bare, first) == 20
+    for full in (False, True):
+        assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "short", "full"),
+    [
+        ("ddnm:20", "ddnm:steps=20", "ddnm:prior=embedded,prior.source=embedded,prior.revision=main,"
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,samples=1,steps=20,eta=0.85"),
+        ("hqs:prior=embedded", "hqs", "hqs:prior=embedded,prior.source=embedded,prior.revision=main,"
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=0.1,lam=1,turns=true"),
+        ("tv:0.02", "tv:0.02", None),
+    ],
+)  # fmt: skip
+def test_the_canonical_text_of_a_solver_is_part_of_hashes_and_does_not_change(text: str, short: str, full: str | None):
+    registry = installed()
+    solver = registry.make("solvers", text)
+    assert str(registry.spec_of(solver)) == short
+    assert full is None or str(registry.spec_of(solver, full=True)) == full
+
+
+def test_the_bare_value_skips_fields_given_by_name():
+    assert bind(User, parse("user:7"), make, did_you_mean) == User(size=7)
+    assert bind(Derived, parse("derived:7"), make, did_you_mean) == Derived(size=7)
+    with pytest.raises(SpecError, match="'size' is given twice"):
+        bind(Derived, parse("derived:7,size=8"), make, did_you_mean)
+    with pytest.raises(SpecError, match="'named' takes parameters by name alone, got '7'"):
+        bind(Named, parse("named:7"), make, did_you_mean)
+    assert str(unbind(Named(7), lambda _: "named")) == "named:only=7"
 
 
 def test_fields_carry_type_default_and_doc():
@@ -231,7 +298,7 @@ def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatc
 
 
 def test_a_component_of_another_class_does_not_do_where_a_folder_would():
-    with pytest.raises(SpecError, match="user: prior wants a Stored, such as 'stored', got 'inner'"):
+    with pytest.raises(SpecError, match="user: prior expects a Stored, such as 'stored', got 'inner'"):
         bind(User, parse("user:prior=inner"), make, did_you_mean)
 
 
@@ -286,7 +353,7 @@ def test_what_is_worth_trying_changes_nothing_else():
     ("low", "high", "log"), [(1, 1, False), (2, 1, False), (0, 1, True), (-1, 1, True), (0, float("inf"), False)]
 )
 def test_a_range_that_is_none_is_refused(low, high, log):
-    with pytest.raises(ValueError, match="wants low < high"):
+    with pytest.raises(ValueError, match="expected low < high"):
         Range(low, high, log)
 
 
@@ -294,7 +361,7 @@ def test_a_range_that_is_none_is_refused(low, high, log):
     ("wanted", "marker", "told"),
     [
         (str, Range(0, 1), "a Range marks a number, got str"),
-        (int, Range(0.5, 2), "whole ends"),
+        (int, Range(0.5, 2), "integer ends"),
         (str, Choice(), "marks a bool or a Literal, got str"),
         (tuple[int, ...], Choice(), "marks a bool or a Literal"),
     ],

@@ -553,7 +553,7 @@ def test_names_that_are_none_say_what_there_is(tmp_path, monkeypatch):
     assert "prior=./" not in refused(make("hqs:prior=mine"), CryobenchError)
     (tmp_path / "mine").mkdir()
     assert "for the folder mine, write prior=./mine" in refused(make("hqs:prior=mine"), CryobenchError)
-    assert "prior wants a Diffusion, such as 'diffusion', got 'dct'" in refused(make("hqs:prior=dct"), CryobenchError)
+    assert "prior expects a Diffusion, such as 'diffusion', got 'dct'" in refused(make("hqs:prior=dct"), CryobenchError)
     assert "did you mean 'precision'?" in refused(make("hqs:prior=/a,prior.precison=float32"), CryobenchError)
 
 
