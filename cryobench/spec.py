@@ -311,7 +311,7 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
 def _make_nested(
     spec: Spec, field: Field, own: str | None, inner: dict[str, str], nested: Callable[[str, Spec], Any]
 ) -> Any:
-    """The component of a nested field. Where a folder may be given, errors show how to write it and its class is checked."""
+    """The component of a nested field. Where a folder may be given, its class is checked too."""
     assert field.kind is not None
     if field.folder is None:
         return nested(field.kind, _nested_spec(spec, field, own, inner))

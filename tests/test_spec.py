@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryobench.errors import CryobenchError, SpecError, UnknownName
-from cryobench.registry import did_you_mean
-from cryobench.registry import installed
+from cryobench.registry import did_you_mean, installed
 from cryobench.spec import ByName, Choice, Component, Range, Spec, bind, fields_of, first_field, parse, unbind
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
@@ -167,7 +166,7 @@ def test_a_composition_is_written_with_an_at_sign(full: bool):
     assert parse(str(held)) == held
 
 
-def test_the_canonical_spec_shows_what_differs_from_the_defaults():
+def test_the_canonical_spec_has_the_values_that_differ_from_the_defaults():
     assert str(unbind(bound("outer:4,count=none,mask=inner,mask.prob=0.50"), name_of)) == "outer:4"
     assert str(unbind(bound("outer:4,mask=inner:0.1"), name_of)) == "outer:4,mask=inner,mask.prob=0.1"
     assert "mask.kind=soft" in str(unbind(bound("outer:4"), name_of, full=True))
@@ -189,7 +188,7 @@ def test_the_canonical_spec_shows_what_differs_from_the_defaults():
         ("outer", "needs 'block' (int): a size"),
     ],
 )
-def test_values_that_do_not_fit_say_what_was_wanted(text: str, wanted: str):
+def test_invalid_values_are_refused_with_the_expected_type(text: str, wanted: str):
     with pytest.raises(SpecError) as error:
         bound(text)
     assert wanted in str(error.value)
@@ -268,7 +267,7 @@ segments = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"),
     st.booleans(),
     st.booleans(),
 )
-def test_a_path_stands_for_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
+def test_a_path_is_the_first_value_of_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
     """Whatever its names, a path is the first value of that component, and other values can be given beside it."""
     path = start + "/".join(parts)
     spec = Spec("user", None, (("prior", path), ("prior.deep", str(deep).lower())))
@@ -277,7 +276,7 @@ def test_a_path_stands_for_the_component_that_reads_it(start: str, parts: list[s
     assert bind(User, parse(str(unbind(made, name_of, full=full))), make, did_you_mean) == made
 
 
-def test_a_name_is_a_name_and_a_spec_a_spec_whatever_folders_there_are(tmp_path, monkeypatch):
+def test_names_and_specs_take_precedence_over_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stored").mkdir()
     for text, wanted in {"stored": Stored(), "stored:a/b": Stored("a/b"), "stored:hf:a/b": Stored("hf:a/b")}.items():
@@ -285,7 +284,7 @@ def test_a_name_is_a_name_and_a_spec_a_spec_whatever_folders_there_are(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["mine", "v1.0", "2024"])
-def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatch, name):
+def test_the_error_for_a_folder_without_a_slash_says_how_to_write_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     spec = parse(f"user:prior={name}")
     with pytest.raises(CryobenchError) as error:
@@ -297,7 +296,7 @@ def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatc
     assert bind(User, parse(f"user:prior=./{name}"), make, did_you_mean) == User(Stored(f"./{name}"))
 
 
-def test_a_component_of_another_class_does_not_do_where_a_folder_would():
+def test_a_component_of_another_class_is_refused_where_a_folder_may_be_given():
     with pytest.raises(SpecError, match="user: prior expects a Stored, such as 'stored', got 'inner'"):
         bind(User, parse("user:prior=inner"), make, did_you_mean)
 
@@ -322,7 +321,7 @@ class Untuned:
     tol: Annotated[float, "not searched"] = 1e-5
 
 
-def test_fields_say_what_is_worth_trying():
+def test_fields_state_their_search_ranges():
     fields = {field.name: field for field in fields_of(Tuned)}
     assert {name: str(field.search) for name, field in fields.items() if field.search is not None} == {
         "lam": "0.001 to 10 (log) or auto",
@@ -335,7 +334,7 @@ def test_fields_say_what_is_worth_trying():
     assert fields["kind"].search == Choice(("soft", "hard"))
 
 
-def test_what_is_worth_trying_changes_nothing_else():
+def test_search_ranges_change_nothing_else():
     def told(cls: type) -> list:
         return [(field.name, field.type, field.default, field.doc, field.kind) for field in fields_of(cls)]
 
@@ -352,7 +351,7 @@ def test_what_is_worth_trying_changes_nothing_else():
 @pytest.mark.parametrize(
     ("low", "high", "log"), [(1, 1, False), (2, 1, False), (0, 1, True), (-1, 1, True), (0, float("inf"), False)]
 )
-def test_a_range_that_is_none_is_refused(low, high, log):
+def test_invalid_ranges_are_refused(low, high, log):
     with pytest.raises(ValueError, match="expected low < high"):
         Range(low, high, log)
 
@@ -366,7 +365,7 @@ def test_a_range_that_is_none_is_refused(low, high, log):
         (tuple[int, ...], Choice(), "marks a bool or a Literal"),
     ],
 )
-def test_a_marker_on_a_field_that_has_no_such_values_is_refused(wanted, marker, told):
+def test_markers_that_do_not_suit_a_field_are_refused(wanted, marker, told):
     cls = make_dataclass("Wrong", [("x", Annotated[wanted, marker], None)])
     with pytest.raises(TypeError, match=told):
         fields_of(cls)

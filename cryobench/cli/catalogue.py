@@ -41,7 +41,7 @@ def list_components(
 
 
 def show(name: Annotated[str, typer.Argument(help="A component name, such as sumpool.")]) -> None:
-    """Show a component: its description, parameters with type, default and meaning, and the package that provides it."""
+    """Show a component: its description, its parameters, and the package that provides it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -66,7 +66,7 @@ def test_the_choice_of_weights_does_not_depend_on_the_order_of_the_files(names: 
 
 
 @pytest.mark.parametrize("folder", ["", "unet/"])
-def test_the_network_lies_in_unet_or_at_the_root(folder):
+def test_the_network_is_in_unet_or_at_the_root(folder):
     names = [f"{folder}config.json", f"{folder}{WHOLE}", "elsewhere/config.json", f"checkpoint-500/unet/{WHOLE}"]
     layout = layout_of(names, "x", pickle=False)
     assert (layout.config, layout.weights, layout.schedule) == (names[0], (names[1],), None)
@@ -74,7 +74,7 @@ def test_the_network_lies_in_unet_or_at_the_root(folder):
         assert layout_of([*names, schedule], "x", pickle=False).schedule == schedule
 
 
-def test_a_pipeline_is_found_whatever_else_lies_at_its_root():
+def test_a_pipeline_is_found_beside_other_files():
     layout = layout_of(["config.json", PICKLE, WHOLE, *PIPELINE], "x", pickle=False)
     assert (layout.config, layout.weights) == ("unet/config.json", (f"unet/{WHOLE}",))
 
@@ -88,7 +88,7 @@ def test_shards_are_read_in_order_and_all_of_them():
     assert layout_of(["config.json", *variant], "x", pickle=False).weights == tuple(variant)
 
 
-def test_a_pickle_is_refused_unless_told_and_never_preferred():
+def test_a_pickle_is_refused_unless_allowed_and_never_preferred():
     message = refused(lambda: layout_of(["config.json", PICKLE], "x", pickle=False))
     assert "the weights of x are a pickle" in message
     assert "give pickle=true" in message
@@ -105,14 +105,14 @@ def test_a_pickle_is_refused_unless_told_and_never_preferred():
         (["config.json", "model.safetensors"], "x has no weights: wanted diffusion_pytorch_model.safetensors"),
     ],
 )
-def test_what_is_no_model_is_said_to_be_none(names, said):
+def test_folders_without_a_model_are_refused(names, said):
     assert said in refused(lambda: layout_of(names, "x", pickle=True))
 
 
 # ------------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_is_found_by_every_way_to_write_it(tmp_path, monkeypatch):
+def test_all_spellings_of_a_folder_are_found(tmp_path, monkeypatch):
     lay(tmp_path / "models" / "a", PIPELINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -127,7 +127,7 @@ def test_a_folder_is_found_by_every_way_to_write_it(tmp_path, monkeypatch):
     assert find_model("models/a", base=tmp_path).root == wanted
 
 
-def test_what_is_no_folder(tmp_path, monkeypatch):
+def test_paths_that_are_not_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").write_bytes(b"")
     assert "nothing is no folder; give embedded, the folder of" in refused(lambda: find_model("nothing"))
@@ -141,23 +141,23 @@ def test_a_repository_is_owner_and_name(text):
     assert "wanted hf:OWNER/NAME" in refused(lambda: find_model(text), ParameterError)
 
 
-def test_a_name_no_repository_can_have_is_a_wrong_parameter():
+def test_an_invalid_repository_name_is_a_parameter_error():
     assert "cannot be a repository" in refused(lambda: find_model("hf:owner/a..b"), ParameterError)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
-def test_a_configuration_that_is_no_json_object(tmp_path, text):
+def test_a_configuration_that_is_not_a_json_object_is_refused(tmp_path, text):
     folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": text.encode()})))
     assert "unet/config.json" in refused(lambda: folder.unet_config)
 
 
-def test_a_network_of_another_class(tmp_path):
+def test_a_network_of_another_class_is_refused(tmp_path):
     config = json.dumps(UNET | {"_class_name": "UNet2DConditionModel"}).encode()
     folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": config})))
     assert "is of a UNet2DConditionModel; wanted a diffusers UNet2DModel" in refused(lambda: folder.unet_config)
 
 
-def test_weights_that_are_cut_short_or_a_pointer_are_told_by_their_head(tmp_path):
+def test_truncated_weights_and_git_lfs_pointers_are_refused(tmp_path):
     import numpy as np
     from safetensors.numpy import save
 
@@ -209,7 +209,7 @@ def offline(cache, monkeypatch) -> Path:
         {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights", "scheduler_config.json": b"{}"},
     ],
 )
-def test_what_is_whole_in_the_cache_is_used_without_a_network(offline, files):
+def test_a_complete_cached_model_is_used_without_a_network(offline, files):
     snapshot = cached(offline, "owner/name", files)
     folder = find_model("hf:owner/name")
     assert folder.root == snapshot
@@ -223,7 +223,7 @@ def test_a_revision_is_a_branch_or_a_commit(offline):
         assert find_model("hf:o/n", revision=revision).root == snapshot
 
 
-def test_without_copy_and_network_one_line_says_how_to_fetch(cache):
+def test_without_copy_and_network_the_error_says_how_to_fetch(cache):
     message = refused(lambda: find_model("hf:owner/name", revision="v2"))
     assert message.startswith(f"diffusion: hf:owner/name is not in the local cache {cache} and cannot be downloaded")
     assert "`hf download owner/name --revision v2` and copy the cache here" in message
@@ -245,7 +245,7 @@ def test_offline_mode_is_respected(cache, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("link", [True, False])
-def test_a_copy_of_a_part_is_no_copy(cache, missing, said, link):
+def test_an_incomplete_copy_is_refused(cache, missing, said, link):
     snapshot = cached(cache, "owner/name", PIPELINE)
     (snapshot / missing).resolve().unlink() if link else (snapshot / missing).unlink()
     message = refused(lambda: find_model("hf:owner/name"))
@@ -254,7 +254,7 @@ def test_a_copy_of_a_part_is_no_copy(cache, missing, said, link):
     assert "hf download owner/name" in message
 
 
-def test_a_cached_pickle_is_refused_with_what_to_do(cache):
+def test_a_cached_pickle_is_refused_and_the_error_says_what_to_do(cache):
     files = {("unet/" + PICKLE if name.endswith("tensors") else name): PIPELINE[name] for name in PIPELINE}
     cached(cache, "owner/name", files)
     assert "give pickle=true" in refused(lambda: find_model("hf:owner/name"))
@@ -269,7 +269,7 @@ def test_a_cached_pickle_is_refused_with_what_to_do(cache):
         (errors.RevisionNotFoundError, "owner/name has no revision v2; give an existing one"),
     ],
 )
-def test_what_the_hub_has_not_is_told_from_a_hub_out_of_reach(cache, monkeypatch, error, said):
+def test_a_missing_repository_is_distinguished_from_an_unreachable_hub(cache, monkeypatch, error, said):
     def answer(*_, **__):
         raise error("from the hub", response=SimpleNamespace(headers={}, request=None, status_code=404))
 
@@ -298,7 +298,7 @@ class Hub:
         return str(cached(self.cache, name, {file: self.files[file] for file in taken}))
 
 
-def test_of_a_repository_no_more_is_downloaded_than_the_model(cache, monkeypatch):
+def test_only_the_files_of_the_model_are_downloaded(cache, monkeypatch):
     more = {"README.md": b"", f"unet/{HALF}": b"", f"unet/{PICKLE}": b"", f"checkpoint-500/unet/{WHOLE}": b"",
             "checkpoint-500/unet/config.json": b"", f"unet_ema/{WHOLE}": b"", "cryobench.json": b"{}"}  # fmt: skip
     hub = Hub(cache, PIPELINE | more, monkeypatch)
@@ -310,7 +310,7 @@ def test_of_a_repository_no_more_is_downloaded_than_the_model(cache, monkeypatch
 
 
 @pytest.mark.parametrize("missing", [f"unet/{WHOLE}", "unet/config.json", "scheduler/scheduler_config.json"])
-def test_what_the_cache_lacks_is_downloaded(cache, monkeypatch, missing):
+def test_files_missing_in_the_cache_are_downloaded(cache, monkeypatch, missing):
     hub = Hub(cache, PIPELINE, monkeypatch)
     cached(cache, "owner/name", {name: PIPELINE[name] for name in PIPELINE if name != missing})
     folder = find_model("hf:owner/name")
@@ -319,7 +319,7 @@ def test_what_the_cache_lacks_is_downloaded(cache, monkeypatch, missing):
     assert folder.weights[0].read_bytes() == b"weights"
 
 
-def test_a_repository_without_a_model_is_refused_before_anything_is_downloaded(cache, monkeypatch):
+def test_a_repository_without_a_model_is_refused_before_the_download(cache, monkeypatch):
     hub = Hub(cache, {"README.md": b"", "unet/config.json": b"", f"unet/{PICKLE}": b""}, monkeypatch)
     assert "are a pickle" in refused(lambda: find_model("hf:owner/name"))
     hub.files = {"README.md": b""}
@@ -376,7 +376,7 @@ def endpoint(tmp_path, monkeypatch):
     return at
 
 
-def test_the_hubs_own_client_downloads_the_model_and_nothing_else(endpoint):
+def test_the_real_client_downloads_the_files_of_the_model_only(endpoint):
     with ThreadingHTTPServer(("127.0.0.1", 0), Serving) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         cache = endpoint(server.server_address)
@@ -388,7 +388,7 @@ def test_the_hubs_own_client_downloads_the_model_and_nothing_else(endpoint):
     assert find_model("hf:owner/name") == folder  # and without the server
 
 
-def test_a_hub_that_does_not_answer_is_given_up_on_soon(endpoint, monkeypatch):
+def test_a_hub_that_does_not_answer_times_out(endpoint, monkeypatch):
     monkeypatch.setattr(model_folder, "SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
         endpoint(silent.getsockname())
