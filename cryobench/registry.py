@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a component comes from."""
+    """The entry point of a component and the distribution that registers it."""
 
     kind: str
     name: str

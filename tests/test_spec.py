@@ -1,4 +1,4 @@
-"""The spec language: round trips for every value, and one-line errors that name what came and what was wanted."""
+"""The spec language: round trips for every value, and one-line errors with the given and the expected value."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ segments = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"),
     st.booleans(),
 )
 def test_a_path_is_the_first_value_of_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
-    """Whatever its names, a path is the first value of that component, and other values can be given beside it."""
+    """A path of any name is the first value of that component, and other values can be given beside it."""
     path = start + "/".join(parts)
     spec = Spec("user", None, (("prior", path), ("prior.deep", str(deep).lower())))
     made = bind(User, parse(str(spec)), make, did_you_mean)
@@ -335,10 +335,10 @@ def test_fields_state_their_search_ranges():
 
 
 def test_search_ranges_change_nothing_else():
-    def told(cls: type) -> list:
+    def described(cls: type) -> list:
         return [(field.name, field.type, field.default, field.doc, field.kind) for field in fields_of(cls)]
 
-    assert told(Tuned) == told(Untuned)
+    assert described(Tuned) == described(Untuned)
     specs = [
         str(unbind(bind(cls, parse("x:0.5,steps=3,box=true"), make, did_you_mean), lambda _: "x", full=full))
         for full in (False, True)
@@ -357,7 +357,7 @@ def test_invalid_ranges_are_refused(low, high, log):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "marker", "told"),
+    ("type_", "marker", "message"),
     [
         (str, Range(0, 1), "a Range marks a number, got str"),
         (int, Range(0.5, 2), "integer ends"),
@@ -365,7 +365,7 @@ def test_invalid_ranges_are_refused(low, high, log):
         (tuple[int, ...], Choice(), "marks a bool or a Literal"),
     ],
 )
-def test_markers_that_do_not_suit_a_field_are_refused(wanted, marker, told):
-    cls = make_dataclass("Wrong", [("x", Annotated[wanted, marker], None)])
-    with pytest.raises(TypeError, match=told):
+def test_markers_that_do_not_suit_a_field_are_refused(type_, marker, message):
+    cls = make_dataclass("Wrong", [("x", Annotated[type_, marker], None)])
+    with pytest.raises(TypeError, match=message):
         fields_of(cls)

@@ -68,15 +68,15 @@ def simulate(
     from cryobench.io.conversion import convert as write
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
-    wanted = ["particles"] + (["clean"] if clean else [])
-    there = [out / f"{name}.mrcs" for name in wanted if (out / f"{name}.mrcs").exists()]
+    names = ["particles"] + (["clean"] if clean else [])
+    there = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
     if there and not force:
         raise ResultsError(f"{there[0]} exists; give another --out, or --force to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
-    for name in wanted:
+    for name in names:
         source = stack if name == "particles" else Clean(stack)
         written = write(source, out / f"{name}.mrcs")
         note(f"{len(stack)} images in {' and '.join(map(str, written))}")

@@ -78,8 +78,8 @@ def _read_file(path: Path, assembly: str | None) -> tuple[list[str], np.ndarray,
         known = [found.name for found in structure.assemblies]
         if assembly not in known:
             raise DataError(f"{path} has no assembly {assembly!r}; it has {', '.join(known) or 'none'}")
-        wanted = structure.assemblies[known.index(assembly)]
-        model = gemmi.make_assembly(wanted, model, gemmi.HowToNameCopiedChain.Short)
+        chosen = structure.assemblies[known.index(assembly)]
+        model = gemmi.make_assembly(chosen, model, gemmi.HowToNameCopiedChain.Short)
     return _scatterers(model, path)
 
 
@@ -108,8 +108,8 @@ def _of_chains(structure: str, chains: str, names: list[str], chain_of: np.ndarr
     if chains == "all":
         return np.ones(len(chain_of), bool)
     present = [name for i, name in enumerate(names) if (chain_of == i).any()]
-    wanted = [name.strip() for name in chains.split(",")]
-    for chain in wanted:
+    chosen = [name.strip() for name in chains.split(",")]
+    for chain in chosen:
         if chain not in present:
             raise DataError(f"{structure} has no chain {chain!r}; it has {', '.join(present)}")
-    return np.isin(chain_of, [i for i, name in enumerate(names) if name in wanted])
+    return np.isin(chain_of, [i for i, name in enumerate(names) if name in chosen])
