@@ -369,3 +369,8 @@ def test_markers_that_do_not_suit_a_field_are_refused(type_, marker, message):
     cls = make_dataclass("Wrong", [("x", Annotated[type_, marker], None)])
     with pytest.raises(TypeError, match=message):
         fields_of(cls)
+
+
+def test_show_names_the_parameter_of_the_bare_value(cli):
+    assert "ddnm:VALUE sets steps." in cli("show", "ddnm")[1]
+    assert "VALUE" not in cli("show", "pinv")[1]

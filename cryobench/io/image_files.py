@@ -116,7 +116,7 @@ class _MrcReader:
     Threads may share it: the position is part of each request. The descriptor is closed with the last reference.
     """
 
-    def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, int, int]):
+    def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, ...]):
         weakref.finalize(self, os.close, descriptor)
         self._path, self._descriptor, self._dtype, self._offset = path, descriptor, dtype, offset
         self._image_bytes = math.prod(shape[1:]) * dtype.itemsize

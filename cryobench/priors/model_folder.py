@@ -167,10 +167,10 @@ def layout_of(names: Iterable[str], source: str, pickle: bool) -> Layout:
     for (pickled, variant, shards), files in sorted(found.items()):
         index = f"{folder}diffusion_pytorch_model.{'bin' if pickled else 'safetensors'}.index"
         index += f".{variant}.json" if variant else ".json"
-        if len(files) == shards and (index in names) == (
-            shards > 1
-        ):  # diffusers prefers shards where there is an index
-            whole.append((pickled, variant or None, index if shards > 1 else None, files))
+        sharded = shards > 1
+        # diffusers reads the shards if there is an index
+        if len(files) == shards and (index in names) == sharded:
+            whole.append((pickled, variant or None, index if sharded else None, files))
     for pickled, variant, index, files in whole:
         if pickle or not pickled:
             schedule = next((path for path in _SCHEDULES if path in names), None)

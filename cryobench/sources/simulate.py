@@ -249,9 +249,9 @@ class SimulatedStack(Stack):
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
         spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
-        projection = signal = irfft2(spectra, (n, n))
+        projection = signal = irfft2(spectra, self.shape)
         if recipe.ctf:
-            signal = irfft2(spectra * transfer(drawn.ctf, (n, n), pixel)[:, 0].float(), (n, n))
+            signal = irfft2(spectra * transfer(drawn.ctf, self.shape, pixel)[:, 0].float(), self.shape)
         if recipe.invert:
             signal = -signal
         inside = signal.flatten(1)[:, specimen.circle].double()
@@ -286,7 +286,7 @@ class SimulatedStack(Stack):
         if self.recipe.noise == "white":
             return white
         power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
-        return irfft2(power.sqrt().float() * rfft2(white), (n, n))
+        return irfft2(power.sqrt().float() * rfft2(white), self.shape)
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self.check(index)
