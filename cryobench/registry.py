@@ -1,7 +1,7 @@
 """Lookup of components by name through Python entry points.
 
-Listing names imports nothing; getting one name imports that one plugin. The built-ins are registered in
-`pyproject.toml` like any stranger's package: there is no privileged path. Needs the standard library alone.
+Listing names imports nothing; getting one name imports that one plugin. The built-in components
+are registered in `pyproject.toml` in the same way as those of other packages. Needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a component comes from."""
+    """The entry point of a component and the distribution that registers it."""
 
     kind: str
     name: str
@@ -37,7 +37,7 @@ class Origin:
 
 
 class Registry:
-    """Components by kind and name, over the entry points it is given. `installed()` is that of this environment."""
+    """Components by kind and name, from the given entry points. `installed()` is the registry of this environment."""
 
     def __init__(self, points: Iterable[EntryPoint]):
         self._points: dict[str, dict[str, list[EntryPoint]]] = {kind: {} for kind in KINDS}
@@ -45,7 +45,7 @@ class Registry:
             kind = point.group.removeprefix(PREFIX)
             if kind in self._points and point.group.startswith(PREFIX):
                 same_name = self._points[kind].setdefault(point.name, [])
-                # one distribution can stand twice among the entry points, as in two folders of sys.path
+                # a distribution can be listed twice, in two folders of sys.path
                 if not any(_origin(kind, point) == _origin(kind, other) for other in same_name):
                     same_name.append(point)
         self._loaded: dict[tuple[str, str], type] = {}
@@ -56,7 +56,7 @@ class Registry:
         return sorted(self._points[_known_kind(kind)])
 
     def origins(self, kind: str, name: str) -> list[Origin]:
-        """Who registers this name; more than one is a clash. Imports nothing."""
+        """The distributions that register this name; more than one is a conflict. Imports nothing."""
         return [_origin(kind, point) for point in self._points[_known_kind(kind)].get(name, [])]
 
     def get(self, kind: str, name: str) -> type:
@@ -108,8 +108,8 @@ class Registry:
         return guarded(where, lambda: unbind(component, lambda part: self.origin_of(type(part)).name, full=full))
 
     def origin_of(self, cls: type) -> Origin:
-        """Under which name, and by which distribution, a component class is registered."""
-        if cls not in self._origins:  # to tell a distribution's version is to parse its metadata
+        """The name under which, and the distribution by which, a component class is registered."""
+        if cls not in self._origins:  # reading a distribution's version parses its metadata
             self._origins[cls] = self._origin_of(cls)
         return self._origins[cls]
 
@@ -125,16 +125,16 @@ class Registry:
 
 @cache
 def installed() -> Registry:
-    """The registry of what is installed in this environment."""
+    """The registry of the packages installed in this environment."""
     return Registry(entry_points())
 
 
 def entry_points() -> Iterator[EntryPoint]:
-    """Our entry points, each distribution once, in one pass: a query per kind would read all metadata seven times."""
+    """The entry points of cryobench's groups in one pass, which reads the metadata once and not once a kind."""
     seen = set()
     for distribution in distributions():
         points = [point for point in distribution.entry_points if point.group.startswith(PREFIX)]
-        # who it is costs reading its metadata: only those of distributions that have something for us are read
+        # the name is in the metadata, which is read only for distributions with such entry points
         if points and (name := _identity(distribution)[0]) not in seen:
             seen.add(name)
             yield from points
@@ -142,25 +142,25 @@ def entry_points() -> Iterator[EntryPoint]:
 
 @cache
 def _identity(distribution: Distribution) -> tuple[str, str]:
-    """Name and version of a distribution. `importlib.metadata` parses all of its metadata for each, a README included,
-    at every look: with 200 plugins that was half of `cryobench list`."""
+    """Name and version of a distribution. `importlib.metadata` parses all of the metadata, README included, at each
+    access: with 200 plugins that took half of the time of `cryobench list`."""
     header = (distribution.read_text("METADATA") or "").partition("\n\n")[0]
     found = dict(re.findall(r"^(Name|Version): *(.*?)\s*$", header, flags=re.MULTILINE))
     return found.get("Name") or distribution.name, found.get("Version") or distribution.version
 
 
 def guarded(what: str, call: Callable[[], T]) -> T:
-    """The result of a call into a plugin; whatever it raises but our own errors becomes a `PluginError`."""
+    """The result of a call into a plugin; any exception but a `CryobenchError` becomes a `PluginError`."""
     try:
         return call()
     except CryobenchError:
         raise
-    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and must not end the program
+    except (Exception, SystemExit) as error:  # a plugin may raise anything, and must not end the program
         raise PluginError(f"{what}: {told(error)}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: the closest known name, and all of them."""
+    """The end of an error message: the closest known name, then all known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     exist = f"there are {', '.join(known)}" if known else "there are none"
@@ -168,7 +168,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def owner(point: EntryPoint) -> str:
-    """The distribution that an entry point is of."""
+    """The distribution of an entry point."""
     return _owner(_origin("", point))
 
 

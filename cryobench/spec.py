@@ -5,15 +5,15 @@
     item   =  value | key "=" value                 only the first item may go without a key
     key    =  field ("." field)*
 
-The bare first value binds the component's first field. A value that contains ``,`` ``@`` or ``"``, that is
-empty, starts or ends with a blank, or reads like ``key=value`` is double-quoted, with ``\\"`` and ``\\\\`` inside
-the quotes. Nothing else needs quotes. ``parse(str(spec)) == spec`` for every spec.
+The bare first value binds the component's first field that is not marked `ByName` (`first_field`). A value that
+contains ``,`` ``@`` or ``"``, is empty, starts or ends with a blank, or reads like ``key=value`` is double-quoted,
+with ``\\"`` and ``\\\\`` inside the quotes. Nothing else needs quotes. ``parse(str(spec)) == spec`` for every spec.
 
 Types, defaults and docs come from the component's annotations and nothing else:
 
     block: Annotated[int, "side of the pooled block, in pixels"] = 16
     mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
-    lam: Annotated[float | Literal["auto"], Range(1e-3, 10, log=True), "weight, and which values to try"] = "auto"
+    lam: Annotated[float | Literal["auto"], Range(1e-3, 10, log=True), "weight, with its search range"] = "auto"
 
 This module is the only parser. It needs the standard library alone.
 """
@@ -39,14 +39,14 @@ _KEYED = re.compile(rf"\s*({_KEY.pattern})\s*=(.*)", re.DOTALL)
 _PATH = re.compile(r"[.~/]|[^:,@]*[/\\]")
 _NONE = "none"
 COMPOSED = "composed"
-"""The name under which a kind that composes registers what stands for a@b: a component with fields outer and inner."""
+"""The name under which a kind registers its composition a@b: a component with the fields outer and inner."""
 
 
 @dataclass(frozen=True)
 class Component:
     """Annotation marker: this field holds another registered component, of the given kind.
 
-    folder: the name of the component that a path stands for, as its first value, where a path may be given.
+    folder: where a path may be given for the component, the name of the component that takes it as its first value.
     """
 
     kind: str
@@ -54,10 +54,20 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Range:
-    """Annotation marker: the numbers from low to high are worth trying for this field; `cryobench tune` does.
+class ByName:
+    """Annotation marker: this field is given by name only; the bare first value of a spec skips it.
 
-    log: evenly on a logarithmic scale. also: values outside the range that are worth trying too, such as "auto".
+    For the fields of a base class that precede a subclass's own, such as the prior of every diffusion solver: `ddnm:20`
+    then sets `steps`. Inheritance alone cannot decide it, since `lam` in `tv:0.02` and `steps` in `ddnm:20` are
+    inherited too, and the order of the fields is part of the canonical text of a spec and so of its hash.
+    """
+
+
+@dataclass(frozen=True)
+class Range:
+    """Annotation marker: `cryobench tune` searches this field from low to high.
+
+    log: on a logarithmic scale. also: further values to try outside the range, such as "auto".
     """
 
     low: float
@@ -67,7 +77,7 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (-math.inf < self.low < self.high < math.inf and (self.low > 0 or not self.log)):
-            raise ValueError(f"{self} wants low < high, finite, and low > 0 on a logarithmic scale")
+            raise ValueError(f"{self}: expected low < high, both finite, and low > 0 on a logarithmic scale")
 
     def __str__(self) -> str:
         scale = " (log)" if self.log else ""
@@ -76,7 +86,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Annotation marker: these values are worth trying for this field; without any, all that a bool or Literal has."""
+    """Annotation marker: `cryobench tune` tries these values for this field; by default all of a bool or Literal."""
 
     options: tuple[Any, ...] = ()
 
@@ -86,9 +96,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Spec:
-    """A parsed spec: a name, the bare first value, the keyed values in order, and what it is composed after.
+    """A parsed spec: a name, the bare first value, the keyed values in order, and the spec that it is applied after.
 
-    Values are text; they get their types when they are bound to a component (`bind`).
+    Values are text; `bind` converts them to the types of a component.
     """
 
     name: str
@@ -105,7 +115,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Field:
-    """One parameter of a component, as its annotations state it."""
+    """One parameter of a component, read from its annotations."""
 
     name: str
     type: Any
@@ -114,11 +124,13 @@ class Field:
     kind: str | None
     folder: str | None = None
     search: Range | Choice | None = None
-    """What is worth trying; None where nobody says."""
+    """The values that `cryobench tune` tries; None where it leaves the field alone."""
+    by_name: bool = False
+    """Whether the bare first value of a spec skips this field."""
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are whole ones."""
+        """Whether its numbers are integers."""
         return float not in _alternatives(self.type)
 
     @property
@@ -134,7 +146,7 @@ class Field:
 
 
 def parse(text: str) -> Spec:
-    """Parse a spec text. Raises `SpecError` with the offending text when it is malformed."""
+    """Parse the text of a spec. Raises `SpecError`, quoting the text, where it is malformed."""
     links = _split(text, "@", text)
     spec: Spec | None = None
     for link in reversed(links):
@@ -227,48 +239,55 @@ def fields_of(cls: type) -> tuple[Field, ...]:
                 doc=" ".join(extra for extra in extras if isinstance(extra, str)),
                 kind=component.kind if component else None,
                 folder=component.folder if component else None,
-                search=search and _searched(field.name, get_args(hint)[0], search),
+                search=search and _completed(field.name, get_args(hint)[0], search),
+                by_name=any(isinstance(extra, ByName) for extra in extras),
             )
         )
     return tuple(fields)
 
 
-def _searched(name: str, wanted: Any, search: Range | Choice) -> Range | Choice:
-    """The marker with its options filled in. Raises `TypeError` for a field that has no such values."""
-    kinds = _alternatives(wanted)
+def first_field(cls: type) -> Field | None:
+    """The field that the bare first value of a spec binds: the first that is not marked `ByName`, or None."""
+    return next((field for field in fields_of(cls) if not field.by_name), None)
+
+
+def _completed(name: str, expected: Any, search: Range | Choice) -> Range | Choice:
+    """The marker with its options filled in. Raises `TypeError` where it does not suit the type of the field."""
+    kinds = _alternatives(expected)
     if isinstance(search, Range):
         if not {int, float} & set(kinds):
-            raise TypeError(f"{name}: a Range marks a number, got {_type_name(wanted)}")
+            raise TypeError(f"{name}: a Range marks a number, got {_type_name(expected)}")
         if float not in kinds and not (isinstance(search.low, int) and isinstance(search.high, int)):
-            raise TypeError(f"{name}: the Range of a whole number has whole ends, got {search}")
+            raise TypeError(f"{name}: the Range of an integer has integer ends, got {search}")
         return search
     own = [(False, True) if kind is bool else get_args(kind) for kind in kinds
            if kind is bool or get_origin(kind) is Literal]  # fmt: skip
     options = search.options or tuple(option for options in own for option in options)
     if not options:
-        raise TypeError(f"{name}: a Choice without options marks a bool or a Literal, got {_type_name(wanted)}")
+        raise TypeError(f"{name}: a Choice without options marks a bool or a Literal, got {_type_name(expected)}")
     return Choice(options)
 
 
-def _alternatives(wanted: Any) -> tuple[Any, ...]:
-    """The types that a union allows; the type itself where it is none."""
-    return get_args(wanted) if get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+def _alternatives(expected: Any) -> tuple[Any, ...]:
+    """The types that a union allows; any other type alone."""
+    return get_args(expected) if get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
 
 
 def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Callable[[str, list[str]], str]) -> Any:
     """Make the component: an instance of the dataclass `cls` with the values of `spec`.
 
-    `nested(kind, spec)` makes a component for a field marked `Component(kind)`; `suggest(name, known)` words a
-    "did you mean". Raises `SpecError` for unknown keys, missing or mistyped values.
+    `nested(kind, spec)` makes a component for a field marked `Component(kind)`; `suggest(name, known)` is the "did you
+    mean" of an error message. Raises `SpecError` for unknown keys, and for missing or mistyped values.
     """
-    fields = fields_of(cls)
+    fields, first = fields_of(cls), first_field(cls)
     texts = dict(spec.params)
     if spec.value is not None:
-        if not fields:
-            raise SpecError(f"{spec.name!r} takes no parameters, got {spec.value!r}")
-        if fields[0].name in texts:
-            raise SpecError(f"{spec}: {fields[0].name!r} is given twice, bare and by name")
-        texts[fields[0].name] = spec.value
+        if first is None:
+            parameters = "parameters by name alone" if fields else "no parameters"
+            raise SpecError(f"{spec.name!r} takes {parameters}, got {spec.value!r}")
+        if first.name in texts:
+            raise SpecError(f"{spec}: {first.name!r} is given twice, bare and by name")
+        texts[first.name] = spec.value
 
     values: dict[str, Any] = {}
     for field in fields:
@@ -292,7 +311,7 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
 def _make_nested(
     spec: Spec, field: Field, own: str | None, inner: dict[str, str], nested: Callable[[str, Spec], Any]
 ) -> Any:
-    """The component of a nested field; where a folder would do, an error says how to write one, and it is typed."""
+    """The component of a nested field. Where a folder may be given, its class is checked too."""
     assert field.kind is not None
     if field.folder is None:
         return nested(field.kind, _nested_spec(spec, field, own, inner))
@@ -304,15 +323,15 @@ def _make_nested(
             raise
         raise type(error)(f"{error}; for the folder {own}, write {field.name}=./{own}") from error
     if isinstance(field.type, type) and not isinstance(made, field.type):
-        wanted = f"a {field.type.__name__}, such as {field.folder!r}"
-        raise SpecError(f"{spec.name}: {field.name} wants {wanted}, got {base.name!r}")
+        expected = f"a {field.type.__name__}, such as {field.folder!r}"
+        raise SpecError(f"{spec.name}: {field.name} expects {expected}, got {base.name!r}")
     return made
 
 
 def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str]) -> Spec:
     """The spec of a nested component: its own text, with the dotted keys of the outer spec added."""
     if own is None:
-        raise SpecError(f"{spec}: say which {field.name} {next(iter(inner))!r} belongs to, as {field.name}=NAME")
+        raise SpecError(f"{spec}: {next(iter(inner))!r} needs its {field.name}; add {field.name}=NAME")
     base = Spec(field.folder, own) if field.folder is not None and _PATH.match(own) else parse(own)
     prefix = len(field.name) + 1
     params = dict(base.params) | {key[prefix:]: value for key, value in inner.items()}
@@ -320,9 +339,11 @@ def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str
 
 
 def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False) -> Spec:
-    """The canonical spec of a component: non-default values only, or every value when `full`.
+    """The canonical spec of a component: the values that differ from the defaults, or all of them when `full`.
 
-    `name_of(component)` is the name under which its class is registered. A composed one is written outer@inner.
+    `name_of(component)` is the name under which its class is registered. A composition is written outer@inner. The
+    first field is written bare unless it is nested or marked `ByName`; all others are written with their names. Hashes
+    of results contain this text.
     """
     name = name_of(component)
     if name == COMPOSED:
@@ -344,7 +365,7 @@ def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False)
                 first = fields_of(type(current))[0].name
                 params.append((f"{field.name}.{first}", inner.value))
             params += [(f"{field.name}.{key}", text) for key, text in inner.params]
-        elif position == 0:
+        elif position == 0 and not field.by_name:
             value = as_text(current)
         else:
             params.append((field.name, as_text(current)))
@@ -352,7 +373,7 @@ def unbind(component: Any, name_of: Callable[[Any], str], *, full: bool = False)
 
 
 def as_text(value: Any) -> str:
-    """A value as it is written in a spec."""
+    """A value in the syntax of a spec."""
     if value is None:
         return _NONE
     if isinstance(value, bool):
@@ -362,11 +383,11 @@ def as_text(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def _convert(text: str, wanted: Any, where: str) -> Any:
-    """The typed value of a text. Unions are tried in order; `none` stands for None where None is allowed."""
-    origin = get_origin(wanted)
+def _convert(text: str, expected: Any, where: str) -> Any:
+    """The text converted to a type. The types of a union are tried in order; `none` is None where None is allowed."""
+    origin = get_origin(expected)
     if origin in (typing.Union, types.UnionType):
-        options = get_args(wanted)
+        options = get_args(expected)
         if type(None) in options and text.lower() == _NONE:
             return None
         for option in options:
@@ -376,32 +397,32 @@ def _convert(text: str, wanted: Any, where: str) -> Any:
                 except SpecError:
                     continue
     elif origin is Literal:
-        for choice in get_args(wanted):
+        for choice in get_args(expected):
             if text == str(choice):
                 return choice
     elif origin is tuple:
-        return tuple(_convert(part.strip(), get_args(wanted)[0], where) for part in text.split(",") if text)
-    elif wanted is bool:
+        return tuple(_convert(part.strip(), get_args(expected)[0], where) for part in text.split(",") if text)
+    elif expected is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-    elif wanted in (str, Path):
-        return wanted(text)
-    elif wanted in (int, float) and text.isascii() and "_" not in text:
+    elif expected in (str, Path):
+        return expected(text)
+    elif expected in (int, float) and text.isascii() and "_" not in text:
         try:
-            return wanted(text)
-        except ValueError:  # falls through to the error that says what was wanted
+            return expected(text)
+        except ValueError:  # falls through to the error below
             pass
-    raise SpecError(f"{where} wants {_type_name(wanted)}, got {text!r}")
+    raise SpecError(f"{where} expects {_type_name(expected)}, got {text!r}")
 
 
-def _type_name(wanted: Any) -> str:
-    origin = get_origin(wanted)
+def _type_name(expected: Any) -> str:
+    origin = get_origin(expected)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_NONE if option is type(None) else _type_name(option) for option in get_args(wanted))
+        return " or ".join(_NONE if option is type(None) else _type_name(option) for option in get_args(expected))
     if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(wanted))
+        return "one of " + ", ".join(str(choice) for choice in get_args(expected))
     if origin is tuple:
-        return f"{_type_name(get_args(wanted)[0])},..."
-    if wanted is Path:
+        return f"{_type_name(get_args(expected)[0])},..."
+    if expected is Path:
         return "path"
-    return getattr(wanted, "__name__", str(wanted))
+    return getattr(expected, "__name__", str(expected))

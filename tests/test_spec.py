@@ -1,4 +1,4 @@
-"""The spec language: round trips for every value, and one-line errors that name what came and what was wanted."""
+"""The spec language: round trips for every value, and one-line errors with the given and the expected value."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryobench.errors import CryobenchError, SpecError, UnknownName
-from cryobench.registry import did_you_mean
-from cryobench.spec import Choice, Component, Range, Spec, bind, fields_of, parse, unbind
+from cryobench.registry import did_you_mean, installed
+from cryobench.spec import ByName, Choice, Component, Range, Spec, bind, fields_of, first_field, parse, unbind
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,5}(\.[a-z_][a-z0-9_]{0,5}){0,2}", fullmatch=True)
@@ -91,8 +91,19 @@ class Stored:
 
 @dataclass(frozen=True)
 class User:
-    prior: Annotated[Stored, Component("masks", folder="stored"), "a name, a spec or a folder"] = Stored()
+    prior: Annotated[Stored, Component("masks", folder="stored"), ByName(), "a name, a spec or a folder"] = Stored()
     size: int = 1
+
+
+@dataclass(frozen=True)
+class Derived(User):
+    extra: Annotated[int, ByName()] = 0
+    steps: Annotated[int, "how many"] = 3
+
+
+@dataclass(frozen=True)
+class Named:
+    only: Annotated[int, ByName(), "given by name"] = 1
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def test_a_composition_is_written_with_an_at_sign(full: bool):
     assert parse(str(held)) == held
 
 
-def test_the_canonical_spec_shows_what_differs_from_the_defaults():
+def test_the_canonical_spec_has_the_values_that_differ_from_the_defaults():
     assert str(unbind(bound("outer:4,count=none,mask=inner,mask.prob=0.50"), name_of)) == "outer:4"
     assert str(unbind(bound("outer:4,mask=inner:0.1"), name_of)) == "outer:4,mask=inner,mask.prob=0.1"
     assert "mask.kind=soft" in str(unbind(bound("outer:4"), name_of, full=True))
@@ -164,10 +175,10 @@ def test_the_canonical_spec_shows_what_differs_from_the_defaults():
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("outer:abc", "block wants int, got 'abc'"),
-        ("outer:1.5", "block wants int"),
-        ("outer:1,count=x", "count wants int or none, got 'x'"),
-        ("outer:1,flag=yes", "flag wants bool, got 'yes'"),
+        ("outer:abc", "block expects int, got 'abc'"),
+        ("outer:1.5", "block expects int"),
+        ("outer:1,count=x", "count expects int or none, got 'x'"),
+        ("outer:1,flag=yes", "flag expects bool, got 'yes'"),
         ("outer:1,mask=inner,mask.kind=firm", "one of soft, hard"),
         ("outer:1,cuont=3", "did you mean 'count'"),
         ("outer:1,mask.prob=0.3", "mask=NAME"),
@@ -177,11 +188,66 @@ def test_the_canonical_spec_shows_what_differs_from_the_defaults():
         ("outer", "needs 'block' (int): a size"),
     ],
 )
-def test_values_that_do_not_fit_say_what_was_wanted(text: str, wanted: str):
+def test_invalid_values_are_refused_with_the_expected_type(text: str, wanted: str):
     with pytest.raises(SpecError) as error:
         bound(text)
     assert wanted in str(error.value)
     assert "\n" not in str(error.value)
+
+
+FIRST = {
+    "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
+    "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
+    "wiener": "snr",
+}  # fmt: skip
+
+
+def test_the_first_parameter_of_every_solver_is_documented_above():
+    registry = installed()
+    assert set(FIRST) == {name for name in registry.names("solvers")
+                          if registry.origins("solvers", name)[0].distribution == "cryobench"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
+    registry, first = installed(), FIRST[name]
+    if first is None:
+        with pytest.raises(SpecError, match="takes no parameters"):
+            registry.make("solvers", f"{name}:20")
+        return
+    assert first_field(registry.get("solvers", name)).name == first
+    bare, keyed = (registry.make("solvers", text) for text in (f"{name}:20", f"{name}:{first}=20"))
+    assert bare == keyed
+    assert getattr(bare, first) == 20
+    for full in (False, True):
+        assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "short", "full"),
+    [
+        ("ddnm:20", "ddnm:steps=20", "ddnm:prior=embedded,prior.source=embedded,prior.revision=main,"
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,samples=1,steps=20,eta=0.85"),
+        ("hqs:prior=embedded", "hqs", "hqs:prior=embedded,prior.source=embedded,prior.revision=main,"
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=0.1,lam=1,turns=true"),
+        ("tv:0.02", "tv:0.02", None),
+    ],
+)  # fmt: skip
+def test_the_canonical_text_of_a_solver_is_part_of_hashes_and_does_not_change(text: str, short: str, full: str | None):
+    registry = installed()
+    solver = registry.make("solvers", text)
+    assert str(registry.spec_of(solver)) == short
+    assert full is None or str(registry.spec_of(solver, full=True)) == full
+
+
+def test_the_bare_value_skips_fields_given_by_name():
+    assert bind(User, parse("user:7"), make, did_you_mean) == User(size=7)
+    assert bind(Derived, parse("derived:7"), make, did_you_mean) == Derived(size=7)
+    with pytest.raises(SpecError, match="'size' is given twice"):
+        bind(Derived, parse("derived:7,size=8"), make, did_you_mean)
+    with pytest.raises(SpecError, match="'named' takes parameters by name alone, got '7'"):
+        bind(Named, parse("named:7"), make, did_you_mean)
+    assert str(unbind(Named(7), lambda _: "named")) == "named:only=7"
 
 
 def test_fields_carry_type_default_and_doc():
@@ -201,8 +267,8 @@ segments = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"),
     st.booleans(),
     st.booleans(),
 )
-def test_a_path_stands_for_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
-    """Whatever its names, a path is the first value of that component, and other values can be given beside it."""
+def test_a_path_is_the_first_value_of_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
+    """A path of any name is the first value of that component, and other values can be given beside it."""
     path = start + "/".join(parts)
     spec = Spec("user", None, (("prior", path), ("prior.deep", str(deep).lower())))
     made = bind(User, parse(str(spec)), make, did_you_mean)
@@ -210,7 +276,7 @@ def test_a_path_stands_for_the_component_that_reads_it(start: str, parts: list[s
     assert bind(User, parse(str(unbind(made, name_of, full=full))), make, did_you_mean) == made
 
 
-def test_a_name_is_a_name_and_a_spec_a_spec_whatever_folders_there_are(tmp_path, monkeypatch):
+def test_names_and_specs_take_precedence_over_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stored").mkdir()
     for text, wanted in {"stored": Stored(), "stored:a/b": Stored("a/b"), "stored:hf:a/b": Stored("hf:a/b")}.items():
@@ -218,7 +284,7 @@ def test_a_name_is_a_name_and_a_spec_a_spec_whatever_folders_there_are(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["mine", "v1.0", "2024"])
-def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatch, name):
+def test_the_error_for_a_folder_without_a_slash_says_how_to_write_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     spec = parse(f"user:prior={name}")
     with pytest.raises(CryobenchError) as error:
@@ -230,8 +296,8 @@ def test_a_folder_without_a_slash_is_told_how_to_be_written(tmp_path, monkeypatc
     assert bind(User, parse(f"user:prior=./{name}"), make, did_you_mean) == User(Stored(f"./{name}"))
 
 
-def test_a_component_of_another_class_does_not_do_where_a_folder_would():
-    with pytest.raises(SpecError, match="user: prior wants a Stored, such as 'stored', got 'inner'"):
+def test_a_component_of_another_class_is_refused_where_a_folder_may_be_given():
+    with pytest.raises(SpecError, match="user: prior expects a Stored, such as 'stored', got 'inner'"):
         bind(User, parse("user:prior=inner"), make, did_you_mean)
 
 
@@ -255,7 +321,7 @@ class Untuned:
     tol: Annotated[float, "not searched"] = 1e-5
 
 
-def test_fields_say_what_is_worth_trying():
+def test_fields_state_their_search_ranges():
     fields = {field.name: field for field in fields_of(Tuned)}
     assert {name: str(field.search) for name, field in fields.items() if field.search is not None} == {
         "lam": "0.001 to 10 (log) or auto",
@@ -268,11 +334,11 @@ def test_fields_say_what_is_worth_trying():
     assert fields["kind"].search == Choice(("soft", "hard"))
 
 
-def test_what_is_worth_trying_changes_nothing_else():
-    def told(cls: type) -> list:
+def test_search_ranges_change_nothing_else():
+    def described(cls: type) -> list:
         return [(field.name, field.type, field.default, field.doc, field.kind) for field in fields_of(cls)]
 
-    assert told(Tuned) == told(Untuned)
+    assert described(Tuned) == described(Untuned)
     specs = [
         str(unbind(bind(cls, parse("x:0.5,steps=3,box=true"), make, did_you_mean), lambda _: "x", full=full))
         for full in (False, True)
@@ -285,21 +351,26 @@ def test_what_is_worth_trying_changes_nothing_else():
 @pytest.mark.parametrize(
     ("low", "high", "log"), [(1, 1, False), (2, 1, False), (0, 1, True), (-1, 1, True), (0, float("inf"), False)]
 )
-def test_a_range_that_is_none_is_refused(low, high, log):
-    with pytest.raises(ValueError, match="wants low < high"):
+def test_invalid_ranges_are_refused(low, high, log):
+    with pytest.raises(ValueError, match="expected low < high"):
         Range(low, high, log)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "marker", "told"),
+    ("type_", "marker", "message"),
     [
         (str, Range(0, 1), "a Range marks a number, got str"),
-        (int, Range(0.5, 2), "whole ends"),
+        (int, Range(0.5, 2), "integer ends"),
         (str, Choice(), "marks a bool or a Literal, got str"),
         (tuple[int, ...], Choice(), "marks a bool or a Literal"),
     ],
 )
-def test_a_marker_on_a_field_that_has_no_such_values_is_refused(wanted, marker, told):
-    cls = make_dataclass("Wrong", [("x", Annotated[wanted, marker], None)])
-    with pytest.raises(TypeError, match=told):
+def test_markers_that_do_not_suit_a_field_are_refused(type_, marker, message):
+    cls = make_dataclass("Wrong", [("x", Annotated[type_, marker], None)])
+    with pytest.raises(TypeError, match=message):
         fields_of(cls)
+
+
+def test_show_names_the_parameter_of_the_bare_value(cli):
+    assert "ddnm:VALUE sets steps." in cli("show", "ddnm")[1]
+    assert "VALUE" not in cli("show", "pinv")[1]

@@ -1,4 +1,4 @@
-"""`cryobench list`, `show` and `env`: what there is, what it takes, what it runs on."""
+"""`cryobench list`, `show` and `env`: the registered components, their parameters, versions and hardware."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import typer
 
 from cryobench.errors import UnknownName
 from cryobench.registry import KINDS, did_you_mean, installed
-from cryobench.spec import fields_of
+from cryobench.spec import fields_of, first_field
 
 
 def list_components(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.")] = None,
-    problems: Annotated[
-        bool, typer.Option("--problems", help="Import every plugin and say what is wrong with it.")
-    ] = False,
+    problems: Annotated[bool, typer.Option("--problems", help="Import every plugin and report its errors.")] = False,
 ) -> None:
     """List the registered components by kind. Imports none of them."""
     registry = installed()
@@ -34,7 +32,7 @@ def list_components(
         for position, name in enumerate(registry.names(shown)):
             origins = registry.origins(shown, name)
             owners = " and ".join(f"{origin.distribution} {origin.version}" for origin in origins)
-            clash = " (clash: uninstall one)" if len(origins) > 1 else ""
+            clash = " (conflict: uninstall one)" if len(origins) > 1 else ""
             rows.append(("" if position else shown, name, owners + clash))
     kind_width, name_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     for position, (shown, name, owners) in enumerate(rows):  # rich takes a quarter of a second for 250 rows
@@ -43,7 +41,7 @@ def list_components(
 
 
 def show(name: Annotated[str, typer.Argument(help="A component name, such as sumpool.")]) -> None:
-    """Show a component: what it is, its parameters with type, default and meaning, and where it comes from."""
+    """Show a component: its description, its parameters, and the package that provides it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -71,6 +69,8 @@ def show(name: Annotated[str, typer.Argument(help="A component name, such as sum
             table.add_row(*map(escape, (field.name, field.type_name, default, *search, field.doc)))
         if fields:
             console.print(table)
+        if (first := first_field(component)) is not None:
+            console.print(f"{name}:VALUE sets {first.name}.", highlight=False, markup=False)
         console.print()
 
 
@@ -110,7 +110,7 @@ def _default_text(value: object) -> str:
 
 
 def _paragraphs(doc: str) -> str:
-    """A docstring that wraps to the terminal: without its source line breaks, but in formulas, which are indented."""
+    """A docstring without its source line breaks, so that it wraps to the terminal; indented formulas are kept."""
     import inspect
 
     def shown(part: str) -> str:

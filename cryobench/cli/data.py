@@ -1,4 +1,4 @@
-"""`cryobench data`: what a data source is, images simulated into files, one format turned into another."""
+"""`cryobench data`: summaries of data sources, simulation of images into files, conversion between formats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from cryobench.cli.options import AsStackOption, DataRootOption, ForceOption, InvertOption, SizeOption
 
-data_app = typer.Typer(help="Look at data, simulate it, convert it.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Summarise, simulate and convert data.", no_args_is_help=True, rich_markup_mode=None)
 
 DataArgument = Annotated[str, typer.Argument(help="An image file, or a source spec such as demo or simulate:6zu5.")]
 
@@ -25,7 +25,7 @@ def info(
     data_root: DataRootOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a data source is: images, pixel size, statistics, CTF; --sheet shows them."""
+    """Summarise a data source: images, pixel size, statistics, CTF; --sheet draws the images."""
     import dataclasses
     import json
 
@@ -51,7 +51,8 @@ def info(
 @data_app.command("simulate")
 def simulate(
     spec: Annotated[
-        str, typer.Argument(help="What `simulate:` takes: a structure and parameters, such as 6zu5,snr=0.1,count=1000.")
+        str,
+        typer.Argument(help="Structure and parameters of the source `simulate`, such as 6zu5,snr=0.1,count=1000."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for particles.mrcs and .star, clean.mrcs and .star.")],
     clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Also write the images without noise.")] = True,
@@ -67,15 +68,15 @@ def simulate(
     from cryobench.io.conversion import convert as write
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
-    wanted = ["particles"] + (["clean"] if clean else [])
-    there = [out / f"{name}.mrcs" for name in wanted if (out / f"{name}.mrcs").exists()]
+    names = ["particles"] + (["clean"] if clean else [])
+    there = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
     if there and not force:
-        raise ResultsError(f"{there[0]} is there already; give another --out, or --force to replace it")
+        raise ResultsError(f"{there[0]} exists; give another --out, or --force to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
-    for name in wanted:
+    for name in names:
         source = stack if name == "particles" else Clean(stack)
         written = write(source, out / f"{name}.mrcs")
         note(f"{len(stack)} images in {' and '.join(map(str, written))}")
@@ -86,9 +87,7 @@ def convert(
     data: DataArgument,
     path: Annotated[Path, typer.Argument(help="What to write: .mrcs (and a .star beside it) or .npy.")],
     images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
-    normalize: Annotated[
-        str | None, typer.Option(help="minmax, meanstd, relion or p95, image by image. [default: as they are]")
-    ] = None,
+    normalize: Annotated[str, typer.Option(help="none, minmax, meanstd, relion or p95, image by image.")] = "none",
     radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
     invert: InvertOption = False,
     size: SizeOption = None,
@@ -96,7 +95,7 @@ def convert(
     data_root: DataRootOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write images in another format, size, contrast or normalisation; CTF, poses and pixel size go along.
+    """Write images in another format, size, contrast or normalisation; CTF, poses and pixel size are kept.
 
     Example: cryobench data convert particles.cs particles.mrcs --size 128 --normalize relion
     """
@@ -104,12 +103,13 @@ def convert(
     from cryobench.errors import ResultsError
     from cryobench.files import check_writable_file
     from cryobench.io.conversion import convert as write
+    from cryobench.io.conversion import written_files
     from cryobench.io.selection import parse_images
 
-    for target in (path, *((path.with_suffix(".star"),) if path.suffix.lower() == ".mrcs" else ())):
+    for target in written_files(path):
         check_writable_file(target)
         if target.exists() and not force:
-            raise ResultsError(f"{target} is there already; give another name, or --force to replace it")
+            raise ResultsError(f"{target} exists; give another name, or --force to replace it")
     stack = _opened(data, size, as_stack, data_root)
     chosen = None if images is None else parse_images(images, len(stack), label=stack.label)
     written = write(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
@@ -126,9 +126,13 @@ def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
     from cryobench import figures
+    from cryobench.core.source import size_text
+    from cryobench.errors import DataError
     from cryobench.io.conversion import Clean
     from cryobench.io.selection import parse_images
 
+    if len(stack.shape) != 2:
+        raise DataError(f"--sheet draws 2-D images, and {stack.label} has {size_text(stack.shape)}; omit it")
     chosen = parse_images(images, len(stack), 32, label=stack.label)
     source = Clean(stack) if clean else stack
     figures.sheet([source.read(index) for index in chosen], titles=[str(index) for index in chosen],

@@ -1,4 +1,4 @@
-"""Where images come from: registered sources, and the stacks that they open."""
+"""Data sources and the stacks of images that they open."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cryobench.core.operator import Shape
-from cryobench.errors import SelectionError
+from cryobench.errors import DataError, SelectionError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import torch
 
 
 class Stack(ABC):
-    """An open stack of images that reads only what is asked for."""
+    """An open stack of n images, each an array of the same shape; reads only the images that are asked for."""
 
     shape: Shape
+    """The shape of an image: (H, W), or (D, H, W) for volumes."""
     label: str
+    """The name of the stack in tables and messages."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
-        """Image `index` (0-based) as float32 [H, W], in the file's own units."""
+        """Image `index` (0-based), float32 of `shape`, in the units of the file."""
+
+    def read_block(self, images: Sequence[int]) -> np.ndarray:
+        """These images in this order, float32 [n, *shape]. By default one `read` each; override it if faster.
+
+        Raises `DataError` for an image of another shape.
+        """
+        return self._stacked(images, [self.read(index) for index in images])
 
     def check(self, index: int) -> None:
         """Raise `SelectionError` unless there is an image `index`."""
@@ -34,39 +44,51 @@ class Stack(ABC):
             raise SelectionError(f"image {index} of {self.label} does not exist; it has {len(self)}, from 0")
 
     def pixel_size(self, index: int) -> float | None:
-        """Ångström per pixel, or None where it is not known."""
+        """Å per pixel of image `index`, or None if unknown."""
         return None
 
     def particle_radius(self, index: int) -> float | None:
-        """Ångström from the middle of image `index` to where its particle ends, or None where nobody states it."""
+        """Radius of the particle in image `index` about the centre of the image, Å, or None if unknown."""
         return None
 
     @property
     def table(self) -> pd.DataFrame | None:
-        """What is known of the images beside their pixels, in RELION's columns (CTF, pose), a row each, or None."""
+        """Metadata of the images (CTF, pose) in RELION's columns, a row per image, or None."""
         return None
 
     def rows(self, images: Sequence[int]) -> pd.DataFrame | None:
-        """The table's rows of these images, in this order and numbered from 0; None where there is no table."""
+        """The rows of the table for these images, in this order and numbered from 0; None without a table."""
         table = self.table
         return None if table is None else table.iloc[list(images)].reset_index(drop=True)
 
     @property
     def white_noise(self) -> bool | None:
-        """Whether the noise in the images is white; so it is where they have none. None where nobody knows."""
+        """Whether the noise in the images is white, which includes no noise; None if unknown."""
         return None
 
     def clean(self, index: int) -> np.ndarray | None:
-        """Image `index` without its noise, in the units of `read`, float32 [H, W]; None where nobody knows it."""
+        """Image `index` without noise, float32 of `shape`, in the units of `read`; None if unknown."""
         return None
+
+    def clean_block(self, images: Sequence[int]) -> np.ndarray | None:
+        """These images without noise, float32 [n, *shape]; None if any is unknown. By default one `clean` each."""
+        found = [self.clean(index) for index in images]
+        known = [image for image in found if image is not None]
+        return self._stacked(images, known) if len(known) == len(found) else None
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """What the images are of and how they were drawn (structure, split, seed), where they were made and not taken.
+        """Structure, split and seed of simulated images; empty for others.
 
-        A prior trained on images of the same origin has seen what it is scored on.
+        A prior trained on images of the same origin has seen the images that it is scored on.
         """
         return {}
+
+    def _stacked(self, numbers: Sequence[int], images: Sequence[np.ndarray]) -> np.ndarray:
+        for number, image in zip(numbers, images, strict=True):
+            if image.shape != tuple(self.shape):
+                raise DataError(f"image {number} of {self.label} has shape {image.shape}; expected {tuple(self.shape)}")
+        return np.stack(images).astype(np.float32, copy=False) if images else np.empty((0, *self.shape), np.float32)
 
 
 class Source(ABC):
@@ -74,8 +96,13 @@ class Source(ABC):
 
     @abstractmethod
     def open(self) -> Stack:
-        """Open without reading the images."""
+        """Open the stack without reading images."""
 
     def open_on(self, device: torch.device | None) -> Stack:
-        """`open`; a source that makes its images makes them on this device, where one is given."""
+        """Open the stack; a source that computes its images computes them on this device, if given."""
         return self.open()
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """A shape in messages: `8 x 12`."""
+    return " x ".join(map(str, shape))

@@ -1,5 +1,5 @@
 """Files of images and tables: reading, writing, converting, scaling.
 
-Lives here: formats and what is done to images on their way in and out; registered sources are in `sources`.
+Lives here: file formats, and operations on images when they are read or written; registered sources are in `sources`.
 May be imported by sources, plan and everything above.
 """

@@ -10,15 +10,21 @@ import numpy as np
 
 from cryobench.core import Stack
 from cryobench.errors import DataError, ParameterError
-from cryobench.files import whole_file
+from cryobench.io.formats import FORMATS
 from cryobench.io.scaling import scaling_of
 from cryobench.io.streaming import stream
-from cryobench.io.writing import write_mrcs, write_star
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WRITTEN = (".mrcs", ".npy")
+
+def written_files(path: Path) -> list[Path]:
+    """The files that `convert` writes for this path. Raises `ParameterError` for a suffix that it cannot write."""
+    known = {suffix: format for suffix, format in FORMATS.items() if format.write is not None}
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        raise ParameterError(f"cannot write {path}: its suffix is {suffix!r}; give one of {', '.join(known)}")
+    return [path, *(path.with_suffix(other) for other in known[suffix].beside)]
 
 
 def convert(
@@ -26,48 +32,28 @@ def convert(
     path: Path,
     *,
     images: Sequence[int] | None = None,
-    normalize: str | None = None,
+    normalize: str = "none",
     radius: float | None = None,
     invert: bool = False,
 ) -> list[Path]:
-    """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy. Returns what was written.
+    """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy. Returns the files written.
 
-    normalize: minmax, meanstd, relion (with the particle's `radius` in pixels) or p95, image by image; None leaves the
-    values. invert: multiply by -1. Bounded memory; files appear whole or not at all. Raises `DataError` or
+    normalize: a name of `scaling.NORMALISATIONS`, applied image by image; radius: of the particle in pixels, for
+    relion. invert: multiply by -1. Bounded memory; files appear complete or not at all. Raises `DataError` or
     `ParameterError`.
     """
-    suffix = path.suffix.lower()
-    if suffix not in WRITTEN:
-        raise ParameterError(f"cannot write {path}: its suffix is {suffix!r}; give one of {', '.join(WRITTEN)}")
+    files = written_files(path)
     chosen = list(range(len(stack))) if images is None else list(images)
-    chunks = _chunks(stack, chosen, normalize, radius, invert)
-    if suffix == ".npy":
-        _write_npy(path, chunks, (len(chosen), *stack.shape))
-        return [path]
-    return _write_particles(path, chunks, stack, chosen)
-
-
-def _write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, chosen: Sequence[int]) -> list[Path]:
-    """Write chunks [n, H, W], one image for each of the `chosen` ones, as a .mrcs and a .star with what is known."""
-    sizes = [stack.pixel_size(index) for index in chosen]
-    known = [size for size in sizes if size is not None]
-    if known and len(known) < len(sizes):
-        raise DataError(f"{stack.label}: some images have a pixel size and some have none; write them one by one")
-    star = path.with_suffix(".star")
-    write_mrcs(path, chunks, known[0] if known else None)
-    write_star(star, stack.rows(chosen), path.name, known or None, stack.shape[1], count=len(chosen))
-    return [path, star]
+    write = FORMATS[path.suffix.lower()].write
+    assert write is not None
+    write(path, _chunks(stack, chosen, normalize, radius, invert), stack, chosen)
+    return files
 
 
 def _chunks(
-    stack: Stack, chosen: Sequence[int], normalize: str | None, radius: float | None, invert: bool
+    stack: Stack, chosen: Sequence[int], normalize: str, radius: float | None, invert: bool
 ) -> Iterator[np.ndarray]:
-    if radius is not None and normalize != "relion":
-        raise ParameterError(f"a radius belongs to the normalisation relion, got {normalize}")
-
     def scaled(number: int, image: np.ndarray) -> np.ndarray:
-        if normalize is None:
-            return -image if invert else image
         where = f"image {number} of {stack.label}"
         return scaling_of(normalize, image, where, radius=radius, invert=invert).apply(image)
 
@@ -75,21 +61,8 @@ def _chunks(
         yield np.stack([scaled(number, image) for number, image in zip(numbers, images, strict=True)])
 
 
-def _write_npy(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, ...]) -> None:
-    try:
-        with whole_file(path) as beside:
-            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-            start = 0
-            for chunk in chunks:
-                array[start : start + len(chunk)] = chunk
-                start += len(chunk)
-            array.flush()
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another place") from error
-
-
 class Clean(Stack):
-    """The clean images of a stack, as a stack. Raises `DataError` where nobody knows them."""
+    """The clean images of a stack, as a stack. Reading raises `DataError` where they are not known."""
 
     def __init__(self, stack: Stack):
         self._stack, self.shape, self.label = stack, stack.shape, f"{stack.label} without noise"
@@ -98,11 +71,15 @@ class Clean(Stack):
         return len(self._stack)
 
     def read(self, index: int) -> np.ndarray:
-        """Image `index` without its noise."""
-        image = self._stack.clean(index)
-        if image is None:
-            raise DataError(f"nobody knows image {index} of {self._stack.label} without its noise")
-        return image
+        """Image `index` without noise."""
+        return self.read_block([index])[0]
+
+    def read_block(self, images: Sequence[int]) -> np.ndarray:
+        """These images without noise, float32 [n, *shape]."""
+        block = self._stack.clean_block(images)
+        if block is None:
+            raise DataError(f"the clean images of {self._stack.label} are not known; use the images as they are")
+        return block
 
     def pixel_size(self, index: int) -> float | None:
         return self._stack.pixel_size(index)

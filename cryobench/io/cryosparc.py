@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.errors import DataError, said
-from cryobench.io.formats import check_file
+from cryobench.io.image_files import check_file
 from cryobench.io.particles import Particles, find_stacks, positive
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _CTF = {
     "ctf/amp_contrast": "rlnAmplitudeContrast",
     "ctf/phase_shift_rad": "rlnPhaseShift",
 }
-"""CryoSPARC's fields and RELION's columns; angles in radians there, in degrees here."""
+"""CryoSPARC's fields (angles in radians) and RELION's columns (degrees)."""
 _POSE, _SHIFT, _SHIFT_UNIT, _HALF = (f"alignments3D/{name}" for name in ("pose", "shift", "psize_A", "split"))
 _MICROGRAPH = "location/micrograph_path"
 
@@ -32,8 +32,8 @@ _MICROGRAPH = "location/micrograph_path"
 def read_cs(path: Path, data_root: str | None) -> Particles:
     """Read a CryoSPARC particle table.
 
-    Stacks are named from the project's folder, and looked for under `data_root`, the table's folder, its parents, then
-    the current folder. Raises `DataError` for a file that is no such table, lacks its images, and for missing stacks.
+    Paths of stacks are relative to the project's folder; they are looked for under `data_root`, the table's folder, its
+    parents, then the current folder. Raises `DataError` for a file that is not a particle table and for missing stacks.
     """
     check_file(path, "CryoSPARC table")
     rows = _rows(path)
@@ -42,11 +42,11 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
     if lacking:
         found = ", ".join(fields) or f"no fields, an array of {rows.dtype}"
         raise DataError(
-            f"{path} lacks {' and '.join(lacking)} (it has {found}); wanted a table of extracted particles, "
-            "and not the passthrough table beside it"
+            f"{path} lacks {' and '.join(lacking)} (it has {found}); expected a table of extracted particles, "
+            "not the passthrough table beside it"
         )
     if rows.size == 0:
-        raise DataError(f"{path} lists no images; wanted a particle table with at least one row")
+        raise DataError(f"{path} lists no images; expected a particle table with at least one row")
     names, stack_of = np.unique(rows[_PATH], return_inverse=True)
     stacks = find_stacks([_text(name) for name in names], path, data_root)
     sizes = None
@@ -59,16 +59,16 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
 def _rows(path: Path) -> np.ndarray:
     try:
         rows = np.load(path, allow_pickle=False)
-    except Exception as error:  # a damaged header is evaluated as Python, and can fail in any way that can
+    except Exception as error:  # numpy evaluates the header as Python, which can raise anything
         raise DataError(f"{path} is not a readable CryoSPARC table: {said(error)}; copy or export it again") from error
     if not isinstance(rows, np.ndarray):
         rows.close()
-        raise DataError(f"{path} is an archive of arrays; wanted a CryoSPARC table, one structured array")
+        raise DataError(f"{path} is an archive of arrays; expected a CryoSPARC table, one structured array")
     return np.atleast_1d(rows)
 
 
 def _text(name: bytes | str) -> str:
-    """A path; CryoSPARC marks one that it links to with a leading >."""
+    """A path, without the leading > by which CryoSPARC marks links."""
     return (name.decode() if isinstance(name, bytes) else str(name)).lstrip(">")
 
 
@@ -87,7 +87,7 @@ def _ctf(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _alignment(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> dict[str, np.ndarray]:
-    """Orientation, shift, half set and micrograph in RELION's columns, as far as the table has them."""
+    """Orientation, shift, half set and micrograph in RELION's columns, those that the table has."""
     fields = rows.dtype.names or ()
     columns: dict[str, np.ndarray] = {}
     if _POSE in fields:
@@ -120,7 +120,7 @@ def euler_angles(pose: np.ndarray) -> np.ndarray:
 
 
 def _origin(shift: np.ndarray, unit: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Shifts in pixels [n, 2] as RELION's origins: in Å where the size of such a pixel is known [n], else in pixels."""
+    """Shifts in pixels [n, 2] as RELION's origins: in Å if the pixel size [n] is known, else in pixels."""
     x, y = shift.T
     if unit is None:
         return {"rlnOriginX": x, "rlnOriginY": y}
@@ -128,7 +128,7 @@ def _origin(shift: np.ndarray, unit: np.ndarray | None) -> dict[str, np.ndarray]
 
 
 def _shift_unit(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> np.ndarray | None:
-    """Å per pixel that shifts are counted in [n]: of the images that were aligned, which may have been smaller."""
+    """Å per pixel of the shifts [n], which may be that of images downsampled for alignment."""
     if _SHIFT_UNIT in (rows.dtype.names or ()):
         return positive(rows[_SHIFT_UNIT].astype(np.float64), path)
     return pixel_sizes
@@ -137,5 +137,5 @@ def _shift_unit(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) ->
 def _vectors(rows: np.ndarray, field: str, length: int, path: Path) -> np.ndarray:
     vectors = rows[field].astype(np.float64)
     if vectors.shape != (len(rows), length):
-        raise DataError(f"{path}: {field} has shape {vectors.shape}; wanted {length} numbers for each of {len(rows)}")
+        raise DataError(f"{path}: {field} has shape {vectors.shape}; expected {length} numbers for each of {len(rows)}")
     return vectors

@@ -1,29 +1,34 @@
-"""Resampling by cutting or padding the spectrum."""
+"""Resampling of 2-D images by cropping or padding the spectrum."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from cryobench.core.source import size_text
+from cryobench.errors import DataError
+
 
 def square_crop(image: np.ndarray) -> np.ndarray:
-    """The central square of an image: [H, W] -> [n, n] with n = min(H, W). A view."""
+    """The central square of an image: [H, W] -> [n, n] with n = min(H, W). A view. Raises `DataError` unless 2-D."""
+    if image.ndim != 2:
+        raise DataError(f"cannot crop {size_text(image.shape)} to a square; expected a 2-D image")
     n = min(image.shape)
     top, left = ((side - n) // 2 for side in image.shape)
     return image[top : top + n, left : left + n]
 
 
 def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
-    """Resample a square image [N, N] to [n, n], its spectrum cut or padded with zeros. float32.
+    """Resample a square image [N, N] to [n, n] by cropping its spectrum or padding it with zeros. float32.
 
-    Scaled so that the mean is kept. Pixel j of the result stands at j N / n of the image. For n < N it is a sharp
+    The mean is kept. Pixel j of the result is at j N / n of the image. For n < N it is a sharp
     low-pass, and an image without frequencies at or above n / 2 cycles per image is sampled exactly; for n > N it is
-    sinc interpolation, which adds no information. Of an even side, the frequencies +-n/2 are one, the alternating
-    pattern: cutting adds the two, padding halves the one, so that padding and cutting back gives the image again.
-    (The convention of `scipy.signal.resample`.)
+    sinc interpolation, which adds no information. With an even side, +n/2 and -n/2 are the same
+    frequency: cropping adds the two, padding splits it into halves, so that cropping undoes padding. (The convention of
+    `scipy.signal.resample`.) Raises `DataError` for an image that is not square, and for n < 1.
     """
     N = image.shape[0]
     if image.shape != (N, N) or N < 1 or n < 1:
-        raise ValueError(f"cannot resize {image.shape} to {n} x {n}")
+        raise DataError(f"cannot resample {size_text(image.shape)} to {n} x {n}; expected a square image")
     if n == N:
         return np.asarray(image, dtype=np.float32)
     spectrum = np.fft.fft2(image.astype(np.float64))
@@ -32,10 +37,10 @@ def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
 
 
 def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
-    """Cut or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N."""
+    """Crop or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N."""
     N = len(spectrum)
     kept = min(N, n)
-    h = kept // 2  # frequencies -h to kept - h - 1 have room, which leaves out +h of an even side
+    h = kept // 2  # frequencies -h to kept - h - 1 fit, which leaves out +h of an even side
     resized = np.zeros((n, *spectrum.shape[1:]), spectrum.dtype)
     resized[: kept - h] = spectrum[: kept - h]
     if h:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what its local cache has of a repository, and what to say where neither cache nor hub helps."""
+"""The Hugging Face hub: files in its local cache, and the errors of failed downloads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from cryobench.errors import DataError, ParameterError, said, told
 
 SECONDS = 5.0
-"""How long the hub has to answer before it counts as out of reach."""
+"""Time after which the hub counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Repository:
 
     @property
     def revision_option(self) -> str:
-        """What `hf download` needs to be told of the revision, '' for the main branch."""
+        """The option of `hf download` for this revision, '' for the main branch."""
         return "" if self.revision == "main" else f" --revision {self.revision}"
 
     def cached(self, file: str) -> Path | None:
-        """The copy of a file in the local cache, or None. Raises `ParameterError` for a name no repository can have."""
+        """The copy of a file in the local cache, or None. Raises `ParameterError` for an invalid repository name."""
         import huggingface_hub
 
         try:
@@ -38,22 +38,22 @@ class Repository:
     def refused(
         self, what: str, error: Exception, *, fetch: str, file: str = "", naming: str = "name", lack: str = ""
     ) -> DataError:
-        """The error for `what` that could not be downloaded: what the hub said of it, or how to fetch it elsewhere.
+        """The error for a failed download of `what`: the hub's answer, or how to fetch it on another machine.
 
-        fetch: what to do where there is a network. naming: the parameters that name the repository. lack: why what the
-        local cache has of it is not enough, where that is not nothing.
+        fetch: the instructions for a machine with a network. naming: the parameters that name the repository. lack: why
+        the files in the local cache are not enough, '' if there are none.
         """
         answer = self._answer(error, file, naming)
         if answer:
             return DataError(f"{what}: {answer}")
         if lack:
-            there = f"{lack}; so it is in the local cache {_cache()}, and the hub cannot be asked for more"
+            there = f"{lack} in the local cache {_cache()}, and the rest cannot be downloaded"
         else:
             there = f"{what} is not in the local cache {_cache()} and cannot be downloaded"
-        return DataError(f"{there} ({told(error)}); where there is a network, {fetch}")
+        return DataError(f"{there} ({told(error)}); on a machine with a network, {fetch}")
 
     def _answer(self, error: Exception, file: str, naming: str) -> str | None:
-        """What the hub said, and what to do about it; None where it did not answer."""
+        """The hub's answer, and what to do; None if it did not answer."""
         from huggingface_hub.errors import (
             EntryNotFoundError,
             GatedRepoError,

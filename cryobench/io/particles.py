@@ -1,4 +1,4 @@
-"""What tables of particles have in common, RELION's and CryoSPARC's: their stacks are found, their images numbered."""
+"""Particle tables, RELION's and CryoSPARC's: the images that they list, and where the stacks are found."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Particles:
     """The n images that a table lists: number k is image `page[k]` (0-based) of stack `stacks[stack_of[k]]`.
 
-    pixel_sizes: Å per pixel [n], or None where the table has none. table: all that it says of the images in RELION's
-    columns, a row per image, with those of its optics group; None where it says nothing.
+    pixel_sizes: Å per pixel [n], or None if the table has none. table: all metadata in RELION's columns, a row per
+    image, including the columns of its optics group; None if there is none.
     """
 
     stacks: list[Path]
@@ -32,40 +32,42 @@ class Particles:
 def find_stacks(names: list[str], table: Path, data_root: str | None) -> list[Path]:
     """The stacks of these names: under `data_root`, the table's folder, its parents, or the current folder.
 
-    Raises `DataError` for one that is in none of them.
+    Raises `DataError` for a stack that is in none of these folders.
     """
     folders = _folders(table, data_root)
     return [_find(name, folders, table) for name in names]
 
 
 def positive(pixel_sizes: np.ndarray, table: Path) -> np.ndarray:
-    """The pixel sizes [n], Å. Raises `DataError` where one makes no sense."""
+    """The pixel sizes [n], Å. Raises `DataError` for one that is not positive and finite."""
     wrong = ~(np.isfinite(pixel_sizes) & (pixel_sizes > 0))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(f"{table}: row {row + 1} has a pixel size of {pixel_sizes[row]:g} Å; wanted a positive number")
+        raise DataError(
+            f"{table}: row {row + 1} has a pixel size of {pixel_sizes[row]:g} Å; expected a positive number"
+        )
     return pixel_sizes
 
 
 def _folders(table: Path, data_root: str | None) -> list[Path]:
-    """Where stacks are looked for, in order, each once."""
+    """The folders to search for stacks, in order, without duplicates."""
     first = []
     if data_root is not None:
         root = Path(data_root).expanduser()
         if not root.is_dir():
-            raise DataError(f"data_root {data_root} is not a folder; wanted the folder under which the stacks lie")
+            raise DataError(f"data_root {data_root} is not a folder; give the folder that contains the stacks")
         first = [root.absolute()]
     home = table.absolute().parent
     return list(dict.fromkeys([*first, home, *home.parents, Path.cwd()]))
 
 
 def _find(name: str, folders: list[Path], table: Path) -> Path:
-    """The stack of this name in the first folder that has it (an absolute name is only looked for where it says)."""
+    """The stack of this name in the first folder that has it (an absolute path is looked for at that path only)."""
     tried = list(dict.fromkeys(folder / name for folder in folders))
     for candidate in tried:
         if candidate.is_file():
             return candidate
     raise DataError(
         f"{table} names the stack {name}, which does not exist; tried {', '.join(map(str, tried))}; "
-        "pass --data-root (data_root=FOLDER) to say where the stacks lie"
+        "pass --data-root (data_root=FOLDER) with the folder of the stacks"
     )

@@ -1,4 +1,4 @@
-"""Intensity scales of one image, each with its inverse: what an image is divided by, and what is taken off first."""
+"""Affine intensity scales of one image of any dimension, each with its inverse."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 
 
@@ -31,11 +32,16 @@ class Scaling:
         return replace(self, factor=-self.factor)
 
 
-def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
-    """Scale an image [H, W] to [-1, 1]: float32 x = 2 (image - lo) / (hi - lo) - 1. Returns (x, lo, hi).
+def between(lo: float, hi: float) -> Scaling:
+    """From [lo, hi] to [-1, 1]."""
+    return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)
 
-    `where` names the image in messages. `undo(x, lo, hi)` gives the image back. Raises `DataError` for an image
-    that is empty, not finite, or constant: it has no scale.
+
+def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
+    """Scale an image to [-1, 1]: float32 x = 2 (image - lo) / (hi - lo) - 1. Returns (x, lo, hi).
+
+    `undo(x, lo, hi)` is the inverse. Raises `DataError`, which begins with `where`, for an image that is empty,
+    constant or not finite.
     """
     lo, hi = _range(image, where)
     return between(lo, hi).apply(image), lo, hi
@@ -46,34 +52,43 @@ def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
     return between(lo, hi).undo(scaled)
 
 
+# --------------------------------------------------------------------------------------------- scalings by name
+
+
+def none_scaling(image: np.ndarray, where: str) -> Scaling:
+    """The values as they are."""
+    _finite_range(image, where)
+    return Scaling(0.0, 1.0)
+
+
 def minmax_scaling(image: np.ndarray, where: str) -> Scaling:
-    """To [-1, 1], the least pixel to -1 and the greatest to 1."""
+    """The minimum to -1 and the maximum to 1."""
     return between(*_range(image, where))
 
 
 def meanstd(image: np.ndarray, where: str) -> Scaling:
-    """To mean 0 and standard deviation 1 over all pixels."""
+    """Mean 0 and standard deviation 1 over all pixels."""
     _range(image, where)
     return _standard(image)
 
 
 def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Scaling:
-    """To mean 0 and standard deviation 1 over the background, as RELION normalises particles (without its ramp).
+    """Mean 0 and standard deviation 1 over the background, as RELION normalises particles (without its ramp).
 
-    The background is what lies farther than `radius` pixels from pixel (H // 2, W // 2); by default 3/8 of the
-    smaller side, the circle of 75% of the box that RELION proposes. (Scheres 2012, J. Struct. Biol. 180:519.)
-    Raises `ParameterError` for a radius that leaves no background.
+    The background is farther than `radius` pixels from the pixel n // 2 of each axis: outside a circle, or a ball in
+    3-D. The default is 3/8 of the shortest side, RELION's circle of 75% of the box. (Scheres 2012, J. Struct. Biol.
+    180:519.) Raises `ParameterError` for a radius that leaves no background.
     """
     _range(image, where)
-    H, W = image.shape
-    r = 3 / 8 * min(H, W) if radius is None else radius
+    r = 3 / 8 * min(image.shape) if radius is None else radius
     if not r > 0:
-        raise ParameterError(f"{where}: the particle's radius is {r:g} pixels; wanted a positive number")
-    y, x = np.arange(H)[:, None] - H // 2, np.arange(W)[None, :] - W // 2
-    background = image[x**2 + y**2 > r**2]
+        raise ParameterError(f"{where}: the particle's radius is {r:g} pixels; expected a positive number")
+    axes = np.ogrid[tuple(slice(-(n // 2), n - n // 2) for n in image.shape)]
+    background = image[sum(axis**2 for axis in axes) > r**2]
     if background.size < 2:
         raise ParameterError(
-            f"{where}: a particle of radius {r:g} pixels leaves no background in {H} x {W}; give a smaller radius"
+            f"{where}: a particle of radius {r:g} pixels leaves no background in {size_text(image.shape)}; "
+            "give a smaller radius"
         )
     if background.min() == background.max():
         raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation, as minmax")
@@ -81,7 +96,7 @@ def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Sca
 
 
 def p95(image: np.ndarray, where: str) -> Scaling:
-    """To 1 at the 95th percentile of the positive pixels, for images that have no negative ones: 0 stays 0."""
+    """The 95th percentile of the positive pixels to 1 and 0 to 0, for images without negative pixels."""
     lo, _ = _range(image, where)
     if lo < 0:
         raise DataError(
@@ -92,23 +107,24 @@ def p95(image: np.ndarray, where: str) -> Scaling:
 
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
     "minmax": minmax_scaling,
+    "none": none_scaling,
     "meanstd": meanstd,
     "relion": relion,
     "p95": p95,
 }
-"""By name: function(image [H, W], where, **options) -> Scaling, `where` naming the image in messages.
+"""By name: function(image, where, **options) -> Scaling; error messages begin with `where`, the name of the image.
 
-Each raises `DataError` for an image that is empty, not finite or constant: it has no scale.
+Each raises `DataError` for an image that is empty, not finite or, except by `none`, constant.
 """
 
 
 def scaling_of(
     name: str, image: np.ndarray, where: str, *, radius: float | None = None, invert: bool = False
 ) -> Scaling:
-    """The scaling that a normalisation finds for an image [H, W]. radius: of the particle in pixels, for `relion`.
+    """The scaling of an image by the normalisation `name`. radius: of the particle in pixels, for `relion`.
 
-    invert: with the contrast inverted. Raises `ParameterError` for an unknown name and for a radius that the
-    normalisation has no use for, `DataError` for an image that has no such scale.
+    invert: with inverted contrast. Raises `ParameterError` for an unknown name and for a radius with another
+    normalisation, `DataError` for an image that cannot be scaled so.
     """
     if name not in NORMALISATIONS:
         raise ParameterError(f"unknown normalisation {name!r}; known are {', '.join(NORMALISATIONS)}")
@@ -119,24 +135,25 @@ def scaling_of(
     return scaling.inverted() if invert else scaling
 
 
-def _range(image: np.ndarray, where: str) -> tuple[float, float]:
-    """The least and the greatest pixel; raises `DataError` where there is no scale between them."""
+def _finite_range(image: np.ndarray, where: str) -> tuple[float, float]:
+    """The minimum and the maximum. Raises `DataError` for an image that is empty or not finite."""
     if image.size == 0:
-        raise DataError(f"{where} has no pixels; choose an image that has some")
+        raise DataError(f"{where} has no pixels; choose another image")
     lo, hi = float(image.min()), float(image.max())
     if not (np.isfinite(lo) and np.isfinite(hi)):
         raise DataError(f"{where} holds values that are not finite; leave this image out")
+    return lo, hi
+
+
+def _range(image: np.ndarray, where: str) -> tuple[float, float]:
+    """The minimum and the maximum. Raises `DataError` for an image that is empty, constant or not finite."""
+    lo, hi = _finite_range(image, where)
     if lo == hi:
         raise DataError(f"{where} is constant (every pixel is {lo:g}), so it cannot be scaled; leave this image out")
     return lo, hi
 
 
-def between(lo: float, hi: float) -> Scaling:
-    """From [lo, hi] to [-1, 1]."""
-    return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)
-
-
 def _standard(pixels: np.ndarray) -> Scaling:
-    """To mean 0 and standard deviation 1 over these pixels."""
+    """Mean 0 and standard deviation 1 over these pixels."""
     values = pixels.astype(np.float64)
     return Scaling(float(values.mean()), float(values.std()))

@@ -1,4 +1,4 @@
-"""Which images of a stack to use: ``0:8``, ``3,7,9``, ``2:``, ``0:10:2``, ``0:2,7``."""
+"""Selection of images of a stack: ``0:8``, ``3,7,9``, ``2:``, ``0:10:2``, ``0:2,7``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _FORMS = "give 0-based numbers and Python ranges such as 5, 3,7,9, 0:8, 2: or 0:
 
 
 def parse_images(text: str | None, n: int, default: int = 4, *, label: str = "the data") -> list[int]:
-    """The 0-based image numbers that `text` asks for among `n` images, in the order asked.
+    """The 0-based numbers of the images that `text` selects among `n`, in the given order.
 
-    None asks for the first `default` images, or all of them where there are fewer. `label` names the data in
-    messages. Raises `SelectionError` for what does not parse, is negative, empty, asked twice or beyond the end
-    (a range is not clipped: asking for eight images never silently gives seven).
+    None selects the first `default` images, or all if there are fewer. label: the name of the data in messages. Raises
+    `SelectionError` for text that does not parse, and for numbers that are negative, repeated or beyond the end (ranges
+    are not clipped).
     """
     if n < 1:
         raise SelectionError(f"{label} has no images to choose from")
@@ -52,7 +52,7 @@ def _range(item: str, text: str, n: int) -> range:
 
 
 def _steps_below(numbers: range, n: int) -> int:
-    """How many of the numbers lie below n (counted, not walked: a range may be huge)."""
+    """How many of the numbers lie below n, without iterating over a range that may be huge."""
     return (n - numbers.start + numbers.step - 1) // numbers.step
 
 

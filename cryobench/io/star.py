@@ -1,4 +1,4 @@
-"""RELION star files: which image of which stack, at what pixel size, and all else that they say of each image."""
+"""RELION star files: the images of stacks that they list, with pixel sizes and all other metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryobench.errors import DataError, said
-from cryobench.io.formats import check_file
+from cryobench.io.image_files import check_file
 from cryobench.io.particles import Particles, find_stacks, positive
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     """Read a particle star file, of RELION 3.0 (one table) or 3.1 (an optics table and a particle table).
 
     Stacks are looked for under `data_root`, the star file's folder, its parents, then the current folder. Raises
-    `DataError` for a file that is no star file, lacks image names or has garbled ones, and for missing stacks.
+    `DataError` for a file that is not a star file, for missing or malformed image names, and for missing stacks.
     """
     check_file(path, "star file")
     table = _particle_table(path)
@@ -32,8 +32,8 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     if (page < 0).any():
         row = int(np.argmax(page < 0))
         raise DataError(
-            f"{path}: row {row + 1} names the image {str(table[_NAME].iloc[row])!r}; wanted NUMBER@STACK, counted from "
-            "1, such as 000001@particles.mrcs"
+            f"{path}: row {row + 1} names the image {str(table[_NAME].iloc[row])!r}; expected NUMBER@STACK, counted "
+            "from 1, such as 000001@particles.mrcs"
         )
     stack_of, names = parts[1].factorize()
     stacks = find_stacks([str(name) for name in names], path, data_root)
@@ -41,18 +41,18 @@ def read_star(path: Path, data_root: str | None) -> Particles:
 
 
 def _particle_table(path: Path) -> pd.DataFrame:
-    """The table with image names, with the columns of its optics groups merged in."""
+    """The table of image names, merged with the columns of its optics groups."""
     blocks = {name: _as_table(block) for name, block in _blocks(path).items()}
     named = [name for name, block in blocks.items() if _NAME in block.columns]
     if not named:
         found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
-        raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); wanted a particle star file")
+        raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); expected a particle star file")
     table = blocks["particles" if "particles" in named else named[0]]
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice:
-        raise DataError(f"{path} has the column {twice[0]} twice; wanted each column once")
+        raise DataError(f"{path} has the column {twice[0]} twice; expected each column once")
     if table.empty:
-        raise DataError(f"{path} lists no images; wanted a particle star file with at least one row")
+        raise DataError(f"{path} lists no images; expected a particle star file with at least one row")
     optics = blocks.get("optics")
     return table if optics is None else _merge_optics(table, optics, path)
 
@@ -60,26 +60,28 @@ def _particle_table(path: Path) -> pd.DataFrame:
 def _blocks(path: Path) -> dict[str, Any]:
     import starfile
 
-    linecache.checkcache(str(path))  # starfile reads through linecache, which would serve a corrected file's old text
+    linecache.checkcache(str(path))  # starfile reads through linecache, which caches the old text of a changed file
     try:
         return starfile.read(path, always_dict=True, parse_as_string=_TEXT)  # type: ignore[return-value]
-    except Exception as error:  # starfile checks nothing: a malformed table fails wherever it happens to
-        raise DataError(f"{path} is not a readable star file: {said(error)}; wanted RELION's format") from error
+    except Exception as error:  # starfile does no checks: a malformed table can raise anything
+        raise DataError(f"{path} is not a readable star file: {said(error)}; expected RELION's format") from error
 
 
 def _as_table(block: Any) -> pd.DataFrame:
-    """A block without a loop is a table of one row."""
+    """A block as a table; a block without a loop has one row."""
     import pandas as pd
 
     return pd.DataFrame([block]) if isinstance(block, dict) else block
 
 
 def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add to each row what its optics group says; a column that both tables have is the row's own."""
+    """Add to each row the columns of its optics group; a column that both tables have is kept from the row."""
     if _GROUP not in table.columns or _GROUP not in optics.columns:
-        raise DataError(f"{path} has an optics table, but not {_GROUP} in both tables; wanted RELION 3.1's two tables")
+        raise DataError(
+            f"{path} has an optics table, but not {_GROUP} in both tables; expected RELION 3.1's two tables"
+        )
     if not optics[_GROUP].is_unique:
-        raise DataError(f"{path} lists an optics group twice in its optics table; wanted each {_GROUP} once")
+        raise DataError(f"{path} lists an optics group twice in its optics table; expected each {_GROUP} once")
     unknown = ~np.isin(table[_GROUP].to_numpy(), optics[_GROUP].to_numpy())
     if unknown.any():
         row = int(np.argmax(unknown))
@@ -90,14 +92,14 @@ def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.D
 
 
 def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
-    """Å per pixel [n]: stated (3.1), or from the detector's pixel in µm and the magnification (3.0); None without.
+    """Å per pixel [n]: as stated (3.1), or from the detector's pixel in µm and the magnification (3.0), or None.
 
-    Raises `DataError` where one makes no sense.
+    Raises `DataError` for one that is not positive and finite.
     """
     if "rlnImagePixelSize" in table.columns:
         sizes = _numbers(table, "rlnImagePixelSize")
     elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
-        with np.errstate(divide="ignore", invalid="ignore"):  # what that gives is refused below
+        with np.errstate(divide="ignore", invalid="ignore"):  # refused below
             sizes = _numbers(table, "rlnDetectorPixelSize") * 1e4 / _numbers(table, "rlnMagnification")
     else:
         return None
@@ -105,7 +107,7 @@ def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    """A column as float64 [n], NaN where the text is no number."""
+    """A column as float64 [n], NaN where the text is not a number."""
     import pandas as pd
 
     return np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)

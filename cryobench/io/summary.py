@@ -1,4 +1,4 @@
-"""What a stack of images is, in a few numbers."""
+"""Summary statistics of a stack of images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobench.core import Stack
+from cryobench.core.source import Stack, size_text
 from cryobench.io.streaming import stream
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE = 256
-"""Images that statistics are taken of, evenly spread over the stack."""
+"""The largest number of images that statistics are computed from, evenly spaced in the stack."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a stack is. Lengths in Å where the source knows the pixel size; `sampled` images were read for the numbers.
-
-    pixel_size, defocus: least and greatest. mean, deviation, low, high: over the pixels of the sampled images.
+    """Summary of a stack. pixel_size, defocus: minimum and maximum, Å, or None if unknown. low, high, mean, deviation:
+    over the pixels of `sampled` images.
     """
 
     label: str
@@ -40,7 +39,7 @@ class Summary:
 
 
 def summarise(stack: Stack) -> Summary:
-    """Look at a stack: reads its table, and the pixels of at most `SAMPLE` images."""
+    """Summarise a stack from its table and the pixels of at most `SAMPLE` images."""
     chosen = np.unique(np.linspace(0, len(stack) - 1, min(SAMPLE, len(stack))).round().astype(int)).tolist()
     low, high, total, squares, count = np.inf, -np.inf, 0.0, 0.0, 0
     for _, images in stream(stack, chosen):
@@ -68,7 +67,7 @@ def summarise(stack: Stack) -> Summary:
 
 
 def _defocus(table: pd.DataFrame | None) -> tuple[float, float] | None:
-    """Least and greatest mean underfocus, Å."""
+    """Minimum and maximum of the mean underfocus, Å."""
     if table is None or not {"rlnDefocusU", "rlnDefocusV"} <= set(table.columns):
         return None
     mean = table[["rlnDefocusU", "rlnDefocusV"]].to_numpy(dtype=np.float64).mean(axis=1)
@@ -77,22 +76,21 @@ def _defocus(table: pd.DataFrame | None) -> tuple[float, float] | None:
 
 def facts(summary: Summary) -> dict[str, str]:
     """A summary as lines of text, by name."""
-    height, width = summary.shape
-    told = {
+    lines = {
         "data": summary.label,
         "images": str(summary.images),
-        "size": f"{height} x {width} pixels",
-        "pixel size": _between(summary.pixel_size, "Å per pixel", "not known"),
+        "size": f"{size_text(summary.shape)} {'pixels' if len(summary.shape) == 2 else 'voxels'}",
+        "pixel size": _between(summary.pixel_size, "Å per pixel", "unknown"),
         "values": f"{summary.low:.4g} to {summary.high:.4g}, mean {summary.mean:.4g}, deviation {summary.deviation:.4g}"
         + ("" if summary.sampled == summary.images else f" (of {summary.sampled} images)"),
-        "CTF": _between(summary.defocus and tuple(d / 1e4 for d in summary.defocus), "µm underfocus", "not known"),
-        "clean images": "known" if summary.clean_known else "not known",
+        "CTF": _between(summary.defocus and tuple(d / 1e4 for d in summary.defocus), "µm underfocus", "unknown"),
+        "clean images": "known" if summary.clean_known else "unknown",
     }
     if summary.origin:
-        told["made of"] = ", ".join(f"{name} {value}" for name, value in summary.origin.items())
+        lines["simulated"] = ", ".join(f"{name} {value}" for name, value in summary.origin.items())
     if summary.columns:
-        told["table"] = ", ".join(summary.columns)
-    return told
+        lines["table"] = ", ".join(summary.columns)
+    return lines
 
 
 def _between(limits: tuple[float, ...] | None, unit: str, otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""Writing images as others read them: an MRC stack, and the RELION 3.1 star file that goes with it."""
+"""Writing images: MRC stacks with their RELION 3.1 star files, and .npy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID
 from mrcfile.dtypes import HEADER_DTYPE
 
-from cryobench.core import Shape
+from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, said
 from cryobench.files import whole_file
 from cryobench.io.particles import positive
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PixelSize = float | Sequence[float | None] | None
-"""Å per pixel of all images or of each, None where it is not known."""
+"""Å per pixel of all images or of each, None if unknown."""
 
 _FLOAT32_MODE, _VERSION = 2, 20141
 _GROUP, _GROUP_NAME, _PIXEL_SIZE = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnImagePixelSize"
@@ -45,20 +45,20 @@ _OPTICS = (
     "rlnMagMat11",
     _PIXEL_SIZE,
 )
-"""What RELION 3.1 reads from the optics table alone, beside the size of the images."""
+"""The columns that RELION 3.1 reads from the optics table only, beside the size of the images."""
 _OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize", "rlnImageDimensionality"]
-"""What a table says of the images as they were stored."""
+"""Columns that describe the images as stored; replaced when they are written."""
 
 
 # ------------------------------------------------------------------------------------------------------ images
 
 
 def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size: float | None = None) -> int:
-    """Write images [n, H, W], or chunks of them as they come, as an MRC image stack of float32. Returns how many.
+    """Write images [n, H, W], or an iterable of such chunks, as an MRC image stack of float32. Returns their number.
 
-    pixel_size: Å, or None where it is not known. Memory is that of one chunk. The file appears whole or not at all;
-    one that is there already is replaced. Raises `DataError` for no images, images that differ in shape or are not
-    finite, and where it cannot be written.
+    pixel_size: Å, or None if unknown. Memory is that of one chunk. The file appears complete or not at all; an existing
+    one is replaced. Raises `DataError` for no images, for images that differ in shape or are not finite, and where the
+    file cannot be written.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
     totals = _Totals()
@@ -74,24 +74,25 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
 
 
 class _Totals:
-    """What the header of a stack says of all its images, gathered a chunk at a time."""
+    """The statistics in the header of a stack, accumulated chunk by chunk."""
 
     def __init__(self) -> None:
-        self.count, self.shape = 0, (0, 0)
+        self.count = 0
+        self.shape: tuple[int, ...] = (0, 0)
         self.low, self.high, self.mean, self.square = np.inf, -np.inf, 0.0, 0.0
 
     def add(self, block: np.ndarray, path: Path) -> None:
-        """Count float32 images [n, H, W] in. Raises `DataError` for what no stack can hold."""
+        """Add float32 images [n, H, W]. Raises `DataError` for images that cannot be in one stack."""
         if block.ndim != 3 or 0 in block.shape[1:]:
-            raise DataError(f"{path}: got images of shape {list(block.shape)}; wanted [n, H, W]")
+            raise DataError(f"{path}: got images of shape {list(block.shape)}; expected [n, H, W]")
         if self.count and block.shape[1:] != self.shape:
             raise DataError(
-                f"{path}: got images of {block.shape[1:]} after some of {self.shape}; write one shape a file"
+                f"{path}: got images of {block.shape[1:]} after images of {self.shape}; write one shape a file"
             )
         finite = np.isfinite(block).all(axis=(1, 2))
         if not finite.all():
             raise DataError(f"{path}: image {self.count + int(np.argmin(finite))} is not finite; leave it out")
-        self.shape: Shape = block.shape[1:]
+        self.shape = block.shape[1:]
         for image in block:
             self._add(image)
 
@@ -125,10 +126,38 @@ class _Totals:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` when the block ends well, and not at all when it does not."""
+    """A file that appears at `path` when the block ends without an error, and not at all otherwise."""
     try:
         with whole_file(path) as beside, beside.open("wb") as file:
             yield file
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {said(error)}; choose another place") from error
+
+
+def write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
+    """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star beside it."""
+    if len(stack.shape) != 2:
+        raise DataError(f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy")
+    sizes = [stack.pixel_size(number) for number in numbers]
+    known = [size for size in sizes if size is not None]
+    if known and len(known) < len(sizes):
+        raise DataError(f"{stack.label}: the pixel size of some images is unknown; write these images separately")
+    write_mrcs(path, chunks, known[0] if known else None)
+    star = path.with_suffix(".star")
+    write_star(star, stack.rows(numbers), path.name, known or None, stack.shape[1], count=len(numbers))
+
+
+def write_npy(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
+    """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array. Raises `DataError`."""
+    try:
+        with whole_file(path) as beside:
+            shape = (len(numbers), *stack.shape)
+            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+            start = 0
+            for chunk in chunks:
+                array[start : start + len(chunk)] = chunk
+                start += len(chunk)
+            array.flush()
     except OSError as error:
         raise DataError(f"cannot write {path}: {said(error)}; choose another place") from error
 
@@ -146,24 +175,24 @@ def write_star(
     count: int | None = None,
     stored_pixel_size: PixelSize = None,
 ) -> None:
-    """Write a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, named from the star file.
+    """Write a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, relative to the star file.
 
-    table: RELION's columns, or None for `count` images of which nothing else is known. pixel_size: Å per pixel of the
-    images as written, for all or for each, None where it is not known. image_size: pixels a side, as written.
-    stored_pixel_size: Å per pixel that the table's origins in pixels are counted in, where the table does not say.
+    table: RELION's columns, or None for `count` images without metadata. pixel_size: Å per pixel of the images as
+    written, for all or for each, None if unknown. image_size: pixels a side, as written. stored_pixel_size: Å per pixel
+    of the table's origins in pixels, if the table does not state it.
 
     Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
-    pixels become pixel size and origins in Å; other columns stay as they are. Raises `DataError` where that cannot be
-    done, or the file not be written.
+    pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` where a conversion is not
+    possible or the file cannot be written.
     """
     import pandas as pd
 
     if table is None:
         if count is None:
-            raise DataError(f"{path}: there is no table and no count of images; give one of them")
+            raise DataError(f"{path}: neither a table nor a number of images was given; give one")
         table = pd.DataFrame(index=range(count))
     if count not in (None, len(table)):
-        raise DataError(f"{path}: the table has {len(table)} rows for {count} images; wanted a row for each")
+        raise DataError(f"{path}: the table has {len(table)} rows for {count} images; expected one for each")
     if len(table) == 0:
         raise DataError(f"{path}: there are no images to list; choose at least one")
     table = _origins_in_angstrom(table.reset_index(drop=True), stored_pixel_size, path).drop(
@@ -181,7 +210,7 @@ def write_star(
 
 
 def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path) -> pd.DataFrame:
-    """RELION 3.0's rlnOriginX and Y, in pixels of the stored images, as 3.1's, in Å. A copy."""
+    """A copy of the table with RELION 3.0's origins, in pixels of the stored images, as RELION 3.1's, in Å."""
     import pandas as pd
 
     both = [(f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst") for axis in "XY"]
@@ -192,20 +221,20 @@ def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path
     unit = _lengths(stored_pixel_size) if stated is None else stated
     if unit is None:
         raise DataError(
-            f"{path}: {old[0][0]} is in pixels of an unknown size, and RELION 3.1 wants Å; give their pixel size"
+            f"{path}: {old[0][0]} is in pixels of an unknown size; RELION 3.1 expects Å: give the pixel size"
         )
     moved = {angstrom: pd.to_numeric(table[pixels]) * unit for pixels, angstrom in old if angstrom not in table.columns}
     return table.drop(columns=[pixels for pixels, _ in old]).assign(**moved)
 
 
 def _lengths(pixel_size: PixelSize) -> np.ndarray | None:
-    """Å per pixel, [] or [n]; None where none is known."""
+    """Å per pixel, [] or [n]; None if all are unknown."""
     lengths = np.asarray(pixel_size, dtype=np.float64)  # None becomes NaN
     return None if np.isnan(lengths).all() else lengths
 
 
 def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(optics table, particle table): a group for each combination of optics columns, numbered from 1 as they come."""
+    """(optics table, particle table): a group for each combination of optics columns, numbered from 1."""
     import pandas as pd
 
     if _GROUP not in table.columns:
@@ -221,7 +250,7 @@ def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _loop(name: str, table: pd.DataFrame) -> str:
-    """A table as a block of a star file; numbers with all their digits, text with blanks in quotes."""
+    """A table as a block of a star file; numbers with full precision, text with blanks in quotes."""
     import pandas as pd
 
     text = [column for column in table.columns if not pd.api.types.is_numeric_dtype(table[column])]

@@ -84,7 +84,7 @@ class Measurements:
 
 def load(path: Path) -> Measurements:
     """Read measurements. Raises `DataError`, in one line, for a file that holds none."""
-    from cryobench.io.formats import check_file
+    from cryobench.io.image_files import check_file
 
     check_file(path, "file of measurements (.npz)")
     try:

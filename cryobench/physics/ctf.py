@@ -1,11 +1,11 @@
-"""The contrast transfer function (CTF) of a thin object that scatters weakly, in RELION's convention.
+"""The contrast transfer function (CTF) of a thin, weakly scattering object, in RELION's convention.
 
     CTF(k) = sin(chi(k)) exp(-B |k|^2 / 4)
     chi(k) = pi lambda D(k) |k|^2 - pi/2 Cs lambda^3 |k|^4 + phase shift + asin(amplitude contrast)
     D(k)   = (U + V)/2 + (U - V)/2 cos 2(angle(k) - angle(U))
 
 with k in 1/Å, underfocus U, V >= 0. It is positive at low frequencies: an image CTF * projection shows protein white
-on dark, as particles are given to RELION; the raw micrograph shows the negative of it. Angles go from the
+on dark, as in particles for RELION; the raw micrograph shows its negative. Angles go from the
 x axis (columns) towards the y axis (rows). (Rohou & Grigorieff 2015, J. Struct. Biol. 192:216, eqs 2 to 4.)
 """
 
@@ -60,9 +60,9 @@ class CtfParameters:
 
     @staticmethod
     def from_table(table: pd.DataFrame, what: str = "the table") -> CtfParameters:
-        """The CTF in a table with RELION's columns, a row per image; phase shift and B-factor are 0 where it has none.
+        """The CTF in a table with RELION's columns, a row per image; phase shift and B-factor are 0 by default.
 
-        Raises `DataError` for missing columns, all named, and for values that no microscope has.
+        Raises `DataError` for missing columns and for invalid values.
         """
         import pandas as pd
 
@@ -74,13 +74,13 @@ class CtfParameters:
         for name, column in COLUMNS.items():
             given: Any = table[column] if column in table.columns else pd.Series(0.0, index=table.index)
             values[name] = torch.tensor(np.asarray(pd.to_numeric(given, errors="coerce"), dtype=np.float64))
-            # a table may say 'inf' or nothing at all
+            # text such as 'inf', and empty cells, are not finite
             wrong = ~values[name].isfinite() | ((values[name] <= 0) & (name == "voltage"))
             if name == "amplitude_contrast":
                 wrong |= (values[name] < 0) | (values[name] > 1)
             if wrong.any():
                 row = int(wrong.nonzero()[0])
-                raise DataError(f"{what}: row {row + 1} has {column} {table[column].iloc[row]}; give a sensible number")
+                raise DataError(f"{what}: row {row + 1} has {column} {table[column].iloc[row]}; give a valid number")
         return CtfParameters(**values)
 
     def to_table(self) -> pd.DataFrame:
@@ -90,7 +90,7 @@ class CtfParameters:
         return pd.DataFrame({column: getattr(self, name).tolist() for name, column in COLUMNS.items()})
 
     def select(self, images: slice | torch.Tensor) -> CtfParameters:
-        """Those of some of the images."""
+        """The CTF of some of the images."""
         return CtfParameters(**{f.name: getattr(self, f.name)[images] for f in dataclasses.fields(self)})
 
 
@@ -109,7 +109,7 @@ def wavelength(voltage: torch.Tensor) -> torch.Tensor:
 def transfer(parameters: CtfParameters, shape: Sequence[int], pixel_size: float | Sequence[float]) -> torch.Tensor:
     """CTF(k) on the half spectrum of real images [H, W], the layout of `rfft2`: [B, 1, H, W // 2 + 1], float64.
 
-    pixel_size: Å per pixel, for all images or for each.
+    pixel_size: Å per pixel, of all images or of each.
     """
     H, W = shape
     p = parameters

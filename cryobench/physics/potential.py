@@ -1,11 +1,11 @@
-"""From atoms to the electrostatic potential that scatters electrons, band-limited on a grid.
+"""The electrostatic potential of atoms, band-limited on a grid.
 
     V(k) = 47.878 V Å^2 * exp(-B |k|^2 / 4) * sum_e f_e(|k|) * sum_{j of element e} exp(-2 pi i k . r_j)
 
 f_e is the electron scattering factor of a neutral atom in Å, five Gaussians in s = |k| / 2 (International Tables C,
 4.3.2.2; the table that gemmi has), 47.878 V Å^2 = h^2 / (2 pi m e). The sum over atoms is a non-uniform Fourier
-transform (finufft) with a relative error of 1e-4, so atoms need not lie on the grid. Water around the particle is left
-out: real proteins stand out less at low frequencies.
+transform (finufft) with a relative error of 1e-4, so atoms may be off the grid. Water around the particle is left
+out: real proteins have less contrast at low frequencies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """What scatters: positions in Å around the middle of the bounding box, float64 [n, 3], and atomic numbers [n]."""
+    """Atoms: positions in Å relative to the centre of the bounding box, float64 [n, 3], and atomic numbers [n]."""
 
     name: str
     positions: np.ndarray
@@ -35,15 +35,15 @@ class Atoms:
 def potential(atoms: Atoms, n: int, pixel_size: float, b_factor: float) -> np.ndarray:
     """The potential of atoms in a cube of n voxels a side, in volts, float32 [z, y, x]; the origin is voxel n // 2.
 
-    pixel_size: Å per voxel. b_factor: of all atoms, Å^2. Frequencies at and above n/2 cycles per box are left out, so
-    that the volume can be turned. Atoms outside the box come in at the other side.
+    pixel_size: Å per voxel. b_factor: of all atoms, Å^2. Frequencies at and above n/2 cycles per box are zero, so
+    that the volume can be rotated. Atoms outside the box wrap around.
     """
     import finufft
     import torch
 
     half = n // 2 + 1
     index = np.fft.fftfreq(n, 1 / n).astype(np.int32)
-    # |k|^2 in units of 1 / box^2 is an integer, so that functions of it are looked up
+    # |k|^2 in units of 1 / box^2 is an integer, so that functions of it are read from a table
     squares = (index**2)[:, None, None] + (index**2)[None, :, None] + np.arange(half, dtype=np.int32) ** 2
     k2 = np.arange(squares.max() + 1) / (n * pixel_size) ** 2
     inside = k2 < (0.5 / pixel_size) ** 2 * (1 - 1e-6)
@@ -54,8 +54,8 @@ def potential(atoms: Atoms, n: int, pixel_size: float, b_factor: float) -> np.nd
     for number in np.unique(atoms.numbers):
         x, y, z = np.ascontiguousarray(angles[atoms.numbers == number].T)
         ones = np.ones(len(x), np.complex64)
-        # modes in FFT order, 0 .. n/2 - 1 and -n/2 .. -1: of the last axis the half that real volumes need
-        # one thread: several would add up in another order every time, and no image would be the same twice
+        # modes in FFT order, 0 .. n/2 - 1 and -n/2 .. -1; of the last axis, the half that real volumes need
+        # one thread: with several the order of summation, and so the rounding, would vary between calls
         modes = finufft.nufft3d1(
             z, y, x, ones, (n, n, n), eps=_TOLERANCE, isign=-1, modeord=1, upsampfac=1.25, nthreads=1
         )

@@ -1,13 +1,13 @@
 """Projections of a volume by Fourier slices.
 
-The 2D Fourier transform of a projection is a central slice through the 3D transform of the volume:
+The 2-D Fourier transform of a projection is a central slice of the 3-D transform of the volume:
 
     P(kx, ky) = V(R (kx, ky, 0)),      R = A^T,  A = Rz(psi) Ry(tilt) Rz(rot)
 
 with RELION's Euler angles (passive: A takes the volume's axes to the image's; projection is along the image's z axis).
 V is interpolated trilinearly on a grid twice as fine as the box's own (the volume is padded with zeros), and the volume
-is divided beforehand by what that interpolation multiplies it with, sinc^2 along each axis. What is left is an error of
-1.6% (a ribosome that fills 0.65 of the box; the root mean square against exact sums over atoms), less near the middle.
+is divided beforehand by the envelope of that interpolation, sinc^2 along each axis. The remaining error is 1.6% (root
+mean square against exact sums over atoms, for a ribosome that fills 0.65 of the box), less near the centre.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PADDING = 2
 
 
 class Projector:
-    """A volume made ready to be projected.
+    """A volume prepared for projection.
 
-    volume: [n, n, n] as [z, y, x], its origin at voxel n // 2. Slices are cut off at n/2 cycles per box.
+    volume: [n, n, n] as [z, y, x], its origin at voxel n // 2. Slices are zero from n/2 cycles per box on.
     """
 
     def __init__(self, volume: torch.Tensor):
@@ -30,10 +30,10 @@ class Projector:
         r = (torch.arange(n, dtype=volume.dtype, device=volume.device) - n // 2) / N
         correction = torch.sinc(r) ** 2
         volume = volume / correction[:, None, None] / correction[:, None] / correction
-        before = N // 2 - n // 2  # so that the origin comes to stand at N // 2
+        before = N // 2 - n // 2  # moves the origin to N // 2
         volume = pad(volume, [before, N - n - before] * 3)
         spectrum = torch.fft.fftshift(torch.fft.rfftn(torch.fft.ifftshift(volume)), dim=(0, 1))
-        # one channel for the real and one for the imaginary part, side by side in memory: they are read together
+        # real and imaginary part as channels, adjacent in memory since they are read together
         self._spectrum = torch.view_as_real(spectrum).permute(3, 0, 1, 2)[None]
         self._shape = spectrum.shape
         ky = torch.fft.fftfreq(n, 1 / n, dtype=volume.dtype, device=volume.device)[:, None].expand(n, n // 2 + 1)
@@ -55,7 +55,7 @@ class Projector:
         other_half = points[..., :1] < 0  # V(-k) is the conjugate of V(k)
         where = torch.where(other_half, -points, points).add_(origin)
         B = len(rotations)
-        volumes = self._spectrum.expand(B, -1, -1, -1, -1)  # a view: images are sampled in parallel
+        volumes = self._spectrum.expand(B, -1, -1, -1, -1)  # a view, so that images are sampled in parallel
         real, imaginary = grid_sample(volumes, where[:, None, None], align_corners=True)[:, :, 0, 0].unbind(1)
         found = torch.complex(real, torch.where(other_half[..., 0], -imaginary, imaginary))
         slices = found.new_zeros((B, self.n * (self.n // 2 + 1)))
@@ -74,13 +74,13 @@ def matrices(rot: torch.Tensor, tilt: torch.Tensor, psi: torch.Tensor) -> torch.
 
 
 def euler_angles(uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """rot, tilt, psi in degrees [B] of rotations spread evenly over SO(3), from numbers [B, 3] spread over [0, 1)."""
+    """rot, tilt, psi in degrees [B] of rotations uniform on SO(3), from numbers [B, 3] uniform in [0, 1)."""
     rot, height, psi = uniform.double().unbind(-1)
     return 360 * rot - 180, torch.rad2deg(torch.arccos(1 - 2 * height)), 360 * psi - 180
 
 
 def shift_phase(n: int, shift: torch.Tensor) -> torch.Tensor:
-    """exp(-2 pi i k . shift), which moves images by `shift` = (x, y) pixels [B, 2] -> complex64 [B, n, n // 2 + 1]."""
+    """exp(-2 pi i k . shift), which shifts images by `shift` = (x, y) pixels [B, 2] -> complex64 [B, n, n // 2 + 1]."""
     k = torch.fft.fftfreq(n, dtype=shift.dtype, device=shift.device)
     turns = -2 * torch.pi * shift[:, :, None] * k  # [B, 2, n]
     x, y = torch.polar(torch.ones_like(turns), turns).to(torch.complex64).unbind(1)

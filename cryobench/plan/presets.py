@@ -19,7 +19,7 @@ import yaml
 from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, said
 from cryobench.files import exclusively, whole_file
 from cryobench.registry import Registry, did_you_mean
-from cryobench.spec import Spec, as_text, fields_of, parse
+from cryobench.spec import Spec, as_text, fields_of, first_field, parse
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,9 @@ def choose(text: str, registry: Registry, folder: Path) -> Chosen:
 
 def stated_by(spec: Spec, cls: type) -> dict[str, str]:
     """The parameters that a spec states, text by key: the bare first value under the name of the field it binds."""
-    first = {} if spec.value is None else {field.name: spec.value for field in fields_of(cls)[:1]}
-    return first | dict(spec.params)
+    first = first_field(cls)
+    bare = {first.name: spec.value} if first is not None and spec.value is not None else {}
+    return bare | dict(spec.params)
 
 
 def parameters_of(registry: Registry, component: Any, keys: Iterable[str]) -> dict[str, str]:
@@ -117,7 +118,9 @@ def parameters_of(registry: Registry, component: Any, keys: Iterable[str]) -> di
 def _shown(registry: Registry, solver: Any, stated: Iterable[str]) -> Spec:
     """The spec of a solver, as `Registry.spec_of` would write it, with these parameters and no others."""
     items = parameters_of(registry, solver, stated)
-    bare = {field.name for field in fields_of(type(solver))[:1] if field.kind is None and field.name in items}
+    bare = {
+        field.name for field in fields_of(type(solver))[:1] if not (field.kind or field.by_name) and field.name in items
+    }
     value = items.pop(bare.pop()) if bare else None
     return Spec(registry.origin_of(type(solver)).name, value, tuple(items.items()))
 

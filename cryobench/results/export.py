@@ -24,7 +24,7 @@ from cryobench.files import whole_file
 from cryobench.record import COSTS, Record
 from cryobench.registry import did_you_mean, installed
 from cryobench.results.store import Results
-from cryobench.spec import fields_of, parse
+from cryobench.spec import first_field, parse
 
 BENCHOPT_METADATA = b"_meta_json"
 """Where benchopt looks in a Parquet file for how to plot it; what it finds there may be empty, but must be there."""
@@ -218,9 +218,10 @@ def _parameters(record: Record) -> dict[str, Any]:
 def _first_field(solver: str) -> str:
     """The parameter that the first value of a solver's spec gives; 'value' where its package is not installed here."""
     try:
-        return fields_of(installed().get("solvers", solver))[0].name
+        field = first_field(installed().get("solvers", solver))
     except CryobenchError:
-        return "value"
+        field = None
+    return "value" if field is None else field.name
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, Nois
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import least_norm
 from cryobench.solvers.wiener import noise_power
-from cryobench.spec import Component, Range
+from cryobench.spec import ByName, Component, Range
 
 NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
 """The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
@@ -39,7 +39,10 @@ class WithDiffusion(Solver):
     """A solver with a diffusion prior."""
 
     prior: Annotated[
-        Diffusion, Component("priors", folder="diffusion"), "a diffusion prior: embedded, diffusion:..., or a folder"
+        Diffusion,
+        Component("priors", folder="diffusion"),
+        ByName(),
+        "a diffusion prior: embedded, diffusion:..., or a folder",
     ] = Embedded()
 
     def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
@@ -163,7 +166,7 @@ class Sampler(WithDiffusion):
     their standard deviation comes with it.
     """
 
-    samples: Annotated[int, "reconstructions to draw; more than one: their mean and standard deviation"] = 1
+    samples: Annotated[int, ByName(), "reconstructions to draw; more than one: their mean and standard deviation"] = 1
     steps: Annotated[int, Range(10, 200, log=True), "network evaluations"] = 100
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`demo`: simulated images for trying things out without any data of one's own."""
+"""The source `demo`: simulated images for trying out the package without data."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _MADE_BY = (
     "physics/projection.py",
     "physics/potential.py",
 )
-"""What the images follow from beside the recipe: when one of these changes, they are made again."""
+"""The files that determine the images beside the recipe: when one changes, the images are computed again."""
 
 
 @dataclass(frozen=True)
 class Demo(Source):
     """32 simulated particle images, 128 x 128: a ribosome, its two subunits and a small elongated protein in turn.
 
-    The images of `simulate:6zu5+6zu5-large+6zu5-small+3o21,snr=2,count=32`: the CTF of a 300 kV microscope at a defocus
-    as found on real particles, white noise. Real single images have twenty times as much. The noise is part of the
-    images, as it is in a file; the clean images are known, and scored against too. Made when first used and kept in
-    the cache folder ($CRYOBENCH_CACHE, else ~/.cache/cryobench).
+    The images of `simulate:6zu5+6zu5-large+6zu5-small+3o21,snr=2,count=32`: the CTF of a 300 kV microscope at defoci
+    as measured on real particles, and white noise. Real images have twenty times the noise variance. The noise is part
+    of the images, as in a file; the clean images are known, and metrics are also computed against them. Computed at
+    first use and kept in the cache folder ($CRYOBENCH_CACHE, else ~/.cache/cryobench).
     """
 
     def open(self) -> DemoStack:
-        """Open the images in the cache, or make them."""
+        """Open the images in the cache, or compute them."""
         return DemoStack()
 
 
@@ -70,7 +70,7 @@ class DemoStack(Stack):
         return self._simulated.pixel_size(index)
 
     def particle_radius(self, index: int) -> float:
-        """Å from the middle of the structure of image `index` to its farthest atom."""
+        """Radius of the particle: Å from the centre of the structure to its farthest atom."""
         return self._simulated.particle_radius(index)
 
     @property
@@ -90,12 +90,12 @@ class DemoStack(Stack):
 
 
 def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
-    """(images, clean images), each float32 [n, H, W]: from the cache, where they are put after they were made."""
+    """(images, clean images), each float32 [n, H, W]: from the cache, or computed and written to it."""
     path = cache_folder() / f"demo-{_digest()}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["images"], arrays["clean"]
-    except Exception:  # not there, cut, or not ours: numpy raises many kinds of error
+    except Exception:  # missing, truncated or foreign: numpy raises many kinds of errors
         made = stack.particles(range(len(stack)))
     images, clean = made.image.numpy(), made.signal.numpy()
     try:
@@ -103,12 +103,12 @@ def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
         with whole_file(path) as beside, beside.open("wb") as file:
             np.savez(file, images=images, clean=clean)
     except OSError:
-        return images, clean  # nowhere to keep them: they are made again next time
+        return images, clean  # the cache cannot be written: they are computed again next time
     return images, clean
 
 
 def _digest() -> str:
-    """Of all that the images follow from."""
+    """Digest of all that determines the images."""
     digest = hashlib.sha256(repr(RECIPE).encode())
     for name in _MADE_BY:
         digest.update((Path(__file__).parents[1] / name).read_bytes())

@@ -1,4 +1,4 @@
-"""Stacks on the Hugging Face hub: downloaded once, then read from the local cache."""
+"""The source `hub`: files on the Hugging Face hub, downloaded once, then read from the local cache."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PATH = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^/\s][^\s]*)")
 class Hub(Source):
     """Images of a file on the Hugging Face hub, such as a stack of anon202628/EMPIAR10076_128x128.
 
-    A copy in the local cache is used as it is; only without one is the network asked. Name a commit as `revision` to
-    read the same images on every machine.
+    A copy in the local cache is used without a connection to the hub. Give a commit as `revision` to read the same
+    images on every machine.
     """
 
     path: Annotated[str, "OWNER/NAME/FILE on the Hugging Face hub"]
@@ -33,10 +33,12 @@ class Hub(Source):
     def __post_init__(self) -> None:
         match = _PATH.fullmatch(self.path)
         if match is None or {"", ".", ".."} & set(self.path.split("/")):
-            raise ParameterError(f"hub: wanted OWNER/NAME/FILE, such as owner/stacks/particles.mrcs, got {self.path!r}")
+            raise ParameterError(
+                f"hub: expected OWNER/NAME/FILE, such as owner/stacks/particles.mrcs, got {self.path!r}"
+            )
         if not self.revision.strip():
             raise ParameterError("hub: the revision is empty; give a branch, tag or commit, such as main")
-        self._file("")  # refuses a size that makes no sense
+        self._file("")  # raises for an invalid size
 
     @property
     def repository(self) -> str:
@@ -49,7 +51,7 @@ class Hub(Source):
         return "/".join(self.path.split("/")[2:])
 
     def open(self) -> FileStack:
-        """Open the cached copy, or download one first. Raises `DataError` where there is neither file nor network."""
+        """Open the cached copy, or download it first. Raises `DataError` for a failed download."""
         return self._file(str(self.cached() or self._download())).open()
 
     def cached(self) -> Path | None:
@@ -61,16 +63,16 @@ class Hub(Source):
 
         at = (self.repository, self.file)
         try:
-            # asked by hand because a download that gets no answer tries again for minutes
+            # a request of our own, since a download without an answer is retried for minutes
             url = huggingface_hub.hf_hub_url(*at, repo_type=self.kind, revision=self.revision)
             huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
             return Path(
                 huggingface_hub.hf_hub_download(*at, repo_type=self.kind, revision=self.revision, etag_timeout=SECONDS)
             )
-        except Exception as error:  # of the hub's client, of the HTTP library below it, of the disk
+        except Exception as error:  # from the hub's client, the HTTP library or the disk
             fetch = (
                 f"run `hf download {self.repository} {self.file} --repo-type {self.kind}"
-                f"{self._repository.revision_option} --local-dir .`, bring {Path(self.file).name} here and pass it "
+                f"{self._repository.revision_option} --local-dir .`, copy {Path(self.file).name} here and pass it "
                 "with --data, or copy the cache folder"
             )
             what = f"hub:{self.path}"

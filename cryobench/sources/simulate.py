@@ -1,9 +1,9 @@
-"""`simulate`: particle images of atomic structures, with everything known that real images hide.
+"""The source `simulate`: particle images of atomic structures, with clean images, poses and CTF known.
 
     atoms -> potential V -> projection P = slice of V, turned and shifted -> signal = CTF * P -> image = signal + noise
 
-Every random number of a particle follows from (seed, structure, split, its number) alone: particle 17 is the same in
-any batch. They are made by counter (`philox.py`), for all particles at once and on the device.
+The random numbers of a particle depend on (seed, structure, split, its number) only, so that particle 17 is the same in
+any batch. They are drawn by counter (`philox.py`), for all particles at once and on the device.
 The CTF acts on the box as a circular convolution, as the operator `ctf` does.
 """
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILL = 0.65
-"""Diameter of the particle over the side of the box, where no pixel size is asked for."""
+"""Diameter of the particle over the side of the box, where no pixel size is given."""
 _CHUNK = 16
-"""Images simulated at once when one is read: its neighbours are likely to be next."""
+"""Images simulated at once when one is read, since its neighbours are likely to be read next."""
 _POSE, _SHIFT, _CTF, _SOLVENT = range(4)
-"""What a particle's random numbers are for."""
+"""The purposes of a particle's random numbers."""
 _Made = TypeVar("_Made")
 
 
@@ -45,9 +45,9 @@ _Made = TypeVar("_Made")
 class Simulate(Source):
     """Images simulated from atomic structures, with clean images, poses and CTF known.
 
-    The signal-to-noise ratio is the variance of the CTF-modulated signal over the variance of the noise, the former
-    taken over the circle around the particle, whose radius is that of its farthest atom. Protein is white where the CTF
-    is positive, as in particles for RELION; `invert=true` turns it dark, as on the micrograph. Water is left out.
+    The signal-to-noise ratio is the variance of the CTF-modulated signal, within the circle whose radius is that of the
+    farthest atom, over the variance of the noise. Protein is white where the CTF is positive, as in particles for
+    RELION; `invert=true` makes it dark, as on the micrograph. Water is left out.
     """
 
     structure: Annotated[
@@ -57,7 +57,7 @@ class Simulate(Source):
     count: Annotated[int, "number of images"] = 256
     size: Annotated[int, "side of the images, in pixels"] = 128
     pixel_size: Annotated[float | None, f"Å per pixel; none: the particle fills {FILL:g} of the box"] = None
-    split: Annotated[Split, "which images: those of one split are never those of another"] = "test"
+    split: Annotated[Split, "which images; the splits are disjoint"] = "test"
     seed: Annotated[int, "seed of poses, CTF and noise"] = 0
     chains: Annotated[str, "chains of the structure, joined by commas, or all"] = "all"
     assembly: Annotated[str | None, "biological assembly of a file to build; none: as deposited"] = None
@@ -91,17 +91,17 @@ class Simulate(Source):
             raise ParameterError(f"simulate: seed must fit in 64 bits, got {self.seed}")
 
     def open(self, device: torch.device | str = "cpu") -> SimulatedStack:
-        """Read the structures; volumes are made when first needed. Raises `DataError` for what is no structure."""
+        """Read the structures; volumes are computed at first use. Raises `DataError` for invalid structures."""
         return SimulatedStack(self, torch.device(device))
 
     def open_on(self, device: torch.device | None) -> SimulatedStack:
-        """`open`, on the CPU where no device is given."""
+        """`open`, on the CPU by default."""
         return self.open(device or "cpu")
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedParticles:
-    """Simulated particles and all that is known of them.
+    """Simulated particles and their parameters.
 
     projection: of the potential, V Å; signal: the projection through the CTF; image: the signal with its noise; each
     float32 [B, H, W]. rot, tilt, psi: RELION's Euler angles, degrees [B]. shift: of the particle (x, y), Å [B, 2].
@@ -123,7 +123,7 @@ class SimulatedParticles:
 
 @dataclass(frozen=True, eq=False)
 class _Draws:
-    """What is drawn for particles before any image is made; see `SimulatedParticles`."""
+    """The random parameters of particles; see `SimulatedParticles`."""
 
     rot: torch.Tensor
     tilt: torch.Tensor
@@ -133,7 +133,7 @@ class _Draws:
 
 
 class _Specimen:
-    """A structure at its pixel size, its volume made on first use."""
+    """A structure at its pixel size; its volume is computed at first use."""
 
     def __init__(self, atoms: Atoms, recipe: Simulate, device: torch.device):
         n = recipe.size
@@ -144,7 +144,7 @@ class _Specimen:
         if radius > n / 2:
             raise DataError(
                 f"{atoms.name} is {2 * atoms.radius:.0f} Å across and the box {n * self.pixel_size:.0f} Å; "
-                f"ask for pixel_size={2 * atoms.radius / (FILL * n):.3g} or size={math.ceil(2 * radius / FILL)}"
+                f"give pixel_size={2 * atoms.radius / (FILL * n):.3g} or size={math.ceil(2 * radius / FILL)}"
             )
         centred = torch.arange(n, device=device) - n // 2
         circle = (centred[:, None] ** 2 + centred**2) <= max(radius, 1.0) ** 2
@@ -159,7 +159,7 @@ class _Specimen:
 
 
 class SimulatedStack(Stack):
-    """Images of a `Simulate`, made when they are read. Image i shows structure i modulo their number."""
+    """Images of a `Simulate`, computed when they are read. Image i shows structure i modulo their number."""
 
     def __init__(self, recipe: Simulate, device: torch.device):
         self.recipe, self.device = recipe, device
@@ -169,7 +169,7 @@ class SimulatedStack(Stack):
         self.shape = (recipe.size, recipe.size)
         noise = f"snr {recipe.snr:g}" if recipe.snr else "without noise"
         self.label = f"simulated {'+'.join(structure.name for structure in atoms)} {noise}"
-        self._chunk: tuple[range, SimulatedParticles] | None = None
+        self._last: tuple[tuple[int, ...], SimulatedParticles] | None = None
 
     def __len__(self) -> int:
         return self.recipe.count
@@ -189,7 +189,11 @@ class SimulatedStack(Stack):
 
     def read_block(self, images: Sequence[int]) -> np.ndarray:
         """These images with their noise, float32 [n, H, W]."""
-        return self.particles(images).image.cpu().numpy()
+        return self._block(images).image.cpu().numpy().copy()
+
+    def clean_block(self, images: Sequence[int]) -> np.ndarray:
+        """These images without noise, float32 [n, H, W]."""
+        return self._block(images).signal.cpu().numpy().copy()
 
     def pixel_size(self, index: int) -> float:
         """Å per pixel of image `index`."""
@@ -197,7 +201,7 @@ class SimulatedStack(Stack):
         return self._specimens[index % len(self._specimens)].pixel_size
 
     def particle_radius(self, index: int) -> float:
-        """Å from the middle of the structure to its farthest atom; image `index` may be shifted against it."""
+        """Å from the centre of the structure to its farthest atom; the particle may be shifted in image `index`."""
         self.check(index)
         return self._specimens[index % len(self._specimens)].radius
 
@@ -212,7 +216,7 @@ class SimulatedStack(Stack):
         table = drawn.ctf.to_table()
         for column, angle in (("Rot", drawn.rot), ("Tilt", drawn.tilt), ("Psi", drawn.psi)):
             table[f"rlnAngle{column}"] = angle.numpy()
-        # RELION's origin says how to move the image so that the particle comes to stand in the middle
+        # RELION's origin is the shift that centres the particle
         table["rlnOriginXAngst"], table["rlnOriginYAngst"] = -drawn.shift.T.numpy()
         table["rlnClassNumber"] = np.arange(len(self)) % len(self._specimens) + 1
         return table
@@ -224,13 +228,13 @@ class SimulatedStack(Stack):
         return {"structure": names, "split": self.recipe.split, "seed": str(self.recipe.seed)}
 
     def particles(self, indices: Sequence[int]) -> SimulatedParticles:
-        """Simulate these images, at once, on the stack's device."""
+        """Simulate these images together, on the stack's device."""
         for index in indices:
             self.check(index)
         return self._by_specimen(indices, self._of_one_specimen)
 
     def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
-        """What `make(number of the structure, indices [n])` gives for the images of each, in the order of `indices`."""
+        """The results of `make(number of the structure, indices [n])` for each structure, in the order of `indices`."""
         rows = torch.tensor(list(indices), device=self.device)
         of = rows % len(self._specimens)
         chosen = [(of == number).nonzero()[:, 0] for number in range(len(self._specimens))]
@@ -241,7 +245,7 @@ class SimulatedStack(Stack):
         recipe, specimen, n = self.recipe, self._specimens[number], self.recipe.size
         drawn, pixel = self._draw(number, rows), specimen.pixel_size
         rotations = matrices(drawn.rot, drawn.tilt, drawn.psi).float()
-        # a projection sums voxels along a line: times their side it is the line integral
+        # a projection is a sum of voxels along a line; times their side it is the line integral
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
         spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
@@ -286,17 +290,21 @@ class SimulatedStack(Stack):
 
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self.check(index)
-        if self._chunk is None or index not in self._chunk[0]:
-            start = index - index % _CHUNK
-            around = range(start, min(start + _CHUNK, len(self)))
-            self._chunk = around, self.particles(around)
-        around, particles = self._chunk
-        return getattr(particles, what)[index - around.start].cpu().numpy().copy()
+        start = index - index % _CHUNK
+        block = self._block(range(start, min(start + _CHUNK, len(self))))
+        return getattr(block, what)[index - start].cpu().numpy().copy()
+
+    def _block(self, images: Sequence[int]) -> SimulatedParticles:
+        """These particles; the last block is kept, so that its noisy and clean images are computed once."""
+        numbers, last = tuple(images), self._last
+        if last is None or last[0] != numbers:
+            self._last = last = numbers, self.particles(numbers)
+        return last[1]
 
 
 @dataclass(frozen=True)
 class Microscope:
-    """What real images of two published data sets have in common, as fitted by tools/fit_microscope.py.
+    """Statistics of real images of two published data sets, fitted by tools/fit_microscope.py.
 
     defocus_log_mean, defocus_log_deviation: of the mean defocus in Å, log-normal. astigmatism_mean, astigmatism_root:
     of the vector (U - V) (cos 2a, sin 2a) in Å, normal; the root is the lower Cholesky factor of its covariance.
@@ -319,7 +327,7 @@ class Microscope:
         return defocus, torch.hypot(x, y), torch.rad2deg(torch.atan2(y, x)) / 2
 
     def solvent_power(self, n: int, pixel_size: float) -> torch.Tensor:
-        """The spectrum of ice on the half spectrum [n, n // 2 + 1], of mean one over the whole."""
+        """The power spectrum of ice on the half spectrum [n, n // 2 + 1], with mean one over the full spectrum."""
         ky = torch.fft.fftfreq(n, pixel_size, dtype=torch.float64)[:, None]
         k2 = ky**2 + ky[:, 0] ** 2
         power = 1 + self.solvent_excess * (-k2 / self.solvent_frequency**2).exp()
@@ -334,7 +342,7 @@ def microscope() -> Microscope:
 
 
 def _joined(parts: Sequence[_Made], order: torch.Tensor) -> _Made:
-    """Dataclasses of tensors [n, ...], and of such dataclasses, one after the other and then in that order."""
+    """Dataclasses of tensors [n, ...], or of such dataclasses, concatenated and then put in this order."""
     if len(parts) == 1:
         return parts[0]
 

@@ -1,17 +1,16 @@
-"""The images of a training run: any of them, in any order, by their number alone."""
+"""The images of a training run, each determined by the seed and its number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from cryobench.core import Shape, Stack
+from cryobench.core.operator import Shape
+from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError
-from cryobench.io.streaming import ReadsBlocks
 from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import TURNS, turned
 
@@ -20,33 +19,19 @@ _INDEX, _TURN, _NOISE, _LEVEL = range(4)
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x_0 [n, 1, H, W] in [-1, 1], the noise that is put on them, and where in (0, 1) their levels lie [n]."""
+    """Images x_0 [n, 1, H, W] in [-1, 1], the noise to add to them, and their noise levels in (0, 1) [n]."""
 
     x0: torch.Tensor
     noise: torch.Tensor
     level: torch.Tensor
 
 
-class _Particles(Protocol):
-    """Simulated images [n, H, W], on the device they were made on."""
-
-    image: torch.Tensor
-    signal: torch.Tensor
-
-
-@runtime_checkable
-class _Simulates(Protocol):
-    """A stack that makes several images at once, on a device of its own."""
-
-    def particles(self, indices: Sequence[int]) -> _Particles: ...
-
-
 class Images:
-    """An endless sequence of images, number 0, 1, ..., drawn with replacement from stacks in turn.
+    """An endless sequence of 2-D images, number 0, 1, ..., drawn with replacement from stacks in turn.
 
-    Which image, how it is turned, its noise and its noise level follow from (seed, number) alone, so that a run that
-    was interrupted goes on with what would have come, on any number of processes. clean: give the images without their
-    own noise, on the scale that they have with it.
+    The choice of an image, its symmetry operation, noise and noise level depend on (seed, number) only, so that a run
+    can be interrupted and continued on any number of processes. clean: the images without their own noise, on the scale
+    of the noisy images.
     """
 
     def __init__(
@@ -59,15 +44,15 @@ class Images:
 
     @property
     def origins(self) -> list[dict[str, str]]:
-        """What the images are of, each origin once, for stacks that know."""
+        """The distinct origins of the stacks that have one."""
         known = [dict(stack.origin) for stack in self._stacks if stack.origin]
         return [origin for i, origin in enumerate(known) if origin not in known[:i]]
 
     def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
         """The images step * size to (step + 1) * size - 1, or a part of them; float32 on the device.
 
-        Their levels are spread evenly over a batch, at a random offset: image j has (u + j / size) mod 1, which is
-        uniform for each and has less variance for all.
+        Their levels are stratified: image j has (u + j / size) mod 1 with one random u a batch, which is uniform for
+        each image and has less variance over the batch.
         """
         places = torch.arange(size)[part]
         numbers = step * size + places
@@ -77,7 +62,7 @@ class Images:
         return Batch(self._read(numbers), noise.reshape(-1, 1, *self.shape), level)
 
     def _read(self, numbers: torch.Tensor) -> torch.Tensor:
-        """These images in [-1, 1], turned, [n, 1, H, W]."""
+        """These images in [-1, 1], after their symmetry operations, [n, 1, H, W]."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
         images = torch.empty(len(numbers), *self.shape, device=self._device)
@@ -85,8 +70,8 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                noisy, target = block(stack, chosen, clean=self._clean)
-                images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
+                noisy, target = (part.to(self._device) for part in block(stack, chosen, clean=self._clean))
+                images[places] = scaled(noisy, target, chosen, stack.label)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()
             images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
@@ -94,32 +79,27 @@ class Images:
 
 
 def block(stack: Stack, images: Sequence[int], *, clean: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """These images of a stack, and what to train on: they themselves, or the same without their noise.
+    """These images of a stack, and the images to train on: the same, or without their noise. float32 [n, H, W] each.
 
-    float32 [n, H, W] each, made at once where the stack can and on its own device where it has one. Raises `DataError`
-    where the clean images are wanted and not known.
+    Raises `DataError` where the clean images are not known.
     """
-    if isinstance(stack, _Simulates):
-        particles = stack.particles(images)
-        return particles.image, particles.signal if clean else particles.image
-    if isinstance(stack, ReadsBlocks):
-        noisy = torch.from_numpy(np.ascontiguousarray(stack.read_block(images), dtype=np.float32))
-    else:
-        noisy = torch.from_numpy(np.stack([stack.read(image) for image in images]).astype(np.float32, copy=False))
-    return noisy, torch.stack([_clean(stack, image) for image in images]) if clean else noisy
+    noisy = _tensor(stack.read_block(images))
+    if not clean:
+        return noisy, noisy
+    target = stack.clean_block(images)
+    if target is None:
+        raise DataError(f"the clean images of {stack.label} are not known; train on the images as they are")
+    return noisy, _tensor(target)
 
 
-def _clean(stack: Stack, image: int) -> torch.Tensor:
-    pixels = stack.clean(image)
-    if pixels is None:
-        raise DataError(f"the clean image {image} of {stack.label} is not known; train on the images as they are")
-    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+def _tensor(block: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32))
 
 
 def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
-    """Each target [n, H, W] on the scale that takes its noisy image from its own extremes to [-1, 1].
+    """Each target [n, H, W] on the scale that maps the minimum and maximum of its noisy image to -1 and 1.
 
-    Raises `DataError` for an image that has no scale.
+    Raises `DataError` for an image that is constant or not finite.
     """
     low, high = noisy.amin((1, 2), keepdim=True), noisy.amax((1, 2), keepdim=True)
     fine = (low < high) & low.isfinite() & high.isfinite() & target.isfinite().all(2, True).all(1, True)
@@ -130,9 +110,11 @@ def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], la
 
 
 def _common_shape(stacks: Sequence[Stack]) -> Shape:
+    sizes = ", ".join(f"{stack.label} {size_text(stack.shape)}" for stack in stacks)
     shapes = {tuple(stack.shape) for stack in stacks}
+    if any(len(shape) != 2 for shape in shapes):
+        raise DataError(f"a network is trained on 2-D images, got {sizes}; give other data")
     if len(shapes) != 1:
-        told = ", ".join(f"{stack.label} {stack.shape[0]} x {stack.shape[1]}" for stack in stacks)
-        raise DataError(f"the images to train on have different sizes: {told}; resample them to one, with size=")
+        raise DataError(f"the images to train on have different sizes: {sizes}; resample them to one, with size=")
     height, width = shapes.pop()
     return height, width

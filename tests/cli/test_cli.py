@@ -125,7 +125,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         (("-s", "dcd", "-o", "sumpool:4"), "no solver 'dcd'; did you mean 'dct'?"),
         (("-s", "dct", "-o", "sumpol:4"), "did you mean 'sumpool'"),
         (("-s", "dct", "-o", "sumpool:4,cuont=3"), "did you mean 'count'"),
-        (("-s", "dct", "-o", "sumpool:four"), "block wants int, got 'four'"),
+        (("-s", "dct", "-o", "sumpool:four"), "block expects int, got 'four'"),
         (("-s", "dct", "-o", "sumpool"), "needs 'block'"),
         (("-s", "dct", "-o", "sumpool:4,,"), "key=value"),
         (("-s", "dct", "-o", "ctf@sumpool:4"), "measures 4 images of each, and the outer one takes one"),

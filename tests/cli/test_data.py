@@ -1,4 +1,4 @@
-"""`cryobench data`, as a person uses it."""
+"""The command `cryobench data`."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ def stack_file(path, images, pixel_size=1.5):
     return path
 
 
-def test_info_says_what_a_stack_is(cli, tmp_path):
+def test_info_summarises_a_stack(cli, tmp_path):
     images = np.random.default_rng(0).normal(3, 2, (5, 8, 12))
     stack_file(tmp_path / "a.mrcs", images)
     code, out, err = cli("data", "info", "a.mrcs", "--json")
-    told = json.loads(out)
+    summary = json.loads(out)
     assert (code, err) == (0, "")
-    assert (told["images"], told["shape"], told["pixel_size"]) == (5, [8, 12], [1.5, 1.5])
-    assert told["mean"] == pytest.approx(images.mean(), rel=1e-5)
-    assert told["deviation"] == pytest.approx(images.std(), rel=1e-5)
-    assert (told["low"], told["high"]) == (pytest.approx(images.min()), pytest.approx(images.max()))
+    assert (summary["images"], summary["shape"], summary["pixel_size"]) == (5, [8, 12], [1.5, 1.5])
+    assert summary["mean"] == pytest.approx(images.mean(), rel=1e-5)
+    assert summary["deviation"] == pytest.approx(images.std(), rel=1e-5)
+    assert (summary["low"], summary["high"]) == (pytest.approx(images.min()), pytest.approx(images.max()))
     code, out, _ = cli("data", "info", "a.mrcs")
     assert "8 x 12 pixels" in out
     assert "1.5 Å per pixel" in out
-    assert "not known" in out
+    assert "unknown" in out
 
 
-def test_info_knows_what_was_simulated_and_draws_a_sheet(cli, tmp_path):
+def test_info_reports_the_origin_of_simulated_images_and_draws_a_sheet(cli, tmp_path):
     import matplotlib.image
 
     code, out, err = cli("data", "info", f"simulate:{SMALL}", "--sheet", "sheet.png", "--clean", "--images", "0:5")
     assert code == 0
-    assert "made of       structure 3mht, split test, seed 0" in out
+    assert "simulated     structure 3mht, split test, seed 0" in out
     assert "clean images  known" in out
     assert "µm underfocus" in out
     assert "5 images on sheet.png" in err
     assert matplotlib.image.imread(tmp_path / "sheet.png").shape[1] == 5 * 1.2 * 150
 
 
-def test_simulated_files_are_what_relion_reads(cli, tmp_path):
+def test_simulated_files_are_in_relions_format(cli, tmp_path):
     code, _, err = cli("data", "simulate", SMALL, "--out", "made")
     assert code == 0, err
     made = Simulate("3mht", snr=0.5, count=6, size=32).open()
@@ -71,11 +71,11 @@ def test_simulated_files_are_what_relion_reads(cli, tmp_path):
     assert json.loads(out)["pixel_size"] == [pytest.approx(made.pixel_size(0))] * 2
     code, _, err = cli("data", "simulate", SMALL, "--out", "made")
     assert (code, err.count("\n")) == (2, 1)
-    assert "is there already" in err
+    assert "exists; give another" in err
     assert cli("data", "simulate", SMALL, "--out", "made", "--no-clean", "--force")[0] == 0
 
 
-def test_structures_of_several_sizes_have_an_optics_group_each(cli, tmp_path):
+def test_structures_with_different_pixel_sizes_have_an_optics_group_each(cli, tmp_path):
     assert cli("data", "simulate", "3mht+2nwl,snr=1,count=5,size=32", "--out", "made")[0] == 0
     blocks = starfile.read(tmp_path / "made" / "particles.star")
     assert len(blocks["optics"]) == 2
@@ -112,15 +112,25 @@ def test_a_table_can_be_ranked_by_the_clean_image_where_it_is_known(cli, blobs):
     assert "--by 'psnr_clean' is no column of this run" in err
 
 
+@pytest.mark.parametrize("suffix", [".mrcs", ".npy"])
+def test_convert_without_a_normalisation_keeps_every_bit(cli, tmp_path, suffix):
+    images = np.random.default_rng(0).normal(size=(5, 8, 8)).astype(np.float32)
+    images[2] = 3
+    stack_file(tmp_path / "a.mrcs", images)
+    assert cli("data", "convert", "a.mrcs", f"b{suffix}")[0] == 0
+    written = tmp_path / f"b{suffix}"
+    np.testing.assert_array_equal(np.load(written) if suffix == ".npy" else mrcfile.read(written), images)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["info", "nowhere.mrcs"], "neither a file here nor a registered source"),
         (["info", "simulate:6zu6"], "neither a packaged structure nor a file"),
         (["info", "a.mrcs", "--sheet", "no/sheet.png"], "the folder no does not exist"),
-        (["info", "a.mrcs", "--sheet", "s.png", "--clean"], "without its noise"),
+        (["info", "a.mrcs", "--sheet", "s.png", "--clean"], "the clean images of a.mrcs are not known"),
         (["convert", "a.mrcs", "b.tif"], "its suffix is '.tif'; give one of .mrcs, .npy"),
-        (["convert", "a.mrcs", "a.mrcs"], "a.mrcs is there already"),
+        (["convert", "a.mrcs", "a.mrcs"], "a.mrcs exists; give another"),
         (["convert", "a.mrcs", "b.mrcs", "--normalize", "p95"], "has negative pixels"),
         (["convert", "a.mrcs", "b.mrcs", "--normalize", "median"], "unknown normalisation 'median'"),
         (["convert", "a.mrcs", "b.mrcs", "--radius", "3"], "radius"),

@@ -1,4 +1,4 @@
-"""Resampling in Fourier space: exact on what both grids can hold, SciPy's convention on what one cannot."""
+"""Resampling in Fourier space: exact within the band of both grids, SciPy's convention beyond."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import resample
 
-from cryobench.io.fourier_crop import fourier_resize
+from cryobench.errors import DataError
+from cryobench.io.fourier_crop import fourier_resize, square_crop
 
 
 def noise(N: int, seed: int = 0) -> np.ndarray:
@@ -16,7 +17,7 @@ def noise(N: int, seed: int = 0) -> np.ndarray:
 
 
 def band_limited(side: int, band: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random real waves of fewer than `band` cycles per image: on `side` pixels, and what gives them on any grid."""
+    """Random real waves of fewer than `band` cycles per image: on `side` pixels, and as a function of the grid."""
     rng = np.random.default_rng(seed)
     frequencies = rng.integers(-band + 1, band, size=(30, 2))
     waves = np.column_stack([frequencies, rng.normal(size=30), rng.uniform(0, 2 * np.pi, size=30)])
@@ -29,13 +30,13 @@ def sample(waves: np.ndarray, side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("N", "n"), [(32, 16), (33, 16), (32, 15), (33, 15), (40, 12), (16, 16), (20, 19), (9, 1)])
-def test_cutting_samples_a_band_limited_image_exactly(N, n):
+def test_cropping_samples_a_band_limited_image_exactly(N, n):
     image, waves = band_limited(N, max(1, (n + 1) // 2))
     np.testing.assert_allclose(fourier_resize(image, n), sample(waves, n), atol=1e-5)
 
 
 @pytest.mark.parametrize(("N", "n"), [(32, 16), (33, 16), (32, 15), (33, 15), (16, 16)])
-def test_cutting_keeps_the_mean_is_linear_and_forgets_what_is_above(N, n):
+def test_cropping_keeps_the_mean_is_linear_and_removes_higher_frequencies(N, n):
     a, b = noise(N, 1).astype(np.float64) + 3, noise(N, 2).astype(np.float64)
     assert fourier_resize(a, n).mean() == pytest.approx(a.mean(), abs=1e-5)
     np.testing.assert_allclose(fourier_resize(a - 2 * b, n), fourier_resize(a, n) - 2 * fourier_resize(b, n), atol=1e-4)
@@ -52,7 +53,7 @@ def test_padding_samples_a_band_limited_image_exactly_and_keeps_the_mean(N, n):
 
 
 @given(st.integers(1, 24), st.integers(1, 40), st.integers(0, 2**31))
-def test_it_is_scipys_resampling_along_both_axes(N, n, seed):
+def test_resizing_equals_scipys_resampling_along_both_axes(N, n, seed):
     image = noise(N, seed)
     expected = resample(resample(image.astype(np.float64), n, axis=0), n, axis=1)
     resized = fourier_resize(image, n)
@@ -61,17 +62,24 @@ def test_it_is_scipys_resampling_along_both_axes(N, n, seed):
 
 
 @given(st.integers(1, 24), st.integers(0, 20), st.integers(0, 2**31))
-def test_padding_and_cutting_back_gives_the_image_again(N, more, seed):
+def test_cropping_undoes_padding(N, more, seed):
     image = noise(N, seed)
     np.testing.assert_allclose(fourier_resize(fourier_resize(image, N + more), N), image, atol=2e-6)
 
 
-def test_padding_to_a_multiple_goes_through_the_pixels():
+def test_padding_to_a_multiple_interpolates_the_pixels():
     image = noise(12)
     np.testing.assert_allclose(fourier_resize(image, 36)[::3, ::3], image, atol=2e-6)
 
 
 @pytest.mark.parametrize(("shape", "n"), [((4, 5), 3), ((4, 4), 0), ((0, 0), 3)])
-def test_what_cannot_be_resized(shape, n):
-    with pytest.raises(ValueError, match="cannot resize"):
+def test_invalid_sizes_are_refused(shape, n):
+    with pytest.raises(DataError, match="cannot resample"):
         fourier_resize(np.zeros(shape), n)
+
+
+def test_volumes_are_refused():
+    with pytest.raises(DataError, match="cannot crop 4 x 4 x 5 to a square; expected a 2-D image"):
+        square_crop(np.zeros((4, 4, 5)))
+    with pytest.raises(DataError, match="cannot resample 4 x 4 x 4 to 2 x 2"):
+        fourier_resize(np.zeros((4, 4, 4)), 2)

@@ -1,6 +1,8 @@
-"""Intensity scales: each has the statistics its name promises, can be undone, and is refused where there is none."""
+"""Intensity scales: each has its statistics and an inverse, and refuses images that cannot be scaled."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def background(image: np.ndarray, radius: float) -> np.ndarray:
-    """The pixels outside the circle, found one by one."""
-    H, W = image.shape
-    outside = [image[y, x] for y in range(H) for x in range(W) if (y - H // 2) ** 2 + (x - W // 2) ** 2 > radius**2]
+    """The pixels outside the circle or ball, found one by one."""
+    middle = [n // 2 for n in image.shape]
+    outside = [image[at] for at in np.ndindex(image.shape) if math.dist(at, middle) > radius]
     return np.array(outside, np.float64)
 
 
@@ -38,7 +40,7 @@ def test_minmax_of_the_widest_range():
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5, np.nan, np.inf])
-def test_minmax_refuses_what_has_no_range(value):
+def test_minmax_refuses_constant_and_infinite_images(value):
     with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
         minmax(np.full((4, 4), value, np.float32), "image 3 of a.mrcs")
 
@@ -65,6 +67,20 @@ def test_inversion_is_a_change_of_sign_after_scaling(name):
     np.testing.assert_array_equal(inverted, -plain)
 
 
+def test_none_keeps_every_bit():
+    image = noise(4, 5, 6) * 1e-30
+    np.testing.assert_array_equal(scaling_of("none", image, "x").apply(image), image)
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_volumes_are_scaled_as_images_are(name):
+    volume = np.abs(noise(12, 13, 14)) + 1
+    scaling = scaling_of(name, volume, "x")
+    scaled = scaling.apply(volume)
+    assert scaled.shape == volume.shape
+    np.testing.assert_allclose(scaling.undo(scaled), volume, rtol=1e-6)
+
+
 def test_minmax_by_name_is_minmax():
     image = noise(8, 9) * 30 + 7
     scaled, _, _ = minmax(image, "x")
@@ -78,24 +94,24 @@ def test_meanstd_has_mean_0_and_deviation_1():
     assert scaled.std() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (17, 17), (16, 20), (15, 24)])
+@pytest.mark.parametrize("shape", [(16, 16), (17, 17), (16, 20), (15, 24), (16, 17, 18)])
 @pytest.mark.parametrize("radius", [None, 0.5, 3, 5.5, 8])
 def test_relion_has_a_background_of_mean_0_and_deviation_1(shape, radius):
     image = noise(*shape) * 12 + 90
-    image[shape[0] // 2 - 1 : shape[0] // 2 + 2, shape[1] // 2] += 1000  # a particle, which must not count
+    image[tuple(n // 2 for n in shape)] += 1000  # a particle, which must not count
     scaling = scaling_of("relion", image, "x", radius=radius)
     outside = background(image, 3 / 8 * min(shape) if radius is None else radius)
     assert scaling.offset == pytest.approx(outside.mean(), rel=1e-12)
     assert scaling.factor == pytest.approx(outside.std(), rel=1e-12)
 
 
-def test_relion_without_a_radius_leaves_out_three_quarters_of_the_box():
+def test_the_default_radius_of_relion_is_three_eighths_of_the_box():
     image = noise(64, 64)
     assert scaling_of("relion", image, "x") == scaling_of("relion", image, "x", radius=24)
     assert scaling_of("relion", image, "x") != scaling_of("relion", image, "x", radius=23.9)
 
 
-def test_p95_puts_the_95th_percentile_of_what_is_positive_at_one():
+def test_p95_maps_the_95th_percentile_of_the_positive_pixels_to_one():
     image = np.abs(noise(20, 20))
     image[:10] = 0
     positive = np.sort(image[image > 0].astype(np.float64))
@@ -109,9 +125,13 @@ def test_p95_puts_the_95th_percentile_of_what_is_positive_at_one():
 
 @pytest.mark.parametrize("name", NORMALISATIONS)
 @pytest.mark.parametrize("value", [0.0, 3.5, np.nan, np.inf])
-def test_an_image_without_a_range_has_no_scale(name, value):
-    with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
-        scaling_of(name, np.full((4, 4), value, np.float32), "image 3 of a.mrcs")
+def test_images_that_are_empty_constant_or_not_finite_are_refused(name, value):
+    image = np.full((4, 4), value, np.float32)
+    if name == "none" and np.isfinite(value):
+        assert scaling_of(name, image, "x") == Scaling(0.0, 1.0)
+    else:
+        with pytest.raises(DataError, match=r"^image 3 of a\.mrcs .*leave this image out"):
+            scaling_of(name, image, "image 3 of a.mrcs")
     with pytest.raises(DataError, match="no pixels"):
         scaling_of(name, np.zeros((0, 4), np.float32), "x")
 
@@ -119,7 +139,7 @@ def test_an_image_without_a_range_has_no_scale(name, value):
 @pytest.mark.parametrize(
     ("name", "radius", "said"),
     [
-        ("max", None, "unknown normalisation 'max'; known are minmax, meanstd, relion, p95"),
+        ("max", None, "unknown normalisation 'max'; known are minmax, none, meanstd, relion, p95"),
         ("minmax", 3, "minmax takes no radius, got 3"),
         ("relion", 0, "radius is 0 pixels"),
         ("relion", -1, "radius is -1 pixels"),
@@ -127,14 +147,14 @@ def test_an_image_without_a_range_has_no_scale(name, value):
         ("relion", 11.4, "leaves no background in 16 x 16"),
     ],
 )
-def test_requests_that_make_no_sense(name, radius, said):
+def test_invalid_requests_are_refused(name, radius, said):
     with pytest.raises(ParameterError) as caught:
         scaling_of(name, noise(16, 16), "x", radius=radius)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_images_that_a_normalisation_cannot_take():
+def test_images_that_do_not_suit_a_normalisation_are_refused():
     with pytest.raises(DataError, match=r"^x has negative pixels, down to -2, and p95 .*; use meanstd"):
         scaling_of("p95", np.array([[-2, 3], [0, 1]], np.float32), "x")
     framed = np.ones((16, 16), np.float32)

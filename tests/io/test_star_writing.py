@@ -1,4 +1,4 @@
-"""What is written is what others read: mrcfile its images and header, starfile its tables, and we both."""
+"""Written stacks and star files, as read by mrcfile, starfile and the file source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(function, *given, **options) -> str:
 # ------------------------------------------------------------------------------------------------------ images
 
 
-def test_a_stack_is_read_by_mrcfile_with_a_header_that_is_valid_and_true(tmp_path):
+def test_mrcfile_reads_a_stack_with_a_valid_and_correct_header(tmp_path):
     path, images = tmp_path / "a.mrcs", noise(11, 6, 10) * 1e-3 + 1e3  # a mean that a naive sum of squares loses
     chunks = (images[start : start + 4] for start in (0, 4, 8))
     assert write_mrcs(path, chunks, 1.31) == 11
@@ -55,7 +55,7 @@ def umask() -> int:
     return mask
 
 
-def test_an_array_is_one_chunk_and_our_own_source_reads_it(tmp_path):
+def test_an_array_is_one_chunk_and_the_file_source_reads_it(tmp_path):
     images = noise(3, 8, 8)
     assert write_mrcs(tmp_path / "a.mrc", images.astype(">f8")[:, ::-1], 2.5) == 3
     stack = File(str(tmp_path / "a.mrc")).open()
@@ -77,13 +77,13 @@ def failing(images: np.ndarray):
     [
         ([], "no images to write"),
         ([noise(0, 4, 4)], "no images to write"),
-        ([noise(2, 4, 4), noise(1, 4, 5)], "got images of (4, 5) after some of (4, 4)"),
+        ([noise(2, 4, 4), noise(1, 4, 5)], "got images of (4, 5) after images of (4, 4)"),
         ([noise(4, 4)], "got images of shape [4, 4]"),
         ([noise(2, 4, 4), np.full((2, 4, 4), np.nan)], "image 2 is not finite"),
         (failing(noise(2, 4, 4)), "image 3 is bad"),
     ],
 )
-def test_what_cannot_be_written_leaves_what_was_there(tmp_path, images, said):
+def test_a_failed_write_leaves_the_existing_file(tmp_path, images, said):
     path = tmp_path / "a.mrcs"
     path.write_text("before")
     assert said in refused(write_mrcs, path, images)
@@ -91,7 +91,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, images, said):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_places_that_cannot_be_written_to(tmp_path):
+def test_unwritable_paths_are_refused(tmp_path):
     assert "cannot write" in refused(write_mrcs, tmp_path / "nowhere" / "a.mrcs", noise(1, 4, 4))
     assert "cannot write" in refused(write_mrcs, tmp_path, noise(1, 4, 4))
     assert "cannot write" in refused(write_star, tmp_path, None, "a.mrcs", 1.0, 4, count=1)
@@ -120,7 +120,7 @@ def table(**changed) -> pd.DataFrame:
     return pd.DataFrame({**columns, **changed})
 
 
-def test_relions_two_tables(tmp_path):
+def test_the_star_file_has_relions_two_tables(tmp_path):
     path = tmp_path / "p.star"
     write_star(path, table(), "a.mrcs", 1.31, 64)
     optics, particles = blocks(path)
@@ -142,7 +142,7 @@ def test_relions_two_tables(tmp_path):
     np.testing.assert_array_equal(particles["mineScore"], table()["mineScore"])
 
 
-def test_groups_of_the_table_stay_apart_and_keep_their_names(tmp_path):
+def test_optics_groups_and_their_names_are_kept(tmp_path):
     path = tmp_path / "p.star"
     given = table(
         rlnOpticsGroup=[5, 5, 2, 9], rlnOpticsGroupName=["five", "five", "two", "nine"], rlnBeamTiltX=[1, 1, 0, 1]
@@ -181,7 +181,7 @@ def test_relion_30_columns_become_those_of_31(tmp_path):
     ]
 
 
-def test_without_a_table_the_images_are_counted(tmp_path):
+def test_without_a_table_the_images_are_numbered(tmp_path):
     path = tmp_path / "p.star"
     write_star(path, None, "my stack.mrcs", 2.0, 16, count=3)
     optics, particles = blocks(path)
@@ -192,7 +192,7 @@ def test_without_a_table_the_images_are_counted(tmp_path):
     assert File(str(path)).open().pixel_size(2) == 2.0
 
 
-def test_the_table_that_is_given_is_left_alone(tmp_path):
+def test_the_given_table_is_not_modified(tmp_path):
     given = table(rlnOriginX=[2, -4, 0, 1], rlnImagePixelSize=1.5).set_index(pd.Index([9, 8, 7, 6]))
     before = given.copy()
     write_star(tmp_path / "p.star", given, "a.mrcs", 1.5, 8)
@@ -202,19 +202,19 @@ def test_the_table_that_is_given_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("given", "options", "said"),
     [
-        (None, {}, "no table and no count"),
+        (None, {}, "neither a table nor a number of images"),
         (table(), {"count": 3}, "4 rows for 3 images"),
         (None, {"count": 0}, "no images to list"),
         (table(rlnOriginX=1, rlnImagePixelSize=[1, 0, 1, 1]), {}, "row 2 has a pixel size of 0"),
     ],
 )
-def test_tables_that_cannot_be_written(tmp_path, given, options, said):
+def test_invalid_tables_are_refused(tmp_path, given, options, said):
     assert said in refused(write_star, tmp_path / "p.star", given, "a.mrcs", 1.0, 8, **options)
     assert said == "row 2 has a pixel size of 0" or not list(tmp_path.iterdir())
     assert "row 1 has a pixel size of 0" in refused(write_star, tmp_path / "p.star", table(), "a.mrcs", 0.0, 8)
 
 
-def test_cryosparc_alignments_survive(tmp_path):
+def test_cryosparc_alignments_are_kept(tmp_path):
     fields = [("blob/path", "S8"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4"), ("alignments3D/pose", "<f4", (3,))]
     rows = np.zeros(3, [*fields, ("alignments3D/shift", "<f4", (2,)), ("ctf/df1_A", "<f4")])
     rows["blob/path"], rows["blob/idx"], rows["blob/psize_A"] = b"a.mrcs", [2, 0, 1], 1.5
@@ -240,7 +240,7 @@ def again(stack, folder: Path, name: str):
 
 
 @pytest.mark.parametrize("size", [None, 64])
-def test_the_real_particles_are_written_read_and_written_equal(shared, tmp_path, size):
+def test_real_particles_are_the_same_after_writing_and_reading(shared, tmp_path, size):
     real = File(str(shared / "data" / "empiar_10076_7.star"), size=size).open()
     first = again(real, tmp_path, "a")
     second = again(first, tmp_path / "again", "a")

@@ -1,4 +1,4 @@
-"""One pass through a stack: the images that `read` gives, in bounded memory, by one thread that ends."""
+"""Streaming gives the images of `read`, in bounded memory, with one thread that ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def threads() -> set[threading.Thread]:
 
 
 def same(stack: Stack, chunks) -> list[int]:
-    """The numbers that came, after checking that each came with its image."""
+    """The numbers of the streamed images, each checked against `read`."""
     seen = []
     for numbers, images in chunks:
         assert images.dtype == np.float32
@@ -62,7 +62,7 @@ def same(stack: Stack, chunks) -> list[int]:
 
 @pytest.mark.parametrize("fields", [{}, {"size": 4}, {"size": 9, "invert": True}])
 @pytest.mark.parametrize("chunk_bytes", [1, IMAGE, 4 * IMAGE + 3, 1 << 20])
-def test_what_is_streamed_is_what_is_read(star, fields, chunk_bytes):
+def test_streamed_images_are_those_of_read(star, fields, chunk_bytes):
     stack = File(str(star), **fields).open()
     assert same(stack, stack.stream(chunk_bytes=chunk_bytes)) == list(range(30))
     chosen = [29, 3, 4, 5, 6, 0, 17, 17]
@@ -88,13 +88,13 @@ def test_every_kind_of_file_streams(tmp_path, suffix):
     assert same(stack, stack.stream(chunk_bytes=3 * IMAGE)) == list(range(7))
 
 
-def test_chunks_have_the_size_that_was_asked_for(star):
+def test_chunks_have_the_given_size(star):
     stack = File(str(star)).open()
     assert [len(numbers) for numbers, _ in stack.stream(chunk_bytes=8 * IMAGE)] == [8, 8, 8, 6]
     assert [len(numbers) for numbers, _ in stack.stream([], chunk_bytes=IMAGE)] == []
 
 
-def test_images_that_follow_each_other_are_read_in_one_request(tmp_path, monkeypatch):
+def test_consecutive_images_are_read_in_one_request(tmp_path, monkeypatch):
     stack = File(str(write_mrc(tmp_path / "a.mrcs", noise(20, 6, 8)))).open()
     requests, preadv = [], os.preadv
     monkeypatch.setattr(os, "preadv", lambda *given: requests.append(preadv(*given)) or requests[-1])
@@ -128,6 +128,25 @@ def test_any_stack_streams():
     assert same(Counting(24), stream(Counting(24), chunk_bytes=5 * IMAGE)) == list(range(24))
 
 
+def test_volumes_stream_in_chunks_of_the_given_size():
+    stack = Counting(5)
+    stack.shape = (2, 6, 8)
+    chunks = list(stream(stack, chunk_bytes=4 * IMAGE))
+    assert same(stack, chunks) == list(range(5))
+    assert [len(numbers) for numbers, _ in chunks] == [2, 2, 1]
+
+
+def test_a_block_is_the_images_of_read_by_default():
+    stack = Counting(5)
+    np.testing.assert_array_equal(stack.read_block([3, 1, 1]), np.stack([stack.read(i) for i in (3, 1, 1)]))
+    assert stack.read_block([]).shape == (0, 6, 8)
+    assert stack.clean_block([0, 1]) is None
+    stack.shape = (1, 8)
+    stack.read = lambda index: np.zeros((6, 8), np.float32)
+    with pytest.raises(DataError, match=r"image 2 of counting has shape \(6, 8\); expected \(1, 8\)"):
+        stack.read_block([2])
+
+
 def test_reading_keeps_a_bounded_number_of_chunks_ahead():
     stack = Counting(100)
     chunks = stream(stack, chunk_bytes=2 * IMAGE)
@@ -152,7 +171,7 @@ def collect(chunks, seen: list[int]) -> None:
         seen += numbers
 
 
-def test_an_error_comes_in_its_place_and_ends_the_thread():
+def test_an_error_is_raised_after_the_chunks_before_it_and_ends_the_thread():
     seen = []
     with pytest.raises(DataError, match="image 7 of counting is bad"):
         collect(stream(Counting(20, bad=7), chunk_bytes=2 * IMAGE), seen)
@@ -224,7 +243,7 @@ print(count, most - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to tell memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to measure memory")
 @pytest.mark.parametrize(("dtype", "count"), [(np.float32, 10_000), (np.int16, 2000)])
 def test_gigabytes_stream_in_a_hundred_megabytes(tmp_path, dtype, count):
     """10.5 GB as they are, and 1 GB that are converted."""

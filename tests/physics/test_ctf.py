@@ -1,4 +1,4 @@
-"""The CTF against the textbook formula, frequency by frequency, against torch-ctf, and where its zeros belong."""
+"""The CTF against the textbook formula, against torch-ctf, and at its zeros."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def textbook(kx: float, ky: float, p: CtfParameters) -> float:
 
 @pytest.mark.parametrize("values", [{}, {"phase_shift": 70.0, "cs": 2.0}, {"b_factor": 80.0, "voltage": 200.0}])
 @pytest.mark.parametrize("shape", [(24, 32), (33, 21)])
-def test_it_is_the_textbook_formula(values, shape):
+def test_the_ctf_is_the_textbook_formula(values, shape):
     p, pixel = parameters(**values), 1.7
     found = transfer(p, shape, pixel)[0, 0]
     for i, ky in enumerate(np.fft.fftfreq(shape[0], pixel)):
@@ -41,7 +41,7 @@ def test_it_is_the_textbook_formula(values, shape):
             assert float(found[i, j]) == pytest.approx(textbook(kx, ky, p), abs=1e-5)
 
 
-def test_it_agrees_with_torch_ctf():
+def test_the_ctf_agrees_with_torch_ctf():
     from torch_ctf import calculate_ctf_2d
 
     p = parameters(defocus_u=[15000.0, 22000.0], defocus_v=[14000.0, 21500.0], angle=[25.0, -70.0], b_factor=[0.0] * 2,
@@ -65,7 +65,7 @@ def test_it_agrees_with_torch_ctf():
     ).abs().max() < 3e-4  # it computes in float32, and gives NaN where V > U
 
 
-def test_zeros_stand_where_the_phase_is_a_multiple_of_pi():
+def test_zeros_are_where_the_phase_is_a_multiple_of_pi():
     """Without spherical aberration and amplitude contrast: at k = sqrt(n / (lambda defocus))."""
     p = parameters(defocus_u=20000.0, defocus_v=20000.0, cs=0.0, amplitude_contrast=0.0)
     wave = float(wavelength(p.voltage)[0])
@@ -107,7 +107,7 @@ def test_images_keep_their_own_parameters_and_pixel_sizes():
         assert torch.equal(transfer(both.select(slice(i, i + 1)), (16, 16), pixel), all_[i : i + 1])
 
 
-def test_tables_round_trip_and_say_what_they_lack():
+def test_tables_round_trip_and_missing_columns_are_named():
     table = parameters(phase_shift=3.0).to_table()
     again = CtfParameters.from_table(table)
     assert again.to_table().equals(table)

@@ -96,7 +96,7 @@ def test_projections_are_exact_sums_over_turned_atoms():
         assert np.linalg.norm(spectrum - wanted) / np.linalg.norm(wanted) < 0.025
 
 
-def test_the_mean_of_many_projections_has_no_direction():
+def test_the_mean_of_many_projections_is_isotropic():
     """Uniform rotations: the mean image depends on the radius alone."""
     n = 32
     volume = torch.zeros((n, n, n))
@@ -144,8 +144,8 @@ def test_shifts_by_whole_pixels_roll_the_image(n):
 # ------------------------------------------------------------------------------------------------ potentials
 
 
-def test_a_potential_is_the_sum_of_its_atoms_wherever_they_lie():
-    """Against the sum in real space of the Gaussians that the scattering factors stand for."""
+def test_a_potential_is_the_sum_of_its_atoms():
+    """Against the sum in real space of the Gaussians of the scattering factors."""
     positions = np.array([[0.3, -1.2, 2.0], [5.1, 4.0, -3.3], [-4.4, 0.2, 0.9]])
     atoms, n, pixel, b_factor = Atoms("three", positions, np.array([6, 8, 15], np.uint8)), 40, 0.7, 60.0
     found = potential(atoms, n, pixel, b_factor)

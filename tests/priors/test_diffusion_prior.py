@@ -348,17 +348,20 @@ def test_a_network_alone_is_a_ddpm_of_linear_steps(tmp_path, network):
 def test_a_schedule_without_betas_is_refused(folder, name):
     write(folder / "scheduler" / "scheduler_config.json", {"_class_name": name, "sigma_min": 0.002, "shift": 1.0})
     for call in (lambda: Diffusion(str(folder)).check((16, 16)), Diffusion(str(folder)).load):
-        assert f"has a {name}, whose levels are no betas" in refused(call)
+        assert f"has a {name}, which is not defined by betas" in refused(call)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"in_channels": 3, "out_channels": 3}, "has a network of 3 channels in and 3 out; wanted 1, or r^2 of both"),
-        ({"out_channels": 2}, "predicts a variance too"),
-        ({"in_channels": 4}, "4 channels in and 1 out"),
-        ({"num_class_embeds": 10}, "conditional on a class"),
-        ({"class_embed_type": "timestep"}, "conditional on a class"),
+        (
+            {"in_channels": 3, "out_channels": 3},
+            "3 input and 3 output channels; expected 1, or r^2 of both",
+        ),
+        ({"out_channels": 2}, "also predicts a variance"),
+        ({"in_channels": 4}, "4 input and 1 output channels"),
+        ({"num_class_embeds": 10}, "class-conditional network"),
+        ({"class_embed_type": "timestep"}, "class-conditional network"),
         ({"time_embedding_type": "fourier"}, "has a network with a 'fourier' time embedding"),
         ({"sample_size": None}, "sample_size None"),
         ({"sample_size": "16"}, "sample_size '16'"),
@@ -374,7 +377,7 @@ def test_a_network_that_is_no_prior_of_grey_images_is_refused_before_it_is_read(
 def test_a_prediction_that_is_not_known_is_refused(folder):
     change(folder / "scheduler" / "scheduler_config.json", prediction_type="flow")
     for call in (lambda: Diffusion(str(folder)).check((16, 16)), Diffusion(str(folder)).load):
-        assert "predicts 'flow'" in refused(call)
+        assert "prediction type 'flow'" in refused(call)
 
 
 def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
@@ -411,7 +414,7 @@ def test_weights_that_do_not_fit_are_refused(folder, spoil, said):
 def test_weights_that_are_cut_short_are_refused_before_any_work(folder):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
-    assert "fetch it again" in refused(lambda: Diffusion(str(folder)).check((16, 16)))
+    assert "download it again" in refused(lambda: Diffusion(str(folder)).check((16, 16)))
     assert "cannot be read" in refused(Diffusion(str(folder)).load)
 
 
@@ -476,7 +479,7 @@ def test_a_relative_folder_is_meant_from_where_it_was_written(packed, monkeypatc
     prior.check((16, 16))
     assert prior.weights_digest() == Diffusion(str(packed)).weights_digest()
     assert prior == Diffusion(packed.name)  # the same text is the same recipe
-    assert "no folder" in refused(lambda: Diffusion(packed.name).check((16, 16)))
+    assert "is not a folder" in refused(lambda: Diffusion(packed.name).check((16, 16)))
 
 
 def test_what_it_was_trained_on_is_told_by_its_card(folder):
@@ -553,7 +556,7 @@ def test_names_that_are_none_say_what_there_is(tmp_path, monkeypatch):
     assert "prior=./" not in refused(make("hqs:prior=mine"), CryobenchError)
     (tmp_path / "mine").mkdir()
     assert "for the folder mine, write prior=./mine" in refused(make("hqs:prior=mine"), CryobenchError)
-    assert "prior wants a Diffusion, such as 'diffusion', got 'dct'" in refused(make("hqs:prior=dct"), CryobenchError)
+    assert "prior expects a Diffusion, such as 'diffusion', got 'dct'" in refused(make("hqs:prior=dct"), CryobenchError)
     assert "did you mean 'precision'?" in refused(make("hqs:prior=/a,prior.precison=float32"), CryobenchError)
 
 

@@ -1,4 +1,4 @@
-"""Where a diffusion model is found: layouts, kinds of weights, the hub's cache, and what is said without one."""
+"""Locating a diffusion model: layouts, kinds of weights, the hub's cache, and errors."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from cryobench.priors.model_folder import find_model, layout_of
 UNET = {"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1}
 WHOLE = "diffusion_pytorch_model.safetensors"
 SHARDS = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
 HALF, PICKLE = "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"
 PIPELINE = {
     "model_index.json": b"{}",
@@ -55,18 +56,20 @@ def refused(call, kind: type[CryobenchError] = DataError) -> str:
 # ------------------------------------------------------------------------------------------------------- layouts
 
 
-@given(st.permutations([WHOLE, *SHARDS, HALF, PICKLE, "diffusion_pytorch_model.safetensors.index.json", "other.bin"]))
+@given(st.permutations([WHOLE, *SHARDS, HALF, PICKLE, INDEX, "other.bin"]))
 def test_the_choice_of_weights_does_not_depend_on_the_order_of_the_files(names: list[str]):
-    """Preferred: safetensors, without a variant, in one file; and then what is left, in that order."""
-    for chosen in ([WHOLE], SHARDS, [HALF], [PICKLE]):
+    """Preferred, as by diffusers: shards with an index, one file, a variant, a pickle."""
+    for chosen in (SHARDS, [WHOLE], [HALF], [PICKLE]):
         layout = layout_of(["config.json", *names], "x", pickle=True)
         assert list(layout.weights) == chosen
+        assert layout.index == (INDEX if chosen == SHARDS else None)
+        assert layout.variant == ("fp16" if chosen == [HALF] else None)
         assert layout.pickled == (chosen == [PICKLE])
-        names = [name for name in names if name not in chosen]
+        names = [name for name in names if name not in (*chosen, layout.index)]
 
 
 @pytest.mark.parametrize("folder", ["", "unet/"])
-def test_the_network_lies_in_unet_or_at_the_root(folder):
+def test_the_network_is_in_unet_or_at_the_root(folder):
     names = [f"{folder}config.json", f"{folder}{WHOLE}", "elsewhere/config.json", f"checkpoint-500/unet/{WHOLE}"]
     layout = layout_of(names, "x", pickle=False)
     assert (layout.config, layout.weights, layout.schedule) == (names[0], (names[1],), None)
@@ -74,21 +77,26 @@ def test_the_network_lies_in_unet_or_at_the_root(folder):
         assert layout_of([*names, schedule], "x", pickle=False).schedule == schedule
 
 
-def test_a_pipeline_is_found_whatever_else_lies_at_its_root():
+def test_a_pipeline_is_found_beside_other_files():
     layout = layout_of(["config.json", PICKLE, WHOLE, *PIPELINE], "x", pickle=False)
     assert (layout.config, layout.weights) == ("unet/config.json", (f"unet/{WHOLE}",))
 
 
 def test_shards_are_read_in_order_and_all_of_them():
-    assert layout_of(["config.json", *reversed(SHARDS)], "x", pickle=False).weights == tuple(SHARDS)
-    assert "1 of 2 shards" in refused(lambda: layout_of(["config.json", SHARDS[1]], "x", pickle=False))
-    # a variant that is whole is better than shards that are not
+    assert layout_of(["config.json", INDEX, *reversed(SHARDS)], "x", pickle=False).weights == tuple(SHARDS)
+    for names in ([INDEX, SHARDS[1]], SHARDS, [INDEX, WHOLE]):
+        message = refused(lambda names=names: layout_of(["config.json", *names], "x", pickle=False))
+        assert "expected one file, or all shards and their index" in message
+    assert "1 of 2 files" in refused(lambda: layout_of(["config.json", INDEX, SHARDS[1]], "x", pickle=False))
+    # a complete variant is preferred to incomplete shards
     assert layout_of(["config.json", SHARDS[1], HALF], "x", pickle=False).weights == (HALF,)
     variant = [name.replace("model-", "model.bf16-") for name in SHARDS]
-    assert layout_of(["config.json", *variant], "x", pickle=False).weights == tuple(variant)
+    index = INDEX.replace(".json", ".bf16.json")
+    layout = layout_of(["config.json", index, *variant], "x", pickle=False)
+    assert (layout.weights, layout.index, layout.variant) == (tuple(variant), index, "bf16")
 
 
-def test_a_pickle_is_refused_unless_told_and_never_preferred():
+def test_a_pickle_is_refused_unless_allowed_and_never_preferred():
     message = refused(lambda: layout_of(["config.json", PICKLE], "x", pickle=False))
     assert "the weights of x are a pickle" in message
     assert "give pickle=true" in message
@@ -99,20 +107,20 @@ def test_a_pickle_is_refused_unless_told_and_never_preferred():
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "x holds no diffusers model: neither unet/config.json nor config.json"),
-        (["unet/config.json"], "x has no weights: wanted unet/diffusion_pytorch_model.safetensors"),
-        (["unet/config.json", WHOLE], "x has no weights: wanted unet/diffusion_pytorch_model.safetensors"),
-        (["config.json", "model.safetensors"], "x has no weights: wanted diffusion_pytorch_model.safetensors"),
+        ([], "x is not a diffusers model: it lacks unet/config.json and config.json"),
+        (["unet/config.json"], "x has no weights; expected unet/diffusion_pytorch_model.safetensors"),
+        (["unet/config.json", WHOLE], "x has no weights; expected unet/diffusion_pytorch_model.safetensors"),
+        (["config.json", "model.safetensors"], "x has no weights; expected diffusion_pytorch_model.safetensors"),
     ],
 )
-def test_what_is_no_model_is_said_to_be_none(names, said):
+def test_folders_without_a_model_are_refused(names, said):
     assert said in refused(lambda: layout_of(names, "x", pickle=True))
 
 
 # ------------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_is_found_by_every_way_to_write_it(tmp_path, monkeypatch):
+def test_all_spellings_of_a_folder_are_found(tmp_path, monkeypatch):
     lay(tmp_path / "models" / "a", PIPELINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -127,37 +135,39 @@ def test_a_folder_is_found_by_every_way_to_write_it(tmp_path, monkeypatch):
     assert find_model("models/a", base=tmp_path).root == wanted
 
 
-def test_what_is_no_folder(tmp_path, monkeypatch):
+def test_paths_that_are_not_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").write_bytes(b"")
-    assert "nothing is no folder; give embedded, the folder of" in refused(lambda: find_model("nothing"))
-    assert "a file and no folder" in refused(lambda: find_model("weights"))
+    assert "nothing is not a folder; give embedded, the folder of" in refused(lambda: find_model("nothing"))
+    assert "weights is a file; give" in refused(lambda: find_model("weights"))
     assert "give diffusion:hf:owner/name" in refused(lambda: find_model("owner/name"))
     assert "cannot be found" in refused(lambda: find_model("~nobody-of-this-name/x"))
 
 
 @pytest.mark.parametrize("text", ["hf:", "hf:name", "hf:owner/name/more", "hf:owner/na me", "hf:/name"])
 def test_a_repository_is_owner_and_name(text):
-    assert "wanted hf:OWNER/NAME" in refused(lambda: find_model(text), ParameterError)
+    assert "expected hf:OWNER/NAME" in refused(lambda: find_model(text), ParameterError)
 
 
-def test_a_name_no_repository_can_have_is_a_wrong_parameter():
+def test_an_invalid_repository_name_is_a_parameter_error():
     assert "cannot be a repository" in refused(lambda: find_model("hf:owner/a..b"), ParameterError)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
-def test_a_configuration_that_is_no_json_object(tmp_path, text):
+def test_a_configuration_that_is_not_a_json_object_is_refused(tmp_path, text):
     folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": text.encode()})))
     assert "unet/config.json" in refused(lambda: folder.unet_config)
 
 
-def test_a_network_of_another_class(tmp_path):
+def test_a_network_of_another_class_is_refused(tmp_path):
     config = json.dumps(UNET | {"_class_name": "UNet2DConditionModel"}).encode()
     folder = find_model(str(lay(tmp_path, PIPELINE | {"unet/config.json": config})))
-    assert "is of a UNet2DConditionModel; wanted a diffusers UNet2DModel" in refused(lambda: folder.unet_config)
+    assert "is the configuration of a UNet2DConditionModel; expected a diffusers UNet2DModel" in refused(
+        lambda: folder.unet_config
+    )
 
 
-def test_weights_that_are_cut_short_or_a_pointer_are_told_by_their_head(tmp_path):
+def test_truncated_weights_and_git_lfs_pointers_are_refused(tmp_path):
     import numpy as np
     from safetensors.numpy import save
 
@@ -176,7 +186,7 @@ def test_weights_that_are_cut_short_or_a_pointer_are_told_by_their_head(tmp_path
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, and a network that cannot be reached."""
+    """An empty cache, and an unreachable network."""
 
     def unreachable(*_, **__):
         raise OSError("no network in this test")
@@ -188,10 +198,10 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def offline(cache, monkeypatch) -> Path:
-    """A cache that has to do: to ask the hub for anything ends the test."""
+    """A cache without a hub: any request fails the test."""
 
     def asked(*_, **__):
-        pytest.fail("asked the network")  # no Exception: nothing can swallow it
+        pytest.fail("asked the network")  # not an Exception: no handler can catch it
 
     for name in ("getaddrinfo", "create_connection"):
         monkeypatch.setattr(socket, name, asked)
@@ -209,7 +219,7 @@ def offline(cache, monkeypatch) -> Path:
         {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights", "scheduler_config.json": b"{}"},
     ],
 )
-def test_what_is_whole_in_the_cache_is_used_without_a_network(offline, files):
+def test_a_complete_cached_model_is_used_without_a_network(offline, files):
     snapshot = cached(offline, "owner/name", files)
     folder = find_model("hf:owner/name")
     assert folder.root == snapshot
@@ -223,7 +233,7 @@ def test_a_revision_is_a_branch_or_a_commit(offline):
         assert find_model("hf:o/n", revision=revision).root == snapshot
 
 
-def test_without_copy_and_network_one_line_says_how_to_fetch(cache):
+def test_without_copy_and_network_the_error_says_how_to_fetch(cache):
     message = refused(lambda: find_model("hf:owner/name", revision="v2"))
     assert message.startswith(f"diffusion: hf:owner/name is not in the local cache {cache} and cannot be downloaded")
     assert "`hf download owner/name --revision v2` and copy the cache here" in message
@@ -240,21 +250,21 @@ def test_offline_mode_is_respected(cache, monkeypatch):
     ("missing", "said"),
     [
         (f"unet/{WHOLE}", "has no weights"),
-        ("unet/config.json", "holds no diffusers model"),
+        ("unet/config.json", "is not a diffusers model"),
         ("scheduler/scheduler_config.json", "has a network but no scheduler/scheduler_config.json"),
     ],
 )
 @pytest.mark.parametrize("link", [True, False])
-def test_a_copy_of_a_part_is_no_copy(cache, missing, said, link):
+def test_an_incomplete_copy_is_refused(cache, missing, said, link):
     snapshot = cached(cache, "owner/name", PIPELINE)
     (snapshot / missing).resolve().unlink() if link else (snapshot / missing).unlink()
     message = refused(lambda: find_model("hf:owner/name"))
     assert said in message
-    assert f"so it is in the local cache {cache}, and the hub cannot be asked for more" in message
+    assert f"in the local cache {cache}, and the rest cannot be downloaded" in message
     assert "hf download owner/name" in message
 
 
-def test_a_cached_pickle_is_refused_with_what_to_do(cache):
+def test_a_cached_pickle_is_refused_and_the_error_says_what_to_do(cache):
     files = {("unet/" + PICKLE if name.endswith("tensors") else name): PIPELINE[name] for name in PIPELINE}
     cached(cache, "owner/name", files)
     assert "give pickle=true" in refused(lambda: find_model("hf:owner/name"))
@@ -269,7 +279,7 @@ def test_a_cached_pickle_is_refused_with_what_to_do(cache):
         (errors.RevisionNotFoundError, "owner/name has no revision v2; give an existing one"),
     ],
 )
-def test_what_the_hub_has_not_is_told_from_a_hub_out_of_reach(cache, monkeypatch, error, said):
+def test_a_missing_repository_is_distinguished_from_an_unreachable_hub(cache, monkeypatch, error, said):
     def answer(*_, **__):
         raise error("from the hub", response=SimpleNamespace(headers={}, request=None, status_code=404))
 
@@ -280,7 +290,7 @@ def test_what_the_hub_has_not_is_told_from_a_hub_out_of_reach(cache, monkeypatch
 
 
 class Hub:
-    """A hub of one repository, which its downloads take from; it keeps what it was asked for."""
+    """A hub of one repository, which records the requested files."""
 
     def __init__(self, cache: Path, files: dict[str, bytes], monkeypatch):
         self.cache, self.files, self.downloads = cache, files, []
@@ -298,7 +308,7 @@ class Hub:
         return str(cached(self.cache, name, {file: self.files[file] for file in taken}))
 
 
-def test_of_a_repository_no_more_is_downloaded_than_the_model(cache, monkeypatch):
+def test_only_the_files_of_the_model_are_downloaded(cache, monkeypatch):
     more = {"README.md": b"", f"unet/{HALF}": b"", f"unet/{PICKLE}": b"", f"checkpoint-500/unet/{WHOLE}": b"",
             "checkpoint-500/unet/config.json": b"", f"unet_ema/{WHOLE}": b"", "cryobench.json": b"{}"}  # fmt: skip
     hub = Hub(cache, PIPELINE | more, monkeypatch)
@@ -310,7 +320,7 @@ def test_of_a_repository_no_more_is_downloaded_than_the_model(cache, monkeypatch
 
 
 @pytest.mark.parametrize("missing", [f"unet/{WHOLE}", "unet/config.json", "scheduler/scheduler_config.json"])
-def test_what_the_cache_lacks_is_downloaded(cache, monkeypatch, missing):
+def test_files_missing_in_the_cache_are_downloaded(cache, monkeypatch, missing):
     hub = Hub(cache, PIPELINE, monkeypatch)
     cached(cache, "owner/name", {name: PIPELINE[name] for name in PIPELINE if name != missing})
     folder = find_model("hf:owner/name")
@@ -319,16 +329,16 @@ def test_what_the_cache_lacks_is_downloaded(cache, monkeypatch, missing):
     assert folder.weights[0].read_bytes() == b"weights"
 
 
-def test_a_repository_without_a_model_is_refused_before_anything_is_downloaded(cache, monkeypatch):
+def test_a_repository_without_a_model_is_refused_before_the_download(cache, monkeypatch):
     hub = Hub(cache, {"README.md": b"", "unet/config.json": b"", f"unet/{PICKLE}": b""}, monkeypatch)
     assert "are a pickle" in refused(lambda: find_model("hf:owner/name"))
     hub.files = {"README.md": b""}
-    assert "holds no diffusers model" in refused(lambda: find_model("hf:owner/name"))
+    assert "is not a diffusers model" in refused(lambda: find_model("hf:owner/name"))
     assert hub.downloads == []
 
 
 class Serving(BaseHTTPRequestHandler):
-    """What a download asks of the hub, for a repository owner/name with PIPELINE and more."""
+    """The hub's answers to a download, for a repository owner/name with PIPELINE and more."""
 
     files: ClassVar = PIPELINE | {"README.md": b"", f"checkpoint-500/unet/{WHOLE}": b""}
 
@@ -376,7 +386,7 @@ def endpoint(tmp_path, monkeypatch):
     return at
 
 
-def test_the_hubs_own_client_downloads_the_model_and_nothing_else(endpoint):
+def test_the_real_client_downloads_the_files_of_the_model_only(endpoint):
     with ThreadingHTTPServer(("127.0.0.1", 0), Serving) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         cache = endpoint(server.server_address)
@@ -388,7 +398,7 @@ def test_the_hubs_own_client_downloads_the_model_and_nothing_else(endpoint):
     assert find_model("hf:owner/name") == folder  # and without the server
 
 
-def test_a_hub_that_does_not_answer_is_given_up_on_soon(endpoint, monkeypatch):
+def test_a_hub_that_does_not_answer_times_out(endpoint, monkeypatch):
     monkeypatch.setattr(model_folder, "SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
         endpoint(silent.getsockname())

@@ -1,4 +1,4 @@
-"""The demo images: those of the recipe in the docs, made once, kept, and made again when the cache is broken."""
+"""The demo images: those of the documented recipe, computed once, cached, computed again if the cache is damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache(tmp_path_factory):
         yield folder
 
 
-def test_they_are_the_images_of_the_recipe_in_the_docs(cache):
+def test_the_images_are_those_of_the_documented_recipe(cache):
     stack = demo.Demo().open()
     text = demo.Demo.__doc__
     assert "`simulate:6zu5+6zu5-large+6zu5-small+3o21,snr=2,count=32`" in text
@@ -48,7 +48,7 @@ def test_reading_gives_copies(cache):
     assert stack.read(0).std() > 0
 
 
-def test_a_broken_cache_is_made_again_and_nowhere_to_write_is_no_error(cache, monkeypatch, tmp_path):
+def test_a_damaged_cache_is_replaced_and_an_unwritable_one_is_ignored(cache, monkeypatch, tmp_path):
     (file,) = cache.iterdir()
     good = demo.Demo().open().read(0)
     whole = file.read_bytes()
@@ -60,7 +60,7 @@ def test_a_broken_cache_is_made_again_and_nowhere_to_write_is_no_error(cache, mo
     assert np.array_equal(demo.Demo().open().read(0), good)
 
 
-def test_what_they_follow_from_is_in_their_name(monkeypatch):
+def test_the_name_of_the_cache_depends_on_all_that_determines_the_images(monkeypatch):
     before = demo._digest()
     monkeypatch.setattr(demo, "RECIPE", Simulate("3mht"))
     assert demo._digest() != before

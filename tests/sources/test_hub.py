@@ -1,4 +1,4 @@
-"""Files on the hub: the cached copy is read; what cannot be had is said in one line, and soon."""
+"""Files on the hub: the cached copy is read; failures are reported in one line, and soon."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def put(cache: Path, kind: str, commit: str, array: np.ndarray, *, ref: str | No
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, and no network: whoever asks for one fails."""
+    """An empty cache, and a network on which every request fails."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     return tmp_path / "hub"
@@ -78,14 +78,14 @@ def test_a_revision_is_a_branch_or_a_commit(cache):
     assert "--revision v3" in refused(Hub("owner/stacks/sub/a.npy", revision="v3"))
 
 
-def test_images_are_resized_and_inverted_as_those_of_a_file(cache):
+def test_images_are_resized_and_inverted_as_by_the_file_source(cache):
     put(cache, "dataset", COMMIT, images(), ref="main")
     stack = Hub("owner/stacks/sub/a.npy", size=8, invert=True).open()
     np.testing.assert_array_equal(stack.read(1), -images()[1])
     assert Hub("owner/stacks/sub/a.npy", size=4).open().shape == (4, 4)
 
 
-def test_without_copy_and_network_it_says_how_to_fetch_and_where_to_put(cache):
+def test_without_copy_and_network_the_error_says_how_to_fetch_the_file(cache):
     message = refused(Hub("owner/stacks/sub/a.npy"))
     assert message.startswith(f"hub:owner/stacks/sub/a.npy is not in the local cache {cache}")
     assert "`hf download owner/stacks sub/a.npy --repo-type dataset --local-dir .`" in message
@@ -97,7 +97,7 @@ def test_offline_mode_is_respected(cache, monkeypatch):
     assert "OfflineModeIsEnabled" in refused(Hub("owner/stacks/sub/a.npy", kind="model"))
 
 
-def test_a_hub_that_does_not_answer_is_given_up_on_soon(tmp_path, monkeypatch):
+def test_a_hub_that_does_not_answer_times_out(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -108,7 +108,7 @@ def test_a_hub_that_does_not_answer_is_given_up_on_soon(tmp_path, monkeypatch):
         assert "Timeout" in refused(Hub("owner/stacks/sub/a.npy"))
 
 
-def test_a_port_that_nobody_listens_on(tmp_path, monkeypatch):
+def test_a_closed_port_is_an_unreachable_hub(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as once:
         endpoint = f"http://127.0.0.1:{once.getsockname()[1]}"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -125,7 +125,7 @@ def test_a_port_that_nobody_listens_on(tmp_path, monkeypatch):
         (errors.RemoteEntryNotFoundError, "owner/stacks has no file sub/a.npy at revision v2"),
     ],
 )
-def test_what_the_hub_has_not_is_told_from_a_hub_out_of_reach(cache, monkeypatch, error, said):
+def test_a_missing_repository_is_distinguished_from_an_unreachable_hub(cache, monkeypatch, error, said):
     def answer(*_, **__):
         raise error("from the hub", response=SimpleNamespace(headers={}, request=None, status_code=404))
 
@@ -155,11 +155,11 @@ def test_a_download_is_opened(cache, tmp_path, monkeypatch):
     ["", "a.npy", "owner/a.npy", "owner/stacks/", "owner//a.npy", "/owner/stacks/a.npy", "o/n/../x.npy", "o/n/a b"],
 )
 def test_a_path_is_owner_name_and_file(path):
-    with pytest.raises(ParameterError, match="wanted OWNER/NAME/FILE"):
+    with pytest.raises(ParameterError, match="expected OWNER/NAME/FILE"):
         Hub(path)
 
 
-def test_other_values_that_make_no_sense():
+def test_invalid_values_are_refused():
     with pytest.raises(ParameterError, match="size must be at least 1"):
         Hub("owner/stacks/a.npy", size=0)
     with pytest.raises(ParameterError, match="revision is empty"):

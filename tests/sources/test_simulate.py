@@ -1,4 +1,4 @@
-"""Simulated images: what they are made of, against numpy; their statistics, against what was asked."""
+"""Simulated images: their parts against numpy, their statistics against the parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_signal_is_the_projection_through_the_ctf(stack):
         np.testing.assert_allclose(made.signal[i].numpy(), wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_nothing_is_left_where_the_ctf_is_zero():
+def test_the_spectrum_vanishes_where_the_ctf_is_zero():
     """Round defocus, no envelope: rings of the spectrum near the zeros are empty, those near the maxima are not."""
     stack = opened(count=4, snr=None, defocus=30000.0, astigmatism=0.0, envelope=0.0, b_factor=0.0, shift=0.0)
     made = stack.particles(range(4))
@@ -49,7 +49,7 @@ def test_nothing_is_left_where_the_ctf_is_zero():
 
 @pytest.mark.parametrize("noise", ["white", "solvent"])
 @pytest.mark.parametrize("snr", [0.05, 2.0])
-def test_the_signal_to_noise_ratio_is_the_one_asked_for(noise, snr):
+def test_the_signal_to_noise_ratio_is_as_specified(noise, snr):
     """Variance of the signal in the particle's circle over that of the noise, over many images, within 2%."""
     stack = opened(count=200, snr=snr, noise=noise)
     made = stack.particles(range(200))
@@ -62,7 +62,7 @@ def test_the_signal_to_noise_ratio_is_the_one_asked_for(noise, snr):
 
 
 def test_the_spectrum_of_the_noise():
-    """White noise is flat; solvent noise falls as the fit says, radius by radius."""
+    """White noise is flat; solvent noise falls as fitted, radius by radius."""
     fit = microscope()
     k = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE))
     ring = np.round(k * SIZE).astype(int)
@@ -87,8 +87,22 @@ def test_particle_17_is_the_same_in_any_batch(stack):
     assert stack.table.iloc[17].equals(opened(count=18).table.iloc[17])
 
 
-def test_the_same_bits_in_every_process_whatever_its_threads():
-    """Else a cell would not be found again by the same command."""
+def test_blocks_are_the_images_of_read_and_clean_and_are_computed_once(stack, monkeypatch):
+    made, particles = [], type(stack).particles
+    monkeypatch.setattr(type(stack), "particles", lambda self, images: made.append(images) or particles(self, images))
+    chosen = [33, 2, 19]
+    noisy, clean = stack.read_block(chosen), stack.clean_block(chosen)
+    assert made == [(33, 2, 19)]
+    for place, index in enumerate(chosen):
+        np.testing.assert_array_equal(noisy[place], stack.read(index))
+        np.testing.assert_array_equal(clean[place], stack.clean(index))
+    before = noisy.copy()
+    noisy += 1
+    np.testing.assert_array_equal(stack.read_block(chosen), before)
+
+
+def test_images_have_the_same_bits_for_any_number_of_threads():
+    """Otherwise the same command would not find a finished cell again."""
     program = """
 import hashlib
 from cryobench.sources.simulate import Simulate
@@ -103,7 +117,7 @@ print(hashlib.sha256(particles.image.numpy().tobytes() + particles.signal.numpy(
     assert len(digests) == 1
 
 
-def test_seeds_splits_and_structures_have_particles_of_their_own(stack):
+def test_seeds_splits_and_structures_have_different_particles(stack):
     same = opened(count=40)
     assert np.array_equal(same.read(0), stack.read(0))
     for other in (opened(seed=1), opened(split="train"), opened("2nwl")):
@@ -111,7 +125,7 @@ def test_seeds_splits_and_structures_have_particles_of_their_own(stack):
     assert stack.origin == {"structure": "3mht", "split": "test", "seed": "0"}
 
 
-def test_structures_take_turns():
+def test_structures_alternate():
     stack = opened("train", count=7, snr=None)
     assert len(stack.origin["structure"].split(",")) == 3
     assert stack.table["rlnClassNumber"].tolist() == [1, 2, 3, 1, 2, 3, 1]
@@ -123,7 +137,7 @@ def test_structures_take_turns():
         assert float(made.pixel_size[place]) == stack.pixel_size(index)
 
 
-def test_relions_origin_brings_the_particle_back():
+def test_shifting_by_relions_origin_centres_the_particle():
     """Shifting an image by its origin columns gives the image of the same particle without a shift."""
     moved, still = opened(snr=None, shift=8.0, count=5), opened(snr=None, shift=0.0, count=5)
     k = np.fft.fftfreq(SIZE)
@@ -135,7 +149,7 @@ def test_relions_origin_brings_the_particle_back():
     assert moved.table["rlnOriginXAngst"].std() == pytest.approx(8, abs=6)
 
 
-def test_without_noise_the_image_is_the_clean_one_and_inversion_is_a_sign(stack):
+def test_without_noise_the_image_is_the_clean_one_and_inversion_changes_its_sign(stack):
     exact, dark = opened(snr=None), opened(snr=None, invert=True)
     assert np.array_equal(exact.read(3), exact.clean(3))
     assert np.array_equal(dark.read(3), -exact.read(3))
@@ -147,8 +161,8 @@ def test_without_noise_the_image_is_the_clean_one_and_inversion_is_a_sign(stack)
     assert np.array_equal(bare, exact.particles([0]).projection[0].numpy())
 
 
-def test_the_ctf_is_that_of_real_particles(shared):
-    """Means and spreads of what is drawn agree with the 2000 particles that the fit is of."""
+def test_the_ctf_is_distributed_as_in_real_particles(shared):
+    """Means and standard deviations agree with the 2000 particles of the fit."""
     real = pd.read_csv(shared / "data" / "empiar10028_ctf_2000.csv")
     drawn = opened(count=2000).table
     mean = (drawn["rlnDefocusU"] + drawn["rlnDefocusV"]) / 2
@@ -164,7 +178,7 @@ def test_the_ctf_is_that_of_real_particles(shared):
         assert ks_2samp(*astigmatism).statistic < 0.12
 
 
-def test_what_is_given_is_not_drawn():
+def test_given_parameters_are_not_drawn():
     stack = opened(count=5, defocus=12000.0, astigmatism=500.0, voltage=200.0, cs=2.7, amplitude_contrast=0.07,
                    phase_shift=90.0, envelope=20.0)  # fmt: skip
     table = stack.table
@@ -190,7 +204,7 @@ def test_files_can_be_simulated(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "error", "says"),
     [
-        ({"pixel_size": 1.0, "structure": "6zu5"}, DataError, r"6zu5 is 301 Å across and the box 48 Å; ask for pixel"),
+        ({"pixel_size": 1.0, "structure": "6zu5"}, DataError, r"6zu5 is 301 Å across and the box 48 Å; give pixel"),
         ({"snr": 0.0}, ParameterError, "snr must be positive, got 0"),
         ({"count": 0}, ParameterError, "count must be at least 1, got 0"),
         ({"pixel_size": 0.0}, ParameterError, "pixel_size must be positive, got 0"),
@@ -199,20 +213,20 @@ def test_files_can_be_simulated(tmp_path):
         ({"defocus": float("nan")}, ParameterError, "defocus must be finite"),
     ],
 )
-def test_mistakes_are_named(parameters, error, says):
+def test_invalid_parameters_are_refused(parameters, error, says):
     with pytest.raises(error, match=says) as caught:
         opened(**({"structure": "3mht"} | parameters))
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_that_does_not_exist(stack):
+def test_an_index_beyond_the_end_is_refused(stack):
     with pytest.raises(SelectionError, match=r"image 40 of simulated 3mht snr 0.1 does not exist; it has 40, from 0"):
         stack.read(40)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_images_made_on_a_gpu_are_those_of_the_cpu(stack):
+def test_images_computed_on_a_gpu_equal_those_of_the_cpu(stack):
     there = Simulate("3mht", size=SIZE, count=40).open("cuda").particles(range(8))
     here = stack.particles(range(8))
     torch.testing.assert_close(there.image.cpu(), here.image, rtol=1e-3, atol=1e-3 * float(here.image.std()))

@@ -1,4 +1,4 @@
-"""Image files: what is read is what was written, lazily; what cannot be read is refused in one line."""
+"""Image files: written images are read back, lazily; invalid files are refused in one line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from cryobench.errors import DataError, ParameterError, SelectionError
 from cryobench.io.cryosparc import euler_angles
+from cryobench.io.formats import FORMATS
 from cryobench.io.fourier_crop import fourier_resize, square_crop
 from cryobench.io.selection import parse_images
 from cryobench.sources import stacks
@@ -67,13 +68,13 @@ def read_all(path: Path | str, **fields) -> None:
 
 
 def packed(path: Path, plain: bytes) -> Path:
-    """A file with those bytes, compressed as its name says."""
+    """A file with these bytes, compressed according to its name."""
     path.write_bytes({".gz": gzip, ".bz2": bz2}[path.suffix.lower()].compress(plain))
     return path
 
 
 def refused(path: Path | str, **fields) -> str:
-    """The message with which opening, or reading every image, is refused; no warning is given beside it."""
+    """The error message of opening a file or reading its images; there are no warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(DataError) as caught:
@@ -106,7 +107,7 @@ def test_big_endian_mrc_with_an_extended_header(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mrcs.gz", "a.mrcs.bz2", "A.MRCS.GZ"])
-def test_a_compressed_stack_is_unpacked_when_read_and_leaves_nothing(tmp_path, monkeypatch, name):
+def test_a_compressed_stack_is_unpacked_when_read_and_leaves_no_file(tmp_path, monkeypatch, name):
     images = noise(3, 6, 8)
     path = packed(tmp_path / name, write_mrc(tmp_path / "plain.mrcs", images, pixel_size=1.5).read_bytes())
     scratch = tmp_path / "scratch"
@@ -121,7 +122,7 @@ def test_a_compressed_stack_is_unpacked_when_read_and_leaves_nothing(tmp_path, m
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2"])
-def test_a_compressed_stack_that_is_cut_padded_or_something_else(tmp_path, suffix):
+def test_damaged_compressed_stacks_are_refused(tmp_path, suffix):
     plain = write_mrc(tmp_path / "plain.mrcs", noise(8, 32, 32)).read_bytes()
     whole = packed(tmp_path / f"whole.mrcs{suffix}", plain)
     for kept in (0.0, 0.01, 0.5, 0.99):
@@ -155,7 +156,7 @@ def test_arrays_and_tensors_of_every_shape(tmp_path, shape, suffix, dtype):
         np.testing.assert_array_equal(image, expected.astype(np.float32))
 
 
-def test_tensor_of_a_torch_before_zip_files_and_bfloat16(tmp_path):
+def test_tensors_in_legacy_files_and_bfloat16(tmp_path):
     images = torch.from_numpy(noise(2, 4, 4))
     torch.save(images.bfloat16(), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     expected = images[1].bfloat16().float().numpy()
@@ -195,7 +196,7 @@ def test_a_bare_volume_needs_as_stack(tmp_path):
     np.testing.assert_array_equal(stack.read(4), volume[4])
 
 
-def test_what_makes_an_mrc_a_stack_without_asking(tmp_path):
+def test_mrc_files_that_are_stacks_without_as_stack(tmp_path):
     volume = noise(5, 4, 4)
     by_header = write_mrc(tmp_path / "header.mrc", volume)
     by_suffix = write_mrc(tmp_path / "suffix.mrcs", volume, stack=False)
@@ -260,7 +261,7 @@ def test_relion_31_order_pixel_size_and_ctf(optics_star):
     assert stack.table["rlnOpticsGroupName"].tolist() == ["second", "first", "second"]
 
 
-def test_relion_30_pixel_size_comes_before_the_header(tmp_path):
+def test_relion_30_pixel_size_takes_precedence_over_the_header(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4), pixel_size=9)
     columns = {"rlnDetectorPixelSize": "5", "rlnMagnification": "40000"}
     stated = File(str(write_star(tmp_path / "stated.star", ["2@a.mrcs"], columns))).open()
@@ -270,7 +271,7 @@ def test_relion_30_pixel_size_comes_before_the_header(tmp_path):
     assert stated.table["rlnMagnification"].tolist() == [40000]
 
 
-def test_every_column_of_a_star_file_is_in_the_table_whether_or_not_it_has_a_defocus(tmp_path):
+def test_every_column_of_a_star_file_is_in_the_table(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     columns = {"rlnAngleRot": "30.5", "rlnOriginX": "-1.25", "rlnMicrographName": "007", "mineScore": "3"}
     table = File(str(write_star(tmp_path / "p.star", ["2@a.mrcs", "1@a.mrcs"], columns))).open().table
@@ -295,7 +296,7 @@ def test_stacks_are_looked_for_in_order(tmp_path, monkeypatch):
     assert "--data-root" in message
 
 
-def test_a_star_of_many_stacks_keeps_few_open_and_closes_all(tmp_path):
+def test_a_star_file_of_many_stacks_keeps_few_open_and_closes_all(tmp_path):
     count = stacks.MAX_OPEN + 3
     for value in range(count):
         write_mrc(tmp_path / f"{value}.mrcs", np.full((2, 4, 4), value, np.float32))
@@ -315,7 +316,7 @@ def open_below(folder: Path) -> list[str]:
     return [name for name in [*(str(link.readlink()) for link in links), *maps] if str(folder) in name]
 
 
-def test_a_single_particle_may_stand_in_a_block_without_a_loop(tmp_path):
+def test_a_single_particle_in_a_block_without_a_loop(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     (tmp_path / "p.star").write_text("data_particles\n\n_rlnImageName 2@a.mrcs\n_rlnDefocusU 1000\n")
     assert len(File(str(tmp_path / "p.star")).open()) == 1
@@ -325,7 +326,7 @@ def test_a_single_particle_may_stand_in_a_block_without_a_loop(tmp_path):
 
 
 def bytes_read() -> int:
-    """Bytes this process has asked of the kernel, page faults of maps not included."""
+    """Bytes that this process has read, without page faults of memory maps."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
@@ -334,7 +335,7 @@ def resident_bytes() -> int:
 
 
 def sparse_mrcs(path: Path, count: int, side: int) -> Path:
-    """A stack of float32 zeros, of which the disk holds the header; skips where there are no such files."""
+    """A sparse file of a stack of float32 zeros; skips where the file system has no sparse files."""
     write_mrc(path, np.zeros((1, side, side), np.float32))
     with mrcfile.mrcfile.MrcFile(path, header_only=True) as mrc:
         header = mrc.header.copy()
@@ -349,7 +350,7 @@ def sparse_mrcs(path: Path, count: int, side: int) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's /proc to count bytes")
-def test_fifty_gigabytes_open_at_once_and_cost_the_images_that_are_read(tmp_path, monkeypatch):
+def test_fifty_gigabytes_open_at_once_and_only_the_given_images_are_read(tmp_path, monkeypatch):
     count, side = 50_000, 512  # 52 GB
     path = sparse_mrcs(tmp_path / "huge.mrcs", count, side)
     images = np.random.default_rng(0).choice(count, 16, replace=False)
@@ -372,14 +373,14 @@ def test_fifty_gigabytes_open_at_once_and_cost_the_images_that_are_read(tmp_path
     assert resident_bytes() - resident < 20 * side * side * 4
 
 
-def test_a_kernel_that_gives_less_than_it_was_asked_for_is_asked_again(tmp_path, monkeypatch):
+def test_short_reads_are_completed(tmp_path, monkeypatch):
     images, preadv = noise(3, 7, 9), os.preadv
     stack = File(str(write_mrc(tmp_path / "a.mrcs", images))).open()
     monkeypatch.setattr(os, "preadv", lambda descriptor, buffers, at: preadv(descriptor, [buffers[0][:10]], at))
     np.testing.assert_array_equal(stack.read(2), images[2])
 
 
-def test_a_disk_that_fails_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_disk_failure_is_reported_in_one_line(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(5, "Input/output error")
 
@@ -435,7 +436,7 @@ def project(tmp_path):
     return tmp_path, a, b
 
 
-def test_a_cryosparc_table_names_images_from_the_projects_folder(project):
+def test_paths_of_a_cryosparc_table_are_relative_to_the_project(project):
     folder, a, b = project
     stack = File(str(write_cs(folder / "J3" / "extracted_particles.cs", cs_table()))).open()
     for index, image in enumerate([b[1], a[2], b[0]]):
@@ -517,7 +518,7 @@ def test_cryosparc_alignments_are_in_relions_columns(project):
     np.testing.assert_allclose(table[["rlnOriginX", "rlnOriginY"]], shift)
 
 
-def test_cryosparc_tables_that_make_no_sense(project):
+def test_invalid_cryosparc_tables_are_refused(project):
     folder, *_ = project
     path = folder / "p.cs"
     signed = with_fields(cs_table()[["blob/path"]].copy(), {"blob/idx": np.array([0, -1, 0])})
@@ -540,7 +541,7 @@ def test_cryosparc_tables_that_make_no_sense(project):
 # -------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_no_such_file_a_folder_and_an_unknown_suffix(tmp_path):
+def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "a.mrc")
     assert "does not exist" in refused(tmp_path / "a.star")
     (tmp_path / "folder.mrcs").mkdir()
@@ -548,11 +549,11 @@ def test_no_such_file_a_folder_and_an_unknown_suffix(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*")
     message = refused(tmp_path / "a.tif")
     assert "'.tif'" in message
-    assert all(suffix in message for suffix in stacks.SUFFIXES)
+    assert all(suffix in message for suffix in FORMATS)
 
 
-@pytest.mark.parametrize("suffix", stacks.SUFFIXES)
-def test_empty_and_foreign_files(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_empty_and_foreign_files_are_refused(tmp_path, suffix):
     empty = tmp_path / f"empty{suffix}"
     empty.touch()
     assert "0 bytes" in refused(empty)
@@ -564,7 +565,7 @@ def test_empty_and_foreign_files(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".mrcs", ".npy", ".pt"])
 @pytest.mark.parametrize("kept", [0.02, 0.1, 0.5, 0.99])
-def test_truncated_files(tmp_path, suffix, kept):
+def test_truncated_files_are_refused(tmp_path, suffix, kept):
     path, images = tmp_path / f"a{suffix}", noise(8, 32, 32)
     if suffix == ".mrcs":
         write_mrc(path, images)
@@ -579,14 +580,14 @@ def test_truncated_files(tmp_path, suffix, kept):
         assert "truncated" in message
 
 
-def test_an_mrc_longer_than_its_header_says(tmp_path):
+def test_an_mrc_file_longer_than_its_header_says_is_refused(tmp_path):
     path = write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     with path.open("ab") as file:
         file.write(b"\0" * 8)
     assert "longer than its header says" in refused(path)
 
 
-def test_a_stack_that_has_fewer_images_than_its_header_promises_alone_and_in_a_star_file(tmp_path):
+def test_a_stack_with_fewer_images_than_its_header_says_is_refused_also_in_a_star_file(tmp_path):
     path = write_mrc(tmp_path / "a.mrcs", noise(4, 8, 8))
     star = write_star(tmp_path / "p.star", ["1@a.mrcs"])
     os.truncate(path, 1024 + 3 * 256)
@@ -596,7 +597,7 @@ def test_a_stack_that_has_fewer_images_than_its_header_promises_alone_and_in_a_s
 
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("change", ["cut", "grown", "gone"])
-def test_a_file_that_changes_after_its_header_was_read(tmp_path, opened, change):
+def test_a_file_changed_after_its_header_was_read_is_refused(tmp_path, opened, change):
     path, images = tmp_path / "a.mrcs", noise(4, 8, 8)
     stack = File(str(write_mrc(path, images))).open()
     if opened:
@@ -645,7 +646,7 @@ def damaged_mrc(tmp_path: Path, **fields: int) -> Path:
         ({"ispg": 401, "mz": 1}, "[2, 1, 4, 4]"),
     ],
 )
-def test_mrc_headers_that_make_no_sense(tmp_path, fields, said):
+def test_invalid_mrc_headers_are_refused(tmp_path, fields, said):
     if said == "[2, 1, 4, 4]":  # a stack of one-section volumes is a stack of images
         assert len(File(str(damaged_mrc(tmp_path, **fields))).open()) == 2
     else:
@@ -654,7 +655,7 @@ def test_mrc_headers_that_make_no_sense(tmp_path, fields, said):
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3, 4, 4), (1, 1, 1, 4, 4), (0, 4, 4), (3, 0, 4)])
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])
-def test_shapes_that_are_no_images(tmp_path, shape, suffix):
+def test_arrays_that_are_not_images_are_refused(tmp_path, shape, suffix):
     path = tmp_path / f"a{suffix}"
     if suffix == ".npy":
         np.save(path, np.zeros(shape, np.float32))
@@ -663,7 +664,7 @@ def test_shapes_that_are_no_images(tmp_path, shape, suffix):
     assert f"[{', '.join(map(str, shape))}]" in refused(path)
 
 
-def test_values_that_are_not_real_numbers(tmp_path):
+def test_values_that_are_not_real_are_refused(tmp_path):
     np.save(tmp_path / "complex.npy", np.zeros((4, 4), np.complex64))
     np.save(tmp_path / "text.npy", np.full((4, 4), "a"))
     np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
@@ -714,14 +715,14 @@ def test_float64_beyond_float32_is_not_finite(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mrcs", "0@a.mrcs", "-1@a.mrcs", "x@a.mrcs", "1.5@a.mrcs", "1@", "@a.mrcs", "nan"])
-def test_star_references_that_are_garbled(tmp_path, name):
+def test_malformed_star_references_are_refused(tmp_path, name):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     message = refused(write_star(tmp_path / "p.star", ["1@a.mrcs", name], {"rlnMicrographName": "m"}))
     assert "row 2" in message
     assert "NUMBER@STACK" in message
 
 
-def test_star_reference_beyond_the_end(tmp_path):
+def test_star_references_beyond_the_end_are_refused(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     message = refused(write_star(tmp_path / "p.star", ["2@a.mrcs", "3@a.mrcs"]))
     assert "row 2 asks for image 3" in message
@@ -743,7 +744,7 @@ def test_star_reference_beyond_the_end(tmp_path):
         (OPTICS_STAR.replace("_rlnOpticsGroup #5", "_rlnElse #5"), "not rlnOpticsGroup in both tables"),
     ],
 )
-def test_star_tables_that_make_no_sense(optics_star, text, said):
+def test_invalid_star_tables_are_refused(optics_star, text, said):
     path, _ = optics_star
     path.write_text(text)
     assert said in refused(path)
@@ -763,7 +764,7 @@ def test_zero_magnification_is_refused(tmp_path):
     assert "pixel size of inf" in refused(write_star(tmp_path / "p.star", ["1@a.mrcs"], columns))
 
 
-def test_star_whose_stacks_differ_in_shape(tmp_path):
+def test_stacks_of_different_shapes_in_a_star_file_are_refused(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     write_mrc(tmp_path / "b.mrcs", noise(2, 4, 6))
     message = refused(write_star(tmp_path / "p.star", ["1@a.mrcs", "1@b.mrcs"]))
@@ -787,7 +788,7 @@ def test_an_index_beyond_the_end_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "pixel_size"), [(12, 3.0), (24, 1.5), (48, 0.75)])
-def test_size_cuts_square_then_resamples_and_scales_the_pixel_size(tmp_path, size, pixel_size):
+def test_size_crops_to_a_square_resamples_and_scales_the_pixel_size(tmp_path, size, pixel_size):
     images = noise(2, 24, 32)
     stack = File(str(write_mrc(tmp_path / "a.mrcs", images, pixel_size=1.5)), size=size).open()
     assert stack.shape == (size, size)
@@ -832,7 +833,7 @@ def test_contrast_inversion_is_a_change_of_sign(tmp_path, size):
         (" 0:2 , 7 ", 8, [0, 1, 7]),
     ],
 )
-def test_choices_of_images(text, n, expected):
+def test_selections_of_images(text, n, expected):
     assert parse_images(text, n) == expected
 
 
@@ -860,7 +861,7 @@ def test_choices_of_images(text, n, expected):
         (None, 0, "FILE has no images"),
     ],
 )
-def test_choices_that_make_no_sense(text, n, said):
+def test_invalid_selections_are_refused(text, n, said):
     with pytest.raises(SelectionError) as caught:
         parse_images(text, n, label="FILE")
     assert said in str(caught.value)
@@ -868,7 +869,7 @@ def test_choices_that_make_no_sense(text, n, said):
 
 
 @given(st.integers(1, 30), st.integers(0, 40), st.integers(0, 40), st.integers(1, 5))
-def test_a_range_that_fits_is_pythons(n, start, stop, step):
+def test_a_range_within_the_stack_is_that_of_python(n, start, stop, step):
     numbers = list(range(start, stop, step))
     if numbers and numbers[-1] < n:
         assert parse_images(f"{start}:{stop}:{step}", n) == numbers
@@ -880,7 +881,7 @@ def test_a_range_that_fits_is_pythons(n, start, stop, step):
 # ------------------------------------------------------------------------------------------------------- real data
 
 
-def test_the_real_particles_of_empiar_10076():
+def test_real_particles_of_empiar_10076():
     stack = File(shared("empiar_10076_7.star")).open()
     assert (len(stack), stack.shape) == (7, (320, 320))
     assert stack.pixel_size(0) == pytest.approx(1.31, abs=0.01)

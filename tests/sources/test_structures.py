@@ -1,4 +1,4 @@
-"""Structures, packaged and from files, against gemmi's own reading and against what the files say."""
+"""Structures, packaged and from files, against gemmi and against the contents of the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_packaged_structures_say_what_they_are_and_fit_their_molecules(name):
+def test_packaged_structures_are_described_and_have_the_size_of_their_molecules(name):
     entry, atoms = catalogue()[name], read_structure(name)
     assert re.fullmatch(r"[0-9][A-Z0-9]{3}", entry["pdb"])
     assert entry["split"] in ("train", "val", "test")
@@ -37,7 +37,7 @@ def test_packaged_structures_say_what_they_are_and_fit_their_molecules(name):
     assert 1.2 < np.median(steps) < 2.0
 
 
-def test_the_subunits_are_most_of_the_ribosome_and_share_nothing():
+def test_the_subunits_are_disjoint_and_most_of_the_ribosome():
     whole, large, small = (read_structure(name).numbers for name in ("6zu5", "6zu5-large", "6zu5-small"))
     assert len(large) > 1.3 * len(small)
     assert 0.97 * len(whole) < len(large) + len(small) < len(whole)  # Lso2 and AMP belong to neither
@@ -53,7 +53,7 @@ def test_splits_share_no_structure():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_files_are_read_without_hydrogens_water_markers_and_second_places(tmp_path, packed):
+def test_hydrogens_water_markers_and_second_conformations_are_left_out(tmp_path, packed):
     path = tmp_path / ("a.pdb.gz" if packed else "a.pdb")
     path.write_bytes(gzip.compress(PDB.encode()) if packed else PDB.encode())
     atoms = read_structure(str(path))
@@ -88,15 +88,15 @@ def test_mmcif_and_its_assembly_are_those_of_gemmi(tmp_path):
     ("name", "content", "says"),
     [
         ("empty.cif", b"", "is empty"),
-        ("no_atoms.cif", b"data_x\n_entry.id x\n", "has no atoms; wanted the coordinates"),
+        ("no_atoms.cif", b"data_x\n_entry.id x\n", "has no atoms; expected the coordinates"),
         ("broken.cif", b"data_x\nloop_\n_a.b\n'never closed\n", "is not a readable mmCIF or PDB file"),
         ("water.pdb", PDB.splitlines()[5].encode() + b"\n", "no atoms but hydrogens and water"),
         ("cut.cif.gz", gzip.compress(b"data_x\n" * 5000, mtime=0)[:40], "is not a readable mmCIF or PDB file"),
-        ("notes.txt", b"hello", "is no coordinate file by its name"),
+        ("notes.txt", b"hello", "has no suffix of a coordinate file"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and " " not in value else "",
 )
-def test_what_is_no_structure_is_refused_in_one_line(tmp_path, name, content, says):
+def test_files_that_are_not_structures_are_refused_in_one_line(tmp_path, name, content, says):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:
@@ -104,7 +104,7 @@ def test_what_is_no_structure_is_refused_in_one_line(tmp_path, name, content, sa
     assert "\n" not in str(caught.value)
 
 
-def test_mistakes_are_named(tmp_path):
+def test_invalid_parameters_are_refused(tmp_path):
     with pytest.raises(DataError, match="6zu6 is neither a packaged structure nor a file; packaged are 6zu5, "):
         read_structure("6zu6")
     with pytest.raises(DataError, match="does not exist"):

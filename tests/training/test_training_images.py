@@ -1,4 +1,4 @@
-"""The images of a run: the same whoever asks, in any order; noise, levels and turns as the loop needs them."""
+"""The images of a training run: reproducible in any order; distribution of noise, levels and symmetries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def images(*paths, seed=3, turns=True):
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
-def test_a_batch_is_the_same_whatever_the_number_of_processes(blobs, processes):
+def test_a_batch_does_not_depend_on_the_number_of_processes(blobs, processes):
     whole = images(blobs).batch(5, 6)
     share = 6 // processes
     parts = [images(blobs).batch(5, 6, slice(k * share, (k + 1) * share)) for k in range(processes)]
@@ -32,7 +32,7 @@ def test_a_batch_is_the_same_whatever_the_number_of_processes(blobs, processes):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_a_step_is_the_same_whatever_came_before_and_differs_from_others_and_other_seeds(blobs):
+def test_a_step_does_not_depend_on_earlier_ones_and_differs_from_other_steps_and_seeds(blobs):
     sequence = images(blobs)
     first = [sequence.batch(step, 4) for step in range(4)]
     again = images(blobs).batch(3, 4)
@@ -75,8 +75,8 @@ def test_levels_are_uniform_in_t_or_half_of_them_in_the_logarithm_of_sigma():
 def test_clean_targets_are_on_the_scale_of_their_noisy_images():
     stack = Simulate("3mht", snr=0.5, size=32, count=64).open()
     noisy, clean = (
-        Images([stack], seed=3, turns=False, device=CPU, of="train", clean=wanted).batch(0, 8).x0
-        for wanted in (False, True)
+        Images([stack], seed=3, turns=False, device=CPU, of="train", clean=target).batch(0, 8).x0
+        for target in (False, True)
     )
     # what lies between is white noise: its mean is nothing beside its deviation, of which the structure has less
     noise = (noisy - clean).flatten(1)
@@ -86,15 +86,15 @@ def test_clean_targets_are_on_the_scale_of_their_noisy_images():
     for i in range(64):  # the first of them is an image of the stack
         image, low, high = minmax(stack.read(i), "")
         if np.allclose(image, noisy[0, 0], atol=1e-5):
-            wanted = between(low, high).apply(stack.clean(i))
-            np.testing.assert_allclose(clean[0, 0], wanted, atol=1e-4)
+            expected = between(low, high).apply(stack.clean(i))
+            np.testing.assert_allclose(clean[0, 0], expected, atol=1e-4)
             return
     raise AssertionError("no such image")
 
 
-def test_clean_targets_of_images_that_have_none_are_refused(blobs):
+def test_clean_targets_that_are_not_known_are_refused(blobs):
     stack = File(str(blobs)).open()
-    with pytest.raises(DataError, match=r"clean image .* is not known; train on the images as they are"):
+    with pytest.raises(DataError, match=r"the clean images of .* are not known; train on the images as they are"):
         Images([stack], seed=0, turns=False, device=CPU, of="train", clean=True).batch(0, 1)
 
 
@@ -114,7 +114,7 @@ def test_the_turns_are_the_eight_symmetries_of_a_square():
     assert products == all_eight  # closed: a group
 
 
-def test_turns_show_each_image_in_all_eight_ways_and_can_be_left_out(tmp_path):
+def test_turns_apply_all_eight_symmetries_and_are_optional(tmp_path):
     rng = np.random.default_rng(0)
     one = rng.normal(size=(1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "one.npy", one)
@@ -126,7 +126,7 @@ def test_turns_show_each_image_in_all_eight_ways_and_can_be_left_out(tmp_path):
     torch.testing.assert_close(plain[0, 0], torch.from_numpy(2 * (one[0] - one.min()) / np.ptp(one) - 1))
 
 
-def test_sources_take_turns_and_every_image_of_each_comes(tmp_path):
+def test_sources_alternate_and_every_image_of_each_is_drawn(tmp_path):
     rng = np.random.default_rng(0)
     for name, count in (("a", 3), ("b", 5)):
         stack = rng.normal(size=(count, 8, 8)).astype(np.float32)
@@ -143,6 +143,13 @@ def test_an_image_without_contrast_is_named():
     stack = torch.stack([torch.arange(4.0).reshape(2, 2), torch.ones(2, 2)])
     with pytest.raises(DataError, match=r"image 17 of a\.npy is constant or not finite"):
         scaled(stack, stack, [4, 17], "a.npy")
+
+
+def test_volumes_are_refused(blobs):
+    stack = File(str(blobs)).open()
+    stack.shape = (4, 32, 32)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(DataError, match=r"trained on 2-D images, got blobs.npy 4 x 32 x 32; give other data"):
+        Images([stack], seed=0, turns=False, device=CPU, of="train")
 
 
 def test_stacks_of_different_sizes_are_refused(tmp_path, blobs):

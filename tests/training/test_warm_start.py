@@ -85,5 +85,5 @@ def test_another_network_is_refused_in_a_line(run, first, tmp_path, name, value,
 def test_images_of_another_size_and_no_prior_at_all_are_refused(run, first, tmp_path):
     with pytest.raises(IncompatibleError, match="was trained on images of 128 x 128, and these are 32 x 32"):
         run(tmp_path / "second", warm_start="embedded")
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         run(tmp_path / "second", warm_start="nowhere")

@@ -1,4 +1,4 @@
-"""Atomic structures: packaged ones by name, others from mmCIF and PDB files (also .gz), read with gemmi."""
+"""Atomic structures: packaged by name, or read from mmCIF and PDB files (also .gz) with gemmi."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cryobench.errors import DataError, said
-from cryobench.io.formats import check_file
+from cryobench.io.image_files import check_file
 from cryobench.physics.potential import Atoms
 
 Split = Literal["train", "val", "test"]
@@ -20,12 +20,12 @@ _SUFFIXES = (".cif", ".mmcif", ".pdb", ".ent")
 
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
-    """The packaged structures by name: `what` it is, its `pdb` id, its `split` and its `chains` where not all."""
+    """The packaged structures by name: description (`what`), `pdb` id, `split`, and `chains` unless all."""
     return json.loads((_FOLDER / "catalogue.json").read_text(encoding="utf-8"))["structures"]
 
 
 def names_of(text: str) -> list[str]:
-    """The structures that a text names: one, several joined by '+', or all packaged ones of the split it names."""
+    """The structures in a text: one, several joined by '+', or all packaged ones of a split."""
     in_split = [name for name, entry in catalogue().items() if entry["split"] == text]
     return in_split or text.split("+")
 
@@ -33,8 +33,8 @@ def names_of(text: str) -> list[str]:
 def read_structure(name: str, *, chains: str = "all", assembly: str | None = None) -> Atoms:
     """The atoms of a packaged structure, or of a file.
 
-    chains: names joined by commas, or "all". assembly: the biological assembly to build, for a file that has it.
-    Hydrogens and water are left out, alternative places but the first too. Raises `DataError`.
+    chains: names joined by commas, or "all". assembly: the biological assembly of the file to build. Hydrogens, water
+    and all but the first alternative conformation are left out. Raises `DataError`.
     """
     if name in catalogue():
         if assembly is not None:
@@ -65,21 +65,21 @@ def _read_file(path: Path, assembly: str | None) -> tuple[list[str], np.ndarray,
         raise DataError(f"{path} is neither a packaged structure nor a file; packaged are {known}")
     check_file(path, "mmCIF or PDB file")
     if inner not in _SUFFIXES:
-        raise DataError(f"{path} is no coordinate file by its name; wanted {', '.join(_SUFFIXES)}, also with .gz")
+        raise DataError(f"{path} has no suffix of a coordinate file; expected {', '.join(_SUFFIXES)}, also with .gz")
     try:
         structure = gemmi.read_structure(str(path))
-    except Exception as error:  # gemmi raises what its parsers happen to
+    except Exception as error:  # gemmi raises many kinds of errors
         raise DataError(f"{path} is not a readable mmCIF or PDB file: {said(error)}; download it again") from error
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise DataError(f"{path} has no atoms; wanted the coordinates of a structure, and not its restraints or data")
+        raise DataError(f"{path} has no atoms; expected the coordinates of a structure, not restraints or data")
     structure.setup_entities()
     model = structure[0]
     if assembly is not None:
         known = [found.name for found in structure.assemblies]
         if assembly not in known:
             raise DataError(f"{path} has no assembly {assembly!r}; it has {', '.join(known) or 'none'}")
-        wanted = structure.assemblies[known.index(assembly)]
-        model = gemmi.make_assembly(wanted, model, gemmi.HowToNameCopiedChain.Short)
+        chosen = structure.assemblies[known.index(assembly)]
+        model = gemmi.make_assembly(chosen, model, gemmi.HowToNameCopiedChain.Short)
     return _scatterers(model, path)
 
 
@@ -97,19 +97,19 @@ def _scatterers(model: Any, path: Path) -> tuple[list[str], np.ndarray, np.ndarr
                     numbers.append(atom.element.atomic_number)
                     positions.append(atom.pos.tolist())
     if not numbers:
-        raise DataError(f"{path} has no atoms but hydrogens and water; wanted the coordinates of a structure")
+        raise DataError(f"{path} has no atoms but hydrogens and water; expected the coordinates of a structure")
     if not np.isfinite(positions).all():
         raise DataError(f"{path} has coordinates that are not finite; download it again")
     return names, np.array(chain_of), np.array(numbers, np.uint8), np.array(positions, np.float64)
 
 
 def _of_chains(structure: str, chains: str, names: list[str], chain_of: np.ndarray) -> np.ndarray:
-    """Which atoms are of the chains asked for."""
+    """Mask of the atoms in the given chains."""
     if chains == "all":
         return np.ones(len(chain_of), bool)
     present = [name for i, name in enumerate(names) if (chain_of == i).any()]
-    wanted = [name.strip() for name in chains.split(",")]
-    for chain in wanted:
+    chosen = [name.strip() for name in chains.split(",")]
+    for chain in chosen:
         if chain not in present:
             raise DataError(f"{structure} has no chain {chain!r}; it has {', '.join(present)}")
-    return np.isin(chain_of, [i for i, name in enumerate(names) if name in wanted])
+    return np.isin(chain_of, [i for i, name in enumerate(names) if name in chosen])

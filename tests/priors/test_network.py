@@ -1,0 +1,70 @@
+"""Reading a network by diffusers' own loader: local files only, no code, nothing on the screen."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+from networks import pipeline, unet, write
+
+from cryobench.errors import DataError
+from cryobench.priors.model_folder import find_model
+from cryobench.priors.network import read_network
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return pipeline(tmp_path, unet())
+
+
+def test_reading_makes_no_connection_and_prints_nothing(folder, monkeypatch, capfd):
+    from diffusers.utils import logging
+
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connects"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("connects"))
+    unet().save_pretrained(folder / "unet", max_shard_size="20KB")
+    capfd.readouterr()
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    read_network(find_model(str(folder)))
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_weights_that_do_not_fit_are_reported_by_the_error_alone(folder, capfd):
+    unet(block_out_channels=(8, 8)).save_pretrained(folder / "other")
+    (folder / "other" / Path(WEIGHTS).name).replace(folder / WEIGHTS)
+    capfd.readouterr()
+    with pytest.raises(DataError, match=r"do not fit unet/config.json: .* have another shape \(") as caught:
+        read_network(find_model(str(folder)))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_configuration_is_that_of_the_file(folder):
+    config = read_network(find_model(str(folder))).config
+    assert str(folder) not in str(dict(config))
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("code in a pickle ran",))
+
+
+def test_code_in_a_pickle_is_refused_even_where_pickles_are_allowed(folder, capfd):
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).with_suffix(".bin").write_bytes(pickle.dumps({"conv_in.weight": Code()}, protocol=2))
+    with pytest.raises(DataError, match=r"cannot be read by diffusers \(.*\); expected a UNet2DModel") as caught:
+        read_network(find_model(str(folder), pickle=True))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_remote_code_in_a_configuration_is_not_loaded(folder):
+    config = dict(find_model(str(folder)).unet_config)
+    (folder / "unet" / "mine.py").write_text("raise SystemExit('remote code ran')")
+    write(folder / "unet" / "config.json", config | {"auto_map": {"AutoModel": "mine.Mine"}})
+    read_network(find_model(str(folder)))
