@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cryobench.cli.output import Outputs
     from cryobench.plan.grid import Request
     from cryobench.registry import Registry
-    from cryobench.tuning.problems import Task
-    from cryobench.tuning.search import Observer, Outcome, Tuning
+    from cryobench.tuning.problems import TuningTask
+    from cryobench.tuning.search import Outcome, Tuning
     from cryobench.tuning.trial import Trial
 
 
@@ -95,7 +95,7 @@ def tune(
     dtype: DtypeOption = "float32",
     batch: BatchOption = "auto",
     force: Annotated[
-        bool, typer.Option("--force", help="Drop the trials that the preset has of these solvers, and start anew.")
+        bool, typer.Option("--force", help="Run trials again that are saved already.")
     ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the table as CSV, one row per solver; '-' for stdout.")
@@ -153,13 +153,13 @@ def tune(
     loaded: Loaded = {}
     tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
     for tuning in tunings:
-        with tuning.journal():
-            pass  # what cannot be kept or gone on with is refused before any work
+        with tuning.lock():
+            pass  # refuse before any work what cannot be saved or is tuned elsewhere
     outcomes: list[Outcome] = []
     with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not end up among the results
         for tuning in tunings:
-            with _watched(tuning, quiet) as observer:
-                outcomes.append(tuning.run(observer))
+            with _reporting(tuning, quiet) as report:
+                outcomes.append(tuning.run(report))
             if outcomes[-1].interrupted:
                 break
     _show(outcomes, by, outputs)
@@ -175,7 +175,7 @@ def tune(
         raise typer.Exit(1)
 
 
-def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[Task]:
+def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[TuningTask]:
     """What to tune on what; what a suite has beside that is noted."""
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
@@ -194,26 +194,24 @@ def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[Tas
 
 
 @contextlib.contextmanager
-def _watched(tuning: Tuning, quiet: bool) -> Iterator[Observer]:
-    """A bar of trials on a terminal, a line per trial elsewhere, nothing when quiet."""
+def _reporting(tuning: Tuning, quiet: bool) -> Iterator[Callable[[Sequence[Trial]], None]]:
+    """A function that shows progress: a bar on a terminal, a line per new trial elsewhere, nothing if quiet."""
     from rich.console import Console
 
     from cryobench.cli.output import note
     from cryobench.cli.progress import counted
-    from cryobench.tuning.search import Observer
 
     budget = tuning.search.budget
+    total = budget.trials or budget.evaluations or 0
     lines = not quiet and not Console(stderr=True).is_terminal
-    with counted(f"tuning {tuning.task.solver}", budget.trials or budget.evaluations or 0, quiet) as tell:
+    with counted(f"tuning {tuning.task.solver}", total, quiet) as update:
 
-        class Watching(Observer):
-            def trial_finished(self, solver: str, done: Sequence[Trial]) -> None:
-                spent = len(done) if budget.trials else round(sum(trial.evaluations for trial in done))
-                tell(spent, budget.trials or budget.evaluations or 0)
-                if lines:
-                    note(f"{solver}, trial {len(done)}: {done[-1]}")
+        def report(done: Sequence[Trial]) -> None:
+            update(len(done) if budget.trials else round(sum(trial.evaluations for trial in done)), total)
+            if lines and not done[-1].reused:
+                note(f"{tuning.task.solver}, trial {len(done)}: {done[-1]}")
 
-        yield Watching()
+        yield report
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, said
-from cryobench.files import exclusively, whole_file
+from cryobench.files import acquire_lock, whole_file
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, parse
 
@@ -190,7 +190,7 @@ def add_setting(setting: Setting, name: str, folder: Path) -> Path:
     path = preset_file(name, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusively(folder / f".{name}.lock"):
+        with acquire_lock(folder / f".{name}.lock"):
             settings = (read_preset(path) if path.exists() else {}) | {setting.solver: setting}
             with whole_file(path) as beside:
                 beside.write_text(_as_yaml(name, settings), encoding="utf-8")

@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from cryobench.core import Shape
 from cryobench.errors import ResultsError
-from cryobench.files import lock
+from cryobench.files import acquire_lock
 from cryobench.training import checkpoint, export
 from cryobench.training.checkpoint import State
 from cryobench.training.settings import Settings
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
-def claim(out: Path) -> IO[bytes]:
-    """Make the folder, or take it over; it is this run's until what is returned is closed, or the process is gone.
 
-    Raises `ResultsError` where nothing can be written to it, or another process trains into it.
+def claim(out: Path) -> BaseFileLock:
+    """Create the folder if needed and lock it for this run; the lock ends when it is released or the process ends.
+
+    Raises `ResultsError` when the folder is not writable or another process trains into it.
     """
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
-            held = (out / ".lock").open("ab")
+            pass
     except OSError as error:
         raise ResultsError(f"cannot train into {out}: {error.strerror} ({error.filename}); choose another folder "
                            "as --out") from error  # fmt: skip
-    if not lock(held):
-        held.close()
-        raise ResultsError(f"another process trains into {out}; wait for it, or give another --out")
-    for beside in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f"unet/.{export.WEIGHTS}-*")):
-        beside.unlink()  # half a file, of a run that was killed as it wrote
-    return held
+    busy = f"another process trains into {out}; wait for it, or give another --out"
+    lock = acquire_lock(out / ".lock", busy=busy).lock
+    for partial in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f"unet/.{export.WEIGHTS}-*")):
+        partial.unlink()  # left by a run that was killed while writing
+    return lock
 
 
 def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:

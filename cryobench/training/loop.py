@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,9 @@ from cryobench.training.log import Log
 from cryobench.training.processes import Processes
 from cryobench.training.settings import BETAS, PRESETS, Settings, T
 from cryobench.training.warm_start import begin
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _VALIDATED = 256
 """Images of the validation loss: always the same, with the same noise at the same levels."""
@@ -91,7 +94,7 @@ class Training:
         self.device = self.processes.device
         self.observer = observer if observer is not None and self.processes.main else Observer()
         self._part = _share(settings.batch, self.processes)
-        self._lock: IO[bytes] | None = None
+        self._lock: BaseFileLock | None = None
         self._log: Log | None = None
         self.alphas = (1 - torch.linspace(*BETAS, T, dtype=torch.float64)).cumprod(0)
         self.step, self.best, self.best_step = 0, math.inf, 0
@@ -285,7 +288,7 @@ class Training:
         if self._log is not None:
             self._log.close()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def _build(self, state: State | None) -> None:
         """Network, its average and optimizer: new ones, or as they were."""

@@ -21,7 +21,7 @@ from cryobench.spec import Field, Spec, fields_of, parse
 
 
 @dataclass(frozen=True)
-class Task:
+class TuningTask:
     """A solver to tune, and on what. solver: its spec; the parameters that it states stay as they are. requests: what
     is run with it, but for the solver. excluded: rules of a suite that leave out cells."""
 
@@ -49,16 +49,16 @@ def searched(solver: str, registry: Registry) -> list[Field]:
     return [field for field in fields_of(cls) if field.search is not None and field.name not in stated]
 
 
-def from_request(request: Request, registry: Registry) -> list[Task]:
+def from_request(request: Request, registry: Registry) -> list[TuningTask]:
     """A task for each solver of a request, on all of its problems."""
     for solver in request.solvers:
         if not searched(solver, registry):
             raise ParameterError(f"{solver!r} has nothing to tune: no parameter with a range that is not stated "
                                  f"(`cryobench show {parse(solver).name}` tells them)")  # fmt: skip
-    return _each_once([Task(solver, (_problems(request),)) for solver in dict.fromkeys(request.solvers)])
+    return _each_once([TuningTask(solver, (_problems(request),)) for solver in dict.fromkeys(request.solvers)])
 
 
-def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[list[Task], list[str]]:
+def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[list[TuningTask], list[str]]:
     """The solvers of a suite that have ranges, each on the problems that the suite has for it; what is left out, in
     words.
 
@@ -94,10 +94,10 @@ def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[
             raise _at(suite, part, error) from error
     if not tasks:
         raise SuiteError(f"{suite.path}: there is no solver to tune; {'; '.join(left)}")
-    return _each_once([Task(solver, tuple(parts), suite.excluded) for solver, parts in tasks.items()]), list(left)
+    return _each_once([TuningTask(solver, tuple(parts), suite.excluded) for solver, parts in tasks.items()]), list(left)
 
 
-def _each_once(tasks: list[Task]) -> list[Task]:
+def _each_once(tasks: list[TuningTask]) -> list[TuningTask]:
     """Raise `ParameterError` for two specs of one solver: a preset has one setting for each."""
     for name, count in Counter(task.name for task in tasks).items():
         if count > 1:

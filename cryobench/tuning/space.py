@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import random
@@ -48,12 +47,12 @@ def parameters(values: Values, fields: Sequence[Field]) -> tuple[Values, dict[st
 
 
 def frozen(trial: Trial, fields: Sequence[Field]) -> FrozenTrial:
-    """A finished trial in Optuna's terms, which holds it whole as its attribute `trial`."""
+    """A finished trial in Optuna's terms."""
     found, distributions = parameters(trial.values, fields)
     state = TrialState.FAIL if trial.failed else TrialState.PRUNED if trial.pruned else TrialState.COMPLETE
     means = {} if trial.failed else {step: fmean(trial.scores[: step + 1]) for step in range(len(trial.scores))}
     return create_trial(state=state, value=trial.score, params=found, distributions=distributions,
-                        user_attrs={"trial": dataclasses.asdict(trial)}, intermediate_values=means)  # fmt: skip
+                        intermediate_values=means)  # fmt: skip
 
 
 def suggest(
@@ -72,6 +71,7 @@ def suggest(
         if strategy == "tpe"
         else optuna.samplers.RandomSampler(seed=own)
     )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=sampler)
     study.add_trials([frozen(trial, fields) for trial in done])
     tried = [trial.values for trial in done]

@@ -163,7 +163,7 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
     assert [search.wait(300) for search in searches] == [0, 0]
     found = settings(tmp_path)
     assert {name: each["made"]["trials"] for name, each in found.items()} == {"toy": 12, "other": 12}
-    assert not [path for path in (tmp_path / "presets").iterdir() if path.name not in ("p.yaml", "p.journal")]
+    assert {path.name for path in (tmp_path / "presets").iterdir()} == {"p.yaml", "p.trials", ".p.lock"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
         (("-o", "identity", "--images", "0", "--preset", "p"), "at least one --solver"),
         (("-s", "toy", "--images", "0", "--preset", "p"), "at least one --operator"),
         (("-s", "toy", *TOYS, "--preset", "../p"), "expected a component name"),
-        (("-s", "toy", *TOYS, "--trials", 5, "--evaluations", 5), "one of both"),
+        (("-s", "toy", *TOYS, "--trials", 5, "--evaluations", 5), "one of the two"),
         (("-s", "toy", *TOYS, "--trials", 0), "at least 1"),
         (("-s", "toy", *TOYS, "--strategy", "gird"), "must be one of tpe, random, grid, got 'gird'"),
         (("-s", "toy", *TOYS, "--strategy", "grid", "--grid-points", 1), "--grid-points must be at least 2"),
@@ -183,7 +183,7 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
         (("-s", "plain", *TOYS), "nothing to tune"),
         (("-s", "toy@p", *TOYS), "tune toy"),
         (("-s", "toy", *TOYS, "--images", "40"), "asks for image 40"),
-        (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write presets to /proc/nowhere"),
+        (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write trials to /proc/nowhere/p.trials"),
         (("s.yaml", *TOYS), "leave out one of both"),
         (("t.yaml", "--images", "4", "--preset", "p"), "cannot read the suite t.yaml"),
     ],

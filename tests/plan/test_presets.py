@@ -44,7 +44,7 @@ def test_a_setting_comes_back_as_it_was_put_in(folder):
     add_setting(Setting("tv", odd, validation, {"by": "psnr", "best": 1 / 3}), "p", folder)
     assert read_preset(folder / "p.yaml")["tv"] == Setting("tv", odd, validation, {"by": "psnr", "best": 1 / 3})
     assert dict(read_preset(folder / "p.yaml")["dct"].parameters) == PARAMETERS
-    assert [path.name for path in folder.iterdir()] == ["p.yaml"]
+    assert {path.name for path in folder.iterdir()} == {"p.yaml", ".p.lock"}
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_processes_that_write_one_preset_at_once_lose_nothing(tmp_path):
     assert [writer.wait(120) for writer in writers] == [0] * len(names)
     settings = read_preset(tmp_path / "p.yaml")
     assert {name: setting.parameters["lam"] for name, setting in settings.items()} == dict.fromkeys(names, "19")
-    assert [path.name for path in tmp_path.iterdir()] == ["p.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"p.yaml", ".p.lock"}

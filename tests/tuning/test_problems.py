@@ -9,6 +9,7 @@ from cryobench.errors import CryobenchError, SelectionError, SuiteError
 from cryobench.plan.grid import Request
 from cryobench.plan.suite_file import read_suite
 from cryobench.registry import installed
+from cryobench.results.store import Results
 from cryobench.tuning.objective import Objective, measure_of
 from cryobench.tuning.problems import from_request, from_suite, searched
 from cryobench.tuning.search import Budget, Search, Tuning
@@ -46,7 +47,7 @@ def tasks(tmp_path, text: str = SUITE, **given):
 
 
 def problems(task) -> list[tuple]:
-    objective = Objective(task, measure_of("mse", ["mse"], installed()), installed())
+    objective = Objective(task, measure_of("mse", ["mse"], installed()), installed(), Results("unused"))
     return [
         (*(cell.labels[name] for name in ("operator", "noise", "data")), cell.seed, len(cell.dataset.ids))
         for plan in objective.plans(task.solver)
