@@ -29,7 +29,7 @@ def train(
         list[str] | None, typer.Option(help="Images for the validation loss, of other particles. Repeat for more.",
                                        show_default=False)
     ] = None,
-    preset: Annotated[str, typer.Option(help="The network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
+    network: Annotated[str, typer.Option(help="tiny, small, cryosense-128 or cryosense-256.")] = "small",
     warm_start: Annotated[
         str, typer.Option(help="The prior to begin with, of the same network: embedded, a folder, or hf:OWNER/NAME.",
                           show_default="random weights")
@@ -56,18 +56,19 @@ def train(
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
+    preset: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:  # fmt: skip
     """Train an unconditional DDPM, which solvers then take as prior=./FOLDER.
 
     Stop it at any time: the same command goes on from the last checkpoint. On several GPUs run it as
     `accelerate launch -m cryobench train ... --device cuda`.
 
-    Example: cryobench train -d particles.star --validation others.star --preset cryosense-128 --out prior
+    Example: cryobench train -d particles.star --validation others.star --network cryosense-128 --out prior
     """
     from cryobench.cli.output import note
     from cryobench.cli.progress import TrainingObserver
     from cryobench.environment import resolve_device
-    from cryobench.errors import CryobenchError
+    from cryobench.errors import CryobenchError, ParameterError
     from cryobench.plan.dataset import open_stack
     from cryobench.registry import installed
     from cryobench.training.loop import Training
@@ -76,8 +77,10 @@ def train(
 
     processes = Processes(resolve_device(device))
     with _told_once(processes), processes.together():
+        if preset is not None:
+            raise ParameterError(f"--preset is now called --network; give --network {preset}")
         settings = Settings(
-            data=tuple(data), validation=tuple(validation or ()), preset=preset, warm_start=warm_start, steps=steps,
+            data=tuple(data), validation=tuple(validation or ()), network=network, warm_start=warm_start, steps=steps,
             batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels,
             patience=patience, seed=seed, validate_every=validate_every, sample_every=sample_every,
             checkpoint_every=checkpoint_every,

@@ -143,7 +143,7 @@ def _told(card: Mapping[str, Any]) -> str:
         "",
         f"An unconditional DDPM of images of {shape[0]} x {shape[1]} pixels, each scaled to [-1, 1] between its own "
         f"extremes, trained with `cryobench train`: {card['steps']} steps of {settings['batch']} images, network "
-        f"`{settings['preset']}`, averaged weights. {_began(card)}{kind} Where its `UNet2DModel` has r^2 channels, "
+        f"`{settings['network']}`, averaged weights. {_began(card)}{kind} Where its `UNet2DModel` has r^2 channels, "
         "images are pixel-unshuffled by r before it and shuffled after.",
         "",
         "Use it as `prior=./FOLDER` of a cryobench solver, or load the folder with diffusers.",

@@ -25,7 +25,7 @@ from cryobench.training.checkpoint import State
 from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
 from cryobench.training.processes import Processes
-from cryobench.training.settings import BETAS, PRESETS, Settings, T
+from cryobench.training.settings import ARCHITECTURES, BETAS, Settings, T
 from cryobench.training.warm_start import begin
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Training:
     def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
                  device: torch.device, observer: Observer | None = None):  # fmt: skip
         self.settings, self.out = settings, out
-        self.preset = PRESETS[settings.preset]
+        self.architecture = ARCHITECTURES[settings.network]
         self.processes = Processes(device)
         self.device = self.processes.device
         self.observer = observer if observer is not None and self.processes.main else Observer()
@@ -190,10 +190,10 @@ class Training:
         a = self.alphas.to(batch.x0.device)[t].float()[:, None, None, None]
         x = a.sqrt() * batch.x0 + (1 - a).sqrt() * batch.noise
         target = batch.noise
-        if self.preset.prediction == "v_prediction":
+        if self.architecture.prediction == "v_prediction":
             target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.x0
         unshuffled = torch.nn.functional.pixel_unshuffle
-        r = self.preset.unshuffle
+        r = self.architecture.unshuffle
         output = network(unshuffled(x, r), t, return_dict=False)[0]
         return (output.float() - unshuffled(target, r)).square().mean((1, 2, 3))
 
@@ -216,7 +216,7 @@ class Training:
             return
         draw = torch.Generator().manual_seed(0)
         noise = torch.randn((_SAMPLES, 1, *self.images.shape), generator=draw).to(self.device)
-        model = DiffusionModel(self.averaged, self.alphas, self.preset.prediction, device=self.device)
+        model = DiffusionModel(self.averaged, self.alphas, self.architecture.prediction, device=self.device)
         samples = model.generate(noise)[:, 0].cpu().numpy()
         figures.sheet(
             list(samples), titles=[""] * _SAMPLES, pixel_size=[None] * _SAMPLES,
@@ -248,7 +248,7 @@ class Training:
     def _export(self) -> None:
         card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step,
                                 self.before)  # fmt: skip
-        export.write_pipeline(self.averaged, self.preset.prediction, self.out, card=card)
+        export.write_pipeline(self.averaged, self.architecture.prediction, self.out, card=card)
 
     def _finish_writing(self) -> None:
         """Write the pipeline where the run was killed between its last checkpoint and that."""
@@ -294,9 +294,9 @@ class Training:
         """Network, its average and optimizer: new ones, or as they were."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            network = self.preset.build(self.images.shape)
+            network = self.architecture.build(self.images.shape)
         if self.settings.warm_start and state is None:
-            self.before = begin(network, self.settings.warm_start, self.images.shape, self.preset.prediction)
+            self.before = begin(network, self.settings.warm_start, self.images.shape, self.architecture.prediction)
         self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()  # pyright: ignore
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.settings.lr, weight_decay=1e-4)
         if state is not None:
@@ -315,7 +315,7 @@ class Training:
         s = self.settings
         images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train",
                         clean=s.target == "clean")  # fmt: skip
-        self.preset.check(images.shape)
+        self.architecture.check(images.shape)
         if not validation:
             return images, None
         others = Images(validation, seed=0, turns=False, device=self.device, of="validation",

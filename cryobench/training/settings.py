@@ -20,7 +20,7 @@ BETAS = (1e-4, 0.02)
 
 
 @dataclass(frozen=True)
-class Preset:
+class Architecture:
     """A network: channels of its levels, residual blocks in each, which levels attend, the pixel-unshuffling before it,
     what it predicts, the groups of its normalisation, and the side of the images it is for, where it is for one."""
 
@@ -37,13 +37,13 @@ class Preset:
         if self.side is not None and shape != (self.side, self.side):
             raise IncompatibleError(
                 f"the network is for images of {self.side} x {self.side}, got {shape[0]} x {shape[1]}; resample them "
-                f"to {self.side}, or choose another preset"
+                f"to {self.side}, or choose another --network"
             )
         step = self.unshuffle * 2 ** (len(self.channels) - 1)
         if shape[0] != shape[1] or shape[0] % step:
             raise IncompatibleError(
                 f"the network needs square images whose side is a multiple of {step}, got {shape[0]} x {shape[1]}; "
-                f"resample them to {max(step, round(shape[0] / step) * step)}, or choose another preset"
+                f"resample them to {max(step, round(shape[0] / step) * step)}, or choose another --network"
             )
 
     def build(self, shape: Shape) -> UNet2DModel:
@@ -66,10 +66,10 @@ class Preset:
         )
 
 
-_CRYOSENSE = Preset(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention=(4,))
-PRESETS = {
-    "tiny": Preset(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
-    "small": Preset(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
+_CRYOSENSE = Architecture(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention=(4,))
+ARCHITECTURES = {
+    "tiny": Architecture(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
+    "small": Architecture(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
     "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
     "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
 }
@@ -93,7 +93,7 @@ class Settings:
 
     data: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    preset: str = "small"
+    network: str = "small"
     warm_start: str = ""
     steps: int = 20_000
     batch: int = 16
@@ -111,8 +111,8 @@ class Settings:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ParameterError(f"unknown preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.network not in ARCHITECTURES:
+            raise ParameterError(f"unknown network {self.network!r}; there are {', '.join(ARCHITECTURES)}")
         least = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,
                  "checkpoint_every": 1}  # fmt: skip
         for name, bound in least.items():
@@ -155,7 +155,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """The inverse of `to_dict`."""
-        typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+        """The inverse of `to_dict`; also reads `preset`, the former name of `network`."""
+        typed: dict[str, Any] = {"network" if name == "preset" else name:
+                                 tuple(value) if isinstance(value, list) else value
                                  for name, value in values.items()}  # fmt: skip
         return cls(**typed)

@@ -35,7 +35,7 @@ def begin(network: UNet2DModel, source: str, shape: Shape, prediction: str) -> M
         different.append(f"it predicts {predicts}, wanted {prediction}")
     if different:
         raise IncompatibleError(f"--warm-start {source} is another network than the one to train "
-                                f"({'; '.join(different)}); give the preset it was trained with")  # fmt: skip
+                                f"({'; '.join(different)}); give the --network it was trained with")  # fmt: skip
     network.load_state_dict(read_network(folder).state_dict())
     return folder.card
 

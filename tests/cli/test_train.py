@@ -12,16 +12,17 @@ from cryobench.training import loop
 from cryobench.training.checkpoint import State
 from cryobench.training.images import Images
 
-SMALL = ("--preset", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--checkpoint-every", 2)
+SMALL = ("--network", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--checkpoint-every", 2)
 
 
 def test_help_tells_every_setting(cli):
     code, out, _ = cli("train", "--help")
     assert code == 0
-    for option in ("--data", "--validation", "--preset", "--warm-start", "--steps", "--batch", "--lr", "--warmup",
+    for option in ("--data", "--validation", "--network", "--warm-start", "--steps", "--batch", "--lr", "--warmup",
                    "--ema", "--clip", "--no-turns", "--patience", "--seed", "--checkpoint-every", "--device",
                    "--out"):  # fmt: skip
         assert option in out
+    assert "--preset" not in out
     assert "the same command goes on" in " ".join(out.split())
 
 
@@ -88,9 +89,10 @@ def test_a_run_that_fails_under_way_exits_with_one(cli, blobs, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("--preset", "huge"), "unknown preset 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        (("--network", "huge"), "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        (("--preset", "tiny"), "--preset is now called --network; give --network tiny"),
         (("--steps", 0), "steps must be at least 1, got 0"),
-        (("--preset", "cryosense-128"), "the network is for images of 128 x 128, got 32 x 32"),
+        (("--network", "cryosense-128"), "the network is for images of 128 x 128, got 32 x 32"),
         (("--data", "gone.npy"), "gone.npy"),
         (("--patience", 5), "give --validation"),
         (("--validation", "odd.npy"), "train on are of 32 x 32, those to validate on of 24 x 24"),

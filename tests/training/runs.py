@@ -30,7 +30,7 @@ class Run:
     validation: Path | None = None
 
     def settings(self, **changed: Any) -> Settings:
-        small = {"preset": "tiny", "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
+        small = {"network": "tiny", "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
         validation = () if self.validation is None else (str(self.validation),)
         return Settings(data=(str(self.data),), validation=validation, **small | changed)
 

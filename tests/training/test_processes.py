@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command(run, out, **changed) -> list[str]:
     settings = run.settings(**changed)
-    given = ("preset", "steps", "batch", "warmup", "lr", "checkpoint_every")
+    given = ("network", "steps", "batch", "warmup", "lr", "checkpoint_every")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in given]
     return ["train", "--data", str(run.data), "--out", str(out), "--sample-every=1000", *options]
 

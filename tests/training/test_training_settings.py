@@ -11,7 +11,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.training.settings import PRESETS, Settings
+from cryobench.training.settings import ARCHITECTURES, Settings
 
 
 def settings(**given) -> Settings:
@@ -47,13 +47,15 @@ def test_settings_survive_a_checkpoint_and_one_of_before_a_setting_was_added():
     assert Settings.from_dict(ours.to_dict()) == ours
     old = {name: value for name, value in ours.to_dict().items() if name != "turns"}
     assert Settings.from_dict(old) == dataclasses.replace(ours, turns=True)
+    renamed = {"preset" if name == "network" else name: value for name, value in ours.to_dict().items()}
+    assert Settings.from_dict(renamed) == ours
 
 
 def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
     ours = settings(validation=("b.npy",))
     free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1}
     assert ours.differences(dataclasses.replace(ours, **free)) == []
-    fixed = {"data": ("c.npy",), "validation": (), "preset": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
+    fixed = {"data": ("c.npy",), "validation": (), "network": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
              "turns": False, "target": "clean", "levels": "mixed", "seed": 1, "warm_start": "embedded"}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
@@ -63,7 +65,7 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"preset": "huge"}, "unknown preset 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        ({"network": "huge"}, "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0"),
@@ -83,7 +85,7 @@ def test_settings_that_make_no_sense_are_refused(given, told):
 @pytest.mark.parametrize("side", [128, 256])
 def test_the_published_network_is_the_one_of_the_paper(side):
     with torch.device("meta"):  # its structure, without the memory of its 113 million weights
-        ours = PRESETS[f"cryosense-{side}"].build((side, side))
+        ours = ARCHITECTURES[f"cryosense-{side}"].build((side, side))
         published = UNet2DModel(
             sample_size=side, in_channels=1, out_channels=1, layers_per_block=2,
             block_out_channels=(128, 128, 256, 256, 512, 512),
@@ -93,11 +95,11 @@ def test_the_published_network_is_the_one_of_the_paper(side):
     given, wanted = ({k: v for k, v in net.config.items() if not k.startswith("_")} for net in (ours, published))
     assert given == wanted
     assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in published.named_parameters()}
-    assert PRESETS[f"cryosense-{side}"].prediction == "epsilon"
+    assert ARCHITECTURES[f"cryosense-{side}"].prediction == "epsilon"
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("cryosense-128", (64, 64), "for images of 128 x 128, got 64 x 64; resample them to 128"),
         ("cryosense-256", (128, 128), "for images of 256 x 256, got 128 x 128; resample them to 256"),
@@ -106,14 +108,14 @@ def test_the_published_network_is_the_one_of_the_paper(side):
         ("tiny", (32, 48), "square images whose side is a multiple of 8, got 32 x 48"),
     ],
 )
-def test_images_that_a_network_cannot_take_are_refused_with_the_size_it_can(preset, shape, told):
-    with pytest.raises(IncompatibleError, match=told):
-        PRESETS[preset].check(shape)
+def test_images_that_a_network_cannot_take_are_refused_with_the_size_it_can(name, shape, message):
+    with pytest.raises(IncompatibleError, match=message):
+        ARCHITECTURES[name].check(shape)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_the_least_images_that_a_network_takes_go_through_it(preset):
-    side = {"tiny": 8, "small": 16}[preset]
-    network = PRESETS[preset].build((side, side))
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_least_images_that_a_network_takes_go_through_it(name):
+    side = {"tiny": 8, "small": 16}[name]
+    network = ARCHITECTURES[name].build((side, side))
     planes = torch.zeros(1, 16, side // 4, side // 4)
     assert network(planes, 0, return_dict=False)[0].shape == planes.shape
