@@ -62,7 +62,7 @@ class ProgressObserver(SweepObserver):
         return f"{self._cells} cells in {folder}{known}"
 
 
-class TrainingObserver(training.Observer):
+class TrainingProgress(training.TrainingObserver):
     """A bar with the losses on a terminal, a line per checkpoint and validation elsewhere, nothing when quiet; warnings
     always."""
 
@@ -75,7 +75,7 @@ class TrainingObserver(training.Observer):
         self._steps = 0
         self._losses: list[float] = []
 
-    def __enter__(self) -> TrainingObserver:
+    def __enter__(self) -> TrainingProgress:
         self._bars.start()
         return self
 

@@ -66,7 +66,7 @@ def train(
     Example: cryobench train -d particles.star --validation others.star --network cryosense-128 --out prior
     """
     from cryobench.cli.output import note
-    from cryobench.cli.progress import TrainingObserver
+    from cryobench.cli.progress import TrainingProgress
     from cryobench.environment import resolve_device
     from cryobench.errors import CryobenchError, ParameterError
     from cryobench.plan.dataset import open_stack
@@ -89,7 +89,7 @@ def train(
                           for texts in (settings.data, settings.validation))  # fmt: skip
     talks = processes.main and not quiet
     goes_on = f"the same command goes on from the last checkpoint in {out}"
-    with TrainingObserver(not talks) as observer, StopSignals(processes.main) as signals:
+    with TrainingProgress(not talks) as observer, StopSignals(processes.main) as signals:
         with _told_once(processes):
             training = Training(settings, stacks, others, out, device=processes.device, observer=observer)
         try:

@@ -12,7 +12,7 @@ from cryobench.errors import CryobenchError, DataError, SuiteError
 from cryobench.plan import grid
 from cryobench.plan.grid import Cell, Plan, Request
 from cryobench.plan.presets import choose, presets_folder
-from cryobench.plan.suite_file import Grid, Placed, Reference, Rule, SuiteFile
+from cryobench.plan.suite_file import Grid, LocatedSpec, Reference, Rule, SuiteFile
 from cryobench.registry import Registry
 
 
@@ -35,7 +35,7 @@ def references(suite: SuiteFile, registry: Registry, presets: str | None = None)
     for reference in suite.references:
         specs = {"solver": reference.solver, "operator": reference.operator, "noise": reference.noise}
         shown = {
-            name: _shown(suite, registry, name + "s", Placed(text, reference.line), presets)
+            name: _shown(suite, registry, name + "s", LocatedSpec(text, reference.line), presets)
             for name, text in specs.items()
         }
         found.append(dataclasses.replace(reference, **shown))
@@ -84,7 +84,7 @@ def lacking(part: Grid) -> str:
     return " and ".join(name for name in part.needs if environment.version(name) == environment.NOT_INSTALLED)
 
 
-def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
+def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: LocatedSpec, presets: str | None) -> str:
     """A spec as records show it. The component is made, so that an error names the line."""
     try:
         if kind == "solvers":
@@ -94,7 +94,7 @@ def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, preset
         raise _at(suite, spec.line, error) from error
 
 
-def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
+def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: LocatedSpec, presets: str | None) -> str:
     """The same, or the spec as it is written where nobody here knows it."""
     try:
         return _shown(suite, registry, kind, spec, presets)
@@ -121,7 +121,7 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], pre
     )
 
 
-def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 

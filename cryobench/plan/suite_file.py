@@ -18,7 +18,7 @@ from cryobench.spec import Spec
 
 
 @dataclass(frozen=True)
-class Placed:
+class LocatedSpec:
     """A text of the file, and the line it stands in."""
 
     text: str
@@ -34,11 +34,11 @@ class Grid:
     """
 
     line: int
-    solvers: tuple[Placed, ...] = ()
-    operators: tuple[Placed, ...] = ()
-    noises: tuple[Placed, ...] = (Placed("none", 0),)
-    data: tuple[Placed, ...] = (Placed("demo", 0),)
-    metrics: tuple[Placed, ...] = ()
+    solvers: tuple[LocatedSpec, ...] = ()
+    operators: tuple[LocatedSpec, ...] = ()
+    noises: tuple[LocatedSpec, ...] = (LocatedSpec("none", 0),)
+    data: tuple[LocatedSpec, ...] = (LocatedSpec("demo", 0),)
+    metrics: tuple[LocatedSpec, ...] = ()
     images: str | None = None
     size: str | None = None
     seeds: tuple[int, ...] = (0,)
@@ -209,22 +209,22 @@ class _Reader:
             self.fail(node, "wanted whole numbers")
         return tuple(map(int, found))
 
-    def paths_or_specs(self, node: yaml.Node) -> tuple[Placed, ...]:
+    def paths_or_specs(self, node: yaml.Node) -> tuple[LocatedSpec, ...]:
         """Specs, or paths, in which ~ and $VARIABLE are filled in."""
         return tuple(
-            Placed(os.path.expanduser(os.path.expandvars(spec.text)), spec.line)  # noqa: PTH111
+            LocatedSpec(os.path.expanduser(os.path.expandvars(spec.text)), spec.line)  # noqa: PTH111
             for spec in self.specs(node)
         )
 
-    def specs(self, node: yaml.Node) -> tuple[Placed, ...]:
+    def specs(self, node: yaml.Node) -> tuple[LocatedSpec, ...]:
         """Specs as texts, or as `name: {field: value or list, ...}`, which stands for every combination."""
-        found: list[Placed] = []
+        found: list[LocatedSpec] = []
         for item in self.items(node):
             if isinstance(item, yaml.MappingNode):
                 for name, fields in self.mapping(item).items():
-                    found += [Placed(spec, _line(fields)) for spec in self.combinations(name, fields)]
+                    found += [LocatedSpec(spec, _line(fields)) for spec in self.combinations(name, fields)]
             else:
-                found.append(Placed(self.text(item), _line(item)))
+                found.append(LocatedSpec(self.text(item), _line(item)))
         return tuple(found)
 
     def combinations(self, name: str, node: yaml.Node) -> list[str]:

@@ -17,9 +17,9 @@ from cryobench.record import Record
 from cryobench.results.store import Results
 from cryobench.runner import CellRunner, Observer, Remarks, describe, failed_record
 from cryobench.sweep import worker
-from cryobench.sweep.executors import Wanted, Workers, workers
+from cryobench.sweep.executors import ExecutorSpec, Workers, workers
 from cryobench.sweep.job import Done, Job, Limits, Stopped
-from cryobench.sweep.queue import Queue, Task
+from cryobench.sweep.queue import Queue, QueuedCell
 from cryobench.sweep.worker import Worker
 
 DEATHS = 3
@@ -45,7 +45,7 @@ def request_text(plan: Plan, device: str) -> str:
     return json.dumps(dataclasses.asdict(plan.request) | {"device": device}, sort_keys=True)
 
 
-def split(plans: Sequence[Plan], order: Order) -> tuple[list[Record], list[Task]]:
+def split(plans: Sequence[Plan], order: Order) -> tuple[list[Record], list[QueuedCell]]:
     """What is finished already, and what is to be run."""
     known, todo = [], []
     for plan in plans:
@@ -53,7 +53,7 @@ def split(plans: Sequence[Plan], order: Order) -> tuple[list[Record], list[Task]
         for cell in plan.cells:
             record = None if order.force else runner.finished(cell, whatever_came=not order.retry_failed)
             if record is None:
-                todo.append(Task(plan, cell))
+                todo.append(QueuedCell(plan, cell))
             else:
                 known.append(record)
     return known, todo
@@ -76,7 +76,7 @@ class SweepObserver(Observer):
 def run(
     plans: Sequence[Plan],
     order: Order,
-    wanted: Wanted,
+    wanted: ExecutorSpec,
     observer: SweepObserver,
     hooks: Hooks,
     *,
@@ -98,7 +98,7 @@ def run(
 
 
 def _run(
-    plans: Sequence[Plan], order: Order, wanted: Wanted, observer: SweepObserver, threads: int | None
+    plans: Sequence[Plan], order: Order, wanted: ExecutorSpec, observer: SweepObserver, threads: int | None
 ) -> Iterator[Record]:
     known, tasks = split(plans, order)
     for record in known:
@@ -123,12 +123,12 @@ class Sweep:
         self._order, self._workers, self._observer = order, workers, observer
         self._remarks: dict[int, Remarks] = {}
         self._requests: dict[int, str] = {}
-        self._running: dict[Future[Done], tuple[Hashable, Task]] = {}
+        self._running: dict[Future[Done], tuple[Hashable, QueuedCell]] = {}
         self.seconds: dict[str, float] = {}
         self._worker_seconds = 0.0
         self._waited = False
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Record]:
+    def run(self, tasks: Sequence[QueuedCell]) -> Iterator[Record]:
         """The record of each task when it is saved. A cell that fails, goes beyond its limits or kills its worker again
         and again has a failed record; `ResultsError` and `ExecutorError` end the sweep."""
         queue = Queue(tasks)
@@ -160,7 +160,7 @@ class Sweep:
         self._waited = True
         time.sleep(POLL)
 
-    def _submit(self, name: Hashable, task: Task) -> None:
+    def _submit(self, name: Hashable, task: QueuedCell) -> None:
         if id(task.plan) not in self._requests:
             self._requests[id(task.plan)] = request_text(task.plan, self._order.device)
         job = Job(
@@ -170,7 +170,7 @@ class Sweep:
         self._observer.cell_started(task.cell)
         self._running[self._workers.submit(name, job)] = name, task
 
-    def _collected(self, future: Future[Done], name: Hashable, task: Task, queue: Queue) -> Record | None:
+    def _collected(self, future: Future[Done], name: Hashable, task: QueuedCell, queue: Queue) -> Record | None:
         """The record of a finished job; None for one that is to be tried again."""
         if future.cancelled():  # the connection to the workers was lost, and they may come back
             queue.put_back(task)
@@ -200,7 +200,7 @@ class Sweep:
         self._observer.cell_finished(record, reused=done.reused)
         return record
 
-    def _failed(self, task: Task, reason: str) -> Done:
+    def _failed(self, task: QueuedCell, reason: str) -> Done:
         """What a worker could not tell itself. An earlier result is kept."""
         record = failed_record(task.plan, task.cell, reason)
         known = CellRunner(task.plan, self._order.store).finished(task.cell)

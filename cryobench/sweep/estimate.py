@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from cryobench.record import Record
-from cryobench.sweep.queue import Task
+from cryobench.sweep.queue import QueuedCell
 
 Key = tuple[str, ...]
 
@@ -24,7 +24,7 @@ class Times:
                 for key in ((record.solver, shape, record.operator), (record.solver, shape)):
                     self._seen[key].append(seconds)
 
-    def of(self, task: Task) -> float | None:
+    def of(self, task: QueuedCell) -> float | None:
         """Seconds for a task: the median over earlier cells of its solver on the same operator, else on any. None where
         there was none."""
         cell = task.cell
@@ -34,7 +34,7 @@ class Times:
                 return median(self._seen[key]) * len(cell.dataset.ids)
         return None
 
-    def total(self, tasks: Sequence[Task]) -> tuple[float, int]:
+    def total(self, tasks: Sequence[QueuedCell]) -> tuple[float, int]:
         """Seconds for all tasks that something is known of; and how many are not."""
         found = [self.of(task) for task in tasks]
         return sum(seconds for seconds in found if seconds is not None), found.count(None)

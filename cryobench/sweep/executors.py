@@ -33,7 +33,7 @@ LISTED_FOR = 1.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExecutorSpec:
     """`--executor` as it was read: `local`, `processes[:N]`, `dask[:N]`, `dask://HOST:PORT`, `slurm:FILE`."""
 
     kind: str
@@ -41,25 +41,25 @@ class Wanted:
     address: str = ""
 
 
-def parse_executor(text: str) -> Wanted:
+def parse_executor(text: str) -> ExecutorSpec:
     """Read `--executor`. Raises `ParameterError` for what is none."""
     if text.startswith("dask://"):
-        return Wanted("dask", address="tcp" + text.removeprefix("dask"))
+        return ExecutorSpec("dask", address="tcp" + text.removeprefix("dask"))
     kind, colon, rest = text.partition(":")
     if kind not in KINDS:
         raise ParameterError(f"--executor {text!r}: {did_you_mean(kind, KINDS)}; see docs/sweeps.md")
     if kind == "slurm":
         if not Path(rest).is_file():
             raise ParameterError(f"--executor {text!r}: slurm wants the file that describes its jobs, slurm:FILE.yaml")
-        return Wanted(kind, address=rest)
+        return ExecutorSpec(kind, address=rest)
     if colon and (kind == "local" or not re.fullmatch("[1-9][0-9]*", rest)):
         raise ParameterError(
             f"--executor {text!r}: {kind} takes {'nothing' if kind == 'local' else 'a number of workers'}"
         )
-    return Wanted(kind, int(rest) if colon else None)
+    return ExecutorSpec(kind, int(rest) if colon else None)
 
 
-def check_reachable(wanted: Wanted) -> None:
+def check_reachable(wanted: ExecutorSpec) -> None:
     """Refuse, before any work, a scheduler that does not answer. Raises `ExecutorError`."""
     if not wanted.address.startswith("tcp:"):
         return
@@ -179,10 +179,10 @@ class Dask(Workers):
             except OSError:  # lost at this very moment: `status` tells the next time
                 return []
             self._asked = time.monotonic()
-            self._bury()
+            self._fail_lost_jobs()
         return self._names
 
-    def _bury(self) -> None:
+    def _fail_lost_jobs(self) -> None:
         """Give up the jobs of workers that are gone. dask would keep a job for a worker of that address for ever; let
         it choose another, and it still forgets the job if there is none at that moment (dask/distributed#7346)."""
         self._jobs = {future: job for future, job in self._jobs.items() if not future.done()}
@@ -219,7 +219,7 @@ def _pass_on(future: Future[Done], at_dask: Future[Done]) -> None:
 
 
 @contextlib.contextmanager
-def workers(wanted: Wanted, *, device: str, threads: int | None, do: Callable[[Job], Done]) -> Iterator[Workers]:
+def workers(wanted: ExecutorSpec, *, device: str, threads: int | None, do: Callable[[Job], Done]) -> Iterator[Workers]:
     """The workers that `--executor` asks for. do: what runs a job in this process, for `local`."""
     if wanted.kind == "local":
         yield Local(do, threads)
@@ -247,7 +247,7 @@ def _shares(n_workers: int | None, threads: int | None, device: str) -> tuple[in
     return threads or max(1, cores // len(devices)), devices
 
 
-def _connected(wanted: Wanted, stack: ExitStack, device: str, threads: int | None) -> tuple[Any, ExitStack, int | None]:
+def _connected(wanted: ExecutorSpec, stack: ExitStack, device: str, threads: int | None) -> tuple[Any, ExitStack, int | None]:
     """A client of the scheduler that is asked for, which the stack closes."""
     try:
         import dask

@@ -10,7 +10,7 @@ from cryobench.plan.grid import Cell, Plan
 
 
 @dataclass
-class Task:
+class QueuedCell:
     """A cell of a plan that is to be run. deaths: of workers that had it."""
 
     plan: Plan
@@ -27,8 +27,8 @@ class Task:
 class Queue:
     """Tasks by problem, in the order in which they came."""
 
-    def __init__(self, tasks: Iterable[Task]):
-        self._waiting: dict[Hashable, deque[Task]] = {}
+    def __init__(self, tasks: Iterable[QueuedCell]):
+        self._waiting: dict[Hashable, deque[QueuedCell]] = {}
         for task in tasks:
             self._waiting.setdefault(task.problem, deque()).append(task)
         self._untouched = deque(self._waiting)
@@ -37,7 +37,7 @@ class Queue:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def take(self, worker: Hashable) -> Task | None:
+    def take(self, worker: Hashable) -> QueuedCell | None:
         """The next task for a worker: of the problem it has at hand, else of one that nobody has, else of the one with
         most tasks waiting. None where there is none."""
         problem = self._last.get(worker)
@@ -54,6 +54,6 @@ class Queue:
             del self._waiting[problem]
         return task
 
-    def put_back(self, task: Task) -> None:
+    def put_back(self, task: QueuedCell) -> None:
         """A task that was taken and not done is the next of its problem."""
         self._waiting.setdefault(task.problem, deque()).appendleft(task)

@@ -38,7 +38,7 @@ MIXED = (0.02, 20.0)
 """The noise levels sigma_t that half the images of "mixed" levels lie between."""
 
 
-class Observer:
+class TrainingObserver:
     """What a caller may want to be told, in the first process. Every method may be left as it is."""
 
     def started(self, step: int, steps: int) -> None:
@@ -67,7 +67,7 @@ def train(
     out: Path,
     *,
     device: torch.device,
-    observer: Observer | None = None,
+    observer: TrainingObserver | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train into a folder, or go on there, until the end or until `stop` says so; whether it came to its end.
@@ -87,12 +87,12 @@ class Training:
     """
 
     def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
-                 device: torch.device, observer: Observer | None = None):  # fmt: skip
+                 device: torch.device, observer: TrainingObserver | None = None):  # fmt: skip
         self.settings, self.out = settings, out
         self.architecture = ARCHITECTURES[settings.network]
         self.processes = Processes(device)
         self.device = self.processes.device
-        self.observer = observer if observer is not None and self.processes.main else Observer()
+        self.observer = observer if observer is not None and self.processes.main else TrainingObserver()
         self._part = _share(settings.batch, self.processes)
         self._lock: BaseFileLock | None = None
         self._log: Log | None = None

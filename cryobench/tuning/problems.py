@@ -15,7 +15,7 @@ from cryobench.plan.dataset import open_stack, source_spec
 from cryobench.plan.grid import Request
 from cryobench.plan.presets import source_identity, stated_by
 from cryobench.plan.suite import lacking
-from cryobench.plan.suite_file import Grid, Placed, Rule, SuiteFile
+from cryobench.plan.suite_file import Grid, LocatedSpec, Rule, SuiteFile
 from cryobench.registry import Registry
 from cryobench.spec import Field, Spec, fields_of, parse
 
@@ -156,7 +156,7 @@ def _origin(spec: Spec, registry: Registry) -> str:
     return source_identity(spec, registry)
 
 
-def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 

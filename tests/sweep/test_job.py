@@ -1,7 +1,7 @@
 import pytest
 
 from cryobench.errors import ParameterError
-from cryobench.sweep.executors import Wanted, parse_executor
+from cryobench.sweep.executors import ExecutorSpec, parse_executor
 from cryobench.sweep.job import Limits, parse_limits, parse_shard
 
 
@@ -38,12 +38,12 @@ def test_shards_are_read():
 def test_executors_are_read(tmp_path):
     file = tmp_path / "cluster.yaml"
     file.touch()
-    assert parse_executor("local") == Wanted("local")
-    assert parse_executor("processes") == Wanted("processes")
-    assert parse_executor("processes:4") == Wanted("processes", 4)
-    assert parse_executor("dask:2") == Wanted("dask", 2)
-    assert parse_executor("dask://host:8786") == Wanted("dask", address="tcp://host:8786")
-    assert parse_executor(f"slurm:{file}") == Wanted("slurm", address=str(file))
+    assert parse_executor("local") == ExecutorSpec("local")
+    assert parse_executor("processes") == ExecutorSpec("processes")
+    assert parse_executor("processes:4") == ExecutorSpec("processes", 4)
+    assert parse_executor("dask:2") == ExecutorSpec("dask", 2)
+    assert parse_executor("dask://host:8786") == ExecutorSpec("dask", address="tcp://host:8786")
+    assert parse_executor(f"slurm:{file}") == ExecutorSpec("slurm", address=str(file))
 
 
 @pytest.mark.parametrize(

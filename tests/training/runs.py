@@ -34,7 +34,7 @@ class Run:
         validation = () if self.validation is None else (str(self.validation),)
         return Settings(data=(str(self.data),), validation=validation, **small | changed)
 
-    def training(self, out: Path, observer: loop.Observer | None = None, **changed: Any) -> loop.Training:
+    def training(self, out: Path, observer: loop.TrainingObserver | None = None, **changed: Any) -> loop.Training:
         others = [] if self.validation is None else [File(str(self.validation)).open()]
         return loop.Training(
             self.settings(**changed), [File(str(self.data)).open()], others, out, device=CPU, observer=observer

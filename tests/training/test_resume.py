@@ -19,7 +19,7 @@ from cryobench.training import checkpoint, export, log, loop
 from cryobench.training.checkpoint import State
 
 
-class Heard(loop.Observer):
+class Heard(loop.TrainingObserver):
     """What was said, and the steps that were done."""
 
     def __init__(self):
@@ -146,7 +146,7 @@ def test_what_is_kept_is_the_average_of_the_weights(run, tmp_path):
     names = [name for name, _ in training.averaged.named_parameters()]
     theirs: list[EMAModel] = []
 
-    class Follow(loop.Observer):
+    class Follow(loop.TrainingObserver):
         def stepped(self, step, loss):
             if not theirs:
                 theirs.append(EMAModel([p.clone() for p in training.averaged.parameters()], decay=0.6))
