@@ -14,7 +14,7 @@ from cryobench.cli.output import note
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
-from cryobench.sweep.utilisation import told
+from cryobench.sweep.utilisation import summary
 from cryobench.training import loop as training
 
 
@@ -54,7 +54,7 @@ class ProgressObserver(SweepObserver):
 
     def workers_done(self, seconds: Mapping[str, float]) -> None:
         if not self._quiet:
-            note(f"the workers' time: {told(seconds)}")
+            note(f"the workers' time: {summary(seconds)}")
 
     def told_of(self, folder: Path) -> str:
         """How many cells are in a results folder, and how many of them were there before."""
