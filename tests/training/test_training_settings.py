@@ -1,4 +1,4 @@
-"""The schedules, and the networks that can be trained."""
+"""Schedules and network architectures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_learning_rate_is_that_of_diffusers(warmup):
         optimizer.step()
         schedule.step()
     rates = [ours.learning_rate(step) for step in range(40)]
-    # the rise is one step ahead of theirs, which wastes its first update on a rate of 0
+    # the warm-up is one step ahead of theirs, whose first update has rate 0
     assert rates[:warmup] == pytest.approx(theirs[1 : warmup + 1])
     assert rates[warmup:] == pytest.approx(theirs[warmup:40])
     assert max(rates) == pytest.approx(0.3)
@@ -39,10 +39,10 @@ def test_the_decay_of_the_average_is_that_of_diffusers_after_its_first_step():
     ours = settings(ema=0.9)
     theirs = EMAModel([torch.nn.Parameter(torch.zeros(1))], decay=0.9)
     assert [ours.decay(step) for step in range(1, 200)] == [theirs.get_decay(step + 1) for step in range(1, 200)]
-    assert ours.decay(0) == 0.1  # theirs forgets the first weights at once
+    assert ours.decay(0) == 0.1  # theirs drops the initial weights at once
 
 
-def test_settings_survive_a_checkpoint_and_one_of_before_a_setting_was_added():
+def test_settings_survive_a_checkpoint_and_older_checkpoints_are_read():
     ours = settings(validation=("b.npy",), patience=7, turns=False)
     assert Settings.from_dict(ours.to_dict()) == ours
     old = {name: value for name, value in ours.to_dict().items() if name != "turns"}
@@ -51,7 +51,7 @@ def test_settings_survive_a_checkpoint_and_one_of_before_a_setting_was_added():
     assert Settings.from_dict(renamed) == ours
 
 
-def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
+def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
     ours = settings(validation=("b.npy",))
     free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1}
     assert ours.differences(dataclasses.replace(ours, **free)) == []
@@ -63,7 +63,7 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"network": "huge"}, "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
@@ -74,16 +74,16 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
         ({"target": "noise"}, "target must be images or clean, got 'noise'"),
         ({"levels": "few"}, "levels must be uniform or mixed, got 'few'"),
         ({"data": ()}, "at least one source of images, got none; give --data"),
-        ({"patience": 5}, "patience is 5, and there is no validation loss to wait for; give --validation"),
+        ({"patience": 5}, "patience is 5, which needs a validation loss; give --validation"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(given, told):
-    with pytest.raises(ParameterError, match=told):
+def test_invalid_settings_are_refused(given, message):
+    with pytest.raises(ParameterError, match=message):
         settings(**given)
 
 
 @pytest.mark.parametrize("side", [128, 256])
-def test_the_published_network_is_the_one_of_the_paper(side):
+def test_the_published_network_is_that_of_the_paper(side):
     with torch.device("meta"):  # its structure, without the memory of its 113 million weights
         ours = ARCHITECTURES[f"cryosense-{side}"].build((side, side))
         published = UNet2DModel(
@@ -92,8 +92,8 @@ def test_the_published_network_is_the_one_of_the_paper(side):
             down_block_types=("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
         )  # fmt: skip
-    given, wanted = ({k: v for k, v in net.config.items() if not k.startswith("_")} for net in (ours, published))
-    assert given == wanted
+    given, expected = ({k: v for k, v in net.config.items() if not k.startswith("_")} for net in (ours, published))
+    assert given == expected
     assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in published.named_parameters()}
     assert ARCHITECTURES[f"cryosense-{side}"].prediction == "epsilon"
 
@@ -108,13 +108,13 @@ def test_the_published_network_is_the_one_of_the_paper(side):
         ("tiny", (32, 48), "square images whose side is a multiple of 8, got 32 x 48"),
     ],
 )
-def test_images_that_a_network_cannot_take_are_refused_with_the_size_it_can(name, shape, message):
+def test_images_of_an_unsupported_size_are_refused_with_a_supported_one(name, shape, message):
     with pytest.raises(IncompatibleError, match=message):
         ARCHITECTURES[name].check(shape)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
-def test_the_least_images_that_a_network_takes_go_through_it(name):
+def test_the_smallest_images_of_a_network_pass_through_it(name):
     side = {"tiny": 8, "small": 16}[name]
     network = ARCHITECTURES[name].build((side, side))
     planes = torch.zeros(1, 16, side // 4, side // 4)
