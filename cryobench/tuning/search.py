@@ -75,7 +75,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Search:
-    """How to search, and the preset in `folder` that the best setting is saved to.
+    """How to search, and the preset in `folder` for the best setting.
 
     points: of the grid, per field. seed: of the search; problems have their own seeds. force: run cells again that are
     saved already.
@@ -217,7 +217,7 @@ class Tuning:
                     break
             if not scores or (skipped and default is not None):
                 raise NoScoreError("; ".join(skipped.values()))
-        except ResultsError:  # the trials folder cannot be written: no trial that follows could be saved
+        except ResultsError:  # the trials folder is not writable, so later trials would fail too
             raise
         except (NoScoreError, CryobenchError) as error:
             reason = said(error)
@@ -248,9 +248,6 @@ class Tuning:
             reused=sum(trial.reused for trial in done),
         )
 
-    def _ranges(self) -> dict[str, str]:
-        return {field.name: str(field.search) for field in self.fields}
-
     def _save(self, outcome: Outcome, default: Trial) -> None:
         """Save the best setting to the preset: the parameters that were searched and those that the spec states."""
         search = self.search
@@ -265,7 +262,7 @@ class Tuning:
             "strategy": search.strategy,
             "search_seed": search.seed,
             "pruning": search.prune,
-            "ranges": self._ranges(),
+            "ranges": {field.name: str(field.search) for field in self.fields},
             "operators": list(dict.fromkeys(cell.labels["operator"] for cell in cells)),
             "noises": list(dict.fromkeys(cell.labels["noise"] for cell in cells)),
             "seeds": list(dict.fromkeys(cell.seed for cell in cells)),

@@ -1,4 +1,4 @@
-"""A search that takes milliseconds: toy solvers on two images of eight by eight pixels."""
+"""Searches that take milliseconds: toy solvers on two images of 8 x 8 pixels."""
 
 from __future__ import annotations
 

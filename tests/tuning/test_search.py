@@ -1,4 +1,4 @@
-"""The search: the default first, one budget for all, the known optimum found, and the same after any stop."""
+"""The search: default first, equal budgets, known optimum, and the same result after any interruption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVALUATIONS_OF_A_TRIAL = 2  # two images
 
 
 @pytest.mark.parametrize("strategy", ["tpe", "random", "grid"])
-def test_the_best_known_setting_is_found(lab, strategy):
+def test_the_known_optimum_is_found(lab, strategy):
     outcome = lab.tune(strategy=strategy, budget=Budget(40), points=11)
     assert outcome.setting["way"] == "good"
     assert abs(float(outcome.setting["x"]) - 0.3) < 0.11
@@ -34,15 +34,15 @@ def test_the_best_known_setting_is_found(lab, strategy):
     assert outcome.best == pytest.approx((float(outcome.setting["x"]) - 0.3) ** 2 / 4, abs=1e-6)
 
 
-def test_tpe_comes_nearer_than_chance(lab):
+def test_tpe_is_better_than_random_search(lab):
     budget = Budget(40)
-    by_chance = [lab.beside(f"r{seed}").tune("toy:way=good", strategy="random", seed=seed, budget=budget).best
+    by_random = [lab.beside(f"r{seed}").tune("toy:way=good", strategy="random", seed=seed, budget=budget).best
                  for seed in range(3)]  # fmt: skip
     by_tpe = [lab.beside(f"t{seed}").tune("toy:way=good", seed=seed, budget=budget).best for seed in range(3)]
-    assert sum(by_tpe) < sum(by_chance)
+    assert sum(by_tpe) < sum(by_random)
 
 
-def test_higher_or_lower_is_better_as_the_column_says(lab):
+def test_the_direction_is_that_of_the_column(lab):
     psnr = lab.tune(measure=measure_of("psnr", ["psnr", "mse"], installed()), operators=("sumpool:2,count=1",))
     assert psnr.best > psnr.default
 
@@ -57,7 +57,7 @@ def test_the_default_comes_first_and_the_best_is_at_least_as_good(lab, solver):
     assert outcome.best <= outcome.default
 
 
-def test_what_the_spec_states_is_not_searched_and_is_kept(lab):
+def test_stated_parameters_are_not_searched_and_are_kept(lab):
     lab.tune("toy:x=0.25,cost=2")
     assert all(set(trial["values"]) == {"way"} for trial in lab.trials)
     assert dict(lab.setting().parameters) == {"x": "0.25", "way": "good", "cost": "2"}
@@ -69,13 +69,13 @@ def test_every_solver_has_the_same_number_of_trials(lab):
         assert outcome.trials == len(lab.trials) == 11
 
 
-def test_every_solver_has_the_same_evaluations_and_none_more(lab):
+def test_every_solver_has_the_same_number_of_evaluations(lab):
     outcomes = {solver: lab.tune(solver, budget=Budget(None, 30)) for solver in ("toy", "other")}
     assert {name: outcome.evaluations for name, outcome in outcomes.items()} == {"toy": 30, "other": 30}
     assert {name: outcome.trials for name, outcome in outcomes.items()} == {"toy": 15, "other": 5}
 
 
-def test_a_budget_below_the_default_runs_the_default_alone(lab):
+def test_a_budget_below_the_default_runs_only_the_default(lab):
     outcome = lab.tune("other", budget=Budget(None, 5))
     assert (outcome.trials, outcome.best) == (1, outcome.default)
 
@@ -86,7 +86,7 @@ def test_a_solver_without_a_network_cannot_be_given_evaluations(lab):
     assert not (lab.folder / "p.yaml").exists()
 
 
-def test_settings_that_fail_count_and_do_not_end_the_search(lab):
+def test_failed_trials_count_and_do_not_end_the_search(lab):
     outcome = lab.tune("toy:refuse=0.1", budget=Budget(12))
     failed = [trial for trial in lab.trials if trial["failed"]]
     assert outcome.trials == 12
@@ -96,7 +96,7 @@ def test_settings_that_fail_count_and_do_not_end_the_search(lab):
     assert float(outcome.setting["x"]) <= 0.1
     charged = lab.beside("evaluations").tune("toy:refuse=0.1", budget=Budget(None, 12 * EVALUATIONS_OF_A_TRIAL))
     assert charged.failed > 0
-    assert charged.trials == 12  # a failed one is charged what the default cost
+    assert charged.trials == 12  # a failed trial is charged the cost of the default
 
 
 def test_a_default_that_fails_ends_the_search_with_its_reason(lab):
@@ -115,7 +115,7 @@ def test_a_default_that_failed_is_run_again(lab):
 
 
 @pytest.mark.parametrize("strategy", ["tpe", "random", "grid"])
-def test_the_same_seed_makes_the_same_trials_and_another_seed_others(lab, strategy):
+def test_trials_depend_on_the_seed_only(lab, strategy):
     def found(place: str, seed: int):
         there = lab.beside(place)
         there.tune(strategy=strategy, seed=seed, operators=PROBLEMS)
@@ -127,13 +127,13 @@ def test_the_same_seed_makes_the_same_trials_and_another_seed_others(lab, strate
 
 
 @pytest.mark.parametrize("stopped", [1, 3, 7])
-def test_a_search_that_was_stopped_goes_on_as_it_would_have(lab, stopped):
+def test_a_stopped_search_continues_like_an_uninterrupted_one(lab, stopped):
     lab.tune(operators=PROBLEMS, budget=Budget(12))
     whole = lab.trials
     there = lab.beside("stopped")
     half = there.tune(operators=PROBLEMS, budget=Budget(12), stop_after=stopped)
     assert (half.trials, half.interrupted) == (stopped, True)
-    assert float(there.setting().made["best"]) == half.best  # the best so far is kept
+    assert float(there.setting().made["best"]) == half.best  # the best so far is saved
     assert there.tune(operators=PROBLEMS, budget=Budget(12)).reused == stopped
     assert there.trials == whole
     assert dict(there.setting().parameters) == dict(lab.setting().parameters)
@@ -205,7 +205,7 @@ def test_a_killed_search_loses_the_cell_that_was_running_and_no_other(lab):
         ({"solver": "toy:x=0.1"}, 0),
     ],
 )
-def test_another_search_reuses_the_cells_that_are_the_same_and_gives_what_it_gives_alone(lab, changed, reused):
+def test_another_search_reuses_equal_cells_and_gives_the_same_result_as_alone(lab, changed, reused):
     lab.tune()
     outcome = lab.tune(**changed)
     assert reused is None or outcome.reused == reused
@@ -245,7 +245,7 @@ def test_a_full_disk_ends_the_search_and_the_same_command_continues(lab, monkeyp
     assert lab.tune().reused == 3
 
 
-def test_pruning_gives_up_what_falls_behind_and_never_touches_the_default(lab):
+def test_pruning_stops_bad_trials_and_never_the_default(lab):
     with_it, without = lab.beside("with"), lab.beside("without")
     pruned = with_it.tune(operators=PROBLEMS, budget=Budget(20))
     whole = without.tune(operators=PROBLEMS, budget=Budget(20), prune=False)
@@ -265,9 +265,9 @@ def test_the_median_rule():
     assert not falls_behind([10.0], finished, higher)
     assert falls_behind([9.9], finished, higher)
     assert falls_behind([10.1], finished, lower)
-    assert falls_behind([10.0, 3.9], finished, higher)  # the mean so far, and not the best step so far
+    assert falls_behind([10.0, 3.9], finished, higher)  # the mean so far, not the best problem so far
     assert not falls_behind([10.0, 4.1], finished, higher)
-    assert not falls_behind([0.0], finished[:4], higher)  # too few to go by
+    assert not falls_behind([0.0], finished[:4], higher)  # too few finished trials
 
 
 def test_a_solver_is_tuned_by_one_process_at_a_time(lab):
@@ -277,7 +277,7 @@ def test_a_solver_is_tuned_by_one_process_at_a_time(lab):
     assert lab.tune("other").trials == 8
 
 
-def test_the_preset_says_how_it_was_found(lab):
+def test_the_preset_describes_the_search(lab):
     tuning = lab.tuning("toy", PROBLEMS)
     outcome = tuning.run()
     setting = lab.setting()
@@ -298,12 +298,12 @@ def test_the_preset_says_how_it_was_found(lab):
     assert as_text(best.x) == outcome.setting["x"]
 
 
-def test_a_column_that_no_metric_has_is_refused(lab):
+def test_an_unknown_column_is_refused(lab):
     with pytest.raises(ParameterError, match="'pnsr' is no column of these metrics; did you mean 'psnr'"):
         measure_of("pnsr", ["psnr"], installed())
 
 
-def test_problems_that_a_solver_cannot_take_are_left_out_and_told(lab):
+def test_unsupported_problems_are_left_out_and_reported(lab):
     problems = ("sumpool:2,count=4", *PROBLEMS)
     outcome = lab.tune("picky", operators=problems, budget=Budget(3))
     assert outcome.left_out == ("sumpool:2,count=4, noise none, spy: no blocks, please",)
