@@ -61,8 +61,10 @@ def _processor() -> str:
     return platform.processor()
 
 
+@cache
 def git_commit() -> str | None:
-    """The commit of the current folder's git repository, with '+' where tracked files were changed, or None."""
+    """The commit of the current folder's git repository when first called, with '+' if tracked files were changed, or
+    None."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + "+" if _git("status", "--porcelain", "--untracked-files=no") else commit

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; and where things are kept between runs."""
+"""Atomic writes, locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from cryobench.errors import ResultsError
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy
 
 CACHE_VARIABLE = "CRYOBENCH_CACHE"
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+    """A temporary path beside `path`. It replaces `path` when the block succeeds and is deleted when it fails.
 
-    A link is followed; a device or a pipe is written to directly.
+    Links are followed; a device or a pipe is written to directly.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -36,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_writable_file(path: Path) -> None:
-    """Raise `ResultsError` unless a file can be made at this path."""
+    """Raise `ResultsError` unless a file can be written at this path."""
     try:
         if path.is_dir():
             raise ResultsError(f"{path} is a folder; give the path of a file to write")
@@ -51,8 +54,8 @@ def check_writable_file(path: Path) -> None:
 
 
 def check_writable_folder(folder: Path, what: str, option: str) -> None:
-    """Make a folder for `what` if need be; raise `ResultsError`, which names the option for another, when nothing can
-    be written there."""
+    """Create a folder for `what` if needed. Raises `ResultsError`, which names the option that sets the folder, when it
+    is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -63,52 +66,23 @@ def check_writable_folder(folder: Path, what: str, option: str) -> None:
         ) from error
 
 
-def lock(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Whether this process has the file to itself until it is closed or the process ends, however it ends; never
-    refused where there are no such locks. wait: until it is free."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
+def acquire_lock(path: Path, *, busy: str = "") -> AcquireReturnProxy:
+    """Lock a path, as a context. The lock also ends with the process, however that ends.
 
-
-@contextmanager
-def exclusively(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """This process alone in the block; `path` is a file for the `lock`, which goes with the block.
-
-    wait: until it is free; else the block runs all the same, told False.
+    busy: message of the `ResultsError` that is raised when another process holds the lock; '' waits for the lock.
     """
-    while True:
-        with path.open("wb") as file:
-            if not lock(file, wait=wait):
-                yield False
-                return
-            if not _is_at(path, file.fileno()):
-                continue  # whoever had it has removed it since
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    from filelock import FileLock, Timeout
 
-
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether an open file is still the one at this path."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        return FileLock(path, blocking=not busy).acquire()
+    except Timeout:
+        raise ResultsError(busy) from None
+    except OSError as error:
+        raise ResultsError(f"cannot lock {path}: {error.strerror}; choose another folder") from error
 
 
 def cache_folder() -> Path:
-    """Where what is costly to make is kept: $CRYOBENCH_CACHE, else `cryobench` in the user's cache folder."""
+    """The folder of cached files: $CRYOBENCH_CACHE, else `cryobench` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named).expanduser()

@@ -5,7 +5,7 @@ set -euo pipefail
 sharp="b_factor=10,envelope=10"  # as many details a pixel as a large particle has, whose pixels are large
 many="count=100000000,split=train"
 out=$1 && shift
-exec cryobench train --out "$out" --preset small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \
+exec cryobench train --out "$out" --network small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \
   --data "simulate:train,snr=2,$many" \
   --data "simulate:train,snr=2,$sharp,$many" \
   --data "simulate:train,snr=2,$sharp,pixel_size=2.2,$many" \

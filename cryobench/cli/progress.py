@@ -14,7 +14,7 @@ from cryobench.cli.output import note
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
-from cryobench.sweep.utilisation import told
+from cryobench.sweep.utilisation import summary
 from cryobench.training import loop as training
 
 
@@ -54,7 +54,7 @@ class ProgressObserver(SweepObserver):
 
     def workers_done(self, seconds: Mapping[str, float]) -> None:
         if not self._quiet:
-            note(f"the workers' time: {told(seconds)}")
+            note(f"the workers' time: {summary(seconds)}")
 
     def told_of(self, folder: Path) -> str:
         """How many cells are in a results folder, and how many of them were there before."""
@@ -62,7 +62,7 @@ class ProgressObserver(SweepObserver):
         return f"{self._cells} cells in {folder}{known}"
 
 
-class TrainingObserver(training.Observer):
+class TrainingProgress(training.TrainingObserver):
     """A bar with the losses on a terminal, a line per checkpoint and validation elsewhere, nothing when quiet; warnings
     always."""
 
@@ -75,7 +75,7 @@ class TrainingObserver(training.Observer):
         self._steps = 0
         self._losses: list[float] = []
 
-    def __enter__(self) -> TrainingObserver:
+    def __enter__(self) -> TrainingProgress:
         self._bars.start()
         return self
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from cryobench.plan.suite import Absent
     from cryobench.plan.suite_file import Reference, SuiteFile
     from cryobench.record import Record
-    from cryobench.sweep.driver import Order
+    from cryobench.sweep.driver import SweepOptions
 
 
-def _print_schema(wanted: bool) -> None:
-    if wanted:
+def _print_schema(requested: bool) -> None:
+    if requested:
         typer.echo((Path(__file__).parents[1] / "plan" / "suite.schema.json").read_text(encoding="utf-8"), nl=False)
         raise typer.Exit
 
@@ -38,34 +38,34 @@ def _print_schema(wanted: bool) -> None:
 def sweep(
     suite: Annotated[Path, typer.Argument(help="A suite (.yaml): solvers, operators, noises, data, images, seeds.")],
     out: Annotated[
-        Path | None, typer.Option(help="Results folder. A cell found there is not run again. [default: runs/SUITE]",
+        Path | None, typer.Option(help="Results folder. Cells saved there are not run again. [default: runs/SUITE]",
                                   show_default=False)
     ] = None,
     executor: Annotated[
         str, typer.Option("--executor", "-e", metavar="WHERE",
-                          help="local; processes[:N], one for each GPU or core; dask[:N], dask://HOST:PORT; "
+                          help="local; processes[:N], one per GPU or core; dask[:N], dask://HOST:PORT; "
                           "slurm:FILE.yaml.")
     ] = "local",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each worker. [default: the cores shared out]",
+        int | None, typer.Option(min=1, help="Threads of each worker. [default: the cores divided among the workers]",
                                  show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be run, and how long it may take.")
+        bool, typer.Option("--dry-run", help="List what would be run, with estimated times, and exit.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run again what failed or was skipped before.")
+        bool, typer.Option("--retry-failed", help="Run failed and skipped cells again.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Only part K of N, for machines that share nothing but a folder.")
+        str | None, typer.Option(metavar="K/N", help="Run shard K of N only, for machines that share only a folder.")
     ] = None,
     time_limit: Annotated[
-        str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell that takes longer; it has then failed.")
+        str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell that takes longer; it counts as failed.")
     ] = None,
     memory_limit: Annotated[
-        str | None, typer.Option(metavar="500M|8G", help="Stop a cell whose process takes more (on the host).")
+        str | None, typer.Option(metavar="500M|8G", help="Stop a cell whose process uses more host memory.")
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Show what runs, how fast, and what is best so far.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Show running cells, speed and the best so far.")] = False,
     by: ByOption = "psnr",
     device: DeviceOption = "cpu",
     batch: BatchOption = "auto",
@@ -74,9 +74,9 @@ def sweep(
                                        show_default=False)
     ] = None,
     presets: PresetsOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run cells again that are saved already.")] = False,
     publish: Annotated[
-        Path | None, typer.Option(help="Also write the results to SUITE.csv and SUITE.md in this folder.")
+        Path | None, typer.Option(help="Also write the leaderboard to SUITE.csv and SUITE.md in this folder.")
     ] = None,
     formats: FormatOption = None,
     csv: CsvOption = None,
@@ -87,7 +87,7 @@ def sweep(
                            help="Print the JSON schema of suites, for editors, and exit.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Run a suite: every solver on every operator, noise and data set it lists. What is finished is not run again.
+    """Run a suite: every solver on every operator, noise and data set in it. Finished cells are not run again.
 
     Example: cryobench sweep leaderboards/fourier.yaml --executor processes --publish leaderboards
     """
@@ -102,43 +102,44 @@ def sweep(
     from cryobench.plan.suite_file import read_suite
     from cryobench.registry import installed
     from cryobench.results.store import Results
-    from cryobench.sweep.driver import Order, run, sharded
+    from cryobench.sweep.driver import SweepOptions, run, sharded
     from cryobench.sweep.executors import check_reachable, parse_executor
     from cryobench.sweep.job import parse_limits, parse_shard
 
-    wanted = parse_executor(executor)
-    check_reachable(wanted)
+    spec = parse_executor(executor)
+    check_reachable(spec)
     limits = parse_limits(time_limit, memory_limit)
     part = None if shard is None else parse_shard(shard)
     if part is not None and publish is not None:
-        raise ParameterError("--publish is for whole results: when all shards are done, run it without --shard")
+        raise ParameterError("--publish needs all results; run without --shard when all shards are done")
     outputs = check_outputs(csv, as_json, formats or ())
-    asked = read_suite(suite)
-    # other machines have devices of their own, which this one need not have
-    own_device = device if wanted.kind in ("local", "processes") else "cpu"
-    plans, absent = suites.plans(asked, installed(), device=own_device, batch=batch, save=save or (),
+    suite_file = read_suite(suite)
+    # the workers' machines may have devices that this one lacks
+    own_device = device if spec.kind in ("local", "processes") else "cpu"
+    plans, absent = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
                                   presets=presets)  # fmt: skip
-    references = suites.references(asked, installed(), presets)
+    references = suites.references(suite_file, installed(), presets)
     if plans:
         check_by(by, plans)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}
     for path in files.values():
         check_writable_file(path)
     store = Results(out or Path("runs") / suite.stem)
-    order = Order(store, device, force=force, retry_failed=retry_failed, limits=limits)
+    options = SweepOptions(store, device, force=force, retry_failed=retry_failed, limits=limits)
     if part is not None:
         plans = sharded(plans, *part)
     cells = sum(len(plan.cells) for plan in plans)
     if dry_run:
-        _tell(plans, absent, order)
+        _print_dry_run(plans, absent, options)
         return
     store.check_writable()
     with watching(cells, by, live=live, quiet=quiet) as observer:
         hooks = Hooks(observer.warn).load_installed()
-        told = {"suite": str(suite), "executor": executor}
-        records = collect(run(plans, order, wanted, observer, hooks, threads=threads, options=told), cells, store)
+        running = run(plans, options, spec, observer, hooks, threads=threads,
+                      hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
+        records = collect(running, cells, store)
     places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
-    records.sort(key=lambda record: places[record.hash])  # a table does not tell who was first
+    records.sort(key=lambda record: places[record.hash])  # a table does not depend on the order of finishing
     frame = leaderboard(records, by=by)
     show(frame, outputs, records, store.find)
     if not quiet:
@@ -146,14 +147,14 @@ def sweep(
     for grid in absent:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:
-        _publish(asked, frame, records, references, absent, files)
+        _publish(suite_file, frame, records, references, absent, files)
         note(f"published in {' and '.join(map(str, files.values()))}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
 
-def _tell(plans: Sequence[Plan], absent: Sequence[Absent], order: Order) -> None:
-    """What would be run, what is there already, and how long it may take by earlier records."""
+def _print_dry_run(plans: Sequence[Plan], absent: Sequence[Absent], options: SweepOptions) -> None:
+    """Print what would be run and what is saved already, with times estimated from earlier records."""
     from rich.console import Console
     from rich.table import Table
 
@@ -164,24 +165,24 @@ def _tell(plans: Sequence[Plan], absent: Sequence[Absent], order: Order) -> None
     from cryobench.sweep.driver import split
     from cryobench.sweep.estimate import Times
 
-    known, tasks = split(plans, order)
-    times = Times(StoredRecords(read_cells([order.store.root], note)) if order.store.root.is_dir() else ())
+    known, todo = split(plans, options)
+    times = Times(StoredRecords(read_cells([options.store.root], note)) if options.store.root.is_dir() else ())
     table = Table(box=None, header_style="bold")
-    for name in ("solver", "to run", "there", "failed or skipped", "estimated"):
+    for name in ("solver", "to run", "saved", "failed or skipped", "estimated"):
         table.add_column(name, justify="left" if name == "solver" else "right")
-    for solver in dict.fromkeys([*(task.cell.labels["solver"] for task in tasks), *(one.solver for one in known)]):
-        own = [task for task in tasks if task.cell.labels["solver"] == solver]
-        there = [record.status == "ok" for record in known if record.solver == solver]
+    for solver in dict.fromkeys([*(queued.cell.labels["solver"] for queued in todo), *(one.solver for one in known)]):
+        own = [queued for queued in todo if queued.cell.labels["solver"] == solver]
+        saved = [record.status == "ok" for record in known if record.solver == solver]
         seconds, unknown = times.total(own)
-        estimate = "" if not own else "not known" if unknown == len(own) else duration(seconds)
-        table.add_row(solver, str(len(own)), str(sum(there)), str(len(there) - sum(there)), estimate)
+        estimate = "" if not own else "unknown" if unknown == len(own) else duration(seconds)
+        table.add_row(solver, str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
     Console().print(table)
-    seconds, unknown = times.total(tasks)
-    print(f"{len(tasks)} of {len(tasks) + len(known)} cells to run"
-          + (f"; about {duration(seconds)} on one worker, by earlier cells" if unknown < len(tasks) else "")
-          + (f"; nothing is known of {unknown} of them" if unknown else ""))  # fmt: skip
+    seconds, unknown = times.total(todo)
+    print(f"{len(todo)} of {len(todo) + len(known)} cells to run"
+          + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
+          + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
     for grid in absent:
-        print(f"not to be run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
+        print(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
 
 
 def _publish(
@@ -192,7 +193,7 @@ def _publish(
     absent: Sequence[Absent],
     files: Mapping[str, Path],
 ) -> None:
-    """Write the leaderboard as CSV and as a page, each whole."""
+    """Write the leaderboard as CSV and as a Markdown page, atomically."""
     from datetime import UTC, datetime
 
     from cryobench.environment import hardware, version

@@ -22,52 +22,53 @@ if TYPE_CHECKING:
 def train(
     data: Annotated[
         list[str], typer.Option("--data", "-d", help="An image file or a source spec, such as simulate:train,snr=2,"
-                                "count=1000000. Repeat for more: images are taken from them in turn.")
+                                "count=1000000. Repeat for more; images are taken from them in turn.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the prior. A run found there goes on where it was.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prior. A run in it continues from its checkpoint.")],
     validation: Annotated[
-        list[str] | None, typer.Option(help="Images for the validation loss, of other particles. Repeat for more.",
+        list[str] | None, typer.Option(help="Images of other particles for the validation loss. Repeat for more.",
                                        show_default=False)
     ] = None,
-    preset: Annotated[str, typer.Option(help="The network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
+    network: Annotated[str, typer.Option(help="Network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
     warm_start: Annotated[
-        str, typer.Option(help="The prior to begin with, of the same network: embedded, a folder, or hf:OWNER/NAME.",
+        str, typer.Option(help="Prior to start from, of the same network: embedded, a folder, or hf:OWNER/NAME.",
                           show_default="random weights")
     ] = "",
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 16,
+    batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 16,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
-    warmup: Annotated[int, typer.Option(help="Steps until the learning rate is at its peak.")] = 500,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are what is kept.")] = 0.999,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
-    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Turn and flip images at random.")] = True,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up of the learning rate.")] = 500,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are the result.")] = 0.999,
+    clip: Annotated[float, typer.Option(help="Maximum norm of the gradient.")] = 1.0,
+    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Rotate by 90° and flip images at random.")] = True,
     target: Annotated[
-        str, typer.Option(help="images: as they are; clean: without their own noise, where the source knows it.")
+        str, typer.Option(help="images: with their noise; clean: without it, if the source has clean images.")
     ] = "images",
     levels: Annotated[
-        str, typer.Option(help="Noise levels to train on: uniform in t, or mixed: half of them uniform in log sigma.")
+        str, typer.Option(help="Noise levels: uniform in t, or mixed, half of them uniform in log sigma.")
     ] = "uniform",
     patience: Annotated[
-        int, typer.Option(help="Stop once the validation loss has not fallen for so many steps; 0: never.")
+        int, typer.Option(help="Stop when the validation loss has not decreased for this many steps; 0: never.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of weights, images, noise and turns.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, images, noise and turns.")] = 0,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between sheets of samples.")] = 2000,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
+    preset: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:  # fmt: skip
-    """Train an unconditional DDPM, which solvers then take as prior=./FOLDER.
+    """Train an unconditional DDPM, for solvers to use as prior=./FOLDER.
 
-    Stop it at any time: the same command goes on from the last checkpoint. On several GPUs run it as
+    A run can be stopped at any time: the same command continues from the last checkpoint. On several GPUs run
     `accelerate launch -m cryobench train ... --device cuda`.
 
-    Example: cryobench train -d particles.star --validation others.star --preset cryosense-128 --out prior
+    Example: cryobench train -d particles.star --validation others.star --network cryosense-128 --out prior
     """
     from cryobench.cli.output import note
-    from cryobench.cli.progress import TrainingObserver
+    from cryobench.cli.progress import TrainingProgress
     from cryobench.environment import resolve_device
-    from cryobench.errors import CryobenchError
+    from cryobench.errors import CryobenchError, ParameterError
     from cryobench.plan.dataset import open_stack
     from cryobench.registry import installed
     from cryobench.training.loop import Training
@@ -75,27 +76,29 @@ def train(
     from cryobench.training.settings import Settings
 
     processes = Processes(resolve_device(device))
-    with _told_once(processes), processes.together():
+    with _reported_once(processes), processes.together():
+        if preset is not None:
+            raise ParameterError(f"--preset is now called --network; give --network {preset}")
         settings = Settings(
-            data=tuple(data), validation=tuple(validation or ()), preset=preset, warm_start=warm_start, steps=steps,
+            data=tuple(data), validation=tuple(validation or ()), network=network, warm_start=warm_start, steps=steps,
             batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels,
             patience=patience, seed=seed, validate_every=validate_every, sample_every=sample_every,
             checkpoint_every=checkpoint_every,
         )  # fmt: skip
         stacks, others = ([open_stack(text, {}, installed(), processes.device) for text in texts]
                           for texts in (settings.data, settings.validation))  # fmt: skip
-    talks = processes.main and not quiet
-    goes_on = f"the same command goes on from the last checkpoint in {out}"
-    with TrainingObserver(not talks) as observer, StopSignals(processes.main) as signals:
-        with _told_once(processes):
+    verbose = processes.main and not quiet
+    continues = f"the same command continues from the last checkpoint in {out}"
+    with TrainingProgress(not verbose) as observer, StopSignals(processes.main) as signals:
+        with _reported_once(processes):
             training = Training(settings, stacks, others, out, device=processes.device, observer=observer)
         try:
             finished = training.run(lambda: signals.received is not None)
         except KeyboardInterrupt:
             if processes.main:
-                note(f"\nstopped; {goes_on}")
+                note(f"\nstopped; {continues}")
             raise typer.Exit(128 + signal.SIGINT) from None
-        except CryobenchError as error:  # of a run that was under way, not of a request that made no sense
+        except CryobenchError as error:  # of a run that had started, not of an invalid request
             if processes.main:
                 note(f"error: {error}")
             raise typer.Exit(1) from error
@@ -103,26 +106,26 @@ def train(
             processes.end()
     if not finished:
         if processes.main:
-            note(f"stopped after step {training.step} of {steps}; {goes_on}")
-        raise typer.Exit(128 + (signals.received or signal.SIGTERM))  # a signal may have come to another process alone
-    if talks:
-        path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be looked up as a name
+            note(f"stopped after step {training.step} of {steps}; {continues}")
+        raise typer.Exit(128 + (signals.received or signal.SIGTERM))  # the signal may have been sent to another process
+    if verbose:
+        path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be a prior's name
         note(f"the prior is in {out}; use it as prior={path}")
 
 
 class StopSignals:
-    """While it is entered, Ctrl-C and SIGTERM ask for a stop, and a second one does what it always does.
+    """A context in which the first Ctrl-C or SIGTERM requests a stop and the second has its usual effect.
 
-    received: the number of the signal that came, None where none did. aloud: whether to say that it was heard.
+    received: the number of the signal, None before one. verbose: whether to confirm the signal on stderr.
     """
 
-    def __init__(self, aloud: bool):
+    def __init__(self, verbose: bool):
         self.received: int | None = None
-        self._aloud = aloud
+        self._verbose = verbose
 
     def __enter__(self) -> StopSignals:
-        heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self._former = {number: signal.signal(number, self._receive) for number in heard}
+        handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._former = {number: signal.signal(number, self._receive) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,13 +135,13 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.__exit__()
-        if self._aloud:  # written past Python's buffers, which may be in use just now
-            os.write(2, b"\nfinishing this step and writing a checkpoint; once more stops at once\n")
+        if self._verbose:  # unbuffered: Python's buffers are not reentrant in a signal handler
+            os.write(2, b"\nfinishing this step and writing a checkpoint; a second signal stops at once\n")
 
 
 @contextmanager
-def _told_once(processes: Processes) -> Iterator[None]:
-    """Of an error that all processes meet, the first one tells."""
+def _reported_once(processes: Processes) -> Iterator[None]:
+    """Let only the first process report an error that all processes raise."""
     from cryobench.errors import CryobenchError
 
     try:

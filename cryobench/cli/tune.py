@@ -1,4 +1,4 @@
-"""`cryobench tune`: the best parameters of solvers on validation images, kept as a preset."""
+"""`cryobench tune`: the best parameters of solvers on validation images, saved as a preset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from cryobench.cli.output import Outputs
     from cryobench.plan.grid import Request
     from cryobench.registry import Registry
-    from cryobench.tuning.problems import Task
-    from cryobench.tuning.search import Observer, Outcome, Tuning
+    from cryobench.tuning.problems import TuningTask
+    from cryobench.tuning.search import Outcome, Tuning
     from cryobench.tuning.trial import Trial
 
 
 def tune(
     suite: Annotated[
-        Path | None, typer.Argument(help="A suite (.yaml) to tune for: its solvers, operators, noises, size and data.",
+        Path | None, typer.Argument(help="A suite (.yaml) with solvers, operators, noises, size and data.",
                                     show_default=False)
     ] = None,
-    preset: Annotated[str, typer.Option(help="Name of the preset to make or add to, used as SOLVER@NAME.")] = "",
+    preset: Annotated[str, typer.Option(help="Name of the preset to create or extend, used as SOLVER@NAME.")] = "",
     solver: Annotated[
         list[str] | None,
-        typer.Option("--solver", "-s", help="A solver spec. What it states stays as it is. Repeat for more. "
+        typer.Option("--solver", "-s", help="A solver spec. Stated parameters are fixed. Repeat for more. "
                      "[default: those of the suite]", autocompletion=complete("solvers"), show_default=False),
     ] = None,
     operator: Annotated[
@@ -56,20 +56,20 @@ def tune(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option("--data", "-d", help="Where the validation images are. Repeat for more. [default: those of the "
+        typer.Option("--data", "-d", help="Source of the validation images. Repeat for more. [default: those of the "
                      "suite]", show_default=False),
     ] = None,
     images: Annotated[
-        str, typer.Option(help="The validation images, counted from 0: 16:24. None that is tested on.")
+        str, typer.Option(help="The validation images, counted from 0, such as 16:24; no test images.")
     ] = "",
     size: SizeOption = None,
-    by: Annotated[str, typer.Option("--by", help="Metric column to tune for.")] = "psnr",
+    by: Annotated[str, typer.Option("--by", help="Metric column to optimise.")] = "psnr",
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", help="Metric spec that has the column, where it is none of "
-                                       "the usual.", autocompletion=complete("metrics"), show_default=False)
+        list[str] | None, typer.Option("--metric", "-m", help="Metric spec with the column, if it is not a default "
+                                       "metric.", autocompletion=complete("metrics"), show_default=False)
     ] = None,
     within: Annotated[
-        str | None, typer.Option(metavar="image|circle|circle:Å", help="Where the metric looks, as in `run`.",
+        str | None, typer.Option(metavar="image|circle|circle:Å", help="Region of the metric, as in `run`.",
                                  show_default=False)
     ] = None,
     strategy: Annotated[str, typer.Option(help="tpe, random, or grid: a grid over the ranges.")] = "tpe",
@@ -79,11 +79,11 @@ def tune(
                                  show_default=False)
     ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(help="Instead: network evaluations for each solver, images times NFE.",
+        int | None, typer.Option(help="Instead of --trials: network evaluations for each solver, images times NFE.",
                                  show_default=False)
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="Give up trials that fall behind the median.")
+        bool, typer.Option("--prune/--no-prune", help="Stop trials that are worse than the median.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     problem_seed: Annotated[
@@ -95,7 +95,7 @@ def tune(
     dtype: DtypeOption = "float32",
     batch: BatchOption = "auto",
     force: Annotated[
-        bool, typer.Option("--force", help="Drop the trials that the preset has of these solvers, and start anew.")
+        bool, typer.Option("--force", help="Run trials again that are saved already.")
     ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the table as CSV, one row per solver; '-' for stdout.")
@@ -103,7 +103,7 @@ def tune(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
-    """Find the best parameters of solvers on validation images, each with the same budget, and keep them as a preset.
+    """Find the best parameters of solvers on validation images with equal budgets, and save them as a preset.
 
     Example: cryobench tune -s dct -o sumpool:4 --images 16:24 --preset pixel-c4, then cryobench run -s dct@pixel-c4
     """
@@ -121,14 +121,14 @@ def tune(
     from cryobench.tuning.search import TRIALS, Budget, Search, Tuning
 
     if not preset:
-        raise ParameterError("tune wants --preset, a name for what it finds, such as pixel-c4")
+        raise ParameterError("tune needs --preset, a name for the result, such as pixel-c4")
     if not images:
-        raise ParameterError("tune wants --images, those to tune on, such as 16:24, of which none is tested on")
-    of_suite = {"--operator": operator, "--noise": noise, "--size": size, "--within": within,
+        raise ParameterError("tune needs --images, the validation images, such as 16:24; not those of the test")
+    from_suite = {"--operator": operator, "--noise": noise, "--size": size, "--within": within,
                 "--problem-seed": problem_seed}  # fmt: skip
-    for option, given in of_suite.items():
+    for option, given in from_suite.items():
         if suite is not None and given is not None:
-            raise ParameterError(f"the suite says what {option} would; leave out one of both")
+            raise ParameterError(f"the suite and {option} exclude each other; give one of the two")
     outputs = check_outputs(csv_file, as_json)
     registry, folder = installed(), presets_folder(presets)
     path = preset_file(preset, folder)
@@ -153,13 +153,13 @@ def tune(
     loaded: Loaded = {}
     tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
     for tuning in tunings:
-        with tuning.journal():
-            pass  # what cannot be kept or gone on with is refused before any work
+        with tuning.lock():
+            pass  # refuse before any work what cannot be saved or is tuned elsewhere
     outcomes: list[Outcome] = []
-    with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not end up among the results
+    with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
         for tuning in tunings:
-            with _watched(tuning, quiet) as observer:
-                outcomes.append(tuning.run(observer))
+            with _reporting(tuning, quiet) as report:
+                outcomes.append(tuning.run(report))
             if outcomes[-1].interrupted:
                 break
     _show(outcomes, by, outputs)
@@ -167,57 +167,55 @@ def tune(
         for left in outcome.left_out:
             note(f"{outcome.solver} was not tuned on {left}")
     if not quiet and any(outcome.best is not None for outcome in outcomes):
-        note(f"{path}: use a setting as {tunings[0].task.name}@{preset}")
+        note(f"saved in {path}; use a setting as {tunings[0].task.name}@{preset}")
     if outcomes[-1].interrupted:
-        note("stopped: the same command goes on from there")
+        note("stopped; the same command continues from there")
         raise typer.Exit(INTERRUPTED)
     if any(outcome.reason for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[Task]:
-    """What to tune on what; what a suite has beside that is noted."""
+def _tasks(suite: Path | None, request: Request, registry: Registry) -> list[TuningTask]:
+    """The tasks of a suite or of the options; notes the solvers of a suite that are not tuned."""
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
     from cryobench.plan.suite_file import read_suite
     from cryobench.tuning.problems import from_request, from_suite
 
     if suite is not None:
-        tasks, left = from_suite(read_suite(suite), request, registry)
-        for what in left:
-            note(f"not tuned: {what}")
+        tasks, left_out = from_suite(read_suite(suite), request, registry)
+        for message in left_out:
+            note(f"not tuned: {message}")
         return tasks
     for option, given in {"--solver": request.solvers, "--operator": request.operators}.items():
         if not given:
-            raise ParameterError(f"tune wants a suite, or at least one {option}")
+            raise ParameterError(f"tune needs a suite, or at least one {option}")
     return from_request(request, registry)
 
 
 @contextlib.contextmanager
-def _watched(tuning: Tuning, quiet: bool) -> Iterator[Observer]:
-    """A bar of trials on a terminal, a line per trial elsewhere, nothing when quiet."""
+def _reporting(tuning: Tuning, quiet: bool) -> Iterator[Callable[[Sequence[Trial]], None]]:
+    """A function that shows progress: a bar on a terminal, a line per new trial elsewhere, nothing if quiet."""
     from rich.console import Console
 
     from cryobench.cli.output import note
     from cryobench.cli.progress import counted
-    from cryobench.tuning.search import Observer
 
     budget = tuning.search.budget
+    total = budget.trials or budget.evaluations or 0
     lines = not quiet and not Console(stderr=True).is_terminal
-    with counted(f"tuning {tuning.task.solver}", budget.trials or budget.evaluations or 0, quiet) as tell:
+    with counted(f"tuning {tuning.task.solver}", total, quiet) as update:
 
-        class Watching(Observer):
-            def trial_finished(self, solver: str, done: Sequence[Trial]) -> None:
-                spent = len(done) if budget.trials else round(sum(trial.evaluations for trial in done))
-                tell(spent, budget.trials or budget.evaluations or 0)
-                if lines:
-                    note(f"{solver}, trial {len(done)}: {done[-1]}")
+        def report(done: Sequence[Trial]) -> None:
+            update(len(done) if budget.trials else round(sum(trial.evaluations for trial in done)), total)
+            if lines and not done[-1].reused:
+                note(f"{tuning.task.solver}, trial {len(done)}: {done[-1]}")
 
-        yield Watching()
+        yield report
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row for each solver: plain values, the setting as it stands in a spec."""
+    """A row per solver with plain values, and the setting as in a spec."""
     return [
         {
             "solver": outcome.solver,
@@ -236,7 +234,7 @@ def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def _show(outcomes: Sequence[Outcome], by: str, outputs: Outputs) -> None:
-    """Print the table, and write the files that were asked for, each whole."""
+    """Print the table and write the requested files atomically."""
     from cryobench.cli.output import RICH
     from cryobench.files import whole_file
 
@@ -264,19 +262,23 @@ def _print(rows: Sequence[dict[str, Any]], by: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    evaluated, hindered = (any(row[name] for row in rows) for name in ("evaluations", "reason"))
-    headings = ["default", "best", "trials", *(["evaluations"] if evaluated else []), "s"]
+    has_evaluations, has_reasons = (any(row[name] for row in rows) for name in ("evaluations", "reason"))
+    headings = ["default", "best", "trials", *(["evaluations"] if has_evaluations else []), "s"]
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"{by} on the validation images",
                   title_justify="left", title_style="")  # fmt: skip
     table.add_column("solver", overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("best setting", overflow="fold")
-    if hindered:
+    if has_reasons:
         table.add_column("reason", overflow="fold")
     for row in rows:
         scores = ["" if row[name] is None else f"{row[name]:.4g}" for name in ("default", "best")]
-        spent = [str(row["trials"]), *([f"{row['evaluations']:.0f}"] if evaluated else []), f"{row['seconds']:.1f}"]
-        texts = [row["solver"], *scores, *spent, row["setting"], *([row["reason"]] if hindered else [])]
+        spent = [
+            str(row["trials"]),
+            *([f"{row['evaluations']:.0f}"] if has_evaluations else []),
+            f"{row['seconds']:.1f}",
+        ]
+        texts = [row["solver"], *scores, *spent, row["setting"], *([row["reason"]] if has_reasons else [])]
         table.add_row(*map(escape, texts))
     Console().print(table)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +20,7 @@ from cryobench.plan.presets import Chosen, check_unseen, choose, image_digests, 
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
-from cryobench.spec import fields_of, parse
+from cryobench.spec import Spec, fields_of, parse
 
 FLOOR = "pinv"
 CEILING = "ceiling"
@@ -172,8 +173,9 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
 
+    specs = cache(partial(_specs, registry))
     cells = [
-        _cell(registry, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
+        _cell(registry, specs, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
         for seed in request.seeds
         for dataset, radii in zip(datasets, circles, strict=True)
         for operator in operators
@@ -270,8 +272,22 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
             seen |= shown
 
 
+class _Specs(NamedTuple):
+    """The specs of a component: as shown, with every parameter, and the latter without where weights lie."""
+
+    short: str
+    full: str
+    unlocated: str
+
+
+def _specs(registry: Registry, component: Any) -> _Specs:
+    full = registry.spec_of(component, full=True)
+    return _Specs(str(registry.spec_of(component)), str(full), str(_unlocated(full, component)))
+
+
 def _cell(
     registry: Registry,
+    specs: Callable[[Any], _Specs],
     chosen: Chosen | None,
     operator: OperatorRecipe,
     noise: NoiseModel,
@@ -285,17 +301,17 @@ def _cell(
     parts = {} if chosen is None else {"solver": chosen.solver}
     parts |= {"operator": operator, "noise": noise}
     named = {"solver": CEILING} if chosen is None else {}
-    resolved: dict[str, Any] = named | {kind: str(registry.spec_of(part, full=True)) for kind, part in parts.items()}
+    resolved: dict[str, Any] = named | {kind: specs(part).full for kind, part in parts.items()}
     if chosen is not None and chosen.preset is not None:
         resolved["preset"] = chosen.preset
-    resolved["metrics"] = sorted(str(registry.spec_of(metric, full=True)) for metric in metrics)
-    labels = {kind: str(registry.spec_of(part)) for kind, part in parts.items()}
+    resolved["metrics"] = sorted(specs(metric).full for metric in metrics)
+    labels = {kind: specs(part).short for kind, part in parts.items()}
     labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     origins = {registry.origin_of(type(component)) for component in components}
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
     # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
-    identity = resolved | {kind: _unlocated(registry, part) for kind, part in parts.items()}
+    identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
         "dtype": dtype,
@@ -330,16 +346,15 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
     return _unique([part for solver in solvers for part in with_nested(solver) if isinstance(part, Prior)])
 
 
-def _unlocated(registry: Registry, component: Any) -> str:
-    """The whole spec of a component, but for the parameters that say where the weights of its priors lie."""
-    spec = registry.spec_of(component, full=True)
+def _unlocated(spec: Spec, component: Any) -> Spec:
+    """The full spec of a component without the parameters that say where the weights of its priors lie."""
     dropped = {
         f"{field.name}.{name}"
         for field in fields_of(type(component))
         if isinstance(prior := getattr(component, field.name), Prior)
         for name in prior.located_by
     }
-    return str(dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped)))
+    return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
 
 
 def with_nested(component: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
-"""Presets: tuned parameters of solvers under a name, `dct@pixel-c4`, with how they were found and on which images.
+"""Presets: named tuned parameters of solvers, `dct@pixel-c4`, with the search and the validation images behind them.
 
-A preset is a file NAME.yaml in the folder `presets`, in that of $CRYOBENCH_PRESETS, or in the one stated. It holds a
-setting for each solver that was tuned into it. Nothing is scored with a setting on the images it was chosen on.
+A preset is a file NAME.yaml in the folder `presets`, in that of $CRYOBENCH_PRESETS, or in a given one. It holds one
+setting per solver. A setting is never scored on its validation images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, said
-from cryobench.files import exclusively, whole_file
+from cryobench.files import acquire_lock, whole_file
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 VARIABLE = "CRYOBENCH_PRESETS"
 FOLDER = "presets"
 _VIEWS = ("size", "invert", "as_stack", "data_root")
-"""Parameters of a source under which an image stays that image."""
+"""Parameters of a source that do not change which image it is."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Images that a setting was chosen on: the spec of their source, how tables name it, and of each image its name
-    there and its digest."""
+    """Validation images of a setting. source: spec of their source. label: its name in tables. images, sha256: name and
+    digest of each image."""
 
     source: str
     label: str
@@ -43,8 +43,8 @@ class Validation:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a preset holds for one solver. parameters: text by key, as in a spec. made: how they were found, for people
-    and tables: plain data."""
+    """The setting of one solver in a preset. parameters: text by key, as in a spec. made: description of the search, as
+    plain data."""
 
     solver: str
     parameters: Mapping[str, str]
@@ -54,7 +54,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A solver as a run asked for it: the component, its name in tables, and the preset it is of, if it is of one."""
+    """A solver of a run: the component, its name in tables, and its preset, if any."""
 
     solver: Any
     label: str
@@ -63,28 +63,28 @@ class Chosen:
 
 
 def presets_folder(given: str | None = None) -> Path:
-    """Where presets lie: where stated, else in $CRYOBENCH_PRESETS, else in `presets`."""
+    """The folder of presets: the given one, else $CRYOBENCH_PRESETS, else `presets`."""
     return Path(given or os.environ.get(VARIABLE) or FOLDER).expanduser()
 
 
 def preset_file(name: str, folder: Path) -> Path:
-    """The file of a preset. Raises `SpecError` for what cannot stand behind `@`."""
+    """The file of a preset. Raises `SpecError` for an invalid name."""
     if parse(name) != Spec(name):
-        raise SpecError(f"a preset's name is a word such as pixel-c4, got {name!r}")
+        raise SpecError(f"the name of a preset must be a word such as pixel-c4, got {name!r}")
     return folder / f"{name}.yaml"
 
 
-# ------------------------------------------------------------------------------------------------- what a spec means
+# -------------------------------------------------------------------------------------------------------------- parsing
 
 
 def choose(text: str, registry: Registry, folder: Path) -> Chosen:
-    """The solver of a spec; for `dct@pixel-c4` that of a preset. Stated parameters win: `dct:lam=0.1@pixel-c4`."""
+    """The solver of a spec or preset, `dct@pixel-c4`. Stated parameters override the preset: `dct:lam=0.1@pixel-c4`."""
     spec = parse(text)
     if spec.after is None:
         solver = registry.make("solvers", spec)
         return Chosen(solver, str(registry.spec_of(solver)))
     if spec.after != Spec(spec.after.name):
-        raise SpecError(f"{text!r}: behind the '@' of a solver goes the name of a preset, such as pixel-c4")
+        raise SpecError(f"{text!r}: expected the name of a preset after '@', such as pixel-c4")
     name, stated = spec.after.name, stated_by(spec, registry.get("solvers", spec.name))
     setting = _setting_of(spec.name, name, folder)
     kept = {key: value for key, value in setting.parameters.items()
@@ -105,7 +105,7 @@ def stated_by(spec: Spec, cls: type) -> dict[str, str]:
 
 
 def parameters_of(registry: Registry, component: Any, keys: Iterable[str]) -> dict[str, str]:
-    """The text of these parameters of a component, in its own order, with what is not the default inside them."""
+    """The text of these parameters of a component, in field order, with nested parameters that are not defaults."""
     cls = type(component)
     short, full = (stated_by(registry.spec_of(component, full=whole), cls) for whole in (False, True))
     found: dict[str, str] = {}
@@ -116,7 +116,7 @@ def parameters_of(registry: Registry, component: Any, keys: Iterable[str]) -> di
 
 
 def _shown(registry: Registry, solver: Any, stated: Iterable[str]) -> Spec:
-    """The spec of a solver, as `Registry.spec_of` would write it, with these parameters and no others."""
+    """The spec of a solver in the format of `Registry.spec_of`, with these parameters only."""
     items = parameters_of(registry, solver, stated)
     bare = {
         field.name for field in fields_of(type(solver))[:1] if not (field.kind or field.by_name) and field.name in items
@@ -128,25 +128,25 @@ def _shown(registry: Registry, solver: Any, stated: Iterable[str]) -> Spec:
 def _setting_of(solver: str, name: str, folder: Path) -> Setting:
     path = preset_file(name, folder)
     if not path.is_file():
-        there = did_you_mean(name, [file.stem for file in sorted(folder.glob("*.yaml"))])
-        raise UnknownName(f"no preset {name!r} in {folder}; {there} (`cryobench tune` makes them)")
+        hint = did_you_mean(name, [file.stem for file in sorted(folder.glob("*.yaml"))])
+        raise UnknownName(f"no preset {name!r} in {folder}; {hint} (`cryobench tune` creates presets)")
     settings = read_preset(path)
     if solver not in settings:
         raise UnknownName(f"the preset {name!r} has no setting for {solver!r}; {did_you_mean(solver, settings)}")
     return settings[solver]
 
 
-# ------------------------------------------------------------------------------------------------ images seen before
+# ---------------------------------------------------------------------------------------------------- validation images
 
 
 def image_digests(images: torch.Tensor) -> tuple[str, ...]:
-    """SHA-256 of each image of [n, 1, H, W], float32 in [-1, 1], whatever file it came from."""
+    """SHA-256 of each image of [n, 1, H, W], float32 in [-1, 1], independent of its file."""
     shape = repr(tuple(images.shape[1:])).encode()
     return tuple(hashlib.sha256(shape + image.numpy().tobytes()).hexdigest() for image in images)
 
 
 def source_identity(source: Spec, registry: Registry) -> str:
-    """A data source by what makes its images, without how they are looked at: its size, its sign, where they lie."""
+    """The spec of a data source without size, sign and location, which do not change which images it has."""
     spec = registry.spec_of(registry.make("sources", source), full=True)
     return str(dataclasses.replace(spec, params=tuple(item for item in spec.params if item[0] not in _VIEWS)))
 
@@ -154,10 +154,10 @@ def source_identity(source: Spec, registry: Registry) -> str:
 def check_unseen(
     chosen: Chosen, source: Spec, label: str, images: Sequence[str], sha256: Sequence[str], registry: Registry
 ) -> None:
-    """Raise `SelectionError` where a setting was chosen on one of these images.
+    """Raise `SelectionError` if one of these images is a validation image of the setting.
 
-    It is found by its digest, and by source and number where the source makes its images (files are too easily
-    others of the same name), so that another size or sign does not hide it.
+    Images are compared by digest. Those of sources other than files are also compared by source and number, which
+    detects them at another size or sign; a file of the same name may hold other images.
     """
     made = None if source.name == "file" else source_identity(source, registry)
     for part in chosen.validation:
@@ -167,33 +167,33 @@ def check_unseen(
             if digest in digests or image in numbers:
                 raise SelectionError(
                     f"{chosen.label}: image {image} of {label} is one of those that the preset {chosen.preset} was "
-                    "tuned on; give --images that it was not, or tune on others"
+                    "tuned on; give other --images, or tune on others"
                 )
 
 
-# --------------------------------------------------------------------------------------------------------- the file
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def read_preset(path: Path) -> dict[str, Setting]:
-    """The settings of a preset by solver. Raises `ResultsError` for a file that is none."""
+    """The settings of a preset by solver. Raises `ResultsError` for an invalid file."""
     try:
         solvers = yaml.safe_load(path.read_text(encoding="utf-8"))["solvers"]
         return {solver: _setting(solver, found) for solver, found in solvers.items()}
     except OSError as error:
         raise ResultsError(f"cannot read the preset {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is no preset: {said(error)}; `cryobench tune` makes them") from error
+        raise ResultsError(f"{path} is not a preset: {said(error)}; `cryobench tune` creates presets") from error
 
 
 def add_setting(setting: Setting, name: str, folder: Path) -> Path:
-    """Put a solver's setting into a preset, in place of an earlier one; those of other solvers stay.
+    """Save a solver's setting to a preset, replacing an earlier one; settings of other solvers are kept.
 
-    The file is written whole, and by one process at a time.
+    The file is replaced atomically, by one process at a time.
     """
     path = preset_file(name, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusively(folder / f".{name}.lock"):
+        with acquire_lock(folder / f".{name}.lock"):
             settings = (read_preset(path) if path.exists() else {}) | {setting.solver: setting}
             with whole_file(path) as beside:
                 beside.write_text(_as_yaml(name, settings), encoding="utf-8")
@@ -205,7 +205,7 @@ def add_setting(setting: Setting, name: str, folder: Path) -> Path:
 def _setting(solver: str, found: Mapping[str, Any]) -> Setting:
     for key, value in found["parameters"].items():
         if not isinstance(value, str | bool | int | float):
-            raise ValueError(f"{solver}: {key} wants one value, got {value!r}")
+            raise ValueError(f"{solver}: {key} must be one value, got {value!r}")
     validation = tuple(
         Validation(part["source"], part["label"], tuple(map(str, part["images"])), tuple(map(str, part["sha256"])))
         for part in found["validation"]
@@ -231,7 +231,7 @@ def _as_yaml(name: str, settings: Mapping[str, Setting]) -> str:
 
 
 def _plain(text: str) -> Any:
-    """A number where the text is one, so that the file reads well; it must come back as it was."""
+    """The text as a number if that converts back to the same text, else the text."""
     for kind in (int, float):
         try:
             if as_text(kind(text)) == text:

@@ -1,4 +1,4 @@
-"""What a suite asks for, as plans that the runner can take."""
+"""The plans of a suite."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from cryobench.errors import CryobenchError, DataError, SuiteError
 from cryobench.plan import grid
 from cryobench.plan.grid import Cell, Plan, Request
 from cryobench.plan.presets import choose, presets_folder
-from cryobench.plan.suite_file import Grid, Placed, Reference, Rule, SuiteFile
+from cryobench.plan.suite_file import Grid, LocatedSpec, Reference, Rule, SuiteFile
 from cryobench.registry import Registry
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A grid that cannot run here for want of its data, its weights or a plugin, which its suite allows.
+    """A grid that cannot run because its data, weights or a plugin are missing, as its suite permits.
 
-    reason: in the suite's words, or which plugin. error: what this machine says.
+    reason: as written in the suite, or the missing plugin. error: the error on this machine.
     """
 
     solvers: tuple[str, ...]
@@ -30,12 +30,12 @@ class Absent:
 
 
 def references(suite: SuiteFile, registry: Registry, presets: str | None = None) -> list[Reference]:
-    """What others published, under the specs that records show. Raises `SuiteError` for specs that do not exist."""
+    """The published numbers, with specs as shown in records. Raises `SuiteError` for unknown specs."""
     found = []
     for reference in suite.references:
         specs = {"solver": reference.solver, "operator": reference.operator, "noise": reference.noise}
         shown = {
-            name: _shown(suite, registry, name + "s", Placed(text, reference.line), presets)
+            name: _shown(suite, registry, name + "s", LocatedSpec(text, reference.line), presets)
             for name, text in specs.items()
         }
         found.append(dataclasses.replace(reference, **shown))
@@ -44,10 +44,10 @@ def references(suite: SuiteFile, registry: Registry, presets: str | None = None)
 
 def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
           save: Sequence[str] = (), presets: str | None = None) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
-    """A plan for each grid of the suite, checked, without the cells that it leaves out, each cell in the first grid
-    that has it; and the grids that cannot run.
+    """A checked plan for each grid of the suite, without excluded cells, and the grids that cannot run. A cell of
+    several grids is in the plan of the first.
 
-    Raises `SuiteError`, which names the line, for what does not exist or makes no sense.
+    Raises `SuiteError`, which names the line, for unknown or invalid specs and values.
     """
     found: list[Plan] = []
     absent: list[Absent] = []
@@ -80,12 +80,12 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
 
 
 def lacking(part: Grid) -> str:
-    """The distributions that a grid needs and that are not installed, 'a and b'; '' where all are."""
+    """The distributions that a grid needs and that are not installed, as 'a and b'; '' if all are installed."""
     return " and ".join(name for name in part.needs if environment.version(name) == environment.NOT_INSTALLED)
 
 
-def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
-    """A spec as records show it. The component is made, so that an error names the line."""
+def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: LocatedSpec, presets: str | None) -> str:
+    """A spec as shown in records. The component is constructed, so that an error names the line."""
     try:
         if kind == "solvers":
             return choose(spec.text, registry, presets_folder(presets)).label
@@ -94,8 +94,8 @@ def _shown(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, preset
         raise _at(suite, spec.line, error) from error
 
 
-def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: Placed, presets: str | None) -> str:
-    """The same, or the spec as it is written where nobody here knows it."""
+def _shown_or_written(suite: SuiteFile, registry: Registry, kind: str, spec: LocatedSpec, presets: str | None) -> str:
+    """The same, or the spec as written if it is unknown here."""
     try:
         return _shown(suite, registry, kind, spec, presets)
     except SuiteError:
@@ -121,20 +121,20 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], pre
     )
 
 
-def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 
 def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_asked: bool) -> Iterator[Cell]:
-    """The cells that no rule leaves out; floor and ceiling stay where a solver stays on the same problem.
+    """The cells that no rule excludes, with floor and ceiling for every problem that has another cell.
 
-    floor_asked: whether the floor is among the solvers of the suite.
+    floor_asked: whether the suite lists the floor among its solvers.
     """
-    left = [not excluded(cell, rules) for cell in cells]
-    problems = {_problem(cell) for cell, stays in zip(cells, left, strict=True)
-                if stays and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
-    for cell, stays in zip(cells, left, strict=True):
-        if _problem(cell) in problems and (stays or cell.floor or cell.ceiling):
+    included = [not excluded(cell, rules) for cell in cells]
+    problems = {_problem(cell) for cell, kept in zip(cells, included, strict=True)
+                if kept and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
+    for cell, kept in zip(cells, included, strict=True):
+        if _problem(cell) in problems and (kept or cell.floor or cell.ceiling):
             yield cell
 
 
@@ -143,7 +143,7 @@ def _problem(cell: Cell) -> tuple[str, str, str, int]:
 
 
 def excluded(cell: Cell, rules: Sequence[Rule]) -> bool:
-    """Whether a cell fits all patterns of one of the rules."""
+    """Whether a cell matches all patterns of one of the rules."""
     return any(
         all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())
         for rule in rules

@@ -1,4 +1,4 @@
-"""A suite as it stands in a YAML file. An error names the line."""
+"""Parses suite files (YAML). Errors name the line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cryobench.spec import Spec
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A text of the file, and the line it stands in."""
+class LocatedSpec:
+    """A spec of the file and its line."""
 
     text: str
     line: int
@@ -27,18 +27,18 @@ class Placed:
 
 @dataclass(frozen=True)
 class Grid:
-    """What is combined with each other: every solver on every operator, noise and data set, with every seed.
+    """A grid of cells: every solver on every operator, noise and data set, with every seed.
 
-    optional: what to say where its data or weights are not on this machine; '' where they must be. needs: distributions
-    that bring its components; where one is not installed, it is passed over.
+    optional: reason to report if its data or weights are not on this machine; '' if they are required. needs:
+    distributions that provide its components; the grid is skipped if one is not installed.
     """
 
     line: int
-    solvers: tuple[Placed, ...] = ()
-    operators: tuple[Placed, ...] = ()
-    noises: tuple[Placed, ...] = (Placed("none", 0),)
-    data: tuple[Placed, ...] = (Placed("demo", 0),)
-    metrics: tuple[Placed, ...] = ()
+    solvers: tuple[LocatedSpec, ...] = ()
+    operators: tuple[LocatedSpec, ...] = ()
+    noises: tuple[LocatedSpec, ...] = (LocatedSpec("none", 0),)
+    data: tuple[LocatedSpec, ...] = (LocatedSpec("demo", 0),)
+    metrics: tuple[LocatedSpec, ...] = ()
     images: str | None = None
     size: str | None = None
     seeds: tuple[int, ...] = (0,)
@@ -50,7 +50,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rule:
-    """Cells to leave out: those that fit every pattern, by `fnmatch` on the spec as the leaderboard shows it."""
+    """Excludes cells that match every pattern, by `fnmatch` on specs as shown in the leaderboard."""
 
     solver: str = "*"
     operator: str = "*"
@@ -60,10 +60,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Reference:
-    """What somebody else published for a cell, and where.
+    """Published results for a cell.
 
-    data: a pattern, by `fnmatch`, of the data sets it is for. values: means over images by metric column, each as
-    (least, greatest) where a range was published, twice the same number where one was.
+    data: an `fnmatch` pattern of data sets. values: means over images by metric column, as (minimum, maximum); both are
+    equal for a single number. source: the publication.
     """
 
     line: int
@@ -77,7 +77,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """A suite as written: its grids, what is left out of them, and what others published."""
+    """A parsed suite: grids, exclude rules and published results."""
 
     path: Path
     title: str
@@ -88,7 +88,7 @@ class SuiteFile:
 
 
 def read_suite(path: Path) -> SuiteFile:
-    """Read a suite. Raises `SuiteError`, which names the line, for what is none."""
+    """Read a suite. Raises `SuiteError`, which names the line, for an invalid file."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
@@ -96,14 +96,14 @@ def read_suite(path: Path) -> SuiteFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise SuiteError(f"{path}{where}: no YAML: {getattr(error, 'problem', None) or said(error)}") from error
+        raise SuiteError(f"{path}{where}: invalid YAML: {getattr(error, 'problem', None) or said(error)}") from error
     if root is None:
-        raise SuiteError(f"the suite {path} is empty; wanted solvers and operators")
+        raise SuiteError(f"the suite {path} is empty; expected solvers and operators")
     return _Reader(path).suite(root)
 
 
 class _Reader:
-    """Turns YAML nodes into the parts of a suite; `fail` says where."""
+    """Converts YAML nodes into the parts of a suite; `fail` reports the line."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -122,7 +122,7 @@ class _Reader:
         ]
         grids = [grid for grid in (base, *included) if grid.solvers and grid.operators]
         if not grids:
-            self.fail(root, "wanted solvers and operators, here or under include; there is nothing to run")
+            self.fail(root, "expected solvers and operators, here or under include; there is nothing to run")
         return SuiteFile(
             self._path,
             self.text(parts["title"]) if "title" in parts else self._path.stem,
@@ -138,7 +138,7 @@ class _Reader:
     def rule(self, node: yaml.Node) -> Rule:
         parts = self.mapping(node, [field.name for field in dataclasses.fields(Rule)])
         if not parts:
-            self.fail(node, "an exclude rule without a pattern would leave out everything")
+            self.fail(node, "an exclude rule without a pattern would exclude everything")
         return Rule(**{key: self.text(value) for key, value in parts.items()})
 
     def reference(self, node: yaml.Node) -> Reference:
@@ -150,36 +150,36 @@ class _Reader:
         values = {key: self.range(value) for key, value in self.mapping(parts["values"]).items()}
         return Reference(_line(node), values=values, **texts)
 
-    # --- the kinds of value that YAML has
+    # --- types of YAML values
 
     def mapping(self, node: yaml.Node, known: Collection[str] | None = None) -> dict[str, yaml.Node]:
-        """Key to value; only `known` keys, each once."""
+        """Value nodes by key. Keys must be unique, and among `known` if given."""
         if not isinstance(node, yaml.MappingNode):
-            self.fail(node, f"wanted keys and values, got {_shown(node)}")
+            self.fail(node, f"expected keys and values, got {_shown(node)}")
         found: dict[str, yaml.Node] = {}
         for key_node, value in node.value:
             key = self.text(key_node)
             if known is not None and key not in known:
                 self.fail(key_node, f"unknown key {key!r}; {did_you_mean(key, known)}")
             if key in found:
-                self.fail(key_node, f"{key} stands here twice")
+                self.fail(key_node, f"{key} is given twice")
             found[key] = value
         return found
 
     def items(self, node: yaml.Node | None) -> Sequence[yaml.Node]:
-        """The items of a list; one value is a list of one, and what is absent is none."""
+        """The items of a list; a single value counts as a list of one, None as an empty list."""
         if node is None:
             return []
         if isinstance(node, yaml.SequenceNode):
             if not node.value:
-                self.fail(node, "this list is empty; fill it or leave it out")
+                self.fail(node, "this list is empty; add an item or remove the key")
             return node.value
         return [node]
 
     def text(self, node: yaml.Node) -> str:
-        """A text or number as it is written."""
+        """A string or number as written."""
         if not isinstance(node, yaml.ScalarNode) or node.value == "":
-            self.fail(node, f"wanted one value, got {_shown(node)}")
+            self.fail(node, f"expected one value, got {_shown(node)}")
         return node.value.strip()
 
     def texts(self, node: yaml.Node) -> tuple[str, ...]:
@@ -187,44 +187,44 @@ class _Reader:
 
     def truth(self, node: yaml.Node) -> bool:
         if self.text(node) not in ("true", "false"):
-            self.fail(node, f"wanted true or false, got {_shown(node)}")
+            self.fail(node, f"expected true or false, got {_shown(node)}")
         return self.text(node) == "true"
 
     def number(self, node: yaml.Node) -> float:
         try:
             return float(self.text(node))
         except ValueError:
-            self.fail(node, f"wanted a number, got {_shown(node)}")
+            self.fail(node, f"expected a number, got {_shown(node)}")
 
     def range(self, node: yaml.Node) -> tuple[float, float]:
-        """A number, or [least, greatest]."""
+        """A number, or [minimum, maximum]."""
         found = [self.number(item) for item in self.items(node)]
         if len(found) > 2 or found[0] > found[-1]:
-            self.fail(node, f"wanted a number or [least, greatest], got {found}")
+            self.fail(node, f"expected a number or [minimum, maximum], got {found}")
         return found[0], found[-1]
 
     def numbers(self, node: yaml.Node) -> tuple[int, ...]:
         found = [self.number(item) for item in self.items(node)]
         if any(number != int(number) for number in found):
-            self.fail(node, "wanted whole numbers")
+            self.fail(node, "expected integers")
         return tuple(map(int, found))
 
-    def paths_or_specs(self, node: yaml.Node) -> tuple[Placed, ...]:
-        """Specs, or paths, in which ~ and $VARIABLE are filled in."""
+    def paths_or_specs(self, node: yaml.Node) -> tuple[LocatedSpec, ...]:
+        """Specs or paths, with ~ and $VARIABLE expanded."""
         return tuple(
-            Placed(os.path.expanduser(os.path.expandvars(spec.text)), spec.line)  # noqa: PTH111
+            LocatedSpec(os.path.expanduser(os.path.expandvars(spec.text)), spec.line)  # noqa: PTH111
             for spec in self.specs(node)
         )
 
-    def specs(self, node: yaml.Node) -> tuple[Placed, ...]:
-        """Specs as texts, or as `name: {field: value or list, ...}`, which stands for every combination."""
-        found: list[Placed] = []
+    def specs(self, node: yaml.Node) -> tuple[LocatedSpec, ...]:
+        """Specs as strings, or as `name: {field: value or list, ...}`, which gives every combination."""
+        found: list[LocatedSpec] = []
         for item in self.items(node):
             if isinstance(item, yaml.MappingNode):
                 for name, fields in self.mapping(item).items():
-                    found += [Placed(spec, _line(fields)) for spec in self.combinations(name, fields)]
+                    found += [LocatedSpec(spec, _line(fields)) for spec in self.combinations(name, fields)]
             else:
-                found.append(Placed(self.text(item), _line(item)))
+                found.append(LocatedSpec(self.text(item), _line(item)))
         return tuple(found)
 
     def combinations(self, name: str, node: yaml.Node) -> list[str]:

@@ -1,5 +1,5 @@
-"""Runs the cells of plans on many workers, whatever fails in between.
+"""Runs the cells of plans on many workers and survives failing cells and workers.
 
-Lives here: the queue, the executors and the worker.
+Lives here: the driver, the queue, the executors and the worker.
 May be imported by the command line.
 """

@@ -1,4 +1,4 @@
-"""Plans are run on workers, and records come back as cells are finished."""
+"""Runs plans on workers and yields records as cells finish."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from cryobench.record import Record
 from cryobench.results.store import Results
 from cryobench.runner import CellRunner, Observer, Remarks, describe, failed_record
 from cryobench.sweep import worker
-from cryobench.sweep.executors import Wanted, Workers, workers
+from cryobench.sweep.executors import ExecutorSpec, Workers, workers
 from cryobench.sweep.job import Done, Job, Limits, Stopped
-from cryobench.sweep.queue import Queue, Task
+from cryobench.sweep.queue import Queue, QueuedCell
 from cryobench.sweep.worker import Worker
 
 DEATHS = 3
-"""Workers that may die of a cell before it has failed."""
+"""Number of workers that may die while running a cell before it counts as failed."""
 POLL = 0.5
-"""Seconds between two looks at which workers there are."""
+"""Seconds between two queries of the present workers."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
-    """How plans are to be run. device: that of the workers. force: whether to run what is there already; retry_failed:
-    whether to run again what failed or was skipped."""
+class SweepOptions:
+    """How to run plans. device: of the workers. force: run cells again that are saved already. retry_failed: run failed
+    and skipped cells again."""
 
     store: Results
     device: str
@@ -41,56 +41,56 @@ class Order:
 
 
 def request_text(plan: Plan, device: str) -> str:
-    """The request of a plan as JSON, for workers that have this device."""
+    """The request of a plan as JSON, for workers on this device."""
     return json.dumps(dataclasses.asdict(plan.request) | {"device": device}, sort_keys=True)
 
 
-def split(plans: Sequence[Plan], order: Order) -> tuple[list[Record], list[Task]]:
-    """What is finished already, and what is to be run."""
+def split(plans: Sequence[Plan], options: SweepOptions) -> tuple[list[Record], list[QueuedCell]]:
+    """The saved records of the plans, and the cells to run."""
     known, todo = [], []
     for plan in plans:
-        runner = CellRunner(plan, order.store)
+        runner = CellRunner(plan, options.store)
         for cell in plan.cells:
-            record = None if order.force else runner.finished(cell, whatever_came=not order.retry_failed)
+            record = None if options.force else runner.finished(cell, whatever_came=not options.retry_failed)
             if record is None:
-                todo.append(Task(plan, cell))
+                todo.append(QueuedCell(plan, cell))
             else:
                 known.append(record)
     return known, todo
 
 
 def sharded(plans: Sequence[Plan], part: int, of: int) -> list[Plan]:
-    """Part 1, 2, ... of so many: as many cells as any other part, or one more; neighbours, which share a set-up."""
+    """Shard `part` of 1..of: equal numbers of cells, to within one, that are consecutive and so share set-ups."""
     cells = [(plan, cell) for plan in plans for cell in plan.cells]
     kept = {id(cell) for _, cell in cells[len(cells) * (part - 1) // of : len(cells) * part // of]}
     return [dataclasses.replace(plan, cells=[cell for cell in plan.cells if id(cell) in kept]) for plan in plans]
 
 
 class SweepObserver(Observer):
-    """What a caller may want to be told of a sweep."""
+    """Callbacks of a sweep. Override any of them."""
 
     def workers_done(self, seconds: Mapping[str, float]) -> None:
-        """All cells are finished. seconds: what the workers' time went into; see `utilisation`."""
+        """All cells are finished. seconds: worker time by category; see `utilisation`."""
 
 
 def run(
     plans: Sequence[Plan],
-    order: Order,
-    wanted: Wanted,
+    options: SweepOptions,
+    executor: ExecutorSpec,
     observer: SweepObserver,
     hooks: Hooks,
     *,
     threads: int | None = None,
-    options: Mapping[str, Any],
+    hook_options: Mapping[str, Any],
 ) -> Iterator[Record]:
-    """The record of every cell of the plans, those that are there already first. options: what hooks are told.
+    """The record of every cell of the plans, saved ones first. hook_options: passed to the hooks.
 
-    Raises `ResultsError` where records cannot be saved and `ExecutorError` where there are no workers any more; what
-    was finished is saved.
+    Raises `ResultsError` if records cannot be saved and `ExecutorError` if no workers are left; finished cells are
+    saved in both cases.
     """
     records = []
-    hooks.call("cryobench_run_started", cells=sum(len(plan.cells) for plan in plans), options=dict(options))
-    for record in _run(plans, order, wanted, observer, threads):
+    hooks.call("cryobench_run_started", cells=sum(len(plan.cells) for plan in plans), options=dict(hook_options))
+    for record in _run(plans, options, executor, observer, threads):
         records.append(record)
         hooks.call("cryobench_record_added", record=record)
         yield record
@@ -98,47 +98,47 @@ def run(
 
 
 def _run(
-    plans: Sequence[Plan], order: Order, wanted: Wanted, observer: SweepObserver, threads: int | None
+    plans: Sequence[Plan], options: SweepOptions, executor: ExecutorSpec, observer: SweepObserver, threads: int | None
 ) -> Iterator[Record]:
-    known, tasks = split(plans, order)
+    known, todo = split(plans, options)
     for record in known:
         observer.cell_finished(record, reused=True)
         yield record
-    if not tasks:
+    if not todo:
         return
     here = Worker(observer.cell_progress)
     for plan in plans:
-        here.learn(request_text(plan, order.device), str(order.store.root.resolve()), plan)
-    do = worker.run if order.limits else here.run
-    with workers(wanted, device=order.device, threads=threads, do=do) as found:
-        sweep = Sweep(order, found, observer)
-        yield from sweep.run(tasks)
+        here.add_plan(request_text(plan, options.device), str(options.store.root.resolve()), plan)
+    run_here = worker.run if options.limits else here.run
+    with workers(executor, device=options.device, threads=threads, run_here=run_here) as found:
+        sweep = Sweep(options, found, observer)
+        yield from sweep.run(todo)
     observer.workers_done(sweep.seconds)
 
 
 class Sweep:
-    """Runs tasks on workers; iterate over `run`. seconds: what the workers' time went into; see `utilisation`."""
+    """Runs cells on workers; iterate over `run`. seconds: worker time by category; see `utilisation`."""
 
-    def __init__(self, order: Order, workers: Workers, observer: Observer):
-        self._order, self._workers, self._observer = order, workers, observer
+    def __init__(self, options: SweepOptions, workers: Workers, observer: Observer):
+        self._options, self._workers, self._observer = options, workers, observer
         self._remarks: dict[int, Remarks] = {}
         self._requests: dict[int, str] = {}
-        self._running: dict[Future[Done], tuple[Hashable, Task]] = {}
+        self._running: dict[Future[Done], tuple[Hashable, QueuedCell]] = {}
         self.seconds: dict[str, float] = {}
         self._worker_seconds = 0.0
         self._waited = False
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Record]:
-        """The record of each task when it is saved. A cell that fails, goes beyond its limits or kills its worker again
-        and again has a failed record; `ResultsError` and `ExecutorError` end the sweep."""
-        queue = Queue(tasks)
+    def run(self, todo: Sequence[QueuedCell]) -> Iterator[Record]:
+        """The record of each cell when it is saved. A cell that fails, exceeds its limits or kills `DEATHS` workers has
+        a failed record; `ResultsError` and `ExecutorError` end the sweep."""
+        queue = Queue(todo)
         start = time.perf_counter()
         while queue or self._running:
             names = self._workers.names()
             busy = {name for name, _ in self._running.values()}
             for name in names:
-                if name not in busy and (task := queue.take(name)) is not None:
-                    self._submit(name, task)
+                if name not in busy and (queued := queue.take(name)) is not None:
+                    self._submit(name, queued)
             now = time.perf_counter()
             self._worker_seconds += len(names) * (now - start)
             start = now
@@ -146,34 +146,34 @@ class Sweep:
                 self._await_workers()
             done, _ = wait(self._running, timeout=POLL, return_when=FIRST_COMPLETED)
             for future in done:
-                name, task = self._running.pop(future)
-                record = self._collected(future, name, task, queue)
+                name, queued = self._running.pop(future)
+                record = self._collected(future, name, queued, queue)
                 if record is not None:
                     yield record
         self._worker_seconds += len(self._workers.names()) * (time.perf_counter() - start)
         self.seconds["idle"] = max(0.0, self._worker_seconds - sum(self.seconds.values()))
 
     def _await_workers(self) -> None:
-        """There is none yet, or none at the moment."""
+        """Sleep while there is no worker; warn the first time."""
         if not self._waited:
             self._observer.warn("there is no worker at the moment; waiting for one")
         self._waited = True
         time.sleep(POLL)
 
-    def _submit(self, name: Hashable, task: Task) -> None:
-        if id(task.plan) not in self._requests:
-            self._requests[id(task.plan)] = request_text(task.plan, self._order.device)
+    def _submit(self, name: Hashable, queued: QueuedCell) -> None:
+        if id(queued.plan) not in self._requests:
+            self._requests[id(queued.plan)] = request_text(queued.plan, self._options.device)
         job = Job(
-            self._requests[id(task.plan)], task.cell.hash, str(self._order.store.root.resolve()), str(Path.cwd()),
-            self._workers.threads, self._order.limits, self._order.force,
+            self._requests[id(queued.plan)], queued.cell.hash, str(self._options.store.root.resolve()), str(Path.cwd()),
+            self._workers.threads, self._options.limits, self._options.force,
         )  # fmt: skip
-        self._observer.cell_started(task.cell)
-        self._running[self._workers.submit(name, job)] = name, task
+        self._observer.cell_started(queued.cell)
+        self._running[self._workers.submit(name, job)] = name, queued
 
-    def _collected(self, future: Future[Done], name: Hashable, task: Task, queue: Queue) -> Record | None:
-        """The record of a finished job; None for one that is to be tried again."""
-        if future.cancelled():  # the connection to the workers was lost, and they may come back
-            queue.put_back(task)
+    def _collected(self, future: Future[Done], name: Hashable, queued: QueuedCell, queue: Queue) -> Record | None:
+        """The record of a finished job; None if the cell goes back to the queue."""
+        if future.cancelled():  # the connection to the workers was lost and may return
+            queue.put_back(queued)
             return None
         error = future.exception()
         if isinstance(error, ResultsError | ExecutorError):
@@ -182,32 +182,32 @@ class Sweep:
             done = future.result()
         elif isinstance(error, BrokenExecutor):
             self._workers.replace(name)
-            task.deaths += 1
-            if task.deaths < DEATHS:
-                self._observer.warn(f"{_named(task.cell)}: its worker died; it is tried again")
-                queue.put_back(task)
+            queued.deaths += 1
+            if queued.deaths < DEATHS:
+                self._observer.warn(f"{_named(queued.cell)}: its worker died; running it again")
+                queue.put_back(queued)
                 return None
-            done = self._failed(task, f"{DEATHS} workers died of it: out of memory, or a crash")
+            done = self._failed(queued, f"{DEATHS} workers died while running it: out of memory, or a crash")
         else:
-            done = self._failed(task, str(error) if isinstance(error, Stopped) else describe(error))
+            done = self._failed(queued, str(error) if isinstance(error, Stopped) else describe(error))
         for what, seconds in done.seconds.items():
             self.seconds[what] = self.seconds.get(what, 0.0) + seconds
         for warning in done.warnings:
             self._observer.warn(warning)
-        record = dataclasses.replace(done.record, **task.cell.labels)
-        remarks = self._remarks.setdefault(id(task.plan), Remarks(task.plan.request.save, self._observer))
+        record = dataclasses.replace(done.record, **queued.cell.labels)
+        remarks = self._remarks.setdefault(id(queued.plan), Remarks(queued.plan.request.save, self._observer))
         remarks.unavailable(record)
         self._observer.cell_finished(record, reused=done.reused)
         return record
 
-    def _failed(self, task: Task, reason: str) -> Done:
-        """What a worker could not tell itself. An earlier result is kept."""
-        record = failed_record(task.plan, task.cell, reason)
-        known = CellRunner(task.plan, self._order.store).finished(task.cell)
+    def _failed(self, queued: QueuedCell, reason: str) -> Done:
+        """Save a failed record for a cell whose worker could not. An earlier result is kept."""
+        record = failed_record(queued.plan, queued.cell, reason)
+        known = CellRunner(queued.plan, self._options.store).finished(queued.cell)
         if known is None:
-            self._order.store.write(record)
+            self._options.store.write(record)
         else:
-            self._observer.warn(f"{_named(task.cell)}: the earlier result is kept")
+            self._observer.warn(f"{_named(queued.cell)}: the earlier result is kept")
         return Done(record, False, {})
 
 

@@ -1,4 +1,4 @@
-"""How long tasks will take, by what earlier cells took."""
+"""Estimates of run times from the times of earlier cells."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from cryobench.record import Record
-from cryobench.sweep.queue import Task
+from cryobench.sweep.queue import QueuedCell
 
 Key = tuple[str, ...]
 
 
 class Times:
-    """Seconds an image that solvers took in earlier records, on images of the same size."""
+    """Seconds per image of each solver in earlier records, on images of the same size."""
 
     def __init__(self, records: Iterable[Record]):
         self._seen: dict[Key, list[float]] = defaultdict(list)
@@ -24,17 +24,17 @@ class Times:
                 for key in ((record.solver, shape, record.operator), (record.solver, shape)):
                     self._seen[key].append(seconds)
 
-    def of(self, task: Task) -> float | None:
-        """Seconds for a task: the median over earlier cells of its solver on the same operator, else on any. None where
-        there was none."""
-        cell = task.cell
+    def of(self, queued: QueuedCell) -> float | None:
+        """Seconds for a cell: the median over earlier cells of its solver on the same operator, or else on any
+        operator; None if there are none."""
+        cell = queued.cell
         solver, shape = cell.labels["solver"], str(cell.dataset.shape)
         for key in ((solver, shape, cell.labels["operator"]), (solver, shape)):
             if key in self._seen:
                 return median(self._seen[key]) * len(cell.dataset.ids)
         return None
 
-    def total(self, tasks: Sequence[Task]) -> tuple[float, int]:
-        """Seconds for all tasks that something is known of; and how many are not."""
-        found = [self.of(task) for task in tasks]
+    def total(self, todo: Sequence[QueuedCell]) -> tuple[float, int]:
+        """Seconds for all cells with an estimate, and the number of cells without one."""
+        found = [self.of(queued) for queued in todo]
         return sum(seconds for seconds in found if seconds is not None), found.count(None)

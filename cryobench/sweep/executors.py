@@ -1,6 +1,6 @@
 """The workers of a sweep: `local`, `processes`, `dask`, `slurm`. Each is an executor of `concurrent.futures`.
 
-A worker does one cell at a time, and has an executor of its own: what happens to it is told of that cell alone.
+Each worker runs one cell at a time and has its own executor, so that a failing worker affects one cell only.
 """
 
 from __future__ import annotations
@@ -29,90 +29,93 @@ from cryobench.sweep.worker import run
 KINDS = ("local", "processes", "dask", "slurm")
 CONNECT_SECONDS = 5
 LISTED_FOR = 1.0
-"""Seconds for which a scheduler's list of workers is good."""
+"""Seconds for which a scheduler's list of workers is cached."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """`--executor` as it was read: `local`, `processes[:N]`, `dask[:N]`, `dask://HOST:PORT`, `slurm:FILE`."""
+class ExecutorSpec:
+    """A parsed `--executor`: `local`, `processes[:N]`, `dask[:N]`, `dask://HOST:PORT` or `slurm:FILE`.
+
+    address: of the dask scheduler, or the path of the SLURM file.
+    """
 
     kind: str
     workers: int | None = None
     address: str = ""
 
 
-def parse_executor(text: str) -> Wanted:
-    """Read `--executor`. Raises `ParameterError` for what is none."""
+def parse_executor(text: str) -> ExecutorSpec:
+    """Parse `--executor`. Raises `ParameterError` for an invalid one."""
     if text.startswith("dask://"):
-        return Wanted("dask", address="tcp" + text.removeprefix("dask"))
+        return ExecutorSpec("dask", address="tcp" + text.removeprefix("dask"))
     kind, colon, rest = text.partition(":")
     if kind not in KINDS:
         raise ParameterError(f"--executor {text!r}: {did_you_mean(kind, KINDS)}; see docs/sweeps.md")
     if kind == "slurm":
         if not Path(rest).is_file():
-            raise ParameterError(f"--executor {text!r}: slurm wants the file that describes its jobs, slurm:FILE.yaml")
-        return Wanted(kind, address=rest)
+            raise ParameterError(f"--executor {text!r}: slurm needs a file that describes its jobs, slurm:FILE.yaml")
+        return ExecutorSpec(kind, address=rest)
     if colon and (kind == "local" or not re.fullmatch("[1-9][0-9]*", rest)):
         raise ParameterError(
-            f"--executor {text!r}: {kind} takes {'nothing' if kind == 'local' else 'a number of workers'}"
+            f"--executor {text!r}: {kind} takes {'no value' if kind == 'local' else 'a number of workers'}"
         )
-    return Wanted(kind, int(rest) if colon else None)
+    return ExecutorSpec(kind, int(rest) if colon else None)
 
 
-def check_reachable(wanted: Wanted) -> None:
-    """Refuse, before any work, a scheduler that does not answer. Raises `ExecutorError`."""
-    if not wanted.address.startswith("tcp:"):
+def check_reachable(spec: ExecutorSpec) -> None:
+    """Raise `ExecutorError` if the dask scheduler does not answer."""
+    if not spec.address.startswith("tcp:"):
         return
-    host, _, port = wanted.address.removeprefix("tcp://").rpartition(":")
+    host, _, port = spec.address.removeprefix("tcp://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), CONNECT_SECONDS) as connection:
-            if not connection.recv(1):  # a scheduler speaks first; dask's client waits for one that is silent for ever
+            if not connection.recv(1):  # a scheduler sends first; dask's client would wait for ever
                 raise OSError("the connection was closed")
     except (OSError, ValueError) as error:
-        raise ExecutorError(f"no dask scheduler answers at {wanted.address}: {said(error)}; start one with "
+        raise ExecutorError(f"no dask scheduler answers at {spec.address}: {said(error)}; start one with "
                             "`dask scheduler`") from error  # fmt: skip
 
 
 class Workers(ABC):
-    """Workers, each with a name that stays its own. To be used as a context, which ends them."""
+    """Workers with unique names. A context that ends them on exit."""
 
     threads: int | None = None
-    """What each worker gives torch."""
+    """Threads of torch in each worker."""
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *raised: object) -> None:  # noqa: B027 - this process needs no ending
-        """Let go of the workers, at once where something was raised."""
+    def __exit__(self, *raised: object) -> None:  # noqa: B027 - nothing to end for `Local`
+        """End the workers, at once if an exception was raised."""
 
     @abstractmethod
     def names(self) -> Sequence[Hashable]:
-        """Those there are at the moment. Raises `ExecutorError` where there can be none any more."""
+        """The present workers. Raises `ExecutorError` if there can be none any more."""
 
     @abstractmethod
     def submit(self, name: Hashable, job: Job) -> Future[Done]:
-        """Give a worker a job. Its future raises `BrokenExecutor` where the worker dies, and is cancelled where the
+        """Submit a job to a worker. The future raises `BrokenExecutor` if the worker dies, and is cancelled if the
         connection to it is lost."""
 
-    def replace(self, name: Hashable) -> None:  # noqa: B027 - dask sees to its workers itself
-        """A worker died. Raises `ExecutorError` where another one would be no better off."""
+    def replace(self, name: Hashable) -> None:  # noqa: B027 - dask replaces its workers itself
+        """Replace a worker that died. Raises `ExecutorError` if a new worker would die too."""
 
 
 class Local(Workers):
-    """This process. do: what runs a job here."""
+    """This process. run_here: runs a job in it."""
 
-    def __init__(self, do: Callable[[Job], Done], threads: int | None = None):
-        self._executor, self._do, self.threads = _Here(), do, threads
+    def __init__(self, run_here: Callable[[Job], Done], threads: int | None = None):
+        self._executor, self._run_here, self.threads = _SerialExecutor(), run_here, threads
 
     def names(self) -> Sequence[Hashable]:
         return ("local",)
 
     def submit(self, name: Hashable, job: Job) -> Future[Done]:
-        return self._executor.submit(self._do, job)
+        return self._executor.submit(self._run_here, job)
 
 
-class _Here(Executor):
-    """Runs what it is given before it answers."""
+class _SerialExecutor(Executor):
+    """Runs a function at once, in this thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -124,7 +127,7 @@ class _Here(Executor):
 
 
 class Processes(Workers):
-    """Processes of this machine. devices: a CUDA device for each, or '' for none of its own."""
+    """Processes of this machine. devices: the CUDA device of each, or ''."""
 
     def __init__(self, threads: int, devices: Sequence[str]):
         self.threads, self._devices = threads, devices
@@ -140,7 +143,7 @@ class Processes(Workers):
             self._executors[name] = executor, executor.submit(os.getpid)
         try:
             return self._executors[name][0].submit(run, job)
-        except BrokenExecutor:  # it died while it had nothing to do
+        except BrokenExecutor:  # it died while idle
             self.replace(name)
             return self.submit(name, job)
 
@@ -148,7 +151,7 @@ class Processes(Workers):
         executor, pid = self._executors.pop(name)
         executor.shutdown()
         if pid.exception() is not None:
-            raise ExecutorError("a worker process ended before it could do anything: out of memory, or see above")
+            raise ExecutorError("a worker process ended while starting: out of memory, or see above")
 
     def __exit__(self, *raised: object) -> None:
         for executor, pid in self._executors.values():
@@ -159,7 +162,7 @@ class Processes(Workers):
 
 
 class Dask(Workers):
-    """The workers of a dask scheduler, as they come and go."""
+    """The workers of a dask scheduler, whose number may change."""
 
     def __init__(self, client: Any, stack: ExitStack, threads: int | None = None):
         self._client, self._stack, self.threads = client, stack, threads
@@ -169,26 +172,26 @@ class Dask(Workers):
         self._asked = -LISTED_FOR
 
     def names(self) -> Sequence[Hashable]:
-        if self._client.status == "connecting":  # the connection was lost, and is tried again for `CONNECT_SECONDS`
+        if self._client.status == "connecting":  # the connection was lost and is retried for `CONNECT_SECONDS`
             return []
         if self._client.status != "running":
             raise ExecutorError("the dask scheduler is gone")
         if time.monotonic() - self._asked > LISTED_FOR:
             try:
                 self._names = list(self._client.scheduler_info()["workers"])
-            except OSError:  # lost at this very moment: `status` tells the next time
+            except OSError:  # just lost; `status` shows it at the next call
                 return []
             self._asked = time.monotonic()
-            self._bury()
+            self._fail_lost_jobs()
         return self._names
 
-    def _bury(self) -> None:
-        """Give up the jobs of workers that are gone. dask would keep a job for a worker of that address for ever; let
-        it choose another, and it still forgets the job if there is none at that moment (dask/distributed#7346)."""
+    def _fail_lost_jobs(self) -> None:
+        """Fail the jobs of workers that are gone. dask would keep such a job for ever for a worker of the same address;
+        with any worker allowed, it loses the job if there is none at that moment (dask/distributed#7346)."""
         self._jobs = {future: job for future, job in self._jobs.items() if not future.done()}
         for future, (name, at_dask) in self._jobs.items():
             if name not in self._names:
-                with contextlib.suppress(InvalidStateError):  # it has just come to an end
+                with contextlib.suppress(InvalidStateError):  # it just finished
                     future.set_exception(BrokenExecutor("the worker is gone"))
                 at_dask.cancel()
 
@@ -206,35 +209,37 @@ class Dask(Workers):
 
 
 def _pass_on(future: Future[Done], at_dask: Future[Done]) -> None:
-    """How a job came to its end."""
-    with contextlib.suppress(InvalidStateError):  # its worker was given up a moment ago
+    """Copy the result of dask's future."""
+    with contextlib.suppress(InvalidStateError):  # already failed by `_fail_lost_jobs`
         if at_dask.cancelled():
             future.cancel()
             future.set_running_or_notify_cancel()
         elif (error := at_dask.exception()) is not None:
-            killed = type(error).__name__ == "KilledWorker"  # where the scheduler allows no failures
+            killed = type(error).__name__ == "KilledWorker"  # raised if the scheduler allows no failures
             future.set_exception(BrokenExecutor(str(error)) if killed else error)
         else:
             future.set_result(at_dask.result())
 
 
 @contextlib.contextmanager
-def workers(wanted: Wanted, *, device: str, threads: int | None, do: Callable[[Job], Done]) -> Iterator[Workers]:
-    """The workers that `--executor` asks for. do: what runs a job in this process, for `local`."""
-    if wanted.kind == "local":
-        yield Local(do, threads)
+def workers(
+    spec: ExecutorSpec, *, device: str, threads: int | None, run_here: Callable[[Job], Done]
+) -> Iterator[Workers]:
+    """The workers of an executor spec. run_here: runs a job in this process, for `local`."""
+    if spec.kind == "local":
+        yield Local(run_here, threads)
         return
-    if wanted.kind == "processes":
-        with Processes(*_shares(wanted.workers, threads, device)) as found:
+    if spec.kind == "processes":
+        with Processes(*_shares(spec.workers, threads, device)) as found:
             yield found
         return
     with ExitStack() as stack:
-        yield Dask(*_connected(wanted, stack, device, threads))
+        yield Dask(*_connected(spec, stack, device, threads))
 
 
 def _shares(n_workers: int | None, threads: int | None, device: str) -> tuple[int, list[str]]:
-    """Threads of each worker, and its CUDA device: one worker a device, or the cores shared out. A device that is
-    named, cuda:1, is all workers' own."""
+    """Threads of each worker, and its CUDA device: one worker per device, or the cores divided among the workers. A
+    numbered device, such as cuda:1, is shared by all workers."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -247,24 +252,26 @@ def _shares(n_workers: int | None, threads: int | None, device: str) -> tuple[in
     return threads or max(1, cores // len(devices)), devices
 
 
-def _connected(wanted: Wanted, stack: ExitStack, device: str, threads: int | None) -> tuple[Any, ExitStack, int | None]:
-    """A client of the scheduler that is asked for, which the stack closes."""
+def _connected(
+    spec: ExecutorSpec, stack: ExitStack, device: str, threads: int | None
+) -> tuple[Any, ExitStack, int | None]:
+    """A client of the scheduler, which the stack closes; the stack; and the threads of each worker."""
     try:
         import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise DependencyError(f"--executor {wanted.kind} needs dask: pip install 'cryobench[{wanted.kind}]'") from error
-    stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))  # a cell with limits starts a process
-    if wanted.address.startswith("tcp:"):
+        raise DependencyError(f"--executor {spec.kind} needs dask: pip install 'cryobench[{spec.kind}]'") from error
+    stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))  # limits need child processes
+    if spec.address.startswith("tcp:"):
         try:
-            client = Client(wanted.address, timeout=CONNECT_SECONDS)
+            client = Client(spec.address, timeout=CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ExecutorError(f"no dask scheduler answers at {wanted.address}: {told(error)}; start one with "
+            raise ExecutorError(f"no dask scheduler answers at {spec.address}: {told(error)}; start one with "
                                 "`dask scheduler`") from error  # fmt: skip
         return stack.enter_context(client), stack, threads
-    if wanted.kind == "slurm":
-        return stack.enter_context(Client(stack.enter_context(_slurm(wanted.address)))), stack, threads
-    threads, devices = _shares(wanted.workers, threads, device)
+    if spec.kind == "slurm":
+        return stack.enter_context(Client(stack.enter_context(_slurm(spec.address)))), stack, threads
+    threads, devices = _shares(spec.workers, threads, device)
     cluster = LocalCluster(
         n_workers=len(devices),
         threads_per_worker=1,
@@ -276,7 +283,7 @@ def _connected(wanted: Wanted, stack: ExitStack, device: str, threads: int | Non
 
 
 def _slurm(file: str) -> Any:
-    """The jobs that a YAML file describes: the options of `dask_jobqueue.SLURMCluster`, and `jobs`, how many."""
+    """The SLURM jobs of a YAML file: the options of `dask_jobqueue.SLURMCluster`, and `jobs`, their number."""
     import yaml
 
     try:
@@ -289,8 +296,8 @@ def _slurm(file: str) -> Any:
         raise ExecutorError(f"{file} cannot be read: {said(error)}") from error
     jobs = options.pop("jobs", None) if isinstance(options, dict) else None
     if not isinstance(jobs, int) or jobs < 1:
-        raise ExecutorError(f"{file}: wanted `jobs`, a whole number, beside what dask_jobqueue.SLURMCluster takes, "
-                            "such as cores, memory and walltime")  # fmt: skip
+        raise ExecutorError(f"{file}: needs `jobs`, an integer from 1, beside the options of "
+                            "dask_jobqueue.SLURMCluster such as cores, memory and walltime")  # fmt: skip
     try:
         cluster = SLURMCluster(**options)
         cluster.scale(jobs=jobs)

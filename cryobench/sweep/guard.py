@@ -1,4 +1,4 @@
-"""Cells in a process of their own, which can be stopped without harm to anything else."""
+"""Runs cells with limits in a child process, which can be killed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cryobench.errors import ExecutorError
 from cryobench.sweep.job import Done, Job, Limits, Stopped
 
 POLL = 0.05
-"""Seconds between two looks at a cell that has limits."""
+"""Seconds between two checks of the limits."""
 
 
 def child_process(threads: int | None = None, environment: dict[str, str] | None = None) -> ProcessPoolExecutor:
-    """An executor of one fresh process, which ends when this one does and leaves Ctrl-C to it."""
+    """An executor with one new process, which ends with this process and ignores Ctrl-C."""
     return ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -33,7 +33,7 @@ def child_process(threads: int | None = None, environment: dict[str, str] | None
 
 
 def _prepare(threads: int | None, environment: dict[str, str]) -> None:
-    """Of a fresh process: its device and threads, before anything is imported that looks at them."""
+    """Initialize a new process: its device and threads, before a library that reads them is imported."""
     os.environ.update(environment)
     if threads is not None:
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
@@ -49,7 +49,7 @@ def _prepare(threads: int | None, environment: dict[str, str]) -> None:
 
 
 def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
-    """End an executor of one process and whatever it is doing."""
+    """Shut down an executor with one process, killing the process if its pid is given."""
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -60,21 +60,21 @@ def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
 def guard() -> Guard:
     """The guard of this process."""
     made = Guard()
-    # a process that multiprocessing started waits for its own children before executors are told to let go of them
+    # multiprocessing waits for the children of a process before executors shut down; this finalizer runs earlier
     Finalize(made, made.end, exitpriority=100)
     return made
 
 
 class Guard:
-    """Runs jobs in a child process, which it replaces when a job went beyond its limits."""
+    """Runs jobs in a child process, which is replaced when a job exceeds its limits."""
 
     def __init__(self) -> None:
         self._executor: ProcessPoolExecutor | None = None
         self._process: psutil.Process | None = None
 
     def run(self, job: Job) -> Done:
-        """What `worker.run` gives for the job. Raises `Stopped` for one that went beyond its limits; a process that
-        died of itself raises what its executor raises."""
+        """The result of `worker.run`. Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the
+        child process dies."""
         from cryobench.sweep.worker import prepare, run
 
         if self._executor is None or self._process is None:
@@ -84,8 +84,8 @@ class Guard:
             except AssertionError as error:  # "daemonic processes are not allowed to have children"
                 self._executor = None
                 raise ExecutorError(
-                    f"this worker may not start a process, which limits need ({error}); start dask workers with "
-                    "DASK_DISTRIBUTED__WORKER__DAEMON=False, or without limits"
+                    f"limits need a child process, and this worker may not start one ({error}); start dask workers "
+                    "with DASK_DISTRIBUTED__WORKER__DAEMON=False, or sweep without limits"
                 ) from error
         try:
             self._executor.submit(prepare, job).result()
@@ -100,13 +100,12 @@ class Guard:
         start = time.monotonic()
         while not wait([future], timeout=POLL).done:
             if limits.seconds is not None and time.monotonic() - start > limits.seconds:
-                raise Stopped(f"stopped after {limits.seconds:g} s, the limit; --time-limit sets another")
+                raise Stopped(f"stopped after {limits.seconds:g} s, the limit (--time-limit)")
             if limits.mib is not None and (used := _resident_mib(process)) > limits.mib:
-                raise Stopped(f"stopped at {used:.0f} MiB of memory, the limit being {limits.mib:.0f}; --memory-limit "
-                              "sets another")  # fmt: skip
+                raise Stopped(f"stopped at {used:.0f} MiB of memory; the limit is {limits.mib:.0f} (--memory-limit)")
 
     def end(self) -> None:
-        """End the child process, whatever it is doing."""
+        """Kill the child process."""
         executor, process, self._executor, self._process = self._executor, self._process, None, None
         if executor is not None:
             kill(executor, None if process is None else process.pid)
@@ -115,5 +114,5 @@ class Guard:
 def _resident_mib(process: psutil.Process) -> float:
     try:
         return process.memory_info().rss / 2**20
-    except psutil.NoSuchProcess:  # it has just died, which its future tells
+    except psutil.NoSuchProcess:  # it just died; its future raises the error
         return 0.0

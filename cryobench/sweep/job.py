@@ -1,4 +1,4 @@
-"""What a worker is asked to do, and what it answers, in plain values. Imports no torch."""
+"""Jobs and their results as plain values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = {"M": 1, "G": 1024}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a cell may take. seconds: of wall time. mib: resident memory of the process that runs it."""
+    """Limits of a cell. seconds: wall time. mib: resident memory of the process that runs it."""
 
     seconds: float | None = None
     mib: float | None = None
@@ -25,7 +25,7 @@ class Limits:
 
 
 def parse_limits(time: str | None, memory: str | None) -> Limits:
-    """Limits such as "90", "10m" or "2h", and "500M" or "8G". Raises `ParameterError` for what is none."""
+    """Limits such as "90", "10m" or "2h", and "500M" or "8G". Raises `ParameterError` for invalid text."""
     return Limits(
         None if time is None else _amount("--time-limit", time, SECONDS, "90, 10m or 2h"),
         None if memory is None else _amount("--memory-limit", memory, MIB, "500M or 8G"),
@@ -35,24 +35,24 @@ def parse_limits(time: str | None, memory: str | None) -> Limits:
 def _amount(option: str, text: str, units: Mapping[str, float], examples: str) -> float:
     found = re.fullmatch(r"([0-9]+\.?[0-9]*)([a-zA-Z]?)", text)
     if found is None or found[2] not in units or float(found[1]) == 0:
-        raise ParameterError(f"{option} wants something like {examples}, got {text!r}")
+        raise ParameterError(f"{option} must be like {examples}, got {text!r}")
     return float(found[1]) * units[found[2]]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """A part such as "3/16": which, from 1, of how many. Raises `ParameterError` for what is none."""
+    """Index, from 1, and number of shards of a text such as "3/16". Raises `ParameterError` for invalid text."""
     found = re.fullmatch("([0-9]+)/([0-9]+)", text)
     part, of = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= part <= of:
-        raise ParameterError(f"--shard wants K/N with K from 1 to N, such as 3/16, got {text!r}")
+        raise ParameterError(f"--shard must be K/N with K from 1 to N, such as 3/16, got {text!r}")
     return part, of
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell. request: the `grid.Request` that it belongs to, as JSON. hash: which of its cells. results: the folder
-    that its record goes into. folder: what relative paths start from. threads: of torch; None leaves them as they are.
-    again: whether to run it although it is there."""
+    """One cell to run. request: its `grid.Request` as JSON. hash: of the cell. results: folder for its record. folder:
+    the working directory, for relative paths. threads: of torch; None keeps the present number. force: run the cell
+    even if it is in the results folder."""
 
     request: str
     hash: str
@@ -60,13 +60,13 @@ class Job:
     folder: str
     threads: int | None = None
     limits: Limits = Limits()
-    again: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
 class Done:
-    """A cell's record, saved. reused: whether it was found in the results folder. seconds: what it took the worker, by
-    what was done (see `utilisation`). warnings: what a person should know."""
+    """The saved record of a cell. reused: whether it was found in the results folder. seconds: worker time by category
+    (see `utilisation`). warnings: messages for the user."""
 
     record: Record
     reused: bool
@@ -75,4 +75,4 @@ class Done:
 
 
 class Stopped(Exception):
-    """A cell that was stopped because it went beyond its limits; the message says which."""
+    """A cell was stopped because it exceeded a limit, which the message names."""

@@ -1,4 +1,4 @@
-"""Which cell goes to which worker next: cells of one problem stay together, so that it is set up once."""
+"""Assigns cells to workers. Cells of one problem stay together, so that the problem is set up once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cryobench.plan.grid import Cell, Plan
 
 
 @dataclass
-class Task:
-    """A cell of a plan that is to be run. deaths: of workers that had it."""
+class QueuedCell:
+    """A cell to run, with its plan. deaths: number of workers that died while running it."""
 
     plan: Plan
     cell: Cell
@@ -19,27 +19,27 @@ class Task:
 
     @property
     def problem(self) -> Hashable:
-        """What the cells that share a set-up have in common."""
+        """Equal for cells that share a set-up."""
         cell = self.cell
         return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed, self.plan.request.dtype
 
 
 class Queue:
-    """Tasks by problem, in the order in which they came."""
+    """Cells to run, grouped by problem, in their original order."""
 
-    def __init__(self, tasks: Iterable[Task]):
-        self._waiting: dict[Hashable, deque[Task]] = {}
-        for task in tasks:
-            self._waiting.setdefault(task.problem, deque()).append(task)
+    def __init__(self, cells: Iterable[QueuedCell]):
+        self._waiting: dict[Hashable, deque[QueuedCell]] = {}
+        for queued in cells:
+            self._waiting.setdefault(queued.problem, deque()).append(queued)
         self._untouched = deque(self._waiting)
         self._last: dict[Hashable, Hashable] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def take(self, worker: Hashable) -> Task | None:
-        """The next task for a worker: of the problem it has at hand, else of one that nobody has, else of the one with
-        most tasks waiting. None where there is none."""
+    def take(self, worker: Hashable) -> QueuedCell | None:
+        """The next cell for a worker: of its current problem, or else of a problem that no worker has started, or else
+        of the problem with the most waiting cells. None if the queue is empty."""
         problem = self._last.get(worker)
         while problem not in self._waiting and self._untouched:
             problem = self._untouched.popleft()
@@ -48,12 +48,12 @@ class Queue:
                 return None
             problem = max(self._waiting, key=lambda other: len(self._waiting[other]))
         self._last[worker] = problem
-        tasks = self._waiting[problem]
-        task = tasks.popleft()
-        if not tasks:
+        waiting = self._waiting[problem]
+        queued = waiting.popleft()
+        if not waiting:
             del self._waiting[problem]
-        return task
+        return queued
 
-    def put_back(self, task: Task) -> None:
-        """A task that was taken and not done is the next of its problem."""
-        self._waiting.setdefault(task.problem, deque()).appendleft(task)
+    def put_back(self, queued: QueuedCell) -> None:
+        """Return a cell that was taken and not finished; it becomes the first of its problem."""
+        self._waiting.setdefault(queued.problem, deque()).appendleft(queued)

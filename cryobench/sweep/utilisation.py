@@ -1,4 +1,4 @@
-"""What the time of a sweep's workers went into."""
+"""How the workers of a sweep spent their time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ WORDS = {
     "setup": "set-up",
     "reading": "reading data",
     "writing": "writing results",
-    "idle": "idle and in between",
+    "idle": "idle",
 }
-"""What is told apart. networks: forward passes, of which backward ones are in the rest of the solvers."""
+"""The categories, with their labels. Networks: forward passes; backward passes count as the rest of the solvers."""
 
 
-def told(seconds: Mapping[str, float]) -> str:
-    """`networks 71%, operators 4%, ...`, the largest first; '' where nothing took any time."""
+def summary(seconds: Mapping[str, float]) -> str:
+    """`networks 71%, operators 4%, ...`, the largest first; '' if all are zero."""
     total = sum(seconds.values())
     shares = {word: seconds.get(name, 0.0) / total for name, word in WORDS.items()} if total > 0 else {}
     shown = sorted(shares.items(), key=lambda item: -item[1])

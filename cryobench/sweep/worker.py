@@ -1,4 +1,4 @@
-"""What a worker does with a job: it plans the request once, and runs the cells that it is asked for one at a time."""
+"""A worker: plans each request once and runs its jobs one at a time."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from cryobench.runner import CellRunner
 
 _one_at_a_time = threading.Lock()
-"""torch's default dtype and random state belong to a process: cells in threads of it would disturb each other."""
+"""torch's default dtype and random state are global to the process, so cells must not run in parallel threads."""
 
 
 def run(job: Job) -> Done:
-    """Run a job in this process, or in one of its own where it has limits. Raises `ExecutorError` where this worker
-    does not get the same cell, `ResultsError` where the record cannot be saved, `Stopped` beyond a limit."""
+    """Run a job in this process, or in a child process if the job has limits. Raises `ExecutorError` if this worker
+    plans another cell, `ResultsError` if the record cannot be saved, and `Stopped` beyond a limit."""
     with _one_at_a_time:
         if job.limits:
             from cryobench.sweep.guard import guard
@@ -37,7 +37,7 @@ def run(job: Job) -> Done:
 
 
 def prepare(job: Job) -> None:
-    """Read the data of a job, so that they do not count as its own time."""
+    """Read the data of a job, so that reading does not count towards its time limit."""
     with _within(job.folder):
         _worker().planned(job)
 
@@ -49,9 +49,9 @@ def _worker() -> Worker:
 
 
 class Worker:
-    """Keeps what jobs have in common: data, plans, networks, and the problem that was measured last.
+    """Caches what jobs share: data, plans, networks, and the last problem.
 
-    progress: told how far a cell has come, 0 to 1.
+    progress: called with the finished fraction of a cell, 0 to 1.
     """
 
     def __init__(self, progress: Callable[[float], None] = lambda fraction: None):
@@ -60,8 +60,8 @@ class Worker:
         self._known: dict[tuple[str, str], tuple[CellRunner, dict[str, Cell]]] = {}
         self._loaded: Loaded = {}
 
-    def learn(self, request: str, results: str, plan: Plan) -> None:
-        """Take a plan that was made already."""
+    def add_plan(self, request: str, results: str, plan: Plan) -> None:
+        """Add a plan that was made already."""
         from cryobench.results.store import Results
         from cryobench.runner import CellRunner, Observer
 
@@ -78,7 +78,7 @@ class Worker:
         self._known[request, results] = runner, {cell.hash: cell for cell in plan.cells}
 
     def planned(self, job: Job) -> tuple[CellRunner, dict[str, Cell]]:
-        """The cells of a job's request by hash, and what runs them."""
+        """The runner of a job's request, and its cells by hash."""
         from cryobench.plan import grid
         from cryobench.registry import installed
 
@@ -90,12 +90,12 @@ class Worker:
             try:
                 plan = grid.plan(grid.Request(**json.loads(job.request)), installed(), self._loaded)
             except CryobenchError as error:
-                raise ExecutorError(f"the worker on {platform.node()} cannot do what it is asked: {error}") from error
-            self.learn(job.request, job.results, plan)
+                raise ExecutorError(f"the worker on {platform.node()} cannot run the request: {error}") from error
+            self.add_plan(job.request, job.results, plan)
         return self._known[job.request, job.results]
 
     def run(self, job: Job) -> Done:
-        """Run the cell of a job, or find it in the results folder, where somebody else may have put it meanwhile."""
+        """Run the cell of a job, or find it in the results folder, where another process may have saved it."""
         self._warnings.clear()
         start = time.perf_counter()
         with _within(job.folder):
@@ -103,11 +103,11 @@ class Worker:
             reading = time.perf_counter() - start
             if job.hash not in cells:
                 raise ExecutorError(
-                    f"the worker on {platform.node()} makes another cell of the same request: install the same "
-                    "versions there, and keep data and weights in a folder that all machines see"
+                    f"the worker on {platform.node()} plans another cell for the same request: install the same "
+                    "versions there, and keep data and weights in a folder that all machines share"
                 )
             before = Counter(runner.seconds)
-            record = None if job.again else runner.finished(cells[job.hash])
+            record = None if job.force else runner.finished(cells[job.hash])
             reused = record is not None
             if record is None:
                 record = runner.run(cells[job.hash])
@@ -116,9 +116,9 @@ class Worker:
 
 
 def _within(folder: str) -> contextlib.AbstractContextManager[None]:
-    """Work in a folder, for the sake of relative paths."""
+    """Change to a folder, for relative paths."""
     if os.path.realpath(folder) == os.path.realpath(os.curdir):
         return contextlib.nullcontext()
     if not Path(folder).is_dir():
-        raise ExecutorError(f"the worker on {platform.node()} has no folder {folder}; workers need a shared folder")
+        raise ExecutorError(f"the worker on {platform.node()} has no folder {folder}; workers must share it")
     return contextlib.chdir(folder)

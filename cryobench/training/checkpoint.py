@@ -1,4 +1,4 @@
-"""What a training run needs to go on exactly where it was, in one file that is there whole or not at all."""
+"""The checkpoint of a training run: all it needs to continue exactly, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAME = "checkpoint.pt"
 
 @dataclass
 class State:
-    """After `step` updates. best: the lowest validation loss so far and the step it was found at. before: the card of
-    the prior it began with, None where it began with random weights."""
+    """The state after `step` updates. best, best_step: the lowest validation loss so far and its step. before: the card
+    of the prior whose weights the run started with, None for random weights."""
 
     step: int
     settings: Settings
@@ -32,30 +32,30 @@ class State:
     before: Mapping[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
-        """Replace the folder's checkpoint. Raises `ResultsError`, and leaves the old one, where it cannot."""
+        """Replace the folder's checkpoint. Raises `ResultsError`, and keeps the old one, if it cannot be written."""
         values = vars(self) | {"settings": self.settings.to_dict()}
         path = folder / NAME
         try:
             with whole_file(path) as beside:
                 torch.save(values, beside)
-                with beside.open("rb+") as file:  # some file systems tell only now that they are full
+                with beside.open("rb+") as file:  # some file systems report only here that they are full
                     os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk as RuntimeError
-            before = "the one before it is whole" if path.exists() else "there was none before it"
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+            previous = "the previous one is intact" if path.exists() else "there is no previous one"
             raise ResultsError(
-                f"the checkpoint of step {self.step} cannot be written to {path} ({told(error)}); {before}. "
-                "Make room, and the same command goes on from there"
+                f"the checkpoint of step {self.step} cannot be written to {path} ({told(error)}); {previous}. "
+                "Free some space; the same command continues from there"
             ) from error
 
     @classmethod
     def load(cls, folder: Path) -> State | None:
-        """The folder's checkpoint, None where there is none. Raises `ResultsError` for one that cannot be read."""
+        """The folder's checkpoint, or None. Raises `ResultsError` for one that cannot be read."""
         path = folder / NAME
         if not path.exists():
             return None
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
             return cls(**values | {"settings": Settings.from_dict(values["settings"])})
-        except Exception as error:  # torch's reader raises many kinds
-            raise ResultsError(f"{path} is no checkpoint of this version ({told(error)}); "
+        except Exception as error:  # torch's reader raises many types
+            raise ResultsError(f"{path} is not a checkpoint of this version ({told(error)}); "
                                "train into another folder, or remove it") from error  # fmt: skip

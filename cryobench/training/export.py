@@ -1,4 +1,4 @@
-"""What a training run leaves: a diffusers pipeline that others can load, and a card that says what it is."""
+"""The result of a training run: a diffusers pipeline and a card that describes it."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ def write_pipeline(
     card: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> None:
-    """Write a network [`UNet2DModel`] and its schedule as a diffusers `DDPMPipeline`, with its card where it has one.
+    """Write a network [`UNet2DModel`] and its schedule as a diffusers `DDPMPipeline`, with a card if given.
 
-    All files are written under other names before the first one takes its place, so that what is there stays as it was
-    where they do not fit on the disk: `ResultsError`. The card takes its place last: what it says is there.
+    All files are written under temporary names before the first is renamed, so that existing files are unchanged if the
+    disk is full, which raises `ResultsError`. The card is renamed last, so it never describes files that are missing.
     """
     from safetensors import SafetensorError
 
     files = {"unet/" + WEIGHTS: partial(_write_weights, network, half)} | _configurations(network, prediction)
     if card is not None:
-        # the last one that is put in its place comes first
-        files = {README: partial(_write_text, _told(card)), CARD: partial(_write_json, card)} | files
+        # the first file here is renamed last
+        files = {README: partial(_write_text, _markdown(card)), CARD: partial(_write_json, card)} | files
     try:
         (folder / "unet").mkdir(exist_ok=True)
         (folder / "scheduler").mkdir(exist_ok=True)
-        with ExitStack() as whole:  # files take their places as the stack unwinds, from the last one to the first
+        with ExitStack() as whole:  # files are renamed as the stack unwinds, last to first
             for name, write in files.items():
                 write(whole.enter_context(whole_file(folder / name)))
     except (OSError, SafetensorError) as error:
-        raise ResultsError(f"the pipeline cannot be written to {folder} ({told(error)}); make room, and the same "
-                           "command goes on from the last checkpoint") from error  # fmt: skip
+        raise ResultsError(f"the pipeline cannot be written to {folder} ({told(error)}); free some space; the same "
+                           "command continues from the last checkpoint") from error  # fmt: skip
 
 
 def make_card(
     settings: Settings, step: int, images: Images, validation: Images | None, best: float, best_step: int,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the network is after `step` updates, and how it came to be.
+    """The description of the network after `step` updates and of its training.
 
-    before: the card of the prior whose weights it began with, empty where that has none. What that was trained on, this
-    one was too.
+    before: the card of the prior whose weights the run started with, empty if that has none. Its training images count
+    as training images of this network too.
     """
     earlier = before or {}
     origins = [*earlier.get("trained_on", ()), *images.origins]
@@ -77,7 +77,7 @@ def make_card(
 
 
 def read_card(folder: Path) -> Mapping[str, Any]:
-    """The card of the pipeline that is in a folder; empty where there is none."""
+    """The card of the pipeline in a folder; empty if there is none."""
     path = folder / CARD
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -86,7 +86,7 @@ def read_card(folder: Path) -> Mapping[str, Any]:
 
 
 def _configurations(network: Any, prediction: Literal["epsilon", "sample", "v_prediction"]) -> dict[str, _Writer]:
-    """What writes each of the pipeline's configurations, as diffusers does, to a path."""
+    """Functions that write the pipeline's configuration files as diffusers does."""
     import diffusers
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -122,33 +122,33 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def _began(card: Mapping[str, Any]) -> str:
-    """Where its first weights came from: 'It began with ...', empty for random ones."""
+def _initial_weights(card: Mapping[str, Any]) -> str:
+    """A sentence on the initial weights; empty for random ones."""
     start = card["settings"]["warm_start"]
     if not start:
         return ""
     runs = [str(run["steps"]) for run in card["before"]]
     trained = f", after {' + '.join(runs)} steps of earlier runs" if "None" not in runs else ""
-    return f"It began with the weights of `{start}`{trained}. "
+    return f"Training started from the weights of `{start}`{trained}. "
 
 
-def _told(card: Mapping[str, Any]) -> str:
+def _markdown(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     settings, shape = card["settings"], card["image_shape"]
-    kind = "The images were taken as they are, with their noise."
+    kind = "The images were used with their noise."
     if settings["target"] == "clean":
-        kind = "The images were the clean ones, without the noise that gave them their scale."
+        kind = "The clean images were used, on the scale of the noisy ones."
     lines = [
         "# A diffusion prior for cryo-EM particle images",
         "",
         f"An unconditional DDPM of images of {shape[0]} x {shape[1]} pixels, each scaled to [-1, 1] between its own "
         f"extremes, trained with `cryobench train`: {card['steps']} steps of {settings['batch']} images, network "
-        f"`{settings['preset']}`, averaged weights. {_began(card)}{kind} Where its `UNet2DModel` has r^2 channels, "
-        "images are pixel-unshuffled by r before it and shuffled after.",
+        f"`{settings['network']}`, averaged weights. {_initial_weights(card)}{kind} If its `UNet2DModel` has r^2 "
+        "channels, images are pixel-unshuffled by r before it and shuffled after.",
         "",
         "Use it as `prior=./FOLDER` of a cryobench solver, or load the folder with diffusers.",
         "",
-        "Trained on, images taken in turn:",
+        "Trained on images taken from these sources in turn:",
         "",
         *[f"- `{spec}`" for spec in settings["data"]],
         "",
@@ -157,7 +157,7 @@ def _told(card: Mapping[str, Any]) -> str:
         lines += ["Validated on:", "", *[f"- `{spec}`" for spec in settings["validation"]], ""]
     if "validation_loss" in card:
         lines += [f"Lowest validation loss of the run: {card['validation_loss']:.6g}, after "
-                  f"{card['validation_loss_at_step']} steps; `loss.csv` has its course.", ""]  # fmt: skip
+                  f"{card['validation_loss_at_step']} steps; see `loss.csv`.", ""]  # fmt: skip
     lines += ["| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in settings.items() if name not in ("data", "validation")]
     lines += ["", "| software | version |", "|---|---|"]

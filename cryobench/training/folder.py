@@ -1,65 +1,67 @@
-"""The folder of a training run: one run in it at a time, and always the same one.
+"""The folder of a training run. It belongs to one run and is used by one process at a time.
 
-OUT/checkpoint.pt                      what the run goes on from
-OUT/loss.csv, samples/, tensorboard/   its course
-OUT/model_index.json, unet/, ...       the pipeline that is its result, see `export`
+OUT/checkpoint.pt                      the state that the run continues from
+OUT/loss.csv, samples/, tensorboard/   its progress
+OUT/model_index.json, unet/, ...       its result, a pipeline; see `export`
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from cryobench.core import Shape
 from cryobench.errors import ResultsError
-from cryobench.files import lock
+from cryobench.files import acquire_lock
 from cryobench.training import checkpoint, export
 from cryobench.training.checkpoint import State
 from cryobench.training.settings import Settings
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
-def claim(out: Path) -> IO[bytes]:
-    """Make the folder, or take it over; it is this run's until what is returned is closed, or the process is gone.
 
-    Raises `ResultsError` where nothing can be written to it, or another process trains into it.
+def claim(out: Path) -> BaseFileLock:
+    """Create the folder if needed and lock it for this run; the lock ends when it is released or the process ends.
+
+    Raises `ResultsError` when the folder is not writable or another process trains into it.
     """
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
-            held = (out / ".lock").open("ab")
+            pass
     except OSError as error:
         raise ResultsError(f"cannot train into {out}: {error.strerror} ({error.filename}); choose another folder "
                            "as --out") from error  # fmt: skip
-    if not lock(held):
-        held.close()
-        raise ResultsError(f"another process trains into {out}; wait for it, or give another --out")
-    for beside in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f"unet/.{export.WEIGHTS}-*")):
-        beside.unlink()  # half a file, of a run that was killed as it wrote
-    return held
+    busy = f"another process trains into {out}; wait for it, or give another --out"
+    lock = acquire_lock(out / ".lock", busy=busy).lock
+    for partial in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f"unet/.{export.WEIGHTS}-*")):
+        partial.unlink()  # left by a run that was killed while writing
+    return lock
 
 
 def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:
-    """The state that a run with these settings, on images of this shape, goes on from; None where it begins.
+    """The state from which a run with these settings, on images of this shape, continues; None for a new run.
 
-    Raises `ResultsError` where the folder holds something else.
+    Raises `ResultsError` if the folder holds another run or a model.
     """
     state = State.load(out)
     if state is None:
         if (out / "model_index.json").exists() or (out / "unet").exists():
-            raise ResultsError(f"{out} holds a model and no {checkpoint.NAME} to go on from; give another --out, or "
-                               "remove the model")  # fmt: skip
+            raise ResultsError(f"{out} holds a model and no {checkpoint.NAME} to continue from; give another --out, "
+                               "or remove the model")  # fmt: skip
         return None
     different = state.settings.differences(settings)
     if different:
         was = "; ".join(f"{name} was {getattr(state.settings, name)}, is {getattr(settings, name)}"
                         for name in different)  # fmt: skip
-        raise ResultsError(f"{out} holds another training run ({was}); give what it had, or another --out")
+        raise ResultsError(f"{out} holds another training run ({was}); give the same values, or another --out")
     if state.step > settings.steps:
         raise ResultsError(f"{out} holds a run of {state.step} steps already, and --steps is {settings.steps}; give "
                            f"--steps {state.step} or more, or another --out")  # fmt: skip
     before = export.read_card(out).get("image_shape", list(shape))
     if list(before) != list(shape):
         raise ResultsError(f"the run in {out} was on images of {before[0]} x {before[1]}, and these are "
-                           f"{shape[0]} x {shape[1]}; give those it had, or another --out")  # fmt: skip
+                           f"{shape[0]} x {shape[1]}; give the same images, or another --out")  # fmt: skip
     return state

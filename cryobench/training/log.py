@@ -1,4 +1,4 @@
-"""The course of a training run: a CSV that a run which goes on continues, and TensorBoard where it is installed."""
+"""The log of a training run: a CSV that a continued run appends to, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _COLUMNS = ["step", "loss", "validation_loss", "learning_rate"]
 
 
 class Log:
-    """Rows (step, loss, validation_loss, learning_rate), a step each, one of the losses empty where it was not taken.
+    """Rows (step, loss, validation_loss, learning_rate), with an empty field for the loss that was not computed.
 
-    What lies beyond `step`, where the run goes on, is dropped: it is computed again. A row that cannot be written is
-    told of by `flush`. Raises `ResultsError` where the file cannot be written at all.
+    Rows beyond `step`, where the run continues, are dropped, since they are computed again. A row that cannot be
+    written is reported by `flush`. Raises `ResultsError` if the file cannot be written.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -28,7 +28,7 @@ class Log:
                 writer = csv.DictWriter(file, _COLUMNS)
                 writer.writeheader()
                 writer.writerows(kept)
-            # a line at once, for who watches
+            # line-buffered, so that the file can be followed
             self._file = self._path.open("a", buffering=1, newline="", encoding="utf-8")
         except OSError as error:
             raise self._failed(error) from error
@@ -37,7 +37,7 @@ class Log:
         self._board = _tensorboard(folder, step)
 
     def add(self, step: int, name: str, value: float, rate: float | None = None) -> None:
-        """One number of one step."""
+        """Add one number of a step."""
         row = {"step": step, name: f"{value:.6g}", "learning_rate": "" if rate is None else f"{rate:.4g}"}
         if self._failure is None:
             try:
@@ -50,7 +50,7 @@ class Log:
                 self._board.add_scalar("learning_rate", rate, step)
 
     def flush(self) -> None:
-        """What was added is in the file. Raises `ResultsError` where it is not."""
+        """Write all rows to the file. Raises `ResultsError` if one could not be written."""
         if self._board is not None:
             self._board.flush()
         try:
@@ -61,21 +61,21 @@ class Log:
             raise self._failed(self._failure) from self._failure
 
     def close(self) -> None:
-        """No more is added."""
+        """Close the files."""
         try:
             self._file.close()
-        except OSError as error:  # rows after the last checkpoint, which come again
+        except OSError as error:  # only rows after the last checkpoint, which are computed again
             self._failure = error
         if self._board is not None:
             self._board.close()
 
     def _failed(self, error: OSError) -> ResultsError:
-        return ResultsError(f"the log {self._path} cannot be written ({told(error)}); make room, and the same command "
-                            "goes on from the last checkpoint")  # fmt: skip
+        return ResultsError(f"the log {self._path} cannot be written ({told(error)}); free some space; the same "
+                            "command continues from the last checkpoint")  # fmt: skip
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that are whole: the last one of a run that was killed may not be."""
+    """The complete rows: the last row of a killed run may be incomplete."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:

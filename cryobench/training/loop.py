@@ -2,8 +2,8 @@
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps;    a step on || f(x_t, t) - target ||^2;    target = eps, or v
 
-Noise, levels, images and turns of step k follow from (seed, k): a run that is killed and goes on ends with the weights
-of one that was not. On several processes (accelerate) each takes its share of a batch.
+Noise, levels, images and turns of step k depend on (seed, k) only, so a run that was killed and continued ends with the
+same weights as an uninterrupted one. Several processes (accelerate) share each batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,24 +25,27 @@ from cryobench.training.checkpoint import State
 from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
 from cryobench.training.processes import Processes
-from cryobench.training.settings import BETAS, PRESETS, Settings, T
-from cryobench.training.warm_start import begin
+from cryobench.training.settings import ARCHITECTURES, BETAS, Settings, T
+from cryobench.training.warm_start import load_weights
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _VALIDATED = 256
-"""Images of the validation loss: always the same, with the same noise at the same levels."""
+"""Number of images of the validation loss: always the same images, noise and levels."""
 _SAMPLES = 16
 MIXED = (0.02, 20.0)
-"""The noise levels sigma_t that half the images of "mixed" levels lie between."""
+"""The range of noise levels sigma_t of half the images with "mixed" levels."""
 
 
-class Observer:
-    """What a caller may want to be told, in the first process. Every method may be left as it is."""
+class TrainingObserver:
+    """Callbacks of a run, called in the first process. Override any of them."""
 
     def started(self, step: int, steps: int) -> None:
-        """Training begins, or goes on after `step` updates."""
+        """Training starts, or continues after `step` updates."""
 
     def stepped(self, step: int, loss: float) -> None:
-        """So many updates are done; the loss of the last one."""
+        """`step` updates are done; the loss of the last one."""
 
     def validated(self, step: int, loss: float, best: float) -> None:
         """The validation loss of the averaged weights, and the lowest so far."""
@@ -51,10 +54,10 @@ class Observer:
         """The checkpoint and the pipeline are those of this step."""
 
     def say(self, message: str) -> None:
-        """Something worth knowing."""
+        """Information."""
 
     def warn(self, message: str) -> None:
-        """Something that is probably not what was wanted."""
+        """A probable mistake."""
 
 
 def train(
@@ -64,10 +67,10 @@ def train(
     out: Path,
     *,
     device: torch.device,
-    observer: Observer | None = None,
+    observer: TrainingObserver | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train into a folder, or go on there, until the end or until `stop` says so; whether it came to its end.
+    """Train into a folder, or continue there. Returns whether the run is complete, False if `stop` ended it.
 
     Raises what `Training` and its `run` raise.
     """
@@ -75,23 +78,23 @@ def train(
 
 
 class Training:
-    """A run, ready to begin or to go on. It has its folder to itself until `run` is over.
+    """A run that is ready to start or to continue. Its folder is locked until `run` returns.
 
-    out: the folder, which holds a diffusers pipeline from the first checkpoint on; its files are whole at any moment.
+    out: the folder, which holds a diffusers pipeline from the first checkpoint on. Files are replaced atomically.
 
-    Raises `ParameterError` or `IncompatibleError` for images, network and processes that do not fit each other, and
-    `ResultsError` where the folder holds something else or cannot be written.
+    Raises `ParameterError` or `IncompatibleError` if images, network and processes do not match, and `ResultsError` if
+    the folder holds something else or cannot be written.
     """
 
     def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
-                 device: torch.device, observer: Observer | None = None):  # fmt: skip
+                 device: torch.device, observer: TrainingObserver | None = None):  # fmt: skip
         self.settings, self.out = settings, out
-        self.preset = PRESETS[settings.preset]
+        self.architecture = ARCHITECTURES[settings.network]
         self.processes = Processes(device)
         self.device = self.processes.device
-        self.observer = observer if observer is not None and self.processes.main else Observer()
+        self.observer = observer if observer is not None and self.processes.main else TrainingObserver()
         self._part = _share(settings.batch, self.processes)
-        self._lock: IO[bytes] | None = None
+        self._lock: BaseFileLock | None = None
         self._log: Log | None = None
         self.alphas = (1 - torch.linspace(*BETAS, T, dtype=torch.float64)).cumprod(0)
         self.step, self.best, self.best_step = 0, math.inf, 0
@@ -99,25 +102,25 @@ class Training:
         with self.processes.together():
             self.images, self.validation = self._open(stacks, validation)
         try:
-            self._take_up()
+            self._resume()
         except BaseException:
             self._release()
             raise
 
     @property
     def ended(self) -> str | None:
-        """Why there is nothing left to do; None while there is."""
+        """Why the run is complete; None if it is not."""
         s = self.settings
         if self.step >= s.steps:
             return f"all {s.steps} steps are done"
         stale = s.patience and self.step % s.validate_every == 0 and self.step - self.best_step >= s.patience
-        return f"the validation loss has not fallen for {s.patience} steps, at step {self.step}" if stale else None
+        return f"the validation loss has not decreased for {s.patience} steps, at step {self.step}" if stale else None
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train until the end, or until `stop` says so in any process, after a step; whether it came to its end.
+        """Train until the run is complete or `stop` is true in any process. Returns whether the run is complete.
 
-        Raises `TrainingError` when the loss is no longer finite and `ResultsError` where nothing can be written: the
-        last checkpoint is kept in both cases.
+        Raises `TrainingError` if the loss is not finite and `ResultsError` if nothing can be written; the last
+        checkpoint is kept in both cases.
         """
         try:
             if self.ended:
@@ -138,7 +141,7 @@ class Training:
             self._release()
 
     def _advance(self, stop: Callable[[], bool]) -> bool:
-        """A step and all that is due after it; whether a stop is wanted."""
+        """One step, with the validation, checkpoint and samples due after it. Returns whether to stop."""
         s = self.settings
         loss = self._update()
         self.step += 1
@@ -150,13 +153,13 @@ class Training:
         stopping = self.processes.any(stop())
         if self.ended or stopping or self.step % s.checkpoint_every == 0:
             self._save()
-        if last or self.step % s.sample_every == 0:  # which takes long: what is done is safe by now
+        if last or self.step % s.sample_every == 0:  # slow, so after the checkpoint
             with self.processes.together():
                 self._draw_samples()
         return stopping
 
     def _update(self) -> float:
-        """One step of the optimizer; the loss over the whole batch. Raises `TrainingError` where it is not finite."""
+        """One step of the optimizer; the loss over the whole batch. Raises `TrainingError` if it is not finite."""
         s = self.settings
         batch = self._batch()
         self.network.train()
@@ -169,7 +172,7 @@ class Training:
         norm: Any = accelerator.clip_grad_norm_(self.network.parameters(), s.clip)
         value = self.processes.mean(loss)
         if not (math.isfinite(value) and math.isfinite(norm)):
-            raise self._lost(f"the loss is {value:g} and its gradient's norm {norm:g}")
+            raise self._diverged(f"the loss is {value:g} and its gradient's norm {norm:g}")
         self.optimizer.step()
         self.optimizer.zero_grad()
         torch._foreach_lerp_(list(self.averaged.parameters()), [p.detach() for p in self._own().parameters()],
@@ -177,7 +180,7 @@ class Training:
         return value
 
     def _batch(self) -> Batch:
-        """This process's share of the next images."""
+        """This process's share of the next batch."""
         with self.processes.together():
             return self.images.batch(self.step, self.settings.batch, self._part)
 
@@ -187,16 +190,16 @@ class Training:
         a = self.alphas.to(batch.x0.device)[t].float()[:, None, None, None]
         x = a.sqrt() * batch.x0 + (1 - a).sqrt() * batch.noise
         target = batch.noise
-        if self.preset.prediction == "v_prediction":
+        if self.architecture.prediction == "v_prediction":
             target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.x0
         unshuffled = torch.nn.functional.pixel_unshuffle
-        r = self.preset.unshuffle
+        r = self.architecture.unshuffle
         output = network(unshuffled(x, r), t, return_dict=False)[0]
         return (output.float() - unshuffled(target, r)).square().mean((1, 2, 3))
 
     @torch.no_grad()
     def _validate(self, images: Images) -> None:
-        """The loss of the averaged weights on images that are not trained on."""
+        """Compute the loss of the averaged weights on the validation images."""
         losses = []
         for k in range(-(-_VALIDATED // self.settings.batch)):
             with self.processes.together():
@@ -213,7 +216,7 @@ class Training:
             return
         draw = torch.Generator().manual_seed(0)
         noise = torch.randn((_SAMPLES, 1, *self.images.shape), generator=draw).to(self.device)
-        model = DiffusionModel(self.averaged, self.alphas, self.preset.prediction, device=self.device)
+        model = DiffusionModel(self.averaged, self.alphas, self.architecture.prediction, device=self.device)
         samples = model.generate(noise)[:, 0].cpu().numpy()
         figures.sheet(
             list(samples), titles=[""] * _SAMPLES, pixel_size=[None] * _SAMPLES,
@@ -221,7 +224,7 @@ class Training:
         )  # fmt: skip
 
     def _save(self) -> None:
-        """The checkpoint, then the pipeline of the same weights."""
+        """Write the checkpoint, then the pipeline with the same weights."""
         self._check_weights()
         with self.processes.together():
             if self._log is not None:
@@ -235,29 +238,29 @@ class Training:
 
     @torch.no_grad()
     def _check_weights(self) -> None:
-        """Raise `TrainingError` unless the loss of the next step is finite, so that the checkpoint is a good one."""
+        """Raise `TrainingError` unless the loss of the next step is finite, so that every checkpoint is usable."""
         batch = self._batch()
         for what, network in (("weights", self._own()), ("averaged weights", self.averaged)):
             loss = self.processes.mean(self._losses(network, batch).mean())
             if not math.isfinite(loss):
-                raise self._lost(f"the loss of the {what} is {loss:g}")
+                raise self._diverged(f"the loss of the {what} is {loss:g}")
 
     def _export(self) -> None:
         card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step,
                                 self.before)  # fmt: skip
-        export.write_pipeline(self.averaged, self.preset.prediction, self.out, card=card)
+        export.write_pipeline(self.averaged, self.architecture.prediction, self.out, card=card)
 
     def _finish_writing(self) -> None:
-        """Write the pipeline where the run was killed between its last checkpoint and that."""
+        """Write the pipeline if the run was killed between the last checkpoint and the pipeline."""
         with self.processes.together():
             if self.processes.main and export.read_card(self.out).get("steps") != self.step:
                 self._export()
 
-    def _lost(self, what: str) -> TrainingError:
+    def _diverged(self, what: str) -> TrainingError:
         path = self.out / checkpoint.NAME
-        kept = f"the checkpoint in {path} is from before" if path.exists() else "there is no checkpoint yet"
+        kept = f"the checkpoint in {path} is from an earlier step" if path.exists() else "there is no checkpoint yet"
         return TrainingError(
-            f"at step {self.step + 1} {what}; {kept}. Go on with a smaller --lr than {self.settings.lr:g}"
+            f"at step {self.step + 1} {what}; {kept}. Continue with a smaller --lr than {self.settings.lr:g}"
         )
 
     def _record(self, name: str, value: float, rate: float | None = None) -> None:
@@ -265,11 +268,11 @@ class Training:
             self._log.add(self.step, name, value, rate)
 
     def _own(self) -> torch.nn.Module:
-        """The network, as it is without the other processes."""
+        """The network without accelerate's wrapper."""
         return self.processes.accelerator.unwrap_model(self.network)
 
-    def _take_up(self) -> None:
-        """The folder, and what is in it to go on from."""
+    def _resume(self) -> None:
+        """Lock the folder and load its checkpoint, if any."""
         with self.processes.together():
             if self.processes.main:
                 self._lock = folder.claim(self.out)
@@ -277,23 +280,25 @@ class Training:
         self._build(state)
         with self.processes.together():
             if self.processes.mean(torch.tensor(float(self.step), device=self.device)) != self.step:
-                raise ParameterError(f"not all processes see the same checkpoint in {self.out}; give a folder that all "
-                                     "machines share")  # fmt: skip
+                raise ParameterError(f"the processes do not see the same checkpoint in {self.out}; give a folder that "
+                                     "all machines share")  # fmt: skip
 
     def _release(self) -> None:
-        """The folder is free for another run."""
+        """Close the log and unlock the folder."""
         if self._log is not None:
             self._log.close()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def _build(self, state: State | None) -> None:
-        """Network, its average and optimizer: new ones, or as they were."""
+        """Create the network, its average and the optimizer, from a checkpoint if given."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            network = self.preset.build(self.images.shape)
+            network = self.architecture.build(self.images.shape)
         if self.settings.warm_start and state is None:
-            self.before = begin(network, self.settings.warm_start, self.images.shape, self.preset.prediction)
+            self.before = load_weights(
+                network, self.settings.warm_start, self.images.shape, self.architecture.prediction
+            )
         self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()  # pyright: ignore
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.settings.lr, weight_decay=1e-4)
         if state is not None:
@@ -308,34 +313,34 @@ class Training:
             self.optimizer.load_state_dict(state.optimizer)
 
     def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Images, Images | None]:
-        """The images, once they are known to fit the network and each other."""
+        """The training and validation images. Raises if they do not match the network or each other."""
         s = self.settings
         images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train",
                         clean=s.target == "clean")  # fmt: skip
-        self.preset.check(images.shape)
+        self.architecture.check(images.shape)
         if not validation:
             return images, None
         others = Images(validation, seed=0, turns=False, device=self.device, of="validation",
                         clean=s.target == "clean")  # fmt: skip
         if others.shape != images.shape:
             (h, w), (height, width) = images.shape, others.shape
-            raise IncompatibleError(f"images to train on are of {h} x {w}, those to validate on of {height} x {width}; "
+            raise IncompatibleError(f"training images are {h} x {w}, validation images {height} x {width}; "
                                     "resample them to one size")  # fmt: skip
         both = _paths(s.data) & _paths(s.validation)
         if both or any(origin in images.origins for origin in others.origins):
-            self.observer.warn("some images are both trained on and validated on: the validation loss will not tell "
-                               "when the network learns them by heart")  # fmt: skip
+            self.observer.warn("some images are used for both training and validation: the validation loss will not "
+                               "show overfitting")  # fmt: skip
         return images, others
 
 
-def timesteps(place: torch.Tensor, alphas: torch.Tensor, levels: str) -> torch.Tensor:
-    """The levels t [n] at these places in (0, 1), as `Settings.levels` spreads them. alphas: a_t, [T]."""
-    t = (place * len(alphas)).long()
+def timesteps(position: torch.Tensor, alphas: torch.Tensor, levels: str) -> torch.Tensor:
+    """The levels t [n] for positions in (0, 1), distributed as `Settings.levels`. alphas: a_t, [T]."""
+    t = (position * len(alphas)).long()
     if levels == "mixed":
         low, high = MIXED
-        sigmas = ((1 - alphas) / alphas).sqrt().to(place.device)
-        sigma = low * (high / low) ** (2 * place.double() - 1)
-        t = torch.where(place < 0.5, (2 * place * len(alphas)).long(), torch.searchsorted(sigmas, sigma))
+        sigmas = ((1 - alphas) / alphas).sqrt().to(position.device)
+        sigma = low * (high / low) ** (2 * position.double() - 1)
+        t = torch.where(position < 0.5, (2 * position * len(alphas)).long(), torch.searchsorted(sigmas, sigma))
     return t.clamp_max(len(alphas) - 1)
 
 
@@ -343,10 +348,10 @@ def _share(batch: int, processes: Processes) -> slice:
     """This process's share of a batch."""
     n, index = processes.count, processes.index
     if batch % n:
-        raise ParameterError(f"--batch {batch} cannot be shared evenly by {n} processes; give a multiple of {n}")
+        raise ParameterError(f"--batch {batch} cannot be divided among {n} processes; give a multiple of {n}")
     return slice(index * batch // n, (index + 1) * batch // n)
 
 
 def _paths(specs: Sequence[str]) -> set[Path]:
-    """Specs as paths from the root, so that one file is one, however it is named."""
+    """Specs as absolute paths, so that one file has one path."""
     return {Path(spec).expanduser().resolve() for spec in specs}

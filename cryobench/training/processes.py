@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as `accelerate launch` has started. They stop together too."""
+"""The processes of a training run: one, or those started by `accelerate launch`. They stop together."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from cryobench.errors import DeviceError, TrainingError, said
 
 _TIMEOUT = timedelta(hours=2)
-"""How long processes wait for one: the first draws samples and writes while the others wait."""
+"""How long processes wait for each other: the first draws samples and writes while the others wait."""
 
 
 class Processes:
-    """This process among those that train.
+    """This process among those of the run.
 
-    device: the kind of device that is wanted, with its number where there is one process; several take one each.
-    Raises `DeviceError` where accelerate was set up for something else than plain copies of a network on such devices.
+    device: the type of device, with its number if there is one process; several processes use one device each. Raises
+    `DeviceError` if accelerate is configured for anything but data parallelism on such devices.
     """
 
     def __init__(self, device: torch.device):
@@ -30,7 +30,7 @@ class Processes:
         cuda = device.type == "cuda"
         if cuda and "LOCAL_RANK" not in os.environ:
             torch.cuda.set_device(device)
-        # what a run computes follows from its settings, not from how accelerate is configured on this machine
+        # results must not depend on how accelerate is configured on this machine
         self.accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="bf16" if cuda else "no",
@@ -44,8 +44,8 @@ class Processes:
         self.main: bool = self.accelerator.is_main_process
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise DeviceError(f"accelerate is set up for {kind.value}, and a run can only be spread as plain copies of "
-                              "the network; see `accelerate config`")  # fmt: skip
+            raise DeviceError(f"accelerate is configured for {kind.value}, and training supports data parallelism "
+                              "only; see `accelerate config`")  # fmt: skip
         if self.device.type != device.type:
             raise DeviceError(f"--device is {device.type}, and accelerate was started for {self.device.type}; give "
                               "both the same")  # fmt: skip
@@ -55,17 +55,17 @@ class Processes:
         return flag if self.count == 1 else self.mean(torch.tensor(float(flag), device=self.device)) > 0
 
     def mean(self, value: torch.Tensor) -> float:
-        """Of a number that each process has, the same in all."""
+        """The mean of a number over the processes, the same in all."""
         total: Any = self.accelerator.reduce(value.detach(), "mean")
         return float(total)
 
     def joined(self, values: torch.Tensor) -> torch.Tensor:
-        """What the processes have [n], one after the other."""
+        """The values [n] of all processes, concatenated."""
         return self.accelerator.gather(values)  # pyright: ignore[reportReturnType]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails in one process fails in all, so that none waits for one that is gone."""
+        """Raise an error of one process in all processes, so that none waits for a process that has ended."""
         if self.count == 1:
             yield
             return
@@ -82,6 +82,6 @@ class Processes:
         raise failure or TrainingError(next(reason for reason in reasons if reason))
 
     def end(self) -> None:
-        """They have done what they came for."""
+        """End the process group."""
         if self.count > 1:
             self.accelerator.end_training()

@@ -1,4 +1,4 @@
-"""What a training run is: the numbers that its weights follow from, and the networks it can train."""
+"""The settings of a training run, and the network architectures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ BETAS = (1e-4, 0.02)
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A network: channels of its levels, residual blocks in each, which levels attend, the pixel-unshuffling before it,
-    what it predicts, the groups of its normalisation, and the side of the images it is for, where it is for one."""
+class Architecture:
+    """A network architecture.
+
+    channels: of each level. blocks: residual blocks per level. attention: levels with attention. unshuffle: factor of
+    the pixel-unshuffling before the network. groups: of the group normalisation. side: of the images, None for any.
+    """
 
     channels: tuple[int, ...]
     blocks: int
@@ -33,17 +36,17 @@ class Preset:
     side: int | None = None
 
     def check(self, shape: Shape) -> None:
-        """Raise `IncompatibleError` unless images of this shape can be halved as often as the network does."""
+        """Raise `IncompatibleError` for images of a shape that the network does not support."""
         if self.side is not None and shape != (self.side, self.side):
             raise IncompatibleError(
                 f"the network is for images of {self.side} x {self.side}, got {shape[0]} x {shape[1]}; resample them "
-                f"to {self.side}, or choose another preset"
+                f"to {self.side}, or choose another --network"
             )
         step = self.unshuffle * 2 ** (len(self.channels) - 1)
         if shape[0] != shape[1] or shape[0] % step:
             raise IncompatibleError(
                 f"the network needs square images whose side is a multiple of {step}, got {shape[0]} x {shape[1]}; "
-                f"resample them to {max(step, round(shape[0] / step) * step)}, or choose another preset"
+                f"resample them to {max(step, round(shape[0] / step) * step)}, or choose another --network"
             )
 
     def build(self, shape: Shape) -> UNet2DModel:
@@ -66,34 +69,33 @@ class Preset:
         )
 
 
-_CRYOSENSE = Preset(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention=(4,))
-PRESETS = {
-    "tiny": Preset(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
-    "small": Preset(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
+_CRYOSENSE = Architecture(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention=(4,))
+ARCHITECTURES = {
+    "tiny": Architecture(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
+    "small": Architecture(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
     "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
     "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
 }
-"""tiny is for trying things out and for tests, small is the packaged prior's, the others are those of CryoSENSE."""
+"""tiny: for trials and tests; small: of the packaged prior; the others: of CryoSENSE."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A training run. Which weights come out depends on these and the images, on nothing else on a CPU.
+    """A training run. On a CPU the final weights depend on these settings and the images only.
 
-    data, validation: source specs. warm_start: the prior whose weights it begins with, embedded, a folder or
-    hf:OWNER/NAME; "" for random ones. steps: updates of the weights. batch: images a step, over all processes.
-    lr: peak learning rate of AdamW, reached after `warmup` steps and falling to 0 as a cosine at the last one.
-    ema: decay of the averaged weights, which are what is kept. clip: largest norm of the gradient.
-    turns: whether images are turned by quarters and flipped at random. target: the "images" as they are, or their
-    "clean" ones, each on the scale of its noisy one. levels: how often a noise level is trained on: "uniform" in t, or
-    "mixed", half the images so and half of them uniform in log sigma_t between 0.02 and 20. patience: stop once the
-    validation loss has not fallen for so many steps; 0 for never. validate_every, sample_every, checkpoint_every: in
-    steps.
+    data, validation: source specs. network: a key of `ARCHITECTURES`. warm_start: the prior that gives the initial
+    weights, embedded, a folder or hf:OWNER/NAME; "" for random weights. steps: updates of the weights. batch: images
+    per step, over all processes. lr: peak learning rate of AdamW, reached after `warmup` steps, with cosine decay to 0
+    at the last step. ema: decay of the averaged weights, which are the result. clip: maximum norm of the gradient.
+    turns: rotate by multiples of 90 degrees and flip images at random. target: the noisy "images", or the "clean" ones
+    on the scale of the noisy ones. levels: distribution of noise levels, "uniform" in t, or "mixed", half the images
+    uniform in t and half uniform in log sigma_t between 0.02 and 20. patience: stop when the validation loss has not
+    decreased for this number of steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps.
     """
 
     data: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    preset: str = "small"
+    network: str = "small"
     warm_start: str = ""
     steps: int = 20_000
     batch: int = 16
@@ -111,8 +113,8 @@ class Settings:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ParameterError(f"unknown preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.network not in ARCHITECTURES:
+            raise ParameterError(f"unknown network {self.network!r}; there are {', '.join(ARCHITECTURES)}")
         least = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,
                  "checkpoint_every": 1}  # fmt: skip
         for name, bound in least.items():
@@ -127,35 +129,36 @@ class Settings:
         if not 0 <= self.ema < 1:
             raise ParameterError(f"ema must lie in [0, 1), got {self.ema:g}")
         if not self.data:
-            raise ParameterError("a training run needs at least one source of images, got none; give --data")
+            raise ParameterError("training needs at least one source of images, got none; give --data")
         if self.patience and not self.validation:
-            raise ParameterError(f"patience is {self.patience}, and there is no validation loss to wait for; give "
+            raise ParameterError(f"patience is {self.patience}, which needs a validation loss; give "
                                  "--validation")  # fmt: skip
 
     def learning_rate(self, step: int) -> float:
-        """Of update `step`, 0 to steps - 1: a linear rise over `warmup` steps, then half a cosine down to 0."""
+        """The learning rate of update `step`, 0 to steps - 1: linear warm-up, then cosine decay to 0."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1)))
 
     def decay(self, step: int) -> float:
-        """Of the average, at update `step`: less at the start, so that the first weights are soon forgotten."""
+        """The decay of the average at update `step`: smaller at the start, to forget the initial weights."""
         return min(self.ema, (1 + step) / (10 + step))
 
     def differences(self, other: Settings) -> list[str]:
-        """The names of what differs and may not, when a run goes on: all but how long, how fast and how often."""
+        """The names of differing settings that must agree to continue a run: all but durations, rate and intervals."""
         free = {"steps", "lr", "patience", "validate_every", "sample_every", "checkpoint_every"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in free]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, texts and lists."""
+        """The settings as numbers, strings and lists."""
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self).items()}  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """The inverse of `to_dict`."""
-        typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+        """The inverse of `to_dict`; also reads `preset`, the former name of `network`."""
+        typed: dict[str, Any] = {"network" if name == "preset" else name:
+                                 tuple(value) if isinstance(value, list) else value
                                  for name, value in values.items()}  # fmt: skip
         return cls(**typed)

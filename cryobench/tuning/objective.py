@@ -1,16 +1,14 @@
-"""The score of a setting: the mean over problems of the mean of a metric column over the images of each."""
+"""The objective of a search: the mean over problems of the mean over images of one metric column."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import NamedTuple
 
-from cryobench import runner
 from cryobench.core import Metric
 from cryobench.errors import ParameterError
 from cryobench.plan import grid
@@ -18,28 +16,21 @@ from cryobench.plan.grid import Loaded, Plan
 from cryobench.plan.suite import excluded
 from cryobench.record import CLEAN, Record
 from cryobench.registry import Registry, did_you_mean
-from cryobench.tuning.problems import Task
+from cryobench.results.store import Results
+from cryobench.runner import CellRunner
+from cryobench.tuning.problems import TuningTask
 
-AMONG = 5
-"""Finished trials before one is given up for being worse than their median."""
-
-
-class Unscored(Exception):
-    """A cell that failed, or has no number: the setting has no score. Says why, in a line."""
+MIN_FINISHED = 5
+"""Finished trials required before the median rule prunes."""
 
 
-class Scored(NamedTuple):
-    """A problem solved: the mean over its images, and the network evaluations that it took. Without a score it was
-    skipped, for a reason."""
-
-    score: float | None
-    evaluations: float = 0.0
-    reason: str = ""
+class NoScoreError(Exception):
+    """A cell without a score, because it failed or has no finite value. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric column, the metric that has it, and which way is better."""
+    """A metric column, the spec of its metric, and whether higher values are better."""
 
     by: str
     metric: str
@@ -47,7 +38,7 @@ class Measure:
 
 
 def measure_of(by: str, metrics: Sequence[str], registry: Registry) -> Measure:
-    """Which of these metrics has the column `by`. Raises `ParameterError` where none has, or it says no direction."""
+    """The metric that has the column `by`. Raises `ParameterError` if none has it or it has no direction."""
     columns: dict[str, Measure] = {}
     for text in metrics:
         metric: Metric = registry.make("metrics", text)
@@ -57,27 +48,40 @@ def measure_of(by: str, metrics: Sequence[str], registry: Registry) -> Measure:
                     columns[name] = Measure(name, text, column.direction == "higher")
     if by not in columns:
         raise ParameterError(
-            f"--by {by!r} is no column of these metrics; {did_you_mean(by, columns)} (--metric takes others)"
+            f"--by {by!r} is no column of these metrics; {did_you_mean(by, columns)} (--metric adds others)"
         )
     return columns[by]
 
 
+class ProblemResult(NamedTuple):
+    """The record of a solver on problem `number`. reused: whether the record was found in the store."""
+
+    number: int
+    record: Record
+    reused: bool
+
+
 @dataclass
 class Objective:
-    """The problems of a task, and a solver's scores on them. Images are read once, into `loaded`."""
+    """The problems of a task, and the cells of a solver on them.
 
-    task: Task
+    Cells are saved in `store` and found there again, unless `force`. Images are read once, into `loaded`.
+    """
+
+    task: TuningTask
     measure: Measure
     registry: Registry
+    store: Results
+    force: bool = False
     loaded: Loaded = field(default_factory=dict)
 
     def plans(self, solver: str) -> list[Plan]:
-        """A solver's cells, each problem once, those that the suite excludes left out."""
+        """The cells of a solver: each problem once, without those that the suite excludes."""
         seen: set[str] = set()
         found: list[Plan] = []
         for request in self.task.requests:
-            asked = dataclasses.replace(request, solvers=(solver,), metrics=(self.measure.metric,))
-            plan = grid.plan(asked, self.registry, self.loaded)
+            full = dataclasses.replace(request, solvers=(solver,), metrics=(self.measure.metric,))
+            plan = grid.plan(full, self.registry, self.loaded)
             cells = [cell for cell in plan.cells if cell.hash not in seen and not excluded(cell, self.task.excluded)]
             seen |= {cell.hash for cell in cells}
             found.append(dataclasses.replace(plan, cells=cells))
@@ -85,40 +89,55 @@ class Objective:
             raise ParameterError(f"the suite's exclude rules leave nothing to tune {solver} on")
         return found
 
-    def scores(self, solver: str, left_out: Collection[int] = ()) -> Iterator[Scored]:
-        """The scores of the problems in turn, but for those of these numbers. Raises `Unscored` at the first that
-        failed.
-
-        Nothing is saved: trials are no results, and would be found among them.
-        """
-        number = itertools.count()
+    def results(self, solver: str, left_out: Container[int], *, retry_failed: bool) -> Iterator[ProblemResult]:
+        """Run a solver on the problems in turn, except those whose numbers are `left_out`."""
+        number = -1
         for plan in self.plans(solver):
-            taken = [cell for cell in plan.cells if next(number) not in left_out]
-            for record in runner.execute(dataclasses.replace(plan, cells=taken)):
-                yield self._scored(record)
+            runner = CellRunner(plan, self.store)
+            for cell in plan.cells:
+                number += 1
+                if number in left_out:
+                    continue
+                known = None if self.force else runner.finished(cell, whatever_came=True)
+                if retry_failed and known is not None and known.status == "failed":
+                    known = None
+                yield ProblemResult(number, known or runner.run(cell), reused=known is not None)
 
-    def _scored(self, record: Record) -> Scored:
-        where = f"{record.operator}, noise {record.noise}, {record.data}"
-        if record.status == "skipped":
-            return Scored(None, reason=f"{where}: {record.reason}")
+    def score(self, record: Record) -> float:
+        """The mean over the images. Raises `NoScoreError` for a failed cell or a missing or infinite value."""
         if record.status == "failed":
-            raise Unscored(f"{where}: {record.reason}")
-        values = record.values.get(self.measure.by)
+            raise NoScoreError(described(record))
+        by, values = self.measure.by, record.values.get(self.measure.by)
         if values is None:
-            raise Unscored(f"{where}: no {self.measure.by}, for its clean images are not known")
+            raise NoScoreError(described(record, f"no {by}, because the clean images are unknown"))
         score = fmean(values)
         if not math.isfinite(score):
-            raise Unscored(f"{where}: {record.unmeasured.get(self.measure.by) or f'{self.measure.by} is {score}'}")
-        return Scored(score, record.counters.get("nfe", 0.0) * len(record.images))
+            raise NoScoreError(described(record, record.unmeasured.get(by) or f"{by} is {score}"))
+        return score
+
+
+def described(record: Record, reason: str = "") -> str:
+    """The problem of a record and a reason, by default the record's own."""
+    return f"{record.operator}, noise {record.noise}, {record.data}: {reason or record.reason}"
+
+
+def seconds_of(record: Record) -> float:
+    """The time that a cell took."""
+    return sum(record.timing.get(name, 0.0) for name in ("setup_seconds", "solver_seconds", "score_seconds"))
+
+
+def evaluations_of(record: Record) -> float:
+    """Network evaluations of a cell: images times NFE."""
+    return record.counters.get("nfe", 0.0) * len(record.images)
 
 
 def falls_behind(scores: Sequence[float], finished: Sequence[Sequence[float]], measure: Measure) -> bool:
-    """The median rule: whether the mean over the problems so far is worse than the median of what finished trials had
-    there.
+    """The median rule: whether the mean of these first scores is worse than the median, over finished trials, of their
+    means over the same problems.
 
-    Optuna's pruner compares the best step of a trial, which an easy first problem would decide.
+    Optuna's median pruner compares the best step of a trial, which the easiest problem would decide.
     """
-    if len(finished) < AMONG:
+    if len(finished) < MIN_FINISHED:
         return False
     middle = median(fmean(each[: len(scores)]) for each in finished)
     return fmean(scores) < middle if measure.higher else fmean(scores) > middle

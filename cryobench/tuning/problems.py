@@ -1,4 +1,4 @@
-"""What solvers are tuned on: problems of the command line or of a suite, never an image that the suite tests on."""
+"""Tuning tasks: solvers and the problems of the command line or a suite, never with test images of the suite."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cryobench.plan.dataset import open_stack, source_spec
 from cryobench.plan.grid import Request
 from cryobench.plan.presets import source_identity, stated_by
 from cryobench.plan.suite import lacking
-from cryobench.plan.suite_file import Grid, Placed, Rule, SuiteFile
+from cryobench.plan.suite_file import Grid, LocatedSpec, Rule, SuiteFile
 from cryobench.registry import Registry
 from cryobench.spec import Field, Spec, fields_of, parse
 
 
 @dataclass(frozen=True)
-class Task:
-    """A solver to tune, and on what. solver: its spec; the parameters that it states stay as they are. requests: what
-    is run with it, but for the solver. excluded: rules of a suite that leave out cells."""
+class TuningTask:
+    """A solver and the problems to tune it on. solver: its spec; stated parameters are fixed. requests: the problems,
+    as requests without solvers. excluded: exclude rules of a suite."""
 
     solver: str
     requests: tuple[Request, ...]
@@ -31,14 +31,14 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Under which a preset holds its setting."""
+        """The name of the solver in a preset."""
         return parse(self.solver).name
 
 
 def searched(solver: str, registry: Registry) -> list[Field]:
-    """The fields of a solver to search: those with a range that its spec does not state.
+    """The fields of a solver to search: those with a range whose value the spec does not state.
 
-    Raises a `CryobenchError` for a spec that makes no sense, or names a preset.
+    Raises a `CryobenchError` for an invalid spec or one with a preset.
     """
     spec = parse(solver)
     if spec.after is not None:
@@ -49,60 +49,60 @@ def searched(solver: str, registry: Registry) -> list[Field]:
     return [field for field in fields_of(cls) if field.search is not None and field.name not in stated]
 
 
-def from_request(request: Request, registry: Registry) -> list[Task]:
+def from_request(request: Request, registry: Registry) -> list[TuningTask]:
     """A task for each solver of a request, on all of its problems."""
     for solver in request.solvers:
         if not searched(solver, registry):
             raise ParameterError(f"{solver!r} has nothing to tune: no parameter with a range that is not stated "
-                                 f"(`cryobench show {parse(solver).name}` tells them)")  # fmt: skip
-    return _each_once([Task(solver, (_problems(request),)) for solver in dict.fromkeys(request.solvers)])
+                                 f"(`cryobench show {parse(solver).name}` lists ranges)")  # fmt: skip
+    return _check_unique([TuningTask(solver, (_problems(request),)) for solver in dict.fromkeys(request.solvers)])
 
 
-def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[list[Task], list[str]]:
-    """The solvers of a suite that have ranges, each on the problems that the suite has for it; what is left out, in
-    words.
+def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[list[TuningTask], list[str]]:
+    """A task for each solver of a suite that has ranges, on its problems in the suite; and messages on the others.
 
-    `request` says the images, the metrics and how to run; its data and its solvers, where it has any, stand in place of
-    the suite's. Raises `SelectionError` where the suite tests on one of the images. No test image is read for that:
-    images of one source are the same where their numbers are. What is the same and comes from elsewhere is found by
-    its digest when the setting is used (`presets.check_unseen`).
+    `request` gives the images, the metrics and the options of the run. Its data and solvers, if any, replace those of
+    the suite. Raises `SelectionError` if the suite tests on one of the images. Images of one source are compared by
+    number, so no test image is read. Equal images of other sources are detected by digest when the setting is used
+    (`presets.check_unseen`).
     """
     if request.solvers:
-        from_request(request, registry)  # stated ones are checked as they are without a suite
+        from_request(request, registry)  # the same checks as without a suite
     tasks: dict[str, list[Request]] = {}
-    left: dict[str, None] = {}
+    left_out: dict[str, None] = {}
     for part in suite.grids:
         missing = lacking(part)
         if missing:
-            left[f"{', '.join(_texts(part.solvers))}: {missing} absent"] = None
+            left_out[f"{', '.join(_texts(part.solvers))}: {missing} absent"] = None
             continue
-        asked = _of_grid(part, request)
+        problems = _of_grid(part, request)
         try:
-            _check_apart(suite, asked, registry)
+            _check_no_test_images(suite, problems, registry)
             for solver in request.solvers or _texts(part.solvers):
                 if parse(solver).after is None and searched(solver, registry):
-                    tasks.setdefault(solver, []).append(_problems(asked))
+                    tasks.setdefault(solver, []).append(_problems(problems))
                 else:
-                    left[f"{solver}: nothing of it is to be tuned"] = None
+                    left_out[f"{solver}: nothing to tune"] = None
         except DataError as error:
             if not part.optional:
                 raise _at(suite, part, error) from error
-            left[f"{', '.join(_texts(part.solvers))}: {part.optional} ({error})"] = None
+            left_out[f"{', '.join(_texts(part.solvers))}: {part.optional} ({error})"] = None
         except SelectionError:
             raise
         except CryobenchError as error:
             raise _at(suite, part, error) from error
     if not tasks:
-        raise SuiteError(f"{suite.path}: there is no solver to tune; {'; '.join(left)}")
-    return _each_once([Task(solver, tuple(parts), suite.excluded) for solver, parts in tasks.items()]), list(left)
+        raise SuiteError(f"{suite.path}: no solver to tune; {'; '.join(left_out)}")
+    found = [TuningTask(solver, tuple(parts), suite.excluded) for solver, parts in tasks.items()]
+    return _check_unique(found), list(left_out)
 
 
-def _each_once(tasks: list[Task]) -> list[Task]:
-    """Raise `ParameterError` for two specs of one solver: a preset has one setting for each."""
+def _check_unique(tasks: list[TuningTask]) -> list[TuningTask]:
+    """Raise `ParameterError` for two specs of one solver: a preset has one setting per solver."""
     for name, count in Counter(task.name for task in tasks).items():
         if count > 1:
             specs = " and ".join(task.solver for task in tasks if task.name == name)
-            raise ParameterError(f"a preset has one setting for {name}, got {specs}; name one of them with --solver")
+            raise ParameterError(f"a preset has one setting for {name}, got {specs}; choose one with --solver")
     return tasks
 
 
@@ -112,7 +112,7 @@ def _problems(request: Request) -> Request:
 
 
 def _of_grid(part: Grid, given: Request) -> Request:
-    """The problems of a suite's grid, with the images, metrics and data that are given."""
+    """The problems of a suite's grid, with the given images, metrics and data."""
     return dataclasses.replace(
         given,
         operators=_texts(part.operators),
@@ -124,12 +124,12 @@ def _of_grid(part: Grid, given: Request) -> Request:
     )
 
 
-def _check_apart(suite: SuiteFile, asked: Request, registry: Registry) -> None:
-    """Raise `SelectionError` where a grid of the suite tests on an image that would be tuned on."""
-    for text in asked.data:
-        spec = source_spec(text, asked.data_options, registry)
-        stack = open_stack(text, asked.data_options, registry)
-        chosen = parse_images(asked.images, len(stack), label=stack.label)
+def _check_no_test_images(suite: SuiteFile, request: Request, registry: Registry) -> None:
+    """Raise `SelectionError` if a grid of the suite tests on one of the validation images."""
+    for text in request.data:
+        spec = source_spec(text, request.data_options, registry)
+        stack = open_stack(text, request.data_options, registry)
+        chosen = parse_images(request.images, len(stack), label=stack.label)
         for part in suite.grids:
             if _origin(spec, registry) not in [_origin_of(tested, registry) for tested in _texts(part.data)]:
                 continue
@@ -145,18 +145,18 @@ def _check_apart(suite: SuiteFile, asked: Request, registry: Registry) -> None:
 def _origin_of(text: str, registry: Registry) -> str | None:
     try:
         return _origin(source_spec(text, {}, registry), registry)
-    except DataError:  # not on this machine: nothing that is here comes from it
+    except DataError:  # not on this machine, so no image here comes from it
         return None
 
 
 def _origin(spec: Spec, registry: Registry) -> str:
-    """Where a source's images come from: for a file where it lies, whatever leads there."""
+    """Identifies a source: a file by its resolved path, others by their spec."""
     if spec.name == "file":
         return str(Path(registry.make("sources", spec).path).expanduser().resolve())
     return source_identity(spec, registry)
 
 
-def _texts(specs: Sequence[Placed]) -> tuple[str, ...]:
+def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 

@@ -1,17 +1,20 @@
-"""The search for the best setting of a solver: the default first, then what the strategy suggests, to the budget."""
+"""The search for the best setting of a solver: the default setting first, then suggestions until the budget is spent.
+
+Cells are saved as they finish, in the results folder presets/NAME.trials. A search that is run again finds them there
+and repeats the same suggestions, so a stopped search continues from the cell that was running.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cryobench.errors import CryobenchError, ParameterError, said
+from cryobench.errors import CryobenchError, ParameterError, ResultsError, said
+from cryobench.files import acquire_lock, check_writable_folder
 from cryobench.plan.grid import Cell, Loaded
 from cryobench.plan.presets import (
     Setting,
@@ -19,43 +22,51 @@ from cryobench.plan.presets import (
     add_setting,
     image_digests,
     parameters_of,
+    preset_file,
     source_identity,
     stated_by,
 )
 from cryobench.registry import Registry, guarded
+from cryobench.results.store import Results
 from cryobench.spec import Field, parse
 from cryobench.tuning import space
-from cryobench.tuning.journal import Journal, open_journal
-from cryobench.tuning.objective import Measure, Objective, Unscored, falls_behind
-from cryobench.tuning.problems import Task, searched
+from cryobench.tuning.objective import (
+    Measure,
+    NoScoreError,
+    Objective,
+    described,
+    evaluations_of,
+    falls_behind,
+    seconds_of,
+)
+from cryobench.tuning.problems import TuningTask, searched
 from cryobench.tuning.trial import Trial, Values
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy
 
 TRIALS = 20
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What each solver may spend: trials, or network evaluations (images times NFE)."""
+    """The budget of each solver: a number of trials, or of network evaluations (images times NFE)."""
 
     trials: int | None = TRIALS
     evaluations: int | None = None
 
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.evaluations is None):
-            raise ParameterError("a budget is a number of --trials or of --evaluations, one of both")
+            raise ParameterError("a budget is a number of --trials or of --evaluations; give one of the two")
         if (self.trials or self.evaluations or 0) < 1:
             raise ParameterError(f"a budget must be at least 1, got {self}")
 
     def __str__(self) -> str:
         return f"{self.trials} trials" if self.evaluations is None else f"{self.evaluations} evaluations"
 
-    @property
-    def unit(self) -> str:
-        return "trials" if self.evaluations is None else "evaluations"
-
     def allows_another(self, done: Sequence[Trial]) -> bool:
-        """Whether another trial fits in. It is expected to cost what the default did, and one that failed is charged
-        that much at least."""
+        """Whether another trial fits. It is expected to cost as much as the default trial; a failed trial is charged at
+        least that much."""
         if self.evaluations is None:
             return len(done) < (self.trials or 0)
         one = done[0].evaluations
@@ -64,10 +75,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Search:
-    """How to search, and where to keep what is found: the preset `preset` in `folder`.
+    """How to search, and the preset in `folder` for the best setting.
 
-    points: of the grid, per field. seed: of the search; the problems have their own. force: drop trials of another
-    question.
+    points: of the grid, per field. seed: of the search; problems have their own seeds. force: run cells again that are
+    saved already.
     """
 
     preset: str
@@ -87,13 +98,18 @@ class Search:
         if self.points < 2:
             raise ParameterError(f"--grid-points must be at least 2, got {self.points}")
 
+    @property
+    def trials_folder(self) -> Path:
+        """The results folder of the preset's trials."""
+        return preset_file(self.preset, self.folder).with_suffix(".trials")
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search has come to. default, best: scores; None where the default has none, and `reason` says why.
+    """The result of a search. default, best: scores; None if the default setting has none, and `reason` says why.
 
-    setting: the best, text by parameter. left_out: problems that the solver does not take, and why. reused: trials that
-    the journal held. seconds: of all trials. interrupted: by the user.
+    setting: the best one, text by parameter. left_out: problems that the solver does not support, with reasons.
+    reused: trials whose cells were all saved before. seconds: of all trials. interrupted: by the user.
     """
 
     solver: str
@@ -111,118 +127,106 @@ class Outcome:
     interrupted: bool = False
 
 
-class Observer:
-    """What a caller may want to be told. Every method may be left as it is."""
-
-    def trial_finished(self, solver: str, done: Sequence[Trial]) -> None:
-        """The last of these trials is saved."""
-
-
 class Tuning:
-    """A solver to tune: checked when it is made, searched by `run`. `loaded`: images that need not be read again.
+    """The search for one solver, checked when it is constructed. loaded: images that need not be read again.
 
-    Raises a `CryobenchError` for a request that makes no sense.
+    Raises a `CryobenchError` for an invalid request.
     """
 
-    def __init__(self, task: Task, search: Search, registry: Registry, loaded: Loaded | None = None):
+    def __init__(self, task: TuningTask, search: Search, registry: Registry, loaded: Loaded | None = None):
         self.task, self.search, self.registry = task, search, registry
-        self.objective = Objective(task, search.measure, registry, {} if loaded is None else loaded)
+        self.objective = Objective(task, search.measure, registry, Results(search.trials_folder), search.force,
+                                   {} if loaded is None else loaded)  # fmt: skip
         self.base = registry.make("solvers", task.solver)
         self.fields: list[Field] = searched(task.solver, registry)
         self.cells: list[Cell] = [cell for plan in self.objective.plans(task.solver) for cell in plan.cells]
 
-    def journal(self) -> AbstractContextManager[Journal]:
-        """The journal of this solver. Raises a `CryobenchError` where it cannot be had, or was of another question."""
-        search = self.search
-        return open_journal(search.preset, search.folder, self.task.name, self.question(), self.fields,
-                            higher=search.measure.higher, force=search.force)  # fmt: skip
+    def lock(self) -> AcquireReturnProxy:
+        """Exclude other processes from tuning this solver for this preset; a context.
 
-    def run(self, observer: Observer | None = None) -> Outcome:
-        """Search the ranges and put the best setting into the preset.
-
-        The default setting comes first, is never pruned and counts as a trial, so the best is at least as good.
-        Finished trials are in the journal, and a search that was stopped goes on as it would have. Ctrl-C ends it with
-        the best so far. A default that has no score ends it with the reason.
+        Raises `ResultsError` if another process does, or if trials cannot be saved.
         """
-        with self.journal() as journal:
-            reused, reason, interrupted = len(journal.trials), "", False
+        folder, name = self.search.trials_folder, self.task.name
+        check_writable_folder(folder, "trials", "--presets")
+        busy = f"{name} is being tuned for the preset {self.search.preset} by another process; wait for it"
+        return acquire_lock(folder / f".{name}.lock", busy=busy)
+
+    def run(self, report: Callable[[Sequence[Trial]], None] = lambda done: None) -> Outcome:
+        """Search the ranges and save the best setting to the preset. report: called with all trials after each one.
+
+        The default setting is the first trial and is never pruned, so the best score is at least as good. Ctrl-C ends
+        the search with the best setting so far. A default setting without a score ends it with the reason.
+        """
+        done: list[Trial] = []
+        reason, interrupted = "", False
+        with self.lock():
             try:
-                self._fill(journal, observer or Observer())
-            except Unscored as error:
+                for trial in self._trials():
+                    done.append(trial)
+                    report(done)
+            except NoScoreError as error:
                 reason = str(error)
             except KeyboardInterrupt:
                 interrupted = True
-            outcome = self._outcome(journal.trials)
+            outcome = dataclasses.replace(self._outcome(done), reason=reason, interrupted=interrupted)
             if outcome.best is not None and not reason:
-                self._save(outcome, journal.trials[0])
-        return dataclasses.replace(outcome, reused=reused, reason=reason, interrupted=interrupted)
+                self._save(outcome, done[0])
+        return outcome
 
-    def question(self) -> dict[str, Any]:
-        """All that the trials depend on but the size of the budget; a key is a word for what it holds."""
+    def _trials(self) -> Iterator[Trial]:
+        """Trials until the budget is spent or no setting is left."""
         search = self.search
-        return {
-            "solver": self.task.solver,
-            "ranges": self._ranges(),
-            "metric": search.measure.by,
-            "strategy": search.strategy if search.strategy != "grid" else f"grid of {search.points}",
-            "search seed": search.seed,
-            "pruning": search.prune,
-            "kind of budget": search.budget.unit,
-            "problems": [[cell.labels[name] for name in ("operator", "noise", "data")] + [cell.seed, cell.within]
-                         for cell in self.cells],
-            "validation images": [cell.dataset.digest for cell in self.cells],
-            "set of weights or versions": [cell.hash for cell in self.cells],
-        }  # fmt: skip
-
-    def _fill(self, journal: Journal, observer: Observer) -> None:
-        """Run trials until the budget is spent, or all settings are."""
-        search, done = self.search, journal.trials
-        if not done:
-            default = self._trial({field.name: getattr(self.base, field.name) for field in self.fields}, None, done)
-            if default.failed:
-                raise Unscored(default.reason)  # not kept: what hindered it may be put right
-            journal.add(default)
-            observer.trial_finished(self.task.solver, done)
-        if search.budget.evaluations is not None and done[0].evaluations == 0:
-            raise Unscored(f"{self.task.solver} makes no network evaluations; give a budget of --trials")
+        default = self._trial({field.name: getattr(self.base, field.name) for field in self.fields}, None, ())
+        if default.failed:
+            raise NoScoreError(default.reason)
+        done = [default]
+        yield default
+        if search.budget.evaluations is not None and default.evaluations == 0:
+            raise NoScoreError(f"{self.task.solver} makes no network evaluations; give a budget of --trials")
         while search.budget.allows_another(done):
             values = space.suggest(
                 self.fields, done, search.strategy, search.seed, search.points, search.measure.higher
             )
             if values is None:
                 return
-            journal.add(self._trial(values, done[0], done))
-            observer.trial_finished(self.task.solver, done)
+            done.append(self._trial(values, default, done))
+            yield done[-1]
 
     def _trial(self, values: Values, default: Trial | None, done: Sequence[Trial]) -> Trial:
-        """Score a setting, problem by problem. Those that the default skips are left out of all trials."""
-        start = time.perf_counter()
-        without = set() if default is None else {int(number) for number in default.left_out}
+        """Score a setting, problem by problem. Problems that the default setting skips are left out of all trials."""
+        without = {} if default is None else default.left_out
         finished = [trial.scores for trial in done if trial.score is not None]
         scores: list[float] = []
-        skipped: dict[str, str] = {}
-        evaluations, pruned, reason = 0.0, False, ""
+        skipped: dict[int, str] = {}
+        evaluations, seconds, pruned, reason = 0.0, 0.0, False, ""
+        reused: list[bool] = []
         try:
-            for number, scored in enumerate(self.objective.scores(self._spec(values), without)):
-                if scored.score is None:
-                    skipped[str(number)] = scored.reason
+            # a default that failed is tried again: its cause may have been removed
+            for result in self.objective.results(self._spec(values), without, retry_failed=default is None):
+                record = result.record
+                reused.append(result.reused)
+                seconds += seconds_of(record)
+                if record.status == "skipped":
+                    skipped[result.number] = described(record)
                     continue
-                scores.append(scored.score)
-                evaluations += scored.evaluations
+                scores.append(self.objective.score(record))
+                evaluations += evaluations_of(record)
                 last = len(scores) == len(self.cells) - len(without)
                 if self.search.prune and not last and falls_behind(scores, finished, self.search.measure):
                     pruned = True
                     break
             if not scores or (skipped and default is not None):
-                raise Unscored("; ".join(skipped.values()))
-        except (Unscored, CryobenchError) as error:
+                raise NoScoreError("; ".join(skipped.values()))
+        except ResultsError:  # the trials folder is not writable, so later trials would fail too
+            raise
+        except (NoScoreError, CryobenchError) as error:
             reason = said(error)
-        seconds = time.perf_counter() - start
-        return Trial(values, scores, {} if default else skipped, evaluations, seconds, pruned, reason)
+        return Trial(values, scores, {} if default else skipped, evaluations, seconds, pruned, reason,
+                     reused=bool(reused) and all(reused))  # fmt: skip
 
     def _spec(self, values: Values) -> str:
-        """The solver with a setting, as a spec."""
-        what = f"{self.task.solver} cannot be made with {Trial(values).setting}"
+        """The spec of the solver with these values."""
+        what = f"{self.task.solver} cannot be constructed with {Trial(values).setting}"
         return str(self.registry.spec_of(guarded(what, lambda: dataclasses.replace(self.base, **values))))
 
     def _outcome(self, done: Sequence[Trial]) -> Outcome:
@@ -241,15 +245,13 @@ class Tuning:
             evaluations=sum(trial.evaluations for trial in done),
             seconds=sum(trial.seconds for trial in done),
             left_out=tuple(done[0].left_out.values()),
+            reused=sum(trial.reused for trial in done),
         )
 
-    def _ranges(self) -> dict[str, str]:
-        return {field.name: str(field.search) for field in self.fields}
-
     def _save(self, outcome: Outcome, default: Trial) -> None:
-        """Put the best setting into the preset: what was searched and what the spec states."""
+        """Save the best setting to the preset: the parameters that were searched and those that the spec states."""
         search = self.search
-        cells = [cell for number, cell in enumerate(self.cells) if str(number) not in default.left_out]
+        cells = [cell for number, cell in enumerate(self.cells) if number not in default.left_out]
         stated = parameters_of(self.registry, self.base, stated_by(parse(self.task.solver), type(self.base)))
         spent = ("solver", "default", "best", "trials", "pruned", "failed", "evaluations", "seconds")
         made = {
@@ -260,7 +262,7 @@ class Tuning:
             "strategy": search.strategy,
             "search_seed": search.seed,
             "pruning": search.prune,
-            "ranges": self._ranges(),
+            "ranges": {field.name: str(field.search) for field in self.fields},
             "operators": list(dict.fromkeys(cell.labels["operator"] for cell in cells)),
             "noises": list(dict.fromkeys(cell.labels["noise"] for cell in cells)),
             "seeds": list(dict.fromkeys(cell.seed for cell in cells)),

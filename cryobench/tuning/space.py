@@ -1,8 +1,7 @@
-"""The settings of a solver that are worth trying, from its annotated ranges, and which of them to try next."""
+"""The search space of a solver, from its annotated ranges, and the search strategies."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import random
@@ -21,19 +20,19 @@ from cryobench.tuning.trial import Trial, Values
 
 STRATEGIES = ("tpe", "random", "grid")
 STARTUP = 6
-"""Trials before the tree-structured Parzen estimator has enough to go by; until then it draws at random."""
+"""Random trials before the tree-structured Parzen estimator starts."""
 DIGITS = 4
-"""Significant digits of a drawn number: more would tell nothing, and the setting is to be read."""
+"""Significant digits of a drawn number, so that settings are readable."""
 DRAWS = 50
-"""How often to draw for a setting that was not tried yet, before there is taken to be none."""
+"""Maximum number of draws for a setting that was not tried yet."""
 MOST_POINTS = 100_000
-"""Largest grid."""
+"""Maximum size of a grid."""
 NUMBER = "a number"
-"""What is chosen where a range has other values beside its numbers, and it is none of those."""
+"""The choice of a number in a range that also has other values."""
 
 
 def parameters(values: Values, fields: Sequence[Field]) -> tuple[Values, dict[str, BaseDistribution]]:
-    """A setting in Optuna's terms. A default that lies outside its range is left out: nothing can be learned of it."""
+    """A setting as Optuna parameters and distributions. A default outside its range is left out."""
     found: Values = {}
     for field in fields:
         value, search = values[field.name], field.search
@@ -48,21 +47,21 @@ def parameters(values: Values, fields: Sequence[Field]) -> tuple[Values, dict[st
 
 
 def frozen(trial: Trial, fields: Sequence[Field]) -> FrozenTrial:
-    """A finished trial in Optuna's terms, which holds it whole as its attribute `trial`."""
+    """A finished trial as an Optuna trial."""
     found, distributions = parameters(trial.values, fields)
     state = TrialState.FAIL if trial.failed else TrialState.PRUNED if trial.pruned else TrialState.COMPLETE
     means = {} if trial.failed else {step: fmean(trial.scores[: step + 1]) for step in range(len(trial.scores))}
     return create_trial(state=state, value=trial.score, params=found, distributions=distributions,
-                        user_attrs={"trial": dataclasses.asdict(trial)}, intermediate_values=means)  # fmt: skip
+                        intermediate_values=means)  # fmt: skip
 
 
 def suggest(
     fields: Sequence[Field], done: Sequence[Trial], strategy: str, seed: int, points: int, higher: bool
 ) -> Values | None:
-    """The setting to try after those, none of them; None where the grid has no more, or chance finds no other.
+    """The next setting, different from all tried ones; None if the grid is finished or no new setting is drawn.
 
-    What it is follows from the arguments alone, so that a search goes on after a stop as it would have without.
-    seed: of the search. points: of the grid, per field. higher: whether higher scores are better.
+    It depends on the arguments only, so a stopped search continues as an uninterrupted one. seed: of the search.
+    points: of the grid, per field. higher: whether higher scores are better.
     """
     if strategy == "grid":
         return _on_grid(fields, done, seed, points)
@@ -72,6 +71,7 @@ def suggest(
         if strategy == "tpe"
         else optuna.samplers.RandomSampler(seed=own)
     )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if higher else "minimize", sampler=sampler)
     study.add_trials([frozen(trial, fields) for trial in done])
     tried = [trial.values for trial in done]
@@ -80,7 +80,7 @@ def suggest(
 
 
 def grid_points(search: Range | Choice, points: int, whole: bool) -> list[Any]:
-    """The values of a field on a grid: the ends of its range and what lies evenly between, or all its options."""
+    """The grid values of a field: evenly spaced over its range with both ends, or all its options."""
     if isinstance(search, Choice):
         return list(search.options)
     scale, back = (math.log, math.exp) if search.log else (float, float)
@@ -91,7 +91,7 @@ def grid_points(search: Range | Choice, points: int, whole: bool) -> list[Any]:
 
 
 def _on_grid(fields: Sequence[Field], done: Sequence[Trial], seed: int, points: int) -> Values | None:
-    """Grid points in an order drawn by the seed, so that a budget that ends early has seen all of the range."""
+    """The next grid point. The order is shuffled by the seed, so that a small budget covers the whole range."""
     axes = [grid_points(cast(Range | Choice, field.search), points, field.whole) for field in fields]
     size = math.prod(map(len, axes))
     if size > MOST_POINTS:
@@ -123,7 +123,7 @@ def _drawn(trial: optuna.Trial, fields: Sequence[Field]) -> Values:
 
 
 def _distributions(field: Field) -> Mapping[str, BaseDistribution]:
-    """What Optuna draws for a field: the number or option, and which of both it is where there are both."""
+    """Optuna's distributions of a field: its number or option, and the choice between them if it has both."""
     search = field.search
     if isinstance(search, Choice):
         return {field.name: CategoricalDistribution(search.options)}

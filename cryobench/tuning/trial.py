@@ -1,4 +1,4 @@
-"""A trial: a setting that was tried, and what it came to."""
+"""One trial of a search: a setting and its score."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """Plain data, so that a journal can hold it.
+    """A setting and its score.
 
-    scores: of the problems in order, as many as were tried. left_out: why, by the number of a problem that the solver
-    does not take; the first trial's goes for all. evaluations: of the network. reason: why it failed, else ''.
+    scores: one per problem, in order, up to the last one that was run. left_out: reasons, by problem number, why the
+    solver does not support a problem; only the default trial has any. evaluations: network evaluations. seconds: of
+    its cells. reason: why the trial failed, else ''. reused: whether all its cells were found in the store.
     """
 
     values: Values
     scores: Sequence[float] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[int, str] = field(default_factory=dict)
     evaluations: float = 0.0
     seconds: float = 0.0
     pruned: bool = False
     reason: str = ""
+    reused: bool = False
 
     @property
     def failed(self) -> bool:
@@ -35,14 +37,14 @@ class Trial:
 
     @property
     def score(self) -> float | None:
-        """The mean over the problems; None for a trial that failed or was given up."""
+        """The mean over the problems; None for a trial that failed or was pruned."""
         return None if self.failed or self.pruned else fmean(self.scores)
 
     @property
     def setting(self) -> dict[str, str]:
-        """The values as they stand in a spec."""
+        """The values as text, as in a spec."""
         return {name: as_text(value) for name, value in self.values.items()}
 
     def __str__(self) -> str:
-        came = f"failed ({self.reason})" if self.failed else "pruned" if self.pruned else f"{self.score:.5g}"
-        return f"{came} at {','.join(f'{name}={text}' for name, text in self.setting.items())}"
+        result = f"failed ({self.reason})" if self.failed else "pruned" if self.pruned else f"{self.score:.5g}"
+        return f"{result} at {','.join(f'{name}={text}' for name, text in self.setting.items())}"

@@ -73,7 +73,7 @@ def test_a_suite_is_run_and_published(cli, suite, tmp_path):
     assert rows["`tv`", "`identity`", "psnr"][1] == "not run: no cell of this suite"
 
 
-def test_what_is_there_is_not_run_again(cli, suite):
+def test_saved_cells_are_not_run_again(cli, suite):
     cli("sweep", suite, "--quiet")
     code, _, err = cli("sweep", suite)
     assert code == 0
@@ -81,18 +81,18 @@ def test_what_is_there_is_not_run_again(cli, suite):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere.yaml"], "cannot read the suite nowhere.yaml"),
         (["blobs.yaml", "--publish", "absent"], "the folder absent does not exist"),
         (["blobs.yaml", "--device", "abacus"], "abacus"),
     ],
 )
-def test_nonsense_is_one_line(cli, suite, arguments, said):
+def test_an_invalid_command_is_an_error_of_one_line(cli, suite, arguments, message):
     code, out, err = cli("sweep", *arguments)
     assert code == 2
     assert out == ""
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -112,20 +112,20 @@ def plain(tmp_path, blobs):
     return path
 
 
-def test_a_dry_run_says_what_would_be_run_and_runs_nothing(cli, plain, tmp_path):
+def test_a_dry_run_lists_what_would_be_run_and_runs_nothing(cli, plain, tmp_path):
     code, out, _ = cli("sweep", plain, "--dry-run")
-    assert (code, out.splitlines()[-1]) == (0, "6 of 6 cells to run; nothing is known of 6 of them")
+    assert (code, out.splitlines()[-1]) == (0, "6 of 6 cells to run; no estimate for 6 of them")
     assert not (tmp_path / "runs").exists()
     cli("sweep", plain, "--shard", "1/2", "--quiet")
     code, out, _ = cli("sweep", plain, "--dry-run")
     assert code == 0
     assert out.splitlines()[-1].startswith("3 of 6 cells to run; about ")
-    assert out.splitlines()[-1].endswith(" s on one worker, by earlier cells")
+    assert out.splitlines()[-1].endswith(" s on one worker, from earlier cells")
     rows = {cells[0]: cells[1:3] for line in out.splitlines()[1:-1] if (cells := line.split())}
     assert rows == {"pinv": ["1", "1"], "tikhonov": ["1", "1"], "dct": ["1", "1"]}
 
 
-def test_shards_fill_one_folder_and_the_plain_command_shows_the_whole(cli, plain):
+def test_shards_fill_one_folder_and_the_plain_command_shows_all(cli, plain):
     for part in ("1/3", "2/3", "3/3"):
         code, _, err = cli("sweep", plain, "--shard", part)
         assert code == 0
@@ -136,7 +136,7 @@ def test_shards_fill_one_folder_and_the_plain_command_shows_the_whole(cli, plain
     assert len(out.splitlines()) == 7
 
 
-def test_the_order_of_a_table_is_that_of_the_suite_whoever_was_first(cli, plain):
+def test_the_order_of_a_table_is_that_of_the_suite_on_every_executor(cli, plain):
     tables = [cli("sweep", plain, "-e", where, "--out", f"out/{where}", "--csv", "-")[1]
               for where in ("local", "processes:2")]  # fmt: skip
     shown = [[line.split(",")[1:3] for line in table.splitlines()[1:]] for table in tables]
@@ -150,25 +150,25 @@ def test_the_schema_is_printed(cli):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--executor", "dask://127.0.0.1:9"], "no dask scheduler answers at tcp://127.0.0.1:9"),
         (["--executor", "threads"], "there are dask, local, processes, slurm"),
-        (["--shard", "4/3"], "--shard wants K/N"),
-        (["--shard", "1/2", "--publish", "."], "--publish is for whole results"),
-        (["--time-limit", "soon"], "--time-limit wants something like"),
+        (["--shard", "4/3"], "--shard must be K/N"),
+        (["--shard", "1/2", "--publish", "."], "--publish needs all results"),
+        (["--time-limit", "soon"], "--time-limit must be like"),
         (["--by", "pnsr"], "--by 'pnsr' is no column of this run; did you mean 'psnr'"),
         (["--format", "cvs"], "did you mean 'csv'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_any_work(cli, plain, tmp_path, options, said):
+def test_invalid_options_are_refused_before_any_work(cli, plain, tmp_path, options, message):
     code, out, err = cli("sweep", plain, *options)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert said in err
+    assert message in err
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, plain, full_disk):
+def test_a_full_disk_is_reported_and_the_same_command_continues(cli, plain, full_disk):
     with full_disk(after=2):
         code, out, err = cli("sweep", plain, "--quiet")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
@@ -177,7 +177,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(cli, plain, full_disk)
     assert "6 cells in runs/grid, 2 of them there already" in cli("sweep", plain)[2]
 
 
-def test_a_dashboard_tells_what_runs_and_what_is_best(cli, plain, monkeypatch):
+def test_a_dashboard_shows_running_cells_and_the_best(cli, plain, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # stderr counts as a terminal
     monkeypatch.setenv("COLUMNS", "150")
     code, out, err = cli("sweep", plain, "--live")

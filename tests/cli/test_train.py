@@ -1,4 +1,4 @@
-"""`cryobench train`, as a person uses it."""
+"""`cryobench train` on the command line."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from cryobench.training import loop
 from cryobench.training.checkpoint import State
 from cryobench.training.images import Images
 
-SMALL = ("--preset", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--checkpoint-every", 2)
+SMALL = ("--network", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--checkpoint-every", 2)
 
 
-def test_help_tells_every_setting(cli):
+def test_help_lists_every_setting(cli):
     code, out, _ = cli("train", "--help")
     assert code == 0
-    for option in ("--data", "--validation", "--preset", "--warm-start", "--steps", "--batch", "--lr", "--warmup",
+    for option in ("--data", "--validation", "--network", "--warm-start", "--steps", "--batch", "--lr", "--warmup",
                    "--ema", "--clip", "--no-turns", "--patience", "--seed", "--checkpoint-every", "--device",
                    "--out"):  # fmt: skip
         assert option in out
-    assert "the same command goes on" in " ".join(out.split())
+    assert "--preset" not in out
+    assert "the same command continues" in " ".join(out.split())
 
 
-def test_a_folder_is_trained_used_and_left_alone_when_it_is_finished(cli, blobs, tmp_path, monkeypatch):
+def test_a_finished_run_is_left_unchanged(cli, blobs, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_SAMPLES", 2)
     code, out, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert (code, out) == (0, "")
@@ -43,7 +44,7 @@ def test_a_folder_is_trained_used_and_left_alone_when_it_is_finished(cli, blobs,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_the_step_and_says_how_to_go_on(cli, blobs, tmp_path, monkeypatch, number, code):
+def test_a_signal_keeps_the_step_and_the_message_says_how_to_continue(cli, blobs, tmp_path, monkeypatch, number, code):
     monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
     batch = Images.batch
 
@@ -54,9 +55,9 @@ def test_a_signal_keeps_the_step_and_says_how_to_go_on(cli, blobs, tmp_path, mon
 
     before = signal.getsignal(number)
     monkeypatch.setattr(Images, "batch", interrupt)
-    told = cli("train", "--data", blobs, "--out", "prior", *SMALL)
-    assert told[0] == code
-    assert "stopped after step 1 of 4; the same command goes on from the last checkpoint in prior" in told[2]
+    result = cli("train", "--data", blobs, "--out", "prior", *SMALL)
+    assert result[0] == code
+    assert "stopped after step 1 of 4; the same command continues from the last checkpoint in prior" in result[2]
     state = State.load(tmp_path / "prior")
     assert state is not None
     assert state.step == 1
@@ -74,11 +75,11 @@ def test_a_second_interrupt_stops_at_once(cli, blobs, tmp_path, monkeypatch):
     monkeypatch.setattr(Images, "batch", interrupt)
     code, _, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert code == 130
-    assert "stopped; the same command goes on from the last checkpoint in prior" in err
+    assert "stopped; the same command continues from the last checkpoint in prior" in err
     assert State.load(tmp_path / "prior") is None
 
 
-def test_a_run_that_fails_under_way_exits_with_one(cli, blobs, monkeypatch):
+def test_a_run_that_fails_exits_with_one(cli, blobs, monkeypatch):
     monkeypatch.setattr(loop.Training, "_losses", lambda self, network, batch: batch.level.requires_grad_() * np.nan)
     code, _, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert code == 1
@@ -86,32 +87,33 @@ def test_a_run_that_fails_under_way_exits_with_one(cli, blobs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        (("--preset", "huge"), "unknown preset 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        (("--network", "huge"), "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        (("--preset", "tiny"), "--preset is now called --network; give --network tiny"),
         (("--steps", 0), "steps must be at least 1, got 0"),
-        (("--preset", "cryosense-128"), "the network is for images of 128 x 128, got 32 x 32"),
+        (("--network", "cryosense-128"), "the network is for images of 128 x 128, got 32 x 32"),
         (("--data", "gone.npy"), "gone.npy"),
         (("--patience", 5), "give --validation"),
-        (("--validation", "odd.npy"), "train on are of 32 x 32, those to validate on of 24 x 24"),
+        (("--validation", "odd.npy"), "training images are 32 x 32, validation images 24 x 24"),
         (("--device", "tpu"), "--device wants cpu, cuda, cuda:N or auto, got 'tpu'"),
         (("--out", "taken"), "cannot train into taken: Not a directory"),
     ],
 )
-def test_what_makes_no_sense_is_one_line_and_exits_with_two(cli, blobs, tmp_path, given, told):
+def test_an_invalid_request_is_one_line_and_exits_with_two(cli, blobs, tmp_path, given, message):
     np.save(tmp_path / "odd.npy", np.random.default_rng(0).normal(size=(2, 24, 24)).astype(np.float32))
     (tmp_path / "taken").write_text("")
     code, out, err = cli("train", "--data", blobs, "--out", "prior", *SMALL, *given)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "prior" / "checkpoint.pt").exists()
 
 
-def test_the_same_images_for_training_and_validation_are_warned_of(cli, blobs, monkeypatch):
+def test_the_same_images_for_training_and_validation_give_a_warning(cli, blobs, monkeypatch):
     monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
     monkeypatch.setattr(loop, "_VALIDATED", 2)
     _, _, err = cli("train", "--data", blobs, "--validation", "./blobs.npy", "--out", "prior", *SMALL, "--quiet")
-    assert err.startswith("warning: some images are both trained on and validated on")
+    assert err.startswith("warning: some images are used for both training and validation")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`cryobench tune`: a preset that `run` and `sweep` take, equal budgets, and one line for what makes no sense."""
+"""`cryobench tune`: presets for `run` and `sweep`, equal budgets, and errors of one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def table(path) -> pd.DataFrame:
     return pd.read_csv(path).set_index("solver")
 
 
-def test_what_tune_finds_is_what_run_scores(cli, tmp_path):
+def test_run_scores_the_setting_that_tune_found(cli, tmp_path):
     code, out, err = cli("tune", "-s", "toy", "-s", "other", *TOYS, "--trials", 9)
     assert code == 0, err
     assert "mse on the validation images" in out
@@ -58,7 +58,7 @@ def test_what_tune_finds_is_what_run_scores(cli, tmp_path):
     assert record["resolved"]["solver"].startswith(f"toy:{found['x']},way={found['way']},")
 
 
-def test_nothing_is_scored_where_it_was_tuned(cli):
+def test_validation_images_are_not_scored(cli):
     cli("tune", "-s", "toy", *TOYS, "--trials", 3)
     code, _, err = cli("run", "-s", "toy@p", "-o", "identity", "-d", "spy", "--images", "0:6")
     assert code == 2
@@ -91,11 +91,11 @@ metrics: mse
 """
 
 
-def test_a_suite_says_what_to_tune_on(cli, tmp_path):
+def test_a_suite_gives_the_problems(cli, tmp_path):
     (tmp_path / "s.yaml").write_text(SUITE)
     code, _, err = cli("tune", "s.yaml", "--images", "4:6", "--by", "mse", "--preset", "p", "--trials", 3)
     assert code == 0, err
-    assert "not tuned: plain: nothing of it is to be tuned" in err
+    assert "not tuned: plain: nothing to tune" in err
     assert settings(tmp_path)["toy"]["made"]["operators"] == ["identity", "fourier:0.5"]
     assert {line.split("/")[1] for line in (tmp_path / "spied").read_text().split()} == {"4", "5"}
     code, _, err = cli("tune", "s.yaml", "--images", "3:6", "--by", "mse", "--preset", "q")
@@ -124,11 +124,11 @@ def test_a_suite_that_names_the_preset_has_the_tuned_column(cli, tmp_path):
     assert "s.yaml, line 2: no preset 'pp' in presets; did you mean 'p'?" in err
 
 
-def test_ctrl_c_keeps_the_best_so_far_and_the_same_command_goes_on(cli, tmp_path):
+def test_ctrl_c_saves_the_best_so_far_and_the_same_command_continues(cli, tmp_path):
     asked = ("tune", "-s", "toy:interrupt=0.5", "-s", "other", *TOYS, "--trials", 15)
     code, out, err = cli(*asked)
     assert code == 130
-    assert "stopped: the same command goes on from there" in err
+    assert "stopped; the same command continues from there" in err
     assert "other" not in out
     stopped = settings(tmp_path)["toy"]
     assert stopped["made"]["trials"] < 15
@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_the_same_command_goes_on(cli, tmp_path
     assert settings(tmp_path)["toy"]["parameters"] == stopped["parameters"]
 
 
-def test_a_solver_whose_default_fails_leaves_the_others_alone(cli, tmp_path):
+def test_a_solver_whose_default_fails_does_not_affect_the_others(cli, tmp_path):
     code, out, _ = cli("tune", "-s", "toy:refuse=-0.5", "-s", "other", *TOYS, "--trials", 3, "--json")
     assert code == 1
     broken, sound = json.loads(out)
@@ -163,18 +163,18 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
     assert [search.wait(300) for search in searches] == [0, 0]
     found = settings(tmp_path)
     assert {name: each["made"]["trials"] for name, each in found.items()} == {"toy": 12, "other": 12}
-    assert not [path for path in (tmp_path / "presets").iterdir() if path.name not in ("p.yaml", "p.journal")]
+    assert {path.name for path in (tmp_path / "presets").iterdir()} == {"p.yaml", "p.trials", ".p.lock"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("-s", "toy", "-o", "identity", "--preset", "p"), "tune wants --images"),
-        (("-s", "toy", "-o", "identity", "--images", "0"), "tune wants --preset"),
+        (("-s", "toy", "-o", "identity", "--preset", "p"), "tune needs --images"),
+        (("-s", "toy", "-o", "identity", "--images", "0"), "tune needs --preset"),
         (("-o", "identity", "--images", "0", "--preset", "p"), "at least one --solver"),
         (("-s", "toy", "--images", "0", "--preset", "p"), "at least one --operator"),
         (("-s", "toy", *TOYS, "--preset", "../p"), "expected a component name"),
-        (("-s", "toy", *TOYS, "--trials", 5, "--evaluations", 5), "one of both"),
+        (("-s", "toy", *TOYS, "--trials", 5, "--evaluations", 5), "one of the two"),
         (("-s", "toy", *TOYS, "--trials", 0), "at least 1"),
         (("-s", "toy", *TOYS, "--strategy", "gird"), "must be one of tpe, random, grid, got 'gird'"),
         (("-s", "toy", *TOYS, "--strategy", "grid", "--grid-points", 1), "--grid-points must be at least 2"),
@@ -183,17 +183,17 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
         (("-s", "plain", *TOYS), "nothing to tune"),
         (("-s", "toy@p", *TOYS), "tune toy"),
         (("-s", "toy", *TOYS, "--images", "40"), "asks for image 40"),
-        (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write presets to /proc/nowhere"),
-        (("s.yaml", *TOYS), "leave out one of both"),
+        (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write trials to /proc/nowhere/p.trials"),
+        (("s.yaml", *TOYS), "exclude each other"),
         (("t.yaml", "--images", "4", "--preset", "p"), "cannot read the suite t.yaml"),
     ],
 )
-def test_what_makes_no_sense_is_one_line_and_leaves_nothing(cli, tmp_path, arguments, told):
+def test_an_invalid_request_is_one_line_and_writes_nothing(cli, tmp_path, arguments, message):
     (tmp_path / "s.yaml").write_text(SUITE)
     code, out, err = cli("tune", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ")
-    assert told in err
+    assert message in err
     assert not (tmp_path / "presets").exists()
 
 
@@ -204,7 +204,7 @@ def test_without_optuna_the_extra_is_named(cli, monkeypatch):
     assert err == 'error: tuning needs Optuna, which is not installed: pip install "cryobench[tune]"\n'
 
 
-def test_show_tells_what_is_tuned_over(cli):
+def test_show_lists_the_ranges(cli):
     _, out, _ = cli("show", "toy")
     assert "tuned over" in out
     assert re.search(r"x\s+float\s+0\S*\s+-1 to 1", out)

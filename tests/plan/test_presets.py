@@ -1,4 +1,4 @@
-"""Presets: what `dct@pixel-c4` stands for, that it is not scored where it was tuned, and files in one piece."""
+"""Presets: specs such as `dct@pixel-c4`, protection of validation images, and atomic files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "presets"
 
 
-def test_a_setting_comes_back_as_it_was_put_in(folder):
+def test_a_setting_survives_its_file(folder):
     validation = (Validation("demo", "demo", ("3", "10"), ("0" * 64, "1e10")),)
     texts = ("no", "off", "1e-05", "12", "-0.5", "12:30", "", "inf", "2026-01-02", "0x10", "~")
     odd = {f"key{number}": text for number, text in enumerate(texts)}
     add_setting(Setting("tv", odd, validation, {"by": "psnr", "best": 1 / 3}), "p", folder)
     assert read_preset(folder / "p.yaml")["tv"] == Setting("tv", odd, validation, {"by": "psnr", "best": 1 / 3})
     assert dict(read_preset(folder / "p.yaml")["dct"].parameters) == PARAMETERS
-    assert [path.name for path in folder.iterdir()] == ["p.yaml"]
+    assert {path.name for path in folder.iterdir()} == {"p.yaml", ".p.lock"}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_setting_comes_back_as_it_was_put_in(folder):
         ("hqs:prior.noise=0.2@p", "hqs:prior=diffusion:./x,prior.noise=0.2,steps=7", "hqs:prior.noise=0.2@p"),
     ],
 )
-def test_a_spec_with_a_preset_has_its_parameters_and_stated_ones_win(folder, text, means, shown):
+def test_stated_parameters_override_those_of_the_preset(folder, text, means, shown):
     chosen = choose(text, installed(), folder)
     assert chosen.solver == installed().make("solvers", means)
     assert (chosen.label, chosen.preset) == (shown, "p")
@@ -67,21 +67,21 @@ def test_a_spec_with_a_preset_has_its_parameters_and_stated_ones_win(folder, tex
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("dct@q", "no preset 'q' in .*; there are p "),
         ("dct@pp", "did you mean 'p'"),
         ("tv@p", "the preset 'p' has no setting for 'tv'; there are dct, hqs"),
         ("dctt@p", "no solver 'dctt'; did you mean 'dct'"),
-        ("dct@p:3", "the name of a preset"),
-        ("dct@p@p", "the name of a preset"),
+        ("dct@p:3", "the name of a preset after '@'"),
+        ("dct@p@p", "the name of a preset after '@'"),
         ("dct:lamm=3@p", "'dct:lamm=3@p': 'dct' has no parameter 'lamm'"),
         ("dct:form=constraint@p", "'dct:form=constraint@p': dct: form=constraint has no weight"),
         ("dct@../p", "expected a component name"),
     ],
 )
-def test_what_is_not_there_is_said_in_a_line(folder, text, told):
-    with pytest.raises(CryobenchError, match=told) as error:
+def test_unknown_presets_and_settings_are_errors_of_one_line(folder, text, message):
+    with pytest.raises(CryobenchError, match=message) as error:
         choose(text, installed(), folder)
     assert "\n" not in str(error.value)
 
@@ -90,14 +90,14 @@ def test_what_is_not_there_is_said_in_a_line(folder, text, told):
     "text",
     ["", "solvers: 3", "a: [", "[]", "\x00", "solvers: {dct: {parameters: {lam: [1]}, validation: [], made: {}}}"],
 )
-def test_a_file_that_is_no_preset_is_said_so_in_a_line(folder, text):
+def test_an_invalid_preset_file_is_an_error_of_one_line(folder, text):
     (folder / "p.yaml").write_text(text)
-    with pytest.raises(ResultsError, match=r"p\.yaml is no preset") as error:
+    with pytest.raises(ResultsError, match=r"p\.yaml is not a preset") as error:
         choose("dct@p", installed(), folder)
     assert "\n" not in str(error.value)
 
 
-def test_where_presets_lie(monkeypatch):
+def test_the_folder_of_presets(monkeypatch):
     monkeypatch.delenv("CRYOBENCH_PRESETS", raising=False)
     assert presets_folder() == Path("presets")
     monkeypatch.setenv("CRYOBENCH_PRESETS", "~/there")
@@ -129,7 +129,7 @@ def test_the_same_solver_of_the_same_preset_is_one_row(folder, blobs):
     assert [cell.hash == only.hash for cell in planned("dct@p", "dct@q")] == [True, False]
 
 
-def test_the_hash_follows_the_parameters_and_not_how_they_were_found(folder, blobs):
+def test_the_hash_depends_on_the_parameters_and_not_on_the_search(folder, blobs):
     (before,) = planned("dct@p")
     add_setting(Setting("dct", PARAMETERS, (), {"best": 3}), "p", folder)
     assert planned("dct@p")[0].hash == before.hash
@@ -137,7 +137,7 @@ def test_the_hash_follows_the_parameters_and_not_how_they_were_found(folder, blo
     assert planned("dct@p")[0].hash != before.hash
 
 
-def test_a_folder_of_presets_can_be_stated(folder, blobs, tmp_path):
+def test_a_folder_of_presets_can_be_given(folder, blobs, tmp_path):
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(UnknownName, match="no preset 'p'"):
         planned("dct@p")
@@ -150,7 +150,7 @@ def tuned_on(folder: Path, text: str, images: str, **options: str) -> None:
     add_setting(Setting("dct", PARAMETERS, (seen,)), "p", folder)
 
 
-def test_images_that_it_was_tuned_on_are_refused_whatever_file_they_are_in(folder, blobs, tmp_path):
+def test_validation_images_are_refused_in_any_file(folder, blobs, tmp_path):
     tuned_on(folder, "blobs.npy", "2,4")
     with pytest.raises(SelectionError, match=r"dct@p: image 4 of blobs\.npy is one of those that the preset p was"):
         planned("dct@p", images="3:6")
@@ -161,7 +161,7 @@ def test_images_that_it_was_tuned_on_are_refused_whatever_file_they_are_in(folde
         planned("dct@p", data=("other.npy",), images="0:2")
 
 
-def test_another_size_or_sign_does_not_hide_an_image_that_the_source_made(folder):
+def test_simulated_validation_images_are_refused_at_another_size_or_sign(folder):
     tuned_on(folder, "simulate:count=8", "2", size="32")
     for options in ({"size": "24"}, {"size": "32", "invert": "true"}):
         with pytest.raises(SelectionError, match="image 2 of"):
@@ -190,10 +190,10 @@ def started(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
-def test_processes_that_write_one_preset_at_once_lose_nothing(tmp_path):
+def test_processes_that_write_one_preset_at_the_same_time_lose_nothing(tmp_path):
     names = [f"solver{k}" for k in range(4)]
     writers = [started(PUT, tmp_path, name) for name in names]
     assert [writer.wait(120) for writer in writers] == [0] * len(names)
     settings = read_preset(tmp_path / "p.yaml")
     assert {name: setting.parameters["lam"] for name, setting in settings.items()} == dict.fromkeys(names, "19")
-    assert [path.name for path in tmp_path.iterdir()] == ["p.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"p.yaml", ".p.lock"}

@@ -1,4 +1,4 @@
-"""Suites: what a file stands for, and which line is wrong with it."""
+"""Suites: their cells, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -41,54 +41,54 @@ def cells(folder: Path, text: str) -> set[tuple[str, str, str]]:
 OPERATORS = ["sumpool:2,count=1", "sumpool:2,count=2", "sumpool:4,count=1", "sumpool:4,count=2", "fourier:0.5"]
 
 
-def test_lists_stand_for_every_combination(tmp_path):
+def test_lists_give_every_combination(tmp_path):
     assert cells(tmp_path, SMALL) == {(s, o, "none") for s in ("pinv", "tikhonov") for o in OPERATORS}
 
 
-def test_include_adds_a_grid_that_has_what_it_does_not_say_from_the_suite(tmp_path):
+def test_an_included_grid_inherits_missing_keys_from_the_suite(tmp_path):
     more = "include:\n  - {solvers: wiener, operators: identity, noises: ['gaussian:0.1']}\n"
     added = {(s, "identity", "gaussian:0.1") for s in ("pinv", "wiener")}
     assert cells(tmp_path, SMALL + more) == cells(tmp_path, SMALL) | added
 
 
-def test_exclude_leaves_out_what_fits_and_keeps_the_floor_of_what_is_left(tmp_path):
+def test_exclude_rules_keep_the_floor_of_the_remaining_problems(tmp_path):
     found = cells(tmp_path, SMALL + "exclude:\n  - {solver: tik*, operator: 'sumpool:2*'}\n  - {solver: pinv}\n")
     kept = ["sumpool:4,count=1", "sumpool:4,count=2", "fourier:0.5"]
     assert found == {(s, o, "none") for s in ("pinv", "tikhonov") for o in kept}
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         ("solvers: [pinv]\noperator: identity\n", 2, "unknown key 'operator'; did you mean 'operators'"),
         ("solvers: [pinv]\noperators:\n  - identity\n  - sumpol:4\n", 4, "sumpol"),
         ("solvers: [pinv]\noperators:\n  - sumpool: {block: 4,\n             cuont: 2}\n", 3, "cuont"),
         ("solvers: []\noperators: identity\n", 1, "this list is empty"),
         ("operators: identity\nsolvers:\n  - pinv\n  - tv@nope\n", 4, "no preset 'nope' in presets"),
-        ("title: none\n", 1, "wanted solvers and operators"),
-        ("solvers: [pinv]\n\noperators: [identity\n", 4, "no YAML"),
-        ("solvers: pinv\nsolvers: tv\noperators: identity\n", 2, "solvers stands here twice"),
-        ("solvers: pinv\noperators: identity\nseeds: [0, one]\n", 3, "wanted a number, got 'one'"),
-        ("solvers: pinv\noperators: identity\nceiling: maybe\n", 3, "wanted true or false, got 'maybe'"),
+        ("title: none\n", 1, "expected solvers and operators"),
+        ("solvers: [pinv]\n\noperators: [identity\n", 4, "invalid YAML"),
+        ("solvers: pinv\nsolvers: tv\noperators: identity\n", 2, "solvers is given twice"),
+        ("solvers: pinv\noperators: identity\nseeds: [0, one]\n", 3, "expected a number, got 'one'"),
+        ("solvers: pinv\noperators: identity\nceiling: maybe\n", 3, "expected true or false, got 'maybe'"),
         ("solvers: pinv\noperators: identity\nexclude:\n  - {}\n", 4, "without a pattern"),
         ("solvers: pinv\noperators: identity\nreferences:\n  - {solver: tv}\n", 4, "a reference needs operator"),
         ("solvers: pinv\noperators: identity\nimages: '7:3'\n", 1, "7:3"),
         ("solvers: pinv\noperators: identity\ndata: nowhere.mrc\n", 1, "nowhere.mrc"),
     ],
 )  # fmt: skip
-def test_an_error_names_the_line(tmp_path, text, line, said):
+def test_an_error_names_the_line(tmp_path, text, line, message):
     with pytest.raises(SuiteError) as error:
         planned(tmp_path, text)
     assert f"suite.yaml, line {line}: " in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_suite_of_the_floor_alone_is_one(tmp_path):
+def test_a_suite_may_contain_only_the_floor(tmp_path):
     assert cells(tmp_path, "solvers: pinv\noperators: identity\nimages: '0'\n") == {("pinv", "identity", "none")}
 
 
-def test_grids_share_the_data_that_they_have_in_common(tmp_path):
+def test_grids_share_data_sets(tmp_path):
     plans, _ = planned(tmp_path, SMALL + "include:\n  - {solvers: wiener, operators: identity}\n  - {images: '1'}\n")
     first, second, third = (plan.cells[0].dataset for plan in plans)
     assert first is second
@@ -101,19 +101,19 @@ def test_a_cell_of_several_grids_is_run_once(tmp_path):
     assert len(hashes) == len(set(hashes)) == 12
 
 
-def test_a_suite_that_leaves_nothing_says_so(tmp_path):
+def test_exclude_rules_that_leave_nothing_are_an_error(tmp_path):
     with pytest.raises(SuiteError, match="leave nothing to run"):
         planned(tmp_path, SMALL + "exclude:\n  - {operator: '*'}\n")
 
 
-def test_an_empty_file_and_none_at_all(tmp_path):
+def test_an_empty_or_missing_file_is_an_error(tmp_path):
     with pytest.raises(SuiteError, match="is empty"):
         read_suite(written(tmp_path, "# nothing\n"))
     with pytest.raises(SuiteError, match=r"cannot read the suite .*No such file"):
         read_suite(tmp_path / "other.yaml")
 
 
-def test_data_may_be_absent_where_the_suite_says_so(tmp_path, monkeypatch):
+def test_data_of_an_optional_grid_may_be_missing(tmp_path, monkeypatch):
     text = SMALL + "include:\n  - {data: '$PARTICLES', optional: data absent}\n"
     monkeypatch.setenv("PARTICLES", str(tmp_path / "particles.mrc"))
     plans, absent = planned(tmp_path, text)
@@ -125,7 +125,7 @@ def test_data_may_be_absent_where_the_suite_says_so(tmp_path, monkeypatch):
         planned(tmp_path, text.replace(", optional: data absent", ""))
 
 
-def test_a_grid_is_passed_over_where_its_plugin_is_not_installed(tmp_path):
+def test_a_grid_without_its_plugin_is_skipped(tmp_path):
     text = SMALL + "include:\n  - {solvers: [swift, swifter:2], needs: [torch, no-such-plugin, nor-this]}\n"
     plans, (absent,) = planned(tmp_path, text)
     assert len(plans) == 1
@@ -137,7 +137,7 @@ def test_a_grid_is_passed_over_where_its_plugin_is_not_installed(tmp_path):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_what_is_shipped_can_be_planned(path):
+def test_published_suites_can_be_planned(path):
     suite = read_suite(path)
     plans, absent = suites.plans(suite, installed())
     assert plans or absent

@@ -1,4 +1,4 @@
-"""The schema that editors use says what the reader of suites says."""
+"""The schema for editors agrees with the parser of suites."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def readable(text: str, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_our_suites_are_valid_and_name_the_schema(path):
+def test_published_suites_are_valid_and_name_the_schema(path):
     jsonschema.validate(yaml.safe_load(path.read_text()), SCHEMA)
     first = path.read_text().splitlines()[0]
-    told = first.removeprefix("# yaml-language-server: $schema=")
-    assert (path.parent / told).resolve() == Path(suite_file.__file__).parent.resolve() / "suite.schema.json"
+    schema = first.removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / schema).resolve() == Path(suite_file.__file__).parent.resolve() / "suite.schema.json"
 
 
-def test_the_schema_is_one_and_knows_the_keys_that_the_reader_knows(tmp_path):
+def test_the_schema_is_valid_and_has_the_keys_of_the_parser(tmp_path):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     reader = suite_file._Reader(tmp_path)
     assert set(SCHEMA["properties"]) == {"title", "about", "include", "exclude", "references", *reader._grid}
@@ -59,7 +59,7 @@ def test_the_schema_is_one_and_knows_the_keys_that_the_reader_knows(tmp_path):
         LEAST + "references: {solver: dct, operator: o, source: s, values: {psnr: [1, 2], ssim: 0.5}}\n",
     ],
 )
-def test_both_take_what_is_right(text, tmp_path):
+def test_both_accept_valid_suites(text, tmp_path):
     assert (valid(text), readable(text, tmp_path)) == (True, True)
 
 
@@ -85,5 +85,5 @@ def test_both_take_what_is_right(text, tmp_path):
         "solvers: [dct: 3]\noperators: identity\n",
     ],
 )
-def test_both_refuse_what_is_wrong(text, tmp_path):
+def test_both_refuse_invalid_suites(text, tmp_path):
     assert (valid(text), readable(text, tmp_path)) == (False, False)

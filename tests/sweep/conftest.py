@@ -8,7 +8,7 @@ from sweeping import NAMES, STRANGE
 
 @pytest.fixture
 def strange(install_plugin, tmp_path, monkeypatch) -> Path:
-    """The solvers are installed; the folder where they say what they do."""
+    """Installs the solvers; the folder of their log."""
     folder = tmp_path / "strange"
     folder.mkdir()
     monkeypatch.setenv("STRANGE", str(folder))

@@ -1,4 +1,4 @@
-"""Solvers that misbehave, and that say when they are run, in every process that a sweep starts."""
+"""Solvers that misbehave and log their runs, in every process of a sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryobench.plan import grid
 from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results.store import Results
-from cryobench.sweep.driver import Order, SweepObserver, run
+from cryobench.sweep.driver import SweepObserver, SweepOptions, run
 from cryobench.sweep.executors import parse_executor
 
 STRANGE = """
@@ -70,14 +70,14 @@ class Waits(Draws):
 @dataclass(frozen=True)
 class Fails(Draws):
     def act(self):
-        if not (HERE / "mended").exists():
+        if not (HERE / "fixed").exists():
             raise ValueError("not yet")
 """
 NAMES = ("Draws", "Dies", "Deadly", "Sleeps", "Eats", "Waits", "Fails")
 
 
 def runs(strange: Path) -> Counter[str]:
-    """How often each solver was run, by name and number."""
+    """The number of runs of each solver, by name and number."""
     return Counter((strange / "log").read_text().splitlines()) if (strange / "log").exists() else Counter()
 
 
@@ -97,15 +97,15 @@ class Listener(SweepObserver):
         self.seconds = dict(seconds)
 
 
-def swept(out: Path, executor: str = "local", *, listener=None, threads=1, order=None, **options) -> list[Record]:
-    """The records of a sweep over what `grid.Request` is given."""
-    given = {"operators": ["sumpool:4"], "metrics": ["psnr"], "floor": False, "images": "0:2"} | options
+def swept(out: Path, executor: str = "local", *, listener=None, threads=1, options=None, **request) -> list[Record]:
+    """The records of a sweep over a `grid.Request`. options: fields of `SweepOptions`."""
+    given = {"operators": ["sumpool:4"], "metrics": ["psnr"], "floor": False, "images": "0:2"} | request
     plan = grid.plan(grid.Request(**given), installed())
-    order = Order(Results(out), "cpu", **(order or {}))
-    return list(run([plan], order, parse_executor(executor), listener or Listener(), Hooks(pytest.fail),
-                    threads=threads, options={}))  # fmt: skip
+    made = SweepOptions(Results(out), "cpu", **(options or {}))
+    return list(run([plan], made, parse_executor(executor), listener or Listener(), Hooks(pytest.fail),
+                    threads=threads, hook_options={}))  # fmt: skip
 
 
 def numbers(records: list[Record]) -> dict[str, object]:
-    """All that a cell gave but what it cost, by hash."""
+    """The results of each cell without its costs, by hash."""
     return {r.hash: (r.status, r.reason, {k: np.array(v).tobytes() for k, v in r.values.items()}) for r in records}

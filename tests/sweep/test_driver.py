@@ -1,4 +1,4 @@
-"""What a sweep runs, what it finds there, and how it is parted."""
+"""Which cells a sweep runs, reuses and puts into a shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.sweep.driver import request_text, sharded
 from cryobench.sweep.job import Job
-from cryobench.sweep.utilisation import WORDS, told
+from cryobench.sweep.utilisation import WORDS, summary
 from cryobench.sweep.worker import Worker
 
 
@@ -24,35 +24,35 @@ def planned(blobs, **options):
     return grid.plan(grid.Request(**given), installed())
 
 
-def test_what_failed_is_run_again_only_when_that_is_asked_for(strange, blobs, tmp_path):
+def test_failed_cells_are_run_again_only_on_request(strange, blobs, tmp_path):
     asked = {"data": [str(blobs)], "solvers": ["draws:1", "fails", "wiener"]}
     first = swept(tmp_path / "out", **asked)
     assert [record.status for record in first] == ["ok", "failed", "skipped"]
     listener = Listener()
     assert numbers(swept(tmp_path / "out", listener=listener, **asked)) == numbers(first)
     assert (listener.reused, runs(strange)) == (3, {"draws 1": 1, "fails 0": 1})
-    (strange / "mended").touch()
-    again = swept(tmp_path / "out", order={"retry_failed": True}, **asked)
+    (strange / "fixed").touch()
+    again = swept(tmp_path / "out", options={"retry_failed": True}, **asked)
     assert {record.solver: record.status for record in again} == {"draws:1": "ok", "fails": "ok", "wiener": "skipped"}
     assert runs(strange) == {"draws 1": 1, "fails 0": 2}
-    swept(tmp_path / "out", order={"force": True}, **asked)
+    swept(tmp_path / "out", options={"force": True}, **asked)
     assert runs(strange) == {"draws 1": 2, "fails 0": 3}
 
 
-def test_a_forced_cell_that_fails_leaves_the_earlier_result(strange, blobs, tmp_path):
-    (strange / "mended").touch()
+def test_a_forced_cell_that_fails_keeps_the_earlier_result(strange, blobs, tmp_path):
+    (strange / "fixed").touch()
     asked = {"data": [str(blobs)], "solvers": ["fails"]}
     (good,) = swept(tmp_path / "out", **asked)
-    (strange / "mended").unlink()
+    (strange / "fixed").unlink()
     listener = Listener()
-    (failed,) = swept(tmp_path / "out", order={"force": True}, listener=listener, **asked)
+    (failed,) = swept(tmp_path / "out", options={"force": True}, listener=listener, **asked)
     assert (good.status, failed.status) == ("ok", "failed")
     assert [record.status for record in Results(tmp_path / "out").read_all(pytest.fail)] == ["ok"]
     assert listener.warnings == ["fails on sumpool:4: the earlier result is kept"]
 
 
 @pytest.mark.parametrize("of", [1, 3, 4, 7, 50])
-def test_shards_are_disjoint_and_together_the_whole(strange, blobs, of):
+def test_shards_are_disjoint_and_cover_all_cells(strange, blobs, of):
     plans = [planned(blobs, seeds=(0, 1, 2)), planned(blobs, operators=["sumpool:8", "identity"], solvers=["dct"])]
     whole = [cell.hash for plan in plans for cell in plan.cells]
     parts = [[cell.hash for plan in sharded(plans, k, of) for cell in plan.cells] for k in range(1, of + 1)]
@@ -71,7 +71,7 @@ def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strang
     assert listener.reused == 3
 
 
-def test_a_worker_finds_what_another_finished_meanwhile(strange, blobs, tmp_path):
+def test_a_worker_finds_a_cell_that_another_worker_finished(strange, blobs, tmp_path):
     (record,) = swept(tmp_path / "out", data=[str(blobs)], solvers=["draws:1"])
     plan = planned(blobs, floor=False, images="0:2")
     assert [cell.hash for cell in plan.cells] == [record.hash]
@@ -81,7 +81,7 @@ def test_a_worker_finds_what_another_finished_meanwhile(strange, blobs, tmp_path
     assert runs(strange) == {"draws 1": 1}
 
 
-def test_relative_paths_start_from_the_folder_of_who_asks(strange, blobs, tmp_path, monkeypatch):
+def test_relative_paths_start_from_the_folder_of_the_job(strange, blobs, tmp_path, monkeypatch):
     monkeypatch.chdir(blobs.parent)
     plan = planned(blobs.name)
     elsewhere = tmp_path / "elsewhere"
@@ -90,24 +90,24 @@ def test_relative_paths_start_from_the_folder_of_who_asks(strange, blobs, tmp_pa
     job = Job(request_text(plan, "cpu"), plan.cells[0].hash, str(tmp_path / "out"), str(blobs.parent))
     assert Worker().run(job).record.status == "ok"
     assert not list(elsewhere.iterdir())
-    with pytest.raises(ExecutorError, match=r"has no folder /nowhere; workers need a shared folder"):
+    with pytest.raises(ExecutorError, match=r"has no folder /nowhere; workers must share it"):
         Worker().run(Job(job.request, job.hash, job.results, "/nowhere"))
 
 
-def test_a_worker_that_makes_another_cell_of_the_request_says_so(strange, blobs, tmp_path):
+def test_a_worker_that_plans_another_cell_for_the_request_is_an_error(strange, blobs, tmp_path):
     job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
-    with pytest.raises(ExecutorError, match="makes another cell of the same request: install the same versions"):
+    with pytest.raises(ExecutorError, match="plans another cell for the same request: install the same versions"):
         Worker().run(job)
 
 
-def test_a_worker_that_cannot_have_the_data_says_so(strange, blobs, tmp_path):
+def test_a_worker_without_the_data_is_an_error(strange, blobs, tmp_path):
     job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
     blobs.rename(tmp_path / "elsewhere.npy")
-    with pytest.raises(ExecutorError, match=r"cannot do what it is asked: .*blobs\.npy"):
+    with pytest.raises(ExecutorError, match=r"cannot run the request: .*blobs\.npy"):
         Worker().run(job)
 
 
-def test_a_worker_gives_torch_the_threads_it_is_told(strange, blobs, tmp_path):
+def test_a_worker_sets_the_number_of_torch_threads(strange, blobs, tmp_path):
     before = torch.get_num_threads()
     try:
         swept(tmp_path / "out", threads=before + 1, data=[str(blobs)], solvers=["draws:1"])
@@ -116,15 +116,15 @@ def test_a_worker_gives_torch_the_threads_it_is_told(strange, blobs, tmp_path):
         torch.set_num_threads(before)
 
 
-def test_a_request_comes_back_as_it_was(blobs):
+def test_a_request_survives_its_json(blobs):
     plan = planned(blobs, solvers=["dct"], seeds=(3, 4), images="1:3", noises=("none", "poisson:5"), batch=2)
     again = grid.plan(grid.Request(**json.loads(request_text(plan, "cpu"))), installed())
     assert [cell.hash for cell in again.cells] == [cell.hash for cell in plan.cells]
     assert again.batch == 2
 
 
-def test_what_time_went_into_adds_up():
+def test_shares_of_worker_time():
     seconds = dict.fromkeys(WORDS, 1.0) | {"network": 12.0, "idle": 0.001}
-    assert told(seconds).startswith("networks 67%, ")
-    assert "idle" not in told(seconds)  # less than half a percent
-    assert told({}) == told({"idle": 0.0}) == ""
+    assert summary(seconds).startswith("networks 67%, ")
+    assert "idle" not in summary(seconds)  # less than half a percent
+    assert summary({}) == summary({"idle": 0.0}) == ""

@@ -1,4 +1,4 @@
-"""Whatever runs the cells, they come out the same, each is run once, and none is lost."""
+"""All executors give the same results, run each cell once and lose none."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def by_one_process(strange, blobs, tmp_path):
 
 
 @pytest.mark.parametrize("executor", ["processes:2", "dask:2"])
-def test_sixty_cells_on_two_workers_are_those_of_one_process(strange, blobs, tmp_path, executor):
+def test_sixty_cells_on_two_workers_equal_those_of_one_process(strange, blobs, tmp_path, executor):
     listener = Listener()
     records = swept(tmp_path / "out", executor, listener=listener, data=[str(blobs)], **SIXTY)
-    assert set(runs(strange).values()) == {15}  # draws:1, once a problem
+    assert set(runs(strange).values()) == {15}  # draws:1, once per problem
     assert numbers(records) == by_one_process(strange, blobs, tmp_path)
     assert numbers(Results(tmp_path / "out").read_all(pytest.fail)) == numbers(records)
     assert listener.warnings == []
@@ -54,25 +54,25 @@ def test_sixty_cells_on_two_workers_are_those_of_one_process(strange, blobs, tmp
 
 
 @pytest.mark.parametrize("executor", ["processes:2", "dask:2"])
-def test_a_worker_that_dies_loses_its_cell_alone_which_is_tried_again(strange, blobs, tmp_path, executor):
+def test_a_worker_that_dies_loses_only_its_cell_which_is_run_again(strange, blobs, tmp_path, executor):
     listener = Listener()
     solvers = ["draws:1", "dies:1", "draws:2", "dies:2", "deadly", "draws:3"]
     records = swept(tmp_path / "out", executor, listener=listener, data=[str(blobs)], solvers=solvers)
-    told = {record.solver: (record.status, record.reason) for record in records}
-    assert told.pop("deadly") == ("failed", "3 workers died of it: out of memory, or a crash")
-    assert set(told.values()) == {("ok", "")}
+    results = {record.solver: (record.status, record.reason) for record in records}
+    assert results.pop("deadly") == ("failed", "3 workers died while running it: out of memory, or a crash")
+    assert set(results.values()) == {("ok", "")}
     assert runs(strange) == {"draws 1": 1, "draws 2": 1, "draws 3": 1, "dies 1": 2, "dies 2": 2, "deadly 0": 3}
-    deaths = [text for text in listener.warnings if text.endswith("its worker died; it is tried again")]
+    deaths = [text for text in listener.warnings if text.endswith("its worker died; running it again")]
     assert sorted(text.partition(" on ")[0] for text in deaths) == ["deadly", "deadly", "dies:1", "dies:2"]
     stored = Results(tmp_path / "out").read_all(pytest.fail)
     assert {record.solver: record.status for record in stored} == {r.solver: r.status for r in records}
 
 
-def test_a_worker_that_died_while_it_was_idle_is_replaced():
+def test_a_worker_that_died_while_idle_is_replaced():
     with Processes(1, [""]) as workers:
         job = Job("{}", "none", "results", "/nowhere")
         dead = workers.submit(0, job)
-        assert isinstance(dead.exception(timeout=60), ExecutorError)  # it was there, and had no such folder
+        assert isinstance(dead.exception(timeout=60), ExecutorError)  # it ran, and had no such folder
         executor, pid = workers._executors[0]
         os.kill(pid.result(), signal.SIGKILL)
         until(lambda: executor._broken)
@@ -82,22 +82,24 @@ def test_a_worker_that_died_while_it_was_idle_is_replaced():
 
 def test_workers_that_do_not_start_end_the_sweep(strange, blobs, tmp_path, monkeypatch):
     monkeypatch.setattr("multiprocessing.spawn._python_exe", b"/bin/false")
-    with pytest.raises(ExecutorError, match="a worker process ended before it could do anything"):
+    with pytest.raises(ExecutorError, match="a worker process ended while starting"):
         swept(tmp_path / "out", "processes:1", data=[str(blobs)], solvers=["draws:1"])
     assert runs(strange) == {}
 
 
 @pytest.mark.parametrize("executor", ["local", "processes:1", "dask:1"])
-def test_a_cell_beyond_a_limit_is_stopped_alone(strange, blobs, tmp_path, executor):
+def test_only_the_cell_beyond_a_limit_is_stopped(strange, blobs, tmp_path, executor):
     solvers = ["draws:1", "sleeps:600", "eats:3000", "draws:2"]
-    records = swept(tmp_path / "out", executor, data=[str(blobs)], solvers=solvers, order={"limits": Limits(10, 2500)})
-    told = {record.solver: (record.status, record.reason) for record in records}
-    assert told["draws:1"] == told["draws:2"] == ("ok", "")
-    assert told["sleeps:600"] == ("failed", "stopped after 10 s, the limit; --time-limit sets another")
-    status, reason = told["eats:3000"]
+    records = swept(
+        tmp_path / "out", executor, data=[str(blobs)], solvers=solvers, options={"limits": Limits(10, 2500)}
+    )
+    results = {record.solver: (record.status, record.reason) for record in records}
+    assert results["draws:1"] == results["draws:2"] == ("ok", "")
+    assert results["sleeps:600"] == ("failed", "stopped after 10 s, the limit (--time-limit)")
+    status, reason = results["eats:3000"]
     assert status == "failed"
     assert reason.startswith("stopped at ")
-    assert reason.endswith(" MiB of memory, the limit being 2500; --memory-limit sets another")
+    assert reason.endswith(" MiB of memory; the limit is 2500 (--memory-limit)")
     assert runs(strange) == {"draws 1": 1, "draws 2": 1, "sleeps 600": 1, "eats 3000": 1}
 
 
@@ -116,7 +118,7 @@ def started(*command: str, **environment: str):
 
 @contextmanager
 def dask_cluster(folder: Path, workers: int):
-    """A scheduler and workers, each in its own process: its address, and itself."""
+    """A scheduler and workers, each in its own process. Yields the address and process of the scheduler."""
     address = folder / "scheduler.json"
     with started(
         DASK, "scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(address)
@@ -137,15 +139,15 @@ def dask_cluster(folder: Path, workers: int):
                 worker.wait()
 
 
-def until(true, seconds: float = 60) -> None:
+def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
 
 
 def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is_lost(strange, blobs, tmp_path):
-    """The sweep is a process of its own, as it is for people."""
+    """The sweep runs in its own process, as for users."""
     suite = tmp_path / "suite.yaml"
     solvers = [f"draws:{number}" for number in range(6)] + ["waits:1", "waits:2"] + ["draws:6", "draws:7"]
     suite.write_text(f"data: {blobs}\nimages: '0:2'\nmetrics: psnr\nsolvers: {solvers}\noperators: sumpool:4\n")
@@ -153,16 +155,16 @@ def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is
     with dask_cluster(tmp_path, 2) as (address, scheduler):
         check_reachable(parse_executor(address))
         sweep = subprocess.Popen([*command, "-e", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until(lambda: len(list(strange.glob("waits *"))) == 2)  # each worker is at one of the two
+        until(lambda: len(list(strange.glob("waits *"))) == 2)  # each worker runs one of the two
         killed = next(strange.glob("waits 1 *"))
         os.kill(int(killed.name.split()[2]), signal.SIGKILL)
         (strange / "go 2").touch()
         until(lambda: runs(strange)["waits 1"] == 2)  # the other worker has taken over
         scheduler.send_signal(signal.SIGKILL)
-        _, said = sweep.communicate(timeout=60)
+        _, errors = sweep.communicate(timeout=60)
         assert sweep.returncode == 1
-        assert "the dask scheduler is gone" in said
-        assert "the same command goes on from there" in said
+        assert "the dask scheduler is gone" in errors
+        assert "the same command goes on from there" in errors
     finished = Results(tmp_path / "out").read_all(pytest.fail)
     assert {"pinv", "draws", *solvers[1:6], "waits:2"} <= {record.solver for record in finished}
     assert {record.status for record in finished} == {"ok"}
@@ -176,7 +178,7 @@ def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is
         assert runs(strange)[f"{name} {number or 0}"] == before[f"{name} {number or 0}"]
 
 
-def test_a_scheduler_that_is_not_there_is_said_at_once():
+def test_a_missing_scheduler_is_reported_at_once():
     with pytest.raises(ExecutorError, match=r"no dask scheduler answers at tcp://127.0.0.1:9: .*; start one with"):
         check_reachable(parse_executor("dask://127.0.0.1:9"))
     with pytest.raises(ExecutorError, match="no dask scheduler answers"):
@@ -184,7 +186,7 @@ def test_a_scheduler_that_is_not_there_is_said_at_once():
     assert CONNECT_SECONDS < 10
 
 
-def test_what_listens_and_is_no_scheduler_is_said(monkeypatch):
+def test_a_listener_that_is_no_scheduler_is_reported(monkeypatch):
     monkeypatch.setattr("cryobench.sweep.executors.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"dask://127.0.0.1:{server.getsockname()[1]}"
@@ -202,7 +204,7 @@ print("Submitted batch job 7")
 
 
 def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
-    """With a batch system that runs what it is given at once, on this machine."""
+    """With a batch system that runs jobs at once on this machine."""
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "sbatch").write_text(SBATCH.format(python=sys.executable, log=str(tmp_path / "jobs")))
@@ -219,20 +221,20 @@ def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("cores: 1", "wanted `jobs`"),
-        ("- 1", "wanted `jobs`"),
-        ("jobs: two", "wanted `jobs`"),
+        ("cores: 1", "needs `jobs`"),
+        ("- 1", "needs `jobs`"),
+        ("jobs: two", "needs `jobs`"),
         ("jobs: 1\n  x: [", "cannot be read"),
         ("jobs: 1\nnonsense: 2\ncores: 1\nmemory: 1GB", "nonsense"),
         ("jobs: 1", "cores"),
     ],
 )
-def test_a_slurm_file_that_makes_no_sense_is_one_line(strange, blobs, tmp_path, text, said):
+def test_an_invalid_slurm_file_is_an_error_of_one_line(strange, blobs, tmp_path, text, message):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(text)
-    with pytest.raises(ExecutorError, match=said) as error:
+    with pytest.raises(ExecutorError, match=message) as error:
         swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1"])
     assert "\n" not in str(error.value)
 
@@ -243,8 +245,8 @@ def test_two_sweeps_into_one_folder_do_not_disturb_each_other(strange, blobs, tm
     suite.write_text(f"data: {blobs}\nimages: '0:2'\nmetrics: psnr\nsolvers: {solvers}\noperators: sumpool:4\n")
     command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out"), "--json"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     records = Results(tmp_path / "out").read_all(pytest.fail)
     assert len({record.hash for record in records}) == len(records) == 21
     assert not list((tmp_path / "out").glob(".partial-*")) + list((tmp_path / "out").glob(".replaced-*"))
@@ -257,16 +259,16 @@ def test_processes_end_with_the_sweep_that_started_them(strange, blobs, tmp_path
     )
     command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out"),
                "-e", "processes:2"]  # fmt: skip
-    for way, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+    for signal_, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         until(lambda: len(list(strange.glob("waits *"))) == 2)
         children = [psutil.Process(int(path.name.split()[2])) for path in strange.glob("waits *")]
-        sweep.send_signal(way)
-        _, said = sweep.communicate(timeout=30)
-        assert sweep.returncode == code, said
-        if way is signal.SIGINT:
-            assert "stopped: 1 of 3 cells are finished and kept" in said
-            assert "Traceback" not in said
+        sweep.send_signal(signal_)
+        _, errors = sweep.communicate(timeout=30)
+        assert sweep.returncode == code, errors
+        if signal_ is signal.SIGINT:
+            assert "stopped: 1 of 3 cells are finished and kept" in errors
+            assert "Traceback" not in errors
         _, left = psutil.wait_procs(children, timeout=20)
         assert not left
         for path in strange.glob("waits *"):

@@ -10,7 +10,7 @@ from cryobench.training import loop
 
 @pytest.fixture
 def run(blobs, monkeypatch) -> Run:
-    """Runs on `blobs`; they draw no samples and validate on few images: that takes longer than the training."""
+    """Runs on `blobs`, without samples and with few validation images, which would take longer than the training."""
     monkeypatch.setattr(loop, "_VALIDATED", 8)
     monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
     return Run(blobs)

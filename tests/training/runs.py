@@ -1,4 +1,4 @@
-"""A small run on a small stack, in this process or in a child that can be killed, limited, or one of two."""
+"""A small run on a small stack, in this process, in a child process or in two processes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CPU = torch.device("cpu")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of 8 steps with a checkpoint every 3, unless told otherwise."""
+    """A run of 8 steps with a checkpoint every 3, by default."""
 
     data: Path
     validation: Path | None = None
 
     def settings(self, **changed: Any) -> Settings:
-        small = {"preset": "tiny", "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
+        small = {"network": "tiny", "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
         validation = () if self.validation is None else (str(self.validation),)
         return Settings(data=(str(self.data),), validation=validation, **small | changed)
 
-    def training(self, out: Path, observer: loop.Observer | None = None, **changed: Any) -> loop.Training:
+    def training(self, out: Path, observer: loop.TrainingObserver | None = None, **changed: Any) -> loop.Training:
         others = [] if self.validation is None else [File(str(self.validation)).open()]
         return loop.Training(
             self.settings(**changed), [File(str(self.data)).open()], others, out, device=CPU, observer=observer
@@ -49,7 +49,7 @@ class Run:
 
 
 def assert_same(one: State, other: State) -> None:
-    """The same to the last bit: weights, averages, optimizer, and where they are."""
+    """Assert bit-identical weights, averages, optimizer states and steps."""
     assert (one.step, one.best, one.best_step) == (other.step, other.best, other.best_step)
     for name in ("network", "averaged"):
         ours, theirs = getattr(one, name), getattr(other, name)
@@ -59,37 +59,37 @@ def assert_same(one: State, other: State) -> None:
     assert all(torch.equal(ours[k][name], theirs[k][name]) for k in ours for name in ("step", "exp_avg", "exp_avg_sq"))
 
 
-def forked(call: Callable[[], object], told: Path) -> BaseProcess:
-    """A child that does it, with what it prints in a file. A fork, since importing torch anew takes long."""
+def forked(call: Callable[[], object], output: Path) -> BaseProcess:
+    """A child process that runs `call` and prints to a file. A fork, because importing torch again is slow."""
 
-    def begin() -> None:
-        with told.open("w", buffering=1) as file:
+    def start() -> None:
+        with output.open("w", buffering=1) as file:
             sys.stdout = sys.stderr = file
             os.dup2(file.fileno(), 2)
             call()
 
-    child = multiprocessing.get_context("fork").Process(target=begin)
+    child = multiprocessing.get_context("fork").Process(target=start)
     child.start()
     return child
 
 
 def two_processes(call: Callable[[int], object], folder: Path) -> list[tuple[int | None, str]]:
-    """Call in two processes that know of each other as those of `accelerate launch` do: (exit code, what it said)."""
+    """Run `call` in two processes set up as by `accelerate launch`: (exit code, output) of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def begin(rank: int) -> None:
+    def start(rank: int) -> None:
         from accelerate.state import AcceleratorState, GradientState, PartialState
 
         for state in (AcceleratorState, GradientState, PartialState):
-            state._reset_state()  # what an earlier test of this process has set up
+            state._reset_state()  # set by an earlier test in this process
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
         os.environ |= {name: str(value) for name, value in place.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
         call(rank)
 
-    children = [forked(lambda rank=rank: begin(rank), folder / f"rank{rank}.txt") for rank in range(2)]
+    children = [forked(lambda rank=rank: start(rank), folder / f"rank{rank}.txt") for rank in range(2)]
     for child in children:
         child.join(60)
         if child.is_alive():

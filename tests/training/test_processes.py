@@ -1,4 +1,4 @@
-"""Several processes train the network that one trains, and stop together."""
+"""Several processes train the same network as one, and stop together."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cryobench.training.images import Images
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this build of torch has no gloo, by which processes on CPUs speak with each other",
+    reason="this build of torch has no gloo, the backend for CPU processes",
 )
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(run, out, **changed) -> list[str]:
     settings = run.settings(**changed)
-    given = ("preset", "steps", "batch", "warmup", "lr", "checkpoint_every")
+    given = ("network", "steps", "batch", "warmup", "lr", "checkpoint_every")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in given]
     return ["train", "--data", str(run.data), "--out", str(out), "--sample-every=1000", *options]
 
@@ -40,7 +40,7 @@ def trained(arguments, monkeypatch):
 
 
 def disturbed(arguments, monkeypatch, act):
-    """As `trained`; before its batch of step 3 the second process does `act()`, once."""
+    """As `trained`; the second process calls `act()` once, before its batch of step 3."""
 
     def call(rank: int) -> None:
         batch, acted = Images.batch, []
@@ -73,7 +73,7 @@ def test_accelerate_launch_trains_the_network_of_one_process(run, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the prior is in") == 1  # the first process alone speaks
+    assert done.stderr.count("the prior is in") == 1  # only the first process reports
     two = State.load(tmp_path / "two")
     assert one is not None
     assert two is not None
@@ -86,7 +86,7 @@ def test_accelerate_launch_trains_the_network_of_one_process(run, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_two_processes_go_on_where_one_was(run, tmp_path, monkeypatch):
+def test_two_processes_continue_a_run_of_one(run, tmp_path, monkeypatch):
     training = run.training(tmp_path / "out")
     training.run(lambda: training.step == 4)
     ended = two_processes(trained(command(run, tmp_path / "out"), monkeypatch), tmp_path)
@@ -98,18 +98,18 @@ def test_two_processes_go_on_where_one_was(run, tmp_path, monkeypatch):
     assert distance(two, whole) < 1e-4
 
 
-def test_a_lost_loss_stops_all_and_the_first_one_says_so(run, tmp_path, monkeypatch):
+def test_an_infinite_loss_stops_all_processes_and_the_first_one_reports_it(run, tmp_path, monkeypatch):
     run(tmp_path / "out", steps=4)
     ended = two_processes(trained(command(run, tmp_path / "out", lr=1e30), monkeypatch), tmp_path)
     assert [code for code, _ in ended] == [1, 1], ended
-    assert "Go on with a smaller --lr" in ended[0][1]
+    assert "Continue with a smaller --lr" in ended[0][1]
     assert ended[1][1] == ""
     state = State.load(tmp_path / "out")
     assert state is not None
     assert state.step == 4
 
 
-def test_what_fails_in_one_process_stops_all(run, tmp_path, monkeypatch):
+def test_an_error_in_one_process_stops_all(run, tmp_path, monkeypatch):
     def fail() -> None:
         raise DataError("image 5 is gone")
 
@@ -131,8 +131,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step(run, tmp_path, monkeypatc
     assert state.step == 4
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_once(run, tmp_path, monkeypatch):
+def test_a_batch_that_cannot_be_divided_is_refused_once(run, tmp_path, monkeypatch):
     ended = two_processes(trained(command(run, tmp_path / "out", batch=3), monkeypatch), tmp_path)
     assert [code for code, _ in ended] == [2, 2], ended
-    assert ended[0][1] == "error: --batch 3 cannot be shared evenly by 2 processes; give a multiple of 2\n"
+    assert ended[0][1] == "error: --batch 3 cannot be divided among 2 processes; give a multiple of 2\n"
     assert ended[1][1] == ""

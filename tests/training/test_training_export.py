@@ -1,4 +1,4 @@
-"""The folder is a diffusers pipeline of the averaged weights, and its card says what they are."""
+"""The folder is a diffusers pipeline of the averaged weights, and its card describes them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_diffusers_loads_the_folder_as_the_same_network(folder):
         assert float(a) == pytest.approx(ours.alpha(t), rel=1e-5)
 
 
-def test_the_weights_are_the_averaged_ones_of_the_checkpoint(folder):
+def test_the_weights_are_the_averaged_weights_of_the_checkpoint(folder):
     state = State.load(folder)
     assert state is not None
     weights = load_file(folder / "unet" / export.WEIGHTS)
@@ -44,7 +44,7 @@ def test_the_weights_are_the_averaged_ones_of_the_checkpoint(folder):
     assert any(not torch.equal(weights[name], state.network[name]) for name in weights)
 
 
-def test_the_card_says_data_seed_steps_and_versions(folder, run):
+def test_the_card_lists_data_seed_steps_and_versions(folder, run):
     card = json.loads((folder / "cryobench.json").read_text())
     assert card["settings"] == run.settings(seed=5).to_dict()
     assert (card["image_shape"], card["steps"]) == ([32, 32], 8)
@@ -56,15 +56,15 @@ def test_the_card_says_data_seed_steps_and_versions(folder, run):
     assert f"| torch | {card['versions']['torch']} |" in text
 
 
-def test_weights_are_put_in_their_place_before_the_card_that_speaks_of_them(run, tmp_path, monkeypatch):
-    """So that a card never speaks of weights that are not there yet, at whatever moment the run is killed."""
+def test_weights_are_renamed_before_the_card_that_describes_them(run, tmp_path, monkeypatch):
+    """So a card never describes missing weights, whenever the run is killed."""
     placed = []
     whole_file = export.whole_file
 
-    def noted(path):
+    def recording(path):
         entered = whole_file(path)
 
-        class Noted:
+        class Recording:
             def __enter__(self):
                 return entered.__enter__()
 
@@ -72,9 +72,9 @@ def test_weights_are_put_in_their_place_before_the_card_that_speaks_of_them(run,
                 entered.__exit__(*error)
                 placed.append(path.name)
 
-        return Noted()
+        return Recording()
 
-    monkeypatch.setattr(export, "whole_file", noted)
+    monkeypatch.setattr(export, "whole_file", recording)
     run(tmp_path / "out", steps=1)
     assert placed[-3:] == [export.WEIGHTS, "cryobench.json", "README.md"]
     assert set(placed[:-3]) == {"config.json", "scheduler_config.json", "model_index.json"}
@@ -83,7 +83,7 @@ def test_weights_are_put_in_their_place_before_the_card_that_speaks_of_them(run,
 def test_samples_are_drawn_from_the_averaged_weights(run, tmp_path, monkeypatch):
     import matplotlib.image
 
-    monkeypatch.undo()  # the fixture leaves samples out
+    monkeypatch.undo()  # the fixture disables samples
     monkeypatch.setattr(loop, "_SAMPLES", 4)
     run(tmp_path / "out", steps=2)
     sheet = matplotlib.image.imread(tmp_path / "out" / "samples" / "step_000002.png")
@@ -91,7 +91,7 @@ def test_samples_are_drawn_from_the_averaged_weights(run, tmp_path, monkeypatch)
     assert len(list((tmp_path / "out" / "samples").iterdir())) == 1
 
 
-def test_what_is_done_is_written_before_samples_are_drawn(run, tmp_path, monkeypatch):
+def test_the_checkpoint_is_written_before_samples_are_drawn(run, tmp_path, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
 

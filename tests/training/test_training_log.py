@@ -1,4 +1,4 @@
-"""The course of a run: one row per number, whole, and none twice when the run goes on."""
+"""The log: one complete row per number, and no duplicates when a run continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = "step,loss,validation_loss,learning_rate"
 
 @pytest.fixture(autouse=True)
 def no_board(monkeypatch):
-    """As where TensorBoard is not installed: importing it raises."""
+    """Make importing TensorBoard fail, as if it were not installed."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
@@ -23,12 +23,12 @@ def lines(folder) -> list[str]:
     return (folder / NAME).read_text().splitlines()
 
 
-def test_a_log_that_goes_on_drops_what_is_computed_again(tmp_path):
+def test_a_continued_log_drops_rows_that_are_computed_again(tmp_path):
     log = Log(tmp_path, 0)
     for step in range(1, 6):
         log.add(step, "loss", 0.5 / step, rate=1e-3)
     log.add(4, "validation_loss", 0.25)
-    assert len(lines(tmp_path)) == 7  # each row is there at once, for who watches
+    assert len(lines(tmp_path)) == 7  # each row is written at once
     log.close()
     log = Log(tmp_path, 3)
     log.add(4, "loss", 0.125, rate=1e-3)
@@ -37,25 +37,25 @@ def test_a_log_that_goes_on_drops_what_is_computed_again(tmp_path):
 
 
 @pytest.mark.parametrize("old", ["", "step,loss\n1,2\n", f"{HEAD}\n7,0.1,,0.001\n", "\x00\x01 not text, nor rows"])
-def test_a_new_run_begins_a_new_log_whatever_lies_there(tmp_path, old):
+def test_a_new_run_starts_a_new_log(tmp_path, old):
     (tmp_path / NAME).write_text(old)
     Log(tmp_path, 0).close()
     assert lines(tmp_path) == [HEAD]
 
 
-def test_half_a_row_at_the_end_is_dropped(tmp_path):
+def test_an_incomplete_last_row_is_dropped(tmp_path):
     (tmp_path / NAME).write_text(f"{HEAD}\n1,0.5,,0.001\n2,0.")
     Log(tmp_path, 5).close()
     assert lines(tmp_path) == [HEAD, "1,0.5,,0.001"]
 
 
-def test_a_log_that_cannot_be_written_says_so(tmp_path):
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / NAME).mkdir()
     with pytest.raises(ResultsError, match=r"the log .*loss\.csv cannot be written"):
         Log(tmp_path, 0)
 
 
-def test_tensorboard_gets_the_same_numbers_where_it_is_installed(tmp_path, monkeypatch):
+def test_tensorboard_gets_the_same_numbers_if_installed(tmp_path, monkeypatch):
     made = []
 
     class Writer:
@@ -80,6 +80,6 @@ def test_tensorboard_gets_the_same_numbers_where_it_is_installed(tmp_path, monke
     log.flush()
     log.close()
     (writer,) = made
-    assert writer.opened == (str(tmp_path / "tensorboard"), 4)  # what is beyond step 3 comes again
+    assert writer.opened == (str(tmp_path / "tensorboard"), 4)  # steps beyond 3 are computed again
     assert writer.scalars == [("loss", 0.5, 4), ("learning_rate", 1e-3, 4), ("validation_loss", 0.25, 4)]
     assert writer.closed

@@ -1,4 +1,4 @@
-"""The schedules, and the networks that can be trained."""
+"""Schedules and network architectures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.training.settings import PRESETS, Settings
+from cryobench.training.settings import ARCHITECTURES, Settings
 
 
 def settings(**given) -> Settings:
@@ -29,7 +29,7 @@ def test_the_learning_rate_is_that_of_diffusers(warmup):
         optimizer.step()
         schedule.step()
     rates = [ours.learning_rate(step) for step in range(40)]
-    # the rise is one step ahead of theirs, which wastes its first update on a rate of 0
+    # the warm-up is one step ahead of theirs, whose first update has rate 0
     assert rates[:warmup] == pytest.approx(theirs[1 : warmup + 1])
     assert rates[warmup:] == pytest.approx(theirs[warmup:40])
     assert max(rates) == pytest.approx(0.3)
@@ -39,21 +39,23 @@ def test_the_decay_of_the_average_is_that_of_diffusers_after_its_first_step():
     ours = settings(ema=0.9)
     theirs = EMAModel([torch.nn.Parameter(torch.zeros(1))], decay=0.9)
     assert [ours.decay(step) for step in range(1, 200)] == [theirs.get_decay(step + 1) for step in range(1, 200)]
-    assert ours.decay(0) == 0.1  # theirs forgets the first weights at once
+    assert ours.decay(0) == 0.1  # theirs drops the initial weights at once
 
 
-def test_settings_survive_a_checkpoint_and_one_of_before_a_setting_was_added():
+def test_settings_survive_a_checkpoint_and_older_checkpoints_are_read():
     ours = settings(validation=("b.npy",), patience=7, turns=False)
     assert Settings.from_dict(ours.to_dict()) == ours
     old = {name: value for name, value in ours.to_dict().items() if name != "turns"}
     assert Settings.from_dict(old) == dataclasses.replace(ours, turns=True)
+    renamed = {"preset" if name == "network" else name: value for name, value in ours.to_dict().items()}
+    assert Settings.from_dict(renamed) == ours
 
 
-def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
+def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
     ours = settings(validation=("b.npy",))
     free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1}
     assert ours.differences(dataclasses.replace(ours, **free)) == []
-    fixed = {"data": ("c.npy",), "validation": (), "preset": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
+    fixed = {"data": ("c.npy",), "validation": (), "network": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
              "turns": False, "target": "clean", "levels": "mixed", "seed": 1, "warm_start": "embedded"}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
@@ -61,9 +63,9 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        ({"preset": "huge"}, "unknown preset 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        ({"network": "huge"}, "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0"),
@@ -72,32 +74,32 @@ def test_only_how_long_how_fast_and_how_often_may_change_when_a_run_goes_on():
         ({"target": "noise"}, "target must be images or clean, got 'noise'"),
         ({"levels": "few"}, "levels must be uniform or mixed, got 'few'"),
         ({"data": ()}, "at least one source of images, got none; give --data"),
-        ({"patience": 5}, "patience is 5, and there is no validation loss to wait for; give --validation"),
+        ({"patience": 5}, "patience is 5, which needs a validation loss; give --validation"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(given, told):
-    with pytest.raises(ParameterError, match=told):
+def test_invalid_settings_are_refused(given, message):
+    with pytest.raises(ParameterError, match=message):
         settings(**given)
 
 
 @pytest.mark.parametrize("side", [128, 256])
-def test_the_published_network_is_the_one_of_the_paper(side):
+def test_the_published_network_is_that_of_the_paper(side):
     with torch.device("meta"):  # its structure, without the memory of its 113 million weights
-        ours = PRESETS[f"cryosense-{side}"].build((side, side))
+        ours = ARCHITECTURES[f"cryosense-{side}"].build((side, side))
         published = UNet2DModel(
             sample_size=side, in_channels=1, out_channels=1, layers_per_block=2,
             block_out_channels=(128, 128, 256, 256, 512, 512),
             down_block_types=("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
         )  # fmt: skip
-    given, wanted = ({k: v for k, v in net.config.items() if not k.startswith("_")} for net in (ours, published))
-    assert given == wanted
+    given, expected = ({k: v for k, v in net.config.items() if not k.startswith("_")} for net in (ours, published))
+    assert given == expected
     assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in published.named_parameters()}
-    assert PRESETS[f"cryosense-{side}"].prediction == "epsilon"
+    assert ARCHITECTURES[f"cryosense-{side}"].prediction == "epsilon"
 
 
 @pytest.mark.parametrize(
-    ("preset", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("cryosense-128", (64, 64), "for images of 128 x 128, got 64 x 64; resample them to 128"),
         ("cryosense-256", (128, 128), "for images of 256 x 256, got 128 x 128; resample them to 256"),
@@ -106,14 +108,14 @@ def test_the_published_network_is_the_one_of_the_paper(side):
         ("tiny", (32, 48), "square images whose side is a multiple of 8, got 32 x 48"),
     ],
 )
-def test_images_that_a_network_cannot_take_are_refused_with_the_size_it_can(preset, shape, told):
-    with pytest.raises(IncompatibleError, match=told):
-        PRESETS[preset].check(shape)
+def test_images_of_an_unsupported_size_are_refused_with_a_supported_one(name, shape, message):
+    with pytest.raises(IncompatibleError, match=message):
+        ARCHITECTURES[name].check(shape)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
-def test_the_least_images_that_a_network_takes_go_through_it(preset):
-    side = {"tiny": 8, "small": 16}[preset]
-    network = PRESETS[preset].build((side, side))
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_smallest_images_of_a_network_pass_through_it(name):
+    side = {"tiny": 8, "small": 16}[name]
+    network = ARCHITECTURES[name].build((side, side))
     planes = torch.zeros(1, 16, side // 4, side // 4)
     assert network(planes, 0, return_dict=False)[0].shape == planes.shape

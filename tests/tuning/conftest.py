@@ -1,4 +1,4 @@
-"""A search that takes milliseconds: toy solvers on two images of eight by eight pixels."""
+"""Searches that take milliseconds: toy solvers on two images of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from cryobench.registry import installed
 from cryobench.tuning.objective import measure_of
 from cryobench.tuning.problems import from_request
 from cryobench.tuning.search import Budget, Outcome, Search, Tuning
+from cryobench.tuning.trial import Trial
 
 
 class Lab:
-    """Tunes toys into the preset `p` of a folder."""
+    """Tunes toys into the preset `p` of a folder. `trials` holds those of the last search as plain values."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.trials: list[dict] = []
 
     def search(self, **changed) -> Search:
         changed.setdefault("measure", measure_of("mse", ["mse"], installed()))
@@ -32,22 +34,28 @@ class Lab:
         (task,) = from_request(request, installed())
         return Tuning(task, self.search(**changed), installed())
 
-    def tune(self, solver: str = "toy", observer=None, **changed) -> Outcome:
-        return self.tuning(solver, **changed).run(observer)
+    def tune(self, solver: str = "toy", stop_after: int | None = None, **changed) -> Outcome:
+        """stop_after: press Ctrl-C after this many trials."""
 
-    def trials(self, solver: str = "toy", operators=("identity",), **changed) -> list[dict]:
-        """What the journal has of a solver: of each trial all but how long it took."""
-        with self.tuning(solver, operators, **changed).journal() as journal:
-            return [
-                dataclasses.asdict(trial) | {"score": trial.score, "failed": trial.failed, "seconds": 0}
-                for trial in journal.trials
-            ]
+        def report(done) -> None:
+            self.trials = [plain(trial) for trial in done]
+            if len(done) == stop_after:
+                raise KeyboardInterrupt
+
+        self.trials = []
+        return self.tuning(solver, **changed).run(report)
 
     def setting(self, solver: str = "toy"):
         return read_preset(self.folder / "p.yaml")[solver]
 
     def beside(self, name: str) -> Lab:
         return Lab(self.folder / name)
+
+
+def plain(trial: Trial) -> dict:
+    """The values of a trial that do not depend on when and where it ran."""
+    fixed = dataclasses.asdict(trial) | {"score": trial.score, "failed": trial.failed}
+    return {name: value for name, value in fixed.items() if name not in ("seconds", "reused")}
 
 
 @pytest.fixture

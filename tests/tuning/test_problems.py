@@ -1,4 +1,4 @@
-"""What is tuned on: the problems of a suite, and never an image that it tests on, which is not even read."""
+"""Tuning tasks: the problems of a suite, without its test images, which are not even read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from cryobench.errors import CryobenchError, SelectionError, SuiteError
 from cryobench.plan.grid import Request
 from cryobench.plan.suite_file import read_suite
 from cryobench.registry import installed
+from cryobench.results.store import Results
 from cryobench.tuning.objective import Objective, measure_of
 from cryobench.tuning.problems import from_request, from_suite, searched
 from cryobench.tuning.search import Budget, Search, Tuning
@@ -29,7 +30,7 @@ exclude:
 
 @pytest.fixture(autouse=True)
 def spied(tmp_path, monkeypatch, install_plugin):
-    """Numbers of the images that were read, in a file."""
+    """A file with the numbers of the images that were read."""
     path = tmp_path / "spied"
     path.touch()
     monkeypatch.setenv("SPIED", str(path))
@@ -46,7 +47,7 @@ def tasks(tmp_path, text: str = SUITE, **given):
 
 
 def problems(task) -> list[tuple]:
-    objective = Objective(task, measure_of("mse", ["mse"], installed()), installed())
+    objective = Objective(task, measure_of("mse", ["mse"], installed()), installed(), Results("unused"))
     return [
         (*(cell.labels[name] for name in ("operator", "noise", "data")), cell.seed, len(cell.dataset.ids))
         for plan in objective.plans(task.solver)
@@ -54,10 +55,10 @@ def problems(task) -> list[tuple]:
     ]
 
 
-def test_each_solver_has_the_problems_that_the_suite_has_for_it(tmp_path):
-    found, left = tasks(tmp_path)
+def test_each_solver_is_tuned_on_its_problems_in_the_suite(tmp_path):
+    found, left_out = tasks(tmp_path)
     assert [task.solver for task in found] == ["toy", "other"]
-    assert left == ["plain: nothing of it is to be tuned", "toy@p: nothing of it is to be tuned"]
+    assert left_out == ["plain: nothing to tune", "toy@p: nothing to tune"]
     kinds = [("identity", "none"), ("fourier:0.5", "none"), ("fourier:0.5", "gaussian:rel=0.05")]
     toy = [(*kind, "spy", seed, 2) for seed in (1, 2) for kind in kinds] + [("sumpool:2", "none", "spy", 3, 2)]
     assert sorted(problems(found[0])) == sorted(toy)
@@ -65,12 +66,12 @@ def test_each_solver_has_the_problems_that_the_suite_has_for_it(tmp_path):
     assert sorted(problems(found[1])) == sorted(other)
 
 
-def test_a_solver_that_stands_in_two_ways_has_to_be_chosen(tmp_path):
+def test_one_of_two_specs_of_a_solver_must_be_chosen(tmp_path):
     twice = SUITE.replace("other,", 'other, "other:cost=1",')
-    with pytest.raises(CryobenchError, match="one setting for other, got other and other:cost=1; name one"):
+    with pytest.raises(CryobenchError, match="one setting for other, got other and other:cost=1; choose one"):
         tasks(tmp_path, twice)
-    found, left = tasks(tmp_path, twice, solvers=("other:cost=1",))
-    assert ([task.solver for task in found], left) == (["other:cost=1"], [])
+    found, left_out = tasks(tmp_path, twice, solvers=("other:cost=1",))
+    assert ([task.solver for task in found], left_out) == (["other:cost=1"], [])
 
 
 def from_request_of(*solvers: str):
@@ -78,7 +79,7 @@ def from_request_of(*solvers: str):
 
 
 @pytest.mark.parametrize(
-    ("solver", "told"),
+    ("solver", "message"),
     [
         ("plain", "nothing to tune"),
         ("pinv", "nothing to tune"),
@@ -87,13 +88,13 @@ def from_request_of(*solvers: str):
         ("toyy", "did you mean 'toy'"),
     ],
 )
-def test_what_cannot_be_tuned_is_said_in_a_line(solver, told):
-    with pytest.raises(CryobenchError, match=told) as error:
+def test_solvers_that_cannot_be_tuned_are_refused(solver, message):
+    with pytest.raises(CryobenchError, match=message) as error:
         from_request_of(solver)
     assert "\n" not in str(error.value)
 
 
-def test_what_a_spec_states_is_not_searched():
+def test_stated_parameters_are_not_searched():
     names = [[field.name for field in searched(spec, installed())] for spec in ("toy", "toy:0.1", "toy:way=bad")]
     assert names == [["x", "way"], ["way"], ["x"]]
 
@@ -109,7 +110,7 @@ def test_what_a_spec_states_is_not_searched():
         ({'images: "0:6"': 'images: "6:"'}, {"images": "0,11"}),
     ],
 )
-def test_images_that_the_suite_tests_on_are_refused_and_none_is_read(tmp_path, spied, suite, given):
+def test_test_images_of_the_suite_are_refused_and_not_read(tmp_path, spied, suite, given):
     text = SUITE
     for before, after in suite.items():
         assert before in text
@@ -119,7 +120,7 @@ def test_images_that_the_suite_tests_on_are_refused_and_none_is_read(tmp_path, s
     assert spied.read_text() == ""
 
 
-def test_a_file_is_known_again_whatever_leads_to_it(tmp_path, blobs):
+def test_a_file_is_recognised_under_another_path(tmp_path, blobs):
     text = f"solvers: tikhonov\noperators: identity\ndata: {blobs}\nimages: '0:2'\n"
     with pytest.raises(SelectionError, match="tests on image 1 of"):
         tasks(tmp_path, text, images="1:3", data=("./blobs.npy",))
@@ -134,28 +135,28 @@ def test_no_test_image_is_ever_read(tmp_path, spied):
     assert set(spied.read_text().split()) == {"0/8", "0/9"}
 
 
-def test_other_data_stand_in_place_of_the_suites(tmp_path, spied):
+def test_given_data_replace_those_of_the_suite(tmp_path, spied):
     found, _ = tasks(tmp_path, data=("spy:seed=7",), images="0:2")
     problems(found[0])
     assert set(spied.read_text().split()) == {"7/0", "7/1"}
 
 
-def test_a_grid_whose_data_are_absent_is_left_out_where_the_suite_allows_it(tmp_path):
+def test_an_optional_grid_without_its_data_is_left_out(tmp_path):
     absent = "  - {solvers: other, operators: identity, data: nowhere.mrc, optional: data absent}\n"
     text = SUITE.replace("exclude:", absent + "exclude:")
-    _, left = tasks(tmp_path, text)
-    assert any(line.startswith("other: data absent (") for line in left)
+    _, left_out = tasks(tmp_path, text)
+    assert any(line.startswith("other: data absent (") for line in left_out)
     with pytest.raises(SuiteError, match=r"line 10: --data 'nowhere\.mrc'"):
         tasks(tmp_path, text.replace(", optional: data absent", ""))
 
 
-def test_a_grid_of_a_suite_without_its_plugin_is_named_and_left(tmp_path):
+def test_a_grid_without_its_plugin_is_left_out_and_named(tmp_path):
     grid = "  - {solvers: [swift, swifter], needs: no-such-plugin}\n"
-    found, left = tasks(tmp_path, SUITE.replace("exclude:", grid + "exclude:"))
-    assert "swift, swifter: no-such-plugin absent" in left
+    found, left_out = tasks(tmp_path, SUITE.replace("exclude:", grid + "exclude:"))
+    assert "swift, swifter: no-such-plugin absent" in left_out
     assert found
 
 
-def test_a_suite_without_anything_to_tune_is_refused(tmp_path):
-    with pytest.raises(SuiteError, match="there is no solver to tune; pinv: nothing of it"):
+def test_a_suite_with_nothing_to_tune_is_refused(tmp_path):
+    with pytest.raises(SuiteError, match="no solver to tune; pinv: nothing to tune"):
         tasks(tmp_path, "solvers: pinv\noperators: identity\ndata: spy\n")

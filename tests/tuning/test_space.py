@@ -1,4 +1,4 @@
-"""Which settings are tried: inside the ranges, none twice, on a grid all of them."""
+"""Suggested settings: inside the ranges, none twice, and on a grid all of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def allowed(values: Values) -> bool:
 
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(space.STRATEGIES), st.integers(0, 2**40), st.booleans())
-def test_settings_lie_in_the_ranges_and_are_tried_once(strategy, seed, higher):
+def test_settings_are_in_their_ranges_and_tried_once(strategy, seed, higher):
     done = [tried(DEFAULT, 1.0)]
     for k in range(8):
         values = space.suggest(FIELDS, done, strategy, seed, 4, higher)
@@ -53,11 +53,11 @@ def test_settings_lie_in_the_ranges_and_are_tried_once(strategy, seed, higher):
         assert allowed(values)
         assert values not in [trial.values for trial in done]
         assert type(values["steps"]) is int
-        assert values == space.suggest(FIELDS, done, strategy, seed, 4, higher)  # from the arguments alone
+        assert values == space.suggest(FIELDS, done, strategy, seed, 4, higher)  # depends on the arguments only
         done.append(tried(values, float(k % 3)))
 
 
-def test_a_default_out_of_its_range_is_left_out_and_another_value_is_in():
+def test_a_default_outside_its_range_is_left_out_and_an_extra_value_is_kept():
     parameters, _ = space.parameters(DEFAULT, FIELDS)
     assert "share" not in parameters
     assert parameters["gain is"] == "auto"
@@ -67,7 +67,7 @@ def test_a_default_out_of_its_range_is_left_out_and_another_value_is_in():
     assert numbers["gain is"] == space.NUMBER
 
 
-def test_a_grid_is_tried_to_its_last_point_and_then_ends():
+def test_a_grid_ends_after_its_last_point():
     fields = [field for field in FIELDS if field.name in ("gain", "way")]
     done = []
     while (values := space.suggest(fields, done, "grid", 3, 3, True)) is not None:
@@ -79,7 +79,7 @@ def test_a_grid_is_tried_to_its_last_point_and_then_ends():
 
 
 @pytest.mark.parametrize("points", [2, 3, 7])
-def test_grid_points_are_even_on_the_scale_of_the_range(points):
+def test_grid_points_are_evenly_spaced_on_the_scale_of_the_range(points):
     numbers = space.grid_points(Range(0.5, 50, log=True), points, whole=False)
     assert (numbers[0], numbers[-1], len(numbers)) == (0.5, 50, points)
     assert [math.log(b / a) for a, b in pairwise(numbers)] == pytest.approx(
@@ -91,12 +91,12 @@ def test_grid_points_are_even_on_the_scale_of_the_range(points):
     assert whole == [1, 2, 3]
 
 
-def test_a_grid_that_nobody_would_finish_is_refused():
+def test_a_grid_that_is_too_large_is_refused():
     with pytest.raises(ParameterError, match="--grid-points 400"):
         space.suggest(FIELDS, [], "grid", 0, 400, True)
 
 
-def test_a_small_space_ends_when_nothing_is_left_to_try():
+def test_a_small_space_ends_when_every_setting_was_tried():
     fields = [field for field in FIELDS if field.name == "box"]
     done = []
     while (values := space.suggest(fields, done, "random", 0, 2, True)) is not None:
@@ -108,7 +108,7 @@ SOLVERS = [name for name in installed().names("solvers") if name != "pinv"]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_every_built_in_solver_has_ranges_that_it_takes_and_that_hold_its_default(name):
+def test_built_in_solvers_accept_their_ranges_which_contain_the_defaults(name):
     registry = installed()
     fields = [field for field in fields_of(registry.get("solvers", name)) if field.search is not None]
     assert fields
