@@ -6,14 +6,13 @@ import numpy as np
 
 
 def square_crop(image: np.ndarray) -> np.ndarray:
-    """The central square of an image: [H, W] -> [n, n] with n = min(H, W). A view."""
+    """The central square of an image, the central cube of a volume: every side is min(image.shape). A view."""
     n = min(image.shape)
-    top, left = ((side - n) // 2 for side in image.shape)
-    return image[top : top + n, left : left + n]
+    return image[tuple(slice((side - n) // 2, (side - n) // 2 + n) for side in image.shape)]
 
 
 def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
-    """Resample a square image [N, N] to [n, n], its spectrum cut or padded with zeros. float32.
+    """Resample a square image [N, N] to [n, n], or a cube likewise, its spectrum cut or padded with zeros. float32.
 
     Scaled so that the mean is kept. Pixel j of the result stands at j N / n of the image. For n < N it is a sharp
     low-pass, and an image without frequencies at or above n / 2 cycles per image is sampled exactly; for n > N it is
@@ -22,13 +21,14 @@ def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
     (The convention of `scipy.signal.resample`.)
     """
     N = image.shape[0]
-    if image.shape != (N, N) or N < 1 or n < 1:
-        raise ValueError(f"cannot resize {image.shape} to {n} x {n}")
+    if image.shape != (N,) * image.ndim or N < 1 or n < 1:
+        raise ValueError(f"cannot resize {image.shape} to {n} pixels a side")
     if n == N:
         return np.asarray(image, dtype=np.float32)
-    spectrum = np.fft.fft2(image.astype(np.float64))
-    spectrum = _resize_rows(_resize_rows(spectrum, n).T, n).T
-    return (np.fft.ifft2(spectrum).real * (n / N) ** 2).astype(np.float32)
+    spectrum = np.fft.fftn(image.astype(np.float64))
+    for axis in range(image.ndim):
+        spectrum = np.moveaxis(_resize_rows(np.moveaxis(spectrum, axis, 0), n), 0, axis)
+    return (np.fft.ifftn(spectrum).real * (n / N) ** image.ndim).astype(np.float32)
 
 
 def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:

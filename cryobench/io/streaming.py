@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +37,7 @@ def stream(stack: Stack, images: Sequence[int] | None = None, *, chunk_bytes: in
     place: the chunks before it are yielded first.
     """
     numbers = range(len(stack)) if images is None else images
-    H, W = stack.shape
-    length = max(1, chunk_bytes // (4 * H * W))
+    length = max(1, chunk_bytes // (4 * math.prod(stack.shape)))
     pool = ThreadPoolExecutor(1, "stream")
     ahead: deque[Future[Chunk]] = deque()
     try:

@@ -77,11 +77,10 @@ def _defocus(table: pd.DataFrame | None) -> tuple[float, float] | None:
 
 def facts(summary: Summary) -> dict[str, str]:
     """A summary as lines of text, by name."""
-    height, width = summary.shape
     told = {
         "data": summary.label,
         "images": str(summary.images),
-        "size": f"{height} x {width} pixels",
+        "size": f"{' x '.join(map(str, summary.shape))} {'pixels' if len(summary.shape) == 2 else 'voxels'}",
         "pixel size": _between(summary.pixel_size, "Å per pixel", "not known"),
         "values": f"{summary.low:.4g} to {summary.high:.4g}, mean {summary.mean:.4g}, deviation {summary.deviation:.4g}"
         + ("" if summary.sampled == summary.images else f" (of {summary.sampled} images)"),
