@@ -21,9 +21,12 @@ def ring_correlations(
     frequency: np.ndarray,
     *,
     pixel_size: float | Sequence[float | None] | None = None,
+    shells: bool = False,
     path: str | Path,
 ) -> None:
     """Write a PNG of Fourier ring correlations against the truth: thin lines for images, a thick one for their mean.
+
+    shells: they are Fourier shell correlations, of volumes.
 
     curves: [B, L], of which the first 64 are drawn and all are in the mean. frequency: [L] in cycles per pixel.
     pixel_size: ångström per pixel, of all images or of each; where all have the same the axis below is in 1/Å and that
@@ -43,13 +46,14 @@ def ring_correlations(
     axis = axes[0, 0]
     for curve in curves[:MOST_LINES]:
         axis.plot(shown, curve, color=SKY, linewidth=0.7, alpha=0.8)
-    label = "1 image" if len(curves) == 1 else f"mean of {len(curves)} images"
+    noun, part = ("volume", "shell") if shells else ("image", "ring")
+    label = f"1 {noun}" if len(curves) == 1 else f"mean of {len(curves)} {noun}s"
     axis.plot(shown, curves.mean(axis=0), color=BLUE, linewidth=2, label=label)
     axis.axhline(AGAINST_TRUTH, color=VERMILION, linewidth=1.2, linestyle="--", label="1/2, against a truth")
     axis.axhline(HALF_MAPS, color=GREY, linewidth=1, linestyle=":", label="1/7, between half maps")
     axis.set_xlim(0, shown[-1])
     axis.set_ylim(min(-0.05, float(np.nanmin(curves, initial=0.0))), 1.02)
-    axis.set_ylabel("Fourier ring correlation", fontsize=9)
+    axis.set_ylabel(f"Fourier {part} correlation", fontsize=9)
     axis.set_xlabel("spatial frequency (1/Å)" if size else "spatial frequency (cycles/pixel)", fontsize=9)
     axis.spines[["right"]].set_visible(False)
     axis.tick_params(labelsize=8)

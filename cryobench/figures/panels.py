@@ -104,11 +104,14 @@ def error_maps(
 def sheet(
     images: Sequence[np.ndarray], *, titles: Sequence[str], pixel_size: Sequence[float | None], path: str | Path
 ) -> None:
-    """Write a PNG with images [H, W] side by side, each between its own 0.5th and 99.5th percentile.
+    """Write a PNG with images [H, W], or the central sections of volumes [D, H, W], side by side.
+
+    Each is shown between its own 0.5th and 99.5th percentile.
 
     titles and pixel_size (Å per pixel, None where it is not known): one for each image. The file appears complete or
     not at all; raises `ResultsError` where it cannot be written.
     """
+    images = [image[len(image) // 2] if image.ndim == 3 else image for image in images]
     columns = min(SHEET_COLUMNS, len(images))
     rows = math.ceil(len(images) / columns)
     figure, axes = blank(rows, columns, (1.2 * columns, 1.35 * rows * images[0].shape[0] / images[0].shape[1]))

@@ -1,4 +1,4 @@
-"""Resampling of 2-D images by cropping or padding the spectrum."""
+"""Resampling of images and volumes by cropping or padding the spectrum."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from cryobench.errors import DataError
 
 
 def square_crop(image: np.ndarray) -> np.ndarray:
-    """The central square of an image: [H, W] -> [n, n] with n = min(H, W). A view. Raises `DataError` unless 2-D."""
-    if image.ndim != 2:
-        raise DataError(f"cannot crop {size_text(image.shape)} to a square; expected a 2-D image")
+    """The central square of an image, the central cube of a volume: every side is min(image.shape). A view."""
     n = min(image.shape)
-    top, left = ((side - n) // 2 for side in image.shape)
-    return image[top : top + n, left : left + n]
+    return image[tuple(slice((side - n) // 2, (side - n) // 2 + n) for side in image.shape)]
 
 
 def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
-    """Resample a square image [N, N] to [n, n] by cropping its spectrum or padding it with zeros. float32.
+    """Resample a square image or a cube to n pixels a side, by cropping its spectrum or padding it with zeros. float32.
 
     The mean is kept. Pixel j of the result is at j N / n of the image. For n < N it is a sharp
     low-pass, and an image without frequencies at or above n / 2 cycles per image is sampled exactly; for n > N it is
@@ -27,13 +24,14 @@ def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
     `scipy.signal.resample`.) Raises `DataError` for an image that is not square, and for n < 1.
     """
     N = image.shape[0]
-    if image.shape != (N, N) or N < 1 or n < 1:
-        raise DataError(f"cannot resample {size_text(image.shape)} to {n} x {n}; expected a square image")
+    if image.shape != (N,) * image.ndim or N < 1 or n < 1:
+        raise DataError(f"cannot resample {size_text(image.shape)} to {n} pixels a side; expected a square or a cube")
     if n == N:
         return np.asarray(image, dtype=np.float32)
-    spectrum = np.fft.fft2(image.astype(np.float64))
-    spectrum = _resize_rows(_resize_rows(spectrum, n).T, n).T
-    return (np.fft.ifft2(spectrum).real * (n / N) ** 2).astype(np.float32)
+    spectrum = np.fft.fftn(image.astype(np.float64))
+    for axis in range(image.ndim):
+        spectrum = np.moveaxis(_resize_rows(np.moveaxis(spectrum, axis, 0), n), 0, axis)
+    return (np.fft.ifftn(spectrum).real * (n / N) ** image.ndim).astype(np.float32)
 
 
 def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:

@@ -38,7 +38,10 @@ COMPRESSIONS = {
 """Of compressed MRC files, by suffix: the function that unpacks them and the class that reads their headers."""
 
 _MRC_HEADER_BYTES = 1024
-_EXPECTED = "expected one image [H, W] or a stack [N, H, W] or [N, 1, H, W]"
+_EXPECTED = {
+    2: "expected one image [H, W] or a stack [N, H, W] or [N, 1, H, W]",
+    3: "expected one volume [D, H, W] or several, [N, D, H, W] or [N, 1, D, H, W]",
+}
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ def check_file(path: Path, what: str = "image file") -> None:
 # ------------------------------------------------------------------------------------------------------- MRC
 
 
-def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
+def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
     """Open an MRC file, plain or .gz or .bz2, by its header. as_stack: take the sections of a volume as images.
 
+    axes: of one image; with 3 the file holds a volume, or several of one shape (an MRC2014 volume stack).
     A compressed file is unpacked when its first image is read, into a temporary file that is deleted after its last
     use. Raises `DataError` for a file that is not MRC, is complex, truncated or longer than its header says, and for a
     volume without `as_stack`.
@@ -89,15 +93,16 @@ def open_mrc(path: Path, *, as_stack: bool) -> ImageFile:
         raise DataError(f"{path} has a damaged MRC header: {said(error)}; expected mode 0, 1, 2, 6 or 12") from error
     if dtype.kind == "c":
         raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; expected real images")
-    count, image_shape = _stack_shape(path, shape)
+    count, image_shape = _stack_shape(path, shape, axes)
     offset = _MRC_HEADER_BYTES + int(header.nsymbt)
     packed = path.suffix.lower() in COMPRESSIONS
     if not packed:
         _check_mrc_size(path, path.stat().st_size, shape, dtype.itemsize, offset)
-    if count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
+    if axes == 2 and count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
         raise DataError(
             f"{path} is a volume of {count} sections by its header (space group {header.ispg}); expected a stack of "
-            "images: pass --as-stack (as_stack=true) to take its sections as images, or give a star file that names it"
+            f"images: pass --data volume:{path} to take it as a volume, --as-stack (as_stack=true) to take its "
+            "sections as images, or a star file that names it"
         )
 
     def open_images() -> ReadImages:
@@ -195,8 +200,8 @@ def _mrc_pixel_size(header: Any) -> float | None:
 # ------------------------------------------------------------------------------------------------------- npy
 
 
-def open_npy(path: Path) -> ImageFile:
-    """Open a numpy array file [H, W], [N, H, W] or [N, 1, H, W] of real numbers. Raises `DataError`."""
+def open_npy(path: Path, *, axes: int = 2) -> ImageFile:
+    """Open a numpy array file of real numbers, [*S], [N, *S] or [N, 1, *S], S of `axes` axes. Raises `DataError`."""
     check_file(path)
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -207,7 +212,7 @@ def open_npy(path: Path) -> ImageFile:
         ) from error
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path} holds values of type {array.dtype}; expected real numbers, such as float32")
-    count, shape = _stack_shape(path, array.shape)
+    count, shape = _stack_shape(path, array.shape, axes)
     return ImageFile(path, count, shape, None, lambda: _array_reader(array.reshape(count, *shape)))
 
 
@@ -265,17 +270,17 @@ def _load_tensor(path: Path) -> Any:
 # ---------------------------------------------------------------------------------------------------- shapes
 
 
-def _stack_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, Shape]:
-    """(number of images, image shape) of an array of this shape."""
+def _stack_shape(path: Path, shape: tuple[int, ...], axes: int = 2) -> tuple[int, Shape]:
+    """(number of images, image shape) of an array of this shape, where an image has `axes` axes."""
     said = f"[{', '.join(map(str, shape))}]"
-    if len(shape) == 4 and shape[1] == 1:
+    if len(shape) == axes + 2 and shape[1] == 1:
         shape = (shape[0], *shape[2:])
-    if len(shape) not in (2, 3):
-        raise DataError(f"{path} holds an array of shape {said}; {_EXPECTED}")
+    if len(shape) not in (axes, axes + 1):
+        volumes = f"; for volumes give --data volume:{path}" if axes == 2 and len(shape) == 4 else ""
+        raise DataError(f"{path} holds an array of shape {said}; {_EXPECTED[axes]}{volumes}")
     if min(shape) < 1:
-        raise DataError(f"{path} holds no pixels: its shape is {said}; {_EXPECTED}")
-    *count, H, W = shape
-    return (count[0] if count else 1), (H, W)
+        raise DataError(f"{path} holds no pixels: its shape is {said}; {_EXPECTED[axes]}")
+    return math.prod(shape[:-axes]), shape[-axes:]
 
 
 def _array_reader(array: np.ndarray) -> ReadImages:

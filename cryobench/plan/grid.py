@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import torch
 
 from cryobench import environment
-from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_dims, check_operator
+from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
 from cryobench.core.kinds import check_kind
-from cryobench.errors import ParameterError, PluginError
+from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_unseen, choose, image_digests, presets_folder
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
-from cryobench.spec import Spec, fields_of, parse
+from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
 FLOOR = "pinv"
 CEILING = "ceiling"
@@ -162,13 +162,12 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     within = parse_within(request.within)
     datasets = _loaded(request, registry, {} if loaded is None else loaded)
     for dataset in datasets:
+        priors = _priors([chosen.solver for chosen in solvers if len(dataset.shape) in chosen.solver.dims])
+        for component in (*operators, *noises, *metrics, *priors):
+            _check_dims(component, dataset, registry)
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: check_operator(o, d.imaging))
-        for kind, components in (("noise", noises), ("metric", metrics)):
-            for component in components:
-                check_dims(kind, component, dataset.shape)
-        for prior in _priors([chosen.solver for chosen in solvers]):
-            check_dims("prior", prior, dataset.shape)
+        for prior in priors:
             guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
@@ -339,6 +338,35 @@ def _cell(
         within=str(within),
         radii=radii,
     )
+
+
+def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
+    """Refuse a component, or one among its parameters, that does not take images with as many axes as the data have.
+
+    Of a composed operator the first is checked: what the second is given is known when it is measured.
+    """
+    composed = registry.origin_of(type(component)).name == COMPOSED
+    for part in with_nested(component.inner if composed else component):
+        kind = registry.origin_of(type(part)).kind
+        name = f"{kind.removesuffix('s')} {registry.spec_of(part)}"
+        reason = unsupported_dims(part, dataset.shape, name, f"{dataset.label} holds")
+        if reason is not None:
+            others = _names_for(kind, len(dataset.shape), registry)
+            use = f"use {' or '.join(filter(None, (', '.join(others[:-1]), others[-1])))}" if others else "leave it out"
+            raise IncompatibleError(f"{reason}; {use}")
+
+
+def _names_for(kind: str, axes: int, registry: Registry) -> list[str]:
+    """The registered names of a kind that take images with so many axes."""
+    names = []
+    for name in registry.names(kind):
+        try:
+            dims = registry.get(kind, name).dims  # type: ignore[attr-defined]
+        except CryobenchError:
+            continue  # an installed plugin that cannot be imported is no suggestion
+        if isinstance(dims, tuple) and axes in dims:  # a property where they depend on the parameters
+            names.append(name)
+    return names
 
 
 def _priors(solvers: Sequence[Solver]) -> list[Prior]:

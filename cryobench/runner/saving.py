@@ -45,12 +45,16 @@ def writers(
 
 
 def _write_stack(path: Path, *, images: torch.Tensor, scale: Scale, pixel_size: float) -> None:
-    """Images [B, 1, H, W] in the units of the data file. pixel_size: Å, 0 where it is not known."""
+    """Images [B, 1, *S] in the units of the data file, as an MRC image stack or an MRC2014 volume stack.
+
+    pixel_size: Å, 0 where it is not known.
+    """
     import mrcfile
 
     data = scale.to_file(images)[:, 0].float().numpy()
-    with mrcfile.new(path, data=data) as file:
-        file.set_image_stack()
+    with mrcfile.new(path, data=data) as file:  # which makes four axes a volume stack
+        if data.ndim == 3:
+            file.set_image_stack()
         file.voxel_size = pixel_size
 
 
@@ -97,6 +101,7 @@ def _write_frc(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruc
         measured.curves["frc"].cpu().numpy(),
         ring_frequencies(cell.dataset.shape).numpy(),
         pixel_size=few.pixel_size,
+        shells=len(cell.dataset.shape) == 3,
         path=path,
     )
 
@@ -116,14 +121,17 @@ def _write_views(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstr
 def _write_animation(path: Path, *, course: Recording) -> None:
     from cryobench import figures
 
-    pairs = [(x[0].numpy(), estimate[0].numpy()) for x, estimate in course.frames]
+    pairs = [(_pixels(x[:1, None])[0], _pixels(estimate[:1, None])[0]) for x, estimate in course.frames]
     figures.animation(pairs, steps=course.steps, path=path)
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:
-    """[B, H, W] of [B, 1, H, W]."""
-    return images[:, 0].cpu().numpy()
+    """Images [B, 1, H, W] as [B, H, W]; of volumes [B, 1, D, H, W] the central section, z = D // 2."""
+    planes = images[:, 0] if images.ndim == 4 else images[:, 0, images.shape[2] // 2]
+    return planes.cpu().numpy()
 
 
 def _titles(cell: Cell) -> list[str]:
-    return [f"image {image}" for image in cell.dataset.ids]
+    shape = cell.dataset.shape
+    noun, section = ("image", "") if len(shape) == 2 else ("volume", f", z = {shape[0] // 2}")
+    return [f"{noun} {number}{section}" for number in cell.dataset.ids]

@@ -1,0 +1,186 @@
+"""The source `volume`: density maps, such as those of the Electron Microscopy Data Bank.
+
+Opening reads headers only, and reading a volume reads that volume only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import mrcfile
+import numpy as np
+
+from cryobench.core import Shape, Source, Stack
+from cryobench.core.source import size_text
+from cryobench.errors import DataError, ParameterError
+from cryobench.io.fourier_crop import fourier_resize, square_crop
+from cryobench.io.image_files import COMPRESSIONS, ImageFile, ReadImages, changed, open_mrc, open_npy
+
+SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
+ISOTROPIC = 1e-3
+"""The relative difference of voxel sizes that is rounding: headers often have cells of three decimals."""
+
+
+@dataclass(frozen=True)
+class Volume(Source):
+    """Volumes of MRC maps (one a file, or several as an MRC2014 volume stack) or of .npy files [D, H, W] or
+    [N, D, H, W].
+
+    Volumes are arrays in the order z, y, x, whatever order of axes a map's header states. Their voxels are cubes: a map
+    with other voxels is refused, because shells and balls would be ellipsoids. All have one shape.
+    """
+
+    path: Annotated[
+        tuple[str, ...],
+        f"files ({', '.join(SUFFIXES)}; maps also .gz or .bz2), folders of them, or patterns such as maps/*.mrc; "
+        "several are separated by commas, in double quotes",
+    ]
+    size: Annotated[
+        int | None, "resample volumes to this many voxels a side in Fourier space, cutting them to a cube first"
+    ] = None
+    invert: Annotated[bool, "multiply by -1: contrast inversion"] = False
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ParameterError("volume: the path is empty; give a map, such as volume:MAP.mrc")
+        if self.size is not None and self.size < 2:
+            raise ParameterError(f"volume: size must be at least 2 voxels, got {self.size}")
+
+    def open(self) -> VolumeStack:
+        """Open the maps by their headers. Raises `DataError` for a file that cannot be read as volumes."""
+        paths = [path for text in self.path for path in _files(text)]
+        label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        return VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
+
+
+class VolumeStack(Stack):
+    """The volumes of one or more files, in the order of the files. Raises `DataError` where their shapes differ.
+
+    size: voxels a side to resample to. invert: multiply by -1.
+    """
+
+    def __init__(self, label: str, files: list[ImageFile], *, size: int | None = None, invert: bool = False):
+        self.label, self._size, self._invert = label, size, invert
+        self._stored: Shape = files[0].shape
+        for file in files:
+            if file.shape != self._stored:
+                raise DataError(
+                    f"{files[0].path} holds a volume of {size_text(self._stored)} and {file.path} one of "
+                    f"{size_text(file.shape)} voxels; the volumes of a run must have one shape: run them separately"
+                )
+        self.shape: Shape = self._stored if size is None else (size, size, size)
+        self._volumes = [(file, number) for file in files for number in range(file.count)]
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    def read(self, index: int) -> np.ndarray:
+        """Volume `index`, float32 [D, H, W] (z, y, x), in the units of the file. Raises `DataError` if not finite."""
+        self.check(index)
+        file, number = self._volumes[index]
+        volume = np.empty(file.shape, np.float32)
+        try:
+            read = file.open()
+        except (OSError, ValueError) as error:  # deleted since its header was read
+            raise changed(file.path) from error
+        read(number, volume[None])
+        bad = int(volume.size - np.isfinite(volume).sum())
+        if bad:
+            raise DataError(
+                f"volume {index} of {self.label} ({file.path}) holds {bad} values that are not finite (NaN or "
+                "infinite); leave it out with --images"
+            )
+        if self._size is not None:
+            volume = fourier_resize(square_crop(volume), self._size)
+        return -volume if self._invert else volume
+
+    def pixel_size(self, index: int) -> float | None:
+        """Å per voxel of the volume as read, or None if unknown."""
+        self.check(index)
+        stored = self._volumes[index][0].pixel_size
+        return stored if stored is None or self._size is None else stored * min(self._stored) / self._size
+
+
+def _files(text: str) -> list[Path]:
+    """The files that a path, a folder or a pattern stands for, those of the latter two sorted by name."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        found = [file for file in path.iterdir() if _suffix(file) in SUFFIXES]
+        missing = f"the folder {path} has no maps ({', '.join(SUFFIXES)}); give one that has, or a file"
+    elif path.exists() or not glob.has_magic(text):
+        return [path]
+    else:
+        found = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - takes absolute patterns
+        missing = f"no file matches {text}; give another pattern, or a file"
+    if not found:
+        raise DataError(missing)
+    return sorted(found)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix in lower case, that of compression left out."""
+    return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
+
+
+def _opened(path: Path) -> ImageFile:
+    suffix = _suffix(path)
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{path} has the unknown suffix {path.suffix!r}; volumes are read from {', '.join(SUFFIXES)}, maps also as "
+            ".gz or .bz2"
+        )
+    file = open_npy(path, axes=3) if suffix == ".npy" else _opened_map(path)
+    if min(file.shape) < 2:
+        raise DataError(
+            f"{path} holds a volume of {size_text(file.shape)} voxels; expected at least 2 a side"
+        )
+    return file
+
+
+def _opened_map(path: Path) -> ImageFile:
+    """An MRC map, its axes in the order z, y, x."""
+    file = open_mrc(path, as_stack=True, axes=3)
+    with mrcfile.open(path, header_only=True, permissive=True) as map_file:
+        header: Any = map_file.header
+    if _suffix(path) == ".mrcs" and header.ispg < 401:  # the space groups of volume stacks begin there
+        raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
+    file = dataclasses.replace(file, pixel_size=_voxel_size(path, header))
+    stored = [int(header.maps), int(header.mapr), int(header.mapc)]  # 3 for z, 2 for y, 1 for x
+    if stored in ([3, 2, 1], [0, 0, 0]):  # some programs leave them empty
+        return file
+    if sorted(stored) != [1, 2, 3]:
+        raise DataError(f"{path} has a damaged MRC header: its axes are {stored[::-1]}; expected 1, 2 and 3")
+    order = [stored.index(axis) for axis in (3, 2, 1)]
+    shape = tuple(file.shape[axis] for axis in order)
+
+    def open_turned() -> ReadImages:
+        read = file.open()
+
+        def read_turned(first: int, out: np.ndarray) -> None:
+            volumes = np.empty((len(out), *file.shape), np.float32)
+            read(first, volumes)
+            out[...] = volumes.transpose(0, *[axis + 1 for axis in order])
+
+        return read_turned
+
+    return dataclasses.replace(file, shape=shape, open=open_turned)
+
+
+def _voxel_size(path: Path, header: Any) -> float | None:
+    """Å per voxel, or None where the header lacks it. Raises `DataError` unless it is the same along x, y and z."""
+    lengths = [float(header.cella[axis]) for axis in "xyz"]
+    intervals = [int(header[f"m{axis}"]) for axis in "xyz"]
+    if not all(0 < length < math.inf for length in lengths) or min(intervals) < 1:
+        return None
+    sizes = [length / count for length, count in zip(lengths, intervals, strict=True)]
+    if max(sizes) - min(sizes) > ISOTROPIC * min(sizes):
+        raise DataError(
+            f"{path} has voxels of {' x '.join(f'{size:.4g}' for size in sizes)} Å along x, y and z; expected cubes: "
+            "resample the map, or correct the cell in its header"
+        )
+    return sizes[0]
