@@ -48,7 +48,7 @@ class Picky(Toy):
     """Takes no sum pooling."""
 
     def unsupported(self, problem):
-        return "no blocks, please" if hasattr(problem.operator, "block") else None
+        return "no blocks, please" if problem.operator.block > 1 else None
 
 
 @dataclass(frozen=True)

@@ -177,12 +177,18 @@ class Tv(Regularised):
 
 
 @dataclass(frozen=True)
-class Sparse(Regularised):
-    """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in sparse:tv,prior.kind=anisotropic."""
+class _HasPrior:
+    """The field of `Sparse` that comes before those of `Regularised`, and so is bound by the bare value of a spec."""
 
     prior: Annotated[Sparsity, Component("priors"), "a sparsity prior: dct, tv, wavelet or a plugin's"] = (
         TotalVariation()
     )
+
+
+@dataclass(frozen=True)
+class Sparse(Regularised, _HasPrior):
+    """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in sparse:tv,prior.kind=anisotropic."""
+
     cut: Annotated[float | None, Range(1, 4, also=(None,)), "in place of the prior's own"] = None
 
     def __post_init__(self) -> None:

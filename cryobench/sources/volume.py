@@ -136,9 +136,7 @@ def _opened(path: Path) -> ImageFile:
         )
     file = open_npy(path, axes=3) if suffix == ".npy" else _opened_map(path)
     if min(file.shape) < 2:
-        raise DataError(
-            f"{path} holds a volume of {size_text(file.shape)} voxels; expected at least 2 a side"
-        )
+        raise DataError(f"{path} holds a volume of {size_text(file.shape)} voxels; expected at least 2 a side")
     return file
 
 

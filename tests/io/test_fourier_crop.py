@@ -78,8 +78,17 @@ def test_invalid_sizes_are_refused(shape, n):
         fourier_resize(np.zeros(shape), n)
 
 
-def test_volumes_are_refused():
-    with pytest.raises(DataError, match="cannot crop 4 x 4 x 5 to a square; expected a 2-D image"):
-        square_crop(np.zeros((4, 4, 5)))
-    with pytest.raises(DataError, match="cannot resample 4 x 4 x 4 to 2 x 2"):
-        fourier_resize(np.zeros((4, 4, 4)), 2)
+@pytest.mark.parametrize("n", [4, 5, 8, 9, 12])
+def test_volumes_are_resampled_as_scipy_does_along_every_axis(n):
+    volume = np.random.default_rng(0).normal(size=(8, 8, 8))
+    wanted = volume
+    for axis in range(3):
+        wanted = resample(wanted, n, axis=axis)
+    np.testing.assert_allclose(fourier_resize(volume, n), wanted, atol=1e-6)
+
+
+def test_the_middle_cube_is_cut_and_other_shapes_are_refused():
+    volume = np.arange(4 * 6 * 5).reshape(4, 6, 5)
+    np.testing.assert_array_equal(square_crop(volume), volume[:, 1:5, 0:4])
+    with pytest.raises(DataError, match="cannot resample 4 x 4 x 5 to 2 pixels a side; expected a square or a cube"):
+        fourier_resize(np.zeros((4, 4, 5)), 2)
