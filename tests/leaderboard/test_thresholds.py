@@ -22,9 +22,9 @@ def test_a_threshold_says_what_was_written(text):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("", "no threshold"), ("psnr", "no threshold"), ("psnr:0.1", "no threshold"), ("psnr:-", "no threshold"),
-    ("psnr:-x", "no threshold"), ("psnr:--1", "no threshold"), (":-1", "no threshold"), ("psnr:-0.1,", "no threshold"),
-    ("psnr:-1e", "no threshold"), ("psnr:-nan", "no threshold"), ("psnr:-5 %", "no threshold"),
+    ("", "invalid threshold"), ("psnr", "invalid threshold"), ("psnr:0.1", "invalid threshold"), ("psnr:-", "invalid threshold"),
+    ("psnr:-x", "invalid threshold"), ("psnr:--1", "invalid threshold"), (":-1", "invalid threshold"), ("psnr:-0.1,", "invalid threshold"),
+    ("psnr:-1e", "invalid threshold"), ("psnr:-nan", "invalid threshold"), ("psnr:-5 %", "invalid threshold"),
     ("pnsr:-0.1", "did you mean 'psnr'"), ("psnr:+0.1", "psnr gets worse with '-'"), ("seconds:-20%", "with '+'"),
 ])  # fmt: skip
 def test_nonsense_is_one_line(text, said):

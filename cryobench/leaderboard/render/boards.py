@@ -13,7 +13,7 @@ import pandas as pd
 
 from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE
 from cryobench.leaderboard.ranking import NO, UNCLEAR
-from cryobench.leaderboard.render.text import NO_VALUE, one_line
+from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
 from cryobench.leaderboard.table import metric_columns
 
@@ -131,7 +131,7 @@ def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dic
         "operator": first("operator"),
         "noise": f"noise {first('noise')}",
         "data": first("data"),
-        "n_images": "" if images is None else f"{images} image{'' if images == 1 else 's'}",
+        "n_images": "" if images is None else counted(images, "image"),
         "seed": f"seed {first('seed')}",
         "within": "" if first("within") == "image" else f"within {first('within')}",
         "dtype": "" if first("dtype") == "float32" else first("dtype"),

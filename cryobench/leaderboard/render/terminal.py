@@ -26,23 +26,36 @@ def rich_tables(frame: pd.DataFrame) -> RenderableType:
 
     Comparisons beyond `MOST_ROWS` rows are counted, not shown; average ranks are over all.
     """
-    return _Tables(frame)
+    return Deferred(lambda options: _parts(frame, options))
 
 
-class _Tables:
-    def __init__(self, frame: pd.DataFrame):
-        self.frame = frame
+class Deferred:
+    """A Rich renderable whose parts depend on the width and encoding of the output."""
+
+    def __init__(self, parts: Callable[[ConsoleOptions], Iterable[RenderableType]]):
+        self._parts = parts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self.frame.empty:
-            yield Text("no results")
-            return
-        parts, hidden = _first(sections(self.frame))
-        layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
-        for part in parts:
-            yield from _section(part, layout, _ascii if options.ascii_only else str)
-        left_out = f"not shown at this width, but in the CSV: {', '.join(layout.left_out)}" if layout.left_out else ""
-        yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
+        yield from self._parts(options)
+
+
+def encoder(options: ConsoleOptions) -> Callable[[str], str]:
+    """Converts text to characters that the output can encode."""
+    if not options.ascii_only:
+        return str
+    return lambda text: text.translate(ASCII).encode("ascii", "replace").decode("ascii")
+
+
+def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableType]:
+    if frame.empty:
+        yield Text("no results")
+        return
+    parts, hidden = _first(sections(frame))
+    layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
+    for part in parts:
+        yield from _section(part, layout, encoder(options))
+    left_out = f"not shown at this width, but in the CSV: {', '.join(layout.left_out)}" if layout.left_out else ""
+    yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
 
 
 def _first(parts: Iterator[Section]) -> tuple[list[Section], str]:
@@ -170,8 +183,3 @@ def _side(column: TextColumn) -> Literal["left", "right"]:
 
 def _over_means(column: TextColumn) -> bool:
     return column.header[-1].startswith(INTERVAL)
-
-
-def _ascii(text: str) -> str:
-    """For an output without Unicode."""
-    return text.translate(ASCII).encode("ascii", "replace").decode("ascii")
