@@ -1,8 +1,8 @@
-"""What a leaderboard needs of each run folder of a results folder, kept in one Parquet file beside them.
+"""The cells of a results folder, cached in one Parquet file beside the run folders.
 
-Only folders that are new, or whose files changed, are read. The index follows from the run folders alone: it may be
-deleted, and one that is damaged or of another version is made again. It is replaced whole: of two processes that do so
-at once the later one wins, and what only the other one saw is read again the next time.
+Only folders that are new, or whose files changed, are read. The index is derived from the run folders alone: it may be
+deleted, and is made again if it is damaged or of another version. It is replaced atomically: of two processes that
+write it at once the later one wins, and what only the other one read is read again the next time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cryobench.results.store import METRICS, RECORD, read_record
 
 INDEX = ".cryobench-index.parquet"
 LAYOUT = "1"
-"""Counts up whenever columns of `cells` of the same names come to hold something else."""
+"""Increased whenever the content of columns of `cells` changes and their names do not."""
 
 FOLDER, STAMP, DAMAGE = "folder", "stamp", "damage"
-"""Columns beside the cells: a run folder, its `_stamp`, and why it could not be read, '' for one that could."""
+"""Columns beside the cells: the run folder, its `_stamp`, and why it could not be read, else ''."""
 
 CHUNK = 2000
-"""Run folders whose records are held at once."""
+"""Run folders read at once."""
 
 LONG = 5000
-"""Run folders to read from which on a reader is told why it takes a while."""
+"""Number of run folders from which on indexing is reported, as it takes a while."""
 
 Report = Callable[[str], None]
 
@@ -42,8 +42,8 @@ Report = Callable[[str], None]
 def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     """The cells of results folders, or of single run folders, with the path of each as `FOLDER`; oldest first in each.
 
-    Of cells of one hash the last is taken. What is no run folder of ours is reported and skipped.
-    Raises `ResultsError` where there is no such folder.
+    Of cells of one hash the last is used. Folders that are not run folders are reported and skipped.
+    Raises `ResultsError` for a folder that does not exist.
     """
     found = [cells([])]
     for root in roots:
@@ -64,11 +64,8 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
 
 
 def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
-    """What finds the run folder of a cell that `read_cells` found, by its hash."""
-
-    @cache
-    def paths() -> dict[str, bytes]:
-        return dict(zip(table["hash"].to_pylist(), table[FOLDER].to_pylist(), strict=True))
+    """A function that returns the run folder of a cell that `read_cells` found, by its hash."""
+    paths = cache(lambda: dict(zip(table["hash"].to_pylist(), table[FOLDER].to_pylist(), strict=True)))
 
     def find(hash: str) -> Path | None:
         path = paths().get(hash)
@@ -78,9 +75,10 @@ def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
 
 
 def _all_of(root: Path, report: Report) -> pa.Table:
-    """The cells of every folder of a results folder, from its index as far as that holds; the index is brought up to
-    date where it can be."""
-    stamps = _stamps(root)
+    """The cells of a results folder, from its index as far as it is valid. Updates the index where possible."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    stamps = {name: _stamp(f"{root}/{name}") for name in names}
     kept = _load(root / INDEX)
     n_known = kept.num_rows
     kept = kept.filter(_unchanged(kept, stamps))
@@ -94,21 +92,14 @@ def _all_of(root: Path, report: Report) -> pa.Table:
     if unread or kept.num_rows < n_known:
         try:
             _save(table, root / INDEX)
-        except OSError as error:  # what was read is good all the same
+        except OSError as error:  # the cells are valid without an index
             if len(unread) >= LONG:
                 report(f"the index of {root} cannot be kept: {error.strerror}")
     return _joined([table, _read(root, {name: stamp for name, stamp in stamps.items() if not stamp})])
 
 
-def _stamps(root: Path) -> dict[str, str]:
-    """The stamp of each folder that may be a run folder, by name."""
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return {name: _stamp(f"{root}/{name}") for name in names}
-
-
 def _stamp(folder: str) -> str:
-    """What changes when the files of a run folder do: when each was written, and its size. '' where one is missing."""
+    """Modification time and size of the files of a run folder. '' where one is missing."""
     try:
         files = [os.stat(f"{folder}/{name}") for name in (RECORD, METRICS)]  # noqa: PTH116 - twice as fast as a Path
     except OSError:
@@ -122,7 +113,7 @@ def _unchanged(table: pa.Table, stamps: dict[str, str]) -> pa.Array:
 
 
 def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
-    """The cells of run folders of `root`, given as name and stamp; one that cannot be read has a `DAMAGE`, no cell."""
+    """The cells of run folders of `root`, given as name and stamp; an unreadable one has a `DAMAGE` and no cell."""
     records, damages = {}, {}
     for name in stamps:
         try:
@@ -138,7 +129,7 @@ def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
 
 
 def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
-    """The cells of records by folder name, but for those whose fields are not what ours are; and why not."""
+    """The cells of records by folder name, and the reasons for records whose fields are invalid."""
     try:
         return cells(list(records.values())), {}
     except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -151,7 +142,7 @@ def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
 
 
 def _beside(names: Sequence[str], stamps: dict[str, str], damages: Sequence[str]) -> dict[str, pa.Array]:
-    """The columns beside the cells. Folder names are bytes, as not every one is text."""
+    """The columns beside the cells. Folder names are bytes: not all are valid text."""
     return {
         FOLDER: pa.array([os.fsencode(name) for name in names], pa.binary()),
         STAMP: pa.array([stamps[name] for name in names], pa.string()),
@@ -160,7 +151,7 @@ def _beside(names: Sequence[str], stamps: dict[str, str], damages: Sequence[str]
 
 
 def _joined(tables: Collection[pa.Table]) -> pa.Table:
-    """One table of all rows; a column that a table has not is missing in its rows."""
+    """One table of all rows; columns that a table does not have are null."""
     return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 
 
@@ -169,13 +160,13 @@ def _identity() -> dict[bytes, bytes]:
 
 
 def _load(path: Path) -> pa.Table:
-    """The table of an index; an empty one where there is none that can be used."""
+    """The table of an index; an empty one where there is no valid index."""
     try:
         with pq.ParquetFile(path) as file:
             if _identity().items() <= (file.schema_arrow.metadata or {}).items():
                 return file.read()
-    except (OSError, pa.ArrowException):  # none, damaged, or not to be read by this user: the run folders have it all
-        return _read(path.parent, {})
+    except (OSError, pa.ArrowException):  # absent, damaged or not readable: the run folders have everything
+        pass
     return _read(path.parent, {})
 
 

@@ -1,4 +1,4 @@
-"""What a suite publishes: its leaderboard as a page to read, and measured beside published numbers."""
+"""The published results of a suite: its leaderboard as a page, and measured beside published numbers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
-class Beside:
-    """One published number, as (least, greatest), and ours: a mean over images, or why there is none."""
+class PublishedNumber:
+    """A published number, as (least, greatest), and ours: a mean over images, or the reason for its absence."""
 
     solver: str
     operator: str
@@ -34,62 +34,65 @@ class Beside:
     reason: str = ""
 
     @property
-    def told(self) -> str:
+    def absence(self) -> str:
         """Why there is no number of ours, '' where there is one."""
         return self.reason if self.status == "ok" else f"{self.status}: {self.reason}"
 
     @property
     def difference(self) -> float | None:
-        """Ours less theirs; less the nearer end of a range, 0 within it."""
+        """Ours minus the published number, or minus the nearer end of a range; 0 within the range."""
         if self.measured is None:
             return None
         least, greatest = self.published
         return self.measured - min(max(self.measured, least), greatest)
 
     @property
-    def shown(self) -> str:
-        """The published number or range as text."""
+    def text(self) -> str:
+        """The published number or range."""
         least, greatest = self.published
         return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
 
 
-def beside(references: Sequence[Reference], records: Sequence[Record], absent: Sequence[Absent]) -> list[Beside]:
-    """Each published number with ours, from the records of its cell; references as `suite.references` gives them."""
+def published_numbers(
+    references: Sequence[Reference], records: Sequence[Record], absent: Sequence[Absent]
+) -> list[PublishedNumber]:
+    """Each published number with ours, from the records of its cell. references: see `suite.references`."""
     found = []
     for reference in references:
-        ours = [record for record in records if _is_of(record, reference)]
+        ours = [record for record in records if _matches(record, reference)]
         for metric, published in reference.values.items():
-            told = _measured(ours[0], metric) if ours else (None, NOT_RUN, _why(reference, absent))
-            found.append(Beside(reference.solver, reference.operator, metric, published, reference.source, *told))
+            result = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, absent))
+            cell = reference.solver, reference.operator, metric, published, reference.source
+            found.append(PublishedNumber(*cell, *result))
     return found
 
 
-def _is_of(record: Record, reference: Reference) -> bool:
+def _matches(record: Record, reference: Reference) -> bool:
     same = all(getattr(record, name) == getattr(reference, name) for name in ("solver", "operator", "noise"))
     return same and fnmatchcase(record.data, reference.data)
 
 
-def _why(reference: Reference, absent: Sequence[Absent]) -> str:
-    reasons = [grid.reason for grid in absent
-               if reference.solver in grid.solvers and reference.operator in grid.operators]  # fmt: skip
-    return reasons[0] if reasons else "no cell of this suite"
+def _reason(reference: Reference, absent: Sequence[Absent]) -> str:
+    reasons = (grid.reason for grid in absent
+               if reference.solver in grid.solvers and reference.operator in grid.operators)  # fmt: skip
+    return next(reasons, "no cell of this suite")
 
 
 def _measured(record: Record, metric: str) -> tuple[float | None, str, str]:
-    """The mean, and where there is none the status of the cell and the reason."""
+    """The mean; where there is none, the status of the cell and the reason."""
     if record.status != "ok":
         return None, record.status, record.reason
     value = mean(record.values[metric]) if metric in record.values else None
     return (value, "ok", "") if value is not None else (None, "ok", record.unmeasured.get(metric, "not measured"))
 
 
-def with_published(frame: pd.DataFrame, numbers: Sequence[Beside]) -> pd.DataFrame:
-    """A leaderboard with METRIC_published and METRIC_difference for each published number; what was not run is a row of
-    its own below."""
+def with_published(frame: pd.DataFrame, numbers: Sequence[PublishedNumber]) -> pd.DataFrame:
+    """A leaderboard with METRIC_published and METRIC_difference for each published number. Cells that were not run are
+    rows at the end."""
     frame = frame.copy()
     absent: dict[tuple[str, str], dict[str, str]] = {}
     for number in numbers:
-        columns = {f"{number.metric}_published": number.shown, f"{number.metric}_difference": number.difference}
+        columns = {f"{number.metric}_published": number.text, f"{number.metric}_difference": number.difference}
         own = (frame["solver"] == number.solver) & (frame["operator"] == number.operator)
         for name, value in columns.items():
             if name not in frame:
@@ -102,34 +105,33 @@ def with_published(frame: pd.DataFrame, numbers: Sequence[Beside]) -> pd.DataFra
 
 
 def report(
-    suite: SuiteFile, frame: pd.DataFrame, numbers: Sequence[Beside], absent: Sequence[Absent], made: str, command: str
+    suite: SuiteFile,
+    frame: pd.DataFrame,
+    numbers: Sequence[PublishedNumber],
+    absent: Sequence[Absent],
+    made: str,
+    command: str,
 ) -> str:
-    """A suite's results in Markdown: what they are, the command that made them, where and when, and the leaderboard.
+    """The results of a suite in Markdown: description, command, date and machine, and the leaderboard.
 
     made: machine, version and date, in a line.
     """
-    lines = [f"# {suite.title}", ""]
-    if suite.about:
-        lines += [suite.about, ""]
-    lines += [f"{made}:", "", f"    {command}", ""]
+    lines = [f"# {suite.title}", *(["", suite.about] if suite.about else []), "", f"{made}:", "", f"    {command}", ""]
     if numbers:
         lines += ["## Beside published numbers", "", *_table(numbers), ""]
     lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}" for grid in absent]
-    return "\n".join(lines).rstrip() + "\n\n" + to_markdown(_headlines(suite, frame))
-
-
-def _headlines(suite: SuiteFile, frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that carry the name of a metric that the suite states; all where it states none."""
     named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
     names = [column["name"] for column in metric_columns(frame)]
-    return with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
+    shown = with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
+    return "\n".join(lines).rstrip() + "\n\n" + to_markdown(shown)
 
 
-def _table(numbers: Sequence[Beside]) -> Iterator[str]:
+def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
     yield "| solver | operator | metric | published | ours | difference | source |"
     yield "|:--|:--|:--|--:|--:|--:|:--|"
     for row in numbers:
-        ours = row.told if row.measured is None else f"{row.measured:.4g}"
+        ours = row.absence if row.measured is None else f"{row.measured:.4g}"
         difference = "" if row.difference is None else f"{row.difference:+.3g}"
-        specs = f"`{row.solver}` | `{row.operator}`"
-        yield f"| {specs} | {row.metric} | {row.shown} | {ours} | {difference} | {row.source} |"
+        yield (
+            f"| `{row.solver}` | `{row.operator}` | {row.metric} | {row.text} | {ours} | {difference} | {row.source} |"
+        )

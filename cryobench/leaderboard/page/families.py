@@ -1,10 +1,10 @@
-"""Operators that differ in one parameter alone: along such a family a quality is a curve."""
+"""Families of operators that differ in one parameter, over which quality is drawn as a curve."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,38 +12,29 @@ from cryobench.errors import SpecError
 from cryobench.spec import Spec, parse
 
 Key = tuple[int, str]
-"""A parameter: in which of the composed components, counted from the outermost, and its name, '' for a bare value."""
+"""A parameter: the index of its component in the composition, outermost first, and its name, '' for a bare value."""
 SAME = 0.01
-"""Compressions that differ relatively by less are one: N / rank(A) rounds."""
+"""Relative difference up to which compressions are equal: N / rank(A) rounds."""
 COMPRESSION = "effective compression N / rank(A)"
 
 
-@dataclass(frozen=True)
-class Family:
-    """Two or more operators. pattern: their spec, with x for what differs. values: the text of it in each, None where
-    it is not given and its default holds."""
+class Family(NamedTuple):
+    """Two or more operators. pattern: their spec with x for the parameter. values: its text in each operator, None
+    where it has its default."""
 
     pattern: str
     values: dict[str, str | None]
 
 
-class Place(NamedTuple):
-    """A comparison on an operator: its number, and the effective compression, where it is known."""
-
-    number: int
-    operator: str
-    compression: float | None
-
-
 class Axis(NamedTuple):
-    """What a curve runs along, and the comparisons on it: (number, x), by increasing x."""
+    """The abscissa of a curve, and its comparisons (number, x) by increasing x."""
 
     label: str
     stands: list[tuple[int, float]]
 
 
 def families(operators: Iterable[str]) -> list[Family]:
-    """The families among operator specs. An operator may be in several, and in none; so is what is no spec."""
+    """The families among operator specs. An operator may be in several or none; invalid specs are in none."""
     known = {text: spec for text in dict.fromkeys(operators) if (spec := _parsed(text)) is not None}
     parameters = {text: dict(_parameters(spec)) for text, spec in known.items()}
     keys = sorted({key for given in parameters.values() for key in given})
@@ -59,23 +50,20 @@ def families(operators: Iterable[str]) -> list[Family]:
     ]
 
 
-def axis(family: Family, places: Sequence[Place]) -> Axis | None:
-    """How these comparisons, on operators of the family, lie along a curve; None where they do not.
+def axis(family: Family, places: Sequence[tuple[int, str, float | None]]) -> Axis | None:
+    """The axis for comparisons (number, operator, effective compression) of a family; None where there is no curve.
 
-    Along the effective compression where that tells them apart, else along the parameter where that is a number: block
-    sizes of one compression, say.
+    The effective compression where it distinguishes them, else the parameter if it is a number, such as block sizes of
+    equal compression.
     """
-    compressions = [(place.number, place.compression) for place in places]
-    numbers = [(place.number, _number(family.values[place.operator])) for place in places]
-    for label, stands in ((COMPRESSION, compressions), (f"x of {family.pattern}", numbers)):
+    compressions = [(number, compression) for number, _, compression in places]
+    parameters = [(number, _number(family.values[operator])) for number, operator, _ in places]
+    for label, stands in ((COMPRESSION, compressions), (f"x of {family.pattern}", parameters)):
         known = sorted(((number, x) for number, x in stands if x is not None), key=lambda stand: stand[1])
-        if len(known) == len(places) > 1 and _apart([x for _, x in known]):
+        distinct = all(second - first > SAME * abs(second) for (_, first), (_, second) in pairwise(known))
+        if len(known) == len(places) > 1 and distinct:
             return Axis(label, known)
     return None
-
-
-def _apart(rising: Sequence[float]) -> bool:
-    return all(second - first > SAME * abs(second) for first, second in pairwise(rising))
 
 
 def _number(text: str | None) -> float | None:
@@ -100,8 +88,7 @@ def _components(spec: Spec | None) -> tuple[str, ...]:
 def _parameters(spec: Spec, level: int = 0) -> Iterator[tuple[Key, str]]:
     if spec.value is not None:
         yield (level, ""), spec.value
-    for name, text in spec.params:
-        yield (level, name), text
+    yield from (((level, name), text) for name, text in spec.params)
     if spec.after is not None:
         yield from _parameters(spec.after, level + 1)
 
