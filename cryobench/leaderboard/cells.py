@@ -158,8 +158,10 @@ def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
         series = [record.values.get(name) for record in records]
         ran = [values if record.status == "ok" else None for values, record in zip(series, records, strict=True)]
         intervals = bootstrap_intervals([values or () for values in ran])
-        means = [None if values is None else mean(values) for values in ran]
-        columns[VALUES + name] = pa.array(series, NUMBERS)
-        for part, column in ((MEAN, means), (LOW, [low for low, _ in intervals]), (HIGH, [high for _, high in intervals])):
-            columns[part + name] = pa.array(column, pa.float64())
+        columns |= {
+            VALUES + name: pa.array(series, NUMBERS),
+            MEAN + name: pa.array([None if values is None else mean(values) for values in ran], pa.float64()),
+            LOW + name: pa.array([low for low, _ in intervals], pa.float64()),
+            HIGH + name: pa.array([high for _, high in intervals], pa.float64()),
+        }
     return columns

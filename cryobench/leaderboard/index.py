@@ -8,7 +8,7 @@ write it at once the later one wins, and what only the other one read is read ag
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -120,12 +120,17 @@ def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
             records[name] = read_record(root / name)
         except ResultsError as error:
             damages[name] = str(error)
-    table, foreign = _cells(records)
-    damages |= foreign
-    good = [name for name in records if name not in damages]
-    for column, texts in _beside(good, stamps, [""] * len(good)).items():
-        table = table.append_column(column, texts)
-    return _joined([table, pa.table(_beside(list(damages), stamps, list(damages.values())))])
+    table, invalid = _cells(records)
+    damages |= invalid
+    names = [*(name for name in records if name not in damages), *damages]
+    table = _joined([table, pa.table({"hash": pa.nulls(len(damages), pa.string())})])
+    for column, values, kind in (
+        (FOLDER, map(os.fsencode, names), pa.binary()),  # bytes: not all names are valid text
+        (STAMP, (stamps[name] for name in names), pa.string()),
+        (DAMAGE, (damages.get(name, "") for name in names), pa.string()),
+    ):
+        table = table.append_column(column, pa.array(list(values), kind))
+    return table
 
 
 def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
@@ -135,22 +140,11 @@ def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
     except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if len(records) == 1:
             return cells([]), {name: f"damaged run folder: {said(error)}" for name in records}
-    names = list(records)
-    halves = [{name: records[name] for name in half} for half in (names[: len(names) // 2], names[len(names) // 2 :])]
-    (first, bad), (second, worse) = map(_cells, halves)
-    return _joined([first, second]), bad | worse
+    parts = [_cells({name: record}) for name, record in records.items()]
+    return _joined([table for table, _ in parts]), {name: reason for _, part in parts for name, reason in part.items()}
 
 
-def _beside(names: Sequence[str], stamps: dict[str, str], damages: Sequence[str]) -> dict[str, pa.Array]:
-    """The columns beside the cells. Folder names are bytes: not all are valid text."""
-    return {
-        FOLDER: pa.array([os.fsencode(name) for name in names], pa.binary()),
-        STAMP: pa.array([stamps[name] for name in names], pa.string()),
-        DAMAGE: pa.array(damages, pa.string()),
-    }
-
-
-def _joined(tables: Collection[pa.Table]) -> pa.Table:
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
     """One table of all rows; columns that a table does not have are null."""
     return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,37 +20,21 @@ from cryobench.spec import parse
 NOT_RUN = "not run"
 
 
-@dataclass(frozen=True)
-class PublishedNumber:
-    """A published number, as (least, greatest), and ours: a mean over images, or the reason for its absence."""
+class PublishedNumber(NamedTuple):
+    """A published number or range, as text, and ours: a mean over images, or the reason for its absence.
+
+    difference: ours minus the published number, or minus the nearer end of a range; 0 within the range.
+    """
 
     solver: str
     operator: str
     metric: str
-    published: tuple[float, float]
+    published: str
     source: str
     measured: float | None
-    status: str = "ok"
-    reason: str = ""
-
-    @property
-    def absence(self) -> str:
-        """Why there is no number of ours, '' where there is one."""
-        return self.reason if self.status == "ok" else f"{self.status}: {self.reason}"
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the published number, or minus the nearer end of a range; 0 within the range."""
-        if self.measured is None:
-            return None
-        least, greatest = self.published
-        return self.measured - min(max(self.measured, least), greatest)
-
-    @property
-    def text(self) -> str:
-        """The published number or range."""
-        least, greatest = self.published
-        return f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+    difference: float | None
+    status: str
+    reason: str
 
 
 def published_numbers(
@@ -60,10 +44,12 @@ def published_numbers(
     found = []
     for reference in references:
         ours = [record for record in records if _matches(record, reference)]
-        for metric, published in reference.values.items():
-            result = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, absent))
-            cell = reference.solver, reference.operator, metric, published, reference.source
-            found.append(PublishedNumber(*cell, *result))
+        for metric, (least, greatest) in reference.values.items():
+            text = f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+            measured, *why = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, absent))
+            difference = None if measured is None else measured - min(max(measured, least), greatest)
+            cell = reference.solver, reference.operator, metric, text, reference.source
+            found.append(PublishedNumber(*cell, measured, difference, *why))
     return found
 
 
@@ -92,7 +78,7 @@ def with_published(frame: pd.DataFrame, numbers: Sequence[PublishedNumber]) -> p
     frame = frame.copy()
     absent: dict[tuple[str, str], dict[str, str]] = {}
     for number in numbers:
-        columns = {f"{number.metric}_published": number.text, f"{number.metric}_difference": number.difference}
+        columns = {f"{number.metric}_published": number.published, f"{number.metric}_difference": number.difference}
         own = (frame["solver"] == number.solver) & (frame["operator"] == number.operator)
         for name, value in columns.items():
             if name not in frame:
@@ -130,8 +116,8 @@ def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
     yield "| solver | operator | metric | published | ours | difference | source |"
     yield "|:--|:--|:--|--:|--:|--:|:--|"
     for row in numbers:
-        ours = row.absence if row.measured is None else f"{row.measured:.4g}"
+        absence = row.reason if row.status == "ok" else f"{row.status}: {row.reason}"
+        ours = absence if row.measured is None else f"{row.measured:.4g}"
         difference = "" if row.difference is None else f"{row.difference:+.3g}"
-        yield (
-            f"| `{row.solver}` | `{row.operator}` | {row.metric} | {row.text} | {ours} | {difference} | {row.source} |"
-        )
+        texts = f"`{row.solver}`", f"`{row.operator}`", row.metric, row.published, ours, difference, row.source
+        yield f"| {' | '.join(texts)} |"

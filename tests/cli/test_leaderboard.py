@@ -119,8 +119,8 @@ def test_damaged_and_foreign_folders_are_named_and_left_out(cli, runs):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (("--format", "cvs"), "--format cvs: 'cvs' is no format; did you mean 'csv'?"),
-        (("--format", "csv="), "--format csv= names no file"),
+        (("--format", "cvs"), "--format cvs: 'cvs' is not a format; did you mean 'csv'?"),
+        (("--format", "csv="), "--format csv= lacks a file"),
         (("--format", "csv", "--json"), "--format csv and --json would both write to stdout"),
         (("--csv", "-", "--format", "md"), "--format md and --csv - would both write to stdout"),
         (("--format", "md=x", "--format", "csv=x"), "--format csv=x would write x twice"),

@@ -32,8 +32,8 @@ Pairs = Sequence[tuple[Record, Record]]
 
 @dataclass
 class Changes:
-    """All changes. broken: cells that ran and no longer do. mended: the reverse. only_old, only_new: cells of one of the
-    results. regressions: `broken`, and metrics that got significantly worse or lost their number, or with thresholds
+    """All changes. broken: cells that ran and no longer do. mended: the reverse. only_old, only_new: cells of one
+    result. regressions: `broken`, and metrics that got significantly worse or lost their number, or with thresholds
     the changes that exceed one. remarks: notes for the reader."""
 
     changes: list[Change]

@@ -37,25 +37,6 @@ MIXED = {
 NOT_COMPRESSIVE = 1.0 + 1e-9
 
 
-class Rows(dict[str, list[Any]]):
-    """Some rows of columns: a list for each column, made on first access, as most columns are never used."""
-
-    def __init__(self, columns: Mapping[str, list[Any]], places: Sequence[int]):
-        super().__init__()
-        self._columns, self._places = columns, places
-
-    def __missing__(self, name: str) -> list[Any]:
-        column, places = self._columns[name], self._places
-        together = isinstance(places, range)
-        taken = column[places.start : places.stop] if together else [column[place] for place in places]
-        self[name] = taken
-        return taken
-
-    def only(self, kept: Sequence[int]) -> Rows:
-        """A selection of the rows, by position."""
-        return Rows(self._columns, [self._places[place] for place in kept])
-
-
 @dataclass(frozen=True)
 class Board:
     """A comparison. ran: its rows that have results, as lists by column; NaN or None where a value is missing.
@@ -66,7 +47,7 @@ class Board:
     of: Mapping[str, str]
     by: str
     metrics: Sequence[Mapping[str, str]]
-    ran: Rows
+    ran: Mapping[str, list[Any]]
     unranked: Sequence[str]
 
     def __len__(self) -> int:
@@ -94,7 +75,7 @@ class Board:
             return self
         references = zip(self.ran["floor"], self.ran["ceiling"], strict=True)
         kept = [place for place, reference in enumerate(references) if place < n_rows or any(reference)]
-        return replace(self, ran=self.ran.only(kept), unranked=self.unranked[: max(n_rows - len(self), 0)])
+        return replace(self, ran=_rows(self.ran, kept), unranked=self.unranked[: max(n_rows - len(self), 0)])
 
 
 def boards(frame: pd.DataFrame) -> Iterator[Board]:
@@ -107,16 +88,17 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
     metrics = metric_columns(frame)
     for _, members in groupby(range(len(frame)), key=columns["group"].__getitem__):
         places = list(members)
-        ran = [place for place in places if columns["status"][place] == "ok"]
-        if ran and ran[-1] - ran[0] < len(ran):
-            ran = range(ran[0], ran[-1] + 1)
         yield Board(
             of=_title_parts(columns, places),
             by=frame.attrs["by"],
             metrics=metrics,
-            ran=Rows(columns, ran),
+            ran=_rows(columns, [place for place in places if columns["status"][place] == "ok"]),
             unranked=[_unranked(columns, place) for place in places if columns["status"][place] != "ok"],
         )
+
+
+def _rows(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
+    return {name: [column[place] for place in places] for name, column in columns.items()}
 
 
 def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, str]:
