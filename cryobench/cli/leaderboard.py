@@ -24,7 +24,7 @@ def leaderboard(
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(metavar="operator|noise|data|compression", help="Group comparisons, with a heading and average ranks each."),
+        typer.Option(metavar="operator|noise|data|compression", help="Headings, with average ranks each."),
     ] = None,
     solvers: Annotated[
         str | None,

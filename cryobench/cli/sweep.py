@@ -197,8 +197,8 @@ def _publish(
 
     from cryobench.environment import hardware, version
     from cryobench.files import whole_file
-    from cryobench.leaderboard.published import published_numbers, report, with_published
     from cryobench.leaderboard.render import to_csv
+    from cryobench.sweep.published import published_numbers, report, with_published
 
     machine = hardware()
     devices = [str(machine[name]) for name in machine if name.startswith("cuda")]

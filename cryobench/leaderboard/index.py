@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
+from itertools import compress
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,12 +79,14 @@ def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
 def _all_of(root: Path, report: Report) -> pa.Table:
     """The cells of a results folder, from its index as far as it is valid. Updates the index where possible."""
     with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    stamps = {name: _stamp(f"{root}/{name}") for name in names}
+        folders = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    stamps = {name: _stamp(f"{root}/{name}") for name in folders}
     kept = _load(root / INDEX)
     n_known = kept.num_rows
-    kept = kept.filter(_unchanged(kept, stamps))
-    known = set(map(os.fsdecode, kept[FOLDER].to_pylist()))
+    names = list(map(os.fsdecode, kept[FOLDER].to_pylist()))
+    unchanged = [stamps.get(name) == stamp for name, stamp in zip(names, kept[STAMP].to_pylist(), strict=True)]
+    kept = kept.filter(pa.array(unchanged, pa.bool_()))
+    known = set(compress(names, unchanged))
     unread = {name: stamp for name, stamp in stamps.items() if stamp and name not in known}
     if len(unread) >= LONG:
         report(f"indexing {len(unread)} run folders of {root}; the next time they are not read again")
@@ -105,11 +109,6 @@ def _stamp(folder: str) -> str:
     except OSError:
         return ""
     return " ".join(f"{file.st_mtime_ns} {file.st_size}" for file in files)
-
-
-def _unchanged(table: pa.Table, stamps: dict[str, str]) -> pa.Array:
-    pairs = zip(table[FOLDER].to_pylist(), table[STAMP].to_pylist(), strict=True)
-    return pa.array([stamps.get(os.fsdecode(name)) == stamp for name, stamp in pairs], pa.bool_())
 
 
 def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
@@ -154,13 +153,10 @@ def _identity() -> dict[bytes, bytes]:
 
 
 def _load(path: Path) -> pa.Table:
-    """The table of an index; an empty one where there is no valid index."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if _identity().items() <= (file.schema_arrow.metadata or {}).items():
-                return file.read()
-    except (OSError, pa.ArrowException):  # absent, damaged or not readable: the run folders have everything
-        pass
+    """The table of an index; an empty one where it is absent, damaged, not readable or of another version."""
+    with suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
+        if _identity().items() <= (file.schema_arrow.metadata or {}).items():
+            return file.read()
     return _read(path.parent, {})
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,39 +20,23 @@ YES, NO, UNCLEAR = "yes", "no", "unclear"
 """Whether a row beats the floor: significantly; its mean is not better; its mean is better, but not significantly."""
 
 
-@dataclass
-class Standings:
-    """A column each, one entry per row of the leaderboard; NaN or '' for a row that is not ranked.
+Standings = dict[str, np.ndarray]
+
+
+def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, *, higher: bool) -> Standings:
+    """Columns [rows] of a leaderboard whose rows belong to `groups` and have `scores`, NaN where a row is not ranked.
+
+    by: a metric, tested image by image, or a cost, which is one number per cell. NaN or '' for a row without rank.
 
     rank: 1 + the number of significantly better rows, or of better means where nothing is tested (`untested` has the
     reason). tied: whether another row has the same rank. diff_leader: the mean of the row minus that of the leader (the
     best mean), with the 95% interval of the paired difference. p_holm: of that difference, corrected over all pairs of
     the comparison. images_needed: to detect a difference of this size. beats_floor: `YES`, `NO` or `UNCLEAR`.
     """
-
-    rank: np.ndarray
-    tied: np.ndarray
-    diff_leader: np.ndarray
-    diff_leader_lo: np.ndarray
-    diff_leader_hi: np.ndarray
-    p_holm: np.ndarray
-    images_needed: np.ndarray
-    untested: np.ndarray
-    beats_floor: np.ndarray
-
-    @classmethod
-    def none(cls, n_rows: int) -> Standings:
-        numbers = {field.name: np.full(n_rows, np.nan) for field in fields(cls)}
-        texts = {name: np.full(n_rows, "", dtype=object) for name in ("untested", "beats_floor")}
-        return cls(**(numbers | texts | {"tied": np.zeros(n_rows, dtype=bool)}))
-
-
-def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, *, higher: bool) -> Standings:
-    """The standings of rows that belong to `groups` and have `scores`, NaN where a row is not ranked.
-
-    by: a metric, tested image by image, or a cost, which is one number per cell.
-    """
-    found = Standings.none(table.num_rows)
+    names = ("rank", "diff_leader", "diff_leader_lo", "diff_leader_hi", "p_holm", "images_needed")
+    found = {name: np.full(table.num_rows, np.nan) for name in names}
+    found |= {name: np.full(table.num_rows, "", dtype=object) for name in ("untested", "beats_floor")}
+    found["tied"] = np.zeros(table.num_rows, dtype=bool)
     floors = table["floor"].to_numpy()
     rows = np.flatnonzero(~np.isnan(scores))
     if not len(rows):
@@ -61,7 +44,7 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
     rows = rows[np.lexsort((-scores[rows] if higher else scores[rows], groups[rows]))]  # best first in each group
     _by_means(found, rows, groups[rows], scores[rows])
     if by in COSTS:
-        found.untested[rows] = f"{by} is one number per cell: not tested"
+        found["untested"][rows] = f"{by} is one number per cell: not tested"
         return found
     _floors_by_means(found, rows[floors[rows]], rows, groups, scores, higher=higher)
     values = _PerImage(table, by)
@@ -69,20 +52,23 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
     for members in np.split(rows, np.flatnonzero(np.diff(groups[rows])) + 1):
         paired = values.of(members)
         if paired is None:
-            found.untested[members] = "not tested: some rows do not have a value for each image"
+            found["untested"][members] = "not tested: some rows do not have a value for each image"
         elif len(members) > MOST_ROWS:
-            found.untested[members] = f"not tested: more than {MOST_ROWS} rows; choose with --solvers"
+            found["untested"][members] = f"not tested: more than {MOST_ROWS} rows; choose with --solvers"
         else:
             to_test.append((members, paired))
     results = compare_many([paired for _, paired in to_test], higher=higher)
     for (members, _), tested in zip(to_test, results, strict=True):
-        found.rank[members], found.tied[members] = tested.ranks, tested.tied
-        found.untested[members] = tested.why_not
-        own = slice(len(members) - 1)  # the leader is the first row, and the first pairs are its own
-        found.diff_leader[members[1:]] = 0.0 - tested.pairs["difference"][own]
-        found.p_holm[members[1:]] = tested.pairs["p_holm"][own]
-        found.images_needed[members[1:]] = tested.pairs["images_needed"][own]
-        _against_floor(found, members, tested.pairs, floors)
+        others = members[1:]
+        own = slice(len(others))  # the leader is the first row, and the first pairs are its own
+        found["rank"][members], found["tied"][members] = tested.ranks, tested.tied
+        found["untested"][members] = tested.why_not
+        found["diff_leader"][others] = 0.0 - tested.pairs["difference"][own]
+        for name in ("p_holm", "images_needed"):
+            found[name][others] = tested.pairs[name][own]
+        for floor in np.flatnonzero(floors[members])[:1]:
+            above = (tested.pairs["second"] == floor) & (tested.pairs["better"] == tested.pairs["first"])
+            found["beats_floor"][members[tested.pairs["first"][above]]] = YES  # better means come before the floor
     _intervals(found, to_test)
     return found
 
@@ -93,11 +79,11 @@ def _by_means(found: Standings, rows: np.ndarray, groups: np.ndarray, scores: np
     better = first | np.append(True, scores[1:] != scores[:-1])
     places = np.arange(len(rows))
     leaders = np.maximum.accumulate(np.where(first, places, 0))
-    found.rank[rows] = 1 + np.maximum.accumulate(np.where(better, places, 0)) - leaders
-    found.tied[rows] = ~better | ~np.append(better[1:], True)
+    found["rank"][rows] = 1 + np.maximum.accumulate(np.where(better, places, 0)) - leaders
+    found["tied"][rows] = ~better | ~np.append(better[1:], True)
     with np.errstate(invalid="ignore"):  # equal infinities differ by 0
         differences = np.where(scores == scores[leaders], 0.0, scores - scores[leaders])
-    found.diff_leader[rows[~first]] = differences[~first]
+    found["diff_leader"][rows[~first]] = differences[~first]
 
 
 def _floors_by_means(
@@ -108,8 +94,8 @@ def _floors_by_means(
     of_group[groups[floors[::-1]]] = scores[floors[::-1]]  # the best is written last
     floor = of_group[groups[rows]]
     better = scores[rows] > floor if higher else scores[rows] < floor
-    found.beats_floor[rows] = np.where(np.isnan(floor), "", np.where(better, UNCLEAR, NO))
-    found.beats_floor[floors] = ""
+    found["beats_floor"][rows] = np.where(np.isnan(floor), "", np.where(better, UNCLEAR, NO))
+    found["beats_floor"][floors] = ""
 
 
 class _PerImage:
@@ -129,13 +115,6 @@ class _PerImage:
         return self._values[self._starts[rows][:, None] + np.array(sorting)]
 
 
-def _against_floor(found: Standings, rows: np.ndarray, pairs: Mapping[str, np.ndarray], floors: np.ndarray) -> None:
-    """`YES` for the rows that are significantly better than the floor."""
-    for floor in np.flatnonzero(floors[rows])[:1]:
-        above = (pairs["second"] == floor) & (pairs["better"] == pairs["first"])  # better means come before it
-        found.beats_floor[rows[pairs["first"][above]]] = YES
-
-
 def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """The intervals of the differences to the leaders, computed together for equal numbers of images."""
     lengths: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -146,7 +125,7 @@ def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]
         rows = np.concatenate([others for others, _ in members])
         with np.errstate(invalid="ignore"):  # infinite values have no interval
             differences = np.concatenate([values[1:] - values[0] for _, values in members])
-        found.diff_leader_lo[rows], found.diff_leader_hi[rows] = interval_ends(differences, resamples=RESAMPLES)
+        found["diff_leader_lo"][rows], found["diff_leader_hi"][rows] = interval_ends(differences, resamples=RESAMPLES)
 
 
 def pareto(groups: np.ndarray, scores: np.ndarray, costs: np.ndarray, *, higher: bool) -> list[bool | None]:

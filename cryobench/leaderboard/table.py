@@ -37,7 +37,7 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
     the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
     value. Comparisons are in order of first appearance, the best row first; the ceiling, rows without a value of `by`,
-    skipped and failed rows come last and have no rank. For ranks and tests see `ranking.Standings`. pareto_seconds,
+    skipped and failed rows come last and have no rank. For ranks and tests see `ranking.standings`. pareto_seconds,
     pareto_nfe: whether no other row is as good in `by` and in that cost, and better in one. seconds_per_image in s,
     peak_memory_mib in MiB, nfe and operator_calls per image, compression N / rank(A), unmeasured: reasons for missing
     metrics, as JSON, overlap: see `leakage.overlap`, within: the part of images in which metrics were computed,
@@ -52,12 +52,12 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     groups, labels = comparisons(table)
     scores = _scores(table, by)
     standing = standings(table, groups, scores, by, higher=higher)
-    columns = _cell_columns(table, metrics) | vars(standing)
+    columns = _cell_columns(table, metrics) | standing
     columns["data"] = np.array(labels, dtype=object)[groups]
     qualities = scores if by not in COSTS else np.full(len(scores), np.nan)
     for name, cost in (("pareto_seconds", "seconds_per_image"), ("pareto_nfe", "nfe")):
         columns[name] = pareto(groups, qualities, numbers(table, cost), higher=higher)
-    order = _order(table, groups, standing.rank, -scores if higher else scores)
+    order = _order(table, groups, standing["rank"], -scores if higher else scores)
     references = [table[name].to_pandas() for name in ("floor", "ceiling")]
     index = [groups, *references, _text(table, "dtype"), _text(table, "hash")]
     frame = (

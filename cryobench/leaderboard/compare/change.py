@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Literal
 
 from cryobench.leaderboard.compare.matching import described
 
+ChangeKind = Literal[
+    "better", "worse", "changed", "within noise", "identical", "untested", "lost", "gained", "no number",
+    "faster", "slower", "cheaper", "dearer", "within tolerance",
+]  # fmt: skip
+"""Outcome for one column of a cell.
 
-class ChangeKind(StrEnum):
-    """Outcome for one column of a cell.
-
-    Metrics: `BETTER`, `WORSE` and, without a stated direction, `CHANGED` are significant; `WITHIN_NOISE` is not.
-    `IDENTICAL`: equal for every image. `UNTESTED`: too few images to be significant. `LOST`: a mean in OLD and none in
-    NEW, because an image has no number; `GAINED`: the reverse; `NO_NUMBER`: none in either. Costs: `FASTER` and
-    `SLOWER` are seconds, `CHEAPER` and `DEARER` the others.
-    """
-
-    BETTER = "better"
-    WORSE = "worse"
-    CHANGED = "changed"
-    WITHIN_NOISE = "within noise"
-    IDENTICAL = "identical"
-    UNTESTED = "untested"
-    LOST = "lost"
-    GAINED = "gained"
-    NO_NUMBER = "no number"
-    FASTER = "faster"
-    SLOWER = "slower"
-    CHEAPER = "cheaper"
-    DEARER = "dearer"
-    WITHIN_TOLERANCE = "within tolerance"
-
-
+Metrics: better, worse and, without a stated direction, changed are significant; within noise is not. identical: equal
+for every image. untested: too few images to be significant. lost: a mean in OLD and none in NEW, because an image has
+no number; gained: the reverse; no number: none in either. Costs: faster and slower are seconds, cheaper and dearer the
+others."""
 NO_CHANGE = ("within noise", "identical", "untested", "no number", "within tolerance")
-REGRESSIONS = (ChangeKind.WORSE, ChangeKind.LOST)
-FOR_THE_WORSE = (*REGRESSIONS, ChangeKind.SLOWER, ChangeKind.DEARER)
+REGRESSIONS = ("worse", "lost")
+FOR_THE_WORSE = (*REGRESSIONS, "slower", "dearer")
 
 
 @dataclass
@@ -65,7 +49,7 @@ class Change:
     hi: float | None = None
     p: float | None = None
     p_holm: float | None = None
-    verdict: ChangeKind = ChangeKind.NO_NUMBER
+    verdict: ChangeKind = "no number"
     passed: str = ""
 
     def __str__(self) -> str:

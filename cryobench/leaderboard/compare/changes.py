@@ -104,15 +104,15 @@ def _metric_changes(ran: Pairs, names: Sequence[str]) -> list[Change]:
             made.append(change)
             if change.old is None or change.new is None:
                 lost, gained = change.old is not None, change.new is not None
-                change.verdict = ChangeKind.LOST if lost else ChangeKind.GAINED if gained else ChangeKind.NO_NUMBER
+                change.verdict = "lost" if lost else "gained" if gained else "no number"
                 continue
             differences = difference(_by_image(after, name), _by_image(before, name))
             if differences.any():
-                change.verdict = ChangeKind.UNTESTED
+                change.verdict = "untested"
                 lengths.setdefault(len(differences), []).append((change, differences))
             else:
                 change.difference = change.lo = change.hi = 0.0
-                change.verdict = ChangeKind.IDENTICAL
+                change.verdict = "identical"
     fewest = _fewest_images({n_images: len(members) for n_images, members in lengths.items()})
     tested: list[tuple[Change, float, int]] = []
     for n_images, members in lengths.items():
@@ -150,23 +150,23 @@ def _fewest_images(counts: dict[int, int]) -> float:
 def _kind(change: Change, p_holm: float, sign: int) -> ChangeKind:
     """Significant only where ranks and mean have the same sign."""
     if p_holm > LEVEL or change.difference is None or sign != np.sign(change.difference):
-        return ChangeKind.WITHIN_NOISE
+        return "within noise"
     if change.direction not in ("higher", "lower"):
-        return ChangeKind.CHANGED
-    return ChangeKind.BETTER if (sign > 0) == (change.direction == "higher") else ChangeKind.WORSE
+        return "changed"
+    return "better" if (sign > 0) == (change.direction == "higher") else "worse"
 
 
 def _cost_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
     """The changes of a cost, for the cells that have it."""
     unit = {"seconds_per_image": "s", "peak_memory_mib": "MiB"}.get(name, "")
-    kinds = (ChangeKind.FASTER, ChangeKind.SLOWER) if unit == "s" else (ChangeKind.CHEAPER, ChangeKind.DEARER)
+    less, more = ("faster", "slower") if unit == "s" else ("cheaper", "dearer")
     for before, after in ran:
         old, new = _cost(before, name), _cost(after, name)
         if old is not None and new is not None:
             change = _change(after, name, unit, "lower", old, new)
             same = new <= old * (1 + tolerance) and old <= new * (1 + tolerance)
             change.difference = new - old
-            change.verdict = ChangeKind.WITHIN_TOLERANCE if same else kinds[new > old]
+            change.verdict = "within tolerance" if same else more if new > old else less
             yield change
 
 
@@ -181,7 +181,7 @@ def _passed(change: Change, limits: Sequence[Threshold]) -> str:
     for limit in limits:
         if limit.column != change.column:
             continue
-        if change.verdict == ChangeKind.LOST:
+        if change.verdict == "lost":
             return str(limit)
         if change.old is None or change.new is None:
             continue
@@ -215,7 +215,7 @@ def _remarks(
         if any(name in b.values and name in a.values and stated(b, name) != stated(a, name) for b, a in ran):
             yield f"{name} is not compared where the results state different directions or units"
     tests = sum(change.p is not None for change in every)
-    untested = sum(change.verdict == ChangeKind.UNTESTED for change in every)
+    untested = sum(change.verdict == "untested" for change in every)
     if tests:
         yield f"tests: signed-rank, level {LEVEL}, corrected for {tests} tests by Holm; intervals: 95%, uncorrected"
     if untested:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from rich import box
@@ -74,7 +74,7 @@ def _parts(found: Changes, options: ConsoleOptions) -> Iterator[RenderableType]:
 def _counts(changes: Sequence[Change]) -> list[list[str]]:
     """For each column the number of cells of each kind of change; the first row is the header."""
     number = Counter((change.column, change.verdict) for change in changes)
-    kinds = [kind for kind in ChangeKind if any(key[1] == kind for key in number)]
+    kinds = [kind for kind in get_args(ChangeKind) if any(key[1] == kind for key in number)]
     columns = dict.fromkeys(change.column for change in changes)
     return [["cells", *kinds], *([name, *(str(number[name, kind] or NO_VALUE) for kind in kinds)] for name in columns)]
 
@@ -107,7 +107,7 @@ def _table(rows: Sequence[Sequence[str]], text: Callable[[str], Text]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(head):
         numbers = all(row[place][-1:].isdigit() or row[place] == NO_VALUE for row in body)
-        wrap = name in ("solver", *ChangeKind)
+        wrap = name in ("solver", *get_args(ChangeKind))
         table.add_column(text(name), justify="right" if numbers else "left", overflow="fold", no_wrap=not wrap)
     for row in body:
         table.add_row(*map(text, row), style="bold" if row[0].removesuffix(" !") in FOR_THE_WORSE else "")

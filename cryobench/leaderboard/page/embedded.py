@@ -57,8 +57,8 @@ def embed(
             continue
         views[row] = {"images": found.images, "pixel_size": found.pixel_size}
         for kind in ("truth", "reconstruction"):
-            texts = list(map(_png, getattr(found, kind)))
-            room -= sum(len(text) for text in set(texts) - pictures.keys())  # shared images, such as the truth, are free
+            texts = list(map(_png, getattr(found, kind)))  # those shared with other rows, as the truth is, are free
+            room -= sum(len(text) for text in set(texts) - pictures.keys())
             views[row][kind] = [pictures.setdefault(text, len(pictures)) for text in texts]
     return {"frc": frc, "pictures": list(pictures), "views": views, "left_out": left_out}
 

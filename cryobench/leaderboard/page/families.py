@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -35,17 +36,20 @@ class Axis(NamedTuple):
 
 def families(operators: Iterable[str]) -> list[Family]:
     """The families among operator specs. An operator may be in several or none; invalid specs are in none."""
-    known = {text: spec for text in dict.fromkeys(operators) if (spec := _parsed(text)) is not None}
-    parameters = {text: dict(_parameters(spec)) for text, spec in known.items()}
-    keys = sorted({key for given in parameters.values() for key in given})
     found: dict[tuple, dict[str, str | None]] = {}
-    for text, given in parameters.items():
-        for key in keys:
+    chains: dict[str, list[Spec]] = {}
+    for text in dict.fromkeys(operators):
+        with suppress(SpecError):
+            chains[text] = _chain(parse(text))
+    parameters = {text: _parameters(chain) for text, chain in chains.items()}
+    for key in sorted({key for given in parameters.values() for key in given}):
+        for text, given in parameters.items():
             common = frozenset(item for item in given.items() if item[0] != key)
-            found.setdefault((_components(known[text]), common, key), {})[text] = given.get(key)
+            names = tuple(spec.name for spec in chains[text])
+            found.setdefault((key, names, common), {})[text] = given.get(key)
     return [
-        Family(_pattern(known[next(text for text, value in values.items() if value is not None)], key), values)
-        for (_, _, key), values in found.items()
+        Family(_pattern(chains[next(text for text, value in values.items() if value is not None)], key), values)
+        for (key, _, _), values in found.items()
         if len(set(values.values())) > 1
     ]
 
@@ -74,29 +78,18 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _parsed(text: str) -> Spec | None:
-    try:
-        return parse(text)
-    except SpecError:
-        return None
+def _chain(spec: Spec) -> list[Spec]:
+    """The composed components, outermost first."""
+    return [replace(spec, after=None), *(_chain(spec.after) if spec.after is not None else [])]
 
 
-def _components(spec: Spec | None) -> tuple[str, ...]:
-    return () if spec is None else (spec.name, *_components(spec.after))
+def _parameters(chain: Sequence[Spec]) -> dict[Key, str]:
+    values = {(level, ""): spec.value for level, spec in enumerate(chain) if spec.value is not None}
+    return values | {(level, name): text for level, spec in enumerate(chain) for name, text in spec.params}
 
 
-def _parameters(spec: Spec, level: int = 0) -> Iterator[tuple[Key, str]]:
-    if spec.value is not None:
-        yield (level, ""), spec.value
-    yield from (((level, name), text) for name, text in spec.params)
-    if spec.after is not None:
-        yield from _parameters(spec.after, level + 1)
-
-
-def _pattern(spec: Spec, key: Key) -> str:
+def _pattern(chain: Sequence[Spec], key: Key) -> str:
     level, name = key
-    if level and spec.after is not None:
-        return str(replace(spec, after=None)) + "@" + _pattern(spec.after, (level - 1, name))
-    if not name:
-        return str(replace(spec, value="x"))
-    return str(replace(spec, params=tuple((key, "x" if key == name else text) for key, text in spec.params)))
+    params = tuple((own, "x" if own == name else text) for own, text in chain[level].params)
+    changed = replace(chain[level], params=params) if name else replace(chain[level], value="x")
+    return "@".join(map(str, [*chain[:level], changed, *chain[level + 1 :]]))

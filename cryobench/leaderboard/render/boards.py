@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -69,14 +69,6 @@ class Board:
     def n_rows(self) -> int:
         return len(self) + len(self.unranked)
 
-    def head(self, n_rows: int) -> Board:
-        """The first rows, and always floor and ceiling."""
-        if self.n_rows <= n_rows:
-            return self
-        references = zip(self.ran["floor"], self.ran["ceiling"], strict=True)
-        kept = [place for place, reference in enumerate(references) if place < n_rows or any(reference)]
-        return replace(self, ran=_rows(self.ran, kept), unranked=self.unranked[: max(n_rows - len(self), 0)])
-
 
 def boards(frame: pd.DataFrame) -> Iterator[Board]:
     """The comparisons of a leaderboard, in order. Columns are lists: slicing the frame would dominate the run time."""
@@ -88,17 +80,14 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
     metrics = metric_columns(frame)
     for _, members in groupby(range(len(frame)), key=columns["group"].__getitem__):
         places = list(members)
+        ran = [place for place in places if columns["status"][place] == "ok"]
         yield Board(
             of=_title_parts(columns, places),
             by=frame.attrs["by"],
             metrics=metrics,
-            ran=_rows(columns, [place for place in places if columns["status"][place] == "ok"]),
+            ran={name: [column[place] for place in ran] for name, column in columns.items()},
             unranked=[_unranked(columns, place) for place in places if columns["status"][place] != "ok"],
         )
-
-
-def _rows(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, list[Any]]:
-    return {name: [column[place] for place in places] for name, column in columns.items()}
 
 
 def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, str]:

@@ -52,13 +52,11 @@ class TextColumn(NamedTuple):
         return max(cell_len(line) for text in (*self.header, *self.cells) for line in text.split("\n"))
 
 
-Maker = Callable[[bool], TextColumn]
-"""Makes a column: narrow (False), or in full (True) with intervals where it has any."""
+def makers(board: Board, solver_width: int = 10**6) -> dict[str, Callable[[bool], TextColumn]]:
+    """Functions that make the columns by name, narrow (False), or in full (True) with intervals where there are any.
 
-
-def makers(board: Board, solver_width: int = 10**6) -> dict[str, Maker]:
-    """By name, in order: rank, solver, the ranking column, the difference to the leader, other metrics, costs."""
-    found: dict[str, Maker] = {
+    In order: rank, solver, the ranking column, the difference to the leader, other metrics, costs."""
+    found: dict[str, Callable[[bool], TextColumn]] = {
         column["name"]: partial(_metric, board, column, 4 if column["name"] == board.by else 3)
         for column in board.metrics
     }

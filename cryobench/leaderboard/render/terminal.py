@@ -58,26 +58,22 @@ def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableT
     yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
 
 
-def _first(parts: Iterator[Section]) -> tuple[list[Section], str]:
-    """The sections with the comparisons that are shown, and a remark on those that are not."""
+def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
+    """The sections with the comparisons that are shown, at least one, and a remark on those that are not."""
     shown: list[Section] = []
-    room, n_boards, n_rows = MOST_ROWS, 0, 0
+    hidden: list[Board] = []
+    room = MOST_ROWS
     for part in parts:
-        boards = []
+        boards: list[Board] = []
         for board in part.boards:
-            first = not (shown or boards)
-            if board.n_rows <= room or first:
-                boards.append(board.head(room))
-                n_rows += max(board.n_rows - room, 0)
-                room -= board.n_rows
-            else:
-                room, n_boards, n_rows = 0, n_boards + 1, n_rows + board.n_rows
+            fits = (board.n_rows <= room and not hidden) or not (shown or boards)
+            (boards if fits else hidden).append(board)
+            room -= board.n_rows
         shown.append(part._replace(boards=boards))
-    if not n_rows:
-        return shown, ""
-    return shown, (
-        f"not shown: {n_rows} more rows" + (f" of {n_boards} more comparisons" if n_boards else "") + "; choose with "
-        "--operator, --noise, --data or --solvers, or write all of them with --format csv=FILE"
+    rows = sum(board.n_rows for board in hidden)
+    return shown, "" if not hidden else (
+        f"not shown: {rows} more rows of {len(hidden)} more comparisons; choose with --operator, --noise, --data or "
+        "--solvers, or write all of them with --format csv=FILE"
     )
 
 

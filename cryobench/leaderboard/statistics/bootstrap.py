@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -77,57 +77,37 @@ def interval_ends(
     of the largest of n images. float32 sums integers exactly, so a result does not depend on the order of additions in
     a product, nor on the other series. Up to ten thousand images this rounding is far below the variance of resampling.
     """
+    n_images = data.shape[1]
     ends = np.full((2, len(data)), math.nan)
-    if data.shape[1] > 1:
-        finite = np.isfinite(data).all(axis=1)
-        ends[:, finite] = _ends(data[finite], level, resamples, seed)
-    return ends[0], ends[1]
-
-
-def _ends(data: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
-    """`interval_ends` [2, series] of finite data of two images or more."""
+    finite = np.flatnonzero(np.isfinite(data).all(axis=1)) if n_images > 1 else np.arange(0)
+    if not len(finite):
+        return ends[0], ends[1]
+    data = data[finite]
     least, most = data.min(axis=1), data.max(axis=1)
     centre = np.clip(data.mean(axis=1), least, most)  # clipped for rounding: three times 0.1 have the mean 0.1
     offsets = data - centre[:, None]
     largest = np.abs(offsets).max(axis=1)
     largest[largest == 0] = 1
-    units = max(1, EXACT // data.shape[1])
+    units = max(1, EXACT // n_images)
     offsets = np.rint(offsets / largest[:, None] * units).astype(np.float32)
-    ends = np.empty((2, len(data)))
+    tails = (1 - level) / 2, (1 + level) / 2
     batch = max(1, CHUNK // resamples)
     for start in range(0, len(data), batch):
-        sums = _resampled_sums(offsets[start : start + batch], resamples, seed)
-        sums.sort(axis=1)
-        ends[:, start : start + batch] = [_quantile(sums, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
-    return np.clip(ends / units * (largest / data.shape[1]) + centre, least, most)
+        sums = _resampled_sums(offsets[start : start + batch], resamples, seed).astype(float)
+        ends[:, finite[start : start + batch]] = np.quantile(sums, tails, axis=1)
+    ends[:, finite] = np.clip(ends[:, finite] / units * (largest / n_images) + centre, least, most)
+    return ends[0], ends[1]
 
 
 def _resampled_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums [series, resamples] of float32 data [series, images] over as many images drawn with replacement."""
+    n_images = data.shape[1]
     sums = np.empty((len(data), resamples), np.float32)
-    done = 0
-    for counts in _multiplicities(resamples, data.shape[1], seed):
-        np.matmul(data, counts.T, out=sums[:, done : done + len(counts)])
-        done += len(counts)
-    return sums
-
-
-def _quantile(ordered: np.ndarray, tail: float) -> np.ndarray:
-    """The quantile [series] of values [series, resamples] in ascending order, linear between them."""
-    place = tail * (ordered.shape[1] - 1)
-    below = math.floor(place)
-    above = min(below + 1, ordered.shape[1] - 1)
-    low, high = ordered[:, below].astype(float), ordered[:, above].astype(float)
-    return low + (place - below) * (high - low)
-
-
-def _multiplicities(resamples: int, n_images: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn, with replacement, as chunks of float32 [resamples, n_images]."""
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // n_images)
     for start in range(0, resamples, rows):
         n_rows = min(rows, resamples - start)
-        drawn = rng.integers(n_images, size=(n_rows, n_images))
-        drawn += n_images * np.arange(n_rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=n_rows * n_images)
-        yield counts.reshape(n_rows, n_images).astype(np.float32)
+        drawn = rng.integers(n_images, size=(n_rows, n_images)) + n_images * np.arange(n_rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_rows * n_images).reshape(n_rows, n_images)
+        np.matmul(data, counts.T.astype(np.float32), out=sums[:, start : start + n_rows])
+    return sums

@@ -22,7 +22,7 @@ function fixed(value, places) {
 
 // Two significant digits, the reproducibility of timings; integers in full.
 function cost(value) {
-  if (isNumber(value) && (Number.isInteger(value) || Math.abs(value) >= 100)) return fixed(Math.round(value), 0);
+  if (isNumber(value) && (Number.isInteger(value) || Math.abs(value) >= 100)) return String(Math.round(value));
   return fixed(value, decimals([value], 2));
 }
 

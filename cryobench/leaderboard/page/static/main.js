@@ -154,7 +154,7 @@ function summary({ title, heads, rows, remarks }) {
     ? element("th", { scope: "row", class: "name" }, element("code", {}, content))
     : element("td", {}, content));
   const head = (content, k) => element("th", { scope: "col", class: k === place ? "name plain" : "plain" }, content);
-  return element("section", { class: "narrow" }, element("h2", {}, title),
+  return element("section", { class: "narrow" }, element("h2", {}, title.replace("all", "All")),
     scrolled("Average ranks", element("table", {},
       element("thead", {}, element("tr", {}, heads.map(head))),
       element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))))),

@@ -72,7 +72,7 @@ function solverCell(row) {
 function costCell(row, name) {
   const front = { seconds_per_image: "pareto_seconds", nfe: "pareto_nfe" }[name];
   const title = "on the Pareto front: no other row is as good and as cheap";
-  return [cost(number(name, row)), front && number(front, row) && element("abbr", { class: "pareto", title }, " ◆")];
+  return [cost(number(name, row)), number(front, row) === 1 && element("abbr", { class: "pareto", title }, " ◆")];
 }
 
 const columnClass = (column) => (column.heading ? "name" : column.words ? "words" : null);
