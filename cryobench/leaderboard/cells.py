@@ -48,7 +48,12 @@ def cells(records: Sequence[Record]) -> pa.Table:
         if not isinstance(column.get("name"), str) or column.get("direction", "none") not in DIRECTIONS:
             raise ValueError(f"invalid metric column {column}: name or direction")
     columns = {name: pa.array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
-    columns |= {name: pa.array([_json(record, name) for record in records], TEXT) for name in NESTED}
+    for name in NESTED:  # the creation date is a column of its own: without it, all cells of a run share the text
+        nested = [getattr(record, name) for record in records]
+        nested = (
+            [{k: v for k, v in own.items() if k != "created"} for own in nested] if name == "environment" else nested
+        )
+        columns[name] = pa.array([json.dumps(own, ensure_ascii=False) for own in nested], TEXT)
     derived = [_derived(record) for record in records]
     columns |= {name: pa.array([row[name] for row in derived], kind) for name, kind in DERIVED.items()}
     return pa.table(columns | _metrics(records))
@@ -113,13 +118,6 @@ class StoredRecords:
                 if present[row]
             }
             yield Record(**{name: column[row] for name, column in plain.items()}, **parts, values=values)
-
-
-def _json(record: Record, name: str) -> str:
-    nested = getattr(record, name)
-    if name == "environment":  # the date is a column of its own: without it, all cells of a run share the text
-        nested = {key: value for key, value in nested.items() if key != "created"}
-    return json.dumps(nested, ensure_ascii=False)
 
 
 def _derived(record: Record) -> dict[str, Any]:

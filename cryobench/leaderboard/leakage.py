@@ -18,7 +18,7 @@ def overlap(record: Record) -> str:
     scored = record.problem.get("origin", {})
     trained = record.problem.get("trained_on", [])
     shared = [origin for origin in trained if _structures(origin) & _structures(scored)]
-    if any(_drawn(origin) == _drawn(scored) for origin in shared):
+    if any(all(origin.get(name) == scored.get(name) for name in ("split", "seed")) for origin in shared):
         return IMAGES
     return STRUCTURE if shared else NOTHING
 
@@ -26,7 +26,3 @@ def overlap(record: Record) -> str:
 def _structures(origin: Mapping[str, str]) -> set[str]:
     """Names of whole structures: 6zu5 for its subunit 6zu5-large."""
     return {name.partition("-")[0] for name in origin.get("structure", "").split(",") if name}
-
-
-def _drawn(origin: Mapping[str, str]) -> tuple[str | None, ...]:
-    return origin.get("split"), origin.get("seed")

@@ -60,8 +60,11 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     order = _order(table, groups, standing["rank"], -scores if higher else scores)
     references = [table[name].to_pandas() for name in ("floor", "ceiling")]
     index = [groups, *references, _text(table, "dtype"), _text(table, "hash")]
+    rows = range(table.num_rows)
     frame = (
-        pd.DataFrame({name: _typed(name, columns.get(name, np.nan), table.num_rows) for name in names})
+        pd.DataFrame(
+            {name: pd.Series(columns.get(name, np.nan), rows).astype(DTYPES.get(name, "float64")) for name in names}
+        )
         .set_index(pd.MultiIndex.from_arrays(index, names=INDEX))
         .iloc[order]
     )
@@ -141,8 +144,3 @@ def _order(table: pa.Table, groups: np.ndarray, rank: np.ndarray, cost: np.ndarr
 
 def _text(table: pa.Table, name: str) -> pd.Series:
     return table[name].cast(pa.string()).to_pandas()
-
-
-def _typed(name: str, values: Any, n_rows: int) -> Any:
-    """A column with its dtype: float64 for metrics, intervals and costs."""
-    return pd.Series(values, index=range(n_rows)).astype(DTYPES.get(name, "float64"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import pandas as pd
 
-from cryobench.leaderboard.render.boards import remarks
 from cryobench.leaderboard.render.columns import DIFFERENCE, TextColumn, text_columns
-from cryobench.leaderboard.render.overall import sections
+from cryobench.leaderboard.render.overall import TableBlock, blocks, sections
 from cryobench.leaderboard.table import metric_columns
 
 MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
@@ -36,34 +34,19 @@ LATEX = str.maketrans(
 LATEX_SPECIAL = frozenset(map(chr, LATEX))
 
 
-class _Table(NamedTuple):
-    """columns: empty where there are no results. lines: remarks, and one line for each cell without a result."""
-
-    title: str
-    columns: Sequence[TextColumn]
-    lines: Sequence[str]
-
-    def rows(self, escaped: Callable[[TextColumn], Iterable[str]]) -> Iterator[tuple[str, ...]]:
-        return zip(*map(escaped, self.columns), strict=True)
+def _blocks(frame: pd.DataFrame, in_full: Sequence[str]) -> Iterator[str | TableBlock]:
+    """Headings and tables. in_full: the columns that have intervals."""
+    return blocks(sections(frame), lambda board: text_columns(board, in_full))
 
 
-def _tables(frame: pd.DataFrame, in_full: Sequence[str]) -> Iterator[str | _Table]:
-    """Headings and tables in order. in_full: the columns that have intervals."""
-    for part in sections(frame):
-        if part.heading:
-            yield part.heading
-        for board in part.boards:
-            columns = text_columns(board, in_full) if len(board) else []
-            said = remarks(board, [column.name for column in columns]) if columns else []
-            yield _Table(board.title, columns, [*said, *board.unranked])
-        if part.overall is not None:
-            yield _Table(part.overall.title, part.overall.columns, part.overall.remarks)
+def _rows(block: TableBlock, escaped: Callable[[TextColumn], Iterable[str]]) -> Iterator[tuple[str, ...]]:
+    return zip(*map(escaped, block.columns), strict=True)
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """All columns; intervals of the ranking metric and of the difference in it."""
     lines: list[str] = []
-    for part in _tables(frame, (frame.attrs["by"], DIFFERENCE)):
+    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
         if isinstance(part, str):
             lines += [f"## {part.translate(MARKDOWN)}", ""]
             continue
@@ -72,7 +55,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
             titles = [column.title.translate(MARKDOWN) for column in part.columns]
             sides = [":--" if column.name == "solver" else "--:" for column in part.columns]
             lines += [f"| {' | '.join(titles)} |", f"|{'|'.join(sides)}|"]
-            lines += [f"| {' | '.join(row)} |" for row in part.rows(_markdown_cells)] + [""]
+            lines += [f"| {' | '.join(row)} |" for row in _rows(part, _markdown_cells)] + [""]
         if part.lines:
             lines += [*(f"- {line.translate(MARKDOWN)}" for line in part.lines), ""]
     return "\n".join(lines or ["no results", ""])
@@ -86,7 +69,7 @@ def _markdown_cells(column: TextColumn) -> Iterator[str]:
 def to_latex(frame: pd.DataFrame) -> str:
     """A `table` for each comparison, all columns; intervals of the ranking metric and of the difference in it."""
     lines: list[str] = []
-    for part in _tables(frame, (frame.attrs["by"], DIFFERENCE)):
+    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
         if isinstance(part, str):
             lines.append(f"\\subsection*{{{_latex(part)}}}")
             continue
@@ -95,7 +78,7 @@ def to_latex(frame: pd.DataFrame) -> str:
             sides = "".join("l" if column.name == "solver" else "r" for column in part.columns)
             titles = " & ".join(_latex(column.title) for column in part.columns)
             lines += [f"\\begin{{tabular}}{{{sides}}}", r"\toprule", titles + r" \\", r"\midrule"]
-            lines += [" & ".join(row) + r" \\" for row in part.rows(_latex_cells)]
+            lines += [" & ".join(row) + r" \\" for row in _rows(part, _latex_cells)]
             lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [*(f"\\par\\footnotesize {_latex(line)}" for line in part.lines), r"\end{table}"]
     return "\n".join([r"% in the preamble: \usepackage{booktabs}", *(lines or ["no results"])]) + "\n"
@@ -113,14 +96,14 @@ def _latex(text: str) -> str:
 def to_html(frame: pd.DataFrame) -> str:
     """All columns with all intervals, without style."""
     lines: list[str] = []
-    for part in _tables(frame, [DIFFERENCE, *(column["name"] for column in metric_columns(frame))]):
+    for part in _blocks(frame, [DIFFERENCE, *(column["name"] for column in metric_columns(frame))]):
         if isinstance(part, str):
             lines.append(f"<h3>{html.escape(part)}</h3>")
             continue
         lines.append(f"<h4>{html.escape(part.title)}</h4>")
         if part.columns:
             heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in part.columns)
-            rows = part.rows(lambda column: (f"<td>{html.escape(cell.strip())}</td>" for cell in column.cells))
+            rows = _rows(part, lambda column: (f"<td>{html.escape(cell.strip())}</td>" for cell in column.cells))
             lines += ["<table>", f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
             lines += [*(f"<tr>{''.join(row)}</tr>" for row in rows), "</tbody>", "</table>"]
         lines += [f"<p>{html.escape(line)}</p>" for line in part.lines]

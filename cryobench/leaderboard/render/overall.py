@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import pandas as pd
 
-from cryobench.leaderboard.render.boards import Board, boards
+from cryobench.leaderboard.render.boards import Board, boards, remarks
 from cryobench.leaderboard.render.columns import TextColumn
 from cryobench.leaderboard.render.text import NO_VALUE, one_line, p_value
 from cryobench.leaderboard.statistics.friedman import AverageRanks, Block, summarise
@@ -90,3 +90,26 @@ def _remarks(summary: AverageRanks, by: str) -> Iterator[str]:
         yield from (f"no significant difference: {', '.join(map(one_line, group))}" for group in summary.groups)
     if summary.left_out:
         yield f"not in the average ranks: {len(summary.left_out)} comparisons that lack a solver"
+
+
+class TableBlock(NamedTuple):
+    """One table of a rendering. columns: empty where there are no results. lines: remarks, and one line for each cell
+    without a result. board: None for average ranks."""
+
+    title: str
+    columns: Sequence[TextColumn]
+    lines: Sequence[str]
+    board: Board | None = None
+
+
+def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColumn]]) -> Iterator[str | TableBlock]:
+    """Headings and tables in order."""
+    for part in parts:
+        if part.heading:
+            yield part.heading
+        for board in part.boards:
+            columns = columns_of(board) if len(board) else []
+            shown = remarks(board, [column.name for column in columns]) if columns else []
+            yield TableBlock(board.title, columns, [*shown, *board.unranked], board)
+        if part.overall is not None:
+            yield TableBlock(part.overall.title, part.overall.columns, part.overall.remarks)

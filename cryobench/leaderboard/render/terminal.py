@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cryobench.leaderboard.render.boards import Board, remarks
+from cryobench.leaderboard.render.boards import Board
 from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, makers
-from cryobench.leaderboard.render.overall import Section, sections
+from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
 
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
@@ -52,8 +52,8 @@ def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableT
         return
     parts, hidden = _first(sections(frame))
     layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
-    for part in parts:
-        yield from _section(part, layout, encoder(options))
+    for block in blocks(parts, layout.shown):
+        yield from _rendered(block, layout, encoder(options))
     left_out = f"not shown at this width, but in the CSV: {', '.join(layout.left_out)}" if layout.left_out else ""
     yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
 
@@ -122,25 +122,18 @@ def _layout(boards: Sequence[Board], width: int) -> _Layout:
     return _Layout(columns, widths, [name for name in others if name not in chosen], solver_width)
 
 
-def _section(part: Section, layout: _Layout, encoded: Callable[[str], str]) -> Iterator[Text | Table]:
-    """Headings, tables and remarks. encoded: converts text to characters that the output can encode."""
-
-    def lines(texts: Iterable[str], style: str = "") -> Iterator[Text]:
-        return (Text(encoded(text), style=style) for text in texts)
-
-    if part.heading:
-        yield from lines([part.heading, ""], "bold underline")
-    for board in part.boards:
-        yield from lines([board.title], "bold")
-        if len(board):
-            shown = layout.shown(board)
-            yield _table(shown, layout.widths, [_style(board, place) for place in range(len(board))], encoded)
-            yield from lines(remarks(board, [column.name for column in shown]), "dim")
-        yield from lines([*board.unranked, ""])
-    if part.overall is not None:
-        yield from lines([part.overall.title], "bold")
-        yield _table(part.overall.columns, {}, [""] * len(part.overall.columns[0].cells), encoded)
-        yield from lines([*part.overall.remarks, ""], "dim")
+def _rendered(block: str | TableBlock, layout: _Layout, encoded: Callable[[str], str]) -> Iterator[Text | Table]:
+    """A heading or table with its remarks. encoded: converts text to characters that the output can encode."""
+    if isinstance(block, str):
+        yield Text(f"{encoded(block)}\n", style="bold underline")
+        return
+    yield Text(encoded(block.title), style="bold")
+    if block.columns:
+        board = block.board
+        styles = [""] * len(block.columns[0].cells) if board is None else [_style(board, k) for k in range(len(board))]
+        yield _table(block.columns, {} if board is None else layout.widths, styles, encoded)
+    yield from (Text(encoded(line), style="dim") for line in block.lines)
+    yield Text()
 
 
 def _style(board: Board, place: int) -> str:

@@ -137,8 +137,7 @@ function leaders() {
     words("data"),
     column("compression", "C", of("compression"), "lower", (row) => fixed(of("compression")(row), 2)),
     { name: "solver", head: "best", heading: true, sort: solverOf, better: "lower", cell: solverCell },
-    column("by", headed(page.by), quality, direction(page.by),
-      (row) => [fixed(quality(row), places), interval(row, page.by, places)]),
+    numberColumn(rows, page.by, headed(page.by), 4, true),
     column("gain", "over the floor", gain, direction(page.by),
       (row) => (page.role[row] === FLOOR ? NO_VALUE : fixed(gain(row), places))),
   ], "The best row of each comparison", "leaders");
