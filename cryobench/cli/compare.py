@@ -1,4 +1,4 @@
-"""`cryobench compare`: what changed between two results, for people and for a CI."""
+"""`cryobench compare`: changes between two results, for people and for CI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How the changes are printed."""
+    """Output format."""
 
     rich = "rich"
     csv = "csv"
@@ -22,8 +22,8 @@ class Format(StrEnum):
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="Results folder, or single run folder, of before.")],
-    new: Annotated[Path, typer.Argument(help="Results folder, or single run folder, of now.")],
+    old: Annotated[Path, typer.Argument(help="Results folder, or single run folder: the baseline.")],
+    new: Annotated[Path, typer.Argument(help="Results folder, or single run folder: the new results.")],
     metrics: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Columns to compare, such as psnr,ssim,seconds. [default: all, costs too]"),
@@ -32,20 +32,20 @@ def compare(
         str | None,
         typer.Option(
             metavar="THRESHOLDS",
-            help="What counts as a regression, such as psnr:-0.1,seconds:+20%. "
+            help="Changes that count as regressions, such as psnr:-0.1,seconds:+20%. "
             "[default: any metric significantly worse]",
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative change of a cost (seconds, calls, memory) that is no change.")
+        float, typer.Option(help="Relative change up to which a cost (seconds, calls, memory) is unchanged.")
     ] = 0.2,
-    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.rich,
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.rich,
 ) -> None:
-    """Tell which cells of OLD got better, worse or slower in NEW, beyond noise.
+    """List the cells that are significantly better, worse or slower in NEW than in OLD.
 
-    Exit code 1 on a regression: a metric significantly worse (paired by image, corrected for the number of tests), a
-    cell that ran and no longer does, a metric that lost its number. With --fail-on: a mean that moved beyond a
-    threshold, unless its 95% interval says that it may be chance; and a cell that no longer runs.
+    Exit code 1 on a regression: a metric that is significantly worse (paired by image, corrected for the number of
+    tests), a cell that ran and no longer does, a metric that lost its number. With --fail-on: a mean that changed
+    beyond a threshold, unless its 95% interval contains 0; and a cell that no longer runs.
     """
     from cryobench.cli.output import note
     from cryobench.leaderboard.compare import render
@@ -66,7 +66,7 @@ def compare(
 
 
 def _records(folder: Path) -> list[Record]:
-    """The records of a results folder; what is none is named and skipped."""
+    """The records of a results folder; other folders are reported and skipped."""
     from cryobench.cli.output import note
     from cryobench.errors import ResultsError
     from cryobench.results.store import Results

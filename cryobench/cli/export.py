@@ -1,4 +1,4 @@
-"""`cryobench export`: what is in results folders, for other programs."""
+"""`cryobench export`: the results of run folders as tables for other programs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ def export(
         Path | None, typer.Option(help="Write Parquet in the columns of benchopt 1.8 or later, for its plots.")
     ] = None,
     by: Annotated[
-        str, typer.Option(metavar="METRIC", help="What --benchopt has as objective_value, lower being better.")
+        str,
+        typer.Option(
+            metavar="METRIC", help="Metric that --benchopt writes as objective_value, negated where higher is better."
+        ),
     ] = "psnr",
 ) -> None:
-    """Write the numbers of every image of every finished cell as tables: for pandas, for R, for benchopt's plots.
+    """Write the metrics of every image of every finished cell as tables: for pandas, for R, for benchopt's plots.
 
     Example: cryobench export runs --csv images.csv --benchopt outputs/cryobench.parquet
     """
@@ -39,15 +42,16 @@ def export(
     for file in files:
         check_writable_file(file)
     if benchopt is not None and benchopt.suffix != ".parquet":
-        raise ParameterError(f"--benchopt {benchopt}: benchopt knows a Parquet file by its name; end it in .parquet")
+        raise ParameterError(f"--benchopt {benchopt}: benchopt requires a name that ends in .parquet")
 
     from cryobench.results import export
+    from cryobench.results.tables import to_csv
 
     records = export.read_finished(runs or [Path("runs")], note)
     plain = export.images_table(records) if csv is not None or parquet is not None else None
-    theirs = export.benchopt_table(records, by) if benchopt is not None else None  # nothing is written if this fails
+    theirs = export.benchopt_table(records, by) if benchopt is not None else None  # before any file is written
     if plain is not None and csv is not None:
-        text = export.to_csv(plain)
+        text = to_csv(plain)
         if stdout:
             sys.stdout.write(text)
         else:

@@ -1,4 +1,4 @@
-"""`cryobench leaderboard`: the table of what is in results folders."""
+"""`cryobench leaderboard`: the ranked table of results folders."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def leaderboard(
     formats: FormatOption = None,
     by: ByOption = "psnr",
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Metric columns to show beside the one that ranks; globs.")
+        str | None, typer.Option(metavar="NAME,...", help="Metric columns to show in addition to --by; globs.")
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(metavar="operator|noise|data|compression", help="A heading and a summary for each of them."),
+        typer.Option(metavar="operator|noise|data|compression", help="Headings, with average ranks each."),
     ] = None,
     solvers: Annotated[
         str | None,
         typer.Option(metavar="GLOB,...", help="Only these: dct or tv:* (? for a comma in a spec). Floor and ceiling "
-                     "stay beside them."),
+                     "are kept."),
     ] = None,
     operator: Annotated[
         list[str] | None, typer.Option("--operator", "-o", metavar="GLOB", help="Only these. Repeat for more.",
@@ -75,8 +75,8 @@ def leaderboard(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """A large leaderboard is millions of small objects that live to the end; looking through them for cycles again and
-    again takes a fifth of the time."""
+    """No garbage collection. A large leaderboard is millions of small objects, and searching them for cycles would take
+    a fifth of the run time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

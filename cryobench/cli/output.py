@@ -1,9 +1,9 @@
-"""Where things are printed: results on stdout, notes on stderr. Imports no torch."""
+"""Output: results on stdout, notes on stderr. Does not import torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,31 +18,32 @@ if TYPE_CHECKING:
 FORMATS = ("rich", "csv", "md", "html", "json", "latex")
 RICH = "rich"
 FILE_WIDTH = 160
-"""Characters a line, of tables drawn into a file."""
+"""Characters per line of tables in a file."""
 
 
 def note(message: str) -> None:
-    """A remark for the person at the terminal, on stderr."""
+    """Print a remark to stderr."""
     typer.echo(message, err=True)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """In which format a leaderboard is printed, and which files of which formats are written."""
+    """The format in which a leaderboard is printed, and the files to write with their formats."""
 
     printed: str
     files: Mapping[Path, str]
 
     @property
     def formats(self) -> set[str]:
-        """All that are printed or written."""
+        """All formats that are printed or written."""
         return {self.printed, *self.files.values()}
 
 
 def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Sequence[str] = ()) -> Outputs:
-    """What `--format NAME` and `--format NAME=FILE` ask for; `--csv FILE` and `--json` are short for two of them.
+    """The outputs of `--format NAME` and `--format NAME=FILE`; `--csv FILE` and `--json` are short forms.
 
-    Refuses, before any work, what is no format, a second one for stdout, and a file that could not be written.
+    Raises `ParameterError` for an unknown format or a second one for stdout, `ResultsError` for a file that cannot be
+    written.
     """
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
@@ -55,9 +56,9 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
     files: dict[Path, str] = {}
     for option, name, file in asked:
         if name not in FORMATS:
-            raise ParameterError(f"{option}: {name!r} is no format; {did_you_mean(name, FORMATS)}")
+            raise ParameterError(f"{option}: {name!r} is not a format; {did_you_mean(name, FORMATS)}")
         if option.endswith("="):
-            raise ParameterError(f"{option} names no file; give {option}FILE")
+            raise ParameterError(f"{option} lacks a file; give {option}FILE")
         if file in ("", "-"):
             printed[option] = name
         elif Path(file) in files:
@@ -71,15 +72,15 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
 
 
 def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
-    """The ranked table of records. find: as `show` wants it."""
+    """Rank records and show the leaderboard. find: see `show`."""
     from cryobench.leaderboard.table import leaderboard
 
     show(leaderboard(records, by=by), outputs, records, find)
 
 
-def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], find: Callable[[str], Path | None]) -> None:
-    """Write the files that were asked for, each whole, and print the leaderboard. find: the run folder of a hash, if
-    there is one."""
+def show(frame: pd.DataFrame, outputs: Outputs, records: Iterable[Record], find: Callable[[str], Path | None]) -> None:
+    """Write the requested files, each atomically, and print the leaderboard. find: returns the run folder of a hash, or
+    None."""
     from cryobench.files import whole_file
     from cryobench.leaderboard import render
 
@@ -108,7 +109,7 @@ def show(frame: pd.DataFrame, outputs: Outputs, records: Sequence[Record], find:
 
 
 def _drawn(frame: pd.DataFrame) -> str:
-    """The tables of a terminal as plain text."""
+    """The Rich tables as plain text."""
     from io import StringIO
 
     from rich.console import Console

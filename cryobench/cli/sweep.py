@@ -198,15 +198,15 @@ def _publish(
 
     from cryobench.environment import hardware, version
     from cryobench.files import whole_file
-    from cryobench.leaderboard.published import beside, report, with_published
     from cryobench.leaderboard.render import to_csv
+    from cryobench.sweep.published import published_numbers, report, with_published
 
     machine = hardware()
     devices = [str(machine[name]) for name in machine if name.startswith("cuda")]
     where = f"{machine['processor']} ({machine['cores']} cores){''.join(f', {device}' for device in devices)}"
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
     command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
-    numbers = beside(references, records, absent)
+    numbers = published_numbers(references, records, absent)
     texts = {"csv": to_csv(with_published(frame, numbers)), "md": report(suite, frame, numbers, absent, made, command)}
     for ending, path in files.items():
         with whole_file(path) as beside_it:

@@ -1,6 +1,7 @@
-"""Pictures of reconstructions, still and moving, in one style.
+"""Figures and animations of reconstructions.
 
-Matplotlib and Pillow are imported only when one is drawn, and Matplotlib's global state is never touched.
+Lives here: panels, error maps, curves, animations, and small copies of images. Matplotlib and Pillow are imported when
+a figure is drawn, and Matplotlib's global state is never changed. May be imported by the runner and everything above.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well images agree, ring by ring in Fourier space."""
+"""Curves of Fourier ring correlations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryobench.errors import ParameterError
 from cryobench.figures.style import BLUE, GREY, SKY, VERMILION, axed, pixel_sizes, save
 
 AGAINST_TRUTH, HALF_MAPS = 1 / 2, 1 / 7
-"""Thresholds: the first where one of the images is the truth, the second between two halves of the data."""
+"""Thresholds: against a truth, and between half maps."""
 MOST_LINES = 64
 
 
@@ -24,16 +24,15 @@ def ring_correlations(
     shells: bool = False,
     path: str | Path,
 ) -> None:
-    """Write a PNG of Fourier ring correlations against the truth: thin lines for images, a thick one for their mean.
+    """Write a PNG of Fourier ring correlations with the truth: thin lines for images, a thick one for their mean.
 
     shells: they are Fourier shell correlations, of volumes.
 
-    curves: [B, L], of which the first 64 are drawn and all are in the mean. frequency: [L] in cycles per pixel.
-    pixel_size: ångström per pixel, of all images or of each; where all have the same the axis below is in 1/Å and that
-    above in Å, else in cycles per pixel and in pixels. The threshold 1/2 is dashed, 1/7 dotted. The file appears
-    complete or not at all.
+    curves: [B, L], the first 64 are drawn, the mean is of all. frequency: [L] in cycles per pixel. pixel_size: ångström
+    per pixel, of all images or of each; where it is known and equal for all, the lower axis is in 1/Å and the upper one
+    in Å, else in cycles per pixel and in pixels. Threshold 1/2 is dashed, 1/7 dotted. The file is written atomically.
 
-    Raises `ParameterError` for arrays that do not fit each other, `ResultsError` where the file cannot be written.
+    Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
     """
     curves, frequency = np.asarray(curves, dtype=float), np.asarray(frequency, dtype=float)
     if curves.ndim != 2 or not curves.size or frequency.shape != curves.shape[1:]:
@@ -63,16 +62,16 @@ def ring_correlations(
 
 
 def common_size(sizes: Sequence[float | None]) -> float | None:
-    """The pixel size that all images have, or None where they differ or one of them has none."""
+    """The pixel size of all images; None where they differ or one is unknown."""
     return sizes[0] if len(set(sizes)) == 1 else None
 
 
 def _draw_lengths(axis: Any, highest: float, unit: str) -> None:
-    """The axis above: the length that each frequency stands for, at a few round numbers."""
+    """The upper axis: the lengths of frequencies, at a few round numbers."""
     wanted = [length for decade in (1, 10, 100) for length in (decade, 2 * decade, 3 * decade, 5 * decade)]
     lengths: list[float] = []
     for length in (length for length in wanted if 1 / length <= highest):
-        if not lengths or 1 / lengths[-1] - 1 / length > 0.07 * highest:  # or their numbers would touch
+        if not lengths or 1 / lengths[-1] - 1 / length > 0.07 * highest:  # labels do not overlap
             lengths.append(length)
     above = axis.secondary_xaxis("top")
     above.set_xticks([1 / length for length in lengths], [f"{length:g}" for length in lengths])

@@ -1,4 +1,4 @@
-"""A solver at work, as a GIF."""
+"""Iterations of a solver as a GIF."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _GAP, _STRIP = 4, 16
 
 
 def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequence[int], path: str | Path) -> None:
-    """Write a GIF of a solver at work: on the left the iterate, on the right its estimate of the image then.
+    """Write a GIF of the iterations of a solver: the iterate on the left, the estimate of the image on the right.
 
-    frames: (iterate, estimate), each [H, W], shown in the window [-1, 1]. steps: the number of each, written below it.
-    It runs for ever, and the last frame stays for three seconds. The file appears complete or not at all.
+    frames: (iterate, estimate), each [H, W], shown in the window [-1, 1]. steps: the step of each frame, shown below.
+    The animation loops, and the last frame stays for three seconds. The file is written atomically.
 
-    Raises `ParameterError` for no frames, or frames of several shapes, `ResultsError` where it cannot be written.
+    Raises `ParameterError` for no frames, or frames of different shapes, `ResultsError` where it cannot be written.
     """
     shapes = {np.shape(image) for pair in frames for image in pair}
     if len(shapes) != 1 or len(steps) != len(frames) or any(len(shape) != 2 for shape in shapes):
@@ -44,7 +44,7 @@ def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequenc
 
 
 def _frame(x: np.ndarray, estimate: np.ndarray, step: int) -> Image.Image:
-    """Two images side by side in grey, and the number of the step below them."""
+    """Two grey images side by side, with the step below."""
     from PIL import Image, ImageDraw, ImageFont
 
     zoom = max(1, round(FRAME_SIDE / min(x.shape)))

@@ -1,4 +1,4 @@
-"""Images side by side: truth and reconstruction, maps of their difference, and sheets of particles."""
+"""Truth beside reconstruction, error maps, and sheets of particles."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def panel(
     """Write a PNG with a row for each of the first four images: truth, adjoint, reconstruction and error.
 
     truth, adjoint, reconstruction: [B, H, W]. Truth and reconstruction are shown in the window [-1, 1]; the adjoint
-    A^T y is not in image units, and each is shown between its own extremes. Errors share one symmetric scale.
-    titles: a label for each image. pixel_size: ångström per pixel, of all images or of each; where it is known a
-    scale bar is drawn. The file appears complete or not at all.
+    A^T y is not in image units, and each is shown between its extremes. Errors have one symmetric scale. titles: a
+    label for each image. pixel_size: ångström per pixel, of all images or of each; a scale bar is drawn where it is
+    known. The file is written atomically.
 
-    Raises `ParameterError` for arrays that do not fit each other, `ResultsError` where the file cannot be written.
+    Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
     """
     truth, adjoint, reconstruction = (np.asarray(images, dtype=float) for images in (truth, adjoint, reconstruction))
     _check("panel", (truth, adjoint, reconstruction), titles)
@@ -68,15 +68,14 @@ def error_maps(
     pixel_size: PixelSizes = None,
     path: str | Path,
 ) -> None:
-    """Write a PNG with maps of what is wrong with the first four reconstructions, a row for each.
+    """Write a PNG with error maps of the first four reconstructions, a row for each.
 
-    truth, reconstruction: [B, H, W], and so clean (the truth without its own noise) and deviation (the standard
-    deviation that the solver states for each pixel), where they are known. Columns: the signed difference to the
-    truth, and to the clean image, on one symmetric scale; the absolute difference to the truth and beside it the
-    deviation, on another, for the eye to see whether the solver knows where it errs. All in units in which images run
-    from -1 to 1. The file appears complete or not at all.
+    truth, reconstruction: [B, H, W], and so are clean (the truth without noise) and deviation (the standard deviation
+    that the solver states for each pixel), where they are known. Columns: the signed difference to the truth and to
+    the clean image, on one symmetric scale; the absolute difference to the truth and the stated deviation, on another
+    common scale. Images range from -1 to 1. The file is written atomically.
 
-    Raises `ParameterError` for arrays that do not fit each other, `ResultsError` where the file cannot be written.
+    Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
     """
     truth, reconstruction = np.asarray(truth, dtype=float), np.asarray(reconstruction, dtype=float)
     further = [np.asarray(images, dtype=float) for images in (clean, deviation) if images is not None]
@@ -108,8 +107,8 @@ def sheet(
 
     Each is shown between its own 0.5th and 99.5th percentile.
 
-    titles and pixel_size (Å per pixel, None where it is not known): one for each image. The file appears complete or
-    not at all; raises `ResultsError` where it cannot be written.
+    titles and pixel_size (Å per pixel, None where it is unknown): one for each image. The file is written atomically.
+    Raises `ResultsError` where it cannot be written.
     """
     images = [image[len(image) // 2] if image.ndim == 3 else image for image in images]
     columns = min(SHEET_COLUMNS, len(images))
@@ -141,7 +140,7 @@ def _write_heads(axes: np.ndarray, heads: Sequence[str]) -> None:
 def _draw_maps(
     figure: Any, axes: np.ndarray, maps: Mapping[str, np.ndarray], colours: str, low: float, high: float
 ) -> None:
-    """Maps [rows, H, W] in columns of axes that share one colour bar; each says its RMS."""
+    """Maps [rows, H, W] in columns of axes with one colour bar; each is labelled with its RMS."""
     mappable: Any = None
     for column, images in zip(axes.T, maps.values(), strict=True):
         for axis, image in zip(column, images, strict=True):
@@ -176,13 +175,13 @@ def _extremes(image: np.ndarray) -> tuple[float, float]:
 
 
 def _largest(errors: np.ndarray) -> float:
-    """The error that gets the strongest colour: passed by one pixel in 500, so that few do not flatten the rest."""
+    """The error of full colour: the 99.8th percentile, so that outliers do not set the scale."""
     finite = np.abs(errors[np.isfinite(errors)])
     limit = float(np.quantile(finite, 0.998)) if finite.size else 0.0
     return limit or (float(finite.max()) if finite.size else 0.0) or 1.0
 
 
 def _extend(errors: np.ndarray, limit: float) -> str:
-    """Which ends of a symmetric colour bar have errors beyond them."""
+    """The ends of a symmetric colour bar that errors exceed."""
     below, above = bool((errors < -limit).any()), bool((errors > limit).any())
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")

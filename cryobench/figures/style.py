@@ -1,7 +1,7 @@
-"""What all figures share: colours that the colour-blind tell apart, scale bars, axes, and files that appear whole.
+"""Common parts of figures: colours that colour-blind readers can distinguish, scale bars, axes, atomic writing.
 
-Colours are those of Okabe and Ito (2008), "Color Universal Design", without the yellow, which is lost on white; a
-line never differs by its colour alone.
+Colours are those of Okabe and Ito (2008), "Color Universal Design", without yellow, which is invisible on white. No two
+lines differ by colour alone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 4
-"""Figures that show images show this many at most."""
+"""Most images in a figure."""
 LABEL_LENGTH = 32
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#666666"
 DIVERGING = "PuOr_r"
 """For signed errors: violet below the truth, orange above it."""
 SEQUENTIAL = "cividis"
-"""For what has no sign; made for colour-blind and other eyes to see alike (Nuñez et al., 2018)."""
+"""For values without sign; perceived alike with and without colour blindness (Nuñez et al., 2018)."""
 
 
 def blank(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
@@ -42,7 +42,7 @@ def blank(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure,
 
 
 def axed(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure with [rows, columns] axes; Matplotlib's global state is not touched."""
+    """A figure with [rows, columns] axes; Matplotlib's global state is not changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def axed(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, 
 
 
 def note(axis: Axes, text: str) -> None:
-    """A small line in the lower right corner, on white; the left one is for scale bars."""
+    """A small text in the lower right corner, on white; scale bars are in the left one."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
     axis.text(0.96, 0.04, text, transform=axis.transAxes, fontsize=7, ha="right", va="bottom", bbox=box)
 
@@ -81,13 +81,13 @@ def round_length(length: float) -> float:
 
 
 def shortened(label: str) -> str:
-    """The label with its middle left out where it is long: an image id differs at its end."""
+    """The label without its middle where it is long: image ids differ at the end."""
     half = LABEL_LENGTH // 2
     return label if len(label) <= LABEL_LENGTH else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def pixel_sizes(pixel_size: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    """Ångström per pixel of each image, None where it is not known or cannot be."""
+    """Ångström per pixel of each image, None where it is unknown or invalid."""
     sizes = [pixel_size] * count if pixel_size is None or isinstance(pixel_size, (int, float)) else list(pixel_size)
     if len(sizes) != count:
         raise ParameterError(f"a figure needs one pixel size, or one for each of {count} images; got {len(sizes)}")
@@ -95,7 +95,7 @@ def pixel_sizes(pixel_size: float | Sequence[float | None] | None, count: int) -
 
 
 def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
-    """Write a PNG. grey: one byte a pixel, for figures without colour: noise does not compress."""
+    """Write a PNG. grey: one byte per pixel, for figures without colour: noise does not compress."""
     from PIL import Image
 
     with whole(path) as beside:
@@ -107,7 +107,7 @@ def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside this one that replaces it in the end. Raises `ResultsError` where it cannot be written."""
+    """A temporary path that replaces `path` at the end. Raises `ResultsError` where it cannot be written."""
     try:
         with whole_file(path) as beside:
             yield beside

@@ -1,4 +1,4 @@
-"""Small copies of images, for a page that shows many results side by side."""
+"""Small copies of images, for the HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryobench.figures.style import ROWS, grey, pixel_sizes, whole
 class Views:
     """A few images and their reconstructions, uint8 [n, H, W]: 0 for -1 and below, 255 for 1 and above.
 
-    images: the id of each. pixel_size: ångström per pixel of each, or None where it is not known.
+    images: the id of each. pixel_size: ångström per pixel of each, None where it is unknown.
     """
 
     truth: np.ndarray
@@ -35,9 +35,9 @@ def write_views(
     pixel_size: float | Sequence[float | None] | None,
     path: Path,
 ) -> None:
-    """Save the first four images [B, H, W], in the window [-1, 1] of all pictures of a run, as a compressed .npz.
+    """Save the first four images [B, H, W] in the window [-1, 1], as a compressed .npz.
 
-    Raises `ParameterError` for arrays that do not fit each other, `ResultsError` where the file cannot be written.
+    Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
     """
     if truth.shape != reconstruction.shape or truth.ndim != 3 or len(images) != len(truth):
         raise ParameterError(
@@ -56,7 +56,7 @@ def write_views(
 
 
 def read_views(path: Path) -> Views:
-    """What `write_views` saved. Raises `ResultsError` naming the file where it is missing, damaged or another's."""
+    """Read a file of `write_views`. Raises `ResultsError` where it is missing, damaged or of another kind."""
     try:
         with np.load(path, allow_pickle=False) as file:
             truth, reconstruction = file["truth"], file["reconstruction"]
@@ -65,5 +65,5 @@ def read_views(path: Path) -> Views:
         raise ResultsError(f"cannot read the images of {path}: {error}") from error
     if not (truth.dtype == reconstruction.dtype == np.uint8 and truth.ndim == 3 and truth.shape == reconstruction.shape
             and images.shape == sizes.shape == truth.shape[:1]):  # fmt: skip
-        raise ResultsError(f"{path} holds no pairs of images uint8 [n, H, W]; run the cell again with --save figures")
+        raise ResultsError(f"{path} has no pairs of images uint8 [n, H, W]; run the cell again with --save figures")
     return Views(truth, reconstruction, [str(image) for image in images], pixel_sizes(sizes.tolist(), len(truth)))

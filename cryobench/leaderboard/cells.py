@@ -1,9 +1,9 @@
-"""Records as columns: what a leaderboard needs of each, one row a record, in an Arrow table.
+"""Records as an Arrow table of the columns that a leaderboard uses, one row per record.
 
-Plain fields of a record are columns of their own name; nested ones are JSON texts, each kept once however many rows
-share it. Of a metric NAME there are `values:NAME`, one number an image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the
-mean and its 95% bootstrap interval, which depend on the record alone and are costly. What the solver told and the
-resolved parameters are left out.
+Plain fields of a record are columns of the same name; nested ones are JSON texts, stored once however many rows share
+them. A metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its
+95% bootstrap interval, which depend on the record alone and are costly. Solver diagnostics and resolved parameters are
+left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from cryobench.leaderboard.statistics.bootstrap import bootstrap_intervals, mean
 from cryobench.record import Record
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
+NUMBERS = pa.list_(pa.float64())
 PLAIN = {
     "hash": pa.string(),
     **dict.fromkeys(("status", "reason", "solver", "operator", "noise", "data"), TEXT),
@@ -42,19 +43,24 @@ VALUES, MEAN, LOW, HIGH = "values:", "mean:", "lo:", "hi:"
 
 
 def cells(records: Sequence[Record]) -> pa.Table:
-    """The columns of records, in their order. Raises whatever a record does whose fields are not of the right kind."""
+    """The columns of records, in their order. Raises various errors for a record whose fields have wrong types."""
     for column in (column for record in records for column in record.columns):
         if not isinstance(column.get("name"), str) or column.get("direction", "none") not in DIRECTIONS:
-            raise ValueError(f"{column} is no metric column: name or direction are not what they should be")
-    columns = {name: _array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
-    columns |= {name: _array([_json(record, name) for record in records], TEXT) for name in NESTED}
+            raise ValueError(f"invalid metric column {column}: name or direction")
+    columns = {name: pa.array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
+    for name in NESTED:  # the creation date is a column of its own: without it, all cells of a run share the text
+        nested = [getattr(record, name) for record in records]
+        nested = (
+            [{k: v for k, v in own.items() if k != "created"} for own in nested] if name == "environment" else nested
+        )
+        columns[name] = pa.array([json.dumps(own, ensure_ascii=False) for own in nested], TEXT)
     derived = [_derived(record) for record in records]
-    columns |= {name: _array([row[name] for row in derived], kind) for name, kind in DERIVED.items()}
+    columns |= {name: pa.array([row[name] for row in derived], kind) for name, kind in DERIVED.items()}
     return pa.table(columns | _metrics(records))
 
 
 def metric_names(table: pa.Table) -> list[str]:
-    """The metrics that any record has values of."""
+    """The metrics of which any record has values."""
     return [name.removeprefix(VALUES) for name in table.column_names if name.startswith(VALUES)]
 
 
@@ -74,129 +80,86 @@ def numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 def per_image(table: pa.Table, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a metric in one array, and the offsets [rows + 1] at which each row's begin; missing as NaN."""
+    """All values of a metric in one array, and the offsets [rows + 1] of the rows; missing as NaN."""
     if VALUES + metric not in table.column_names:
         return np.empty(0), np.zeros(table.num_rows + 1, dtype=np.int64)
-    lists = pa.concat_arrays(table[VALUES + metric].chunks) if table.num_rows else _array([], _LIST)
+    lists = pa.concat_arrays(table[VALUES + metric].chunks) if table.num_rows else pa.array([], NUMBERS)
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     values = lists.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-class StoredRecords(Sequence[Record]):
-    """The records of an Arrow table of cells, each made when it is asked for, without what the table left out.
+class StoredRecords:
+    """Iterates over the records of an Arrow table of cells, without the fields that the table leaves out.
 
-    Nested fields are shared by the records that have them in common: they are to be read only.
+    Records share equal nested fields, which must not be modified.
     """
 
     def __init__(self, table: pa.Table):
         self._table = table
 
-    def __len__(self) -> int:
-        return self._table.num_rows
-
-    @overload
-    def __getitem__(self, place: int) -> Record: ...
-    @overload
-    def __getitem__(self, place: slice) -> StoredRecords: ...
-    def __getitem__(self, place: int | slice) -> Record | StoredRecords:
-        if isinstance(place, slice):
-            start, stop, step = place.indices(len(self))
-            return StoredRecords(self._table.take(list(range(start, stop, step))))
-        start = range(len(self))[place]
-        return next(iter(StoredRecords(self._table.slice(start, 1))))
-
     def __iter__(self) -> Iterator[Record]:
-        plain = {name: _plain(self._table, name) for name in (*PLAIN, "created")}
-        created = plain.pop("created")
-        nested = {name: texts(self._table, name) for name in NESTED}
-        metrics = [
-            (name, *per_image(self._table, name), _present(self._table, name)) for name in metric_names(self._table)
-        ]
+        table = self._table
+        plain = {name: table[name].cast(kind.value_type if kind == TEXT else kind).to_pylist()
+                 for name, kind in PLAIN.items()}  # fmt: skip
+        created = table["created"].to_pylist()
+        nested = {name: texts(table, name) for name in NESTED}
+        metrics = {
+            name: (*per_image(table, name), table[VALUES + name].is_valid().to_numpy()) for name in metric_names(table)
+        }
         loads = cache(json.loads)
-        for place in range(len(self)):
-            parts = {name: loads(distinct[codes[place]]) for name, (codes, distinct) in nested.items()}
-            if created[place] is not None:
-                parts["environment"] = parts["environment"] | {"created": created[place]}
+        for row in range(table.num_rows):
+            parts = {name: loads(distinct[codes[row]]) for name, (codes, distinct) in nested.items()}
+            if created[row] is not None:
+                parts["environment"] = parts["environment"] | {"created": created[row]}
             values = {
-                name: numbers[offsets[place] : offsets[place + 1]].tolist()
-                for name, numbers, offsets, present in metrics
-                if present[place]
+                name: numbers[offsets[row] : offsets[row + 1]].tolist()
+                for name, (numbers, offsets, present) in metrics.items()
+                if present[row]
             }
-            yield Record(**{name: column[place] for name, column in plain.items()}, **parts, values=values)
-
-
-def _plain(table: pa.Table, name: str) -> list[Any]:
-    if table.schema.field(name).type != TEXT:
-        return table[name].to_pylist()
-    codes, distinct = texts(table, name)
-    return [distinct[code] for code in codes.tolist()]
-
-
-def _present(table: pa.Table, metric: str) -> np.ndarray:
-    return table[VALUES + metric].is_valid().to_numpy()
-
-
-_LIST = pa.list_(pa.float64())
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    return pa.array(values, type=kind)
-
-
-def _json(record: Record, name: str) -> str:
-    nested = getattr(record, name)
-    if name == "environment":  # the moment is a column of its own: without it, the text is shared by a whole run
-        nested = {key: value for key, value in nested.items() if key != "created"}
-    return json.dumps(nested, ensure_ascii=False)
+            yield Record(**{name: column[row] for name, column in plain.items()}, **parts, values=values)
 
 
 def _derived(record: Record) -> dict[str, Any]:
     environment, problem = record.environment, record.problem
-    created = environment.get("created")
+    texts = {name: environment.get(name) for name in ("created", "device", "version")}
     return {
-        "created": None if created is None else str(created),
+        **{name: None if value is None else str(value) for name, value in texts.items()},
         "n_images": len(record.images),
         "digest": str(problem.get("data_digest") or ""),
         "within": str(problem.get("within") or "image"),
         "dtype": str(environment.get("dtype", "float32")),
         "overlap": overlap(record),
-        "device": _text(environment.get("device")),
         "hardware": _hardware(record),
-        "version": _text(environment.get("version")),
         "seconds_per_image": record.timing.get("seconds_per_image"),
         "nfe": record.counters.get("nfe"),
         "operator_calls": record.counters.get("operator_calls"),
     }
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
 def _hardware(record: Record) -> str | None:
-    """What timed a cell: the GPU, or the processor and how many threads it was given. None where neither is told."""
+    """The hardware of timings: the GPU, or the processor and its number of threads. None where neither is known."""
     kind, _, model = str(record.environment.get("device", "")).partition(" ")
     if model:
         return model
-    told = record.environment.get("hardware")
-    if kind != "cpu" or not isinstance(told, dict) or "processor" not in told:
+    known = record.environment.get("hardware")
+    if kind != "cpu" or not isinstance(known, dict) or "processor" not in known:
         return None
-    threads = told.get("torch_threads")
-    return str(told["processor"]) + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
+    threads = known.get("torch_threads")
+    return str(known["processor"]) + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
 
 
 def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
-    """The columns of every metric. Half a cell's numbers are not the cell's: only a cell that ran has a mean."""
+    """The columns of every metric. Only a cell that ran has means: a failed one may have numbers for some images."""
     columns: dict[str, pa.Array] = {}
     for name in dict.fromkeys(name for record in records for name in record.values):
         series = [record.values.get(name) for record in records]
         ran = [values if record.status == "ok" else None for values, record in zip(series, records, strict=True)]
         intervals = bootstrap_intervals([values or () for values in ran])
         columns |= {
-            VALUES + name: _array(series, _LIST),
-            MEAN + name: _array([None if values is None else mean(values) for values in ran], pa.float64()),
-            LOW + name: _array([low for low, _ in intervals], pa.float64()),
-            HIGH + name: _array([high for _, high in intervals], pa.float64()),
+            VALUES + name: pa.array(series, NUMBERS),
+            MEAN + name: pa.array([None if values is None else mean(values) for values in ran], pa.float64()),
+            LOW + name: pa.array([low for low, _ in intervals], pa.float64()),
+            HIGH + name: pa.array([high for _, high in intervals], pa.float64()),
         }
     return columns

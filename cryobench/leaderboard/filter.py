@@ -1,4 +1,4 @@
-"""Which rows, columns and order of a leaderboard are shown."""
+"""Selection of rows and columns of a leaderboard, and grouping."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cryobench.registry import did_you_mean
 
 GroupBy = Literal["operator", "noise", "data", "compression"]
 FILTERS = {"solver": "--solvers", "operator": "--operator", "noise": "--noise", "data": "--data"}
-"""What rows can be chosen by, and the option that does."""
+"""The fields by which rows are selected, and their options."""
 
 
 def choose(table: pa.Table, patterns: Mapping[str, Sequence[str]]) -> pa.Table:
-    """The cells whose solver, operator, noise and data fit one of the patterns each; floor and ceiling always stay
-    beside a solver that does.
+    """The cells whose solver, operator, noise and data match one of the patterns each, with the floor and ceiling of
+    their comparisons.
 
     A pattern is a glob for the whole spec or for its name before the colon: `dct`, `tv:*`, `sumpool:?`.
-    Raises `ParameterError` for patterns that nothing fits.
+    Raises `ParameterError` for patterns without a match.
     """
     for name in ("operator", "noise", "data"):
-        table = table.filter(pa.array(_fits(table, name, patterns.get(name, ()))))
-    chosen = _fits(table, "solver", patterns.get("solver", ()))
+        table = table.filter(pa.array(_matches(table, name, patterns.get(name, ()))))
+    chosen = _matches(table, "solver", patterns.get("solver", ()))
     if chosen.all():
         return table
     groups, _ = comparisons(table)
@@ -38,26 +38,23 @@ def choose(table: pa.Table, patterns: Mapping[str, Sequence[str]]) -> pa.Table:
     return table.filter(pa.array(chosen | (references & np.isin(groups, groups[chosen]))))
 
 
-def _fits(table: pa.Table, name: str, patterns: Sequence[str]) -> np.ndarray:
+def _matches(table: pa.Table, name: str, patterns: Sequence[str]) -> np.ndarray:
     codes, distinct = texts(table, name)
     if not patterns:
         return np.ones(table.num_rows, dtype=bool)
-    fits = np.array([_fit(text, patterns) for text in distinct], dtype=bool)
-    if not fits.any():
+    parts = [(text, text.partition(":")[0]) for text in distinct]
+    matches = [any(fnmatchcase(part, pattern) for pattern in patterns for part in both) for both in parts]
+    if not any(matches):
         some = ", ".join(distinct[:5]) + (" ..." if len(distinct) > 5 else "")
-        raise ParameterError(f"{FILTERS[name]} {','.join(patterns)} fits nothing here; there are: {some}")
-    return fits[codes]
-
-
-def _fit(text: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(part, pattern) for pattern in patterns for part in (text, text.partition(":")[0]))
+        raise ParameterError(f"{FILTERS[name]} {','.join(patterns)} matches nothing here; there are: {some}")
+    return np.array(matches)[codes]
 
 
 def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
-    """The leaderboard with the metric columns wanted and the one that ranks. A name stands for the column of this name,
-    a glob for all that fit, and the name of a metric for its columns NAME_...
+    """The leaderboard with the ranking metric and the wanted metric columns: names, globs, and names of metrics for all
+    their columns NAME_...
 
-    Raises `ParameterError` for what no column fits.
+    Raises `ParameterError` for a name without a column.
     """
     metrics = metric_columns(frame)
     names = [column["name"] for column in metrics]
@@ -66,7 +63,7 @@ def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
         found = [name for name in names if fnmatchcase(name, want)]
         found = found or [name for name in names if name.startswith(f"{want}_")]
         if not found:
-            raise ParameterError(f"--metrics {want!r} is no column here; {did_you_mean(want, names)}")
+            raise ParameterError(f"--metrics {want!r} is not a column here; {did_you_mean(want, names)}")
         kept.update(found)
     shown = frame.drop(columns=[f"{name}{end}" for name in names if name not in kept for end in ("", "_lo", "_hi")])
     shown.attrs = frame.attrs | {"columns": [column for column in metrics if column["name"] in kept]}
@@ -74,10 +71,10 @@ def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
 
 
 def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The leaderboard with the comparisons of one operator, noise or data together, in order of first appearance, or
-    in order of compression. Renderings put them under a heading, with a summary each.
+    """The leaderboard sorted by operator, noise or data of its comparisons, in order of first appearance, or by
+    compression. Renderings have a heading and average ranks for each group.
 
-    Raises `ParameterError` for anything else.
+    Raises `ParameterError` for any other `by`.
     """
     if by not in get_args(GroupBy):
         raise ParameterError(f"--group-by {by!r}: {did_you_mean(by, get_args(GroupBy))}")

@@ -1,10 +1,9 @@
-"""Which cells may be ranked against each other."""
+"""Comparisons: groups of cells that may be ranked against each other."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,66 +12,38 @@ import pyarrow as pa
 from cryobench.leaderboard.cells import texts
 
 
-class Comparison(NamedTuple):
-    """What two cells must share to be ranked against each other."""
+def comparisons(table: pa.Table) -> tuple[np.ndarray, list[str]]:
+    """The number [rows] of the comparison of each cell, in order of first appearance, and its data label.
 
-    operator: str
-    noise: str
-    data: str
-    digest: str
-    seed: int
-    images: tuple[str, ...]
-    dtype: str
-    within: str
-
-
-def comparisons(table: pa.Table) -> tuple[np.ndarray, list[Comparison]]:
-    """The number [rows] of the comparison that each cell belongs to, and the comparisons, in order of first appearance.
-
-    Images of equal content are one data set, of the first label seen; their order does not matter.
+    Cells of one comparison have equal operator, noise, images, seed, dtype and part of the image in which metrics were
+    computed. Images of equal content are one data set, with the label that is seen first; their order does not matter.
     """
-    names = ("operator", "noise", "data", "digest", "images", "dtype", "within")
     codes, distinct = {}, {}
-    for name in names:
+    for name in ("operator", "noise", "data", "digest", "images", "dtype", "within"):
         codes[name], distinct[name] = texts(table, name)
-    codes["data"] = _first_labels(codes["data"], codes["digest"], distinct["digest"])
+    digests = np.array(distinct["digest"], dtype=object)[codes["digest"]]
+    first = pd.Series(codes["data"]).groupby(codes["digest"]).transform("first").to_numpy()
+    codes["data"] = np.where(digests != "", first, codes["data"])
     sets = [tuple(sorted(map(str, json.loads(text)))) for text in distinct["images"]]
-    places = {images: place for place, images in enumerate(dict.fromkeys(sets))}
-    codes["images"] = np.array([places[images] for images in sets], dtype=np.int64)[codes["images"]]
-    distinct["images"] = list(places)
+    codes["images"] = pd.factorize(pd.Series(sets, dtype=object))[0][codes["images"]]
     keys = pd.DataFrame(codes | {"seed": table["seed"].to_numpy()})
     numbers = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
-    firsts = keys.iloc[np.unique(numbers, return_index=True)[1]].to_dict(orient="records")
-    return numbers, [
-        Comparison(**{name: distinct[name][first[name]] for name in names}, seed=first["seed"]) for first in firsts
-    ]
+    firsts = np.unique(numbers, return_index=True)[1]
+    labels = np.array(distinct["data"], dtype=object)[codes["data"]]
+    return numbers, _data_labels(labels[firsts].tolist(), digests[firsts].tolist())
 
 
-def _first_labels(labels: np.ndarray, digests: np.ndarray, distinct: Sequence[str]) -> np.ndarray:
-    """Label codes [rows] where equal digests have the label that was seen first; no digest, no equality."""
-    first = pd.Series(labels).groupby(digests).transform("first").to_numpy()
-    known = np.array([bool(digest) for digest in distinct], dtype=bool)
-    return np.where(known[digests], first, labels)
-
-
-def data_labels(found: Sequence[Comparison]) -> list[str]:
-    """The data label of each comparison, with the start of the digest where one label names two data sets."""
-    digests: dict[str, list[str]] = {}
-    for label, digest in dict.fromkeys((comparison.data, comparison.digest) for comparison in found):
+def _data_labels(labels: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """Labels, with `#` and the start of the digest where one label has several: four digits, or more to distinguish."""
+    known: dict[str, list[str]] = {}
+    for label, digest in dict.fromkeys(zip(labels, digests, strict=True)):
         if digest:
-            digests.setdefault(label, []).append(digest)
-    marks = {
-        (label, digest): _mark(digest, others) for label, others in digests.items() for digest in others
-    }  # fmt: skip
-    return [comparison.data + marks.get((comparison.data, comparison.digest), "") for comparison in found]
-
-
-def _mark(digest: str, digests: Sequence[str]) -> str:
-    """'' for the only digest of a label, else '#' and its first hexadecimal digits: four, or more until they differ."""
-    if len(digests) < 2:
-        return ""
-    hexadecimal = [other.rpartition(":")[2] for other in digests]
-    length = 4
-    while length < max(map(len, hexadecimal)) and len({other[:length] for other in hexadecimal}) < len(hexadecimal):
-        length += 1
-    return "#" + digest.rpartition(":")[2][:length]
+            known.setdefault(label, []).append(digest.rpartition(":")[2])
+    marks = {}
+    for label, found in known.items():
+        length = 4
+        while length < max(map(len, found)) and len({digest[:length] for digest in found}) < len(found):
+            length += 1
+        marks |= {(label, digest): f"#{digest[:length]}" for digest in found if len(found) > 1}
+    pairs = zip(labels, digests, strict=True)
+    return [label + marks.get((label, digest.rpartition(":")[2]), "") for label, digest in pairs]

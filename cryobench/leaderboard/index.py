@@ -1,15 +1,17 @@
-"""What a leaderboard needs of each run folder of a results folder, kept in one Parquet file beside them.
+"""The cells of a results folder, cached in one Parquet file beside the run folders.
 
-Only folders that are new, or whose files changed, are read. The index follows from the run folders alone: it may be
-deleted, and one that is damaged or of another version is made again. It is replaced whole: of two processes that do so
-at once the later one wins, and what only the other one saw is read again the next time.
+Only folders that are new, or whose files changed, are read. The index is derived from the run folders alone: it may be
+deleted, and is made again if it is damaged or of another version. It is replaced atomically: of two processes that
+write it at once the later one wins, and what only the other one read is read again the next time.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
+from itertools import compress
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,16 +27,16 @@ from cryobench.results.store import METRICS, RECORD, read_record
 
 INDEX = ".cryobench-index.parquet"
 LAYOUT = "1"
-"""Counts up whenever columns of `cells` of the same names come to hold something else."""
+"""Increased whenever the content of columns of `cells` changes and their names do not."""
 
 FOLDER, STAMP, DAMAGE = "folder", "stamp", "damage"
-"""Columns beside the cells: a run folder, its `_stamp`, and why it could not be read, '' for one that could."""
+"""Columns beside the cells: the run folder, its `_stamp`, and why it could not be read, else ''."""
 
 CHUNK = 2000
-"""Run folders whose records are held at once."""
+"""Run folders read at once."""
 
 LONG = 5000
-"""Run folders to read from which on a reader is told why it takes a while."""
+"""Number of run folders from which on indexing is reported, as it takes a while."""
 
 Report = Callable[[str], None]
 
@@ -42,8 +44,8 @@ Report = Callable[[str], None]
 def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     """The cells of results folders, or of single run folders, with the path of each as `FOLDER`; oldest first in each.
 
-    Of cells of one hash the last is taken. What is no run folder of ours is reported and skipped.
-    Raises `ResultsError` where there is no such folder.
+    Of cells of one hash the last is used. Folders that are not run folders are reported and skipped.
+    Raises `ResultsError` for a folder that does not exist.
     """
     found = [cells([])]
     for root in roots:
@@ -64,11 +66,8 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
 
 
 def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
-    """What finds the run folder of a cell that `read_cells` found, by its hash."""
-
-    @cache
-    def paths() -> dict[str, bytes]:
-        return dict(zip(table["hash"].to_pylist(), table[FOLDER].to_pylist(), strict=True))
+    """A function that returns the run folder of a cell that `read_cells` found, by its hash."""
+    paths = cache(lambda: dict(zip(table["hash"].to_pylist(), table[FOLDER].to_pylist(), strict=True)))
 
     def find(hash: str) -> Path | None:
         path = paths().get(hash)
@@ -78,13 +77,16 @@ def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
 
 
 def _all_of(root: Path, report: Report) -> pa.Table:
-    """The cells of every folder of a results folder, from its index as far as that holds; the index is brought up to
-    date where it can be."""
-    stamps = _stamps(root)
+    """The cells of a results folder, from its index as far as it is valid. Updates the index where possible."""
+    with os.scandir(root) as entries:
+        folders = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    stamps = {name: _stamp(f"{root}/{name}") for name in folders}
     kept = _load(root / INDEX)
     n_known = kept.num_rows
-    kept = kept.filter(_unchanged(kept, stamps))
-    known = set(map(os.fsdecode, kept[FOLDER].to_pylist()))
+    names = list(map(os.fsdecode, kept[FOLDER].to_pylist()))
+    unchanged = [stamps.get(name) == stamp for name, stamp in zip(names, kept[STAMP].to_pylist(), strict=True)]
+    kept = kept.filter(pa.array(unchanged, pa.bool_()))
+    known = set(compress(names, unchanged))
     unread = {name: stamp for name, stamp in stamps.items() if stamp and name not in known}
     if len(unread) >= LONG:
         report(f"indexing {len(unread)} run folders of {root}; the next time they are not read again")
@@ -94,21 +96,14 @@ def _all_of(root: Path, report: Report) -> pa.Table:
     if unread or kept.num_rows < n_known:
         try:
             _save(table, root / INDEX)
-        except OSError as error:  # what was read is good all the same
+        except OSError as error:  # the cells are valid without an index
             if len(unread) >= LONG:
                 report(f"the index of {root} cannot be kept: {error.strerror}")
     return _joined([table, _read(root, {name: stamp for name, stamp in stamps.items() if not stamp})])
 
 
-def _stamps(root: Path) -> dict[str, str]:
-    """The stamp of each folder that may be a run folder, by name."""
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return {name: _stamp(f"{root}/{name}") for name in names}
-
-
 def _stamp(folder: str) -> str:
-    """What changes when the files of a run folder do: when each was written, and its size. '' where one is missing."""
+    """Modification time and size of the files of a run folder. '' where one is missing."""
     try:
         files = [os.stat(f"{folder}/{name}") for name in (RECORD, METRICS)]  # noqa: PTH116 - twice as fast as a Path
     except OSError:
@@ -116,51 +111,40 @@ def _stamp(folder: str) -> str:
     return " ".join(f"{file.st_mtime_ns} {file.st_size}" for file in files)
 
 
-def _unchanged(table: pa.Table, stamps: dict[str, str]) -> pa.Array:
-    pairs = zip(table[FOLDER].to_pylist(), table[STAMP].to_pylist(), strict=True)
-    return pa.array([stamps.get(os.fsdecode(name)) == stamp for name, stamp in pairs], pa.bool_())
-
-
 def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
-    """The cells of run folders of `root`, given as name and stamp; one that cannot be read has a `DAMAGE`, no cell."""
+    """The cells of run folders of `root`, given as name and stamp; an unreadable one has a `DAMAGE` and no cell."""
     records, damages = {}, {}
     for name in stamps:
         try:
             records[name] = read_record(root / name)
         except ResultsError as error:
             damages[name] = str(error)
-    table, foreign = _cells(records)
-    damages |= foreign
-    good = [name for name in records if name not in damages]
-    for column, texts in _beside(good, stamps, [""] * len(good)).items():
-        table = table.append_column(column, texts)
-    return _joined([table, pa.table(_beside(list(damages), stamps, list(damages.values())))])
+    table, invalid = _cells(records)
+    damages |= invalid
+    names = [*(name for name in records if name not in damages), *damages]
+    table = _joined([table, pa.table({"hash": pa.nulls(len(damages), pa.string())})])
+    for column, values, kind in (
+        (FOLDER, map(os.fsencode, names), pa.binary()),  # bytes: not all names are valid text
+        (STAMP, (stamps[name] for name in names), pa.string()),
+        (DAMAGE, (damages.get(name, "") for name in names), pa.string()),
+    ):
+        table = table.append_column(column, pa.array(list(values), kind))
+    return table
 
 
 def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
-    """The cells of records by folder name, but for those whose fields are not what ours are; and why not."""
+    """The cells of records by folder name, and the reasons for records whose fields are invalid."""
     try:
         return cells(list(records.values())), {}
     except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if len(records) == 1:
             return cells([]), {name: f"damaged run folder: {said(error)}" for name in records}
-    names = list(records)
-    halves = [{name: records[name] for name in half} for half in (names[: len(names) // 2], names[len(names) // 2 :])]
-    (first, bad), (second, worse) = map(_cells, halves)
-    return _joined([first, second]), bad | worse
+    parts = [_cells({name: record}) for name, record in records.items()]
+    return _joined([table for table, _ in parts]), {name: reason for _, part in parts for name, reason in part.items()}
 
 
-def _beside(names: Sequence[str], stamps: dict[str, str], damages: Sequence[str]) -> dict[str, pa.Array]:
-    """The columns beside the cells. Folder names are bytes, as not every one is text."""
-    return {
-        FOLDER: pa.array([os.fsencode(name) for name in names], pa.binary()),
-        STAMP: pa.array([stamps[name] for name in names], pa.string()),
-        DAMAGE: pa.array(damages, pa.string()),
-    }
-
-
-def _joined(tables: Collection[pa.Table]) -> pa.Table:
-    """One table of all rows; a column that a table has not is missing in its rows."""
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all rows; columns that a table does not have are null."""
     return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 
 
@@ -169,13 +153,10 @@ def _identity() -> dict[bytes, bytes]:
 
 
 def _load(path: Path) -> pa.Table:
-    """The table of an index; an empty one where there is none that can be used."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if _identity().items() <= (file.schema_arrow.metadata or {}).items():
-                return file.read()
-    except (OSError, pa.ArrowException):  # none, damaged, or not to be read by this user: the run folders have it all
-        return _read(path.parent, {})
+    """The table of an index; an empty one where it is absent, damaged, not readable or of another version."""
+    with suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
+        if _identity().items() <= (file.schema_arrow.metadata or {}).items():
+            return file.read()
     return _read(path.parent, {})
 
 

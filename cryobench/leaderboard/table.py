@@ -1,8 +1,8 @@
 """Records into one ranked table.
 
-The table's columns are those of the published CSV. What only renderings need is beside them: the index holds `group`
-(the number of the comparison a row belongs to), `floor` (whether the row is the pinv floor), `ceiling` (whether it is
-the ceiling, which is no solver), `dtype` and `hash`, and `frame.attrs` holds `by` and the metrics' `columns`.
+The columns are those of the published CSV. Renderings also need the index: `group` (the number of the row's
+comparison), `floor` and `ceiling` (whether the row is one of these references), `dtype` and `hash`; and `frame.attrs`:
+`by`, and `columns`, the name, direction and unit of each metric.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import HIGH, LOW, MEAN, cells, metric_names, numbers, texts
-from cryobench.leaderboard.groups import comparisons, data_labels
+from cryobench.leaderboard.groups import comparisons
 from cryobench.leaderboard.ranking import pareto, standings
 from cryobench.record import COSTS, LEADING, TRAILING, Record
 from cryobench.registry import did_you_mean
@@ -32,61 +32,44 @@ DTYPES = {
 
 
 def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd.DataFrame:
-    """One row per record (or row of their `cells`), ranked by `by` among the rows that share a `Comparison`.
+    """One row per record (or row of their `cells`), ranked by `by` among the rows of a comparison (see `groups`).
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
     the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
-    value. Comparisons stand in order of first appearance, the best row first; the ceiling, rows without a value of
-    `by`, skipped and failed rows come last, without a rank: the ceiling is compared with nobody. For rank and what
-    follows from the paired tests see `standing.Standings`. pareto_seconds, pareto_nfe: whether no other row is as good
-    in `by` and in that cost, and better in one. seconds_per_image in s, peak_memory_mib in MiB, nfe and operator_calls
-    per image, compression N / rank(A), unmeasured: why metrics are missing, as JSON, overlap as `overlap.overlap` tells
-    it, within: where metrics looked, hardware: what times were taken on. Two data sets of one label become label#1a2b.
+    value. Comparisons are in order of first appearance, the best row first; the ceiling, rows without a value of `by`,
+    skipped and failed rows come last and have no rank. For ranks and tests see `ranking.standings`. pareto_seconds,
+    pareto_nfe: whether no other row is as good in `by` and in that cost, and better in one. seconds_per_image in s,
+    peak_memory_mib in MiB, nfe and operator_calls per image, compression N / rank(A), unmeasured: reasons for missing
+    metrics, as JSON, overlap: see `leakage.overlap`, within: the part of images in which metrics were computed,
+    hardware: of the timings. Two data sets of one label become label#1a2b.
 
-    Raises `ParameterError` where nothing can be ranked by `by`, or a metric takes the name of another column.
+    Raises `ParameterError` where nothing can be ranked by `by`, or a metric has the name of another column.
     """
     table = cells(records) if isinstance(records, Sequence) else records
     metrics = _metric_columns(table)
     names = _column_names(list(metrics))
     higher = _higher_is_better(by, table, metrics)
-    groups, found = comparisons(table)
+    groups, labels = comparisons(table)
     scores = _scores(table, by)
     standing = standings(table, groups, scores, by, higher=higher)
-    columns = _cell_columns(table, metrics) | vars(standing)
-    columns["data"] = np.array(data_labels(found), dtype=object)[groups]
+    columns = _cell_columns(table, metrics) | standing
+    columns["data"] = np.array(labels, dtype=object)[groups]
+    qualities = scores if by not in COSTS else np.full(len(scores), np.nan)
     for name, cost in (("pareto_seconds", "seconds_per_image"), ("pareto_nfe", "nfe")):
-        columns[name] = pareto(
-            groups, scores if by not in COSTS else scores * np.nan, numbers(table, cost), higher=higher
-        )
-    order = _order(table, groups, standing.rank, -scores if higher else scores)
-    index = [
-        groups,
-        *(table[name].to_pandas() for name in ("floor", "ceiling")),
-        _text(table, "dtype"),
-        _text(table, "hash"),
-    ]
+        columns[name] = pareto(groups, qualities, numbers(table, cost), higher=higher)
+    order = _order(table, groups, standing["rank"], -scores if higher else scores)
+    references = [table[name].to_pandas() for name in ("floor", "ceiling")]
+    index = [groups, *references, _text(table, "dtype"), _text(table, "hash")]
+    rows = range(table.num_rows)
     frame = (
-        pd.DataFrame({name: _typed(name, columns.get(name, np.nan), table.num_rows) for name in names})
+        pd.DataFrame(
+            {name: pd.Series(columns.get(name, np.nan), rows).astype(DTYPES.get(name, "float64")) for name in names}
+        )
         .set_index(pd.MultiIndex.from_arrays(index, names=INDEX))
         .iloc[order]
     )
     frame.attrs |= {"by": by, "columns": list(metrics.values())}
     return frame
-
-
-def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each comparison of a leaderboard, in order. Rows may have been taken out; the index must be kept."""
-    return [rows for _, rows in frame.groupby(level="group", sort=False)]
-
-
-def floors(frame: pd.DataFrame) -> list[bool]:
-    """For each row of a leaderboard, whether it is the pinv floor."""
-    return [bool(floor) for floor in frame.index.get_level_values("floor")]
-
-
-def ceilings(frame: pd.DataFrame) -> list[bool]:
-    """For each row of a leaderboard, whether it is the ceiling, which is no solver."""
-    return [bool(ceiling) for ceiling in frame.index.get_level_values("ceiling")]
 
 
 def metric_columns(frame: pd.DataFrame) -> list[dict[str, str]]:
@@ -95,13 +78,13 @@ def metric_columns(frame: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _stated(table: pa.Table) -> list[dict[str, str]]:
-    """What the records say of their metric columns: every different statement once, in first-seen order."""
+    """All different statements of the records about their metric columns, in first-seen order."""
     columns = [column for text in texts(table, "columns")[1] for column in json.loads(text)]
     return list({json.dumps(column, sort_keys=True): column for column in columns}.values())
 
 
 def _metric_columns(table: pa.Table) -> dict[str, dict[str, str]]:
-    """The metrics of all records by name, in first-seen order; one whose columns are not stated has no direction."""
+    """The metrics of all records by name, in first-seen order; without a statement a metric has no direction."""
     found: dict[str, dict[str, str]] = {}
     for column in [*_stated(table), *({"name": name} for name in metric_names(table))]:
         found.setdefault(column["name"], {"direction": "none", "unit": "", **column})
@@ -121,24 +104,24 @@ def _higher_is_better(by: str, table: pa.Table, metrics: Mapping[str, Mapping[st
         return False
     stated = {column.get("direction", "none") for column in _stated(table) if column["name"] == by}
     if len(stated) > 1:
-        raise ParameterError(f"cannot rank by {by!r}: these records disagree on which way is better; rank them apart")
+        raise ParameterError(f"cannot rank by {by!r}: these records state different directions; rank them separately")
     if stated and stated <= {"higher", "lower"}:
         return stated == {"higher"}
-    if not metrics:  # nothing was measured, so that there is nothing to rank: the reasons are all there is to show
+    if not metrics:  # nothing was measured: only reasons are shown
         return True
     rankable = [name for name, column in metrics.items() if column["direction"] != "none"]
-    what = "it states no better direction" if by in metrics else "no record has it"
+    what = "it states no direction" if by in metrics else "no record has it"
     raise ParameterError(f"cannot rank by {by!r}: {what}; {did_you_mean(by, {*rankable, *COSTS})}")
 
 
 def _scores(table: pa.Table, by: str) -> np.ndarray:
-    """What rows are ranked by; NaN for one that has no rank."""
+    """The score of each row; NaN for a row without rank."""
     compared = (_text(table, "status") == "ok").to_numpy() & ~table["ceiling"].to_numpy()
     return np.where(compared, numbers(table, by if by in COSTS else MEAN + by), np.nan)
 
 
 def _cell_columns(table: pa.Table, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that a record has whatever it is compared with."""
+    """The columns that do not depend on other records."""
     columns: dict[str, Any] = {name: numbers(table, name) for name in ("compression", *COSTS)}
     columns |= {
         name: _text(table, name) for name, kind in DTYPES.items() if name in table.column_names and kind == "str"
@@ -152,7 +135,7 @@ def _cell_columns(table: pa.Table, metrics: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _order(table: pa.Table, groups: np.ndarray, rank: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Comparison by comparison: ranked rows, then the ceiling, then unranked ones, then skipped, then failed."""
+    """By comparison: ranked rows, the ceiling, unranked rows, skipped rows, failed rows."""
     status = _text(table, "status").map({"ok": 2, "skipped": 3, "failed": 4}).to_numpy()
     status = np.where((status == 2) & table["ceiling"].to_numpy(), 1, status)
     standing = np.where(np.isnan(rank), status, 0)
@@ -161,8 +144,3 @@ def _order(table: pa.Table, groups: np.ndarray, rank: np.ndarray, cost: np.ndarr
 
 def _text(table: pa.Table, name: str) -> pd.Series:
     return table[name].cast(pa.string()).to_pandas()
-
-
-def _typed(name: str, values: Any, n_rows: int) -> Any:
-    """A column's values with its dtype; metrics, their intervals and costs are floats."""
-    return pd.Series(values, index=range(n_rows)).astype(DTYPES.get(name, "float64"))

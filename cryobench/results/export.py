@@ -1,8 +1,8 @@
-"""Records as tables for other programs: one row an image, in our own columns or in those of benchopt.
+"""Records as tables for other programs: one row per image, in columns of cryobench or of benchopt.
 
-benchopt's columns are those of 1.8 and later (earlier ones say data_name for dataset_name), as read in its sources:
-what a run stores (`_generate_runs.py`, `runner.py`, `utils/sys_info.py`) and what its plots take
-(`plotting/default_plots.py`, `plotting/generate_html.py`). docs/views.md says what each is made of.
+benchopt's columns are those of 1.8 and later (earlier versions use data_name for dataset_name), as its sources define
+them: what a run stores (`_generate_runs.py`, `runner.py`, `utils/sys_info.py`) and what plots read
+(`plotting/default_plots.py`, `plotting/generate_html.py`). docs/views.md maps them to those of a record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv
 
 from cryobench.errors import CryobenchError, ParameterError, ResultsError
 from cryobench.files import whole_file
@@ -27,15 +26,15 @@ from cryobench.results.store import Results
 from cryobench.spec import first_field, parse
 
 BENCHOPT_METADATA = b"_meta_json"
-"""Where benchopt looks in a Parquet file for how to plot it; what it finds there may be empty, but must be there."""
+"""Key of benchopt's plot options in the metadata of a Parquet file. It must exist; the options may be empty."""
 
 LOWER_OR_HIGHER = ({"lower"}, {"higher"})
 
 
 def read_finished(roots: Sequence[Path], report: Callable[[str], None]) -> list[Record]:
-    """The records of results folders, or of single run folders, that have numbers; of one hash the last.
+    """The records of results folders, or of single run folders, that have numbers; of equal hashes the last.
 
-    What is no run folder of ours, and how many cells did not run, is reported. Raises `ResultsError` where none ran.
+    Other folders, and the number of cells without numbers, are reported. Raises `ResultsError` where no cell ran.
     """
     records = [record for root in roots for record in Results(root).read_all(report)]
     finished = {record.hash: record for record in records if record.status == "ok"}
@@ -43,14 +42,14 @@ def read_finished(roots: Sequence[Path], report: Callable[[str], None]) -> list[
         raise ResultsError(f"no finished cells in {', '.join(map(str, roots))}; `cryobench run` makes some")
     others = {record.hash for record in records} - finished.keys()
     if others:
-        report(f"left out, as they failed or were skipped: {len(others)} of {len(others) + len(finished)} cells")
+        report(f"failed or skipped, not exported: {len(others)} of {len(others) + len(finished)} cells")
     return list(finished.values())
 
 
 def images_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row an image of records that ran: its cell, its metrics, what the solver told of it (`solver:NAME`).
+    """One row per image of records that ran: its cell, its metrics, what the solver reported of it (`solver:NAME`).
 
-    What is one number a cell (seconds, calls, memory) stands in each of its rows.
+    Values of a whole cell (seconds, calls, memory) are repeated in each of its rows.
     """
     cells = [
         {name: getattr(record, name) for name in ("hash", "solver", "operator", "noise", "data", "seed")}
@@ -64,31 +63,31 @@ def images_table(records: Sequence[Record]) -> pd.DataFrame:
         | {name: record.environment.get(name) for name in ("dtype", "device", "version", "created")}
         for record in records
     ]
-    told = [{f"solver:{name}": values for name, values in record.solver_info.items()} for record in records]
+    reported = [{f"solver:{name}": values for name, values in record.solver_info.items()} for record in records]
     parts = [
         _repeated(cells, records),
         pd.DataFrame({"image": _images(records)}),
         _joined([record.values for record in records], records),
-        _joined(told, records),
+        _joined(reported, records),
         _repeated(costs, records),
     ]
     return _distinct(pd.concat(parts, axis=1)).astype(dict.fromkeys([*COSTS, "compression"], "float64"))
 
 
 def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
-    """One row an image of records that ran, in benchopt's columns, an image being what benchopt calls a repetition.
+    """One row per image of records that ran, in benchopt's columns; an image is a repetition in terms of benchopt.
 
-    by: the metric that is `objective_value`, with its sign turned where higher is better.
-    Raises `ParameterError` for a metric that no record has, or that is not better in one direction.
+    by: the metric that becomes `objective_value`, negated where higher is better.
+    Raises `ParameterError` for a metric that no record has, or that states no direction.
     """
     sign = _sign(by, records)
     names = pd.DataFrame([_names(record) for record in records])
     clash = names.assign(seed=[record.seed for record in records]).duplicated(keep=False)
-    for place in names.index[clash]:  # cells that differ in what no name tells: precision, versions, weights
+    for place in names.index[clash]:  # cells that differ only in precision, versions or weights
         names.loc[place, "solver_name"] += f" #{records[place].hash[:8]}"
     described = [
         {
-            "obj_description": f"objective_value is {by}" + (", its sign turned" if sign < 0 else ""),
+            "obj_description": f"objective_value is {by}" + (", negated" if sign < 0 else ""),
             "solver_description": str(record.resolved.get("solver", record.solver)),
             "dataset_description": str(record.resolved.get("operator", record.operator)),
             "base_seed": record.seed,
@@ -107,15 +106,8 @@ def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
     return _distinct(pd.concat([frame, metrics.add_prefix("objective_")], axis=1))
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    """A table as CSV, by Arrow: pandas takes ten times as long."""
-    out = pa.BufferOutputStream()
-    csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), out, csv.WriteOptions(quoting_style="needed"))
-    return out.getvalue().to_pybytes().decode()
-
-
 def write_parquet(table: pd.DataFrame, path: Path, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write a table as Parquet, whole. metadata: of the file, beside what pandas keeps there."""
+    """Write a table as Parquet, atomically. metadata: of the file, in addition to that of pandas."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata((arrow.schema.metadata or {}) | dict(metadata or {}))
     with whole_file(path) as beside:
@@ -123,7 +115,7 @@ def write_parquet(table: pd.DataFrame, path: Path, metadata: Mapping[bytes, byte
 
 
 def write_benchopt(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of benchopt's columns as Parquet, whole."""
+    """Write a table of benchopt's columns as Parquet, atomically."""
     write_parquet(table, path, {BENCHOPT_METADATA: json.dumps({}).encode()})
 
 
@@ -131,7 +123,7 @@ def write_benchopt(table: pd.DataFrame, path: Path) -> None:
 
 
 def _places(records: Sequence[Record]) -> list[int]:
-    """Of each image, which record it belongs to."""
+    """For each image, the index of its record."""
     return [place for place, record in enumerate(records) for _ in record.images]
 
 
@@ -140,12 +132,12 @@ def _images(records: Sequence[Record]) -> list[str]:
 
 
 def _repeated(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> pd.DataFrame:
-    """What is one value a record, in a row for each of its images."""
+    """Values of a record, repeated for each of its images."""
     return pd.DataFrame(rows).loc[_places(records)].reset_index(drop=True)
 
 
 def _joined(columns: Sequence[Mapping[str, list[float]]], records: Sequence[Record]) -> pd.DataFrame:
-    """What is one number an image, by name, in first-seen order; NaN where a record has no such numbers."""
+    """Values of images, by name, in first-seen order; NaN where a record does not have them."""
     missing = [[float("nan")] * len(record.images) for record in records]
     names = dict.fromkeys(chain.from_iterable(columns))
     series = {
@@ -156,7 +148,7 @@ def _joined(columns: Sequence[Mapping[str, list[float]]], records: Sequence[Reco
 
 
 def _distinct(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table. Raises `ParameterError` where a metric is named as another column is."""
+    """The same table. Raises `ParameterError` where two columns have one name."""
     for name in table.columns[table.columns.duplicated()]:
         raise ParameterError(f"two columns of the table would be named {name!r}; rename the metric column")
     return table
@@ -166,20 +158,20 @@ def _distinct(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sign(by: str, records: Sequence[Record]) -> int:
-    """What a metric is multiplied with for lower to be better."""
+    """The factor of a metric, 1 or -1, with which lower is better."""
     stated: dict[str, set[str]] = {name: set() for record in records for name in record.values}
     for column in chain.from_iterable(record.columns for record in records):
         if column["name"] in stated:
             stated[column["name"]].add(column.get("direction", "none"))
     signs = {name: 1 if found == {"lower"} else -1 for name, found in stated.items() if found in LOWER_OR_HIGHER}
     if by not in signs:
-        what = "states no better direction, or two" if by in stated else "is no metric of these records"
+        what = "does not state one direction" if by in stated else "is not a metric of these records"
         raise ParameterError(f"--by {by!r} {what}; {did_you_mean(by, signs)}")
     return signs[by]
 
 
 def _names(record: Record) -> dict[str, str]:
-    """What benchopt tells curves apart by. It reads square brackets in a name as parameters, and ours are no such."""
+    """The names by which benchopt distinguishes curves. It would parse square brackets in a name as parameters."""
     within = record.problem.get("within", "image")
     names = {
         "objective_name": "cryobench" if within == "image" else f"cryobench within {within}",
@@ -190,7 +182,7 @@ def _names(record: Record) -> dict[str, str]:
 
 
 def _repetitions(frame: pd.DataFrame, records: Sequence[Record]) -> list[int]:
-    """Counts the images of a data set, over seeds: one image of one seed has the same number for every solver."""
+    """The number of each image in its data set, over seeds; one image of one seed has one number for all solvers."""
     numbers: dict[str, dict[tuple[int, str], int]] = {}
     found = []
     for dataset, seed, image in zip(frame["dataset_name"], frame["base_seed"], _images(records), strict=True):
@@ -200,11 +192,11 @@ def _repetitions(frame: pd.DataFrame, records: Sequence[Record]) -> list[int]:
 
 
 def _parameters(record: Record) -> dict[str, Any]:
-    """The parameters of the solver, of the measured problem and of how it is judged, by benchopt's prefixes."""
+    """The parameters of the solver, the problem and the metrics, with benchopt's prefixes."""
     try:
         spec = parse(str(record.resolved.get("solver", record.solver)))
         own = dict(spec.params) if spec.value is None else {_first_field(spec.name): spec.value, **dict(spec.params)}
-    except CryobenchError:  # a reference row, or the text of a version that wrote specs in another way
+    except CryobenchError:  # a reference row, or a spec written by another version
         own = {}
     problem = {"data": record.data, "operator": record.operator, "noise": record.noise}
     return (
@@ -216,7 +208,7 @@ def _parameters(record: Record) -> dict[str, Any]:
 
 @cache
 def _first_field(solver: str) -> str:
-    """The parameter that the first value of a solver's spec gives; 'value' where its package is not installed here."""
+    """The parameter that the bare value of a solver's spec sets; 'value' where its package is not installed."""
     try:
         field = first_field(installed().get("solvers", solver))
     except CryobenchError:
@@ -225,7 +217,7 @@ def _first_field(solver: str) -> str:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The same, with the parameters of a column as numbers where they all are."""
+    """The table with parameter columns converted to numbers where all entries are numbers."""
     for name in table.columns[table.columns.str.startswith("p_")]:
         numbers = pd.Series(pd.to_numeric(table[name], errors="coerce"))
         if numbers.count() == table[name].count():
@@ -234,7 +226,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _system(record: Record) -> dict[str, Any]:
-    """When and on what a record was made, as far as it tells; benchopt needs all of these columns, or none."""
+    """Date and hardware of a record, as far as they are known; benchopt requires all of these columns, or none."""
     environment = record.environment
     hardware, versions = environment.get("hardware") or {}, environment.get("versions") or {}
     system, _, machine = str(hardware.get("system", "")).partition(" ")

@@ -89,7 +89,7 @@ def test_scripts_get_clean_streams(results):
         (("old", "empty"), "no finished cells in empty"),
         (("old", "other"), "no cell is in both results"),
         (("old", "new", "--metrics", "pnsr"), "did you mean 'psnr'?"),
-        (("old", "new", "--fail-on", "psnr=-0.1"), "no threshold: 'psnr=-0.1'"),
+        (("old", "new", "--fail-on", "psnr=-0.1"), "invalid threshold 'psnr=-0.1'"),
         (("old", "new", "--fail-on", "psnr:+0.1"), "psnr gets worse with '-'"),
         (("old", "new", "--tolerance", "-1"), "tolerance must be 0 or more"),
     ],

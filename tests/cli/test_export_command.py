@@ -34,7 +34,7 @@ def test_every_table_is_written_and_said(cli, runs):
     code, out, err = cli("export", "--csv", "a.csv", "--parquet", "a.parquet", "--benchopt", "b.parquet")
     assert (code, out) == (0, "")
     assert err.splitlines() == [
-        "left out, as they failed or were skipped: 1 of 3 cells",
+        "failed or skipped, not exported: 1 of 3 cells",
         *(f"6 images of 2 cells in {file}" for file in ("a.csv", "a.parquet", "b.parquet")),
     ]
     tables = [pd.read_csv("a.csv"), pd.read_parquet("a.parquet")]
@@ -58,13 +58,13 @@ def test_csv_goes_to_stdout(cli, runs):
         (["--csv", "x", "--parquet", "./x"],
          "error: two tables would be written to one file; give each a file of its own"),
         (["--benchopt", "x.pq"],
-         "error: --benchopt x.pq: benchopt knows a Parquet file by its name; end it in .parquet"),
+         "error: --benchopt x.pq: benchopt requires a name that ends in .parquet"),
         (["--csv", "no/x.csv"], "error: cannot write no/x.csv: the folder no does not exist; make it first"),
         (["gone", "--csv", "x"], "error: no results folder gone; `cryobench run` makes one"),
         (["--benchopt", "x.parquet", "--by", "ssim"],
-         "error: --by 'ssim' is no metric of these records; there are psnr"),
+         "error: --by 'ssim' is not a metric of these records; there are psnr"),
         (["--csv", "x", "--benchopt", "x.parquet", "--by", "ssim"],
-         "error: --by 'ssim' is no metric of these records; there are psnr"),
+         "error: --by 'ssim' is not a metric of these records; there are psnr"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_no_file(cli, runs, arguments, wanted):

@@ -119,14 +119,14 @@ def test_damaged_and_foreign_folders_are_named_and_left_out(cli, runs):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (("--format", "cvs"), "--format cvs: 'cvs' is no format; did you mean 'csv'?"),
-        (("--format", "csv="), "--format csv= names no file"),
+        (("--format", "cvs"), "--format cvs: 'cvs' is not a format; did you mean 'csv'?"),
+        (("--format", "csv="), "--format csv= lacks a file"),
         (("--format", "csv", "--json"), "--format csv and --json would both write to stdout"),
         (("--csv", "-", "--format", "md"), "--format md and --csv - would both write to stdout"),
         (("--format", "md=x", "--format", "csv=x"), "--format csv=x would write x twice"),
         (("--format", "md=no/x"), "the folder no does not exist"),
-        (("--solvers", "ddnm*"), "--solvers ddnm* fits nothing here; there are: "),
-        (("--metrics", "pnsr"), "--metrics 'pnsr' is no column here; did you mean 'psnr'?"),
+        (("--solvers", "ddnm*"), "--solvers ddnm* matches nothing here; there are: "),
+        (("--metrics", "pnsr"), "--metrics 'pnsr' is not a column here; did you mean 'psnr'?"),
         (("--group-by", "seed"), "--group-by 'seed'"),
         (("--by", "pnsr"), "did you mean 'psnr'?"),
         (("elsewhere",), "no results folder elsewhere"),

@@ -8,7 +8,7 @@ from board_records import MSE, PSNR, absent, record
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import StoredRecords, cells
 from cryobench.leaderboard.filter import choose, grouped, with_metrics
-from cryobench.leaderboard.table import groups, leaderboard
+from cryobench.leaderboard.table import leaderboard
 
 NOISY = {"operator": "fourier:0.5", "noise": "gaussian:0.1"}
 CELLS = cells([
@@ -55,7 +55,7 @@ def test_problems_are_chosen():
 def test_what_fits_nothing_is_an_error_that_says_what_there_is(name):
     with pytest.raises(ParameterError) as caught:
         choose(CELLS, {name: ["nothing*"]})
-    assert "nothing* fits nothing here; there are: " in str(caught.value)
+    assert "nothing* matches nothing here; there are: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -83,13 +83,14 @@ def test_metric_columns_are_chosen_and_the_ranking_one_stays(wanted, kept):
 
 
 def test_an_unknown_metric_is_an_error():
-    with pytest.raises(ParameterError, match="--metrics 'pnsr' is no column here; did you mean 'psnr'"):
+    with pytest.raises(ParameterError, match="--metrics 'pnsr' is not a column here; did you mean 'psnr'"):
         with_metrics(METRICS, ["pnsr"])
 
 
 def board(*compressions: float) -> list[float]:
     cells = [record(operator=f"o{i}", compression=value) for i, value in enumerate(compressions)]
-    return [group["compression"].iloc[0] for group in groups(grouped(leaderboard(cells), "compression"))]
+    frame = grouped(leaderboard(cells), "compression")
+    return frame.groupby(level="group", sort=False)["compression"].first().tolist()
 
 
 def test_groups_by_compression_stand_in_its_order():

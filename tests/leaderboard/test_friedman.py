@@ -50,11 +50,11 @@ def test_friedman_holds_its_level():
 def test_average_ranks_and_wins():
     scores = np.array([[20.0, 25.0, 30.0], [20.0, 19.0, 30.0], [20.0, 22.0, 21.0]])
     found = summarise(blocks(scores, ["pinv", "dct", "tv"]), higher=True)
-    assert {standing.solver: standing.average_rank for standing in found.standings} == pytest.approx(
+    assert {each.solver: each.average_rank for each in found.solvers} == pytest.approx(
         {"tv": 4 / 3, "dct": 2.0, "pinv": 8 / 3}
     )
-    assert [standing.solver for standing in found.standings] == ["tv", "dct", "pinv"]
-    assert [(standing.beats_floor, standing.with_floor) for standing in found.standings] == [(3, 3), (2, 3), (0, 0)]
+    assert [each.solver for each in found.solvers] == ["tv", "dct", "pinv"]
+    assert [(each.beats_floor, each.with_floor) for each in found.solvers] == [(3, 3), (2, 3), (0, 0)]
     assert (found.n_blocks, found.left_out, found.why_not) == (3, [], "")
 
 
@@ -64,7 +64,7 @@ def test_lower_is_better_is_the_negative_of_higher():
     assert up == down
 
 
-def test_blocks_of_one_label_are_one_witness():
+def test_blocks_of_one_label_count_once():
     rng = np.random.default_rng(1)
     scores = rng.normal(size=(4, 3))
     seeds = [Block(label, {name: value + shift for name, value in values.items()})
@@ -72,12 +72,12 @@ def test_blocks_of_one_label_are_one_witness():
     once, thrice = summarise(blocks(scores), higher=True, floor="a"), summarise(seeds, higher=True, floor="a")
     assert thrice.n_blocks == once.n_blocks == 4
     assert (thrice.statistic, thrice.groups) == (once.statistic, once.groups)
-    assert [row.beats_floor for row in thrice.standings] == [row.beats_floor for row in once.standings]
+    assert [row.beats_floor for row in thrice.solvers] == [row.beats_floor for row in once.solvers]
 
 
 def test_a_solver_without_a_score_for_one_seed_has_none_for_the_label():
     found = summarise([Block("x", {"a": 1.0, "b": 2.0}), Block("x", {"a": 1.0, "b": None})], higher=True)
-    assert {row.solver: row.n_blocks for row in found.standings} == {"a": 1, "b": 0}
+    assert {row.solver: row.n_blocks for row in found.solvers} == {"a": 1, "b": 0}
 
 
 def test_a_specialist_is_left_out_and_not_the_blocks_it_skips():
@@ -89,8 +89,8 @@ def test_a_specialist_is_left_out_and_not_the_blocks_it_skips():
     found, without = (summarise(given, higher=True, floor="a") for given in (with_specialist, blocks(scores)))
     assert found.n_blocks == 8
     assert (found.statistic, found.p, found.groups) == (without.statistic, without.p, without.groups)
-    assert found.standings[:3] == without.standings
-    specialist = found.standings[3]
+    assert found.solvers[:3] == without.solvers
+    specialist = found.solvers[3]
     assert (specialist.solver, specialist.average_rank, specialist.n_blocks) == ("wiener", None, 2)
     assert (specialist.beats_floor, specialist.with_floor) == (2, 2)
 
@@ -101,15 +101,15 @@ def test_a_block_that_one_of_many_solvers_skips_is_left_out():
     given[4] = Block("block 4", dict(given[4].scores) | {"c": math.nan})
     found = summarise(given, higher=True)
     assert (found.n_blocks, found.left_out) == (6, ["block 3", "block 4"])
-    assert all(standing.average_rank is not None for standing in found.standings)
+    assert all(each.average_rank is not None for each in found.solvers)
 
 
 def test_groups_are_runs_within_the_critical_difference():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(12, 6)) + np.array([0, 0.3, 1.5, 2, 5, 5.3])
     found = summarise(blocks(scores), higher=True)
-    rank = {standing.solver: standing.average_rank for standing in found.standings}
-    order = [standing.solver for standing in found.standings]
+    rank = {each.solver: each.average_rank for each in found.solvers}
+    order = [each.solver for each in found.solvers]
     assert found.p <= 0.05
     together = {frozenset(pair) for group in found.groups for pair in _pairs(group)}
     close = {frozenset((a, b)) for a, b in _pairs(order) if abs(rank[a] - rank[b]) < found.critical_difference}
@@ -143,14 +143,14 @@ def test_nothing_to_summarise(given):
     found = summarise(given, higher=True, floor="a")
     assert (found.n_blocks, found.statistic, found.p, found.critical_difference, found.groups) == (0, *[None] * 3, [])
     assert "two" in found.why_not
-    assert all(standing.average_rank is None for standing in found.standings)
+    assert all(each.average_rank is None for each in found.solvers)
 
 
 def test_solvers_are_left_out_until_half_of_the_blocks_are_complete():
     """Two kinds of solvers that never meet: one kind is ranked, with the floor, on its own blocks."""
     kinds = [{"floor": 1.0, "a": 2.0, "b": 3.0}, {"floor": 1.0, "c": 2.0}]
     found = summarise([Block(str(place), kinds[place % 2]) for place in range(8)], higher=True, floor="floor")
-    ranked = {standing.solver for standing in found.standings if standing.average_rank is not None}
+    ranked = {each.solver for each in found.solvers if each.average_rank is not None}
     assert (ranked, found.n_blocks) == ({"floor", "a", "b"}, 4)
     assert found.left_out == ["1", "3", "5", "7"]
 
@@ -158,4 +158,4 @@ def test_solvers_are_left_out_until_half_of_the_blocks_are_complete():
 def test_exact_images_are_ranked_first_and_share():
     given = blocks(np.array([[math.inf, math.inf, 1.0], [math.inf, math.inf, 2.0]]))
     found = summarise(given, higher=True)
-    assert [standing.average_rank for standing in found.standings] == [1.5, 1.5, 3.0]
+    assert [each.average_rank for each in found.solvers] == [1.5, 1.5, 3.0]

@@ -263,12 +263,7 @@ def test_no_folder_and_no_cell(tmp_path):
     assert leaderboard(read_cells([tmp_path], ignore)).empty
 
 
-def test_stored_records_are_a_sequence():
+def test_stored_records_are_those_that_were_stored_whenever_they_are_iterated_over():
     records = [numbered(number) for number in range(5)]
     stored = StoredRecords(cells(records))
-    assert len(stored) == 5
-    assert list(stored) == records
-    assert [stored[place] for place in range(-5, 5)] == records + records
-    assert list(stored[1:4:2]) == records[1:4:2]
-    with pytest.raises(IndexError):
-        stored[5]
+    assert list(stored) == list(stored) == records

@@ -81,7 +81,7 @@ def test_a_run_records_it_and_the_table_says_so(install_plugin):
     console = Console(width=200, record=True)
     console.print(render.rich_tables(frame))
     text = console.export_text()
-    assert "‡ its prior may have been trained on these very images" in text
+    assert "‡ its prior may have been trained on these images" in text
     assert "† its prior was trained on other images of the same structure" in text
     marked = [line for line in text.splitlines() if "‡" in line or "†" in line]
     assert len(marked) == 4  # two rows, two remarks

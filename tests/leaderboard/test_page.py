@@ -15,7 +15,7 @@ from PIL import Image
 
 from cryobench.figures import read_views
 from cryobench.leaderboard.page import content, embedded, to_page
-from cryobench.leaderboard.page.families import COMPRESSION, Place, axis, families
+from cryobench.leaderboard.page.families import COMPRESSION, axis, families
 from cryobench.leaderboard.table import leaderboard
 from cryobench.results.store import VIEWS
 
@@ -179,13 +179,13 @@ def test_families_of_composed_operators_and_of_what_is_no_spec():
 
 def test_a_curve_runs_along_the_compression_where_it_differs_else_along_the_parameter():
     (family,) = families(["sumpool:16", "sumpool:4", "sumpool:8"])
-    one = [Place(0, "sumpool:16", 4.0), Place(1, "sumpool:4", 4.0), Place(2, "sumpool:8", 4.001)]
+    one = [(0, "sumpool:16", 4.0), (1, "sumpool:4", 4.0), (2, "sumpool:8", 4.001)]
     assert axis(family, one) == ("x of sumpool:x", [(1, 4.0), (2, 8.0), (0, 16.0)])
-    other = [Place(0, "sumpool:16", 4.0), Place(1, "sumpool:4", 2.0), Place(2, "sumpool:8", 3.0)]
+    other = [(0, "sumpool:16", 4.0), (1, "sumpool:4", 2.0), (2, "sumpool:8", 3.0)]
     assert axis(family, other) == (COMPRESSION, [(1, 2.0), (2, 3.0), (0, 4.0)])
     assert axis(family, other[:1]) is None
     (masks,) = families(["sumpool:8,mask=checkerboard", "sumpool:8,mask=superres"])
-    words = [Place(0, "sumpool:8,mask=checkerboard", 4.0), Place(1, "sumpool:8,mask=superres", 4.0)]
+    words = [(0, "sumpool:8,mask=checkerboard", 4.0), (1, "sumpool:8,mask=superres", 4.0)]
     assert axis(masks, words) is None
 
 

@@ -13,6 +13,7 @@ from board_records import MSE, PSNR, record
 
 from cryobench.leaderboard import ranking
 from cryobench.leaderboard.ranking import pareto
+from cryobench.leaderboard.statistics import pairs
 from cryobench.leaderboard.statistics.bootstrap import bootstrap_interval
 from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare
 from cryobench.leaderboard.table import leaderboard
@@ -38,11 +39,11 @@ def test_the_columns_are_those_of_the_paired_tests(direction):
     paired = compare(by_name, higher=direction == "higher")
     leader = int(np.argmax(array.mean(axis=1) * (1 if direction == "higher" else -1)))
     assert frame.index[0] == f"s{leader}"
-    assert frame["rank"].to_dict() == {f"s{row}": rank for row, rank in enumerate(paired.ranks)}
-    assert frame["tied"].to_dict() == {f"s{row}": tied for row, tied in enumerate(paired.tied)}
+    assert frame["rank"].to_dict() == {f"s{row}": rank for row, rank in enumerate(paired.ranks.tolist())}
+    assert frame["tied"].to_dict() == {f"s{row}": tied for row, tied in enumerate(paired.tied.tolist())}
     assert frame["tied"].any()
     assert not frame["tied"].all()
-    for pair in paired.pairs:
+    for pair in pd.DataFrame(paired.pairs).itertuples():
         if leader in (pair.first, pair.second):
             other = pair.second if pair.first == leader else pair.first
             row = frame.loc[f"s{other}"]
@@ -78,7 +79,7 @@ def test_a_cost_is_one_number_a_cell():
     cells = [record(f"s{i}", timing={"seconds_per_image": float(i)}) for i in range(3)]
     frame = leaderboard(cells, by="seconds_per_image")
     assert frame["diff_leader"].tolist()[1:] == [1.0, 2.0]
-    assert frame["untested"].unique().tolist() == ["seconds_per_image is one number a cell: nothing to test"]
+    assert frame["untested"].unique().tolist() == ["seconds_per_image is one number per cell: not tested"]
     assert frame["pareto_nfe"].isna().all()
     assert (frame["beats_floor"] == "").all()
 
@@ -108,7 +109,7 @@ def test_comparisons_do_not_disturb_each_other(monkeypatch):
         for row, psnr in enumerate(array)
     ]
     for batch in (1, 100_000):
-        monkeypatch.setattr(ranking, "BATCH", batch)
+        monkeypatch.setattr(pairs, "BATCH", batch)
         together = leaderboard(cells).reset_index(drop=True).set_index("solver")
         pd.testing.assert_frame_equal(together, pd.concat(alone))
 
@@ -172,3 +173,12 @@ def test_metrics_that_do_not_rank_do_not_enter():
     array = values([0, 1])
     frame = board(array, columns=[PSNR, MSE])
     pd.testing.assert_series_equal(frame["p_holm"], board(array)["p_holm"])
+
+
+def test_a_row_without_a_number_for_an_image_is_not_tested_and_does_not_count():
+    array = values([0.0, 2.0, 1.0, 3.0])
+    whole = board(array[[0, 1, 3]])
+    frame = board(np.vstack([array[:2], np.append(array[2, :-1], math.nan)[None], array[3:]]))
+    assert frame.loc["s2", ["rank", "diff_leader", "p_holm", "images_needed"]].isna().all()
+    assert frame["p_holm"].dropna().tolist() == whole["p_holm"].dropna().tolist()
+    assert frame["rank"].dropna().tolist() == whole["rank"].tolist()

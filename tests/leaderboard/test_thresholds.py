@@ -21,10 +21,23 @@ def test_a_threshold_says_what_was_written(text):
     assert str(found) == text
 
 
+INVALID = (
+    "",
+    "psnr",
+    "psnr:0.1",
+    "psnr:-",
+    "psnr:-x",
+    "psnr:--1",
+    ":-1",
+    "psnr:-0.1,",
+    "psnr:-1e",
+    "psnr:-nan",
+    "psnr:-5 %",
+)
+
+
 @pytest.mark.parametrize(("text", "said"), [
-    ("", "no threshold"), ("psnr", "no threshold"), ("psnr:0.1", "no threshold"), ("psnr:-", "no threshold"),
-    ("psnr:-x", "no threshold"), ("psnr:--1", "no threshold"), (":-1", "no threshold"), ("psnr:-0.1,", "no threshold"),
-    ("psnr:-1e", "no threshold"), ("psnr:-nan", "no threshold"), ("psnr:-5 %", "no threshold"),
+    *((text, "invalid threshold") for text in INVALID),
     ("pnsr:-0.1", "did you mean 'psnr'"), ("psnr:+0.1", "psnr gets worse with '-'"), ("seconds:-20%", "with '+'"),
 ])  # fmt: skip
 def test_nonsense_is_one_line(text, said):

@@ -16,6 +16,7 @@ from cryobench.errors import ParameterError, ResultsError
 from cryobench.record import Record
 from cryobench.results import export
 from cryobench.results.store import Results
+from cryobench.results.tables import to_csv
 
 COLUMNS = [
     {"name": "psnr", "direction": "higher", "unit": "dB"},
@@ -84,7 +85,7 @@ def test_there_is_a_row_for_each_image_with_the_numbers_of_that_image():
 
 def test_what_is_read_back_is_what_was_written(tmp_path):
     table = export.images_table([*several(), record(data='particles, "new".star', values={"psnr": [1.0, math.inf, 3]})])
-    read = pd.read_csv(io.StringIO(export.to_csv(table)), dtype={"hash": str})
+    read = pd.read_csv(io.StringIO(to_csv(table)), dtype={"hash": str})
     pd.testing.assert_frame_equal(read, table, check_exact=True)
     export.write_parquet(table, tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), table)
@@ -101,7 +102,7 @@ def test_only_cells_with_numbers_are_read_each_once(tmp_path):
     assert sorted(cell.hash for cell in found) == sorted(cell.hash for cell in cells)
     assert [line.split("/")[-1] for line in said] == [
         "notes: not a run folder: record.json is missing",
-        "left out, as they failed or were skipped: 1 of 13 cells",
+        "failed or skipped, not exported: 1 of 13 cells",
     ]
     with pytest.raises(ResultsError, match="no finished cells in"):
         export.read_finished([next((tmp_path / "a").glob("*dmplug*"))], said.append)
@@ -140,7 +141,7 @@ def test_the_objective_is_better_when_lower_and_the_metrics_are_as_they_were(by,
     np.testing.assert_array_equal(table["objective_value"], sign * plain[by])
     for name in ("psnr", "mse", "phase"):
         np.testing.assert_array_equal(table["objective_" + name], plain[name])
-    assert set(table["obj_description"]) == {f"objective_value is {by}" + (", its sign turned" if sign < 0 else "")}
+    assert set(table["obj_description"]) == {f"objective_value is {by}" + (", negated" if sign < 0 else "")}
 
 
 def test_cells_that_no_name_tells_apart_are_told_apart_by_their_hash():
@@ -211,8 +212,8 @@ def test_benchopt_draws_it(tmp_path):
 @pytest.mark.parametrize(
     ("by", "wanted"),
     [
-        ("psrn", r"--by 'psrn' is no metric of these records; did you mean 'psnr'\? there are mse, psnr"),
-        ("phase", r"--by 'phase' states no better direction, or two; there are mse, psnr"),
+        ("psrn", r"--by 'psrn' is not a metric of these records; did you mean 'psnr'\? there are mse, psnr"),
+        ("phase", r"--by 'phase' does not state one direction; there are mse, psnr"),
     ],
 )
 def test_an_objective_must_be_better_one_way(by, wanted):

@@ -1,5 +1,5 @@
-"""`cryobench compare`: two sets of results, cell by cell.
+"""`cryobench compare`: changes between two sets of results, cell by cell.
 
-Lives here: matching, changes, thresholds and how they are shown.
+Lives here: matching of cells, changes and their tests, thresholds, and their rendering.
 May be imported by the command line.
 """

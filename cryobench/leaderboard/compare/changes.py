@@ -1,33 +1,40 @@
-"""What changed between two results of the same cells: of another version, another machine, another day.
+"""Changes between two results of the same cells, such as of different versions or machines.
 
-A metric is tested image by image (`metric_changes`). A cost is one number a cell, and is called changed beyond a stated
-tolerance. Needs numpy alone.
+Metrics are tested image by image with the signed-rank test and Holm's correction over all tests, metrics and cells
+together: where all changes are random, a result contains a significant change with probability 0.05 at most. A cost is
+one number per cell, and counts as changed beyond a stated tolerance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cryobench.errors import ParameterError
-from cryobench.leaderboard.compare.change import Change, Verdict, in_words
-from cryobench.leaderboard.compare.matching import directions, match, named, stated
-from cryobench.leaderboard.compare.metric_changes import measured, tested
+from cryobench.leaderboard.compare.change import REGRESSIONS, Change, ChangeKind
+from cryobench.leaderboard.compare.matching import described, directions, match, precision_and_part, stated
 from cryobench.leaderboard.compare.thresholds import Threshold, known_column, thresholds
-from cryobench.leaderboard.statistics.power import LEVEL, images_to_test
+from cryobench.leaderboard.statistics.bootstrap import interval_ends, mean
+from cryobench.leaderboard.statistics.pairs import RESAMPLES, difference
+from cryobench.leaderboard.statistics.power import LEVEL, images_to_test, reachable
+from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 from cryobench.record import COSTS, Record
 
 TOLERANCE = 0.2
-"""Relative change of a cost up to which it counts as the same."""
+"""Relative change of a cost up to which it counts as unchanged."""
+
+Pairs = Sequence[tuple[Record, Record]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Changes:
-    """What changed. regressions: what should stop a release, in words: cells that ran and no longer do (`broken`) and,
-    without thresholds, metrics that got significantly worse or lost their number; else what passed a threshold.
-    mended: cells that run only now. only_old, only_new: cells of one of the results. remarks: what to know beside."""
+    """All changes. broken: cells that ran and no longer do. mended: the reverse. only_old, only_new: cells of one
+    result. regressions: `broken`, and metrics that got significantly worse or lost their number, or with thresholds
+    the changes that exceed one. remarks: notes for the reader."""
 
     changes: list[Change]
     regressions: list[str]
@@ -46,120 +53,185 @@ def changes(
     fail_on: str | None = None,
     tolerance: float = TOLERANCE,
 ) -> Changes:
-    """What changed from old to new in `columns` (all metrics and costs by default). fail_on: see `thresholds`.
+    """Changes from old to new in `columns` (all metrics and costs by default). fail_on: see `thresholds`.
 
-    Raises `ResultsError` where no cell is in both, `ParameterError` for a column that is not in both, a threshold that
-    makes no sense and a negative tolerance.
+    Raises `ResultsError` where no cell is in both, `ParameterError` for a column that is not in both, an invalid
+    threshold or a negative tolerance.
     """
     if not 0 <= tolerance < math.inf:
-        raise ParameterError(f"tolerance must be 0 or more, and is {tolerance}; {TOLERANCE} is usual")
+        raise ParameterError(f"tolerance must be 0 or more, got {tolerance}; {TOLERANCE} is usual")
     found = match(old, new)
     known = directions(found.pairs)
     limits = thresholds(fail_on, known) if fail_on is not None else []
     chosen = list(known) if columns is None else [known_column(name, known) for name in columns]
     chosen = list(dict.fromkeys([*chosen, *(limit.column for limit in limits)]))
     ran = [(before, after) for before, after in found.pairs if before.status == after.status == "ok"]
-    metrics = [name for name in chosen if name not in COSTS]
-    told = tested([series for name in metrics for series in measured(ran, name)])
-    told += [cost for name in chosen if name in COSTS for cost in _costs(ran, name, tolerance)]
-    told = [replace(change, passed=_passed(change, limits)) for change in told]
-    broken = [_told_why(after) for before, after in found.pairs if before.status == "ok" != after.status]
-    worse = [
-        change for change in told if (change.passed if limits else change.verdict in (Verdict.WORSE, Verdict.LOST))
+    costs = [name for name in chosen if name in COSTS]
+    every = [
+        *_metric_changes(ran, [name for name in chosen if name not in COSTS]),
+        *(change for name in costs for change in _cost_changes(ran, name, tolerance)),
     ]
+    for change in every:
+        change.passed = _passed(change, limits)
+    broken = [_reason(after) for before, after in found.pairs if before.status == "ok" != after.status]
+    worse = [change for change in every if (change.passed if limits else change.verdict in REGRESSIONS)]
     return Changes(
-        told,
-        regressions=[*map(in_words, worse), *broken],
+        every,
+        regressions=[*map(str, worse), *broken],
         broken=broken,
-        mended=[_told_why(before) for before, after in found.pairs if after.status == "ok" != before.status],
-        only_old=list(map(named, found.only_old)),
-        only_new=list(map(named, found.only_new)),
-        remarks=[
-            *_on_repeated(found.repeated),
-            *_on_columns(ran, columns),
-            *_on_tests(told),
-            *_on_costs(ran, [name for name in chosen if name in COSTS], tolerance),
-        ],
+        mended=[_reason(before) for before, after in found.pairs if after.status == "ok" != before.status],
+        only_old=list(map(described, found.only_old)),
+        only_new=list(map(described, found.only_new)),
+        remarks=list(_remarks(found.repeated, ran, columns, every, costs, tolerance)),
     )
 
 
-def _costs(ran: Sequence[tuple[Record, Record]], name: str, tolerance: float) -> Iterator[Change]:
-    """The changes of a cost, of the cells that have it."""
+def _change(record: Record, column: str, unit: str, direction: str, old: float | None, new: float | None) -> Change:
+    where = record.solver, record.operator, record.noise, record.data, record.seed, *precision_and_part(record)
+    return Change(*where, len(record.images), column, unit, direction, old, new)
+
+
+def _metric_changes(ran: Pairs, names: Sequence[str]) -> list[Change]:
+    """The changes of metrics with their differences, intervals and tests."""
+    made: list[Change] = []
+    lengths: dict[int, list[tuple[Change, np.ndarray]]] = {}
+    for name in names:
+        for before, after in ran:
+            if name not in before.values or name not in after.values or stated(before, name) != stated(after, name):
+                continue
+            direction, unit = stated(after, name)
+            change = _change(after, name, unit, direction, mean(before.values[name]), mean(after.values[name]))
+            made.append(change)
+            if change.old is None or change.new is None:
+                lost, gained = change.old is not None, change.new is not None
+                change.verdict = "lost" if lost else "gained" if gained else "no number"
+                continue
+            differences = difference(_by_image(after, name), _by_image(before, name))
+            if differences.any():
+                change.verdict = "untested"
+                lengths.setdefault(len(differences), []).append((change, differences))
+            else:
+                change.difference = change.lo = change.hi = 0.0
+                change.verdict = "identical"
+    fewest = _fewest_images({n_images: len(members) for n_images, members in lengths.items()})
+    tested: list[tuple[Change, float, int]] = []
+    for n_images, members in lengths.items():
+        differences = np.stack([own for _, own in members])
+        ends = zip(*interval_ends(differences, resamples=RESAMPLES), strict=True)
+        for (change, own), (lo, hi) in zip(members, ends, strict=True):
+            change.difference = mean(own.tolist())
+            change.lo, change.hi = (None if math.isnan(end) else float(end) for end in (lo, hi))
+        if n_images >= fewest:
+            p, signs = signed_rank(differences)
+            tested += zip((change for change, _ in members), p.tolist(), signs.tolist(), strict=True)
+    for (change, p, sign), p_holm in zip(tested, holm(np.array([p for _, p, _ in tested])).tolist(), strict=True):
+        change.p, change.p_holm, change.verdict = p, p_holm, _kind(change, p_holm, sign)
+    return made
+
+
+def _by_image(record: Record, name: str) -> np.ndarray:
+    """The values of a metric, the images sorted by name."""
+    order = sorted(range(len(record.images)), key=record.images.__getitem__)
+    return np.array(record.values[name], dtype=float)[order]
+
+
+def _fewest_images(counts: dict[int, int]) -> float:
+    """The number of images from which on changes are tested, of the counts of changes by number of images.
+
+    Changes of fewer images cannot be significant among that many tests, and would reduce the power of the others.
+    The choice depends on numbers of images and not on values, so Holm's correction remains valid.
+    """
+    for n_images in sorted(counts):
+        if reachable(n_images, sum(count for other, count in counts.items() if other >= n_images)):
+            return n_images
+    return math.inf
+
+
+def _kind(change: Change, p_holm: float, sign: int) -> ChangeKind:
+    """Significant only where ranks and mean have the same sign."""
+    if p_holm > LEVEL or change.difference is None or sign != np.sign(change.difference):
+        return "within noise"
+    if change.direction not in ("higher", "lower"):
+        return "changed"
+    return "better" if (sign > 0) == (change.direction == "higher") else "worse"
+
+
+def _cost_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
+    """The changes of a cost, for the cells that have it."""
     unit = {"seconds_per_image": "s", "peak_memory_mib": "MiB"}.get(name, "")
-    less, more = (Verdict.FASTER, Verdict.SLOWER) if name == "seconds_per_image" else (Verdict.CHEAPER, Verdict.DEARER)
+    less, more = ("faster", "slower") if unit == "s" else ("cheaper", "dearer")
     for before, after in ran:
-        old, new = _cost_of(before, name), _cost_of(after, name)
+        old, new = _cost(before, name), _cost(after, name)
         if old is not None and new is not None:
+            change = _change(after, name, unit, "lower", old, new)
             same = new <= old * (1 + tolerance) and old <= new * (1 + tolerance)
-            verdict = Verdict.WITHIN_TOLERANCE if same else more if new > old else less
-            yield Change.of(after, name, old, new, "lower", unit, difference=new - old, verdict=verdict)
+            change.difference = new - old
+            change.verdict = "within tolerance" if same else more if new > old else less
+            yield change
 
 
-def _cost_of(record: Record, name: str) -> float | None:
+def _cost(record: Record, name: str) -> float | None:
     if name == "peak_memory_mib":
         return record.peak_memory_mib
     return (record.timing if name == "seconds_per_image" else record.counters).get(name)
 
 
 def _passed(change: Change, limits: Sequence[Threshold]) -> str:
-    """The first threshold that a change passed, unless its interval holds 0: then it may be chance."""
+    """The first threshold that a change exceeds; none where its interval contains 0, as it may be random."""
     for limit in limits:
         if limit.column != change.column:
             continue
-        if change.verdict == Verdict.LOST:
+        if change.verdict == "lost":
             return str(limit)
         if change.old is None or change.new is None:
             continue
-        chance = change.lo is not None and change.hi is not None and change.lo <= 0 <= change.hi
-        if limit.passed_by(change.old, change.new) and not chance:
+        random = change.lo is not None and change.hi is not None and change.lo <= 0 <= change.hi
+        if limit.passed_by(change.old, change.new) and not random:
             return str(limit)
     return ""
 
 
-def _told_why(record: Record) -> str:
-    """A cell without a result, and why."""
-    return f"{named(record)}: {record.status}, {record.reason or 'no reason given'}"
+def _reason(record: Record) -> str:
+    """A cell without a result, and the reason."""
+    return f"{described(record)}: {record.status}, {record.reason or 'no reason given'}"
 
 
-def _on_repeated(repeated: int) -> Iterator[str]:
+def _remarks(
+    repeated: int,
+    ran: Pairs,
+    metrics: Sequence[str] | None,
+    every: Sequence[Change],
+    costs: Sequence[str],
+    tolerance: float,
+) -> Iterator[str]:
     if repeated:
-        yield f"{repeated} records were left out for later ones of the same cell"
-
-
-def _on_columns(ran: Sequence[tuple[Record, Record]], metrics: Sequence[str] | None) -> Iterator[str]:
-    """What there is of metrics and is not compared, for want of the other result's or of its agreement."""
-    for side, other, told in ((0, 1, "OLD"), (1, 0, "NEW")):
+        yield f"not compared: {repeated} records that have a later one of the same cell"
+    for side, other, label in ((0, 1, "OLD"), (1, 0, "NEW")):
         alone = {name for pair in ran for name in pair[side].values if name not in pair[other].values}
         if alone and metrics is None:
-            yield f"for some cells only {told} has {', '.join(sorted(alone))}"
+            yield f"for some cells only {label} has {', '.join(sorted(alone))}"
     both = {name for pair in ran for name in pair[0].values if name in pair[1].values}
     for name in sorted(both if metrics is None else both & set(metrics)):
         if any(name in b.values and name in a.values and stated(b, name) != stated(a, name) for b, a in ran):
-            yield f"{name} is not compared where the results state another direction or unit of it"
-
-
-def _on_tests(told: Sequence[Change]) -> Iterator[str]:
-    tests = sum(change.p is not None for change in told)
-    untested = [change for change in told if change.verdict == Verdict.UNTESTED]
+            yield f"{name} is not compared where the results state different directions or units"
+    tests = sum(change.p is not None for change in every)
+    untested = sum(change.verdict == "untested" for change in every)
     if tests:
         yield f"tests: signed-rank, level {LEVEL}, corrected for {tests} tests by Holm; intervals: 95%, uncorrected"
     if untested:
-        images = images_to_test(tests + len(untested))
+        images = images_to_test(tests + untested)
         yield (
-            f"{len(untested)} not tested: too few images to be significant among all changes; "
-            f"{images} images would do, or fewer columns (--metrics)"
+            f"{untested} not tested: too few images to be significant among all changes; "
+            f"that requires {images} images, or fewer columns (--metrics)"
         )
-
-
-def _on_costs(ran: Sequence[tuple[Record, Record]], costs: Sequence[str], tolerance: float) -> Iterator[str]:
     if costs and ran:
-        yield f"costs are one number a cell, called changed beyond {100 * tolerance:g}%: a timing has no interval"
+        yield f"costs are one number per cell, changed beyond {100 * tolerance:g}%: a timing has no interval"
     elsewhere = sum(_machine(before) != _machine(after) for before, after in ran)
     if costs and elsewhere:
-        yield f"{elsewhere} of the cells ran on other hardware than before: their costs tell of that too"
+        yield f"costs are not comparable for {elsewhere} of the cells: they ran on different hardware"
 
 
 def _machine(record: Record) -> tuple[Any, ...]:
     hardware = record.environment.get("hardware")
-    told = hardware if isinstance(hardware, dict) else {}
-    return record.environment.get("device"), told.get("processor"), told.get("torch_threads")
+    known = hardware if isinstance(hardware, dict) else {}
+    return record.environment.get("device"), known.get("processor"), known.get("torch_threads")

@@ -1,11 +1,11 @@
-"""How much worse a column may get before it counts: `psnr:-0.1,seconds:+20%`. Needs the standard library alone."""
+"""Thresholds of regressions: `psnr:-0.1,seconds:+20%`."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryobench.errors import ParameterError
 from cryobench.registry import did_you_mean
@@ -14,10 +14,9 @@ ALIASES = {"seconds": "seconds_per_image"}
 _CHANGE = re.compile(r"([+-])(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)(%?)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """A change of a column's mean beyond which it has got worse. sign: -1 for a drop, 1 for a rise. amount: in the
-    column's unit, or as a part of the old mean where `relative`."""
+    column's unit, or relative to the old mean."""
 
     column: str
     sign: int
@@ -29,15 +28,15 @@ class Threshold:
         return f"{self.column}:{'+' if self.sign > 0 else '-'}{amount}"
 
     def passed_by(self, old: float, new: float) -> bool:
-        """Whether the change from old to new goes beyond the threshold."""
+        """Whether the change from old to new exceeds the threshold."""
         limit = self.amount * (1 if not self.relative else abs(old) if math.isfinite(old) else 0)
-        return self.sign * (new - old) > limit  # equal infinities: NaN, which is no change
+        return self.sign * (new - old) > limit  # False for equal infinities, whose difference is NaN
 
 
 def thresholds(text: str, directions: Mapping[str, str]) -> list[Threshold]:
-    """The thresholds of a text such as `psnr:-0.1,seconds:+20%`. directions: of each column, higher, lower or none.
+    """The thresholds in a text such as `psnr:-0.1,seconds:+20%`. directions: of each column, higher, lower or none.
 
-    Raises `ParameterError` for a column that is not there, what is no change, and a change for the better.
+    Raises `ParameterError` for an unknown column, an invalid change, and a change for the better.
     """
     return [_threshold(part.strip(), directions) for part in text.split(",")]
 
@@ -46,17 +45,17 @@ def _threshold(text: str, directions: Mapping[str, str]) -> Threshold:
     name, _, change = text.rpartition(":")
     found = _CHANGE.fullmatch(change)
     if not name or not found:
-        raise ParameterError(f"no threshold: {text!r}; wanted are NAME:-0.1, NAME:+0.1, NAME:-5% or NAME:+5%")
+        raise ParameterError(f"invalid threshold {text!r}; give NAME:-0.1, NAME:+0.1, NAME:-5% or NAME:+5%")
     column = known_column(name, directions)
     sign, amount, percent = found.groups()
     worse = {"higher": "-", "lower": "+"}.get(directions[column], sign)
     if sign != worse:
-        raise ParameterError(f"{text!r} would fail what got better: {name} gets worse with '{worse}'; write {worse}")
+        raise ParameterError(f"{text!r} is a change for the better: {name} gets worse with '{worse}'; write {worse}")
     return Threshold(column, -1 if sign == "-" else 1, float(amount) / (100 if percent else 1), bool(percent))
 
 
 def known_column(name: str, directions: Mapping[str, str]) -> str:
-    """The full name of a column. Raises `ParameterError` where there is none of this name."""
+    """The full name of a column. Raises `ParameterError` where it is not in both results."""
     column = ALIASES.get(name, name)
     if column not in directions:
         raise ParameterError(f"no column {name!r} in both results; {did_you_mean(name, directions)}")

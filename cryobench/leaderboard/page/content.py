@@ -1,4 +1,4 @@
-"""What the page shows, as plain data that JSON can hold: columns of numbers, not rows of objects, to stay small."""
+"""The data of the page, for JSON: columns of numbers rather than rows of objects, to keep it small."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import numpy as np
 import pandas as pd
 
 from cryobench.figures import common_size
-from cryobench.leaderboard.page.families import Place, axis, families
+from cryobench.leaderboard.page.families import axis, families
 from cryobench.leaderboard.render.boards import Board, remarks
-from cryobench.leaderboard.render.overall import sections
-from cryobench.leaderboard.table import ceilings, floors
+from cryobench.leaderboard.render.overall import Overall, sections
 from cryobench.record import COSTS, Record
 
 DIGITS = 6
-"""Significant digits of a number on the page."""
+"""Significant digits of a number."""
 DOTS = 32
-"""Up to this many images a row has their values; with more it has the five numbers of a box."""
+"""Images up to which a row has all its values; above, it has the five numbers of a box."""
 MOST_VALUES = 500_000
 """Numbers for box plots, of all rows and metrics; the ranking metric comes first."""
 FILTERS = ("noise", "data", "within", "seed")
-"""What comparisons can be chosen by."""
+"""Fields by which comparisons can be selected."""
 SHARED = ("operator", "noise", "data", "seed", "n_images", "compression", "within")
-"""Columns in which the rows of a comparison agree."""
+"""Columns in which the rows of a comparison are equal."""
 
 
 def page_data(frame: pd.DataFrame, records: Sequence[Record | None], *, intervals: bool = True) -> dict[str, Any]:
-    """The leaderboard's columns, comparisons, box plots and curves. records: that of each row, None where unknown.
-    intervals: of all metrics, not of the ranking one alone.
+    """Columns, comparisons, box plots and curves of a leaderboard. records: of each row, None where unknown.
+    intervals: of all metrics, else of the ranking metric alone.
 
-    A column of texts is each distinct one once, and its number in each row. role: 0 a solver, 1 the floor, 2 the
+    A text column is its distinct texts and the index of each row into them. role: 0 a solver, 1 the floor, 2 the
     ceiling.
     """
     by = frame.attrs["by"]
-    others = [] if intervals else [column["name"] for column in frame.attrs["columns"] if column["name"] != by]
-    left_out = {*SHARED, *(name + end for name in others for end in ("_lo", "_hi"))}
+    metrics = [column["name"] for column in frame.attrs["columns"]]
+    left_out = {*SHARED, *(name + end for name in metrics if name != by for end in ("_lo", "_hi") if not intervals)}
     columns: dict[str, Any] = {name: frame[name] for name in frame.columns if name not in left_out}
     texts = [name for name, column in columns.items() if not pd.api.types.is_numeric_dtype(column)]
     parts = list(sections(frame))
     boards = [board for part in parts for board in part.boards]
+    references = [frame.index.get_level_values(name) for name in ("floor", "ceiling")]
     return {
         "by": by,
         "metrics": [dict(column) for column in frame.attrs["columns"]],
@@ -50,32 +50,30 @@ def page_data(frame: pd.DataFrame, records: Sequence[Record | None], *, interval
         "numbers": {
             name: numbers(column) for name, column in columns.items() if name not in texts and column.notna().any()
         },
-        "role": [2 if ceiling else int(floor) for floor, ceiling in zip(floors(frame), ceilings(frame), strict=True)],
+        "role": [2 if ceiling else int(floor) for floor, ceiling in zip(*references, strict=True)],
         "comparisons": _comparisons(frame, boards, records),
         "curves": _curves(boards),
-        "summaries": [_summary(part.heading, part.overall) for part in parts if part.overall is not None],
+        "summaries": [_summary(part.overall) for part in parts if part.overall is not None],
         "dots": DOTS,
-        "boxes": _boxes(frame, records),
+        "boxes": _boxes(by, metrics, records),
         "newest": max((str(record.environment.get("created", ""))[:10] for record in records if record), default=""),
     }
 
 
 def numbers(values: Any) -> list[float | str | None]:
-    """Numbers for JSON: to six significant digits, missing as null, and infinite ones, which JSON has not, as text."""
+    """Numbers for JSON, to six significant digits: missing as null, infinite ones as text."""
     given = np.asarray(pd.array(values, dtype="Float64").to_numpy(dtype=float, na_value=np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** np.clip(DIGITS - 1 - np.floor(np.log10(np.abs(given))), -300, 300)
         short = np.where(given == 0, 0.0, np.round(given * scale) / scale)
     if np.isfinite(short).all():
         return short.tolist()
-    return [value if math.isfinite(value) else _NOT_FINITE.get(value) for value in short.tolist()]
-
-
-_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    special = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    return [value if math.isfinite(value) else special.get(value) for value in short.tolist()]
 
 
 def _coded(column: Any) -> dict[str, list[Any]]:
-    """Each distinct text once, and its number in each row, -1 where there is none."""
+    """The distinct texts, and the index of each row into them; -1 where the row has none."""
     codes, distinct = pd.factorize(column)
     return {"distinct": [str(text) for text in distinct], "codes": codes.tolist()}
 
@@ -83,16 +81,16 @@ def _coded(column: Any) -> dict[str, list[Any]]:
 def _comparisons(
     frame: pd.DataFrame, boards: Sequence[Board], records: Sequence[Record | None]
 ) -> dict[str, list[Any]]:
-    """What each comparison is of, as columns; `row` says which one each row belongs to.
+    """The comparisons as columns, and `row`, the comparison of each row.
 
-    pixel_size: Å, None where it is not known or images differ. side: the shorter one of an image, in pixels.
+    pixel_size: Å, None where it is unknown or images differ. side: the shorter side of an image, in pixels.
     """
     codes, _ = pd.factorize(frame.index.get_level_values("group"))
-    problems: dict[int, Mapping[str, Any]] = {}
+    known: dict[int, Mapping[str, Any]] = {}
     for code, record in zip(codes.tolist(), records, strict=True):
         if record is not None and record.status == "ok":
-            problems.setdefault(code, record.problem)
-    told = [problems.get(code, {}) for code in range(len(boards))]
+            known.setdefault(code, record.problem)
+    problems = [known.get(code, {}) for code in range(len(boards))]
     return {
         **{name: [board.of[name].removeprefix(f"{name} ") for board in boards] for name in FILTERS},
         "operator": [board.of["operator"] for board in boards],
@@ -100,8 +98,8 @@ def _comparisons(
         "n_images": [int(board.ran["n_images"][0]) if len(board) else None for board in boards],
         "context": [_context(board) for board in boards],
         "remarks": [remarks(board, [*(column["name"] for column in board.metrics), *COSTS]) for board in boards],
-        "pixel_size": [common_size(problem.get("pixel_size_angstrom") or [None]) for problem in told],
-        "side": [min(problem.get("image_shape") or [0]) for problem in told],
+        "pixel_size": [common_size(problem.get("pixel_size_angstrom") or [None]) for problem in problems],
+        "side": [min(problem.get("image_shape") or [0]) for problem in problems],
         "row": codes.tolist(),
     }
 
@@ -111,44 +109,38 @@ def _compression(board: Board) -> float | None:
 
 
 def _context(board: Board) -> str:
-    """What was measured, but for the operator and its compression: `noise none · demo · 4 images · seed 0`."""
+    """The problem without the operator and its compression: `noise none · demo · 4 images · seed 0`."""
     return " · ".join(text for name, text in board.of.items() if text and name not in ("operator", "compression"))
 
 
-def _summary(heading: str, overall: Any) -> dict[str, Any]:
+def _summary(overall: Overall) -> dict[str, Any]:
     heads = [" ".join(column.header) for column in overall.columns]
     rows = [list(row) for row in zip(*(column.cells for column in overall.columns), strict=True)]
-    return {"heading": heading, "heads": heads, "rows": rows, "remarks": list(overall.remarks)}
+    return {"title": overall.title, "heads": heads, "rows": rows, "remarks": list(overall.remarks)}
 
 
 def _curves(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """The curves over the comparisons that differ in their operators alone."""
+    """Curves over comparisons that differ only in one parameter of the operator."""
     contexts: dict[str, list[int]] = {}
     for number, board in enumerate(boards):
         contexts.setdefault(_context(board), []).append(number)
     curves = []
     for family in families(board.of["operator"] for board in boards):
         for context, members in contexts.items():
-            places = [
-                Place(number, operator, _compression(boards[number]))
-                for number in members
-                if (operator := boards[number].of["operator"]) in family.values
-            ]
-            along = axis(family, places)
+            places = [(number, boards[number].of["operator"], _compression(boards[number])) for number in members]
+            along = axis(family, [place for place in places if place[1] in family.values])
             if along is not None:
                 curves.append({"family": family.pattern, "context": context, **along._asdict()})
     return curves
 
 
-def _boxes(frame: pd.DataFrame, records: Sequence[Record | None]) -> dict[str, list[list[Any] | None]]:
-    """For each metric and row its values over the images, as the record orders them, or the five numbers of a box."""
-    by = frame.attrs["by"]
+def _boxes(by: str, metrics: Sequence[str], records: Sequence[Record | None]) -> dict[str, list[list[Any] | None]]:
+    """For each metric and row its values over the images, in the order of the record, or the five numbers of a box."""
     found: dict[str, list[list[Any] | None]] = {}
     left = MOST_VALUES
-    for name in sorted((column["name"] for column in frame.attrs["columns"]), key=lambda name: name != by):
-        values = [record.values.get(name) if record is not None and record.status == "ok" else None
-                  for record in records]  # fmt: skip
-        boxes = [_box(row) if row else [] for row in values]
+    for name in sorted(metrics, key=lambda name: name != by):
+        ran = [record.values.get(name) if record is not None and record.status == "ok" else None for record in records]
+        boxes = [_box(row) if row else [] for row in ran]
         left -= sum(map(len, boxes))
         if left < 0:
             break
@@ -159,7 +151,7 @@ def _boxes(frame: pd.DataFrame, records: Sequence[Record | None]) -> dict[str, l
 
 
 def _box(values: Sequence[float]) -> Sequence[float]:
-    """The values; of many the least, the quartiles and the largest of those that are finite."""
+    """The values; of more than `DOTS` the minimum, quartiles and maximum of the finite ones."""
     if len(values) <= DOTS:
         return values
     known = [value for value in values if math.isfinite(value)]

@@ -1,11 +1,11 @@
-"""What a comparison says, whatever it is written in: its title, its rows, and what their reader must know."""
+"""Comparisons for all renderings: title, rows and remarks."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -13,60 +13,41 @@ import pandas as pd
 
 from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE
 from cryobench.leaderboard.ranking import NO, UNCLEAR
-from cryobench.leaderboard.render.text import NO_VALUE, one_line
+from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
 from cryobench.leaderboard.table import metric_columns
 
-CEILING = "ceiling: a bound on psnr to the measured image, made of the clean one; not ranked"
+CEILING = "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one"
 OVERLAPS = {
     NOTHING: "",
-    IMAGES: "‡ its prior may have been trained on these very images: the same structure, split and seed",
+    IMAGES: "‡ its prior may have been trained on these images: the same structure, split and seed",
     STRUCTURE: "† its prior was trained on other images of the same structure",
 }
 FRONT = "◆"
 FRONTS = {"pareto_seconds": "seconds_per_image", "pareto_nfe": "nfe"}
-"""Columns that say whether a row is on the Pareto front, and the cost that the front is told against."""
+"""Whether a row is on the Pareto front, and the cost of that front."""
 
 MIXED = {
-    "device": "device",
-    "hardware": "kind of hardware, so that their times do not compare",
-    "version": "version",
+    "device": "rows come from different devices",
+    "hardware": "times are not comparable: rows come from different hardware",
+    "version": "rows come from different versions",
 }
-"""Columns that should be the same in all rows of a table, and what they are."""
+"""Columns that should be the same in all rows of a table, and the remark where they are not."""
 
 NOT_COMPRESSIVE = 1.0 + 1e-9
 
 
-class Rows(dict[str, list[Any]]):
-    """Some rows of columns: a list for each column, taken when it is asked for, as most of many columns never are."""
-
-    def __init__(self, columns: Mapping[str, list[Any]], places: Sequence[int]):
-        super().__init__()
-        self._columns, self._places = columns, places
-
-    def __missing__(self, name: str) -> list[Any]:
-        column, places = self._columns[name], self._places
-        together = isinstance(places, range)
-        taken = column[places.start : places.stop] if together else [column[place] for place in places]
-        self[name] = taken
-        return taken
-
-    def only(self, kept: Sequence[int]) -> Rows:
-        """The rows at these places among the rows."""
-        return Rows(self._columns, [self._places[place] for place in kept])
-
-
 @dataclass(frozen=True)
 class Board:
-    """A comparison. ran: its rows that have results, as lists by column, NaN or None for what is missing.
+    """A comparison. ran: its rows that have results, as lists by column; NaN or None where a value is missing.
 
-    of: what was measured, in words. unranked: a line for each cell without results.
+    of: the parts of its title. unranked: a line for each cell without results.
     """
 
     of: Mapping[str, str]
     by: str
     metrics: Sequence[Mapping[str, str]]
-    ran: Rows
+    ran: Mapping[str, list[Any]]
     unranked: Sequence[str]
 
     def __len__(self) -> int:
@@ -75,89 +56,74 @@ class Board:
     @property
     def title(self) -> str:
         """`sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00`."""
-        told = dict(self.of)
-        told["data"] = ", ".join(part for part in (told["data"], told.pop("n_images")) if part)
-        return " · ".join(part for part in told.values() if part)
+        parts = dict(self.of)
+        parts["data"] = ", ".join(part for part in (parts["data"], parts.pop("n_images")) if part)
+        return " · ".join(part for part in parts.values() if part)
 
     @property
     def subject(self) -> str:
-        """What was measured, whatever the seed and the images."""
+        """The title without seed and images."""
         return " · ".join(self.of[name] for name in ("operator", "noise", "data", "within", "dtype") if self.of[name])
 
     @property
     def n_rows(self) -> int:
         return len(self) + len(self.unranked)
 
-    def head(self, n_rows: int) -> Board:
-        """The first rows, floor and ceiling in any case."""
-        if self.n_rows <= n_rows:
-            return self
-        references = zip(self.ran["floor"], self.ran["ceiling"], strict=True)
-        kept = [place for place, reference in enumerate(references) if place < n_rows or any(reference)]
-        return replace(self, ran=self.ran.only(kept), unranked=self.unranked[: max(n_rows - len(self), 0)])
-
 
 def boards(frame: pd.DataFrame) -> Iterator[Board]:
-    """The comparisons of a leaderboard, in order. (Lists, as slicing the frame would take longer than all the rest.)"""
-    columns = plain_lists(frame)
+    """The comparisons of a leaderboard, in order. Columns are lists: slicing the frame would dominate the run time."""
+    columns = {  # NaN for a missing float, None for anything else that is missing
+        str(name): column.tolist() if column.dtype == "float64" else column.to_numpy(object, na_value=None).tolist()
+        for name, column in frame.items()
+    }
     columns |= {name: frame.index.get_level_values(name).tolist() for name in ("group", "floor", "ceiling", "dtype")}
     metrics = metric_columns(frame)
     for _, members in groupby(range(len(frame)), key=columns["group"].__getitem__):
         places = list(members)
         ran = [place for place in places if columns["status"][place] == "ok"]
-        if ran and ran[-1] - ran[0] < len(ran):
-            ran = range(ran[0], ran[-1] + 1)
         yield Board(
-            of=_told_of(columns, places),
+            of=_title_parts(columns, places),
             by=frame.attrs["by"],
             metrics=metrics,
-            ran=Rows(columns, ran),
+            ran={name: [column[place] for place in ran] for name, column in columns.items()},
             unranked=[_unranked(columns, place) for place in places if columns["status"][place] != "ok"],
         )
 
 
-def plain_lists(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """The columns as lists of plain Python values: NaN for a missing float, None for anything else that is missing."""
-    return {
-        str(name): column.tolist() if column.dtype == "float64" else column.to_numpy(object, na_value=None).tolist()
-        for name, column in frame.items()
-    }
-
-
-def _told_of(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, str]:
-    """What a comparison is of, in words: `sumpool:16`, `noise none`, `demo`, `4 images`, `seed 0`, `C = 4.00`."""
+def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, str]:
+    """`sumpool:16`, `noise none`, `demo`, `4 images`, `seed 0`, `C = 4.00`; '' for defaults."""
 
     def first(name: str) -> Any:
         values = (columns[name][place] for place in places)
         return next((value for value in values if value is not None and value == value), None)  # NaN is not itself
 
     images, compression = first("n_images"), first("compression")
-    told = {
+    parts = {
         "operator": first("operator"),
         "noise": f"noise {first('noise')}",
         "data": first("data"),
-        "n_images": "" if images is None else f"{images} image{'' if images == 1 else 's'}",
+        "n_images": "" if images is None else counted(images, "image"),
         "seed": f"seed {first('seed')}",
         "within": "" if first("within") == "image" else f"within {first('within')}",
         "dtype": "" if first("dtype") == "float32" else first("dtype"),
         "compression": "" if compression is None else f"C = {compression:.2f}",
     }
-    return {name: one_line(text) for name, text in told.items()}
+    return {name: one_line(text) for name, text in parts.items()}
 
 
 def _unranked(columns: Mapping[str, list[Any]], place: int) -> str:
-    """`skipped tv: why`, for a cell that has no result."""
+    """`skipped tv: reason`, for a cell that has no result."""
     status, solver, reason = (columns[name][place] for name in ("status", "solver", "reason"))
     return one_line(f"{status} {solver}: {reason or 'no reason given'}")
 
 
 def remarks(board: Board, shown: Sequence[str]) -> list[str]:
-    """What a reader must know to read the table rightly. shown: the columns that the table has."""
+    """Remarks below the table. shown: the columns of the table."""
     return [*_of_tests(board), *_of_rows(board), *_of_columns(board, shown)]
 
 
 def _of_tests(board: Board) -> Iterator[str]:
-    """Why nothing was tested, or what it would take; and who is not above the floor."""
+    """Why nothing was tested, how many images are needed, and which solvers are not above the floor."""
     ran = board.ran
     yield from dict.fromkeys(reason for reason in ran["untested"] if reason)
     needed = [
@@ -166,28 +132,28 @@ def _of_tests(board: Board) -> Iterator[str]:
         if count is not None and not p <= LEVEL
     ]
     if needed:
-        yield f"images needed to show a difference to the first as large as seen (power {POWER}): {'; '.join(needed)}"
-    for verdict, what in ((NO, "no better than the floor"), (UNCLEAR, "not shown to be better than the floor")):
+        yield f"images needed to detect the observed difference to the first (power {POWER}): {'; '.join(needed)}"
+    for verdict, what in ((NO, "no better than the floor"), (UNCLEAR, "not significantly better than the floor")):
         solvers = [one_line(s) for s, beats in zip(ran["solver"], ran["beats_floor"], strict=True) if beats == verdict]
         if solvers and (verdict == NO or not any(ran["untested"])):
             yield f"{what}: {'; '.join(solvers)}"
 
 
 def _of_rows(board: Board) -> Iterator[str]:
-    """Where rows come from, and what they were trained on."""
+    """Mixed devices, hardware and versions; training data; compression."""
     ran = board.ran
-    for name, what in MIXED.items():
+    for name, remark in MIXED.items():
         found = list(dict.fromkeys(value for value in ran[name] if value is not None))
         if len(found) > 1:
-            yield f"rows come from more than one {what}: {', '.join(map(one_line, found))}"
+            yield f"{remark}: {', '.join(map(one_line, found))}"
     yield from (OVERLAPS[seen] for seen in (IMAGES, STRUCTURE) if seen in ran["overlap"])
     compression = [value for value in ran["compression"] if value <= NOT_COMPRESSIVE]
     if compression:
-        yield "C = 1: not compressive, as there are no fewer independent measurements than pixels"
+        yield "C = 1: not compressive: as many independent measurements as pixels"
 
 
 def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
-    """What columns and marks mean, and why a mean is missing."""
+    """Meaning of columns and marks, and reasons for missing means."""
     ran = board.ran
     if any(cost in shown and any(ran[mark]) for mark, cost in FRONTS.items()):
         yield f"{FRONT} Pareto front: no other row is as good in {board.by} and as cheap"
@@ -198,12 +164,12 @@ def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
         name
         for name in shown
         if name in metrics
-        and math.isnan(sum(ran[name]))  # looked at first, as it seldom is
+        and math.isnan(sum(ran[name]))  # cheap and rarely true
         and any(math.isnan(mean) and not ceiling for mean, ceiling in zip(ran[name], ran["ceiling"], strict=True))
     ]
     if missing:
         reasons = [json.loads(text) for text in dict.fromkeys(ran["unmeasured"]) if text]
-        told = dict.fromkeys((name, why[name]) for name in missing for why in reasons if name in why)
-        yield from (f"{NO_VALUE} no {one_line(f'{name}: {why}')}" for name, why in told)
-        if set(missing) - {name for name, _ in told}:
+        known = dict.fromkeys((name, why[name]) for name in missing for why in reasons if name in why)
+        yield from (f"{NO_VALUE} no {one_line(f'{name}: {why}')}" for name, why in known)
+        if set(missing) - {name for name, _ in known}:
             yield f"{NO_VALUE} no mean: not measured, or not defined for every image"

@@ -1,11 +1,11 @@
-"""The columns of a comparison as text: narrow, or in full with intervals."""
+"""Columns of a comparison as text, narrow or in full with intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
+from typing import NamedTuple
 
 from rich.cells import cell_len
 
@@ -34,30 +34,29 @@ DIFFERENCE = "diff_leader"
 INTERVAL = "[95% interval]"
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column as text: lines of its header, and one cell a row. title: the header where a line has room for it."""
+class TextColumn(NamedTuple):
+    """A column as text: lines of its header, and one cell per row. one_line: the header where it is not narrow, if it
+    differs."""
 
     name: str
-    header: tuple[str, ...]
-    cells: tuple[str, ...]
-    title: str = ""
+    header: Sequence[str]
+    cells: Sequence[str]
+    one_line: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "title", self.title or " ".join(self.header))
+    @property
+    def title(self) -> str:
+        return self.one_line or " ".join(self.header)
 
     @property
     def width(self) -> int:
         return max(cell_len(line) for text in (*self.header, *self.cells) for line in text.split("\n"))
 
 
-Maker = Callable[[bool], Column]
-"""Makes a column: narrow (False), or in full with intervals (True) where it has any."""
+def makers(board: Board, solver_width: int = 10**6) -> dict[str, Callable[[bool], TextColumn]]:
+    """Functions that make the columns by name, narrow (False), or in full (True) with intervals where there are any.
 
-
-def makers(board: Board, solver_width: int = 10**6) -> dict[str, Maker]:
-    """By name: rank, solver, the ranking column, the difference to the leader, the other metrics and the costs."""
-    found: dict[str, Maker] = {
+    In order: rank, solver, the ranking column, the difference to the leader, other metrics, costs."""
+    found: dict[str, Callable[[bool], TextColumn]] = {
         column["name"]: partial(_metric, board, column, 4 if column["name"] == board.by else 3)
         for column in board.metrics
     }
@@ -67,15 +66,15 @@ def makers(board: Board, solver_width: int = 10**6) -> dict[str, Maker]:
     return {"rank": lambda full: _rank(board), "solver": lambda full: _solver(board, solver_width), **ordered}
 
 
-@cache  # the same columns stand in comparison after comparison
+@cache  # comparisons have the same columns
 def _ordered(names: Sequence[str], by: str) -> list[str]:
     details = {name for name in names for other in names if name.startswith(f"{other}_")}
     return sorted(names, key=lambda name: _place(name, by, name in details))
 
 
 def _place(name: str, by: str, detail: bool) -> int:
-    """The ranking metric stands first, then the difference in it, then the same metric against the other image, clean
-    or measured; details (`frc_area` of `frc`) come after the costs, what else was told against the clean image last."""
+    """The ranking metric comes first, then the difference in it, then the same metric against the other image (clean
+    or measured), other metrics, costs, details (`frc_area` of `frc`), other metrics against the clean image."""
     if name == DIFFERENCE:
         return 1
     if name.removesuffix(CLEAN) == by.removesuffix(CLEAN):
@@ -83,34 +82,33 @@ def _place(name: str, by: str, detail: bool) -> int:
     return 6 if name.endswith(CLEAN) else 4 if name in COSTS else 5 if detail else 3
 
 
-def _rank(board: Board) -> Column:
-    """Ranks; one that is shared has a `=`, and then the others have a blank, to stand below each other."""
+def _rank(board: Board) -> TextColumn:
+    """Ranks; `=` marks shared ones, and a blank then aligns the others."""
     ends = ("=", " ") if any(board.ran["tied"]) else ("", "")
     ranks = zip(board.ran["rank"], board.ran["tied"], strict=True)
-    return Column(
-        "rank", ("#",), tuple(NO_VALUE + ends[1] if rank is None else f"{rank}{ends[not tied]}" for rank, tied in ranks)
-    )
+    cells = [NO_VALUE + ends[1] if rank is None else f"{rank}{ends[not tied]}" for rank, tied in ranks]
+    return TextColumn("rank", ("#",), cells)
 
 
-def _solver(board: Board, width: int) -> Column:
-    """Solver specs in lines of at most `width`, broken after commas where that is enough; the floor is called so."""
+def _solver(board: Board, width: int) -> TextColumn:
+    """Solver specs in lines of at most `width`, with marks for the floor and for what a prior was trained on."""
     cells = [
         folded(one_line(solver) + (" (floor)" if floor else "") + OVERLAPS[seen or ""].partition(" ")[0], width)
         for solver, floor, seen in zip(*(board.ran[name] for name in ("solver", "floor", "overlap")), strict=True)
     ]
-    return Column("solver", ("solver",), tuple(cells))
+    return TextColumn("solver", ("solver",), cells)
 
 
-def _metric(board: Board, column: Mapping[str, str], digits: int, full: bool) -> Column:
-    """The means of a metric with `digits` significant digits; and with their intervals `[lo, hi]`, if there are any."""
+def _metric(board: Board, column: Mapping[str, str], digits: int, full: bool) -> TextColumn:
+    """The means of a metric with `digits` significant digits; in full with intervals `[lo, hi]`, if there are any."""
     name, ends = column["name"], (ARROWS.get(column["direction"], ""), column["unit"])
     decimals = decimals_of(board.ran[name], digits)
     means = aligned(fixed_all(board.ran[name], decimals))
     intervals = _intervals(board, name, partial(fixed_all, decimals=decimals)) if full else []
     if not any(intervals):
-        return Column(name, _short_header(name, *ends), tuple(means), _header(name, *ends))
-    cells = tuple(f"{mean} {interval}" for mean, interval in zip(means, intervals, strict=True))
-    return Column(name, (_header(name, *ends), INTERVAL), cells)
+        return TextColumn(name, _short_header(name, *ends), means, _header(name, *ends))
+    cells = [f"{mean} {interval}" for mean, interval in zip(means, intervals, strict=True)]
+    return TextColumn(name, (_header(name, *ends), INTERVAL), cells)
 
 
 def _intervals(board: Board, name: str, written: Callable[[list[float]], list[str]]) -> list[str]:
@@ -122,8 +120,8 @@ def _intervals(board: Board, name: str, written: Callable[[list[float]], list[st
     return aligned([NO_VALUE if math.isnan(value) else f"[{lo}, {hi}]" for lo, hi, value in ends])
 
 
-def _difference(board: Board, full: bool) -> Column:
-    """The paired difference of each row to the first; in full with its interval and its p-value."""
+def _difference(board: Board, full: bool) -> TextColumn:
+    """The paired difference of each row to the first; in full with interval and p-value."""
     decimals = decimals_of(board.ran[board.by], 4)
 
     def written(values: list[float]) -> list[str]:
@@ -131,13 +129,13 @@ def _difference(board: Board, full: bool) -> Column:
 
     means = aligned(written(board.ran[DIFFERENCE]))
     if not full:
-        return Column(DIFFERENCE, ("to the", "first"), tuple(means))
+        return TextColumn(DIFFERENCE, ("to the", "first"), means)
     intervals = [text.replace(NO_VALUE, " ") for text in _intervals(board, DIFFERENCE, written)]
     tests = [text.rjust(7) if text else "" for text in map(p_value, board.ran["p_holm"])]
     parts = [part for part in (means, intervals, tests) if any(part)]
-    cells = tuple(" ".join(texts).rstrip() for texts in zip(*parts, strict=True))
-    told = " ".join(what for what, part in ((INTERVAL, intervals), ("p (Holm)", tests)) if any(part))
-    return Column(DIFFERENCE, ("difference to the first", told) if told else ("to the", "first"), cells)
+    cells = [" ".join(texts).rstrip() for texts in zip(*parts, strict=True)]
+    header = " ".join(what for what, part in ((INTERVAL, intervals), ("p (Holm)", tests)) if any(part))
+    return TextColumn(DIFFERENCE, ("difference to the first", header) if header else ("to the", "first"), cells)
 
 
 def _header(name: str, arrow: str, unit: str) -> str:
@@ -160,18 +158,18 @@ def _short_header(name: str, arrow: str, unit: str) -> tuple[str, ...]:
     return tuple(map(one_line, lines))
 
 
-def _cost(board: Board, name: str, full: bool) -> Column:
-    """What a cell cost; marked where it is on the Pareto front."""
+def _cost(board: Board, name: str, full: bool) -> TextColumn:
+    """A cost; marked where the row is on the Pareto front."""
     *first, last = COST_HEADERS[name]
     header = (*first, f"{last} {ARROWS['lower']}" if name == board.by else last)
     cells = [cost(value) for value in board.ran[name]]
     marks = [board.ran[mark] for mark, against in FRONTS.items() if against == name]
     if marks and any(marks[0]):
         cells = [f"{cell} {FRONT if on_front else ' '}" for cell, on_front in zip(cells, marks[0], strict=True)]
-    return Column(name, header, tuple(cells))
+    return TextColumn(name, header, cells)
 
 
-def forms(board: Board, in_full: Sequence[str] = ()) -> list[Column]:
-    """All columns, those named in full; without the difference to the first where there is no second."""
+def text_columns(board: Board, in_full: Sequence[str] = ()) -> list[TextColumn]:
+    """All columns, those in `in_full` with intervals; no difference to the first where there is no second row."""
     made = [make(name in in_full) for name, make in makers(board).items()]
     return [column for column in made if column.name != DIFFERENCE or any(cell.strip() for cell in column.cells)]

@@ -1,32 +1,32 @@
-"""Comparisons under headings, and what several of them say together."""
+"""Comparisons under headings, and average ranks over several of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import pandas as pd
 
-from cryobench.leaderboard.render.boards import Board, boards
-from cryobench.leaderboard.render.columns import Column
+from cryobench.leaderboard.render.boards import Board, boards, remarks
+from cryobench.leaderboard.render.columns import TextColumn
 from cryobench.leaderboard.render.text import NO_VALUE, one_line, p_value
-from cryobench.leaderboard.statistics.friedman import Block, Summary, summarise
+from cryobench.leaderboard.statistics.friedman import AverageRanks, Block, summarise
 from cryobench.leaderboard.statistics.power import LEVEL
 from cryobench.record import COSTS
 
 
-@dataclass(frozen=True)
-class Overall:
+class Overall(NamedTuple):
     """Solvers over comparisons, as columns of text and sentences."""
 
-    columns: Sequence[Column]
+    title: str
+    columns: Sequence[TextColumn]
     remarks: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Section:
-    """Comparisons that share what the leaderboard is grouped by. heading: '' where it is not grouped."""
+class Section(NamedTuple):
+    """Comparisons that share the value by which the leaderboard is grouped. heading: '' where it is not grouped.
+    overall: None for a single comparison, and where solvers have too few comparisons in common."""
 
     heading: str
     boards: Sequence[Board]
@@ -34,34 +34,29 @@ class Section:
 
 
 def sections(frame: pd.DataFrame) -> Iterator[Section]:
-    """The comparisons of a leaderboard under their headings, each with its summary if it has several comparisons."""
+    """The comparisons of a leaderboard under their headings, with average ranks where there are several."""
     by = frame.attrs.get("group_by")
-    higher = _higher(frame)
+    directions = {column["name"]: column["direction"] for column in frame.attrs["columns"]}
+    higher = directions.get(frame.attrs["by"]) != "lower" and frame.attrs["by"] not in COSTS
     for heading, members in groupby(boards(frame), key=lambda board: board.of[by] or f"{by} not known" if by else ""):
         found = list(members)
-        yield Section(heading, found, _overall(found, higher))
+        yield Section(heading, found, _overall(heading, found, higher))
 
 
-def _higher(frame: pd.DataFrame) -> bool:
-    directions = {column["name"]: column["direction"] for column in frame.attrs["columns"]}
-    return directions.get(frame.attrs["by"]) != "lower" and frame.attrs["by"] not in COSTS
-
-
-def _overall(found: Sequence[Board], higher: bool) -> Overall | None:
+def _overall(heading: str, found: Sequence[Board], higher: bool) -> Overall | None:
     blocks = [Block(board.subject, _scores(board)) for board in found if len(board)]
     if len({block.label for block in blocks}) < 2:
         return None
     floors = [s for board in found for s, floor in zip(board.ran["solver"], board.ran["floor"], strict=True) if floor]
     summary = summarise(blocks, higher=higher, floor=floors[0] if floors else None)
-    if summary.p is None or summary.critical_difference is None:
-        return None  # the comparisons have too little in common
-    return Overall(
-        _columns(summary, set(floors)), _remarks(summary, found[0].by, summary.p, summary.critical_difference)
-    )
+    if summary.why_not:
+        return None
+    title = "all comparisons" + (f" of {heading}" if heading else "")
+    return Overall(title, _columns(summary, set(floors)), list(_remarks(summary, found[0].by)))
 
 
 def _scores(board: Board) -> dict[str, float | None]:
-    """The mean of each solver. Of several rows of one solver, of different versions say, the first counts."""
+    """The mean of each solver. Of several rows of one solver (different versions, say) the first counts."""
     scores: dict[str, float | None] = {}
     columns = (board.ran[name] for name in ("solver", "ceiling", "rank", board.by))
     for solver, ceiling, rank, mean in zip(*columns, strict=True):
@@ -70,28 +65,51 @@ def _scores(board: Board) -> dict[str, float | None]:
     return scores
 
 
-def _columns(summary: Summary, floors: set[str]) -> list[Column]:
-    rows = summary.standings
+def _columns(summary: AverageRanks, floors: set[str]) -> list[TextColumn]:
+    rows = summary.solvers
     ranks = [NO_VALUE if row.average_rank is None else f"{row.average_rank:.2f}" for row in rows]
     beats = [f"{row.beats_floor} of {row.with_floor}" if row.with_floor else NO_VALUE for row in rows]
     names = [one_line(row.solver) + (" (floor)" if row.solver in floors else "") for row in rows]
     return [
-        Column("solver", ("solver",), tuple(names)),
-        Column("average_rank", ("average", "rank"), tuple(ranks)),
-        Column("n_blocks", ("has", "results in"), tuple(str(row.n_blocks) for row in rows)),
-        Column("beats_floor", ("mean above", "the floor in"), tuple(beats)),
+        TextColumn("solver", ("solver",), names),
+        TextColumn("average_rank", ("average", "rank"), ranks),
+        TextColumn("n_blocks", ("has", "results in"), [str(row.n_blocks) for row in rows]),
+        TextColumn("beats_floor", ("mean above", "the floor in"), beats),
     ]
 
 
-def _remarks(summary: Summary, by: str, p: float, critical: float) -> list[str]:
-    differ = p <= LEVEL
-    told = [
-        f"average rank in {by} over {summary.n_blocks} comparisons (the seeds of one count once); Friedman "
-        f"{p_value(p)}: " + ("the solvers differ" if differ else "no difference between solvers is shown")
-    ]
+def _remarks(summary: AverageRanks, by: str) -> Iterator[str]:
+    assert summary.p is not None
+    differ = summary.p <= LEVEL
+    yield (
+        f"average rank in {by} over {summary.n_blocks} comparisons (seeds of one problem count once); Friedman "
+        f"{p_value(summary.p)}: {'' if differ else 'no '}significant difference between solvers"
+    )
     if differ:
-        told.append(f"average ranks that are {critical:.2f} apart or more differ (Nemenyi, {LEVEL})")
-        told += [f"not told apart: {', '.join(map(one_line, group))}" for group in summary.groups]
+        yield f"critical difference of average ranks: {summary.critical_difference:.2f} (Nemenyi, {LEVEL})"
+        yield from (f"no significant difference: {', '.join(map(one_line, group))}" for group in summary.groups)
     if summary.left_out:
-        told.append(f"{len(summary.left_out)} further comparisons lack a solver, and are not in the average ranks")
-    return told
+        yield f"not in the average ranks: {len(summary.left_out)} comparisons that lack a solver"
+
+
+class TableBlock(NamedTuple):
+    """One table of a rendering. columns: empty where there are no results. lines: remarks, and one line for each cell
+    without a result. board: None for average ranks."""
+
+    title: str
+    columns: Sequence[TextColumn]
+    lines: Sequence[str]
+    board: Board | None = None
+
+
+def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColumn]]) -> Iterator[str | TableBlock]:
+    """Headings and tables in order."""
+    for part in parts:
+        if part.heading:
+            yield part.heading
+        for board in part.boards:
+            columns = columns_of(board) if len(board) else []
+            shown = remarks(board, [column.name for column in columns]) if columns else []
+            yield TableBlock(board.title, columns, [*shown, *board.unranked], board)
+        if part.overall is not None:
+            yield TableBlock(part.overall.title, part.overall.columns, part.overall.remarks)

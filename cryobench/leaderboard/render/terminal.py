@@ -1,10 +1,9 @@
-"""A leaderboard for a terminal: Rich tables that choose their columns by the width they are given."""
+"""A leaderboard for a terminal: Rich tables whose columns depend on the width."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 from rich import box
@@ -12,90 +11,90 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from cryobench.leaderboard.render.boards import Board, remarks
-from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, Column, makers
-from cryobench.leaderboard.render.overall import Section, sections
+from cryobench.leaderboard.render.boards import Board
+from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, makers
+from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
 
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
 MOST_ROWS = 1000
-"""Rows up to which comparisons are shown: nobody reads more in a terminal, and it would take long."""
+"""Rows up to which comparisons are shown; more would take long and are hard to read in a terminal."""
 
 
 def rich_tables(frame: pd.DataFrame) -> RenderableType:
-    """The leaderboard for a terminal: one table for each comparison, its skipped and failed cells below it.
+    """One table for each comparison, its skipped and failed cells below it.
 
-    Comparisons that go beyond `MOST_ROWS` rows are counted, not shown; their summary is of all.
+    Comparisons beyond `MOST_ROWS` rows are counted, not shown; average ranks are over all.
     """
-    return _Tables(frame)
+    return Deferred(lambda options: _parts(frame, options))
 
 
-class _Tables:
-    def __init__(self, frame: pd.DataFrame):
-        self.frame = frame
+class Deferred:
+    """A Rich renderable whose parts depend on the width and encoding of the output."""
+
+    def __init__(self, parts: Callable[[ConsoleOptions], Iterable[RenderableType]]):
+        self._parts = parts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self.frame.empty:
-            yield Text("no results")
-            return
-        parts, hidden = _first(sections(self.frame))
-        layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
-        for part in parts:
-            yield from _section(part, layout, _ascii if options.ascii_only else str)
-        for line in (hidden, layout.told):
-            if line:
-                yield Text(line, style="dim")
+        yield from self._parts(options)
 
 
-def _first(parts: Iterator[Section]) -> tuple[list[Section], str]:
-    """The sections with the comparisons that are shown, and what to say of those that are not."""
+def encoder(options: ConsoleOptions) -> Callable[[str], str]:
+    """Converts text to characters that the output can encode."""
+    if not options.ascii_only:
+        return str
+    return lambda text: text.translate(ASCII).encode("ascii", "replace").decode("ascii")
+
+
+def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableType]:
+    if frame.empty:
+        yield Text("no results")
+        return
+    parts, hidden = _first(sections(frame))
+    layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
+    for block in blocks(parts, layout.shown):
+        yield from _rendered(block, layout, encoder(options))
+    left_out = f"not shown at this width, but in the CSV: {', '.join(layout.left_out)}" if layout.left_out else ""
+    yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
+
+
+def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
+    """The sections with the comparisons that are shown, at least one, and a remark on those that are not."""
     shown: list[Section] = []
-    room, n_boards, n_rows = MOST_ROWS, 0, 0
+    hidden: list[Board] = []
+    room = MOST_ROWS
     for part in parts:
-        boards = []
+        boards: list[Board] = []
         for board in part.boards:
-            first = not (shown or boards)
-            if board.n_rows <= room or first:
-                boards.append(board.head(room))
-                n_rows += max(board.n_rows - room, 0)
-                room -= board.n_rows
-            else:
-                room, n_boards, n_rows = 0, n_boards + 1, n_rows + board.n_rows
-        shown.append(replace(part, boards=boards))
-    if not n_rows:
-        return shown, ""
-    return shown, (
-        f"not shown: {n_rows} more rows" + (f" of {n_boards} more comparisons" if n_boards else "") + "; choose with "
-        "--operator, --noise, --data or --solvers, or write all of them with --format csv=FILE"
+            fits = (board.n_rows <= room and not hidden) or not (shown or boards)
+            (boards if fits else hidden).append(board)
+            room -= board.n_rows
+        shown.append(part._replace(boards=boards))
+    rows = sum(board.n_rows for board in hidden)
+    return shown, "" if not hidden else (
+        f"not shown: {rows} more rows of {len(hidden)} more comparisons; choose with --operator, --noise, --data or "
+        "--solvers, or write all of them with --format csv=FILE"
     )
 
 
-# --- which columns ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Which columns all tables have, in full or not, how wide they are, and which had no room."""
+class _Layout(NamedTuple):
+    """The columns of all tables, in full or not, their widths, and the columns for which there was no room."""
 
     columns: Mapping[str, bool]
     widths: Mapping[str, int]
     left_out: Sequence[str]
     solver_width: int
 
-    def shown(self, board: Board) -> list[Column]:
+    def shown(self, board: Board) -> list[TextColumn]:
         made = makers(board, self.solver_width)
         return [made[name](full) for name, full in self.columns.items()]
 
-    @property
-    def told(self) -> str:
-        return f"not shown at this width, but in the CSV: {', '.join(self.left_out)}" if self.left_out else ""
-
 
 def _layout(boards: Sequence[Board], width: int) -> _Layout:
-    """Columns that fit into `width` in every table, so that the tables of a leaderboard align.
+    """Columns that fit into `width` in every table, so that all tables align.
 
-    Rank, solver and the ranking column always stay. Then come the time, the difference to the leader, its interval,
-    the other columns, each where it still fits; what room is left holds the intervals of further metrics.
+    Rank, solver and the ranking column are always shown. Time, difference to the leader, its interval, and the other
+    columns are added where they fit, and last the intervals of further metrics.
     """
     solver_width = max(16, width // 4)
     made = [makers(board, solver_width) for board in boards]
@@ -123,39 +122,29 @@ def _layout(boards: Sequence[Board], width: int) -> _Layout:
     return _Layout(columns, widths, [name for name in others if name not in chosen], solver_width)
 
 
-# --- how they are written ---------------------------------------------------------------------------------------------
-
-
-def _section(part: Section, layout: _Layout, spelled: Callable[[str], str]) -> Iterator[Text | Table]:
-    """What stands below each other. spelled: a text in the characters that the output can encode."""
-
-    def lines(texts: Iterable[str], style: str = "") -> Iterator[Text]:
-        return (Text(spelled(text), style=style) for text in texts)
-
-    if part.heading:
-        yield from lines([part.heading, ""], "bold underline")
-    for board in part.boards:
-        yield from lines([board.title], "bold")
-        if len(board):
-            shown = layout.shown(board)
-            yield _table(shown, layout.widths, [_style(board, place) for place in range(len(board))], spelled)
-            yield from lines(remarks(board, [column.name for column in shown]), "dim")
-        yield from lines([*board.unranked, ""])
-    if part.overall is not None:
-        yield from lines(["all comparisons" + (f" of {part.heading}" if part.heading else "")], "bold")
-        yield _table(part.overall.columns, {}, [""] * len(part.overall.columns[0].cells), spelled)
-        yield from lines([*part.overall.remarks, ""], "dim")
+def _rendered(block: str | TableBlock, layout: _Layout, encoded: Callable[[str], str]) -> Iterator[Text | Table]:
+    """A heading or table with its remarks. encoded: converts text to characters that the output can encode."""
+    if isinstance(block, str):
+        yield Text(f"{encoded(block)}\n", style="bold underline")
+        return
+    yield Text(encoded(block.title), style="bold")
+    if block.columns:
+        board = block.board
+        styles = [""] * len(block.columns[0].cells) if board is None else [_style(board, k) for k in range(len(board))]
+        yield _table(block.columns, {} if board is None else layout.widths, styles, encoded)
+    yield from (Text(encoded(line), style="dim") for line in block.lines)
+    yield Text()
 
 
 def _style(board: Board, place: int) -> str:
-    """The best are bold, floor and ceiling are dim, which the rank and their names say too."""
+    """The best are bold, floor and ceiling are dim; rank and names show the same."""
     if board.ran["rank"][place] == 1:
         return "bold"
     return "dim" if board.ran["floor"][place] or board.ran["ceiling"][place] else ""
 
 
 def _table(
-    shown: Sequence[Column], widths: Mapping[str, int], styles: Sequence[str], spelled: Callable[[str], str]
+    shown: Sequence[TextColumn], widths: Mapping[str, int], styles: Sequence[str], encoded: Callable[[str], str]
 ) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     height = max(len(column.header) for column in shown)
@@ -163,28 +152,23 @@ def _table(
         width = widths.get(column.name, column.width)
         justify = "left" if column.name == "solver" else "right"
         table.add_column(
-            Text(spelled(_header(column, width, height)), justify=_side(column)), justify=justify, min_width=width
+            Text(encoded(_header(column, width, height)), justify=_side(column)), justify=justify, min_width=width
         )
     for place, style in enumerate(styles):
-        table.add_row(*(Text(spelled(column.cells[place]), overflow="fold") for column in shown), style=style)
+        table.add_row(*(Text(encoded(column.cells[place]), overflow="fold") for column in shown), style=style)
     return table
 
 
-def _header(column: Column, width: int, height: int) -> str:
-    """A header at the bottom of `height` lines; a name stands over its means, `[95% interval]` over the intervals."""
+def _header(column: TextColumn, width: int, height: int) -> str:
+    """A header at the bottom of `height` lines; the name is above the means, `[95% interval]` above the intervals."""
     *first, last = column.header
     lines = [*[""] * (height - len(column.header)), *first, last.rjust(width) if _over_means(column) else last]
     return "\n".join(lines)
 
 
-def _side(column: Column) -> Literal["left", "right"]:
+def _side(column: TextColumn) -> Literal["left", "right"]:
     return "left" if column.name == "solver" or _over_means(column) else "right"
 
 
-def _over_means(column: Column) -> bool:
+def _over_means(column: TextColumn) -> bool:
     return column.header[-1].startswith(INTERVAL)
-
-
-def _ascii(text: str) -> str:
-    """For an output that cannot encode more."""
-    return text.translate(ASCII).encode("ascii", "replace").decode("ascii")

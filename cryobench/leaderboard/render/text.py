@@ -1,4 +1,4 @@
-"""Numbers and text as a table shows them."""
+"""Formatting of numbers and text in tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 NO_VALUE = "–"
 DECIMALS = 6
 SMALLEST = [10.0 ** (1 - decimals) for decimals in range(DECIMALS + 1)]
-"""The smallest number that so many decimals show with two digits."""
+"""By number of decimals: the smallest number that has two significant digits."""
 LARGEST = 1e7
-"""Smaller numbers are written out."""
+"""Numbers from here on are scientific."""
 
 
 def decimals_of(values: Iterable[float], digits: int) -> int:
-    """How many decimals give a typical one of these values `digits` significant digits; at most `DECIMALS`."""
+    """The number of decimals with which the median value has `digits` significant digits; at most `DECIMALS`."""
     sizes = sorted(abs(value) for value in values if math.isfinite(value) and value)
     if not sizes:
         return 0
@@ -30,7 +30,7 @@ def aligned(texts: Sequence[str]) -> list[str]:
 
 
 def fixed_all(values: Sequence[float], decimals: int) -> list[str]:
-    """`fixed` of each; in one go where none of them is special."""
+    """`fixed` of each; faster where no value is special."""
     sizes = list(map(abs, values))
     if SMALLEST[decimals] <= min(sizes) and max(sizes) < LARGEST and not math.isnan(sum(sizes)):
         return list(map(f"%.{decimals}f".__mod__, values))
@@ -38,8 +38,8 @@ def fixed_all(values: Sequence[float], decimals: int) -> list[str]:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """Fixed point with so many decimals, or with more from 0.1 up where these are needed for two digits; scientific
-    where it would show fewer digits still, or more than seven before the point."""
+    """Fixed point with `decimals` decimals, from 0.1 up with more where two significant digits require it; scientific
+    where there are fewer digits, or more than seven before the point."""
     if SMALLEST[decimals] <= abs(value) < LARGEST:
         return f"{value:.{decimals}f}"
     if 0.1 <= abs(value) < 10:
@@ -50,14 +50,14 @@ def fixed(value: float, decimals: int) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """A difference: its sign, and at least one significant digit."""
+    """A difference with its sign and at least one significant digit."""
     if math.isfinite(value) and 0 < abs(value) < 0.5 * 10.0**-decimals:
         return f"{value:+.0e}"
     return " " if math.isnan(value) else f"{value:+.{decimals}f}"
 
 
 def cost(value: float) -> str:
-    """Two significant digits, as timings do not repeat better; the whole number where it has more."""
+    """Two significant digits, the reproducibility of timings; integers in full."""
     if math.isnan(value):
         return NO_VALUE
     if math.isinf(value) or value == int(value) or abs(value) >= 100:
@@ -72,15 +72,15 @@ def p_value(p: float) -> str:
     return "p<0.001" if p < 0.001 else f"p={p:.2f}" if p >= 0.1 else f"p={p:.2g}"
 
 
-@lru_cache(maxsize=10_000)  # the same solvers stand in comparison after comparison
+@lru_cache(maxsize=10_000)  # comparisons have the same solvers
 def one_line(text: Any) -> str:
-    """Text as one line: a reason may hold line breaks, and a label from a file even terminal codes."""
+    """Text as one line of printable characters: reasons may contain line breaks, labels from files terminal codes."""
     return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
 
 
 @lru_cache(maxsize=10_000)
 def folded(text: str, width: int) -> str:
-    """Lines of at most `width`, broken after commas where that is enough."""
+    """Lines of at most `width`, broken after commas where possible."""
     lines = [""]
     for piece in text.replace(",", ",\0").split("\0"):
         if lines[-1] and len(lines[-1] + piece) > width:
@@ -90,3 +90,8 @@ def folded(text: str, width: int) -> str:
             piece = piece[width:]
         lines[-1] += piece
     return "\n".join(line for line in lines if line)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,5 +1,5 @@
 """Statistics of leaderboards on plain arrays.
 
-Lives here: bootstrap, signed-rank tests, paired comparisons, average ranks, power.
-May be imported by the leaderboard alone.
+Lives here: means and bootstrap intervals, signed-rank tests, paired comparisons, average ranks, power.
+May be imported by the leaderboard and by the command line's live table.
 """

@@ -1,9 +1,9 @@
-"""How sure a mean over images is. Needs numpy alone."""
+"""Means over images and their bootstrap intervals. Needs numpy alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,30 +11,25 @@ from cryobench.errors import ParameterError
 
 Interval = tuple[float | None, float | None]
 
-# Numbers held at once, of resamples and of their sums: 8 MiB each as float32, whatever the size of the data.
 CHUNK = 2_000_000
-# The largest number below which float32 holds every integer.
+"""Numbers held at once, of resamples and of their sums: 8 MiB each as float32, whatever the size of the data."""
 EXACT = 2**24
+"""The largest number up to which float32 represents every integer."""
 
 
 def mean(values: Sequence[float | None]) -> float | None:
     """The mean over images, or None where it is not defined for every image.
 
-    An image without a number (None or NaN) is not dropped: solvers fail on the hard images, so a mean over the
-    others would flatter them. Infinite values (the PSNR of an exact image) are kept.
+    An image without a number (None or NaN) is not dropped: solvers fail on the hard images, and a mean over the
+    others would be biased in their favour. Infinite values (the PSNR of an exact image) are kept.
     """
     numbers = [math.nan if value is None else float(value) for value in values]
     if not numbers or any(map(math.isnan, numbers)):
         return None
-    if all(map(math.isfinite, numbers)):
-        return _finite_mean(numbers)
+    if all(map(math.isfinite, numbers)):  # clipped for rounding: three times 0.1 have the mean 0.1
+        return min(max(math.fsum(numbers) / len(numbers), min(numbers)), max(numbers))
     total = sum(number for number in numbers if math.isinf(number))
     return None if math.isnan(total) else total
-
-
-def _finite_mean(numbers: Sequence[float]) -> float:
-    """The mean, which rounding must not push out of the range: three times 0.1 have the mean 0.1."""
-    return min(max(math.fsum(numbers) / len(numbers), min(numbers)), max(numbers))
 
 
 def bootstrap_interval(
@@ -44,7 +39,7 @@ def bootstrap_interval(
 
     (None, None) for fewer than two images, and where an image's value is None, NaN or infinite: no image is dropped.
     The same values and seed give the same interval. For few images it is too narrow, as every percentile bootstrap
-    is: of nominal 95% intervals of normal data about 80% hold the mean for 4 images, 90% for 10 and 94% for 50.
+    is: the coverage of nominal 95% intervals of normal data is about 80% for 4 images, 90% for 10 and 94% for 50.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     Raises `ParameterError` for a level outside (0, 1) or fewer than one resample.
@@ -55,13 +50,17 @@ def bootstrap_interval(
 def bootstrap_intervals(
     series: Sequence[Sequence[float | None]], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> list[Interval]:
-    """`bootstrap_interval` of each series; those over equally many images share one drawing of resamples."""
+    """`bootstrap_interval` of each series; series of equal length share their resamples."""
     if not 0 < level < 1:
-        raise ParameterError(f"level must be between 0 and 1, and is {level}; 0.95 is usual")
+        raise ParameterError(f"level must be between 0 and 1, got {level}; 0.95 is usual")
     if resamples < 1:
-        raise ParameterError(f"resamples must be at least 1, and is {resamples}; 10000 is usual")
+        raise ParameterError(f"resamples must be at least 1, got {resamples}; 10000 is usual")
     intervals: list[Interval] = [(None, None)] * len(series)
-    for places in _by_length(series).values():
+    lengths: dict[int, list[int]] = {}
+    for place, values in enumerate(series):
+        if len(values) >= 2 and all(value is not None and math.isfinite(value) for value in values):
+            lengths.setdefault(len(values), []).append(place)
+    for places in lengths.values():
         data = np.array([series[place] for place in places], dtype=float)
         ends = interval_ends(data, level=level, resamples=resamples, seed=seed)
         for place, lo, hi in zip(places, *(end.tolist() for end in ends), strict=True):
@@ -74,71 +73,41 @@ def interval_ends(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends lo and hi [series] of the `bootstrap_interval` of data [series, images]; NaN where there is none.
 
-    All series share their resamples. Sums are taken of deviations from each series' mean, in units of n / 2^24 of its
-    largest one of n images: of integers, whose sums float32 holds exactly, so that they do not depend on the order of
-    a product's additions, and a series not on its company. What that rounds is up to ten thousand images far below what
-    the drawing of resamples leaves open.
+    All series share their resamples. Deviations from the mean of a series are rounded to integers, in units of n / 2^24
+    of the largest of n images. float32 sums integers exactly, so a result does not depend on the order of additions in
+    a product, nor on the other series. Up to ten thousand images this rounding is far below the variance of resampling.
     """
+    n_images = data.shape[1]
     ends = np.full((2, len(data)), math.nan)
-    if data.shape[1] > 1:
-        finite = np.isfinite(data).all(axis=1)
-        ends[:, finite] = _ends(data[finite], level, resamples, seed)
-    return ends[0], ends[1]
-
-
-def _ends(data: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
-    """`interval_ends` [2, series] of finite data of two images or more."""
+    finite = np.flatnonzero(np.isfinite(data).all(axis=1)) if n_images > 1 else np.arange(0)
+    if not len(finite):
+        return ends[0], ends[1]
+    data = data[finite]
     least, most = data.min(axis=1), data.max(axis=1)
-    centre = np.clip(data.mean(axis=1), least, most)  # rounding must not push it out: three times 0.1 have the mean 0.1
+    centre = np.clip(data.mean(axis=1), least, most)  # clipped for rounding: three times 0.1 have the mean 0.1
     offsets = data - centre[:, None]
     largest = np.abs(offsets).max(axis=1)
     largest[largest == 0] = 1
-    units = max(1, EXACT // data.shape[1])
+    units = max(1, EXACT // n_images)
     offsets = np.rint(offsets / largest[:, None] * units).astype(np.float32)
-    ends = np.empty((2, len(data)))
+    tails = (1 - level) / 2, (1 + level) / 2
     batch = max(1, CHUNK // resamples)
     for start in range(0, len(data), batch):
-        sums = _resampled_sums(offsets[start : start + batch], resamples, seed)
-        sums.sort(axis=1)
-        ends[:, start : start + batch] = [_quantile(sums, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
-    return np.clip(ends / units * (largest / data.shape[1]) + centre, least, most)
+        sums = _resampled_sums(offsets[start : start + batch], resamples, seed).astype(float)
+        ends[:, finite[start : start + batch]] = np.quantile(sums, tails, axis=1)
+    ends[:, finite] = np.clip(ends[:, finite] / units * (largest / n_images) + centre, least, most)
+    return ends[0], ends[1]
 
 
 def _resampled_sums(data: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums [series, resamples] of float32 data [series, images] over as many images drawn with replacement."""
+    n_images = data.shape[1]
     sums = np.empty((len(data), resamples), np.float32)
-    done = 0
-    for counts in _multiplicities(resamples, data.shape[1], seed):
-        np.matmul(data, counts.T, out=sums[:, done : done + len(counts)])
-        done += len(counts)
-    return sums
-
-
-def _quantile(ordered: np.ndarray, tail: float) -> np.ndarray:
-    """The quantile [series] of values [series, resamples] in ascending order, linear between them."""
-    place = tail * (ordered.shape[1] - 1)
-    below = math.floor(place)
-    above = min(below + 1, ordered.shape[1] - 1)
-    low, high = ordered[:, below].astype(float), ordered[:, above].astype(float)
-    return low + (place - below) * (high - low)
-
-
-def _by_length(series: Sequence[Sequence[float | None]]) -> dict[int, list[int]]:
-    """The places of the series that have an interval, by number of images."""
-    places: dict[int, list[int]] = {}
-    for place, values in enumerate(series):
-        if len(values) >= 2 and all(value is not None and math.isfinite(value) for value in values):
-            places.setdefault(len(values), []).append(place)
-    return places
-
-
-def _multiplicities(resamples: int, n_images: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn, with replacement, as chunks of float32 [resamples, n_images]."""
     rng = np.random.default_rng(seed)
     rows = max(1, CHUNK // n_images)
     for start in range(0, resamples, rows):
         n_rows = min(rows, resamples - start)
-        drawn = rng.integers(n_images, size=(n_rows, n_images))
-        drawn += n_images * np.arange(n_rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=n_rows * n_images)
-        yield counts.reshape(n_rows, n_images).astype(np.float32)
+        drawn = rng.integers(n_images, size=(n_rows, n_images)) + n_images * np.arange(n_rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_rows * n_images).reshape(n_rows, n_images)
+        np.matmul(data, counts.T.astype(np.float32), out=sums[:, start : start + n_rows])
+    return sums

@@ -8,25 +8,25 @@ from statistics import NormalDist
 import numpy as np
 
 LEVEL = 0.05
-"""The family-wise error allowed: the probability of one or more wrong differences in a comparison."""
+"""Family-wise error rate: the probability of one or more false differences in a comparison."""
 
 POWER = 0.8
-"""The probability with which a difference of the stated size is to be seen."""
+"""Probability of detecting a difference of the stated size."""
 
 MOST = 1e9
-"""Images beyond which nobody is told to go."""
+"""Larger numbers of images are not reported."""
 
 EFFICIENCY = 3 / math.pi
-"""Of the signed-rank test beside the t test, for normal differences (Hodges and Lehmann 1956)."""
+"""Of the signed-rank test relative to the t test, for normal differences (Hodges and Lehmann 1956)."""
 
 
 def least_p(n_images: int) -> float:
-    """The smallest two-sided p that a signed-rank test of n images can give: all differences have one sign."""
+    """The smallest two-sided p of a signed-rank test of n images: all differences have one sign."""
     return min(1.0, 2.0 ** (1 - n_images))
 
 
 def reachable(n_images: int, tests: int) -> bool:
-    """Whether any of so many tests can be significant after Holm's correction."""
+    """Whether any of `tests` tests can be significant after Holm's correction."""
     return least_p(n_images) * tests <= LEVEL
 
 
@@ -36,19 +36,18 @@ def images_to_test(tests: int) -> int:
 
 
 def images_needed(differences: np.ndarray, tests: int) -> np.ndarray:
-    """Images [pairs] to see a mean difference of the size observed in differences [pairs, images].
+    """Images [pairs] required to detect a mean difference of the size observed in differences [pairs, images].
 
-    NaN where there is none to see, where it is infinite, for a single image and beyond `MOST`. For power `POWER` and
-    the two-sided level `LEVEL` / tests, which the first of Holm's steps demands of the smallest p of that many tests.
-    With d the mean difference over its standard deviation,
+    NaN for a difference that is 0 or infinite, for a single image, and beyond `MOST`. Power `POWER`, two-sided level
+    `LEVEL` / tests: the first step of Holm's correction. With d the mean difference over its standard deviation,
 
         n = ((z_a + z_b)^2 / d^2 + z_a^2 / 2) / EFFICIENCY,
 
     that is Guenther's approximation for the t test (The American Statistician 35 (1981) 243) over the asymptotic
     relative efficiency of the signed-rank test for normal differences (heavier tails need fewer), and at least
-    `images_to_test`. Simulated powers are 0.79 to 0.82; but at the fewest images that can be tested every difference
-    must have one sign, and the power may be less: 0.66 for d = 1.5 and 6 images. The observed size is itself uncertain,
-    and so is this number.
+    `images_to_test`. Simulated powers are 0.79 to 0.82. With the fewest images that can be tested all differences must
+    have one sign, and the power may be less: 0.66 for d = 1.5 and 6 images. The observed size is uncertain, and so is
+    this number.
     """
     level, power = (-NormalDist().inv_cdf(tail) for tail in (LEVEL / max(tests, 1) / 2, 1 - POWER))
     if differences.shape[1] < 2:

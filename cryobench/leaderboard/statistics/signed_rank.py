@@ -1,11 +1,10 @@
-"""The Wilcoxon signed-rank test of many pairs at once, exact for few images; Holm's correction. Needs numpy alone.
+"""The Wilcoxon signed-rank test of many pairs at once, exact for few images; Holm's correction.
 
 The null distribution is that of random signs: under no difference each image's difference is as likely as its negative.
-Conditional on the sizes of the differences, which are then constants, the test is exact whatever their distribution is,
-ties and zeros included.
+Conditional on the sizes of the differences the test is exact for any distribution, ties and zeros included.
 
-Wilcoxon, Biometrics Bulletin 1 (1945) 80. Zeros as in Pratt, JASA 54 (1959) 655: they take part in the ranking and
-carry no sign. (Where they are dropped before, a difference can become less significant as every image moves its way.)
+Wilcoxon, Biometrics Bulletin 1 (1945) 80. Zeros as in Pratt, JASA 54 (1959) 655: they are ranked and carry no sign.
+(If they are dropped before ranking, a difference can become less significant as every image moves in its direction.)
 """
 
 from __future__ import annotations
@@ -14,17 +13,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from cryobench.leaderboard.statistics.distributions import normal_tail
-
 EXACT_UP_TO = 50
 """Images up to which the null distribution is exact; above, normal with the variance of the midranks (ties, zeros)."""
 
 
 def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two-sided p and direction [pairs] of the signed-rank test of differences [pairs, images] against none.
+    """Two-sided p and direction [pairs] of the signed-rank test of differences [pairs, images] against zero.
 
-    direction: 1 where the positive differences outweigh, -1 where the negative do, 0 where neither does. Infinite
-    differences have the highest ranks. A row without any difference has p = 1. No difference may be NaN.
+    direction: sign of W+ - W-. Infinite differences have the highest ranks. p = 1 where all differences are 0. No
+    difference may be NaN.
     """
     ranks = midranks(np.abs(differences))
     signed = np.sign(differences) * ranks
@@ -66,8 +63,9 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _normal(balance: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Two-sided p of W+ - W- under the normal approximation, with the continuity correction."""
-    z = np.maximum(np.abs(balance) - 1, 0) / np.sqrt(np.maximum(variance, 1))
-    return 2 * normal_tail(z)
+    from scipy.special import ndtr
+
+    return 2 * ndtr(-np.maximum(np.abs(balance) - 1, 0) / np.sqrt(np.maximum(variance, 1)))
 
 
 def _exact(balance: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -1,14 +1,12 @@
-// The leaderboard's data. A row is a number; columns hold a value for each row, null where there is none.
+// The data of the page. A row is a number; a column has a value for each row, null where there is none.
 const page = JSON.parse(document.getElementById("data").textContent);
 const SOLVER = 0, FLOOR = 1, CEILING = 2;
 
-// JSON has no infinity: it comes as text
-const decoded = (values) => values.map((value) => (typeof value === "string" ? Number(value) : value));
-for (const name of Object.keys(page.numbers)) page.numbers[name] = decoded(page.numbers[name]);
+// JSON has no infinity, which is text there.
+const decoded = (values) => values && values.map((value) => (typeof value === "string" ? Number(value) : value));
+for (const name in page.numbers) page.numbers[name] = decoded(page.numbers[name]);
+for (const name in page.boxes) page.boxes[name] = page.boxes[name].map(decoded);
 page.comparisons.compression = decoded(page.comparisons.compression);
-for (const name of Object.keys(page.boxes)) {
-  page.boxes[name] = page.boxes[name].map((values) => values && decoded(values));
-}
 
 const comparisonOf = page.comparisons.row;
 const rowsOf = page.comparisons.operator.map(() => []);
@@ -18,35 +16,22 @@ const COST_LABELS = {
   seconds_per_image: "seconds per image", nfe: "NFE", operator_calls: "operator calls", peak_memory_mib: "peak MiB",
 };
 
-function text(name, row) {
-  const column = page.texts[name];
-  const code = column ? column.codes[row] : -1;
-  return code < 0 ? "" : column.distinct[code];
-}
-
-function number(name, row) {
-  const column = page.numbers[name];
-  return column ? column[row] : null;
-}
-
+const text = (name, row) => page.texts[name]?.distinct[page.texts[name].codes[row]] ?? "";
+const number = (name, row) => page.numbers[name]?.[row] ?? null;
 const solverOf = (row) => text("solver", row);
 const ran = (row) => text("status", row) === "ok";
 const isReference = (row) => page.role[row] !== SOLVER;
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const unique = (values) => [...new Set(values)];
 
-// The value of the ranking metric: what a reader takes for quality.
+// The value of the ranking metric.
 const quality = (row) => number(page.by, row);
-const direction = (name) => (metrics.has(name) ? metrics.get(name).direction : "lower");
+const direction = (name) => metrics.get(name)?.direction ?? "lower";
 
-// An element with attributes, listeners (on...) and children. Text stays text: nothing here reads markup.
-function element(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-function drawn(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
+// An element with attributes, listeners (on...) and children. Strings are text, never markup.
+const element = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
+const drawn = (tag, attributes = {}, ...children) =>
+  filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -58,4 +43,4 @@ function filled(node, attributes, children) {
   return node;
 }
 
-const note = (...said) => element("p", { class: "note" }, said);
+const note = (...texts) => element("p", { class: "note" }, texts);

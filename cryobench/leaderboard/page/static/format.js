@@ -1,8 +1,8 @@
-// Numbers and names as text.
+// Formatting of numbers and names.
 const ARROWS = { higher: "↑", lower: "↓", none: "" };
 const NO_VALUE = "–";
 
-// How many decimals give a typical one of these values so many significant digits; at most six.
+// The number of decimals with which the median value has so many significant digits; at most six.
 function decimals(values, digits) {
   const sizes = values.filter((value) => isNumber(value) && value !== 0).map(Math.abs).sort((a, b) => a - b);
   if (!sizes.length) return 0;
@@ -10,7 +10,7 @@ function decimals(values, digits) {
   return Math.min(Math.max(digits - 1 - Math.floor(Math.log10(typical)), 0), 6);
 }
 
-// Fixed point; scientific where that would show fewer than two digits, or more than seven before the point.
+// Fixed point; scientific with fewer than two significant digits, or more than seven digits before the point.
 function fixed(value, places) {
   if (value === null || Number.isNaN(value)) return NO_VALUE;
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
@@ -20,13 +20,13 @@ function fixed(value, places) {
   return shown.replace("-", "−").replace("e−", "e-").replace("e+", "e");
 }
 
-// Two significant digits, as timings do not repeat better; the whole number where it has more.
+// Two significant digits, the reproducibility of timings; integers in full.
 function cost(value) {
-  if (isNumber(value) && (Number.isInteger(value) || Math.abs(value) >= 100)) return fixed(Math.round(value), 0);
+  if (isNumber(value) && (Number.isInteger(value) || Math.abs(value) >= 100)) return String(Math.round(value));
   return fixed(value, decimals([value], 2));
 }
 
-// A tick or a length: as few digits as tell it.
+// At most four digits, without trailing zeros.
 const plain = (value) => String(Number(value.toPrecision(4))).replace("-", "−");
 
 // The largest of 1, 2, 5, 10, 20 ... that is at most this length.
@@ -35,20 +35,19 @@ function roundLength(length) {
   return Math.max(...[1, 2, 5].map((step) => step * decade).filter((step) => step <= length * (1 + 1e-9)));
 }
 
-const withUnit = (name) => {
-  const metric = metrics.get(name);
-  if (!metric) return COST_LABELS[name] || name;
-  return metric.unit ? `${name} (${metric.unit})` : name;
-};
-const headed = (name) => [withUnit(name), ARROWS[direction(name)]].filter(Boolean).join(" ");
+function withUnit(name) {
+  const unit = metrics.get(name)?.unit;
+  return unit ? `${name} (${unit})` : COST_LABELS[name] || name;
+}
+const headed = (name) => `${withUnit(name)} ${ARROWS[direction(name)]}`.trim();
 
-const shortened = (label, length) =>
-  label.length <= length
-    ? label
-    : `${label.slice(0, Math.ceil(length / 2) - 1)}…${label.slice(-Math.floor(length / 2))}`;
+function shortened(label, length) {
+  const half = length / 2;
+  return label.length <= length ? label : `${label.slice(0, Math.ceil(half) - 1)}…${label.slice(-Math.floor(half))}`;
+}
 const count = (number, thing) => `${number} ${thing}${number === 1 ? "" : "s"}`;
 
-// "noise none · demo · 4 images · seed 0 · C = 4.00": what the rows of a comparison share beside their operator.
+// "noise none · demo · 4 images · seed 0 · C = 4.00": the problem of a comparison without its operator.
 function described(comparison) {
   const compression = page.comparisons.compression[comparison];
   return page.comparisons.context[comparison] + (compression === null ? "" : ` · C = ${fixed(compression, 2)}`);

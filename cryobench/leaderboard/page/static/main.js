@@ -1,4 +1,4 @@
-// Filters, tabs and what a tab shows.
+// Filters, tabs and their contents.
 const SECTIONS_AT_ONCE = 8;
 const METRICS_AT_FIRST = 5;
 const FILTERS = ["noise", "data", "within", "seed"];
@@ -7,12 +7,12 @@ const [tools, tabs, panel] = ["tools", "tabs", "panel"].map((id) => document.get
 const operators = unique(page.comparisons.operator);
 const status = element("p", { role: "status", class: "status" });
 
-// The ranking metric, the same against the other image, what says something else than it, and then the others.
-const TELLING = ["ssim", "frc", "lpips", "null_error"];
+// The ranking metric, the same against the other image, metrics of other aspects, all others.
+const ASPECTS = ["ssim", "frc", "lpips", "null_error"];
 const base = (name) => name.replace(/_clean$/, "");
 function interest(name) {
   if (base(name) === base(page.by)) return name === page.by ? 0 : 1;
-  if (TELLING.includes(name)) return 2 + TELLING.indexOf(name);
+  if (ASPECTS.includes(name)) return 2 + ASPECTS.indexOf(name);
   return name.endsWith("_clean") ? 21 : 20;
 }
 const inOrderOfInterest = page.metrics.map((metric) => metric.name).sort((a, b) => interest(a) - interest(b));
@@ -21,10 +21,10 @@ const chosenMetrics = () => inOrderOfInterest.filter((name) => view.metrics.has(
 
 const comparisonFits = (comparison) =>
   FILTERS.every((name) => view[name] === undefined || page.comparisons[name][comparison] === view[name]);
-// Words must all occur in a row; floor and ceiling are shown whatever is asked for.
+// All words must occur in a row; floor and ceiling are always shown.
 function rowFits(row) {
-  const said = `${solverOf(row)} ${text("status", row)} ${text("reason", row)}`.toLowerCase();
-  return isReference(row) || view.text.toLowerCase().split(/\s+/).every((word) => said.includes(word));
+  const contents = `${solverOf(row)} ${text("status", row)} ${text("reason", row)}`.toLowerCase();
+  return isReference(row) || view.text.toLowerCase().split(/\s+/).every((word) => contents.includes(word));
 }
 const shownRows = (comparison) => (comparisonFits(comparison) ? rowsOf[comparison].filter(rowFits) : []);
 
@@ -34,14 +34,11 @@ function build() {
     `cryobench ${page.version}`, page.newest && `newest run ${page.newest}`,
   ].filter(Boolean).join(" · ");
   if (page.left_out) {
-    const rows = count(page.left_out, "row");
-    document.querySelector("footer").append(
-      element("p", {}, `Left out for the size of the page: ring correlations and images of ${rows}.`));
+    document.querySelector("footer").append(element("p", {},
+      `Left out for the size of the page: ring correlations and images of ${count(page.left_out, "row")}.`));
   }
-  tools.append(...filterFields(), columnChoice(), status);
-  tools.addEventListener("submit", (event) => event.preventDefault());
-  tabs.append(...["Overview", ...operators].map(tab));
-  tabs.addEventListener("keydown", onTabKey);
+  filled(tools, { onsubmit: (event) => event.preventDefault() }, [...filterFields(), columnChoice(), status]);
+  filled(tabs, { onkeydown: onTabKey }, ["Overview", ...operators].map(tab));
   choose(operators.length === 1 ? 1 : 0);
 }
 
@@ -51,14 +48,13 @@ function filterFields() {
     type: "search", id: "filter", placeholder: "dct tv …", autocomplete: "off", spellcheck: "false",
     oninput: (event) => { view.text = event.target.value; clearTimeout(waiting); waiting = setTimeout(show, 80); },
   });
-  const selects = FILTERS.map((name) => {
+  return [element("label", {}, "Filter solvers ", search), ...FILTERS.map((name) => {
     const values = unique(page.comparisons[name]);
-    if (values.length < 2) return null;
     const onchange = (event) => { view[name] = values[event.target.selectedIndex - 1]; show(); };
-    return element("label", {}, element("select", { id: `filter-${name}`, "aria-label": name, onchange },
-      element("option", {}, `${name}: all`), values.map((value) => element("option", { value }, value || "image"))));
-  });
-  return [element("label", {}, "Filter solvers ", search), ...selects.filter(Boolean)];
+    return values.length > 1 && element("label", {},
+      element("select", { id: `filter-${name}`, "aria-label": name, onchange }, element("option", {}, `${name}: all`),
+        values.map((value) => element("option", { value }, value || "image"))));
+  })];
 }
 
 function columnChoice() {
@@ -101,18 +97,17 @@ function onTabKey(event) {
 function show() {
   const rows = rowsOf.flatMap((_, comparison) => shownRows(comparison));
   status.textContent = rows.length === page.role.length ? "" : `${rows.length} of ${count(page.role.length, "row")}`;
-  if (view.tab === 0) panel.replaceChildren(...overview(rows));
-  else panel.replaceChildren(...sections(operators[view.tab - 1]));
+  panel.replaceChildren(...(view.tab ? sections(operators[view.tab - 1]) : overview(rows)));
 }
 
 function overview(rows) {
   const shown = page.curves.filter((curve) => curve.stands.some(([comparison]) => comparisonFits(comparison)));
   const plots = shown.slice(0, SECTIONS_AT_ONCE).map((curve) => curvePlot(curve, rows)).filter(Boolean);
   return [
-    element("section", {}, element("h2", {}, "The best of each comparison"), leaders()),
+    element("section", {}, element("h2", {}, "Best row of each comparison"), leaders()),
     element("section", {}, element("h2", {}, "Quality against compression"),
       plots.length ? element("div", { class: "plots curves" }, plots)
-        : note("No curve: that takes operators that differ in one parameter alone, ",
+        : note("No curve: that requires operators that differ in one parameter alone, ",
             "such as sumpool:8,count=8 and sumpool:8,count=16."),
       shown.length > SECTIONS_AT_ONCE
         && note(`The first ${SECTIONS_AT_ONCE} of ${shown.length} curves; filter to see others.`)),
@@ -120,17 +115,14 @@ function overview(rows) {
   ];
 }
 
-// A row for each comparison: who leads it, and by how much over the floor.
+// A row for each comparison: its leader, and the difference to the floor.
 function leaders() {
   const leads = (row) => ran(row) && page.role[row] !== CEILING && number("rank", row) !== null;
-  const best = rowsOf.map((_, comparison) => shownRows(comparison).find(leads));
-  const rows = best.filter((row) => row !== undefined);
+  const rows = rowsOf.map((_, comparison) => shownRows(comparison).find(leads)).filter((row) => row !== undefined);
   if (!rows.length) return note("No row fits the filters.");
-  const floorOf = (row) => rowsOf[comparisonOf[row]].find((other) => page.role[other] === FLOOR && ran(other));
   const gain = (row) => {
-    const floor = floorOf(row);
-    const known = floor !== undefined && quality(floor) !== null && quality(row) !== null;
-    return known ? quality(row) - quality(floor) : null;
+    const floor = rowsOf[comparisonOf[row]].find((other) => page.role[other] === FLOOR && ran(other));
+    return floor === undefined || quality(floor) === null || quality(row) === null ? null : quality(row) - quality(floor);
   };
   const of = (name) => (row) => page.comparisons[name][comparisonOf[row]];
   const places = decimals(rows.map(quality), 4);
@@ -145,60 +137,58 @@ function leaders() {
     words("data"),
     column("compression", "C", of("compression"), "lower", (row) => fixed(of("compression")(row), 2)),
     { name: "solver", head: "best", heading: true, sort: solverOf, better: "lower", cell: solverCell },
-    column("by", headed(page.by), quality, direction(page.by),
-      (row) => [fixed(quality(row), places), interval(row, page.by, places)]),
+    numberColumn(rows, page.by, headed(page.by), 4, true),
     column("gain", "over the floor", gain, direction(page.by),
       (row) => (page.role[row] === FLOOR ? NO_VALUE : fixed(gain(row), places))),
   ], "The best row of each comparison", "leaders");
 }
 
-// Average ranks over comparisons, and what they are worth.
-function summary({ heading, heads, rows, remarks }) {
+const remarkList = (remarks) =>
+  remarks.length ? element("ul", { class: "remarks" }, remarks.map((remark) => element("li", {}, remark))) : null;
+
+// Average ranks over comparisons.
+function summary({ title, heads, rows, remarks }) {
   const place = heads.indexOf("solver");
   const cell = (content, k) => (k === place
     ? element("th", { scope: "row", class: "name" }, element("code", {}, content))
     : element("td", {}, content));
   const head = (content, k) => element("th", { scope: "col", class: k === place ? "name plain" : "plain" }, content);
-  return element("section", {},
-    element("h2", {}, heading ? `All comparisons of ${heading}` : "All comparisons together"),
-    element("div", { class: "scroll narrow", tabindex: 0, role: "region", "aria-label": "Average ranks" },
-      element("table", {},
-        element("thead", {}, element("tr", {}, heads.map(head))),
-        element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))))),
-    element("ul", { class: "remarks" }, remarks.map((remark) => element("li", {}, remark))));
+  return element("section", { class: "narrow" }, element("h2", {}, title.replace("all", "All")),
+    scrolled("Average ranks", element("table", {},
+      element("thead", {}, element("tr", {}, heads.map(head))),
+      element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))))),
+    remarkList(remarks));
 }
 
-// The comparisons on an operator, a few at once.
+// The comparisons of an operator, a few at once.
 function sections(operator) {
   const ofIt = (comparison) => page.comparisons.operator[comparison] === operator && shownRows(comparison).length;
-  const chosen = rowsOf.map((_, comparison) => comparison).filter(ofIt);
+  const chosen = [...rowsOf.keys()].filter(ofIt);
   if (!chosen.length) return [note("No row fits the filters.")];
   const made = chosen.slice(0, SECTIONS_AT_ONCE).map(section);
   if (chosen.length === made.length) return made;
-  const more = element("button", {
-    type: "button", class: "more",
-    onclick: () => {
-      const done = panel.querySelectorAll("section").length;
-      more.before(...chosen.slice(done, done + SECTIONS_AT_ONCE).map(section));
-      more.hidden = done + SECTIONS_AT_ONCE >= chosen.length;
-    },
-  }, `More of ${chosen.length} comparisons`);
+  const onclick = () => {
+    const done = panel.querySelectorAll("section").length;
+    more.before(...chosen.slice(done, done + SECTIONS_AT_ONCE).map(section));
+    more.hidden = done + SECTIONS_AT_ONCE >= chosen.length;
+  };
+  const more = element("button", { type: "button", class: "more", onclick }, `More of ${chosen.length} comparisons`);
   return [...made, more];
 }
 
 function section(comparison) {
-  const rows = shownRows(comparison), done = rows.filter(ran);
-  const title = described(comparison);
-  const remarks = page.comparisons.remarks[comparison].map((remark) => element("li", {}, remark));
+  const rows = shownRows(comparison), done = rows.filter(ran), title = described(comparison);
   return element("section", {}, element("h2", {}, title),
     table(rows, leaderboardColumns(rows), `${page.comparisons.operator[comparison]}, ${title}`),
-    remarks.length ? element("ul", { class: "remarks" }, remarks) : null,
+    remarkList(page.comparisons.remarks[comparison]),
     done.length
-      ? element("div", { class: "plots" }, chosenBoxes(done), frcPlot(comparison, done), chosenCost(done), viewer(done))
+      ? element("div", { class: "plots" },
+          chosenPlot("Metric", inOrderOfInterest, page.by, (name) => boxPlot(done, name)), frcPlot(comparison, done),
+          chosenPlot("Cost", page.costs, view.cost, (name) => costPlot(done, name)), viewer(done))
       : null);
 }
 
-// A plot with a choice above it, drawn again as it is made.
+// A plot with a select element above it.
 function chosenPlot(label, names, chosen, draw) {
   const place = element("div", {}, draw(chosen));
   const onchange = (event) => place.replaceChildren(draw(event.target.value));
@@ -206,8 +196,5 @@ function chosenPlot(label, names, chosen, draw) {
     names.map((name) => element("option", { value: name, selected: name === chosen }, withUnit(name))));
   return element("div", { class: "chosen" }, element("span", { class: "choice" }, select), place);
 }
-
-const chosenBoxes = (rows) => chosenPlot("Metric", inOrderOfInterest, page.by, (name) => boxPlot(rows, name));
-const chosenCost = (rows) => chosenPlot("Cost", page.costs, view.cost, (name) => costPlot(rows, name));
 
 build();

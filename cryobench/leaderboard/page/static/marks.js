@@ -1,4 +1,4 @@
-// How a solver looks wherever it is drawn: a colour, a dash and a marker, so that none is told by colour alone.
+// The colour, dash and marker of each solver. No two solvers differ by colour alone.
 const COLOURS = 6;
 const DASHES = ["", "7 3", "2 2", "9 3 2 3", "4 2", "12 3 2 3 2 3"];
 const MARKERS = [
@@ -6,21 +6,18 @@ const MARKERS = [
   "M0 4.8L4.6 -3.4H-4.6z", "M-1.5 -4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
   "M0 -5L1.5 -1.5L5 -1.5L2.3 .9L3.2 4.6L0 2.4L-3.2 4.6L-2.3 .9L-5 -1.5L-1.5 -1.5z",
 ];
-const FLOOR_MARK = { colour: "floor", dash: "3 3", marker: "M-4 -4L4 4M-4 4L4 -4" };
-const CEILING_MARK = { colour: "ceiling", dash: "10 2 2 2", marker: "M-5 0H5M0 -5V5" };
+const REFERENCE_MARKS = {
+  [FLOOR]: { colour: "floor", dash: "3 3", marker: "M-4 -4L4 4M-4 4L4 -4" },
+  [CEILING]: { colour: "ceiling", dash: "10 2 2 2", marker: "M-5 0H5M0 -5V5" },
+};
 
-const places = new Map();
-page.role.forEach((role, row) => {
-  if (role === SOLVER && !places.has(solverOf(row))) places.set(solverOf(row), places.size);
-});
+const solvers = unique(page.role.flatMap((role, row) => (role === SOLVER ? [solverOf(row)] : [])));
+const placeOf = new Map(solvers.map((solver, place) => [solver, place]));
 
 function markOf(row) {
-  if (page.role[row] === FLOOR) return FLOOR_MARK;
-  if (page.role[row] === CEILING) return CEILING_MARK;
-  const place = places.get(solverOf(row));
-  return {
-    colour: `c${place % COLOURS}`, dash: DASHES[place % DASHES.length], marker: MARKERS[place % MARKERS.length],
-  };
+  const k = placeOf.get(solverOf(row));
+  return REFERENCE_MARKS[page.role[row]]
+    ?? { colour: `c${k % COLOURS}`, dash: DASHES[k % DASHES.length], marker: MARKERS[k % MARKERS.length] };
 }
 
 const nameOf = (row) => solverOf(row) + (page.role[row] === FLOOR ? " (floor)" : "");
@@ -30,15 +27,14 @@ function marker(row, x, y) {
   return drawn("path", { d: mark.marker, transform: `translate(${x} ${y})`, class: `marker ${mark.colour}` });
 }
 
-// A short line with the marker on it, for legends and tables.
-function swatch(row) {
+function line(row, d) {
   const mark = markOf(row);
-  return drawn("svg", { class: "swatch", width: 30, height: 12, "aria-hidden": "true" },
-    drawn("path", { d: "M1 6H29", class: `line ${mark.colour}`, "stroke-dasharray": mark.dash || null }),
-    marker(row, 15, 6));
+  return drawn("path", { d, class: `line ${mark.colour}`, "stroke-dasharray": mark.dash || null });
 }
 
-function legend(rows) {
-  return element("ul", { class: "legend" },
-    rows.map((row) => element("li", { title: nameOf(row) }, swatch(row), shortened(nameOf(row), 40))));
-}
+// A short line with the marker, for legends and tables.
+const swatch = (row) => drawn("svg", { class: "swatch", width: 30, height: 12, "aria-hidden": "true" },
+  line(row, "M1 6H29"), marker(row, 15, 6));
+
+const legend = (rows) => element("ul", { class: "legend" },
+  rows.map((row) => element("li", { title: nameOf(row) }, swatch(row), shortened(nameOf(row), 40))));

@@ -1,7 +1,7 @@
-// Reconstructions beside the truth, all zoomed and moved as one.
+// Reconstructions beside the truth, zoomed and moved together.
 const MOST_PICTURES = 24;
 const MOST_ZOOM = 16;
-// violet below the truth, orange above it: ends and middle of Matplotlib's PuOr, darker in the middle where the page is
+// Violet below the truth, orange above it: ends and middle of Matplotlib's PuOr.
 const BELOW = [84, 39, 136], SAME = [247, 247, 247], ABOVE = [179, 88, 6];
 
 const decodedPictures = new Map();
@@ -21,7 +21,7 @@ function pixels(image) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-// An error of a quarter of the range has full colour: errors are small against the range of an image.
+// Full colour at a quarter of the range: errors are small compared with the range of an image.
 function difference(reconstruction, truth) {
   const made = pixels(reconstruction), other = pixels(truth);
   for (let k = 0; k < made.data.length; k += 4) {
@@ -32,14 +32,13 @@ function difference(reconstruction, truth) {
   return made;
 }
 
-// The viewer of a comparison's rows that brought images; null where none did.
+// The viewer of the rows that have images; null where none has.
 function viewer(rows) {
   const pictured = rows.filter((row) => page.views[row]);
   if (!pictured.length) return null;
-  const shown = pictured.filter((row, place) => place < MOST_PICTURES || isReference(row));
+  const shown = fitting(pictured, MOST_PICTURES);
   const first = page.views[shown[0]];
   const state = { image: 0, differences: false, zoom: 1, x: 0.5, y: 0.5 };
-  const size = first.pixel_size;
   const frames = [frame("truth", null), ...shown.map((row) => frame(nameOf(row), row))];
   const zoomed = element("span", { class: "zoomed" }, "1×");
   const stage = element("div", {
@@ -49,7 +48,6 @@ function viewer(rows) {
   const choice = element("select", { onchange: (event) => { state.image = Number(event.target.value); show(); } },
     first.images.map((image, place) => element("option", { value: place }, `image ${image}`)));
   const toggle = (event) => { state.differences = event.target.checked; show(); };
-  const differences = element("input", { type: "checkbox", onchange: toggle });
   const button = (label, name, act) => element("button", { type: "button", "aria-label": name, onclick: act }, label);
 
   function frame(label, row) {
@@ -66,11 +64,9 @@ function viewer(rows) {
     const chosen = state.image, id = first.images[chosen];
     const truth = await picture(first.truth[chosen]);
     for (const { row, canvas, value, label } of frames) {
-      // a row has its images in its own order
-      const views = row === null ? first : page.views[row];
-      const place = views.images.indexOf(id);
-      const image = row === null ? truth : place < 0 ? null : await picture(views.reconstruction[place]);
-      if (chosen !== state.image) return; // another was chosen meanwhile
+      const place = row === null ? chosen : page.views[row].images.indexOf(id); // rows may differ in order
+      const image = row === null ? truth : place < 0 ? null : await picture(page.views[row].reconstruction[place]);
+      if (chosen !== state.image) return; // another image was chosen in the meantime
       canvas.width = truth.naturalWidth;
       canvas.height = truth.naturalHeight;
       const signed = state.differences && row !== null;
@@ -78,8 +74,7 @@ function viewer(rows) {
       if (image && signed) context.putImageData(difference(image, truth), 0, 0);
       else if (image) context.drawImage(image, 0, 0);
       canvas.setAttribute("aria-label", `${label}${signed ? " minus truth" : ""}, image ${id}`);
-      const measured = row === null ? null : page.boxes[page.by]?.[row];
-      const known = measured && hasDots(row) ? measured[place] : null;
+      const known = row === null || !hasDots(row) ? null : page.boxes[page.by]?.[row]?.[place];
       const unit = metrics.get(page.by)?.unit ?? "";
       value.textContent = isNumber(known) ? ` ${fixed(known, decimals([known], 4))} ${unit}` : "";
     }
@@ -87,26 +82,21 @@ function viewer(rows) {
   }
 
   function position() {
-    const half = 0.5 / state.zoom;
-    state.x = Math.min(1 - half, Math.max(half, state.x));
-    state.y = Math.min(1 - half, Math.max(half, state.y));
+    const half = 0.5 / state.zoom, size = first.pixel_size[state.image];
+    for (const axis of ["x", "y"]) state[axis] = Math.min(1 - half, Math.max(half, state[axis]));
     for (const { canvas, bar } of frames) {
       canvas.style.transform = `scale(${state.zoom}) translate(${(0.5 - state.x) * 100}%, ${(0.5 - state.y) * 100}%)`;
-      scaleBar(bar, canvas.width / state.zoom);
+      const across = (canvas.width / state.zoom) * size; // Å
+      bar.hidden = !across;
+      if (bar.hidden) continue;
+      const length = roundLength(across / 4);
+      bar.style.width = `${(100 * length) / across}%`;
+      bar.textContent = length < 100 ? `${plain(length)} Å` : `${plain(length / 10)} nm`;
     }
     zoomed.textContent = `${plain(Number(state.zoom.toPrecision(2)))}×`;
   }
 
-  function scaleBar(bar, across) {
-    const angstrom = size[state.image];
-    bar.hidden = !angstrom || !across;
-    if (bar.hidden) return;
-    const length = roundLength((across * angstrom) / 4);
-    bar.style.width = `${(100 * length) / (across * angstrom)}%`;
-    bar.textContent = length < 100 ? `${plain(length)} Å` : `${plain(length / 10)} nm`;
-  }
-
-  // Zoom so that what lies at (px, py) of a window, from 0 to 1, stays there.
+  // Zoom with (px, py) of a window, from 0 to 1, fixed.
   function zoom(factor, px = 0.5, py = 0.5) {
     const next = Math.min(MOST_ZOOM, Math.max(1, state.zoom * factor));
     state.x += (px - 0.5) * (1 / state.zoom - 1 / next);
@@ -127,7 +117,7 @@ function viewer(rows) {
     return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
   };
 
-  // The wheel scrolls the page unless the images were clicked on or tabbed to, or Ctrl is held.
+  // The wheel scrolls the page unless the images have the focus or Ctrl is held.
   function onWheel(event) {
     if (!event.ctrlKey && !stage.contains(document.activeElement)) return;
     event.preventDefault();
@@ -159,13 +149,12 @@ function viewer(rows) {
     element("figcaption", {}, "Reconstructions"),
     element("div", { class: "tools" },
       element("label", {}, "Show ", choice),
-      element("label", {}, differences, " difference to the truth"),
+      element("label", {}, element("input", { type: "checkbox", onchange: toggle }), " difference to the truth"),
       element("span", { class: "zoom", role: "group", "aria-label": "Zoom" },
         button("−", "Zoom out", () => zoom(1 / 1.5)), zoomed, button("+", "Zoom in", () => zoom(1.5)),
         button("whole", "Show the whole image", whole))),
     stage,
     note("Intensities from −1 to 1. Click or tab to the images: wheel, + and − zoom, drag or arrow keys move, ",
-      "0 shows all. ",
-      "Differences: violet below the truth, orange above it, full colour at a quarter of the range. ",
+      "0 shows all. Differences: violet below the truth, orange above it, full colour at a quarter of the range. ",
       shown.length < pictured.length && `The first ${shown.length} of ${pictured.length} rows.`));
 }

@@ -1,71 +1,54 @@
-// Tables that sort by a click on a header, or Enter on it. Rows that are not in view are not made.
+// Tables, sorted by a click on a header. Rows are created in batches.
 const ROWS_AT_ONCE = 200;
 const OVERLAPS = {
-  images: ["‡", "its prior may have been trained on these very images"],
+  images: ["‡", "its prior may have been trained on these images"],
   structure: ["†", "its prior was trained on other images of the same structure"],
 };
 
-// A column: its header, what a row is sorted by, which way is better, and how a cell is filled. The one that names the
-// row is its heading; columns of words stand to the left.
+// Columns are { name, head, sort, better, cell }: the header, the sort key of a row, the better direction, the contents
+// of a cell. heading: the column that names the row. words: aligned left.
 function leaderboardColumns(rows) {
   const shown = rows.filter(ran);
-  const columns = [
+  const names = chosenMetrics().sort((a, b) => (b === page.by) - (a === page.by));
+  return [
     { name: "rank", head: "#", sort: (row) => number("rank", row), better: "lower", cell: rankCell },
     {
       name: "solver", head: "solver", heading: true, better: "lower",
       sort: (row) => solverOf(row).toLowerCase(), cell: solverCell,
     },
+    ...names.flatMap((name) => {
+      const digits = name === page.by ? 4 : 3;
+      const column = numberColumn(shown, name, headed(name), digits, name === page.by || view.intervals);
+      return name === page.by && page.numbers.diff_leader ? [column, ...differenceColumns(shown)] : [column];
+    }),
+    ...page.costs.map((name) => (
+      { ...numberColumn(shown, name, COST_LABELS[name], 2, false), cell: (row) => costCell(row, name) })),
   ];
-  const names = chosenMetrics().sort((a, b) => (b === page.by) - (a === page.by));
-  for (const name of names) {
-    columns.push(metricColumn(shown, name));
-    if (name === page.by && page.numbers.diff_leader) columns.push(...standingColumns(shown));
-  }
-  for (const name of page.costs) {
-    const sort = (row) => number(name, row);
-    columns.push({ name, head: COST_LABELS[name], sort, better: "lower", cell: (row) => costCell(row, name) });
-  }
-  return columns;
 }
 
-function metricColumn(rows, name) {
-  const places = decimals(rows.map((row) => number(name, row)), name === page.by ? 4 : 3);
-  const intervals = name === page.by || view.intervals;
-  return {
-    name, head: headed(name), sort: (row) => number(name, row), better: direction(name),
-    cell: (row) => {
-      const value = fixed(number(name, row), places);
-      return intervals ? [value, interval(row, name, places)] : value;
-    },
-  };
+function numberColumn(rows, name, head, digits, intervals, better = direction(name)) {
+  const places = decimals(rows.map((row) => number(name, row)), digits);
+  const cell = (row) => [fixed(number(name, row), places), intervals && interval(row, name, places)];
+  return { name, head, sort: (row) => number(name, row), better, cell };
 }
 
-// "[20.1, 20.9]" in small letters, nothing where there is none.
+// "[20.1, 20.9]" in small letters, null where there is none.
 function interval(row, name, places) {
-  const [low, high] = ["_lo", "_hi"].map((end) => number(name + end, row));
+  const [low, high] = ends(row, name);
   if (low === null || high === null) return null;
   return element("span", { class: "interval" }, ` [${fixed(low, places)}, ${fixed(high, places)}]`);
 }
 
-// The paired difference to the leader, and what it is worth.
-function standingColumns(rows) {
-  const places = decimals(rows.map((row) => number("diff_leader", row)), 3);
-  const difference = {
-    name: "diff_leader", head: "to the leader", sort: (row) => number("diff_leader", row),
-    better: direction(page.by),
-    cell: (row) => [fixed(number("diff_leader", row), places), interval(row, "diff_leader", places)],
+// The paired difference to the leader and its test.
+function differenceColumns(rows) {
+  const columns = [numberColumn(rows, "diff_leader", "to the leader", 3, true, direction(page.by))];
+  if (!rows.some((row) => number("p_holm", row) !== null)) return columns;
+  const cell = (row) => {
+    const value = number("p_holm", row), needed = number("images_needed", row);
+    const title = needed === null ? null : `${count(needed, "image")} detect a difference of this size with power 0.8`;
+    return element("span", { title }, value === null ? NO_VALUE : value < 0.001 ? "< 0.001" : fixed(value, 3));
   };
-  const tested = rows.some((row) => number("p_holm", row) !== null);
-  const p = {
-    name: "p_holm", head: "p (Holm)", sort: (row) => number("p_holm", row), better: "lower",
-    cell: (row) => {
-      const value = number("p_holm", row), needed = number("images_needed", row);
-      const told = needed === null
-        ? null : `${count(needed, "image")} would show a difference of this size with power 0.8`;
-      return element("span", { title: told }, value === null ? NO_VALUE : value < 0.001 ? "< 0.001" : fixed(value, 3));
-    },
-  };
-  return tested ? [difference, p] : [difference];
+  return [...columns, { ...numberColumn(rows, "p_holm", "p (Holm)", 3, false), cell }];
 }
 
 function rankCell(row) {
@@ -79,8 +62,8 @@ function solverCell(row) {
   const below = page.role[row] === SOLVER && text("beats_floor", row) === "no";
   return [
     swatch(row), element("code", {}, solverOf(row)),
-    page.role[row] === FLOOR && badge("floor", "the closed-form least-norm solution: a method must beat it"),
-    page.role[row] === CEILING && badge("not ranked", "a bound made of the clean image"),
+    page.role[row] === FLOOR && badge("floor", "the closed-form least-norm solution: a baseline for all methods"),
+    page.role[row] === CEILING && badge("not ranked", "not a solver: a bound computed from the clean image"),
     seen && element("abbr", { title: seen[1] }, seen[0]),
     below && badge("below floor", "its mean is not better than that of the floor"),
   ].flatMap((part) => (part ? [part, " "] : []));
@@ -88,18 +71,18 @@ function solverCell(row) {
 
 function costCell(row, name) {
   const front = { seconds_per_image: "pareto_seconds", nfe: "pareto_nfe" }[name];
-  const told = "on the Pareto front: no other row is as good and as cheap";
-  const mark = front && number(front, row) && element("abbr", { class: "pareto", title: told }, " ◆");
-  return [cost(number(name, row)), mark];
+  const title = "on the Pareto front: no other row is as good and as cheap";
+  return [cost(number(name, row)), number(front, row) === 1 && element("abbr", { class: "pareto", title }, " ◆")];
 }
 
 const columnClass = (column) => (column.heading ? "name" : column.words ? "words" : null);
 
-// A table of rows, with a button for more where they are many.
+// A table of rows, with a button to show all where there are many.
 function table(rows, columns, caption, kind = null) {
   let sorted = null, rising = true, most = ROWS_AT_ONCE;
   const body = element("tbody");
-  const more = element("button", { type: "button", class: "more", onclick: () => { most = Infinity; fill(); } });
+  const more = element("button", { type: "button", class: "more", onclick: () => { most = Infinity; fill(); } },
+    `Show all ${rows.length} rows`);
   const heads = columns.map((column) => element("th",
     { scope: "col", class: columnClass(column), "data-column": column.name },
     element("button", { type: "button", onclick: () => sortBy(column) }, column.head)));
@@ -115,22 +98,22 @@ function table(rows, columns, caption, kind = null) {
   }
 
   function fill() {
-    const order = sorted ? inOrder(rows, sorted, rising) : rows;
-    const made = order.filter((row, place) => place < most || isReference(row));
+    const made = fitting(sorted ? inOrder(rows, sorted, rising) : rows, most);
     body.replaceChildren(...made.map((row) => tableRow(row, columns)));
     more.hidden = made.length === rows.length;
-    more.textContent = `Show all ${rows.length} rows`;
   }
 
   fill();
   return element("div", { class: "tabled" },
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-      element("table", { class: kind },
-        element("caption", { class: "unseen" }, caption), element("thead", {}, element("tr", {}, heads)), body)),
+    scrolled(caption, element("table", { class: kind },
+      element("caption", { class: "unseen" }, caption), element("thead", {}, element("tr", {}, heads)), body)),
     more);
 }
 
-// Rows sorted by a column; those without a value come last, whichever way.
+const scrolled = (label, content) =>
+  element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
+
+// Rows sorted by a column; rows without a value are last in both directions.
 function inOrder(rows, column, rising) {
   const keys = new Map(rows.map((row) => [row, ran(row) ? column.sort(row) : null]));
   const known = (row) => keys.get(row) !== null && !Number.isNaN(keys.get(row));

@@ -1,0 +1,110 @@
+"""A leaderboard in Markdown (as GitHub reads it), in LaTeX (booktabs) and as a fragment of HTML (for a notebook)."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import pandas as pd
+
+from cryobench.leaderboard.render.columns import DIFFERENCE, TextColumn, text_columns
+from cryobench.leaderboard.render.overall import TableBlock, blocks, sections
+from cryobench.leaderboard.table import metric_columns
+
+MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
+LATEX = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "[": "{[}",  # after \\ it would be read as a length
+        "·": r"\textperiodcentered{}",
+        "–": "--",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "Å": r"\AA{}",
+        "†": r"\textdagger{}",
+        "‡": r"\textdaggerdbl{}",
+        "◆": r"$\diamond$",
+    }
+)
+LATEX_SPECIAL = frozenset(map(chr, LATEX))
+
+
+def _blocks(frame: pd.DataFrame, in_full: Sequence[str]) -> Iterator[str | TableBlock]:
+    """Headings and tables. in_full: the columns that have intervals."""
+    return blocks(sections(frame), lambda board: text_columns(board, in_full))
+
+
+def _rows(block: TableBlock, escaped: Callable[[TextColumn], Iterable[str]]) -> Iterator[tuple[str, ...]]:
+    return zip(*map(escaped, block.columns), strict=True)
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """All columns; intervals of the ranking metric and of the difference in it."""
+    lines: list[str] = []
+    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
+        if isinstance(part, str):
+            lines += [f"## {part.translate(MARKDOWN)}", ""]
+            continue
+        lines += [f"### {part.title.translate(MARKDOWN)}", ""]
+        if part.columns:
+            titles = [column.title.translate(MARKDOWN) for column in part.columns]
+            sides = [":--" if column.name == "solver" else "--:" for column in part.columns]
+            lines += [f"| {' | '.join(titles)} |", f"|{'|'.join(sides)}|"]
+            lines += [f"| {' | '.join(row)} |" for row in _rows(part, _markdown_cells)] + [""]
+        if part.lines:
+            lines += [*(f"- {line.translate(MARKDOWN)}" for line in part.lines), ""]
+    return "\n".join(lines or ["no results", ""])
+
+
+def _markdown_cells(column: TextColumn) -> Iterator[str]:
+    """Only solver names contain what must be escaped."""
+    return (cell.translate(MARKDOWN) if column.name == "solver" else cell.strip() for cell in column.cells)
+
+
+def to_latex(frame: pd.DataFrame) -> str:
+    """A `table` for each comparison, all columns; intervals of the ranking metric and of the difference in it."""
+    lines: list[str] = []
+    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
+        if isinstance(part, str):
+            lines.append(f"\\subsection*{{{_latex(part)}}}")
+            continue
+        lines += [r"\begin{table}", f"\\caption{{{_latex(part.title)}}}"]
+        if part.columns:
+            sides = "".join("l" if column.name == "solver" else "r" for column in part.columns)
+            titles = " & ".join(_latex(column.title) for column in part.columns)
+            lines += [f"\\begin{{tabular}}{{{sides}}}", r"\toprule", titles + r" \\", r"\midrule"]
+            lines += [" & ".join(row) + r" \\" for row in _rows(part, _latex_cells)]
+            lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += [*(f"\\par\\footnotesize {_latex(line)}" for line in part.lines), r"\end{table}"]
+    return "\n".join([r"% in the preamble: \usepackage{booktabs}", *(lines or ["no results"])]) + "\n"
+
+
+def _latex_cells(column: TextColumn) -> Iterator[str]:
+    """Most columns contain numbers and nothing to escape."""
+    return map(str.strip if LATEX_SPECIAL.isdisjoint("".join(column.cells)) else _latex, column.cells)
+
+
+def _latex(text: str) -> str:
+    return text.strip().translate(LATEX)
+
+
+def to_html(frame: pd.DataFrame) -> str:
+    """All columns with all intervals, without style."""
+    lines: list[str] = []
+    for part in _blocks(frame, [DIFFERENCE, *(column["name"] for column in metric_columns(frame))]):
+        if isinstance(part, str):
+            lines.append(f"<h3>{html.escape(part)}</h3>")
+            continue
+        lines.append(f"<h4>{html.escape(part.title)}</h4>")
+        if part.columns:
+            heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in part.columns)
+            rows = _rows(part, lambda column: (f"<td>{html.escape(cell.strip())}</td>" for cell in column.cells))
+            lines += ["<table>", f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
+            lines += [*(f"<tr>{''.join(row)}</tr>" for row in rows), "</tbody>", "</table>"]
+        lines += [f"<p>{html.escape(line)}</p>" for line in part.lines]
+    return "\n".join(['<div class="cryobench-leaderboard">', *(lines or ["<p>no results</p>"]), "</div>"]) + "\n"

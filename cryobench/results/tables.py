@@ -1,0 +1,67 @@
+"""Tables as CSV and JSON text. All CSV of the package is written here.
+
+Tables are written column by column: they may have millions of entries, and most of the texts in them repeat.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """One line of a CSV file. None and NaN are empty."""
+    return ",".join(_csv_text(value) if _known(value) else "" for value in values) + "\n"
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Every row and column, floats with all their digits (the shortest text that reads back equal), missing empty."""
+    columns = [_written(column, _csv_text, missing="", infinite=repr) for _, column in table.items()]
+    return csv_line(table.columns) + "".join(line + "\n" for line in map(",".join, zip(*columns, strict=True)))
+
+
+def to_json(table: pd.DataFrame) -> str:
+    """A list with an object for each row. Missing is null; infinity, which JSON does not have, is "inf"."""
+    columns = [_written(column, _json_text, missing="null", infinite='"{}"'.format) for _, column in table.items()]
+    fields = [f"{_json_text(name)}: " for name in table.columns]
+    template = "{" + ", ".join(field.replace("%", "%%") + "%s" for field in fields) + "}"
+    lines = ",\n".join(map(template.__mod__, zip(*columns, strict=True)))
+    return f"[\n{lines}\n]\n" if lines else "[]\n"
+
+
+def _written(
+    column: pd.Series, text: Callable[[Any], str], *, missing: str, infinite: Callable[[float], str]
+) -> list[str]:
+    """The entries of a column as texts: floats with all their digits, anything else by `text`."""
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype == "float64":
+        numbers = column.to_numpy()
+        texts = json.dumps(numbers.tolist())[1:-1].split(", ") if len(numbers) else []  # `repr` of each, in one call
+        for place in np.flatnonzero(~np.isfinite(numbers)).tolist():
+            texts[place] = missing if math.isnan(numbers[place]) else infinite(float(numbers[place]))
+        return texts
+    if column.dtype == object:  # may hold 1, 1.0 and True, which are equal and have different texts
+        return [text(value) if _known(value) else missing for value in column.tolist()]
+    codes, distinct = pd.factorize(column)
+    texts = [*map(text, distinct.tolist()), missing]  # what is missing has the code -1
+    return np.array(texts, dtype=object)[codes].tolist()
+
+
+def _known(value: Any) -> bool:
+    return value is not None and value == value
+
+
+def _csv_text(value: Any) -> str:
+    """An entry of a CSV file, quoted where it contains a separator."""
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+
+
+_json_text = json.JSONEncoder(ensure_ascii=False).encode

@@ -1,0 +1,123 @@
+"""The published results of a suite: its leaderboard as a page, and measured beside published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import pandas as pd
+
+from cryobench.leaderboard.filter import with_metrics
+from cryobench.leaderboard.render import to_markdown
+from cryobench.leaderboard.statistics.bootstrap import mean
+from cryobench.leaderboard.table import metric_columns
+from cryobench.plan.suite import Absent
+from cryobench.plan.suite_file import Reference, SuiteFile
+from cryobench.record import CLEAN, Record
+from cryobench.spec import parse
+
+NOT_RUN = "not run"
+
+
+class PublishedNumber(NamedTuple):
+    """A published number or range, as text, and ours: a mean over images, or the reason for its absence.
+
+    difference: ours minus the published number, or minus the nearer end of a range; 0 within the range.
+    """
+
+    solver: str
+    operator: str
+    metric: str
+    published: str
+    source: str
+    measured: float | None
+    difference: float | None
+    status: str
+    reason: str
+
+
+def published_numbers(
+    references: Sequence[Reference], records: Sequence[Record], absent: Sequence[Absent]
+) -> list[PublishedNumber]:
+    """Each published number with ours, from the records of its cell. references: see `suite.references`."""
+    found = []
+    for reference in references:
+        ours = [record for record in records if _matches(record, reference)]
+        for metric, (least, greatest) in reference.values.items():
+            text = f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
+            measured, *why = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, absent))
+            difference = None if measured is None else measured - min(max(measured, least), greatest)
+            cell = reference.solver, reference.operator, metric, text, reference.source
+            found.append(PublishedNumber(*cell, measured, difference, *why))
+    return found
+
+
+def _matches(record: Record, reference: Reference) -> bool:
+    same = all(getattr(record, name) == getattr(reference, name) for name in ("solver", "operator", "noise"))
+    return same and fnmatchcase(record.data, reference.data)
+
+
+def _reason(reference: Reference, absent: Sequence[Absent]) -> str:
+    reasons = (grid.reason for grid in absent
+               if reference.solver in grid.solvers and reference.operator in grid.operators)  # fmt: skip
+    return next(reasons, "no cell of this suite")
+
+
+def _measured(record: Record, metric: str) -> tuple[float | None, str, str]:
+    """The mean; where there is none, the status of the cell and the reason."""
+    if record.status != "ok":
+        return None, record.status, record.reason
+    value = mean(record.values[metric]) if metric in record.values else None
+    return (value, "ok", "") if value is not None else (None, "ok", record.unmeasured.get(metric, "not measured"))
+
+
+def with_published(frame: pd.DataFrame, numbers: Sequence[PublishedNumber]) -> pd.DataFrame:
+    """A leaderboard with METRIC_published and METRIC_difference for each published number. Cells that were not run are
+    rows at the end."""
+    frame = frame.copy()
+    absent: dict[tuple[str, str], dict[str, str]] = {}
+    for number in numbers:
+        columns = {f"{number.metric}_published": number.published, f"{number.metric}_difference": number.difference}
+        own = (frame["solver"] == number.solver) & (frame["operator"] == number.operator)
+        for name, value in columns.items():
+            if name not in frame:
+                frame[name] = pd.Series(None, frame.index, dtype="str" if name.endswith("published") else "float64")
+            frame.loc[own, name] = value
+        if number.status == NOT_RUN:
+            place = {"solver": number.solver, "operator": number.operator, "status": NOT_RUN, "reason": number.reason}
+            absent.setdefault((number.solver, number.operator), place).update(columns)
+    return pd.concat([frame, pd.DataFrame(absent.values())]) if absent else frame
+
+
+def report(
+    suite: SuiteFile,
+    frame: pd.DataFrame,
+    numbers: Sequence[PublishedNumber],
+    absent: Sequence[Absent],
+    made: str,
+    command: str,
+) -> str:
+    """The results of a suite in Markdown: description, command, date and machine, and the leaderboard.
+
+    made: machine, version and date, in a line.
+    """
+    lines = [f"# {suite.title}", *(["", suite.about] if suite.about else []), "", f"{made}:", "", f"    {command}", ""]
+    if numbers:
+        lines += ["## Beside published numbers", "", *_table(numbers), ""]
+    lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}" for grid in absent]
+    named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
+    names = [column["name"] for column in metric_columns(frame)]
+    shown = with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
+    return "\n".join(lines).rstrip() + "\n\n" + to_markdown(shown)
+
+
+def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
+    yield "| solver | operator | metric | published | ours | difference | source |"
+    yield "|:--|:--|:--|--:|--:|--:|:--|"
+    for row in numbers:
+        absence = row.reason if row.status == "ok" else f"{row.status}: {row.reason}"
+        ours = absence if row.measured is None else f"{row.measured:.4g}"
+        difference = "" if row.difference is None else f"{row.difference:+.3g}"
+        texts = f"`{row.solver}`", f"`{row.operator}`", row.metric, row.published, ours, difference, row.source
+        yield f"| {' | '.join(texts)} |"
