@@ -1,4 +1,4 @@
-"""`cryobench check`: whether components do what their kind's contract asks for."""
+"""`cryobench check`: test components against the contract of their kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryobench.registry import KINDS, Registry, did_you_mean, installed
 from cryobench.spec import parse
 
 if TYPE_CHECKING:
-    from cryobench.testing.rules import Verdict
+    from cryobench.testing.rules import RuleResult
 
 MARKS = {"holds": "ok", "broken": "BROKEN", "does not apply": "n/a"}
 
@@ -20,48 +20,48 @@ MARKS = {"holds": "ok", "broken": "BROKEN", "does not apply": "n/a"}
 def check(
     specs: Annotated[
         list[str],
-        typer.Argument(help="Components: pinv, sumpool:4, or solvers/dct where a name is of several kinds."),
+        typer.Argument(help="Components: pinv, sumpool:4, or solvers/dct where a name is registered in several kinds."),
     ],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is broken.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print broken rules only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Hold components to the contract of their kind: what holds, what does not, and what to do. Exit code 1 where
-    something does not.
+    """Test components against the contract of their kind: which rules hold, which are broken, and what to do. The exit
+    code is 1 if a rule is broken.
 
-    They are tried on small made images: give a slow solver few steps, as cryosense:steps=20.
+    They are tested on small synthetic images or volumes: give a slow solver few steps, as cryosense:steps=20.
     """
     import json
 
     from cryobench.testing import examine
 
-    asked = [(kind, spec) for text in specs for kind, spec in _kinds_of(text, installed())]
-    told, broken = [], 0
-    for kind, spec in asked:
+    requested = [(kind, spec) for text in specs for kind, spec in _kinds_of(text, installed())]
+    report, broken = [], 0
+    for kind, spec in requested:
         if not as_json:
             typer.echo(f"{kind}/{spec}")
-        verdicts = []
-        for verdict in examine(kind, spec):
-            verdicts.append(verdict)
-            if not as_json and (verdict.status == "broken" or not quiet):
-                _tell(verdict)
-        counts = Counter(verdict.status for verdict in verdicts)
+        results = []
+        for result in examine(kind, spec):
+            results.append(result)
+            if not as_json and (result.status == "broken" or not quiet):
+                _print(result)
+        counts = Counter(result.status for result in results)
         broken += counts["broken"]
         if not as_json:
             typer.echo("  " + ", ".join(f"{n} {MARKS[status]}" for status, n in counts.items()) + "\n")
-        told.append({"kind": kind, "spec": spec, "rules": [
-            {"rule": v.rule.name, "status": v.status, "why": v.why, "remedy": v.rule.remedy} for v in verdicts
+        report.append({"kind": kind, "spec": spec, "rules": [
+            {"rule": r.rule.name, "status": r.status, "why": r.why, "remedy": r.rule.remedy} for r in results
         ]})  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        typer.echo(json.dumps(report, indent=1))
     raise typer.Exit(1 if broken else 0)
 
 
 def _kinds_of(text: str, registry: Registry) -> list[tuple[str, str]]:
-    """The kinds that a component may be meant of, with its spec. Raises `UnknownName`."""
+    """The kinds in which a component is registered, with its spec. Raises `UnknownName`."""
     kind, slash, spec = text.partition("/")
     if slash and kind in KINDS:
         if (name := parse(spec).name) not in registry.names(kind):
-            registry.get(kind, name)  # raises, with what there is
+            registry.get(kind, name)  # raises, with the known names
         return [(kind, spec)]
     spec = parse(text)
     kinds = [kind for kind in KINDS if spec.name in registry.names(kind)]
@@ -69,12 +69,12 @@ def _kinds_of(text: str, registry: Registry) -> list[tuple[str, str]]:
         every = sorted({known for kind in KINDS for known in registry.names(kind)})
         raise UnknownName(f"nothing is registered as {spec.name!r}; {did_you_mean(spec.name, every)}")
     if len(kinds) > 1 and str(spec) != spec.name:
-        raise ParameterError(f"{text!r} may be of {' or '.join(kinds)}; write {kinds[0]}/{text}")
+        raise ParameterError(f"{text!r} is ambiguous between {' and '.join(kinds)}; write {kinds[0]}/{text}")
     return [(kind, text) for kind in kinds]
 
 
-def _tell(verdict: Verdict) -> None:
-    why = f": {verdict.why}" if verdict.why else ""
-    typer.echo(f"  {MARKS[verdict.status]:6}  {verdict.rule.name}{why}")
-    if verdict.status == "broken":
-        typer.echo(f"          {verdict.rule.remedy}")
+def _print(result: RuleResult) -> None:
+    why = f": {result.why}" if result.why else ""
+    typer.echo(f"  {MARKS[result.status]:6}  {result.rule.name}{why}")
+    if result.status == "broken":
+        typer.echo(f"          {result.rule.remedy}")

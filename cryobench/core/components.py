@@ -17,6 +17,7 @@ import torch
 
 from cryobench.core.operator import LinearOperator, Shape
 from cryobench.core.scale import MINMAX, Scale
+from cryobench.errors import IncompatibleError
 from cryobench.numerics.linalg import per_item
 from cryobench.rng import Rng
 
@@ -106,6 +107,15 @@ class Problem:
     noise: NoiseModel
     sigma: torch.Tensor
     scale: Scale = MINMAX
+
+    def __post_init__(self) -> None:
+        """Raise `IncompatibleError` for shapes that are not the operator's: they could broadcast to a wrong result."""
+        measured = tuple(self.operator.measurement_shape)
+        for name, tensor, expected in (("y", self.y, measured), ("sigma", self.sigma, (1,) * len(measured))):
+            if tuple(tensor.shape[1:]) != expected or len(tensor) not in (1, len(self.y)):
+                raise IncompatibleError(
+                    f"{name} has shape {list(tensor.shape)}, expected [B, {', '.join(map(str, expected))}]"
+                )
 
     @property
     def batch(self) -> int:

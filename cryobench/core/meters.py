@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from cryobench.core.operator import LinearOperator
-from cryobench.errors import IncompatibleError
+from cryobench.errors import IncompatibleError, PluginError
 
 NETWORK = "network"
 _MIB = 2**20
@@ -88,8 +88,8 @@ _ATTRIBUTES = (
 class CountingOperator(LinearOperator):
     """An operator that counts the calls of its applications and is otherwise the one it wraps.
 
-    Images and measurements whose shape is not the operator's raise `IncompatibleError`: they could broadcast, and the
-    result would be wrong.
+    Images and measurements whose shape is not the operator's raise `IncompatibleError`, and results of another shape
+    `PluginError`: they could broadcast, and the result would be wrong.
     """
 
     def __init__(self, operator: LinearOperator):
@@ -121,7 +121,11 @@ class CountingOperator(LinearOperator):
 
     def _called(self, name: str, x: torch.Tensor, *others: object) -> torch.Tensor:
         with calling(name, x):
-            return getattr(self._operator, name)(x, *others)
+            result = getattr(self._operator, name)(x, *others)
+        expected = (len(x), *(self.measurement_shape if name in ("A", "on_range") else self.domain_shape))
+        if tuple(result.shape) != expected:
+            raise PluginError(f"{name} of the operator returned shape {list(result.shape)}, expected {list(expected)}")
+        return result
 
     def _image(self, x: torch.Tensor) -> torch.Tensor:
         return _checked("an image", x, self.domain_shape)

@@ -146,7 +146,8 @@ class LinearOperator(ABC):
 
         Operators with structure override it where the part has closed forms too.
         """
-        return RowsOperator(self, part)
+        chosen = chosen_rows(self, part)
+        return self if len(chosen) == self.measurement_shape[0] else RowsOperator(self, chosen)
 
     def prepare(self) -> None:
         """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""
@@ -158,14 +159,23 @@ class LinearOperator(ABC):
         return math.prod(self.domain_shape) / self.rank if self.rank else math.inf
 
 
-class RowsOperator(LinearOperator):
-    """Some of the measurements of an operator. y holds only those; the others count as zero in the adjoint."""
+def chosen_rows(operator: LinearOperator, part: slice | torch.Tensor) -> torch.Tensor:
+    """The numbers of the chosen measurements, [m]. Raises `ValueError` where there are none."""
+    count = operator.measurement_shape[0]
+    chosen = torch.arange(count, device=operator.device)[part]
+    if chosen.ndim != 1 or len(chosen) == 0:
+        raise ValueError(f"rows: {part} selects none of {count} measurements; give a slice, indices or a mask of them")
+    return chosen
 
-    def __init__(self, operator: LinearOperator, part: slice | torch.Tensor):
-        self._whole = operator
-        self._part = torch.arange(operator.measurement_shape[0], device=operator.device)[part]
-        if len(self._part) == 0:
-            raise ValueError(f"{part} chooses none of {operator.measurement_shape[0]} measurements")
+
+class RowsOperator(LinearOperator):
+    """Some of the measurements of an operator. y holds only those; the others count as zero in the adjoint.
+
+    part: their numbers, [m]. `compute_norm` stays that of all images in what is selected.
+    """
+
+    def __init__(self, operator: LinearOperator, part: torch.Tensor):
+        self._whole, self._part, self._of_all = operator, part, self
         for name in ("image_shape", "channels", "dtype", "device", "nonnegative", "noise_in_range", "block", "images"):
             setattr(self, name, getattr(operator, name))
         count = operator.measurement_shape[0]
@@ -183,7 +193,22 @@ class RowsOperator(LinearOperator):
 
     def select(self, images: slice | torch.Tensor) -> RowsOperator:
         selected = self._whole.select(images)
-        return self if selected is self._whole else RowsOperator(selected, self._part)
+        if selected is self._whole:
+            return self
+        rows = RowsOperator(selected, self._part)
+        rows._of_all = self._of_all
+        return rows
+
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        return power_norms(self)
+
+    @property
+    def norms(self) -> torch.Tensor:
+        return self._norms
+
+    def compute_norm(self) -> float:
+        return float(self._of_all._norms.max())
 
 
 class OperatorRecipe(ABC):

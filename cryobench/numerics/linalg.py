@@ -18,7 +18,7 @@ def per_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     values: B numbers, or one for all, of any shape. Raises `ValueError` for another count, which would broadcast over
     the wrong axis.
     """
-    if values.numel() not in (1, len(like)) and len(like) != 1:
+    if values.numel() not in (1, len(like)):
         raise ValueError(f"{values.numel()} numbers of shape {list(values.shape)} for a batch of {len(like)} items")
     return values.reshape(-1, *[1] * (like.ndim - 1))
 

@@ -71,6 +71,7 @@ class Composed(OperatorRecipe):
     ) -> LinearOperator:
         inner = self.inner.build(imaging, _of("inner.", drawn), dtype=dtype, device=device)
         seen = self._seen(imaging, inner.measurement_shape)
+        check_operator(self.outer, seen)  # `check` does not where the inner operator states no shape
         outer = self.outer.build(seen, _of("outer.", drawn), dtype=dtype, device=device)
         return compose(outer, inner)
 
@@ -83,7 +84,8 @@ class Composed(OperatorRecipe):
                 "give the inner one a single mask (sumpool:4,count=1), or compose the other way round"
             )
         # pixels of one size along all axes; the last two are those of images, also of a volume's projections
-        scales = {n / m for n, m in zip(imaging.shape[-len(seen) :], seen, strict=True)}
+        axes = imaging.shape[-len(seen) :] if len(seen) <= len(imaging.shape) else ()
+        scales = {n / m for n, m in zip(axes, seen, strict=True)} if axes and seen else set()
         scale = scales.pop() if len(scales) == 1 else None
         sizes = tuple(None if size is None or scale is None else size * scale for size in imaging.pixel_size)
         return Imaging(tuple(seen), sizes, imaging.table)
@@ -225,7 +227,9 @@ class ComposedOperator(LinearOperator):
         return self.outer.A(self.inner.mean_response)
 
     def rows(self, part: slice | torch.Tensor) -> LinearOperator:
-        return compose(self.outer.rows(part), self.inner)
+        # of all images, so that `compute_norm` does not depend on which are selected
+        rows = compose(self._of_all.outer.rows(part), self._of_all.inner)
+        return rows if self is self._of_all else rows.select(self._which)
 
     def select(self, images: slice | torch.Tensor) -> ComposedOperator:
         if self.images is None:

@@ -18,6 +18,7 @@ from typing import Annotated
 import torch
 
 from cryobench.core import Imaging, OperatorRecipe, check_dims
+from cryobench.core.operator import chosen_rows
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
@@ -92,8 +93,8 @@ class SumPoolOperator(FactoredOperator):
         return self.A_adjoint(self.A(x))
 
     def rows(self, part: slice | torch.Tensor) -> SumPoolOperator:
-        """The operator of some of the masks, with closed forms of its own."""
-        masks = self._blocks_to_image(self.matrices[:, part].mT)[:, 0]
+        """The operator for some of the masks, with closed forms of its own."""
+        masks = self._blocks_to_image(self.matrices[:, chosen_rows(self, part)].mT)[:, 0]
         return SumPoolOperator(masks, self.block, dtype=self.dtype, device=self.device)
 
     # ------------------------------------------------------------------------------------------- factorisation

@@ -172,6 +172,11 @@ class Tv(Regularised):
 
     default_cut = 1.5
 
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the backend: prox-tv takes images alone."""
+        return self.prior.dims
+
     def regulariser(self, cut: float) -> Sparsity:
         return TotalVariation(cut, self.kind) if self.backend == "torch" else ProxTv(cut, self.kind)
 

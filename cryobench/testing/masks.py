@@ -1,4 +1,4 @@
-"""The contract of mask generators, of the image (pixel masks) and of its spectrum (Fourier masks)."""
+"""The contract of mask generators: pixel masks and Fourier masks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from functools import cached_property
 import torch
 
 from cryobench.core import FourierMask, PixelMask, Shape
-from cryobench.testing.rules import SEED, DoesNotApply, Rules, Subject, no_trace, require, smallest_shape
+from cryobench.testing.rules import SEED, DoesNotApply, Rules, Subject, global_state_unchanged, require
 
 RULES = Rules()
 _COUNT, _RHO = 4, 0.4
 NOMINAL = 0.1
-"""How far the kept fraction of a Fourier mask may be from what was asked for, on images of 64 pixels."""
+"""Largest difference between the kept fraction of a Fourier mask and the requested one, on 64 x 64 or 16 x 16 x 16."""
 
 
 class MaskSubject(Subject):
-    """A mask generator, on the first images that it takes."""
+    """A mask generator, on the first shape that it accepts."""
 
     @cached_property
     def shape(self) -> Shape:
-        return smallest_shape(lambda shape: self._draw(1, shape, SEED))
+        return self.smallest_shape(lambda shape: self._draw(1, shape, SEED))
 
-    def draw(self, seed: int = SEED, count: int = _COUNT, side: int | None = None) -> torch.Tensor:
-        return self._draw(count, self.shape if side is None else (side, side), seed)
+    def draw(self, seed: int = SEED, count: int = _COUNT, shape: Shape | None = None) -> torch.Tensor:
+        return self._draw(count, shape or self.shape, seed)
 
     def _draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
         generator = self.made_again()
@@ -33,15 +33,15 @@ class MaskSubject(Subject):
 
 
 @RULES(
-    "it masks images of a usual size", "raise IncompatibleError in draw for what it cannot mask, no more", vital=True
+    "it accepts a common image size", "raise IncompatibleError in draw only for shapes that it cannot mask", vital=True
 )
 def takes(subject: MaskSubject) -> None:
     _ = subject.shape
 
 
 @RULES(
-    "it gives masks of the right shape and dtype",
-    "give float32 [count, H, W] from a PixelMask, bool [H, W] from a FourierMask",
+    "its masks have the right shape and dtype",
+    "return float32 [count, *shape] from a PixelMask, bool [*shape] from a FourierMask",
 )
 def shape(subject: MaskSubject) -> None:
     pixel = isinstance(subject.component, PixelMask)
@@ -49,50 +49,51 @@ def shape(subject: MaskSubject) -> None:
     got = subject.draw()
     require(
         (tuple(got.shape), got.dtype) == wanted,
-        f"it gave {got.dtype} {list(got.shape)}, wanted {wanted[1]} {list(wanted[0])}",
+        f"it gave {got.dtype} {list(got.shape)}, expected {wanted[1]} {list(wanted[0])}",
     )
     require(got.isfinite().all(), "it gave values that are NaN or infinite")
 
 
 @RULES(
     "the same seed gives the same masks",
-    "draw from cryobench.rng.generator(seed, self, shape, index), and from nothing else",
+    "draw all random numbers from cryobench.rng.generator(seed, self, shape, index)",
 )
 def seeded(subject: MaskSubject) -> None:
     first = subject.draw()
     torch.rand(1)
-    require(torch.equal(subject.draw(), first), "a second draw with the same seed gave other masks")
+    require(torch.equal(subject.draw(), first), "a second draw with the same seed gave different masks")
 
 
-@RULES("it leaves global state as it was", "draw from cryobench.rng.generator(seed, self, shape, index)")
+@RULES("it does not change global state", "draw from cryobench.rng.generator(seed, self, shape, index)")
 def global_state(subject: MaskSubject) -> None:
-    with no_trace():
+    with global_state_unchanged():
         subject.draw()
 
 
-@RULES("the first masks of a longer draw are the same", "give every mask a stream of its own, by its index")
+@RULES("the first masks of a longer draw are the same", "draw each mask from its own generator, by its index")
 def prefix(subject: MaskSubject) -> None:
     if isinstance(subject.component, FourierMask):
         raise DoesNotApply("a Fourier mask is one mask")
     require(
-        torch.equal(subject.draw(count=_COUNT + 2)[:_COUNT], subject.draw()), "a longer draw starts with other masks"
+        torch.equal(subject.draw(count=_COUNT + 2)[:_COUNT], subject.draw()),
+        "the first masks of a longer draw are different",
     )
 
 
-@RULES("it is non-negative where it says so", "set nonnegative = False where a mask may have negative pixels")
+@RULES("it is non-negative if it states so", "set nonnegative = False if a mask may have negative pixels")
 def nonnegative(subject: MaskSubject) -> None:
     if isinstance(subject.component, FourierMask) or not subject.component.nonnegative:
-        raise DoesNotApply("it does not say so")
+        raise DoesNotApply("it does not state so")
     least = subject.draw().min().item()
-    require(least >= 0, f"it says so, and has a pixel of {least:.3g}")
+    require(least >= 0, f"it states so, and has a pixel of {least:.3g}")
 
 
 @RULES(
-    "it keeps the fraction that was asked for",
-    "choose round(rho H W) coefficients, or as nearly as the structure allows",
+    "it keeps the requested fraction",
+    "keep round(rho N) of the N coefficients, or as close to it as the structure allows",
 )
 def fraction(subject: MaskSubject) -> None:
     if isinstance(subject.component, PixelMask):
-        raise DoesNotApply("pixel masks are asked for by number")
-    kept = subject.draw(side=64).float().mean().item()
-    require(abs(kept - _RHO) <= NOMINAL, f"it kept {kept:.3f} of the coefficients, wanted {_RHO}")
+        raise DoesNotApply("pixel masks are requested by number")
+    kept = subject.draw(shape={2: (64, 64), 3: (16, 16, 16)}[subject.dims]).float().mean().item()
+    require(abs(kept - _RHO) <= NOMINAL, f"it kept {kept:.3f} of the coefficients, expected {_RHO}")

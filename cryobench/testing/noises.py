@@ -9,41 +9,54 @@ import torch
 from cryobench.core import MINMAX, LinearOperator, Noisy, build_operator
 from cryobench.rng import Rng
 from cryobench.runner.checks import checked_measurements
-from cryobench.testing.rules import SEED, Broken, Rules, Subject, no_trace, particles, require, untouched
+from cryobench.testing.rules import (
+    SEED,
+    Broken,
+    Rules,
+    Subject,
+    global_state_unchanged,
+    particles,
+    require,
+    untouched,
+)
+from cryobench.testing.slices import CentralSlices
 
 RULES = Rules()
-_SIDE, _IMAGES, _DRAWS = 32, 4, 16
+_IMAGES, _DRAWS = 4, 16
+_SHAPES = {2: (32, 32), 3: (8, 8, 8)}
 _IDS = tuple(map(str, range(_IMAGES)))
-OPERATORS = ("sumpool:2", "identity", "fourier:0.5")
+OPERATORS = {2: ("sumpool:2", "identity", "fourier:0.5"), 3: (CentralSlices(), "identity", "fourier:0.5")}
+"""Operators on which a noise model is tested, by the number of axes: the first that it accepts."""
 DEVIATION = 0.1
-"""How far the stated deviation may be from the root mean square of what was added, relative to it."""
+"""Largest relative difference between the stated deviation and the root mean square of the noise."""
 
 
 class NoiseSubject(Subject):
-    """A noise model on the first of the usual operators that it takes."""
+    """A noise model on the first of the operators that it accepts."""
 
     @cached_property
     def operator(self) -> LinearOperator:
-        reason = None
-        for spec in OPERATORS:
-            recipe = self.registry.make("operators", spec)
-            live = build_operator(recipe, (_SIDE, _SIDE), seed=SEED)
+        reasons = []
+        for spec in OPERATORS[self.dims]:
+            recipe = self.registry.make("operators", spec) if isinstance(spec, str) else spec
+            live = build_operator(recipe, _SHAPES[self.dims], seed=SEED)
             reason = self.component.unsupported(live, MINMAX)
             if reason is None:
                 return live
-        raise Broken(f"it takes none of {', '.join(OPERATORS)}: {reason}")
+            reasons.append(f"{spec}: {reason}")
+        raise Broken(f"it refuses all of the usual operators ({'; '.join(reasons)})")
 
     @cached_property
     def exact(self) -> torch.Tensor:
-        return self.operator.A(particles((_SIDE, _SIDE), _IMAGES).float())
+        return self.operator.A(particles(_SHAPES[self.dims], _IMAGES).float())
 
     def apply(self, images: slice = slice(None), seed: int = SEED) -> Noisy:
         return self.component.apply(self.exact[images].clone(), self.operator, MINMAX, Rng(seed, _IDS[images]))
 
 
 @RULES(
-    "it takes one of the usual operators",
-    "see cryobench.testing.noises.OPERATORS, and what unsupported says",
+    "it accepts one of the usual operators",
+    "see cryobench.testing.noises.OPERATORS, and what unsupported returns",
     vital=True,
 )
 def takes(subject: NoiseSubject) -> None:
@@ -51,50 +64,53 @@ def takes(subject: NoiseSubject) -> None:
 
 
 @RULES(
-    "it gives y and sigma as the contract has them",
+    "y and sigma have the right type and shape",
     "return Noisy(y, sigma) with y [B, M, *s] and sigma [B, 1, ..., 1], finite",
 )
 def shape(subject: NoiseSubject) -> None:
     checked_measurements(subject.apply(), subject.operator, _IMAGES)
 
 
-@RULES("sigma is the deviation of what was added", "state the standard deviation of an entry of y, per image")
+@RULES("sigma is the deviation of the noise", "return the standard deviation of an entry of y, per image")
 def deviation(subject: NoiseSubject) -> None:
     draws = [subject.apply(seed=SEED + k) for k in range(_DRAWS)]
-    said = torch.stack([draw.sigma for draw in draws]).square().mean(dim=0).sqrt().flatten()
-    added = torch.stack([draw.y - subject.exact for draw in draws]).square().mean(dim=(0, 2, 3, 4)).sqrt()
-    for i, (stated, actual) in enumerate(zip(said.tolist(), added.tolist(), strict=True)):
+    stated = torch.stack([draw.sigma for draw in draws]).square().mean(dim=0).sqrt().flatten()
+    added = torch.stack([draw.y - subject.exact for draw in draws]).square().flatten(2).mean(dim=(0, 2)).sqrt()
+    for i, (sigma, actual) in enumerate(zip(stated.tolist(), added.tolist(), strict=True)):
         require(
-            abs(stated - actual) <= DEVIATION * actual, f"image {i}: it says {stated:.4g}, and added {actual:.4g} RMS"
+            abs(sigma - actual) <= DEVIATION * actual,
+            f"image {i}: sigma is {sigma:.4g}, the noise has RMS {actual:.4g}",
         )
 
 
 @RULES("the same seed gives the same noise", "take all random numbers from rng.stream(PURPOSE)")
 def seeded(subject: NoiseSubject) -> None:
-    require(torch.equal(subject.apply().y, subject.apply().y), "a second draw with the same seed gave another y")
+    require(torch.equal(subject.apply().y, subject.apply().y), "a second draw with the same seed gave a different y")
 
 
 @RULES(
-    "it leaves global state as it was",
-    "draw from rng.stream(PURPOSE), and set nothing that belongs to the whole program",
+    "it does not change global state",
+    "draw from rng.stream(PURPOSE), and do not set global options",
 )
 def global_state(subject: NoiseSubject) -> None:
     _ = subject.exact
-    with no_trace():
+    with global_state_unchanged():
         subject.apply()
 
 
-@RULES("it leaves what it is given as it was", "write `y = y + noise`, not `y += noise`")
+@RULES("it does not modify its input", "write `y = y + noise`, not `y += noise`")
 def inputs(subject: NoiseSubject) -> None:
     y = subject.exact.clone()
     with untouched(y):
         subject.component.apply(y, subject.operator, MINMAX, Rng(SEED, _IDS))
 
 
-@RULES("an image alone is the image in a batch", "take levels and draws per image: rng.stream gives each its own")
+@RULES("results do not depend on the batch", "take levels and draws per image: rng.stream has one sequence for each")
 def alone(subject: NoiseSubject) -> None:
     batch = subject.apply()
     for i in range(_IMAGES):
         one = subject.apply(slice(i, i + 1))
         same = torch.allclose(one.y[0], batch.y[i], rtol=1e-5, atol=1e-6)
-        require(same and torch.allclose(one.sigma[0], batch.sigma[i], rtol=1e-5), f"image {i} alone has another noise")
+        require(
+            same and torch.allclose(one.sigma[0], batch.sigma[i], rtol=1e-5), f"image {i} has different noise alone"
+        )

@@ -1,4 +1,4 @@
-"""The contract of measurement operators: what is declared is compared with the dense matrix of the operator."""
+"""The contract of measurement operators: every method is compared with the dense matrix of the operator."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from functools import cached_property
 import torch
 
 from cryobench.core import Imaging, LinearOperator, Shape, build_operator, check_operator
-from cryobench.errors import CryobenchError, IncompatibleError
+from cryobench.errors import CryobenchError, IncompatibleError, told
 from cryobench.testing.rules import (
     SEED,
     Broken,
     DoesNotApply,
     Rules,
     Subject,
-    no_trace,
+    global_state_unchanged,
     require,
     require_equal,
-    smallest_shape,
     untouched,
 )
 
 RULES = Rules()
 EXACT, ITERATED = 1e-8, 1e-4
-"""Relative errors allowed in float64: of one application, and of what may be found by iteration."""
-SIDES = (16, 32, 64, 128)
-ODD_SHAPES = ((1, 1), (7, 5), (16, 24))
+"""Relative errors allowed in float64: of one application, and of a result that may be iterated."""
+_SHAPES: dict[int, tuple[Shape, ...]] = {
+    2: ((16, 16), (32, 32), (64, 64), (128, 128)),
+    3: ((4, 6, 8), (8, 8, 8)),
+}
+"""Shapes on which an operator is tested, by the number of axes: the first that it accepts."""
+ODD_SHAPES: dict[int, tuple[Shape, ...]] = {
+    2: ((1, 1), (7, 5), (16, 24)),
+    3: ((1, 1, 1), (7, 5, 3), (4, 8, 12)),
+}
 _IMAGES = 3
 _PIXEL_SIZE = 2.0
 _OPTICS = {
@@ -40,15 +46,15 @@ _OPTICS = {
 
 
 class OperatorSubject(Subject):
-    """An operator on small images, live, and its matrix."""
+    """A live operator on small images, and its matrix."""
 
     @cached_property
     def imaging(self) -> Imaging:
-        """The smallest of the usual images that it measures, with optics where it wants them."""
-        return self._imaging(smallest_shape(self._imaging, SIDES))
+        """The first of `_SHAPES` that it measures, with a CTF for each image where it requires one."""
+        return self._imaging(self.smallest_shape(self._imaging, _SHAPES[self.dims]))
 
     def _imaging(self, shape: Shape) -> Imaging:
-        """Images of this shape, the plainest that it takes. Raises `IncompatibleError` where it takes none."""
+        """Images of this shape, without CTFs if it accepts these. Raises `IncompatibleError` if it accepts neither."""
         import pandas as pd
 
         plain = Imaging(shape, (_PIXEL_SIZE,))
@@ -68,19 +74,19 @@ class OperatorSubject(Subject):
 
     @cached_property
     def first(self) -> LinearOperator:
-        """For the first image, where it differs from image to image."""
+        """The operator for the first image, where it differs from image to image."""
         return self.operator.select(slice(0, 1))
 
     @cached_property
     def matrix(self) -> torch.Tensor:
-        """The matrix of `first`, [M h w, H W]."""
-        shape = self.imaging.shape
-        units = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, 1, *shape)
+        """The matrix of `first`: as many rows as measurements, as many columns as pixels."""
+        shape = self.first.domain_shape
+        units = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
         return torch.stack([self.first.A(unit[None])[0].flatten() for unit in units], dim=1)
 
     def images(self, count: int = _IMAGES) -> torch.Tensor:
         g = torch.Generator().manual_seed(SEED)
-        return torch.randn((count, 1, *self.imaging.shape), generator=g, dtype=torch.float64)
+        return torch.randn((count, *self.operator.domain_shape), generator=g, dtype=torch.float64)
 
     def measurements(self, count: int = _IMAGES) -> torch.Tensor:
         g = torch.Generator().manual_seed(SEED + 1)
@@ -92,8 +98,8 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 
 @RULES(
-    "it measures images of a usual size",
-    "let check raise IncompatibleError for what it cannot measure, no more",
+    "it accepts a common image size",
+    "raise IncompatibleError in check only for images that it cannot measure",
     vital=True,
 )
 def takes(subject: OperatorSubject) -> None:
@@ -101,24 +107,26 @@ def takes(subject: OperatorSubject) -> None:
 
 
 @RULES(
-    "it measures in the shape that it declares",
-    "let check return the shape (M, *s) of the measurements, and A map [B, C, *S] -> [B, M, *s]",
+    "measurements have the declared shape",
+    "return the shape (M, *s) of the measurements from check, and map [B, C, *S] to [B, M, *s] in A",
 )
 def shapes(subject: OperatorSubject) -> None:
     A, x = subject.operator, subject.images()
-    promised = subject.component.check(subject.imaging)
-    require(promised in (None, A.measurement_shape), f"the recipe says {promised}, the operator {A.measurement_shape}")
-    require(A.image_shape == subject.imaging.shape, f"image_shape is {A.image_shape}, wanted {subject.imaging.shape}")
+    declared = subject.component.check(subject.imaging)
+    require(
+        declared in (None, A.measurement_shape), f"check returns {declared}, the operator has {A.measurement_shape}"
+    )
+    require(A.image_shape == subject.imaging.shape, f"image_shape is {A.image_shape}, expected {subject.imaging.shape}")
     for name, got, wanted in (
         ("A", A.A(x), (len(x), *A.measurement_shape)),
         ("A_adjoint", A.A_adjoint(subject.measurements()), tuple(x.shape)),
     ):
-        require(tuple(got.shape) == wanted, f"{name} gave shape {list(got.shape)}, wanted {list(wanted)}")
+        require(tuple(got.shape) == wanted, f"{name} gave shape {list(got.shape)}, expected {list(wanted)}")
 
 
 @RULES(
-    "it keeps to the dtype and the device that it is built for",
-    "make its tensors with the dtype and the device that build is given",
+    "it works in the dtype and on the device that it is built for",
+    "create its tensors with the dtype and the device passed to build",
 )
 def dtype(subject: OperatorSubject) -> None:
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
@@ -126,12 +134,12 @@ def dtype(subject: OperatorSubject) -> None:
             A = subject.build(dtype, device)
             require(
                 (A.dtype, A.device.type) == (dtype, device),
-                f"built for {dtype} on {device}, it says {A.dtype} on {A.device}",
+                f"built for {dtype} on {device}, it states {A.dtype} on {A.device}",
             )
             got = A.A(subject.images().to(device, dtype))
             require(
                 (got.dtype, got.device.type) == (dtype, device),
-                f"A gave {got.dtype} on {got.device}, wanted {dtype} on {device}",
+                f"A gave {got.dtype} on {got.device}, expected {dtype} on {device}",
             )
 
 
@@ -148,14 +156,14 @@ def adjoint(subject: OperatorSubject) -> None:
     require_equal(_flat(subject.first.A_adjoint(y)), subject.matrix.T @ _flat(y), EXACT, "A_adjoint against the matrix")
 
 
-@RULES("A_adjoint_A is A_adjoint after A", "make both from the same weights, or leave A_adjoint_A out")
+@RULES("A_adjoint_A is A_adjoint after A", "compute both from the same weights, or do not override A_adjoint_A")
 def normal(subject: OperatorSubject) -> None:
     x = subject.images(1)
     require_equal(_flat(subject.first.A_adjoint_A(x)), subject.matrix.T @ (subject.matrix @ _flat(x)), EXACT,
                   "A_adjoint_A against the matrix")  # fmt: skip
 
 
-@RULES("compute_norm is the largest singular value", "give ||A||, not its square, or leave compute_norm out")
+@RULES("compute_norm is the largest singular value", "return ||A||, not its square, or do not override compute_norm")
 def norm(subject: OperatorSubject) -> None:
     wanted = torch.linalg.matrix_norm(subject.matrix, 2).item()
     got = subject.first.norms.flatten()[0].item()
@@ -166,26 +174,26 @@ def norm(subject: OperatorSubject) -> None:
     require(abs(stated - most) <= 1e-3 * most, f"compute_norm() is {stated:.6g}, the largest of the norms {most:.6g}")
 
 
-@RULES("rank is that of A", "count the singular values that are not zero, or leave rank out")
+@RULES("rank is that of A", "count the non-zero singular values, or do not override rank")
 def rank(subject: OperatorSubject) -> None:
     actual = int(torch.linalg.matrix_rank(subject.matrix))
     got, most = subject.operator.rank, min(subject.matrix.shape)
     exact = subject.operator.closed_form and subject.operator.images is None
     if exact:
         require(got == actual, f"rank is {got}, that of the matrix {actual}")
-    require(got <= most, f"rank is {got}, and there are {subject.matrix.shape[0]} measurements of "
+    require(got <= most, f"rank is {got}, with {subject.matrix.shape[0]} measurements of "
                          f"{subject.matrix.shape[1]} pixels")  # fmt: skip
-    require(got >= actual, f"rank is {got}, and that of the matrix {actual}")
+    require(got >= actual, f"rank is {got}, that of the matrix {actual}")
 
 
-@RULES("A_dagger is the pseudo-inverse", "give the least-norm least-squares solution, or leave A_dagger out")
+@RULES("A_dagger is the pseudo-inverse", "return the least-norm least-squares solution, or do not override A_dagger")
 def dagger(subject: OperatorSubject) -> None:
     y = subject.measurements(1)
     require_equal(_flat(subject.first.A_dagger(y)), torch.linalg.pinv(subject.matrix) @ _flat(y), ITERATED,
                   "A_dagger against the matrix")  # fmt: skip
 
 
-@RULES("A_dagger_A is (A^T A + I / gamma)^-1 A^T A", "check gamma = inf, where it is A^+ A, or leave A_dagger_A out")
+@RULES("A_dagger_A is (A^T A + I / gamma)^-1 A^T A", "check gamma = inf, where it is A^+ A, or do not override it")
 def dagger_A(subject: OperatorSubject) -> None:
     x, D = subject.images(1), subject.matrix
     require_equal(_flat(subject.first.A_dagger_A(x)), torch.linalg.pinv(D) @ (D @ _flat(x)), ITERATED,
@@ -195,7 +203,7 @@ def dagger_A(subject: OperatorSubject) -> None:
     require_equal(_flat(subject.first.A_dagger_A(x, gamma)), wanted, ITERATED, f"A_dagger_A at gamma = {gamma}")
 
 
-@RULES("prox_l2 is the minimiser", "solve (A^T A + I / gamma) x = A^T y + z / gamma, or leave prox_l2 out")
+@RULES("prox_l2 is the minimiser", "solve (A^T A + I / gamma) x = A^T y + z / gamma, or do not override prox_l2")
 def prox(subject: OperatorSubject) -> None:
     z, y, D, gamma = subject.images(1), subject.measurements(1), subject.matrix, 0.7
     wanted = torch.linalg.solve(
@@ -204,33 +212,34 @@ def prox(subject: OperatorSubject) -> None:
     require_equal(_flat(subject.first.prox_l2(z, y, gamma)), wanted, ITERATED, f"prox_l2 at gamma = {gamma}")
 
 
-@RULES("the gradient goes through A", "write A in differentiable torch operations: no numpy, no detach")
+@RULES("A is differentiable", "write A in differentiable torch operations: no numpy, no detach")
 def gradient(subject: OperatorSubject) -> None:
     x = subject.images(1).requires_grad_()
     y = subject.first.A(x)
-    require(y.requires_grad, "what A gives is not connected to x")
+    require(y.requires_grad, "the result of A does not require a gradient")
     y.square().sum().div(2).backward()
     if x.grad is None:
-        raise Broken("no gradient comes back through A")
+        raise Broken("no gradient is propagated through A")
     require_equal(_flat(x.grad), subject.matrix.T @ (subject.matrix @ _flat(x.detach())), EXACT,
                   "the gradient of 1/2 ||A x||^2 against A^T A x")  # fmt: skip
 
 
-@RULES("mean_response is A of a constant image", "leave mean_response out, or make it of the same weights")
+@RULES("mean_response is A of a constant image", "do not override mean_response, or compute it from the same weights")
 def mean_response(subject: OperatorSubject) -> None:
-    wanted = subject.matrix.sum(dim=1, keepdim=True)
-    require_equal(_flat(subject.first.mean_response[:1]), wanted, EXACT, "mean_response against the sums of the rows")
+    wanted, largest = subject.matrix.sum(dim=1, keepdim=True), subject.matrix.abs().sum(dim=1).max().item()
+    require_equal(_flat(subject.first.mean_response[:1]), wanted, EXACT, "mean_response against the row sums of the "
+                  "matrix", scale=largest)  # fmt: skip
 
 
-@RULES("it is non-negative where it says so", "leave nonnegative False where a weight may be negative")
+@RULES("it is non-negative if it states so", "leave nonnegative False if a weight may be negative")
 def nonnegative(subject: OperatorSubject) -> None:
     if not subject.operator.nonnegative:
-        raise DoesNotApply("it does not say so")
+        raise DoesNotApply("it does not state so")
     least = subject.matrix.min().item()
-    require(least >= -EXACT, f"it says so, and has a weight of {least:.3g}")
+    require(least >= -EXACT, f"it states so, and has a weight of {least:.3g}")
 
 
-@RULES("an image alone is the image in a batch", "measure every image on its own; where they differ, write select")
+@RULES("results do not depend on the batch", "measure every image on its own; override select if images differ")
 def alone(subject: OperatorSubject) -> None:
     A, x, y = subject.operator, subject.images(), subject.measurements()
     for i in range(len(x)):
@@ -242,37 +251,62 @@ def alone(subject: OperatorSubject) -> None:
                           f"{name} of image {i} alone")  # fmt: skip
 
 
+@RULES("rows(part) is the operator for some measurements", "do not override rows, or give it closed forms of the part")
+def rows(subject: OperatorSubject) -> None:
+    A, x, gamma = subject.first, subject.images(1), 0.7
+    numbers = torch.arange(len(subject.matrix)).reshape(A.measurement_shape)
+    count = A.measurement_shape[0]
+    for part in (slice(0, (count + 1) // 2), torch.tensor([count - 1, 0][:count])):
+        B, D, y = A.rows(part), subject.matrix[numbers[part].flatten()], subject.measurements(1)[:, part]
+        shape = tuple(y.shape[1:])
+        require(tuple(B.measurement_shape) == shape, f"its measurements are {tuple(B.measurement_shape)}, not {shape}")
+        shifted, Dx, Dy = D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D @ _flat(x), D.T @ _flat(y)
+        for name, got, wanted, tolerance in (
+            ("A", B.A(x), Dx, EXACT),
+            ("A_adjoint", B.A_adjoint(y), Dy, EXACT),
+            ("A_adjoint_A", B.A_adjoint_A(x), D.T @ Dx, EXACT),
+            ("A_dagger", B.A_dagger(y), torch.linalg.pinv(D) @ _flat(y), ITERATED),
+            ("A_dagger_A", B.A_dagger_A(x, gamma), torch.linalg.solve(shifted, D.T @ Dx), ITERATED),
+            ("prox_l2", B.prox_l2(x, y, gamma), torch.linalg.solve(shifted, Dy + _flat(x) / gamma), ITERATED),
+        ):
+            require_equal(_flat(got), wanted, tolerance, f"{name} of rows({part})")
+        largest, actual = torch.linalg.matrix_norm(D, 2).item(), int(torch.linalg.matrix_rank(D))
+        got = B.norms.flatten()[0].item()
+        require(abs(got - largest) <= 1e-3 * largest, f"the norm of rows({part}) is {got:.6g}, not {largest:.6g}")
+        require(actual <= B.rank <= min(D.shape), f"rank of rows({part}) is {B.rank}, that of the matrix {actual}")
+
+
 @RULES(
     "the same seed makes the same operator",
-    "draw from cryobench.rng.generator(seed, self, shape), and from nothing else",
+    "draw all random numbers from cryobench.rng.generator(seed, self, shape)",
 )
 def seeded(subject: OperatorSubject) -> None:
     x = subject.images()
     wanted = subject.operator.A(x)
-    torch.rand(1)  # whatever the global generator gives next is another number now
+    torch.rand(1)  # advances the global generator
     require_equal(subject.build().A(x), wanted, 0.0, "A of a second operator of the same seed")
 
 
 @RULES(
-    "it leaves global state as it was", "draw from cryobench.rng.generator(seed, self, shape), and set nothing global"
+    "it does not change global state", "draw from cryobench.rng.generator(seed, self, shape), and set no global options"
 )
 def global_state(subject: OperatorSubject) -> None:
     x, y = subject.images(), subject.measurements()
-    with no_trace():
+    with global_state_unchanged():
         A = subject.build()
         _ = A.A(x), A.A_adjoint(y), A.A_dagger(y), A.compute_norm()
 
 
-@RULES("it leaves what it is given as it was", "write `x = x * w`, not `x *= w`")
+@RULES("it does not modify its input", "write `x = x * w`, not `x *= w`")
 def inputs(subject: OperatorSubject) -> None:
     A, x, y = subject.operator, subject.images(), subject.measurements()
     with untouched(x, y):
         _ = A.A(x), A.A_adjoint(y), A.A_dagger(y), A.prox_l2(x, y, 0.7)
 
 
-@RULES("it measures what it does not refuse", "raise IncompatibleError in check where an image shape makes no sense")
+@RULES("it measures every shape that it accepts", "raise IncompatibleError in check for shapes that it cannot measure")
 def check(subject: OperatorSubject) -> None:
-    for shape in ODD_SHAPES:
+    for shape in ODD_SHAPES[subject.dims]:
         imaging = Imaging(shape, subject.imaging.pixel_size, subject.imaging.table)
         try:
             check_operator(subject.component, imaging)
@@ -281,9 +315,9 @@ def check(subject: OperatorSubject) -> None:
         try:
             _measure(subject, shape, imaging)
         except Exception as error:
-            raise Broken(f"it takes images of {shape}, and fails on them: {type(error).__name__}: {error}") from error
+            raise Broken(f"it accepts images of {shape}, and fails on them: {told(error)}") from error
 
 
 def _measure(subject: OperatorSubject, shape: Shape, imaging: Imaging) -> None:
     A = build_operator(subject.component, imaging, seed=SEED, dtype=torch.float64)
-    require(A.A(torch.ones((A.images or 1, 1, *shape), dtype=torch.float64)).isfinite().all(), "not finite")
+    require(A.A(torch.ones((A.images or 1, *A.domain_shape), dtype=torch.float64)).isfinite().all(), "not finite")

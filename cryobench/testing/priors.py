@@ -1,4 +1,4 @@
-"""The contract of priors. A prior may be of any kind; those of the kinds that our solvers use are held to more."""
+"""The contract of priors. Sparsity and diffusion priors, which solvers use, have rules of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import CryobenchError
+from cryobench.numerics.linalg import dot, per_item
 from cryobench.priors.diffusion import Diffusion, DiffusionModel
 from cryobench.priors.sparsity import Sparsity
 from cryobench.testing.rules import (
@@ -16,11 +17,10 @@ from cryobench.testing.rules import (
     DoesNotApply,
     Rules,
     Subject,
-    no_trace,
+    global_state_unchanged,
     particles,
     require,
     require_equal,
-    smallest_shape,
 )
 
 RULES = Rules()
@@ -29,22 +29,22 @@ _THRESHOLD = 0.2
 
 
 class PriorSubject(Subject):
-    """A prior, on the first images that it takes."""
+    """A prior, on the first shape that it accepts."""
 
     @cached_property
     def shape(self) -> Shape:
-        return smallest_shape(self.component.check)
+        return self.smallest_shape(self.component.check)
 
     @property
     def sparsity(self) -> Sparsity:
         if not isinstance(self.component, Sparsity):
-            raise DoesNotApply("it is no sparsity prior")
+            raise DoesNotApply("it is not a sparsity prior")
         return self.component
 
     @cached_property
     def model(self) -> DiffusionModel:
         if not isinstance(self.component, Diffusion):
-            raise DoesNotApply("it is no diffusion prior")
+            raise DoesNotApply("it is not a diffusion prior")
         return self.component.load()
 
     def noisy(self, sigma: float) -> torch.Tensor:
@@ -53,38 +53,38 @@ class PriorSubject(Subject):
 
 
 @RULES(
-    "it says which images it takes",
-    "raise IncompatibleError in check(shape), in a line, where it cannot be used",
+    "it accepts a common image size, and refuses others in one line",
+    "raise IncompatibleError in check(shape), with a message of one line, where it cannot be used",
     vital=True,
 )
 def checks(subject: PriorSubject) -> None:
     _ = subject.shape
     try:
-        subject.component.check((1, 1))
+        subject.component.check((1,) * subject.dims)
     except CryobenchError as error:
-        require("\n" not in str(error), "what it raises is not one line")
+        require("\n" not in str(error), "the message of its error is more than one line")
 
 
-@RULES("it tells its weights apart", "give weights_digest() as the same text every time, '' where nothing was trained")
+@RULES("its weights have a digest", "return a fixed text for fixed weights from weights_digest(), '' without weights")
 def digest(subject: PriorSubject) -> None:
     first, again = subject.component.weights_digest(), subject.made_again().weights_digest()
-    require(isinstance(first, str), f"weights_digest() is a {type(first).__name__}, not a text")
-    require(first == again, f"weights_digest() is {first!r}, and {again!r} of the same prior made again")
+    require(isinstance(first, str), f"weights_digest() is a {type(first).__name__}, expected a str")
+    require(first == again, f"weights_digest() is {first!r}, and {again!r} for an equal prior")
 
 
 @RULES(
-    "it says what it was trained on",
-    "give trained_on() as mappings of texts, like Stack.origin; none where it was not trained",
+    "it states its training data",
+    "return mappings of str, as Stack.origin, from trained_on(); an empty sequence if it was not trained",
 )
 def trained_on(subject: PriorSubject) -> None:
     for origin in subject.component.trained_on():
         require(isinstance(origin, Mapping) and all(isinstance(text, str) for pair in origin.items() for text in pair),
-                f"trained_on() names {origin!r}, which is no mapping of texts")  # fmt: skip
+                f"trained_on() has {origin!r}, expected a mapping of str")  # fmt: skip
 
 
-@RULES("it is made ready without a trace", "set nothing that belongs to the whole program in prepare")
+@RULES("prepare does not change global state", "do not set global options in prepare")
 def prepares(subject: PriorSubject) -> None:
-    with no_trace():
+    with global_state_unchanged():
         subject.component.prepare(torch.device("cpu"))
 
 
@@ -96,24 +96,25 @@ def adjoint(subject: PriorSubject) -> None:
     require_equal((x * subject.sparsity.adjoint(u)).sum(), (Kx * u).sum(), 1e-8, "<x, K^T u> against <K x, u>")
 
 
-@RULES("||K||^2 is at most norm_squared", "state a bound of the squared spectral norm of analysis: steps depend on it")
+@RULES(
+    "||K||^2 is at most norm_squared",
+    "return a bound of the squared spectral norm of analysis: step sizes depend on it",
+)
 def norm_bound(subject: PriorSubject) -> None:
     x, prior = subject.noisy(1.0)[:1].double(), subject.sparsity
-    for _ in range(50):  # the power method, which comes from below
+    for _ in range(50):  # the power method, a lower bound
         x = prior.adjoint(prior.analysis(x / x.norm()))
-    require(
-        x.norm() <= prior.norm_squared(2) * (1 + 1e-6),
-        f"||K||^2 is {x.norm():.6g} or more, stated are {prior.norm_squared(2):g}",
-    )
+    bound = prior.norm_squared(subject.dims)
+    require(x.norm() <= bound * (1 + 1e-6), f"||K||^2 is at least {x.norm():.6g}, norm_squared returns {bound:g}")
 
 
-@RULES("prox minimises", "find argmin_x 1/2 ||x - z||^2 + threshold R(x)")
+@RULES("prox is the minimiser", "return argmin_x 1/2 ||x - z||^2 + threshold R(x)")
 def prox(subject: PriorSubject) -> None:
     prior, z = subject.sparsity, subject.noisy(0.3).double()
-    threshold = torch.full((len(z), 1, 1, 1), _THRESHOLD, dtype=z.dtype)
+    threshold = per_item(z.new_full((len(z),), _THRESHOLD), z)
 
     def cost(x: torch.Tensor) -> torch.Tensor:
-        return ((x - z).square().sum(dim=(1, 2, 3), keepdim=True) / 2 + threshold * prior.value(x)).flatten()
+        return (dot(x - z, x - z) / 2 + threshold * prior.value(x)).flatten()
 
     x = prior.prox(z, threshold)
     least = cost(x)
@@ -121,10 +122,13 @@ def prox(subject: PriorSubject) -> None:
     others = [prior.prox(z, share * threshold) for share in (0.5, 0.9, 1.1, 2)]
     others += [x + size * torch.randn(x.shape, generator=g, dtype=x.dtype) for size in (1e-3, 1e-2, 1e-1)]
     for other in [z, torch.zeros_like(z), 0.9 * x + 0.1 * z, 0.9 * x, *others]:
-        require((least <= cost(other) * (1 + 1e-6) + 1e-9).all(), "another image costs less than what prox gives")
+        require(
+            (least <= cost(other) * (1 + 1e-6) + 1e-9).all(),
+            "another image has a lower objective than the result of prox",
+        )
 
 
-@RULES("denoise takes noise off", "estimate x from x + sigma noise, on the scale of images in [-1, 1]")
+@RULES("denoise reduces the error", "estimate x from x + sigma noise, for images in [-1, 1]")
 def denoises(subject: PriorSubject) -> None:
     clean = particles(subject.shape).float()
     for sigma in _LEVELS:
@@ -132,10 +136,10 @@ def denoises(subject: PriorSubject) -> None:
         x = subject.model.denoise(noisy, sigma)
         require(x.shape == noisy.shape and x.dtype == noisy.dtype, f"it gave {x.dtype} {list(x.shape)}")
         left, before = (float((each - clean).square().mean().sqrt()) for each in (x, noisy))
-        require(left < before, f"at sigma = {sigma:g} an error of {before:.3g} RMS becomes one of {left:.3g}")
+        require(left < before, f"at sigma = {sigma:g} the RMS error rises from {before:.3g} to {left:.3g}")
 
 
-@RULES("an image alone is the image in a batch", "normalise per image, and put the network into its evaluation mode")
+@RULES("results do not depend on the batch", "normalise per image, and set the network to evaluation mode")
 def alone(subject: PriorSubject) -> None:
     for sigma in _LEVELS:
         noisy = subject.noisy(sigma)

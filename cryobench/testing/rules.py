@@ -1,4 +1,4 @@
-"""What a rule of a contract is, and how a component is held to it."""
+"""Rules of a contract, and how a component is tested against one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from cryobench.core import Shape
+from cryobench.core import FourierMask, PixelMask, Prior, Shape
 from cryobench.core.kinds import check_kind
 from cryobench.errors import CryobenchError, told
+from cryobench.plan.grid import with_nested
 from cryobench.registry import Registry, installed
 from cryobench.spec import Spec, parse
 
 SEED = 20
-SIDES = (32, 64, 128, 256)
-"""Of the square images that a component is tried on: the first side that it takes."""
+SHAPES: dict[int, tuple[Shape, ...]] = {
+    2: ((32, 32), (64, 64), (128, 128), (256, 256)),
+    3: ((8, 8, 16), (8, 8, 8), (16, 16, 16), (32, 32, 32)),
+}
+"""Shapes on which a component is tested, by the number of axes: the first that it accepts."""
 
 
 class Broken(AssertionError):
@@ -28,26 +32,27 @@ class Broken(AssertionError):
 
 
 class DoesNotApply(Exception):
-    """A rule says nothing about this component; the message says why."""
+    """A rule does not apply to a component; the message says why."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that must hold for every component of a kind. remedy: what to do where it does not.
+    """A requirement on every component of a kind. remedy: what to do where it is broken.
 
-    check: takes a `Subject`; raises `Broken` or `DoesNotApply`. vital: whether nothing else can be told where it is
-    broken.
+    check: takes a `Subject`; raises `Broken` or `DoesNotApply`. vital: where it is broken, no other rule is tested.
+    once: tested once, not for each number of axes that the component states.
     """
 
     name: str
     remedy: str
     check: Callable[[Any], None]
     vital: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What came of a rule. why: how it is broken, or why it does not apply."""
+class RuleResult:
+    """The result of a rule. why: how it is broken, or why it does not apply."""
 
     rule: Rule
     status: Literal["holds", "broken", "does not apply"]
@@ -55,23 +60,23 @@ class Verdict:
 
 
 class Rules(list[Rule]):
-    """Rules in the order in which they are tried: `@rules("what must hold", "what to do")` on a check adds one."""
+    """Rules in the order in which they are tested; `@rules(name, remedy)` on a check adds one."""
 
     def __call__(
-        self, name: str, remedy: str, *, vital: bool = False
+        self, name: str, remedy: str, *, vital: bool = False, once: bool = False
     ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
         def add(check: Callable[[Any], None]) -> Callable[[Any], None]:
-            self.append(Rule(name, remedy, check, vital))
+            self.append(Rule(name, remedy, check, vital, once))
             return check
 
         return add
 
 
 class Subject:
-    """A component under test, by kind and spec, and what its rules share; a kind adds the objects that it makes."""
+    """A component under test on images of `dims` axes, and what its rules share. Each kind has a subclass."""
 
-    def __init__(self, kind: str, text: str, registry: Registry | None = None):
-        self.kind, self.text, self.registry = kind, text, registry or installed()
+    def __init__(self, kind: str, text: str, registry: Registry | None = None, dims: int = 2):
+        self.kind, self.text, self.registry, self.dims = kind, text, registry or installed(), dims
 
     @cached_property
     def spec(self) -> Spec:
@@ -88,62 +93,90 @@ class Subject:
         """Another object of the same component."""
         return self.registry.make(self.kind, self.spec)
 
+    @cached_property
+    def by_dims(self) -> list[Subject]:
+        """A subject for each number of axes that the component, its masks and its priors all state."""
+        if not hasattr(self.component, "dims"):  # a source
+            return [self]
+        nested = [part for part in with_nested(self.component) if isinstance(part, PixelMask | FourierMask | Prior)]
+        stated = [dims for dims in self.component.dims if all(dims in part.dims for part in nested)]
+        return [type(self)(self.kind, self.text, self.registry, dims) for dims in stated]
 
-def judge(rule: Rule, subject: Subject) -> Verdict:
-    """Hold a component to a rule. Whatever else it raises breaks the rule too."""
+    def smallest_shape(self, check: Callable[[Shape], object], shapes: Sequence[Shape] = ()) -> Shape:
+        """The first of `shapes`, by default `SHAPES`, for which `check` raises no `CryobenchError`, else `Broken`."""
+        refused, shapes = "", shapes or SHAPES[self.dims]
+        for shape in shapes:
+            try:
+                check(shape)
+            except CryobenchError as error:
+                refused = str(error)
+            else:
+                return shape
+        sizes = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
+        raise Broken(f"it refuses all of {sizes} pixels: {refused}")
+
+
+def check_rule(rule: Rule, subject: Subject) -> RuleResult:
+    """Test a component against a rule, in every number of axes that it states. Any other exception breaks it too."""
+    if rule.once:
+        return _check_one(rule, subject)
     try:
-        with _put_back():
+        subjects = subject.by_dims
+    except Exception as error:
+        return RuleResult(rule, "broken", _message(error))
+    results = [(part.dims, _check_one(rule, part)) for part in subjects]
+    for dims, result in results:
+        if result.status == "broken":
+            where = f"in {dims}-D: " if len(results) > 1 else ""
+            return RuleResult(rule, "broken", where + result.why)
+    if all(result.status == "does not apply" for _, result in results):
+        return results[0][1] if results else RuleResult(rule, "does not apply", "it states no dimensions in `dims`")
+    return RuleResult(rule, "holds")
+
+
+def _check_one(rule: Rule, subject: Subject) -> RuleResult:
+    try:
+        with _restored_state():
             rule.check(subject)
     except DoesNotApply as reason:
-        return Verdict(rule, "does not apply", str(reason))
-    except CryobenchError as error:
-        return Verdict(rule, "broken", str(error))
-    except Exception as error:  # a stranger's code may raise anything
-        return Verdict(rule, "broken", str(error) if isinstance(error, Broken) else told(error))
-    return Verdict(rule, "holds")
+        return RuleResult(rule, "does not apply", str(reason))
+    except Exception as error:  # a plugin may raise anything
+        return RuleResult(rule, "broken", _message(error))
+    return RuleResult(rule, "holds")
 
 
-def smallest_shape(check: Callable[[Shape], object], sides: Sequence[int] = SIDES) -> Shape:
-    """The smallest square images for which `check` raises no `CryobenchError`. Raises `Broken` where there are none."""
-    refused = ""
-    for side in sides:
-        try:
-            check((side, side))
-        except CryobenchError as error:
-            refused = str(error)
-        else:
-            return side, side
-    raise Broken(f"it takes no images of {', '.join(map(str, sides))} pixels: {refused}")
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, CryobenchError | Broken) else told(error)
 
 
 def require(true: object, how: str) -> None:
-    """Raise `Broken` unless it is true."""
+    """Raise `Broken` with the message `how` unless `true`."""
     if not true:
         raise Broken(how)
 
 
-def require_equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str) -> None:
-    """Raise `Broken` unless two tensors agree within tolerance times the largest magnitude that is wanted."""
-    require(got.shape == wanted.shape, f"{what}: shape {list(got.shape)}, wanted {list(wanted.shape)}")
+def require_equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str, *, scale: float = 0.0) -> None:
+    """Raise `Broken` unless two tensors agree within `tolerance` times the largest magnitude of `wanted`, or `scale`."""
+    require(got.shape == wanted.shape, f"{what}: shape {list(got.shape)}, expected {list(wanted.shape)}")
     if not wanted.numel():
         return
     off = (got - wanted).abs().max().item()
-    scale = max(wanted.abs().max().item(), torch.finfo(torch.float32).tiny)
+    scale = max(wanted.abs().max().item(), scale, torch.finfo(torch.float32).tiny)
     require(off <= tolerance * scale, f"{what}: off by {off / scale:.2g} of the largest value, {tolerance:g} allowed")
 
 
 @contextmanager
 def untouched(*tensors: torch.Tensor) -> Iterator[None]:
-    """Raise `Broken` where one of these tensors is another one afterwards."""
+    """Raise `Broken` where the block changes one of these tensors."""
     before = [tensor.clone() for tensor in tensors]
     yield
     for tensor, kept in zip(tensors, before, strict=True):
-        require(torch.equal(tensor, kept), "it wrote into what it was given")
+        require(torch.equal(tensor, kept), "it modified its input")
 
 
 @contextmanager
-def no_trace() -> Iterator[None]:
-    """Raise `Broken` where global state is another one afterwards."""
+def global_state_unchanged() -> Iterator[None]:
+    """Raise `Broken` where the block changes global state."""
     before = _global_state()
     yield
     after = _global_state()
@@ -152,8 +185,8 @@ def no_trace() -> Iterator[None]:
 
 
 @contextmanager
-def _put_back() -> Iterator[None]:
-    """Global state afterwards is what it was before: what a rule finds does not depend on those before it."""
+def _restored_state() -> Iterator[None]:
+    """Restore global state after the block, so that a rule does not depend on those before it."""
     before = _global_state()
     try:
         yield
@@ -186,14 +219,16 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def particles(shape: Shape, count: int = 3) -> torch.Tensor:
-    """Smooth test images in [-1, 1], each of another sum of Gaussian spots, float64 [count, 1, H, W]."""
+    """Smooth test images or volumes in [-1, 1], each another sum of Gaussian spots, float64 [count, 1, *S]."""
     g = torch.Generator().manual_seed(SEED)
-    v, u = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape)
+    axes = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape]
     images = []
     for _ in range(count):
         spots = torch.zeros(shape, dtype=torch.float64)
         for _ in range(5):
-            y, x, width = (torch.rand(3, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.2])).tolist()
-            spots += torch.exp(-((v[:, None] - y + 0.5) ** 2 + (u - x + 0.5) ** 2) / (2 * (0.1 + width) ** 2))
+            *centre, width = torch.rand(len(shape) + 1, generator=g, dtype=torch.float64).tolist()
+            along = [torch.exp(-((axis - c + 0.5) ** 2) / (2 * (0.1 + 0.2 * width) ** 2))
+                     for axis, c in zip(axes, centre, strict=True)]  # fmt: skip
+            spots += reduce(torch.multiply, torch.meshgrid(*along, indexing="ij"))
         images.append(2 * spots / spots.max() - 1)
     return torch.stack(images)[:, None]

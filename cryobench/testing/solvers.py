@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from cryobench.core import (
     MINMAX,
+    Imaging,
     LinearOperator,
     NoiseModel,
     OperatorRecipe,
@@ -21,6 +22,7 @@ from cryobench.core import (
     build_operator,
 )
 from cryobench.core.meters import CountingOperator
+from cryobench.errors import told
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
@@ -29,31 +31,42 @@ from cryobench.testing.rules import (
     DoesNotApply,
     Rules,
     Subject,
-    no_trace,
+    global_state_unchanged,
     particles,
     require,
-    smallest_shape,
     untouched,
 )
+from cryobench.testing.slices import CentralSlices
 
 RULES = Rules()
 SAME = 1e-4
-"""How far an image alone may be from the image in a batch, images being in [-1, 1]: rounding, not neighbours."""
-PROBLEMS = (
-    ("sumpool:2", "none"),
-    ("fourier:0.5", "none"),
-    ("identity", "gaussian:0.1"),
-    ("sumpool:2,count=2,mask=random_binary", "gaussian:rel=0.05"),
-    ("sumpool:4", "poisson:100"),
-    ("fourier:0.5", "gaussian:rel=0.05"),
-)
-"""Operators and noises that a solver is tried on; the first that it takes is the easy one."""
+"""Largest difference between an image alone and in a batch, images being in [-1, 1]: rounding is below it."""
+PROBLEMS: dict[int, tuple[tuple[str | OperatorRecipe, str], ...]] = {
+    2: (
+        ("sumpool:2", "none"),
+        ("fourier:0.5", "none"),
+        ("identity", "gaussian:0.1"),
+        ("sumpool:2,count=2,mask=random_binary", "gaussian:rel=0.05"),
+        ("sumpool:4", "poisson:100"),
+        ("fourier:0.5", "gaussian:rel=0.05"),
+    ),
+    3: (
+        (CentralSlices(), "none"),
+        ("fourier:0.5", "none"),
+        ("identity", "gaussian:0.1"),
+        (CentralSlices(), "gaussian:rel=0.05"),
+        ("identity", "poisson:100"),
+        ("fourier:0.5", "gaussian:rel=0.05"),
+    ),
+}
+"""Operators and noises on which a solver is tested, by the number of axes; most rules use the first that it accepts."""
 DTYPES = (torch.float32, torch.float64)
+_IDS = ("first", "second", "third")
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A problem that a solver may be asked to solve."""
+class Trial:
+    """A problem on which a solver is tested."""
 
     name: str
     operator: LinearOperator
@@ -66,81 +79,84 @@ class Tried:
         return Problem(CountingOperator(self.operator), y.contiguous(), self.noise, sigma.contiguous())
 
 
-_IDS = ("first", "second", "third")
-
-
 class SolverSubject(Subject):
-    """A solver, the problems that it says it takes, and its answer to the first of them."""
+    """A solver, the problems that it accepts, and its answer to the first of them."""
 
     @cached_property
     def shape(self) -> Shape:
-        """The smallest images that its priors know."""
+        """The first shape that its priors, and in 3-D the slices, accept."""
         priors = [part for part in with_nested(self.component) if isinstance(part, Prior)]
 
         def check(shape: Shape) -> None:
             for prior in priors:
                 prior.check(shape)
+            if self.dims == 3:
+                CentralSlices().check(Imaging(shape))
 
-        return smallest_shape(check)
+        return self.smallest_shape(check)
 
-    def tried(self, operator: str, noise: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tried:
-        recipe: OperatorRecipe = self.registry.make("operators", operator)
+    def trial(
+        self, operator: str | OperatorRecipe, noise: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> Trial:
+        recipe = self.registry.make("operators", operator) if isinstance(operator, str) else operator
         live = build_operator(recipe, self.shape, seed=SEED, dtype=dtype, device=device)
-        return Tried(f"{operator} with {noise} noise", live, self.registry.make("noises", noise))
+        return Trial(f"{operator} with {noise} noise", live, self.registry.make("noises", noise))
 
     def refusal(self, problem: Problem) -> str | None:
         reason = self.component.unsupported(problem)
         require(reason is None or (isinstance(reason, str) and reason.strip() and "\n" not in reason),
-                f"unsupported() returned {reason!r}; wanted None, or the reason in a line")  # fmt: skip
+                f"unsupported() returned {reason!r}; expected None, or the reason in one line")  # fmt: skip
         return reason
 
     @cached_property
-    def easy(self) -> tuple[str, str]:
-        """The operator and the noise of the first problem that it takes."""
+    def first(self) -> tuple[str | OperatorRecipe, str]:
+        """The operator and the noise of the first problem that it accepts."""
         reasons = []
-        for operator, noise in PROBLEMS:
-            reason = self.refusal(self.tried(operator, noise).problem())
+        for operator, noise in PROBLEMS[self.dims]:
+            reason = self.refusal(self.trial(operator, noise).problem())
             if reason is None:
                 return operator, noise
             reasons.append(f"{operator}: {reason}")
-        raise Broken(f"it takes none of the usual problems ({'; '.join(reasons)})")
+        raise Broken(f"it refuses all of the usual problems ({'; '.join(reasons)})")
 
     def problem(self, images: slice = slice(None), dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
-        return self.tried(*self.easy, dtype, device).problem(images)
+        return self.trial(*self.first, dtype, device).problem(images)
 
     def solve(self, problem: Problem, ids: tuple[str, ...] = _IDS, progress: Progress | None = None) -> Reconstruction:
         return self.component.solve(problem, rng=Rng(SEED, ids), progress=progress)
 
     @cached_property
     def answer(self) -> Reconstruction:
-        """Of the easy problem."""
+        """Its answer to the first problem."""
         answer = self.solve(self.problem())
-        require(isinstance(answer, Reconstruction), f"solve() returned a {type(answer).__name__}, not a Reconstruction")
-        require(isinstance(answer.x, torch.Tensor), f"its image is a {type(answer.x).__name__}, not a tensor")
+        require(
+            isinstance(answer, Reconstruction), f"solve() returned a {type(answer).__name__}, expected a Reconstruction"
+        )
+        require(isinstance(answer.x, torch.Tensor), f"its image is a {type(answer.x).__name__}, expected a tensor")
         return answer
 
 
 @RULES(
-    "it takes one of the usual problems",
-    "see cryobench.testing.solvers.PROBLEMS, and what unsupported says",
+    "it accepts one of the usual problems",
+    "see cryobench.testing.solvers.PROBLEMS, and what unsupported returns",
     vital=True,
 )
 def takes(subject: SolverSubject) -> None:
-    _ = subject.easy
+    _ = subject.first
 
 
 @RULES(
-    "it answers with images of the right shape",
-    "return Reconstruction(x) with x [B, 1, H, W]; see problem.image_batch_shape",
+    "its answer has the right shape",
+    "return Reconstruction(x) with x of shape problem.image_batch_shape, [B, C, *S]",
 )
 def shape(subject: SolverSubject) -> None:
     got, wanted = tuple(subject.answer.x.shape), subject.problem().image_batch_shape
-    require(got == wanted, f"x has shape {list(got)}, wanted {list(wanted)}")
+    require(got == wanted, f"x has shape {list(got)}, expected {list(wanted)}")
 
 
 @RULES(
-    "it answers in the problem's dtype",
-    "make tensors with dtype=problem.y.dtype, and convert what is read from elsewhere",
+    "its answer has the dtype of the problem",
+    "make tensors with dtype=problem.y.dtype, and convert data from other sources",
 )
 def dtype(subject: SolverSubject) -> None:
     for dtype in DTYPES:
@@ -148,38 +164,39 @@ def dtype(subject: SolverSubject) -> None:
         require(got == dtype, f"x is {got} where y is {dtype}")
 
 
-@RULES("it answers on the problem's device", "make tensors with device=problem.y.device")
+@RULES("its answer is on the device of the problem", "make tensors with device=problem.y.device")
 def device(subject: SolverSubject) -> None:
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         got = (subject.answer if device == "cpu" else subject.solve(subject.problem(device=device))).x.device
         require(got.type == device, f"x is on {got} where y is on {device}")
 
 
-@RULES("its numbers are finite", "look for a division by zero, a step that is too long, or a logarithm of zero")
+@RULES("its answer is finite", "look for a division by zero, a step size that is too large, or a logarithm of zero")
 def finite(subject: SolverSubject) -> None:
     bad = (~subject.answer.x.isfinite()).sum().item()
     require(not bad, f"{bad} pixels are NaN or infinite")
 
 
 @RULES(
-    "the same seed gives the same images", "take all random numbers from rng.stream(PURPOSE), and none from the clock"
+    "the same seed gives the same images",
+    "draw all random numbers from rng.stream(PURPOSE), and use no time or global generator",
 )
 def seeded(subject: SolverSubject) -> None:
     again = subject.made_again().solve(subject.problem(), rng=Rng(SEED, _IDS))
-    require(torch.equal(again.x, subject.answer.x), "a second run with the same seed gave other images")
+    require(torch.equal(again.x, subject.answer.x), "a second run with the same seed gave different images")
 
 
 @RULES(
-    "it leaves global state as it was",
-    "draw from rng.stream(PURPOSE), and set nothing that belongs to the whole program",
+    "it does not change global state",
+    "draw from rng.stream(PURPOSE), and do not set global options",
 )
 def global_state(subject: SolverSubject) -> None:
     problem = subject.problem()
-    with no_trace():
+    with global_state_unchanged():
         subject.solve(problem)
 
 
-@RULES("it leaves the measurements as they were", "write `y = y - b`, not `y -= b`, or work on a clone")
+@RULES("it does not modify the measurements", "write `y = y - b`, not `y -= b`, or work on a clone")
 def inputs(subject: SolverSubject) -> None:
     problem = subject.problem()
     with untouched(problem.y, problem.sigma):
@@ -187,21 +204,19 @@ def inputs(subject: SolverSubject) -> None:
 
 
 @RULES(
-    "an image alone is the image in a batch",
-    "take norms, steps and stopping rules per image, [B, 1, ..., 1], and noise from rng",
+    "results do not depend on the batch",
+    "compute norms, step sizes and stopping rules per image, [B, 1, ..., 1], and draw noise from rng",
 )
 def alone(subject: SolverSubject) -> None:
     for i, image in enumerate(_IDS):
         x = subject.solve(subject.problem(slice(i, i + 1)), (image,)).x
         off = (x[0] - subject.answer.x[i]).abs().max().item()
-        require(
-            off <= SAME, f"image {i} alone differs from itself in a batch of {len(_IDS)} by {off:.2g}, {SAME:g} allowed"
-        )
+        require(off <= SAME, f"image {i} alone and in a batch of {len(_IDS)} differ by {off:.2g}, {SAME:g} allowed")
 
 
 @RULES(
-    "it explains the measurements better than a blank image",
-    "look at the sign and the scale of the data term, or take more steps",
+    "its residual is smaller than that of a blank image",
+    "check the sign and the scale of the data term, or take more steps",
 )
 def residual(subject: SolverSubject) -> None:
     problem = subject.problem()
@@ -210,51 +225,53 @@ def residual(subject: SolverSubject) -> None:
         for x in (subject.answer.x, torch.zeros_like(subject.answer.x))
     )
     for i in range(problem.batch):
-        require(left[i] < start[i], f"on {subject.easy[0]}, ||A x - y|| is {left[i]:.3g} for image {i}, and "
+        require(left[i] < start[i], f"on {subject.first[0]}, ||A x - y|| is {left[i]:.3g} for image {i}, and "
                                     f"{start[i]:.3g} for a blank one")  # fmt: skip
 
 
-@RULES("it solves what it does not refuse", "say in unsupported(problem), in a line, why it cannot take a problem")
+@RULES("it solves every problem that it accepts", "return the reason in one line from unsupported(problem) for others")
 def unsupported(subject: SolverSubject) -> None:
-    for operator, noise in PROBLEMS:
-        tried = subject.tried(operator, noise)
-        problem = tried.problem(slice(1))
+    for operator, noise in PROBLEMS[subject.dims]:
+        trial = subject.trial(operator, noise)
+        problem = trial.problem(slice(1))
         if subject.refusal(problem) is None:
             try:
                 x = subject.solve(problem, _IDS[:1]).x
             except Exception as error:
-                raise Broken(f"it takes {tried.name}, and fails on it: {type(error).__name__}: {error}") from error
-            require(x.isfinite().all(), f"it takes {tried.name}, and answers with NaN or infinity")
+                raise Broken(f"it accepts {trial.name}, and fails on it: {told(error)}") from error
+            require(x.isfinite().all(), f"it accepts {trial.name}, and its answer has NaN or infinity")
 
 
-@RULES("its progress goes up to its end", "call progress(done, steps) after every step, done = 1 ... steps")
+@RULES("its progress rises to the number of steps", "call progress(done, steps) after every step, done = 1 ... steps")
 def progress(subject: SolverSubject) -> None:
-    told: list[tuple[int, int]] = []
-    subject.solve(subject.problem(slice(1)), _IDS[:1], lambda *steps: told.append(steps))
-    if not told:
+    reports: list[tuple[int, int]] = []
+    subject.solve(subject.problem(slice(1)), _IDS[:1], lambda *steps: reports.append(steps))
+    if not reports:
         raise DoesNotApply("it reports no progress")
-    done = [step for step, _ in told]
-    rises = done == sorted(done) and done[0] >= 0 and done[-1] <= told[-1][1]
-    require(rises and len({steps for _, steps in told}) == 1, f"progress was told {told[:3]} ... {told[-1]}")
+    done = [step for step, _ in reports]
+    rises = done == sorted(done) and done[0] >= 0 and done[-1] <= reports[-1][1]
+    require(
+        rises and len({steps for _, steps in reports}) == 1, f"progress was called with {reports[:3]} ... {reports[-1]}"
+    )
 
 
-@RULES("Ctrl-C ends it", "catch no BaseException, and put no `finally: return` around the steps")
+@RULES("Ctrl-C interrupts it", "do not catch BaseException, and do not return from a `finally` block")
 def interruptible(subject: SolverSubject) -> None:
-    calls = _Calls(subject.problem(slice(1)).operator)
-    subject.solve(_watched(subject.problem(slice(1)), calls), _IDS[:1])
+    calls = _InterruptedOperator(subject.problem(slice(1)).operator)
+    subject.solve(_with_operator(subject.problem(slice(1)), calls), _IDS[:1])
     if not calls.made:
-        raise DoesNotApply("it never calls the operator, during which it would be interrupted")
+        raise DoesNotApply("it never calls the operator, where it would be interrupted")
     for at in {1, (calls.made + 1) // 2}:
-        interrupting = _Calls(subject.problem(slice(1)).operator, at)
+        interrupting = _InterruptedOperator(subject.problem(slice(1)).operator, at)
         try:
-            subject.solve(_watched(subject.problem(slice(1)), interrupting), _IDS[:1])
+            subject.solve(_with_operator(subject.problem(slice(1)), interrupting), _IDS[:1])
         except KeyboardInterrupt:
             continue
-        raise Broken(f"it went on after Ctrl-C during call {at} of {calls.made} of the operator")
+        raise Broken(f"it continued after Ctrl-C during call {at} of {calls.made} of the operator")
 
 
-class _Calls:
-    """An operator that counts its calls, and is interrupted during one of them."""
+class _InterruptedOperator:
+    """An operator that counts its calls and raises KeyboardInterrupt during one of them."""
 
     METHODS = ("A", "A_adjoint", "A_adjoint_A", "A_dagger", "A_dagger_A", "prox_l2", "on_range")
 
@@ -275,5 +292,5 @@ class _Calls:
         return counted
 
 
-def _watched(problem: Problem, calls: _Calls) -> Problem:
-    return Problem(CountingOperator(calls), problem.y, problem.noise, problem.sigma)  # pyright: ignore[reportArgumentType]
+def _with_operator(problem: Problem, operator: _InterruptedOperator) -> Problem:
+    return replace(problem, operator=CountingOperator(operator))  # pyright: ignore[reportArgumentType]

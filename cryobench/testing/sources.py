@@ -8,20 +8,20 @@ import numpy as np
 
 from cryobench.core import Stack
 from cryobench.errors import SelectionError
-from cryobench.testing.rules import Broken, DoesNotApply, Rules, Subject, no_trace, require
+from cryobench.testing.rules import Broken, DoesNotApply, Rules, Subject, global_state_unchanged, require
 
 RULES = Rules()
 _MOST = 4
-"""Images that are read."""
+"""Largest number of images that are read."""
 
 
 class SourceSubject(Subject):
-    """A source, open."""
+    """An open source."""
 
     @cached_property
     def stack(self) -> Stack:
         stack = self.component.open()
-        require(isinstance(stack, Stack), f"open() returned a {type(stack).__name__}, not a cryobench.core.Stack")
+        require(isinstance(stack, Stack), f"open() returned a {type(stack).__name__}, expected a cryobench.core.Stack")
         require(len(stack) > 0, "it has no images")
         return stack
 
@@ -30,83 +30,81 @@ class SourceSubject(Subject):
         return range(min(_MOST, len(self.stack)))
 
 
-@RULES("it opens", "return a cryobench.core.Stack of one image or more from open()", vital=True)
+@RULES("it opens", "return a cryobench.core.Stack of at least one image from open()", vital=True)
 def opens(subject: SourceSubject) -> None:
     _ = subject.stack
 
 
 @RULES(
-    "it gives images of the shape that it states",
-    "return float32 [H, W] from read(index), H and W those of stack.shape",
+    "images have the stated shape",
+    "return float32 of shape stack.shape from read(index)",
 )
 def shape(subject: SourceSubject) -> None:
     for index in subject.indices:
         image = subject.stack.read(index)
-        require(isinstance(image, np.ndarray), f"image {index} is a {type(image).__name__}, not an array")
+        require(isinstance(image, np.ndarray), f"image {index} is a {type(image).__name__}, expected an array")
         wanted = tuple(subject.stack.shape)
         require((image.shape, image.dtype) == (wanted, np.float32),
-                f"image {index} is {image.dtype} {image.shape}, wanted float32 {wanted}")  # fmt: skip
+                f"image {index} is {image.dtype} {image.shape}, expected float32 {wanted}")  # fmt: skip
         require(np.isfinite(image).all(), f"image {index} has values that are NaN or infinite")
 
 
-@RULES("an image is the same whenever it is read", "make it of (the parameters, index) alone, whatever was read before")
+@RULES("images do not depend on the order of reading", "compute an image from the parameters and its index alone")
 def repeatable(subject: SourceSubject) -> None:
     forwards = [subject.stack.read(index).copy() for index in subject.indices]
     other = subject.made_again().open()
     for index in reversed(subject.indices):
         require(
             np.array_equal(other.read(index), forwards[index]),
-            f"image {index} is another one when it is read in another order",
+            f"image {index} is different when images are read in another order",
         )
 
 
-@RULES("it has no image beyond its last", "call self.check(index) in read, which raises SelectionError")
+@RULES("an index out of range is an error", "call self.check(index) in read, which raises SelectionError")
 def bounds(subject: SourceSubject) -> None:
     for index in (len(subject.stack), -1):
         try:
             subject.stack.read(index)
         except SelectionError:
             continue
-        raise Broken(f"it gives an image {index}, and has {len(subject.stack)}")
+        raise Broken(f"read({index}) returns an image, and there are {len(subject.stack)}")
 
 
-@RULES("what it gives may be written to", "return a copy from read: solvers and scalings work in place")
+@RULES("images may be modified", "return a copy from read: scalings work in place")
 def copies(subject: SourceSubject) -> None:
     before = subject.stack.read(0).copy()
     image = subject.stack.read(0)
     if image.flags.writeable:
         image += 1
-    require(np.array_equal(subject.stack.read(0), before), "writing to an image changed what is read the next time")
+    require(np.array_equal(subject.stack.read(0), before), "modifying an image changed what is read next")
 
 
-@RULES("its pixel sizes make sense", "give Å per pixel from pixel_size(index), None where it is not known")
+@RULES("pixel sizes are plausible", "return Å per pixel from pixel_size(index), None where it is not known")
 def pixel_size(subject: SourceSubject) -> None:
     for index in subject.indices:
         size = subject.stack.pixel_size(index)
-        require(size is None or (0 < size < 1000), f"image {index} has a pixel of {size} Å")
+        require(size is None or (0 < size < 1000), f"the pixel size of image {index} is {size} Å")
 
 
-@RULES("its table has a row for each image", "give one row an image, in the order of the images, or None")
+@RULES("its table has a row for each image", "return one row per image, in the order of the images, or None")
 def table(subject: SourceSubject) -> None:
     table = subject.stack.table
     if table is None:
         raise DoesNotApply("it has no table")
-    require(
-        len(table) == len(subject.stack), f"its table has {len(table)} rows, and there are {len(subject.stack)} images"
-    )
+    require(len(table) == len(subject.stack), f"its table has {len(table)} rows for {len(subject.stack)} images")
 
 
-@RULES("a clean image is like its image", "give clean(index) in the units and the shape of read(index), or None")
+@RULES("a clean image has the shape of its image", "return clean(index) in the units and shape of read(index), or None")
 def clean(subject: SourceSubject) -> None:
     for index in subject.indices:
         clean = subject.stack.clean(index)
         if clean is None:
-            raise DoesNotApply("it does not know its images without noise")
+            raise DoesNotApply("it has no clean images")
         require((clean.shape, clean.dtype) == (tuple(subject.stack.shape), np.float32),
                 f"clean image {index} is {clean.dtype} {clean.shape}")  # fmt: skip
 
 
-@RULES("it leaves global state as it was", "draw from a generator of its own")
+@RULES("it does not change global state", "draw from its own generator")
 def global_state(subject: SourceSubject) -> None:
-    with no_trace():
+    with global_state_unchanged():
         subject.made_again().open().read(0)

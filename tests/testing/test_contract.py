@@ -9,8 +9,8 @@ from networks import pipeline, unet
 
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
-from cryobench.testing import everything, examine, rules
-from cryobench.testing.rules import judge
+from cryobench.testing import common, examine, rules
+from cryobench.testing.rules import check_rule
 
 TOYS = {
     "solvers": ("ToySolver", "Uninterruptible", "NotFrozen", "Growing", "Unpicklable", "Silent", "NoSolver"),
@@ -51,8 +51,8 @@ def registry() -> Registry:
 
 def broken(kind: str, spec: str, registry: Registry) -> dict[str, str]:
     """The rules that a component breaks, by the names of their checks, and how."""
-    found = [verdict for verdict in examine(kind, spec, registry) if verdict.status == "broken"]
-    return {verdict.rule.check.__name__: verdict.why for verdict in found}
+    found = [result for result in examine(kind, spec, registry) if result.status == "broken"]
+    return {result.rule.check.__name__: result.why for result in found}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_toys_keep_it_where_they_are_not_broken(kind, registry):
             assert broken(kind, name.lower(), registry) == {}
 
 
-BROKEN = [(kind, rule) for kind in KINDS for rule in rules(kind)[len(everything.RULES) :]]
+BROKEN = [(kind, rule) for kind in KINDS for rule in rules(kind)[len(common.RULES) :]]
 OTHER = {"fraction": "toyfouriermask", "denoises": "toydiffusion"}
 
 
@@ -95,9 +95,9 @@ def test_a_plugin_that_breaks_a_rule_is_found_out(kind, rule, registry):
     else:
         toy = "toydiffusion" if (kind, broken) == ("priors", "alone") else OTHER.get(broken, TOYS[kind][0].lower())
         spec = f"{toy}:broken={broken}"
-    verdict = judge(rule, CONTRACTS[kind][0](kind, spec, registry))
-    assert verdict.status == "broken"
-    assert verdict.why
+    result = check_rule(rule, CONTRACTS[kind][0](kind, spec, registry))
+    assert result.status == "broken"
+    assert result.why
 
 
 @pytest.mark.parametrize(
