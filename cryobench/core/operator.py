@@ -147,7 +147,8 @@ class LinearOperator(ABC):
         Operators with structure override it where the part has closed forms too.
         """
         chosen = chosen_rows(self, part)
-        return self if len(chosen) == self.measurement_shape[0] else RowsOperator(self, chosen)
+        whole = torch.arange(self.measurement_shape[0], device=self.device)
+        return self if torch.equal(chosen, whole) else RowsOperator(self, chosen)
 
     def prepare(self) -> None:
         """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""

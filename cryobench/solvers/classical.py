@@ -175,7 +175,7 @@ class Tv(Regularised):
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Those of the backend: prox-tv takes images alone."""
-        return self.prior.dims
+        return self.sparsity.dims
 
     def regulariser(self, cut: float) -> Sparsity:
         return TotalVariation(cut, self.kind) if self.backend == "torch" else ProxTv(cut, self.kind)
