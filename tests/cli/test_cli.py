@@ -268,7 +268,7 @@ def test_plugins_that_are_broken_shadow_a_name_or_are_no_dataclass(cli, install_
     code, _, _ = cli("run", "-s", "dct:steps=2", "-o", "sumpool:16", "--no-floor")
     assert code == 0  # and the others work
     _, listed, _ = cli("list", "solvers")
-    assert "clash" in listed
+    assert "conflict: uninstall one" in listed
     code, problems, _ = cli("list", "--problems")
     assert code == 1
     assert len(problems.splitlines()) == 3
