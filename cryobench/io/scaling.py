@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from cryobench.core import Scale
 from cryobench.errors import DataError, ParameterError
 
 
@@ -46,6 +48,12 @@ def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
     return between(lo, hi).undo(scaled)
 
 
+def none(image: np.ndarray, where: str) -> Scaling:
+    """The image as it is."""
+    _range(image, where)
+    return Scaling(0.0, 1.0)
+
+
 def minmax_scaling(image: np.ndarray, where: str) -> Scaling:
     """To [-1, 1], the least pixel to -1 and the greatest to 1."""
     return between(*_range(image, where))
@@ -60,20 +68,20 @@ def meanstd(image: np.ndarray, where: str) -> Scaling:
 def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Scaling:
     """To mean 0 and standard deviation 1 over the background, as RELION normalises particles (without its ramp).
 
-    The background is what lies farther than `radius` pixels from pixel (H // 2, W // 2); by default 3/8 of the
-    smaller side, the circle of 75% of the box that RELION proposes. (Scheres 2012, J. Struct. Biol. 180:519.)
+    The background is what lies farther than `radius` pixels from pixel n // 2 of every axis; by default 3/8 of the
+    smallest side, the circle of 75% of the box that RELION proposes. (Scheres 2012, J. Struct. Biol. 180:519.)
     Raises `ParameterError` for a radius that leaves no background.
     """
     _range(image, where)
-    H, W = image.shape
-    r = 3 / 8 * min(H, W) if radius is None else radius
+    r = 3 / 8 * min(image.shape) if radius is None else radius
     if not r > 0:
         raise ParameterError(f"{where}: the particle's radius is {r:g} pixels; wanted a positive number")
-    y, x = np.arange(H)[:, None] - H // 2, np.arange(W)[None, :] - W // 2
-    background = image[x**2 + y**2 > r**2]
+    axes = np.ogrid[tuple(map(slice, image.shape))]
+    background = image[sum((axis - n // 2) ** 2 for axis, n in zip(axes, image.shape, strict=True)) > r**2]
     if background.size < 2:
         raise ParameterError(
-            f"{where}: a particle of radius {r:g} pixels leaves no background in {H} x {W}; give a smaller radius"
+            f"{where}: a particle of radius {r:g} pixels leaves no background in {' x '.join(map(str, image.shape))}; "
+            "give a smaller radius, or use another scaling"
         )
     if background.min() == background.max():
         raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation, as minmax")
@@ -90,8 +98,11 @@ def p95(image: np.ndarray, where: str) -> Scaling:
     return Scaling(0.0, float(np.percentile(image[image > 0].astype(np.float64), 95)))
 
 
+MINMAX = "minmax"
+"""The map that every run uses unless another is asked for, and the only one whose images have a known range."""
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
-    "minmax": minmax_scaling,
+    "none": none,
+    MINMAX: minmax_scaling,
     "meanstd": meanstd,
     "relion": relion,
     "p95": p95,
@@ -117,6 +128,13 @@ def scaling_of(
     options: dict[str, Any] = {} if radius is None else {"radius": radius}
     scaling = NORMALISATIONS[name](image, where, **options)
     return scaling.inverted() if invert else scaling
+
+
+def scale_of(name: str, maps: Sequence[Scaling]) -> Scale:
+    """The scale of a batch of images, each with its own map of this name. Of the maps `minmax` alone has a range."""
+    offset, factor = (torch.tensor(column, dtype=torch.float64) for column in zip(
+        *((each.offset, each.factor) for each in maps), strict=True))  # fmt: skip
+    return Scale(offset, factor, (-1.0, 1.0) if name == MINMAX else None, name)
 
 
 def _range(image: np.ndarray, where: str) -> tuple[float, float]:
