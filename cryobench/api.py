@@ -71,6 +71,7 @@ def run(
     metrics: str | Sequence[str] = grid.DEFAULT_METRICS,
     within: str = "image",
     images: str | None = None,
+    scaling: str = "minmax",
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -86,11 +87,12 @@ def run(
     """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
-    the first four. within: where metrics look, "image", "circle" (the particle's, where the source states its radius,
-    else the largest in the image) or "circle:75" with a radius in Å. batch: how many images are solved at once, halved
-    where memory runs out; "auto" starts with all of them on CUDA (at most 1024) and with 16 on a CPU. ceiling: add the
-    reference row `ceiling`, which no solver can be expected to exceed in PSNR to the measured image; it needs simulated
-    images with white noise and exact measurements.
+    the first four. scaling: the map of each image's intensities to those that are measured, "minmax" (to [-1, 1]),
+    "none", "meanstd", "p95" or "relion". within: where metrics look, "image", "circle" (the particle's, where the
+    source states its radius, else the largest in the image) or "circle:75" with a radius in Å. batch: how many images
+    are solved at once, halved where memory runs out; "auto" starts with all of them on CUDA (at most 1024) and with 16
+    on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected to exceed in PSNR to the
+    measured image; it needs simulated images with white noise and exact measurements.
     out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
     beside the numbers: "reconstructions", "figures", or of these "panel", "errors", "frc", "views", "animation".
     presets: the folder of the presets that solvers name ("dct@pixel-c4"), by default $CRYOBENCH_PRESETS or "presets".
@@ -107,6 +109,7 @@ def run(
         metrics=_texts(metrics),
         within=within,
         images=images,
+        scaling=scaling,
         seeds=(seed,),
         dtype=dtype,
         device=device,

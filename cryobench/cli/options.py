@@ -24,6 +24,11 @@ SizeOption = Annotated[
 ]
 AsStackOption = Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")]
 DataRootOption = Annotated[str | None, typer.Option(help="Folder that the image references of a table start from.")]
+ScalingOption = Annotated[
+    str, typer.Option(metavar="minmax|none|meanstd|p95|relion", help="Map of each image's intensities to those that "
+                      "are measured: to [-1, 1], as they are, to mean 0 and deviation 1, to 1 at the 95th percentile, "
+                      "or to mean 0 and deviation 1 outside the particle.")
+]  # fmt: skip
 InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images, on reading.")]
 WithinOption = Annotated[
     str, typer.Option(metavar="image|circle|circle:Å", help="Where metrics look: circle is the particle's where the "

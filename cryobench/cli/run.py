@@ -20,6 +20,7 @@ from cryobench.cli.options import (
     JsonOption,
     PresetsOption,
     QuietOption,
+    ScalingOption,
     SizeOption,
     WithinOption,
     complete,
@@ -55,6 +56,7 @@ def run(
     as_stack: AsStackOption = False,
     data_root: DataRootOption = None,
     invert: InvertOption = False,
+    scaling: ScalingOption = "minmax",
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: those that cost little]",
@@ -110,6 +112,7 @@ def run(
         metrics=metric or grid.DEFAULT_METRICS,
         within=within,
         images=images,
+        scaling=scaling,
         seeds=tuple(dict.fromkeys(seed or (0,))),
         dtype=dtype,
         device=device,

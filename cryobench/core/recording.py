@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-_recording: ContextVar[Recording | None] = ContextVar("cryobench_frames", default=None)
+_recording: ContextVar[Recording | _Mapped | None] = ContextVar("cryobench_frames", default=None)
 
 
 class Recording:
@@ -62,6 +62,27 @@ def recording(images: int = 1, most: int = 64, *, into: Recording | None = None)
     finally:
         _recording.reset(token)
         kept.finish()
+
+
+class _Mapped:
+    """A recording of images on another scale than they are offered on."""
+
+    def __init__(self, kept: Recording | _Mapped, to_scale: Callable[[torch.Tensor], torch.Tensor]):
+        self._kept, self._to_scale = kept, to_scale
+
+    def offer(self, x: torch.Tensor, estimate: torch.Tensor) -> None:
+        self._kept.offer(self._to_scale(x), self._to_scale(estimate))
+
+
+@contextmanager
+def mapped(to_scale: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Map images [B, 1, H, W] offered inside the block before they are kept."""
+    kept = _recording.get()
+    token = _recording.set(None if kept is None else _Mapped(kept, to_scale))
+    try:
+        yield
+    finally:
+        _recording.reset(token)
 
 
 def offer(x: torch.Tensor, estimate: torch.Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from cryobench.core import Scale
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 
@@ -88,7 +90,7 @@ def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Sca
     if background.size < 2:
         raise ParameterError(
             f"{where}: a particle of radius {r:g} pixels leaves no background in {size_text(image.shape)}; "
-            "give a smaller radius"
+            "give a smaller radius, or use another scaling"
         )
     if background.min() == background.max():
         raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation, as minmax")
@@ -105,9 +107,11 @@ def p95(image: np.ndarray, where: str) -> Scaling:
     return Scaling(0.0, float(np.percentile(image[image > 0].astype(np.float64), 95)))
 
 
+MINMAX = "minmax"
+"""The map that every run uses unless another is asked for, and the only one whose images have a known range."""
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
-    "minmax": minmax_scaling,
     "none": none_scaling,
+    MINMAX: minmax_scaling,
     "meanstd": meanstd,
     "relion": relion,
     "p95": p95,
@@ -133,6 +137,13 @@ def scaling_of(
     options: dict[str, Any] = {} if radius is None else {"radius": radius}
     scaling = NORMALISATIONS[name](image, where, **options)
     return scaling.inverted() if invert else scaling
+
+
+def scale_of(name: str, maps: Sequence[Scaling]) -> Scale:
+    """The scale of a batch of images, each with its own map of this name. Of the maps `minmax` alone has a range."""
+    offset, factor = (torch.tensor(column, dtype=torch.float64) for column in zip(
+        *((each.offset, each.factor) for each in maps), strict=True))  # fmt: skip
+    return Scale(offset, factor, (-1.0, 1.0) if name == MINMAX else None, name)
 
 
 def _finite_range(image: np.ndarray, where: str) -> tuple[float, float]:

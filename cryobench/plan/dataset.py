@@ -17,9 +17,10 @@ import torch
 from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.errors import DataError, PluginError, SpecError
-from cryobench.io.scaling import between, minmax
+from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.physics.ctf import COLUMNS
+from cryobench.plan.presets import image_digest
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.spec import Spec, fields_of, parse
 
@@ -52,6 +53,8 @@ class Dataset:
     """Whether the noise of the images is white; None where the source does not tell."""
     particle_radius: tuple[float | None, ...] = ()
     """Å from the middle of each image to where its particle ends, None where the source does not state it."""
+    image_digests: tuple[str, ...] = ()
+    """Of each image, the same for every scaling (`presets.image_digest`)."""
 
     @property
     def shape(self) -> Shape:
@@ -114,46 +117,51 @@ def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) 
     return stack
 
 
-def load(spec: Spec, images: str | None, registry: Registry) -> Dataset:
-    """Read the images of a selection such as "0:8", and all that the source knows of them."""
+def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX) -> Dataset:
+    """Read the images of a selection such as "0:8", and all that the source knows of them, on a scale of that name."""
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
-    scaled, limits = [], []
-    for index in indices:
+    pixel_size = tuple(stack.pixel_size(index) for index in indices)
+    radii = tuple(_particle_radius(stack, index) for index in indices)
+    scaled, limits, maps, digests = [], [], [], []
+    for index, size, radius in zip(indices, pixel_size, radii, strict=True):
         where = f"image {index} of {stack.label}"
-        image, low, high = minmax(guarded(f"{where} cannot be read", lambda i=index: stack.read(i)), where)
+        image = guarded(f"{where} cannot be read", lambda i=index: stack.read(i))
+        between_its_limits, low, high = minmax(image, where)
         if scaled and image.shape != scaled[0].shape:
             raise DataError(
                 f"{where} has shape {image.shape}, the ones before it {scaled[0].shape}; use one size a run"
             )
-        scaled.append(image)
+        maps.append(particle_scaling(scaling, image, where, radius, size))
+        scaled.append(between_its_limits if scaling == MINMAX else maps[-1].apply(image))
         limits.append((low, high))
+        digests.append(image_digest(between_its_limits))
     pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
-    pixel_size = tuple(stack.pixel_size(index) for index in indices)
     ids = tuple(str(index) for index in indices)
-    table, clean = _table(stack, indices), _clean(stack, indices, limits)
-    digest = hashlib.sha256(repr((ids, limits, pixel_size, tuple(pixels.shape))).encode())
+    table, clean = _table(stack, indices), _clean(stack, indices, maps)
+    of_scaling = () if scaling == MINMAX else (scaling, [(each.offset, each.factor) for each in maps])
+    digest = hashlib.sha256(repr((ids, limits, pixel_size, tuple(pixels.shape), *of_scaling)).encode())
     digest.update(pixels.numpy().tobytes())
     digest.update(_ctf_bytes(table))
     if clean is not None:
         digest.update(clean.numpy().tobytes())
-    origin = dict(guarded(f"the origin of {stack.label} cannot be told", lambda: stack.origin))
+    origin = dict(guarded(f"the origin of {stack.label} cannot be read", lambda: stack.origin))
+    label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
     return Dataset(
-        stack.label, spec, pixels, ids, _scale(limits), pixel_size, digest.hexdigest(), table, clean, origin,
-        stack.white_noise, tuple(_particle_radius(stack, index) for index in indices),
+        label, spec, pixels, ids, scale_of(scaling, maps), pixel_size, digest.hexdigest(), table, clean, origin,
+        stack.white_noise, radii, tuple(digests),
     )  # fmt: skip
 
 
-def _scale(limits: Sequence[tuple[float, float]]) -> Scale:
-    maps = [between(low, high) for low, high in limits]
-    offset, factor = (torch.tensor(column, dtype=torch.float64) for column in zip(
-        *((m.offset, m.factor) for m in maps), strict=True))  # fmt: skip
-    return Scale(offset, factor, (-1.0, 1.0), "minmax")
+def particle_scaling(name: str, image: np.ndarray, where: str, radius: float | None, size: float | None) -> Scaling:
+    """The map of this name for an image. radius, size: Å from its middle to where its particle ends, and per pixel."""
+    pixels = radius / size if name == "relion" and radius is not None and size is not None else None
+    return scaling_of(name, image, where, radius=pixels)
 
 
 def _particle_radius(stack: Stack, index: int) -> float | None:
     where = f"the particle radius of image {index} of {stack.label}"
-    radius = guarded(f"{where} cannot be told", lambda: stack.particle_radius(index))
+    radius = guarded(f"{where} cannot be read", lambda: stack.particle_radius(index))
     if radius is not None and not 0 < radius < math.inf:
         raise PluginError(f"{where} must be a positive number of Å or none, got {radius!r}")
     return radius
@@ -169,17 +177,17 @@ def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
     return stack.rows(indices)
 
 
-def _clean(stack: Stack, indices: Sequence[int], limits: Sequence[tuple[float, float]]) -> torch.Tensor | None:
-    """These images without their noise, scaled as they are, float32 [n, 1, H, W]; None unless all are known."""
+def _clean(stack: Stack, indices: Sequence[int], maps: Sequence[Scaling]) -> torch.Tensor | None:
+    """These images without their noise, by the maps of those with it, float32 [n, 1, *S]; None unless all are known."""
     images = []
-    for index, (low, high) in zip(indices, limits, strict=True):
+    for index, scaling in zip(indices, maps, strict=True):
         where = f"the clean image {index} of {stack.label}"
         image = guarded(f"{where} cannot be read", lambda i=index: stack.clean(i))
         if image is None:
             return None
         if image.shape != stack.shape or not np.isfinite(image).all():
             raise DataError(f"{where} has shape {image.shape}, wanted finite numbers of shape {stack.shape}")
-        images.append(between(low, high).apply(image))
+        images.append(scaling.apply(image))
     return torch.from_numpy(np.stack(images)).unsqueeze(1)
 
 

@@ -14,9 +14,10 @@ from cryobench import environment
 from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
 from cryobench.core.kinds import check_kind
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError
+from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
-from cryobench.plan.presets import Chosen, check_unseen, choose, image_digests, presets_folder
+from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
@@ -59,6 +60,8 @@ class Request:
     within: str = IMAGE
     """Where metrics look: "image", "circle" or "circle:75" (radius in Å)."""
     images: str | None = None
+    scaling: str = MINMAX
+    """Map from the intensities of a source to those that operators see: a name of `io.scaling.NORMALISATIONS`."""
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"
     device: str = "cpu"
@@ -129,8 +132,8 @@ class Plan:
         ]
 
 
-Loaded = dict[tuple[str, str | None], Dataset]
-"""Data sets by spec and selection of images."""
+Loaded = dict[tuple[str, str | None, str], Dataset]
+"""Data sets by spec, selection of images and scaling."""
 
 
 def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
@@ -149,6 +152,10 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     for name in request.save:
         if name not in (*SAVES, *SAVE_SETS):
             raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
+    if request.scaling not in NORMALISATIONS:
+        raise ParameterError(
+            f"--scaling {request.scaling!r} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
+        )
     device = environment.resolve_device(request.device)
     batch = resolve_batch(request.batch, device)
 
@@ -200,19 +207,18 @@ def _chosen(request: Request, registry: Registry) -> list[Chosen]:
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
     """Refuse images that a preset was tuned on, before anything is scored with it."""
     tuned = [chosen for chosen in solvers if chosen.preset is not None]
-    for dataset in datasets if tuned else ():
-        digests = image_digests(dataset.images)
+    for dataset in datasets:
         for chosen in tuned:
-            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
+            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, dataset.image_digests, registry)
 
 
 def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
     """The data sets of a request, each once; those that are not known yet are read."""
     specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
     for spec in specs:
-        if (key := (str(spec), request.images)) not in known:
-            known[key] = load(spec, request.images, registry)
-    return [known[str(spec), request.images] for spec in specs]
+        if (key := (str(spec), request.images, request.scaling)) not in known:
+            known[key] = load(spec, request.images, registry, request.scaling)
+    return [known[str(spec), request.images, request.scaling] for spec in specs]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -301,6 +307,8 @@ def _cell(
     parts |= {"operator": operator, "noise": noise}
     named = {"solver": CEILING} if chosen is None else {}
     resolved: dict[str, Any] = named | {kind: specs(part).full for kind, part in parts.items()}
+    if dataset.scale.name != MINMAX:
+        resolved["scaling"] = dataset.scale.name
     if chosen is not None and chosen.preset is not None:
         resolved["preset"] = chosen.preset
     resolved["metrics"] = sorted(specs(metric).full for metric in metrics)

@@ -22,7 +22,7 @@ from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
 
 VARIABLE = "CRYOBENCH_PRESETS"
 FOLDER = "presets"
@@ -139,10 +139,9 @@ def _setting_of(solver: str, name: str, folder: Path) -> Setting:
 # ---------------------------------------------------------------------------------------------------- validation images
 
 
-def image_digests(images: torch.Tensor) -> tuple[str, ...]:
-    """SHA-256 of each image of [n, 1, H, W], float32 in [-1, 1], independent of its file."""
-    shape = repr(tuple(images.shape[1:])).encode()
-    return tuple(hashlib.sha256(shape + image.numpy().tobytes()).hexdigest() for image in images)
+def image_digest(image: np.ndarray) -> str:
+    """SHA-256 of an image [*S], float32 scaled from its own limits to [-1, 1]: the same in every file and units."""
+    return hashlib.sha256(repr((1, *image.shape)).encode() + image.tobytes()).hexdigest()
 
 
 def source_identity(source: Spec, registry: Registry) -> str:

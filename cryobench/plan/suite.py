@@ -111,6 +111,7 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], pre
         data_options={} if part.size is None else {"size": part.size},
         metrics=_texts(part.metrics) or grid.DEFAULT_METRICS,
         images=part.images,
+        scaling=part.scaling,
         seeds=part.seeds,
         within=part.within,
         ceiling=part.ceiling,

@@ -41,6 +41,7 @@ class Grid:
     metrics: tuple[LocatedSpec, ...] = ()
     images: str | None = None
     size: str | None = None
+    scaling: str = "minmax"
     seeds: tuple[int, ...] = (0,)
     within: str = "image"
     ceiling: bool = False
@@ -109,8 +110,8 @@ class _Reader:
         self._path = path
         self._grid: dict[str, Callable[[yaml.Node], Any]] = {
             "solvers": self.specs, "operators": self.specs, "noises": self.specs, "data": self.paths_or_specs,
-            "metrics": self.specs, "images": self.text, "size": self.text, "seeds": self.numbers, "within": self.text,
-            "ceiling": self.truth, "optional": self.text, "needs": self.texts,
+            "metrics": self.specs, "images": self.text, "size": self.text, "scaling": self.text, "seeds": self.numbers,
+            "within": self.text, "ceiling": self.truth, "optional": self.text, "needs": self.texts,
         }  # fmt: skip
 
     def suite(self, root: yaml.Node) -> SuiteFile:

@@ -307,6 +307,13 @@ class Diffusion(Prior):
         return self.find().card.get("settings", {}).get("target") == "clean"
 
     @property
+    def intensity(self) -> tuple[float, float] | None:
+        """Mean and deviation over pixels of the images in [-1, 1] that it was trained on, with their noise; None where
+        its card does not state them."""
+        stated = self.find().card.get("intensity")
+        return None if stated is None else (float(stated["mean"]), float(stated["deviation"]))
+
+    @property
     def of_turned_images(self) -> bool:
         """Whether it was trained on images in all eight turns and flips, as its card says."""
         return self.find().card.get("settings", {}).get("turns") is True

@@ -12,8 +12,9 @@ import torch
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.denoising import NOISE_OF_Y, data_step, errors_in_image
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, data_step, errors_in_image
+from cryobench.solvers.reverse import Draws, Sampler
 from cryobench.spec import Range
 
 

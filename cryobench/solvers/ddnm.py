@@ -10,8 +10,9 @@ import torch
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.denoising import NOISE_OF_Y, noise_in_image
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import NOISE_OF_Y, Draws, Sampler, levels, noise_in, noise_in_image
+from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in
 from cryobench.spec import Range
 
 

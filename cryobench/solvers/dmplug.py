@@ -53,7 +53,7 @@ class DmPlug(WithDiffusion):
         if not 0 < self.lr < math.inf:
             raise ParameterError(f"dmplug: lr must be positive, got {self.lr:g}")
 
-    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
         B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
         active = torch.arange(B, device=device)

@@ -10,15 +10,12 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
-from cryobench.numerics.symmetry import TURNS, turned, turned_back
-from cryobench.priors.diffusion import DiffusionModel, NoisyImages
+from cryobench.numerics.symmetry import TURNS
 from cryobench.rng import Rng
+from cryobench.solvers.denoising import geometric, splitting
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import WithDiffusion, data_step
+from cryobench.solvers.reverse import WithDiffusion
 from cryobench.spec import Range
-
-BLIND = 10.0
-"""The noise level beyond which a network tells the mean of the images it knows, and little of the one it is shown."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +59,13 @@ class Hqs(WithDiffusion):
                 raise ParameterError(f"hqs: {name} must be positive, got {value:g}")
 
     @torch.no_grad()
-    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
         H, W = problem.operator.image_shape
         kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
         x = least = least_norm(problem)
-        for k, s in enumerate(self.levels(model.prediction)):
-            kind = kinds[k % len(kinds)]
-            z = turned_back(model.denoise(turned(x, kind), s), kind)
-            if s > BLIND:
-                room = room_beside_noise(model, z)
-                z = z.clamp(-room, room)
-            x = data_step(problem, least, z, s**2 / self.lam)
+        steps = splitting(problem, model, least, self.levels(model.prediction), lam=self.lam, kinds=kinds)
+        for k, (x, z) in enumerate(steps):
             recording.offer(x, z)
             if progress is not None:
                 progress(k + 1, self.steps)
@@ -87,21 +79,3 @@ class Hqs(WithDiffusion):
         if first == "auto":
             first = max(1.0, self.start) if prediction == "epsilon" else 100.0
         return [first, *geometric(self.start, self.end, self.steps - 1)]
-
-
-def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
-    """How far from 0 the mean of images x in [-1, 1] can lie, [B, 1, 1, 1]; or one number for all, [].
-
-    In N pixels white noise of deviation n reaches about n sqrt(2 ln N) to either side, which leaves 1 less that: of an
-    image that is nearly noise, a mean that was learned on clearer ones is wrong. 1 where the noise is not told apart.
-    """
-    if not isinstance(model, NoisyImages):
-        return x.new_ones(())
-    return (1 - math.sqrt(2 * math.log(x[0].numel())) * model.noise.to(x)).clamp_min(0)
-
-
-def geometric(start: float, end: float, steps: int) -> list[float]:
-    """`steps` numbers from start to end, each the same fraction of the one before; `end` alone for one."""
-    if steps == 1:
-        return [end]
-    return [start * (end / start) ** (k / (steps - 1)) for k in range(steps)]

@@ -11,8 +11,9 @@ import torch
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
+from cryobench.solvers.denoising import data_step
 from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.reverse import Draws, Sampler, data_step, differentiable, levels, renoised
+from cryobench.solvers.reverse import Draws, Sampler, differentiable, levels, renoised
 from cryobench.spec import Range
 
 

@@ -9,34 +9,29 @@ takes it to the next level; what differs between samplers is the correction.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, final
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.core import MINMAX, Problem, Progress, Reconstruction, Solver, recording
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import dot, norm
 from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages, Prediction
 from cryobench.rng import Rng, Stream
-from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.wiener import noise_power
+from cryobench.solvers.denoising import image_noise
+from cryobench.solvers.prior_scale import PriorScale, by_extremes, by_moments
 from cryobench.spec import ByName, Component, Range
 
-NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
-"""The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
-probe over t, long enough for bfloat16."""
-NOISE_OF_Y = "noise of y"
-"""What draws of the noise in y are for."""
-LEAST_NOISE = 0.01
-"""The least deviation that the images' own noise is taken for, on images in [-1, 1]."""
+DEFAULT_INTENSITY = -0.2, 0.2
+"""Mean and deviation of particle images in [-1, 1], for a prior whose card does not state those of its images."""
 
 
 @dataclass(frozen=True)
 class WithDiffusion(Solver):
-    """A solver with a diffusion prior."""
+    """A solver with a diffusion prior. The prior's images are in [-1, 1], those of a problem on any scale."""
 
     prior: Annotated[
         Diffusion,
@@ -44,6 +39,35 @@ class WithDiffusion(Solver):
         ByName(),
         "a diffusion prior: embedded, diffusion:..., or a folder",
     ] = Embedded()
+
+    @final
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        """`solve_in_range`, where the range of the scale is not [-1, 1] on measurements mapped to the prior's scale."""
+        if problem.scale.range == MINMAX.range:
+            return self.solve_in_range(problem, rng=rng, progress=progress)
+        scale = self.prior_scale(problem, rng)
+        with recording.mapped(scale.undo):
+            found = self.solve_in_range(scale.problem(problem), rng=rng, progress=progress)
+        deviation = None if found.deviation is None else (found.deviation / scale.factor).to(found.deviation.dtype)
+        info = found.info | {"prior_scale": scale.factor.flatten()}
+        return Reconstruction(scale.undo(found.x), info, found.curves, deviation)
+
+    @abstractmethod
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        """`solve` for images in [-1, 1], as those on which the prior was trained."""
+
+    def prior_scale(self, problem: Problem, rng: Rng) -> PriorScale:
+        """The map from images of this problem to those of the prior, estimated from y; see `prior_scale`."""
+        self.prior.check(problem.operator.image_shape)
+        if self.prior.intensity is None:
+            warnings.warn(f"the card of the prior {self.prior.source} does not state the mean and the deviation of its "
+                          f"training images; using {DEFAULT_INTENSITY[0]:g} and {DEFAULT_INTENSITY[1]:g}",
+                          stacklevel=2)  # fmt: skip
+        scale = by_moments(problem, *(self.prior.intensity or DEFAULT_INTENSITY), rng)
+        if not self.prior.of_clean_images:
+            return scale
+        model = self.prior.load(problem.operator.device)
+        return by_extremes(scale.problem(problem), model, rng).after(scale)
 
     def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
         """The live prior for the images of a problem, on its device.
@@ -59,67 +83,6 @@ class WithDiffusion(Solver):
         if self.prior.noise == 0:
             return model
         return NoisyImages(model, problem.sigma.new_full(problem.sigma.shape, self.prior.noise))
-
-
-@torch.no_grad()
-def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
-    """The deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
-
-    The network D takes noise of variance t^2 = s^2 + w^2 off x, w^2 being that of the noise of y in the least-norm
-    solution. x is that solution where y has measured; elsewhere it is what D last took for the image, with noise n as
-    strong, for D has learned to see through noise that is everywhere. What D takes off the measured part is less than
-    the noise, by what D leaves of it, which its divergence there tells (Stein 1981; by one random probe b, Ramani, Blu
-    & Unser 2008):
-
-        t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div),    div = <A^+ A b, D(x + e b) - D(x)> / (e rank A)
-
-    Iterated from t = `NOISE_START`.
-    """
-    operator, least = problem.operator, least_norm(problem)
-    rank = max(operator.rank, 1)
-    probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
-    measured_probe = operator.A_dagger_A(probe.expand_as(least))
-    fill = rng.stream("fill")
-    of_y = noise_in_image(problem, rng.stream(NOISE_OF_Y)).double().square()
-    measured, t = least, torch.full_like(problem.sigma, NOISE_START)
-    for _ in range(NOISE_STEPS):
-        n = t * fill.normal(least.shape[1:], dtype=least.dtype, device=least.device)
-        x = measured + n - operator.A_dagger_A(n)
-        c = model.denoise(x, t)
-        e = NOISE_PROBE * t
-        left = dot(measured_probe, model.denoise(x + e * probe, t) - c) / (e * rank)
-        taken = operator.A_dagger_A(least - c)
-        variance = dot(taken, taken).double() / rank / (1 - left.double().clamp_max(0.95))
-        t = variance.clamp(LEAST_NOISE**2, 1.0).sqrt().to(t.dtype)
-        measured = c + taken
-    return (t.double().square() - of_y).clamp_min(LEAST_NOISE**2).sqrt().to(t.dtype)
-
-
-def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
-    """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact.
-
-    Told by one application of A^+ to noise from `stream`.
-    """
-    if not (problem.sigma > 0).any():
-        return problem.sigma
-    return norm(errors_in_image(problem, stream)) / max(problem.operator.rank, 1) ** 0.5
-
-
-def errors_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
-    """A draw of A^+ (sigma n), n ~ N(0, I): what the noise of y is in the least-norm solution, [B, 1, H, W]."""
-    n = stream.normal(problem.y.shape[1:], dtype=problem.y.dtype, device=problem.y.device)
-    return problem.operator.A_dagger(noise_power(problem).sqrt().to(n.dtype) * n)
-
-
-def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
-    """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
-
-    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y. Where noise
-    lives on the range of A alone, sigma^2 is that of a coefficient that has any.
-    """
-    sigma2 = noise_power(problem).to(z.dtype)
-    gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(torch.finfo(sigma2.dtype).tiny), math.inf)
-    return z + problem.operator.A_dagger_A(least - z, gamma)
 
 
 def differentiable(
@@ -178,7 +141,7 @@ class Sampler(WithDiffusion):
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
         """One sample of each image, [B, 1, H, W]."""
 
-    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
         def told(done: int, total: int) -> None:

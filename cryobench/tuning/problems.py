@@ -119,6 +119,7 @@ def _of_grid(part: Grid, given: Request) -> Request:
         noises=_texts(part.noises),
         data=given.data or _texts(part.data),
         data_options={} if part.size is None else {"size": part.size},
+        scaling=part.scaling,
         seeds=part.seeds,
         within=part.within,
     )

@@ -20,7 +20,6 @@ from cryobench.plan.presets import (
     Setting,
     Validation,
     add_setting,
-    image_digests,
     parameters_of,
     preset_file,
     source_identity,
@@ -277,6 +276,6 @@ class Tuning:
     def _validation(self) -> tuple[Validation, ...]:
         datasets = {cell.dataset.digest: cell.dataset for cell in self.cells}.values()
         return tuple(
-            Validation(source_identity(data.spec, self.registry), data.label, data.ids, image_digests(data.images))
+            Validation(source_identity(data.spec, self.registry), data.label, data.ids, data.image_digests)
             for data in datasets
         )

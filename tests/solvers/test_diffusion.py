@@ -28,13 +28,14 @@ from cryobench.rng import Rng
 from cryobench.solvers.cryosense import CryoSense
 from cryobench.solvers.daps import Daps, polynomial
 from cryobench.solvers.ddnm import Ddnm
+from cryobench.solvers.denoising import data_step, image_noise
 from cryobench.solvers.diffpir import DiffPir
 from cryobench.solvers.dmplug import Calmest, DmPlug, generated
 from cryobench.solvers.dps import Dps
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
 from cryobench.solvers.pinv import Pinv, least_norm
-from cryobench.solvers.reverse import Draws, Sampler, data_step, differentiable, image_noise
+from cryobench.solvers.reverse import Draws, Sampler, differentiable
 
 SIZE = (16, 16)
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]

@@ -118,6 +118,10 @@ class DenoiserPrior(Diffusion, ABC):
         return False
 
     @property
+    def intensity(self) -> None:
+        return None
+
+    @property
     def of_turned_images(self) -> bool:
         return False
 

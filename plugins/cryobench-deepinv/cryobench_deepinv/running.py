@@ -127,7 +127,7 @@ class WithDenoiser(WithDiffusion):
         return 1.0
 
     @torch.no_grad()
-    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
         def restore(i: int, task: Task, told: Callable[[], None]) -> torch.Tensor:
