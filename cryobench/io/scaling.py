@@ -141,8 +141,8 @@ def scaling_of(
 
 def scale_of(name: str, maps: Sequence[Scaling]) -> Scale:
     """The scale of a batch of images, each with its own map of this name. Of the maps `minmax` alone has a range."""
-    offset, factor = (torch.tensor(column, dtype=torch.float64) for column in zip(
-        *((each.offset, each.factor) for each in maps), strict=True))  # fmt: skip
+    offset = torch.tensor([each.offset for each in maps], dtype=torch.float64)
+    factor = torch.tensor([each.factor for each in maps], dtype=torch.float64)
     return Scale(offset, factor, (-1.0, 1.0) if name == MINMAX else None, name)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import MINMAX, Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
+from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
 from cryobench.core.kinds import check_kind
-from cryobench.errors import IncompatibleError
-from cryobench.io.scaling import scaling_of
+from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.io.scaling import NORMALISATIONS, scale_of, scaling_of
 from cryobench.measuring.measurements import Measurements
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry
+from cryobench.registry import Registry, did_you_mean
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
 
@@ -26,12 +26,12 @@ _BATCH = 64
 class Exposure:
     """How images are measured: specs of operator and noise, the scale on which the operator sees an image.
 
-    normalize: minmax, meanstd, relion (with the particle's `radius` in pixels) or p95.
+    scaling: minmax, none, meanstd, relion (with the particle's `radius` in pixels) or p95.
     """
 
     operator: str
     noise: str = "none"
-    normalize: str = "minmax"
+    scaling: str = "minmax"
     radius: float | None = None
     invert: bool = False
     seed: int = 0
@@ -50,7 +50,11 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
     check_operator(recipe, imaging)
     drawn = recipe.draw(imaging, exposure.seed)
     operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
-    reason = noise.unsupported(operator, MINMAX)
+    if exposure.scaling not in NORMALISATIONS:
+        raise ParameterError(
+            f"--scaling {exposure.scaling!r} is unknown; {did_you_mean(exposure.scaling, NORMALISATIONS)}"
+        )
+    reason = noise.unsupported(operator, scale_of(exposure.scaling, []))
     if reason is not None:
         raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
     ids = tuple(map(str, indices))
@@ -59,13 +63,14 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         images = [stack.read(index) for index in indices[part]]
         wheres = [f"image {index} of {stack.label}" for index in indices[part]]
         own = [
-            scaling_of(exposure.normalize, image, where, radius=exposure.radius, invert=exposure.invert)
+            scaling_of(exposure.scaling, image, where, radius=exposure.radius, invert=exposure.invert)
             for image, where in zip(images, wheres, strict=True)
         ]
         scaled = np.stack([scaling.apply(image) for scaling, image in zip(own, images, strict=True)])
         x = torch.from_numpy(scaled).unsqueeze(1).to(device, dtype)
         selected = operator.select(part)
-        noisy = noise.apply(selected.A(x), selected, MINMAX, Rng(exposure.seed, ids[part]))
+        scale = scale_of(exposure.scaling, own)
+        noisy = noise.apply(selected.A(x), selected, scale, Rng(exposure.seed, ids[part]))
         noisy = checked_measurements(noisy, operator, len(own))
         measured.append(noisy.y.cpu())
         sigmas.append(noisy.sigma.flatten().cpu())
@@ -78,14 +83,12 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         noise=str(registry.spec_of(noise, full=True)),
         seed=exposure.seed,
         drawn=dict(drawn),
-        offset=np.array([scaling.offset for scaling in scales]),
-        factor=np.array([scaling.factor for scaling in scales]),
+        scale=scale_of(exposure.scaling, scales),
         pixel_size=imaging.pixel_size,
         image_ids=ids,
         table=imaging.table,
         about={
             "data": stack.label,
-            "normalize": exposure.normalize,
             "radius_pixels": exposure.radius,
             "invert": exposure.invert,
             "compression": operator.effective_compression,

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Shape
+from cryobench.core import Imaging, Scale, Shape
 from cryobench.errors import DataError, ResultsError, said
 from cryobench.files import whole_file
+from cryobench.io.scaling import Scaling, scale_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +32,9 @@ _DRAWN = "drawn/"
 class Measurements:
     """Measurements and everything that made them.
 
-    y: [B, M, h, w]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
-    is '' where only masks are known. drawn: the operator's random arrays. offset, factor: of each image, float64 [B],
-    image = offset + factor x. pixel_size: Å per pixel or None. table: RELION's columns, a row per image, or None.
+    y: [B, M, *s]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
+    is '' where only masks are known. drawn: the operator's random arrays. scale: of each image. pixel_size: Å per pixel
+    or None. table: RELION's columns, a row per image, or None.
     """
 
     y: torch.Tensor
@@ -43,8 +44,7 @@ class Measurements:
     noise: str
     seed: int
     drawn: dict[str, torch.Tensor]
-    offset: np.ndarray
-    factor: np.ndarray
+    scale: Scale
     pixel_size: tuple[float | None, ...]
     image_ids: tuple[str, ...]
     table: pd.DataFrame | None = None
@@ -63,6 +63,7 @@ class Measurements:
             "noise": self.noise,
             "seed": self.seed,
             "image_shape": list(self.image_shape),
+            "scale": self.scale.name,
             "pixel_size_angstrom": list(self.pixel_size),
             "image_ids": list(self.image_ids),
             "table": None if self.table is None else self.table.to_json(orient="split", double_precision=15),
@@ -71,8 +72,8 @@ class Measurements:
         arrays: dict[str, Any] = {
             "y": self.y.cpu().numpy(),
             "sigma": self.sigma.cpu().numpy(),
-            "offset": self.offset,
-            "factor": self.factor,
+            "offset": self.scale.offset.numpy(),
+            "factor": self.scale.factor.numpy(),
             "about": np.array(json.dumps(about)),
         } | {_DRAWN + name: array.cpu().numpy() for name, array in self.drawn.items()}
         try:
@@ -121,13 +122,17 @@ def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
         noise=about["noise"],
         seed=about["seed"],
         drawn={n.removeprefix(_DRAWN): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(_DRAWN)},
-        offset=arrays["offset"],
-        factor=arrays["factor"],
+        # files of earlier versions have the name among what made them
+        scale=_scale(about.get("scale", about["about"].get("normalize")), arrays["offset"], arrays["factor"]),
         pixel_size=tuple(about["pixel_size_angstrom"]),
         image_ids=tuple(about["image_ids"]),
         table=None if table is None else pd.read_json(io.StringIO(table), orient="split", precise_float=True),
         about=about["about"],
     )
+
+
+def _scale(name: str, offset: np.ndarray, factor: np.ndarray) -> Scale:
+    return scale_of(name, [Scaling(float(o), float(f)) for o, f in zip(offset, factor, strict=True)])
 
 
 def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
@@ -150,8 +155,7 @@ def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
         noise="none",
         seed=0,
         drawn={"masks": torch.from_numpy(masks.astype(np.float32))},
-        offset=np.zeros(B),
-        factor=np.ones(B),
+        scale=_scale("none", np.zeros(B), np.ones(B)),
         pixel_size=(None,) * B,
         image_ids=tuple(map(str, range(B))),
     )

@@ -62,7 +62,7 @@ def reconstruct(
     noise: NoiseModel = registry.make("noises", measured.noise)
     y = measured.y.to(on, operator.dtype)
     sigma = per_item(measured.sigma.to(on, operator.dtype), y)
-    problem = Problem(CountingOperator(operator), y, noise, sigma)
+    problem = Problem(CountingOperator(operator), y, noise, sigma, measured.scale)
     try:
         check_supported(solver, problem)
     except Unsupported as reason:
@@ -75,10 +75,8 @@ def reconstruct(
 def _in_file_units(measured: Measurements, parts: Iterator[Reconstruction]) -> Iterator[np.ndarray]:
     start = 0
     for answer in parts:
-        x = answer.x[:, 0].double().cpu().numpy()
-        own = slice(start, start + len(x))
-        offset, factor = (c[own].reshape(-1, *[1] * (x.ndim - 1)) for c in (measured.offset, measured.factor))
-        yield (offset + factor * x).astype(np.float32)
+        own = slice(start, start + len(answer.x))
+        yield measured.scale.select(own).to_file(answer.x)[:, 0].float().numpy()
         start = own.stop
 
 

@@ -309,6 +309,7 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "measurement_shape": list(operator.measurement_shape),
         "pixel_size_angstrom": list(cell.dataset.pixel_size),
         "scale": _recorded(cell.dataset.scale),
+        "data_range": _recorded_range(cell.dataset.scale),
     }
     record.timing["setup_seconds"] = bench.setup_seconds
 
@@ -329,6 +330,13 @@ def _recorded(scale: Scale) -> dict[str, Any]:
     """image = offset + factor x, as a record has it."""
     limits = None if scale.range is None else list(scale.range)
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
+
+
+def _recorded_range(scale: Scale) -> str:
+    """The range of intensities that PSNR and the other metrics of pixels use, in words."""
+    if scale.range is None:
+        return "of each image that was measured, from its least to its greatest pixel"
+    return f"of the scale, {scale.range[0]:g} to {scale.range[1]:g}"
 
 
 def _as_exception(error: BaseException) -> Exception:

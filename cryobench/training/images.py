@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import TURNS, turned
 
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
+_SAMPLED = 64
+"""Images whose mean and deviation are averaged."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,22 @@ class Images:
         noise = self._draws.normal(numbers.to(self._device), _NOISE, self.shape[0] * self.shape[1], torch.float32)
         level = ((offset + places / size) % 1).to(self._device)
         return Batch(self._read(numbers), noise.reshape(-1, 1, *self.shape), level)
+
+    @cached_property
+    def intensity(self) -> dict[str, float]:
+        """Mean and deviation over pixels of images in [-1, 1] with their own noise: averages over `_SAMPLED` images.
+
+        Solvers use them to map images on a scale without range to that of the network.
+        """
+        means, deviations = [], []
+        for number in range(_SAMPLED):
+            stack = self._stacks[number % len(self._stacks)]
+            index = number // len(self._stacks) * max(1, len(stack) * len(self._stacks) // _SAMPLED) % len(stack)
+            noisy, _ = block(stack, [index], clean=False)
+            image = scaled(noisy, noisy, [index], stack.label).double()
+            means.append(float(image.mean()))
+            deviations.append(float(image.std(correction=0)))
+        return {"mean": fmean(means), "deviation": fmean(deviations)}
 
     def _read(self, numbers: torch.Tensor) -> torch.Tensor:
         """These images in [-1, 1], after their symmetry operations, [n, 1, H, W]."""

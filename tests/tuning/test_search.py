@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.plan.presets import image_digests, parameters_of
+from cryobench.plan.presets import parameters_of
 from cryobench.registry import installed
 from cryobench.results.store import Results, read_record
 from cryobench.spec import as_text
@@ -291,7 +291,7 @@ def test_the_preset_describes_the_search(lab):
     (images,) = setting.validation
     (dataset,) = {id(cell.dataset): cell.dataset for cell in tuning.cells}.values()
     assert (images.label, images.images) == ("spy", ("4", "5"))
-    assert images.sha256 == image_digests(dataset.images)
+    assert images.sha256 == dataset.image_digests
     best = installed().make("solvers", "toy")
     best = dataclasses.replace(best, x=float(outcome.setting["x"]), way=outcome.setting["way"])
     assert parameters_of(installed(), best, ["x", "way"]) == outcome.setting
