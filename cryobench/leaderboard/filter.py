@@ -13,7 +13,6 @@ import pyarrow as pa
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import texts
 from cryobench.leaderboard.groups import comparisons
-from cryobench.leaderboard.table import metric_columns
 from cryobench.registry import did_you_mean
 
 GroupBy = Literal["operator", "noise", "data", "compression"]
@@ -56,7 +55,7 @@ def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
 
     Raises `ParameterError` for a name without a column.
     """
-    metrics = metric_columns(frame)
+    metrics = frame.attrs["columns"]
     names = [column["name"] for column in metrics]
     kept = {frame.attrs["by"]}
     for want in wanted:

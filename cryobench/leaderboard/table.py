@@ -72,11 +72,6 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     return frame
 
 
-def metric_columns(frame: pd.DataFrame) -> list[dict[str, str]]:
-    """Name, direction and unit of each metric of a leaderboard, in order."""
-    return frame.attrs["columns"]
-
-
 def _stated(table: pa.Table) -> list[dict[str, str]]:
     """All different statements of the records about their metric columns, in first-seen order."""
     columns = [column for text in texts(table, "columns")[1] for column in json.loads(text)]

@@ -11,7 +11,6 @@ import pandas as pd
 from cryobench.leaderboard.filter import with_metrics
 from cryobench.leaderboard.render import to_markdown
 from cryobench.leaderboard.statistics.bootstrap import mean
-from cryobench.leaderboard.table import metric_columns
 from cryobench.plan.suite import Absent
 from cryobench.plan.suite_file import Reference, SuiteFile
 from cryobench.record import CLEAN, Record
@@ -107,7 +106,7 @@ def report(
         lines += ["## Beside published numbers", "", *_table(numbers), ""]
     lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}" for grid in absent]
     named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
-    names = [column["name"] for column in metric_columns(frame)]
+    names = [column["name"] for column in frame.attrs["columns"]]
     shown = with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
     return "\n".join(lines).rstrip() + "\n\n" + to_markdown(shown)
 

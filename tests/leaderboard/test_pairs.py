@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from cryobench.leaderboard.statistics import pairs
-from cryobench.leaderboard.statistics.pairs import Paired, compare, compare_many
+from cryobench.leaderboard.statistics.pairs import Paired, compare_many
 from cryobench.leaderboard.statistics.power import LEVEL, POWER, images_needed, images_to_test
 from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 
@@ -23,6 +23,10 @@ def boards(rng: np.random.Generator, n_rows: int = 6, n_images: int = 20) -> np.
 def interval_99(errors: int) -> tuple[float, float]:
     """Clopper-Pearson interval of the error of which so many of the boards are an example."""
     return tuple(scipy.stats.binomtest(int(errors), N_BOARDS).proportion_ci(0.99))
+
+
+def compare(values: np.ndarray, *, higher: bool) -> Paired:
+    return compare_many([values], higher=higher)[0]
 
 
 def rows(result: Paired) -> list:

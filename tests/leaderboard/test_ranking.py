@@ -15,7 +15,7 @@ from cryobench.leaderboard import ranking
 from cryobench.leaderboard.ranking import pareto
 from cryobench.leaderboard.statistics import pairs
 from cryobench.leaderboard.statistics.bootstrap import bootstrap_interval
-from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare
+from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare_many
 from cryobench.leaderboard.table import leaderboard
 
 
@@ -36,7 +36,7 @@ def test_the_columns_are_those_of_the_paired_tests(direction):
     array = values([0, 0.02, -0.5, 2.0, -0.05], seed=3)
     by_name = array[:, np.argsort([f"demo@{i}" for i in range(12)])]
     frame = board(array, columns=[PSNR | {"direction": direction}])
-    paired = compare(by_name, higher=direction == "higher")
+    (paired,) = compare_many([by_name], higher=direction == "higher")
     leader = int(np.argmax(array.mean(axis=1) * (1 if direction == "higher" else -1)))
     assert frame.index[0] == f"s{leader}"
     assert frame["rank"].to_dict() == {f"s{row}": rank for row, rank in enumerate(paired.ranks.tolist())}

@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.leaderboard.compare.change import REGRESSIONS, Change, ChangeKind
-from cryobench.leaderboard.compare.matching import described, directions, match, precision_and_part, stated
+from cryobench.leaderboard.compare.change import (
+    REGRESSIONS,
+    Change,
+    ChangeKind,
+    described,
+    directions,
+    match,
+    precision_and_part,
+    stated,
+)
 from cryobench.leaderboard.compare.thresholds import Threshold, known_column, thresholds
 from cryobench.leaderboard.statistics.bootstrap import interval_ends, mean
 from cryobench.leaderboard.statistics.pairs import RESAMPLES, difference

@@ -12,7 +12,7 @@ import pandas as pd
 from cryobench.figures import common_size
 from cryobench.leaderboard.page.families import axis, families
 from cryobench.leaderboard.render.boards import Board, remarks
-from cryobench.leaderboard.render.overall import Overall, sections
+from cryobench.leaderboard.render.overall import TableBlock, sections
 from cryobench.record import COSTS, Record
 
 DIGITS = 6
@@ -113,10 +113,10 @@ def _context(board: Board) -> str:
     return " · ".join(text for name, text in board.of.items() if text and name not in ("operator", "compression"))
 
 
-def _summary(overall: Overall) -> dict[str, Any]:
+def _summary(overall: TableBlock) -> dict[str, Any]:
     heads = [" ".join(column.header) for column in overall.columns]
     rows = [list(row) for row in zip(*(column.cells for column in overall.columns), strict=True)]
-    return {"title": overall.title, "heads": heads, "rows": rows, "remarks": list(overall.remarks)}
+    return {"title": overall.title, "heads": heads, "rows": rows, "remarks": list(overall.lines)}
 
 
 def _curves(boards: Sequence[Board]) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE
 from cryobench.leaderboard.ranking import NO, UNCLEAR
 from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
-from cryobench.leaderboard.table import metric_columns
 
 CEILING = "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one"
 OVERLAPS = {
@@ -77,7 +76,7 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
         for name, column in frame.items()
     }
     columns |= {name: frame.index.get_level_values(name).tolist() for name in ("group", "floor", "ceiling", "dtype")}
-    metrics = metric_columns(frame)
+    metrics = frame.attrs["columns"]
     for _, members in groupby(range(len(frame)), key=columns["group"].__getitem__):
         places = list(members)
         ran = [place for place in places if columns["status"][place] == "ok"]
@@ -119,11 +118,11 @@ def _unranked(columns: Mapping[str, list[Any]], place: int) -> str:
 
 def remarks(board: Board, shown: Sequence[str]) -> list[str]:
     """Remarks below the table. shown: the columns of the table."""
-    return [*_of_tests(board), *_of_rows(board), *_of_columns(board, shown)]
+    return [*_of_rows(board), *_of_columns(board, shown)]
 
 
-def _of_tests(board: Board) -> Iterator[str]:
-    """Why nothing was tested, how many images are needed, and which solvers are not above the floor."""
+def _of_rows(board: Board) -> Iterator[str]:
+    """Tests, images needed, solvers not above the floor; mixed hardware and versions; training data; compression."""
     ran = board.ran
     yield from dict.fromkeys(reason for reason in ran["untested"] if reason)
     needed = [
@@ -137,18 +136,12 @@ def _of_tests(board: Board) -> Iterator[str]:
         solvers = [one_line(s) for s, beats in zip(ran["solver"], ran["beats_floor"], strict=True) if beats == verdict]
         if solvers and (verdict == NO or not any(ran["untested"])):
             yield f"{what}: {'; '.join(solvers)}"
-
-
-def _of_rows(board: Board) -> Iterator[str]:
-    """Mixed devices, hardware and versions; training data; compression."""
-    ran = board.ran
     for name, remark in MIXED.items():
         found = list(dict.fromkeys(value for value in ran[name] if value is not None))
         if len(found) > 1:
             yield f"{remark}: {', '.join(map(one_line, found))}"
     yield from (OVERLAPS[seen] for seen in (IMAGES, STRUCTURE) if seen in ran["overlap"])
-    compression = [value for value in ran["compression"] if value <= NOT_COMPRESSIVE]
-    if compression:
+    if any(value <= NOT_COMPRESSIVE for value in ran["compression"]):
         yield "C = 1: not compressive: as many independent measurements as pixels"
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 
 from cryobench.leaderboard.render.columns import DIFFERENCE, TextColumn, text_columns
 from cryobench.leaderboard.render.overall import TableBlock, blocks, sections
-from cryobench.leaderboard.table import metric_columns
 
 MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
 LATEX = str.maketrans(
@@ -96,7 +95,7 @@ def _latex(text: str) -> str:
 def to_html(frame: pd.DataFrame) -> str:
     """All columns with all intervals, without style."""
     lines: list[str] = []
-    for part in _blocks(frame, [DIFFERENCE, *(column["name"] for column in metric_columns(frame))]):
+    for part in _blocks(frame, [DIFFERENCE, *(column["name"] for column in frame.attrs["columns"])]):
         if isinstance(part, str):
             lines.append(f"<h3>{html.escape(part)}</h3>")
             continue

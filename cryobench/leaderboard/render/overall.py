@@ -16,12 +16,14 @@ from cryobench.leaderboard.statistics.power import LEVEL
 from cryobench.record import COSTS
 
 
-class Overall(NamedTuple):
-    """Solvers over comparisons, as columns of text and sentences."""
+class TableBlock(NamedTuple):
+    """One table of a rendering. columns: empty where there are no results. lines: remarks, and one line for each cell
+    without a result. board: None for average ranks."""
 
     title: str
     columns: Sequence[TextColumn]
-    remarks: Sequence[str]
+    lines: Sequence[str]
+    board: Board | None = None
 
 
 class Section(NamedTuple):
@@ -30,7 +32,7 @@ class Section(NamedTuple):
 
     heading: str
     boards: Sequence[Board]
-    overall: Overall | None
+    overall: TableBlock | None
 
 
 def sections(frame: pd.DataFrame) -> Iterator[Section]:
@@ -43,7 +45,7 @@ def sections(frame: pd.DataFrame) -> Iterator[Section]:
         yield Section(heading, found, _overall(heading, found, higher))
 
 
-def _overall(heading: str, found: Sequence[Board], higher: bool) -> Overall | None:
+def _overall(heading: str, found: Sequence[Board], higher: bool) -> TableBlock | None:
     blocks = [Block(board.subject, _scores(board)) for board in found if len(board)]
     if len({block.label for block in blocks}) < 2:
         return None
@@ -52,7 +54,7 @@ def _overall(heading: str, found: Sequence[Board], higher: bool) -> Overall | No
     if summary.why_not:
         return None
     title = "all comparisons" + (f" of {heading}" if heading else "")
-    return Overall(title, _columns(summary, set(floors)), list(_remarks(summary, found[0].by)))
+    return TableBlock(title, _columns(summary, set(floors)), list(_remarks(summary, found[0].by)))
 
 
 def _scores(board: Board) -> dict[str, float | None]:
@@ -92,16 +94,6 @@ def _remarks(summary: AverageRanks, by: str) -> Iterator[str]:
         yield f"not in the average ranks: {len(summary.left_out)} comparisons that lack a solver"
 
 
-class TableBlock(NamedTuple):
-    """One table of a rendering. columns: empty where there are no results. lines: remarks, and one line for each cell
-    without a result. board: None for average ranks."""
-
-    title: str
-    columns: Sequence[TextColumn]
-    lines: Sequence[str]
-    board: Board | None = None
-
-
 def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColumn]]) -> Iterator[str | TableBlock]:
     """Headings and tables in order."""
     for part in parts:
@@ -112,4 +104,4 @@ def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColu
             shown = remarks(board, [column.name for column in columns]) if columns else []
             yield TableBlock(board.title, columns, [*shown, *board.unranked], board)
         if part.overall is not None:
-            yield TableBlock(part.overall.title, part.overall.columns, part.overall.remarks)
+            yield part.overall

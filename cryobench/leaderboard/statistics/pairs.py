@@ -42,16 +42,12 @@ class Paired(NamedTuple):
     why_not: str
 
 
-def compare(values: np.ndarray, *, higher: bool) -> Paired:
-    """Compare all pairs of rows of values [rows, images]. higher: whether higher is better.
-
-    Infinite values (the PSNR of an exact image) are allowed, NaN is not; equal infinities differ by 0.
-    """
-    return compare_many([values], higher=higher)[0]
-
-
 def compare_many(comparisons: Sequence[np.ndarray], *, higher: bool) -> list[Paired]:
-    """`compare` of each array [rows, images]. Arrays of one shape are computed together, with the same result."""
+    """Compare all pairs of rows of each array [rows, images]. higher: whether higher is better.
+
+    Infinite values (the PSNR of an exact image) are allowed, NaN is not; equal infinities differ by 0. Arrays of one
+    shape are computed together; the result is that of each alone.
+    """
     shapes: dict[tuple[int, ...], list[int]] = {}
     for place, values in enumerate(comparisons):
         shapes.setdefault(values.shape, []).append(place)

@@ -29,7 +29,10 @@ def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if differences.shape[1] <= EXACT_UP_TO:
         p = _exact(balance, np.where(differences == 0, 0, ranks))
     else:
-        p = _normal(balance, np.square(signed).sum(axis=1))
+        from scipy.special import ndtr
+
+        deviation = np.sqrt(np.maximum(np.square(signed).sum(axis=1), 1))
+        p = 2 * ndtr(-np.maximum(np.abs(balance) - 1, 0) / deviation)  # with the continuity correction
     return p, np.sign(balance).astype(int)
 
 
@@ -59,13 +62,6 @@ def holm(p: np.ndarray) -> np.ndarray:
     corrected = np.empty_like(p)
     np.put_along_axis(corrected, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1), axis=-1)
     return corrected
-
-
-def _normal(balance: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Two-sided p of W+ - W- under the normal approximation, with the continuity correction."""
-    from scipy.special import ndtr
-
-    return 2 * ndtr(-np.maximum(np.abs(balance) - 1, 0) / np.sqrt(np.maximum(variance, 1)))
 
 
 def _exact(balance: np.ndarray, ranks: np.ndarray) -> np.ndarray:
