@@ -15,6 +15,7 @@ from cryobench.cli.options import (
     ForceOption,
     InvertOption,
     QuietOption,
+    ScalingOption,
     SizeOption,
     complete,
 )
@@ -31,8 +32,12 @@ def measure(
         str, typer.Option("--noise", "-n", help="A noise spec.", autocompletion=complete("noises"))
     ] = "none",
     images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
-    normalize: Annotated[str, typer.Option(help="minmax, meanstd, relion or p95, image by image.")] = "minmax",
-    radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
+    scaling: ScalingOption = "minmax",
+    normalize: Annotated[str | None, typer.Option(hidden=True)] = None,
+    radius: Annotated[
+        float | None, typer.Option(help="Radius of the particle in pixels, for relion. [default: as the data state it]",
+                                   show_default=False)
+    ] = None,
     invert: InvertOption = False,
     seed: Annotated[int, typer.Option(help="Seed of masks and noise.")] = 0,
     size: SizeOption = None,
@@ -54,12 +59,14 @@ def measure(
     from cryobench.plan.dataset import data_options, open_stack
     from cryobench.registry import installed
 
+    if normalize is not None:
+        raise ParameterError(f"--normalize is now called --scaling; give --scaling {normalize}")
     if out.suffix != ".npz":
         raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends so")
     _refuse_existing(force, out)
     stack = open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
     indices = parse_images(images, len(stack), len(stack), label=stack.label)
-    exposure = Exposure(operator, noise, normalize, radius, invert, seed, dtype, device)
+    exposure = Exposure(operator, noise, scaling, radius, invert, seed, dtype, device)
     measured = expose(exposure, stack, indices, installed())
     measured.save(out)
     M, h, w = measured.y.shape[1:]

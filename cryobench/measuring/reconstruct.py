@@ -56,7 +56,7 @@ def reconstruct(
     y = measured.y.to(on, operator.dtype)
     sigma = per_item(measured.sigma.to(on, operator.dtype), y)
     counting = CountingOperator(operator)
-    whole = Problem(counting, y, noise, sigma)
+    whole = Problem(counting, y, noise, sigma, measured.scale)
     reason = solver.unsupported(whole)
     if reason is not None:
         raise IncompatibleError(f"the solver cannot take these measurements: {reason}")
@@ -72,11 +72,10 @@ def _solved(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[np.ndarray]:
     for part in batches(len(measured.y), batch):
-        problem = Problem(whole.operator.select(part), whole.y[part], whole.noise, whole.sigma[part])
+        scale = measured.scale.select(part)
+        problem = Problem(whole.operator.select(part), whole.y[part], whole.noise, whole.sigma[part], scale)
         answer = checked_answer(solver.solve(problem, rng=Rng(seed, measured.image_ids[part])), problem)
-        x = answer.x[:, 0].double().cpu().numpy()
-        images = measured.offset[part, None, None] + measured.factor[part, None, None] * x
-        yield images.astype(np.float32)
+        yield scale.to_file(answer.x)[:, 0].float().numpy()
         if progress is not None:
             progress(part.stop, len(measured.y))
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Reconstruction, Scale
+from cryobench.core import Case, Reconstruction, Scale
 from cryobench.core.meters import Stopwatch
 from cryobench.core.recording import Recording
 from cryobench.errors import CryobenchError, PluginError, said, told
@@ -286,6 +286,7 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "measurement_shape": list(operator.measurement_shape),
         "pixel_size_angstrom": list(cell.dataset.pixel_size),
         "scale": _recorded(cell.dataset.scale),
+        "data_range": _data_range(bench.case),
     }
     record.timing["setup_seconds"] = bench.setup_seconds
 
@@ -294,6 +295,12 @@ def _recorded(scale: Scale) -> dict[str, Any]:
     """image = offset + factor x, as a record has it."""
     limits = None if scale.range is None else list(scale.range)
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
+
+
+def _data_range(case: Case) -> dict[str, Any]:
+    """The range that metrics used, for all images or of each, and where it is from."""
+    low, high = (end.tolist() if isinstance(end, torch.Tensor) else end for end in case.data_range)
+    return {"from": "image" if case.problem.scale.range is None else "scale", "low": low, "high": high}
 
 
 def _as_exception(error: BaseException) -> Exception:

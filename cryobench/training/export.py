@@ -64,6 +64,7 @@ def make_card(
     origins = [*earlier.get("trained_on", ()), *images.origins]
     card = {
         "image_shape": list(images.shape),
+        "intensity": images.intensity,
         "trained_on": [origin for k, origin in enumerate(origins) if origin not in origins[:k]],
         "validated_on": [] if validation is None else validation.origins,
         "steps": step,

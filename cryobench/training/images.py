@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,8 @@ from cryobench.io.streaming import ReadsBlocks
 from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import TURNS, turned
 
+MEASURED = 256
+"""Images whose intensities are measured for the card of a prior."""
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
 
 
@@ -74,9 +77,16 @@ class Images:
         offset = self._draws.uniform(torch.tensor([step]), _LEVEL, 1)[0, 0]
         noise = self._draws.normal(numbers.to(self._device), _NOISE, self.shape[0] * self.shape[1], torch.float32)
         level = ((offset + places / size) % 1).to(self._device)
-        return Batch(self._read(numbers), noise.reshape(-1, 1, *self.shape), level)
+        return Batch(self._read(numbers, clean=self._clean), noise.reshape(-1, 1, *self.shape), level)
 
-    def _read(self, numbers: torch.Tensor) -> torch.Tensor:
+    @cached_property
+    def intensity(self) -> dict[str, float]:
+        """Mean and deviation over pixels of the first images in [-1, 1], with their noise."""
+        images = self._read(torch.arange(MEASURED), clean=False).double()
+        deviation = images.flatten(1).var(dim=1, correction=0).mean().sqrt()
+        return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
+
+    def _read(self, numbers: torch.Tensor, *, clean: bool) -> torch.Tensor:
         """These images in [-1, 1], turned, [n, 1, H, W]."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
@@ -85,7 +95,7 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                noisy, target = block(stack, chosen, clean=self._clean)
+                noisy, target = block(stack, chosen, clean=clean)
                 images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()

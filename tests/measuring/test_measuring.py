@@ -31,10 +31,10 @@ def images_of(measured, solver=None, **options):
     return np.concatenate(list(reconstruct(measured, solver or Pinv(), installed(), **options)))
 
 
-@pytest.mark.parametrize("normalize", ["minmax", "meanstd", "relion"])
+@pytest.mark.parametrize("scaling", ["minmax", "none", "meanstd", "relion"])
 @pytest.mark.parametrize("spec", ["sumpool:4,count=40", "identity", "fourier:1.0", "sumpool:2,count=24@identity"])
-def test_what_is_measured_completely_comes_back_in_its_own_units(tmp_path, spec, normalize):
-    stack, measured = measured_and_read(tmp_path, spec, normalize=normalize, invert=True)
+def test_what_is_measured_completely_comes_back_in_its_own_units(tmp_path, spec, scaling):
+    stack, measured = measured_and_read(tmp_path, spec, scaling=scaling, invert=True)
     operator = operator_of(measured, installed(), dtype=torch.float32, device=torch.device("cpu"))
     assert operator.rank == 32 * 32
     found = images_of(measured)
@@ -45,7 +45,7 @@ def test_what_is_measured_completely_comes_back_in_its_own_units(tmp_path, spec,
 
 def test_the_file_holds_everything_that_made_it(tmp_path):
     stack, measured = measured_and_read(
-        tmp_path, "sumpool:4,count=3", noise="gaussian:rel=0.1", normalize="relion", radius=10.0, seed=7
+        tmp_path, "sumpool:4,count=3", noise="gaussian:rel=0.1", scaling="relion", radius=10.0, seed=7
     )
     with np.load(tmp_path / "y.npz", allow_pickle=False) as file:
         assert file["y"].shape == (3, 3, 8, 8)
@@ -60,7 +60,7 @@ def test_the_file_holds_everything_that_made_it(tmp_path):
         np.testing.assert_allclose(measured.table[column], stack.table[column].iloc[[0, 3, 2]], rtol=1e-12)
     # y is what the operator makes of the scaled image, and noise of that deviation
     live = build_operator(installed().make("operators", "sumpool:4,count=3"), (32, 32), seed=7)
-    image = (stack.read(3) - measured.offset[1]) / measured.factor[1]
+    image = (stack.read(3) - float(measured.scale.offset[1])) / float(measured.scale.factor[1])
     residual = measured.y[1] - live.A(torch.from_numpy(image.astype(np.float32))[None, None])[0]
     assert float(residual.std()) == pytest.approx(float(measured.sigma[1]), rel=0.2)
 

@@ -18,7 +18,6 @@ from cryobench.plan.presets import (
     Validation,
     add_setting,
     choose,
-    image_digests,
     presets_folder,
     read_preset,
     source_identity,
@@ -146,7 +145,7 @@ def test_a_folder_of_presets_can_be_stated(folder, blobs, tmp_path):
 
 def tuned_on(folder: Path, text: str, images: str, **options: str) -> None:
     data = load(source_spec(text, options, installed()), images, installed())
-    seen = Validation(source_identity(data.spec, installed()), data.label, data.ids, image_digests(data.images))
+    seen = Validation(source_identity(data.spec, installed()), data.label, data.ids, data.image_digests)
     add_setting(Setting("dct", PARAMETERS, (seen,)), "p", folder)
 
 

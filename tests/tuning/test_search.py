@@ -14,7 +14,7 @@ import pytest
 
 from cryobench.errors import CryobenchError, ParameterError
 from cryobench.files import exclusively
-from cryobench.plan.presets import image_digests, parameters_of
+from cryobench.plan.presets import image_digest, parameters_of
 from cryobench.registry import installed
 from cryobench.spec import as_text
 from cryobench.tuning.objective import Measure, falls_behind, measure_of
@@ -261,7 +261,7 @@ def test_the_preset_says_how_it_was_found(lab):
     (images,) = setting.validation
     (dataset,) = {id(cell.dataset): cell.dataset for cell in tuning.cells}.values()
     assert (images.label, images.images) == ("spy", ("4", "5"))
-    assert images.sha256 == image_digests(dataset.images)
+    assert images.sha256 == tuple(image_digest(image[0].numpy()) for image in dataset.images)
     best = installed().make("solvers", "toy")
     best = dataclasses.replace(best, x=float(outcome.setting["x"]), way=outcome.setting["way"])
     assert parameters_of(installed(), best, ["x", "way"]) == outcome.setting
