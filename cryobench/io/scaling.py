@@ -101,8 +101,8 @@ def p95(image: np.ndarray, where: str) -> Scaling:
 MINMAX = "minmax"
 """The map that every run uses unless another is asked for, and the only one whose images have a known range."""
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
-    "none": none,
     MINMAX: minmax_scaling,
+    "none": none,
     "meanstd": meanstd,
     "relion": relion,
     "p95": p95,

@@ -119,7 +119,7 @@ def test_an_image_without_a_range_has_no_scale(name, value):
 @pytest.mark.parametrize(
     ("name", "radius", "said"),
     [
-        ("max", None, "unknown normalisation 'max'; known are minmax, meanstd, relion, p95"),
+        ("max", None, "unknown normalisation 'max'; known are minmax, none, meanstd, relion, p95"),
         ("minmax", 3, "minmax takes no radius, got 3"),
         ("relion", 0, "radius is 0 pixels"),
         ("relion", -1, "radius is -1 pixels"),
