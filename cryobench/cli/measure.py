@@ -35,7 +35,10 @@ def measure(
     images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
     scaling: ScalingOption = "minmax",
     normalize: Annotated[str | None, typer.Option(hidden=True)] = None,
-    radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
+    radius: Annotated[
+        float | None, typer.Option(help="Radius of the particle in pixels, for relion. [default: as the data state it]",
+                                   show_default=False)
+    ] = None,
     invert: InvertOption = False,
     seed: Annotated[int, typer.Option(help="Seed of masks and noise.")] = 0,
     size: SizeOption = None,

@@ -110,8 +110,8 @@ def p95(image: np.ndarray, where: str) -> Scaling:
 MINMAX = "minmax"
 """The map that every run uses unless another is asked for, and the only one whose images have a known range."""
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
-    "none": none_scaling,
     MINMAX: minmax_scaling,
+    "none": none_scaling,
     "meanstd": meanstd,
     "relion": relion,
     "p95": p95,

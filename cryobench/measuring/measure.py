@@ -11,11 +11,12 @@ import torch
 from cryobench import environment
 from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
 from cryobench.core.kinds import check_kind
-from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.io.scaling import NORMALISATIONS, scale_of, scaling_of
+from cryobench.errors import IncompatibleError
+from cryobench.io.scaling import scale_of, scaling_of
 from cryobench.measuring.measurements import Measurements
+from cryobench.plan.dataset import particle_radius_pixels
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry, did_you_mean
+from cryobench.registry import Registry
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
 
@@ -26,7 +27,8 @@ _BATCH = 64
 class Exposure:
     """How images are measured: specs of operator and noise, the scale on which the operator sees an image.
 
-    scaling: minmax, none, meanstd, relion (with the particle's `radius` in pixels) or p95.
+    scaling: minmax, none, meanstd, p95 or relion. radius: of the particle in pixels, for relion; None for that which
+    the source states, else the default of `io.scaling.relion`.
     """
 
     operator: str
@@ -50,31 +52,27 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
     check_operator(recipe, imaging)
     drawn = recipe.draw(imaging, exposure.seed)
     operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
-    if exposure.scaling not in NORMALISATIONS:
-        raise ParameterError(
-            f"--scaling {exposure.scaling!r} is unknown; {did_you_mean(exposure.scaling, NORMALISATIONS)}"
-        )
-    reason = noise.unsupported(operator, scale_of(exposure.scaling, []))
-    if reason is not None:
-        raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
     ids = tuple(map(str, indices))
-    measured, sigmas, scales = [], [], []
+    measured, sigmas, maps = [], [], []
     for part in batches(len(indices), _BATCH):
-        images = [stack.read(index) for index in indices[part]]
-        wheres = [f"image {index} of {stack.label}" for index in indices[part]]
-        own = [
-            scaling_of(exposure.scaling, image, where, radius=exposure.radius, invert=exposure.invert)
-            for image, where in zip(images, wheres, strict=True)
-        ]
-        scaled = np.stack([scaling.apply(image) for scaling, image in zip(own, images, strict=True)])
-        x = torch.from_numpy(scaled).unsqueeze(1).to(device, dtype)
-        selected = operator.select(part)
-        scale = scale_of(exposure.scaling, own)
+        own, scaled = [], []
+        for index in indices[part]:
+            image, where = stack.read(index), f"image {index} of {stack.label}"
+            radius = exposure.radius
+            if radius is None and exposure.scaling == "relion":
+                radius = particle_radius_pixels(stack, index)
+            own.append(scaling_of(exposure.scaling, image, where, radius=radius, invert=exposure.invert))
+            scaled.append(own[-1].apply(image))
+        x = torch.from_numpy(np.stack(scaled)).unsqueeze(1).to(device, dtype)
+        selected, scale = operator.select(part), scale_of(exposure.scaling, own)
+        reason = noise.unsupported(selected, scale)
+        if reason is not None:
+            raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
         noisy = noise.apply(selected.A(x), selected, scale, Rng(exposure.seed, ids[part]))
         noisy = checked_measurements(noisy, operator, len(own))
         measured.append(noisy.y.cpu())
         sigmas.append(noisy.sigma.flatten().cpu())
-        scales += own
+        maps += own
     return Measurements(
         y=torch.cat(measured),
         sigma=torch.cat(sigmas),
@@ -83,7 +81,7 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
         noise=str(registry.spec_of(noise, full=True)),
         seed=exposure.seed,
         drawn=dict(drawn),
-        scale=scale_of(exposure.scaling, scales),
+        scale=scale_of(exposure.scaling, maps),
         pixel_size=imaging.pixel_size,
         image_ids=ids,
         table=imaging.table,

@@ -1,8 +1,9 @@
 """Measurements on disk: what a compressive detector would have written, and all that is needed to make images of it.
 
 One .npz: `y` [B, M, h, w], `sigma` [B], `offset` and `factor` [B] (image = offset + factor * x), `drawn/NAME` for each
-random array that the operator was made with (masks), and `about`, JSON text with the specs, the image shape, the
-pixel sizes, the images' ids and their table. A file with nothing but `y` and `masks` [M, H, W] is sum pooling.
+random array that the operator was made with (masks), and `about`, JSON text with the specs, the name and the range of
+the scale, the image shape, the pixel sizes, the images' ids and their table. Format 1 states no range; it follows from
+the name. A file with nothing but `y` and `masks` [M, H, W] is sum pooling of images in the units of y.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import torch
 from cryobench.core import Imaging, Scale, Shape
 from cryobench.errors import DataError, ResultsError, said
 from cryobench.files import whole_file
-from cryobench.io.scaling import Scaling, scale_of
+from cryobench.io.scaling import MINMAX
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 _DRAWN = "drawn/"
 
 
@@ -32,9 +33,9 @@ _DRAWN = "drawn/"
 class Measurements:
     """Measurements and everything that made them.
 
-    y: [B, M, *s]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
-    is '' where only masks are known. drawn: the operator's random arrays. scale: of each image. pixel_size: Å per pixel
-    or None. table: RELION's columns, a row per image, or None.
+    y: [B, M, h, w]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
+    is '' where only masks are known. drawn: the operator's random arrays. scale: of the images, one number each [B].
+    pixel_size: Å per pixel or None. table: RELION's columns, a row per image, or None.
     """
 
     y: torch.Tensor
@@ -49,7 +50,7 @@ class Measurements:
     image_ids: tuple[str, ...]
     table: pd.DataFrame | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    """What else made them: data, normalisation, versions."""
+    """What else made them: data, radius of the particle, versions."""
 
     @property
     def imaging(self) -> Imaging:
@@ -62,6 +63,8 @@ class Measurements:
             "operator": self.operator,
             "noise": self.noise,
             "seed": self.seed,
+            "scaling": self.scale.name,
+            "range": self.scale.range,
             "image_shape": list(self.image_shape),
             "scale": self.scale.name,
             "pixel_size_angstrom": list(self.pixel_size),
@@ -111,9 +114,13 @@ def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
     import pandas as pd
 
     about = json.loads(str(arrays["about"]))
-    if about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
-    table = about["table"]
+    if about["format"] == 1:
+        about["scaling"] = about["about"]["normalize"]
+        about["range"] = (-1.0, 1.0) if about["scaling"] == MINMAX else None
+    elif about["format"] != FORMAT:
+        raise ValueError(f"format {about['format']}, this version reads 1 and {FORMAT}")
+    table, limits = about["table"], about["range"]
+    offset, factor = (torch.from_numpy(arrays[name]).double() for name in ("offset", "factor"))
     return Measurements(
         y=torch.from_numpy(arrays["y"]),
         sigma=torch.from_numpy(arrays["sigma"]),
@@ -122,17 +129,12 @@ def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
         noise=about["noise"],
         seed=about["seed"],
         drawn={n.removeprefix(_DRAWN): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(_DRAWN)},
-        # files of earlier versions have the name among what made them
-        scale=_scale(about.get("scale", about["about"].get("normalize")), arrays["offset"], arrays["factor"]),
+        scale=Scale(offset, factor, None if limits is None else (float(limits[0]), float(limits[1])), about["scaling"]),
         pixel_size=tuple(about["pixel_size_angstrom"]),
         image_ids=tuple(about["image_ids"]),
         table=None if table is None else pd.read_json(io.StringIO(table), orient="split", precise_float=True),
         about=about["about"],
     )
-
-
-def _scale(name: str, offset: np.ndarray, factor: np.ndarray) -> Scale:
-    return scale_of(name, [Scaling(float(o), float(f)) for o, f in zip(offset, factor, strict=True)])
 
 
 def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
@@ -155,7 +157,7 @@ def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
         noise="none",
         seed=0,
         drawn={"masks": torch.from_numpy(masks.astype(np.float32))},
-        scale=_scale("none", np.zeros(B), np.ones(B)),
+        scale=Scale(torch.zeros(B, dtype=torch.float64), torch.ones(B, dtype=torch.float64)),
         pixel_size=(None,) * B,
         image_ids=tuple(map(str, range(B))),
     )

@@ -122,9 +122,8 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
     pixel_size = tuple(stack.pixel_size(index) for index in indices)
-    radii = tuple(_particle_radius(stack, index) for index in indices)
     scaled, limits, maps, digests = [], [], [], []
-    for index, size, radius in zip(indices, pixel_size, radii, strict=True):
+    for index in indices:
         where = f"image {index} of {stack.label}"
         image = guarded(f"{where} cannot be read", lambda i=index: stack.read(i))
         between_its_limits, low, high = minmax(image, where)
@@ -132,7 +131,8 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
             raise DataError(
                 f"{where} has shape {image.shape}, the ones before it {scaled[0].shape}; use one size a run"
             )
-        maps.append(particle_scaling(scaling, image, where, radius, size))
+        radius = particle_radius_pixels(stack, index) if scaling == "relion" else None
+        maps.append(scaling_of(scaling, image, where, radius=radius))
         scaled.append(between_its_limits if scaling == MINMAX else maps[-1].apply(image))
         limits.append((low, high))
         digests.append(image_digest(between_its_limits))
@@ -149,14 +149,14 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
     return Dataset(
         label, spec, pixels, ids, scale_of(scaling, maps), pixel_size, digest.hexdigest(), table, clean, origin,
-        stack.white_noise, radii, tuple(digests),
+        stack.white_noise, tuple(_particle_radius(stack, index) for index in indices), tuple(digests),
     )  # fmt: skip
 
 
-def particle_scaling(name: str, image: np.ndarray, where: str, radius: float | None, size: float | None) -> Scaling:
-    """The map of this name for an image. radius, size: Å from its middle to where its particle ends, and per pixel."""
-    pixels = radius / size if name == "relion" and radius is not None and size is not None else None
-    return scaling_of(name, image, where, radius=pixels)
+def particle_radius_pixels(stack: Stack, index: int) -> float | None:
+    """Pixels from the middle of an image to where its particle ends; None where the source does not state them."""
+    radius, size = _particle_radius(stack, index), stack.pixel_size(index)
+    return None if radius is None or size is None else radius / size
 
 
 def _particle_radius(stack: Stack, index: int) -> float | None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Reconstruction, Scale, Solver
+from cryobench.core import Case, Reconstruction, Scale, Solver
 from cryobench.core.meters import Stopwatch
 from cryobench.errors import CryobenchError, PluginError, Unsupported, said, told
 from cryobench.hooks import Hooks
@@ -309,7 +309,7 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "measurement_shape": list(operator.measurement_shape),
         "pixel_size_angstrom": list(cell.dataset.pixel_size),
         "scale": _recorded(cell.dataset.scale),
-        "data_range": _recorded_range(cell.dataset.scale),
+        "data_range": _data_range(bench.case),
     }
     record.timing["setup_seconds"] = bench.setup_seconds
 
@@ -332,11 +332,10 @@ def _recorded(scale: Scale) -> dict[str, Any]:
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
 
 
-def _recorded_range(scale: Scale) -> str:
-    """The range of intensities that PSNR and the other metrics of pixels use, in words."""
-    if scale.range is None:
-        return "of each image that was measured, from its least to its greatest pixel"
-    return f"of the scale, {scale.range[0]:g} to {scale.range[1]:g}"
+def _data_range(case: Case) -> dict[str, Any]:
+    """The range that metrics used, for all images or of each, and where it is from."""
+    low, high = (end.tolist() if isinstance(end, torch.Tensor) else end for end in case.data_range)
+    return {"from": "image" if case.problem.scale.range is None else "scale", "low": low, "high": high}
 
 
 def _as_exception(error: BaseException) -> Exception:

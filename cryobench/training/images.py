@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from cryobench.errors import DataError
 from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import TURNS, turned
 
+MEASURED = 256
+"""Images whose intensities are measured for the card of a prior."""
 _INDEX, _TURN, _NOISE, _LEVEL = range(4)
-_SAMPLED = 64
-"""Images whose mean and deviation are averaged."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,17 @@ class Images:
         offset = self._draws.uniform(torch.tensor([step]), _LEVEL, 1)[0, 0]
         noise = self._draws.normal(numbers.to(self._device), _NOISE, self.shape[0] * self.shape[1], torch.float32)
         level = ((offset + places / size) % 1).to(self._device)
-        return Batch(self._read(numbers), noise.reshape(-1, 1, *self.shape), level)
+        return Batch(self._read(numbers, clean=self._clean), noise.reshape(-1, 1, *self.shape), level)
 
     @cached_property
     def intensity(self) -> dict[str, float]:
-        """Mean and deviation over pixels of images in [-1, 1] with their own noise: averages over `_SAMPLED` images.
+        """Mean and deviation over pixels of the first images in [-1, 1], with their noise."""
+        images = self._read(torch.arange(MEASURED), clean=False).double()
+        deviation = images.flatten(1).var(dim=1, correction=0).mean().sqrt()
+        return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
 
-        Solvers use them to map images on a scale without range to that of the network.
-        """
-        means, deviations = [], []
-        for number in range(_SAMPLED):
-            stack = self._stacks[number % len(self._stacks)]
-            index = number // len(self._stacks) * max(1, len(stack) * len(self._stacks) // _SAMPLED) % len(stack)
-            noisy, _ = block(stack, [index], clean=False)
-            image = scaled(noisy, noisy, [index], stack.label).double()
-            means.append(float(image.mean()))
-            deviations.append(float(image.std(correction=0)))
-        return {"mean": fmean(means), "deviation": fmean(deviations)}
-
-    def _read(self, numbers: torch.Tensor) -> torch.Tensor:
-        """These images in [-1, 1], after their symmetry operations, [n, 1, H, W]."""
+    def _read(self, numbers: torch.Tensor, *, clean: bool) -> torch.Tensor:
+        """These images in [-1, 1], turned, [n, 1, H, W]."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
         images = torch.empty(len(numbers), *self.shape, device=self._device)
@@ -90,8 +80,8 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                noisy, target = (part.to(self._device) for part in block(stack, chosen, clean=self._clean))
-                images[places] = scaled(noisy, target, chosen, stack.label)
+                noisy, target = block(stack, chosen, clean=clean)
+                images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()
             images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])

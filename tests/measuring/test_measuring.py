@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mrcfile
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from cryobench.core import build_operator
 from cryobench.errors import CryobenchError, DataError, IncompatibleError
+from cryobench.io.scaling import scaling_of
 from cryobench.measuring.measure import Exposure, measure
 from cryobench.measuring.measurements import load
 from cryobench.measuring.reconstruct import operator_of, reconstruct
@@ -65,6 +68,35 @@ def test_the_file_holds_everything_that_made_it(tmp_path):
     assert float(residual.std()) == pytest.approx(float(measured.sigma[1]), rel=0.2)
 
 
+@pytest.mark.parametrize(("scaling", "limits"), [("minmax", (-1.0, 1.0)), ("none", None), ("relion", None)])
+def test_the_scale_is_in_the_file_and_follows_from_the_name_in_format_1(tmp_path, scaling, limits):
+    _, measured = measured_and_read(tmp_path, "sumpool:4", scaling=scaling)
+    assert (measured.scale.name, measured.scale.range) == (scaling, limits)
+    with np.load(tmp_path / "y.npz") as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    assert (about["format"], about.pop("scaling")) == (2, scaling)
+    about.pop("range")
+    about |= {"format": 1, "about": about["about"] | {"normalize": scaling}}
+    np.savez(tmp_path / "old.npz", **arrays | {"about": np.array(json.dumps(about))})
+    old = load(tmp_path / "old.npz")
+    assert (old.scale.name, old.scale.range) == (scaling, limits)
+    torch.testing.assert_close(old.scale.factor, measured.scale.factor, rtol=0, atol=0)
+
+
+def test_relion_takes_the_radius_that_the_source_states(tmp_path):
+    stack, measured = measured_and_read(tmp_path, "identity", scaling="relion")
+    stated = stack.particle_radius(3) / stack.pixel_size(3)
+    assert float(measured.scale.factor[1]) == scaling_of("relion", stack.read(3), "", radius=stated).factor
+    assert float(measured.scale.factor[1]) != scaling_of("relion", stack.read(3), "").factor
+
+
+def test_the_old_name_of_scaling_is_refused_with_the_new_one(cli):
+    code, _, err = cli("measure", "-o", "identity", "--data", "demo", "--out", "y.npz", "--normalize", "relion")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "give --scaling relion" in err
+
+
 @pytest.mark.parametrize("spec", ["sumpool:4", "fourier:0.5", "sumpool:2,count=2@fourier:0.7"])
 def test_the_recorded_masks_are_used_whatever_would_be_drawn_now(tmp_path, spec, monkeypatch):
     _, measured = measured_and_read(tmp_path, spec)
@@ -91,6 +123,7 @@ def test_plain_arrays_are_sum_pooling(tmp_path):
     np.savez(tmp_path / "plain.npz", y=y, masks=masks)
     found = images_of(load(tmp_path / "plain.npz"), dtype="float64")
     np.testing.assert_allclose(found, images, atol=1e-3)
+    assert load(tmp_path / "plain.npz").scale.range is None
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def test_metrics_of_what_is_equivariant_do_not_depend_on_the_scale(positive, sol
     assert record.hash != usual.hash
     assert record.problem["scale"]["name"] == scaling
     assert record.problem["scale"]["range"] is None
-    assert "each image" in record.problem["data_range"]
-    assert "-1 to 1" in usual.problem["data_range"]
+    assert record.problem["data_range"]["from"] == "image"
+    assert usual.problem["data_range"] == {"from": "scale", "low": -1.0, "high": 1.0}
 
 
 def test_minmax_is_the_default_and_the_same_cell(positive):
