@@ -84,6 +84,8 @@ class Sparse(Solver):
     def unsupported(self, problem: Problem) -> str | None:
         if self.box and problem.scale.range is None:
             return f"box=true needs intensities of known range; scaling {problem.scale.name} has none, use minmax"
+        if problem.operator.channels != 1:
+            return f"it takes images of one channel, and these have {problem.operator.channels}"
         return unsupported_dims(self.prior, shape := problem.operator.image_shape) or self.prior.unsupported(shape)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
