@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, TypeVar
 
+from cryobench.contract import CONTRACT, GROUP, mismatch
 from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, told
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
@@ -41,7 +42,10 @@ class Registry:
 
     def __init__(self, points: Iterable[EntryPoint]):
         self._points: dict[str, dict[str, list[EntryPoint]]] = {kind: {} for kind in KINDS}
+        self._contracts: dict[str, str] = {}
         for point in points:
+            if point.group == GROUP:
+                self._contracts[owner(point)] = point.name
             kind = point.group.removeprefix(PREFIX)
             if kind in self._points and point.group.startswith(PREFIX):
                 same_name = self._points[kind].setdefault(point.name, [])
@@ -79,7 +83,17 @@ class Registry:
             )
         origin = _origin(kind, points[0])
         where = f"{_singular(kind)} {name!r} of {_owner(origin)}"
-        component = guarded(f"{where} cannot be imported", points[0].load)
+        reason = mismatch(self._contracts.get(_owner(origin), str(CONTRACT)))
+        if reason is not None:
+            raise PluginError(f"{_owner(origin)} {reason}")
+        try:
+            component = points[0].load()
+        except CryobenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            moved = isinstance(error, ImportError) and str(error.name).startswith("cryobench.")
+            hint = f"; it may be written for another contract than {CONTRACT}: see docs/plugins.md" if moved else ""
+            raise PluginError(f"{where} cannot be imported: {told(error)}{hint}") from error
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
         if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A new package installs, keeps the contract of its kind, and its own commands run."""
+"""A new package installs, satisfies the contract of its kind, and its own commands run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cryobench.contract import CONTRACT
 from cryobench.errors import ParameterError, ResultsError
 from cryobench.registry import installed
 from cryobench.scaffold import KINDS, TRIES, create
@@ -16,18 +17,20 @@ from cryobench.testing import examine
 
 
 def install(folder: Path, install_plugin) -> None:
-    """What pip makes of a package of one module."""
+    """Install a package of one module as pip does."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     module = next(folder.glob("cryobench_*.py"))
     install_plugin(project["name"], project["entry-points"], **{module.stem: module.read_text()})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_component_keeps_its_contract_and_its_command_runs(kind, install_plugin, tmp_path, cli):
+def test_a_new_component_satisfies_its_contract_and_its_command_runs(kind, install_plugin, tmp_path, cli):
     install(create(kind, "brand-new", tmp_path), install_plugin)
-    verdicts = list(examine(KINDS[kind], "brand_new"))
-    assert {verdict.rule.name: verdict.why for verdict in verdicts if verdict.status == "broken"} == {}
-    assert any(verdict.status == "holds" for verdict in verdicts)
+    results = list(examine(KINDS[kind], "brand_new"))
+    assert {result.rule.name: result.why for result in results if result.status == "broken"} == {}
+    assert any(result.status == "holds" for result in results)
+    pyproject = tomllib.loads((tmp_path / "cryobench-brand-new" / "pyproject.toml").read_text())
+    assert pyproject["project"]["entry-points"]["cryobench.contract"] == {str(CONTRACT): "cryobench_brand_new"}
     code, out, err = cli(*TRIES[kind].format(name="brand_new").split()[1:])
     assert code == 0, err
     assert "brand_new" in out
@@ -49,27 +52,27 @@ def test_its_tests_pass_and_fail_where_the_contract_is_broken(install_plugin, tm
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "said"),
+    ("kind", "name", "message"),
     [
         ("solvr", "x", "did you mean 'solver'"),
-        ("solver", "2x", "no name"),
-        ("solver", "Dct", "no name"),
-        ("solver", "class", "no name"),
-        ("solver", "../x", "no name"),
-        ("solver", "dct", "is there already, from cryobench"),
+        ("solver", "2x", "not a valid name"),
+        ("solver", "Dct", "not a valid name"),
+        ("solver", "class", "not a valid name"),
+        ("solver", "../x", "not a valid name"),
+        ("solver", "dct", "is registered already, by cryobench"),
     ],
 )
-def test_what_cannot_be_is_refused(kind, name, said, tmp_path):
-    with pytest.raises(ParameterError, match=said):
+def test_invalid_kinds_and_names_are_refused(kind, name, message, tmp_path):
+    with pytest.raises(ParameterError, match=message):
         create(kind, name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path, monkeypatch):
     (create("mask", "rows", tmp_path) / "mine").touch()
-    with pytest.raises(ParameterError, match="is there already; remove it"):
+    with pytest.raises(ParameterError, match="exists already; remove it"):
         create("mask", "rows", tmp_path)
-    with pytest.raises(ParameterError, match="is no folder"):
+    with pytest.raises(ParameterError, match="is not a folder"):
         create("mask", "other", tmp_path / "nowhere")
 
     def full(*arguments, **options):

@@ -1,8 +1,8 @@
-"""Run the shell blocks of a page as a reader would, one after the other in an empty folder, and tell the seconds.
+"""Run the shell blocks of a page one after the other in an empty folder, and print the time of each.
 
     python tools/follow_page.py docs/plugins.md
 
-The first command that fails ends it, with its output. Which `cryobench` and `pip` are meant is PATH's affair.
+It stops at the first command that fails, and prints its output. `cryobench` and `pip` are those on PATH.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import typer
 def new(
     kind: Annotated[str, typer.Argument(help="solver, operator, mask, noise, prior, metric or source.")],
     name: Annotated[str, typer.Argument(help="Its name in specs, such as steepest.")],
-    into: Annotated[Path, typer.Option("--into", help="The folder to make the package in.")] = Path(),
+    into: Annotated[Path, typer.Option("--into", help="The folder in which the package is made.")] = Path(),
 ) -> None:
-    """Make a package with a new component: it installs, keeps the contract of its kind, and shows up in `list`."""
+    """Make a package with a new component: it installs, passes the tests of its contract, and appears in `list`."""
     from cryobench import scaffold
 
     folder = scaffold.create(kind, name, into)

@@ -1,4 +1,4 @@
-"""Commands that plugins add, in the entry-point group `cryobench.commands`: listed by name, imported when invoked."""
+"""Commands of plugins, in the entry-point group `cryobench.commands`: listed by name, imported when invoked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PluginGroup(TyperGroup):
 
 
 class PluginCommand(TyperCommand):
-    """Stands for a plugin's command until it is invoked."""
+    """A placeholder for a plugin's command, which is imported when it is invoked."""
 
     def __init__(self, point: EntryPoint):
         super().__init__(point.name, help=f"A command of {_owner(point)}.")

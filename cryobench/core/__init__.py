@@ -4,6 +4,7 @@ Lives here: the base classes that every component derives from, and the meters a
 May be imported by all but `numerics`, `spec`, `rng` and `errors`.
 """
 
+from cryobench.contract import CONTRACT
 from cryobench.core.components import (
     Case,
     Column,
@@ -20,7 +21,6 @@ from cryobench.core.components import (
     Solver,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
-from cryobench.core.kinds import CONTRACT
 from cryobench.core.operator import (
     Imaging,
     LinearOperator,

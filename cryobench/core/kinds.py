@@ -1,9 +1,11 @@
-"""Which class a registered component must have."""
+"""The base class of each kind of component, and how components of another contract are recognised."""
 
 from __future__ import annotations
 
+from inspect import CO_VARARGS
 from typing import Any
 
+from cryobench.contract import mismatch
 from cryobench.core.components import FourierMask, Metric, NoiseModel, PixelMask, Prior, Solver
 from cryobench.core.operator import OperatorRecipe
 from cryobench.core.source import Source
@@ -19,42 +21,36 @@ BASE_CLASSES: dict[str, tuple[type, ...]] = {
     "sources": (Source,),
 }
 
-
-CONTRACT = 2
-"""The version of the contract: of what the classes in `BASE_CLASSES` require of those that derive from them."""
 _REMOVED: dict[str, tuple[str, ...]] = {
     "operators": ("check_for", "build_for", "drawn", "rebuild", "of", "measurement_shape"),
 }
-"""Methods of contract 1 that a component of contract 2 does not have."""
-_PARAMETERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "operators": {"check": ("imaging",), "build": ("imaging", "drawn")},
-    "noises": {"apply": ("y", "operator", "scale", "rng"), "unsupported": ("operator", "scale")},
+"""Methods of contract 1 that contract 2 does not have."""
+_PARAMETERS: dict[str, dict[str, int]] = {
+    "operators": {"check": 1, "build": 2},
+    "noises": {"apply": 4, "unsupported": 2},
 }
-"""The positional parameters of methods that contract 1 had with others, by kind."""
+"""Numbers of positional parameters in contract 2, of methods that had fewer in contract 1."""
 
 
-def older_contract(kind: str, component: Any) -> str | None:
-    """Which method shows that a component was written for contract 1; None where none does."""
-    cls = type(component)
+def older_method(kind: str, cls: type) -> str | None:
+    """The method which shows that a class was written for contract 1; None where none does."""
     for name in _REMOVED.get(kind, ()):
         if callable(getattr(cls, name, None)):
             return name
-    for name, wanted in _PARAMETERS.get(kind, {}).items():
+    for name, count in _PARAMETERS.get(kind, {}).items():
         code = getattr(getattr(cls, name, None), "__code__", None)
-        if code is not None and code.co_argcount - 1 < len(wanted):
+        variadic = code is not None and code.co_flags & CO_VARARGS
+        if code is not None and not variadic and code.co_argcount - 1 < count:
             return name
     return None
 
 
 def check_kind(kind: str, text: str, component: Any) -> None:
-    """Raise `PluginError` unless a component is of a class that its kind asks for."""
-    wanted = BASE_CLASSES[kind]
-    if not isinstance(component, wanted):
-        names = " or ".join(f"cryobench.core.{base.__name__}" for base in wanted)
-        raise PluginError(f"{text!r} is registered under {kind} but its class is no {names}")
-    method = older_contract(kind, component)
+    """Raise `PluginError` unless a component has a base class of its kind and follows this version of the contract."""
+    expected = BASE_CLASSES[kind]
+    if not isinstance(component, expected):
+        names = " or ".join(f"cryobench.core.{base.__name__}" for base in expected)
+        raise PluginError(f"{text!r} is registered under {kind}, but its class does not derive from {names}")
+    method = older_method(kind, type(component))
     if method is not None:
-        raise PluginError(
-            f"{text!r} of {kind} was written for contract 1 (see its method {method}), and this version has contract "
-            f"{CONTRACT}; install a newer release of it, or move it over as docs/plugins.md says"
-        )
+        raise PluginError(f"{text!r} of {kind} {mismatch('1')} (see its method {method})")

@@ -15,7 +15,7 @@ import torch
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
-from cryobench.numerics.linalg import item_axes
+from cryobench.numerics.linalg import item_axes, one_channel
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ssim(Metric):
 
         if min(case.truth.shape[2:]) < _WINDOW:
             return not_measured(self, case, f"its window is {_WINDOW} pixels wide, and the images are smaller")
-        truth, estimate = (case.unit_range(x)[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
+        truth, estimate = (one_channel(case.unit_range(x))[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
         maps = [structural_similarity(a, b, data_range=1.0, full=True)[1] for a, b in zip(truth, estimate, strict=True)]
         middle = (slice(_WINDOW // 2, -(_WINDOW // 2)),) * (case.truth.ndim - 2)
         kept = inside(case)[:, 0].cpu().numpy()

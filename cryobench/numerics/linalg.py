@@ -52,12 +52,19 @@ def tiny(like: torch.Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
+def one_channel(x: torch.Tensor) -> torch.Tensor:
+    """x [B, 1, *S] itself. Raises `ValueError` for more channels, where only the first would be used."""
+    if x.shape[1] != 1:
+        raise ValueError(f"expected images of one channel, [B, 1, ...], got shape {list(x.shape)}")
+    return x
+
+
 def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ x @ right, [m, H], [B, 1, H, W] and [W, n] -> [B, 1, m, n].
 
     Image by image: folding the batch into one product would let its size change the rounding.
     """
-    B = x.shape[0]
+    B = one_channel(x).shape[0]
     return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
 
 
@@ -66,7 +73,7 @@ def along_axes(matrices: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tenso
     *outer, rows, columns = matrices
     if not outer:
         return sandwich(rows, x, columns.mT)
-    B, D = x.shape[0], x.shape[2]
+    B, D = one_channel(x).shape[0], x.shape[2]
     x = sandwich(rows, x.reshape(B * D, 1, *x.shape[3:]), columns.mT)
     m, n = x.shape[2:]
     return torch.bmm(outer[0].expand(B, -1, -1), x.reshape(B, D, m * n)).reshape(B, 1, -1, m, n)

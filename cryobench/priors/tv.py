@@ -12,7 +12,7 @@ import torch
 
 from cryobench.core import Shape
 from cryobench.errors import DependencyError, ParameterError
-from cryobench.numerics.linalg import tiny
+from cryobench.numerics.linalg import one_channel, tiny
 from cryobench.priors.sparsity import Sparsity
 
 Kind = Literal["isotropic", "anisotropic"]
@@ -36,7 +36,7 @@ class TotalVariation(Sparsity):
         return "total variation needs more than one pixel" if math.prod(shape) == 1 else None
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
-        u = x.new_zeros((x.shape[0], x.ndim - 2, *x.shape[2:]))
+        u = one_channel(x).new_zeros((x.shape[0], x.ndim - 2, *x.shape[2:]))
         for axis, n in enumerate(x.shape[2:]):
             here, onward = x[:, 0].narrow(axis + 1, 0, n - 1), x[:, 0].narrow(axis + 1, 1, n - 1)
             u[:, axis].narrow(axis + 1, 0, n - 1).copy_(onward - here)

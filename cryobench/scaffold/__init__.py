@@ -1,4 +1,4 @@
-"""New plugin packages: `cryobench new solver NAME` writes one that installs, keeps its contract and is a row."""
+"""New plugin packages: `cryobench new solver NAME` writes one that installs and passes the tests of its contract."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+from cryobench.contract import CONTRACT
 from cryobench.environment import version
 from cryobench.errors import ParameterError, ResultsError, said
 from cryobench.registry import Registry, did_you_mean, installed
 
 KINDS = {"solver": "solvers", "operator": "operators", "mask": "masks", "noise": "noises", "prior": "priors",
          "metric": "metrics", "source": "sources"}  # fmt: skip
-"""What `cryobench new` makes, and the registry kind of each."""
+"""The kinds that `cryobench new` makes, and the registry name of each."""
 TRIES = {
     "solver": "cryobench run --solver {name} --operator sumpool:16 --images 0:2",
     "operator": "cryobench run --solver tikhonov --operator {name} --images 0:2",
@@ -24,7 +25,7 @@ TRIES = {
     "metric": "cryobench run --solver tikhonov --operator sumpool:4 --metric psnr --metric {name} --images 0:2",
     "source": "cryobench run --solver tikhonov --operator sumpool:4 --data {name} --images 0:2",
 }
-"""The command that shows a new component at work."""
+"""A command that uses the new component."""
 
 PYPROJECT = """[build-system]
 requires = ["hatchling"]
@@ -41,6 +42,9 @@ dependencies = ["cryobench>={version}"]
 [project.entry-points."cryobench.{kinds}"]
 {name} = "cryobench_{name}:{cls}"
 
+[project.entry-points."cryobench.contract"]
+{contract} = "cryobench_{name}"
+
 [tool.hatch.build.targets.wheel]
 packages = ["cryobench_{name}.py"]
 """
@@ -55,9 +59,9 @@ cryobench check {kinds}/{name}
 ```
 
 `cryobench_{name}.py` holds the {kind}, a frozen dataclass; `pyproject.toml` registers it under the entry-point group
-`cryobench.{kinds}`; `pytest` holds it to the contract of every {kind}.
+`cryobench.{kinds}`, and states the version of the contract; `pytest` tests the contract of every {kind}.
 """
-TEST = '''"""The {kind} keeps its contract."""
+TEST = '''"""The contract of the {kind}."""
 
 from cryobench.testing import {kind}_contract
 
@@ -66,27 +70,29 @@ test_contract = {kind}_contract("{name}")
 
 
 def create(kind: str, name: str, parent: Path, registry: Registry | None = None) -> Path:
-    """Write the package of a new component into `parent`/cryobench-NAME, whole or not at all; the folder.
+    """Write the package of a new component to `parent`/cryobench-NAME, completely or not at all; return the folder.
 
-    Raises `ParameterError` for a kind or a name that cannot be, or is taken, and for a folder that is there already, or
-    has nowhere to be; `ResultsError` where it cannot be written.
+    Raises `ParameterError` for an unknown kind, an invalid or registered name, and a folder that exists already or
+    whose parent does not; `ResultsError` where it cannot be written.
     """
     if kind not in KINDS:
         raise ParameterError(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
     name = name.replace("-", "_")
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise ParameterError(f"{name!r} is no name: wanted small letters, digits and _, from a letter on")
+        raise ParameterError(
+            f"{name!r} is not a valid name: expected lower-case letters, digits and _, starting with a letter"
+        )
     if not parent.is_dir():
-        raise ParameterError(f"{parent} is no folder; make it first")
+        raise ParameterError(f"{parent} is not a folder; create it first")
     registry = registry or installed()
     if registry.origins(KINDS[kind], name):
         owner = registry.origins(KINDS[kind], name)[0].distribution
-        raise ParameterError(f"{kind} {name!r} is there already, from {owner}; choose another name")
+        raise ParameterError(f"{kind} {name!r} is registered already, by {owner}; choose another name")
     folder = parent / f"cryobench-{name.replace('_', '-')}"
     if folder.exists():
-        raise ParameterError(f"{folder} is there already; remove it, or choose another name")
+        raise ParameterError(f"{folder} exists already; remove it, or choose another name")
     words = {"kind": kind, "kinds": KINDS[kind], "name": name, "dashed": name.replace("_", "-"),
-             "cls": name.title().replace("_", ""), "version": version()}  # fmt: skip
+             "cls": name.title().replace("_", ""), "version": version(), "contract": CONTRACT}  # fmt: skip
     try:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as made:
             new = Path(made) / folder.name

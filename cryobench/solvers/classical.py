@@ -85,6 +85,8 @@ class Regularised(Solver):
     def unsupported(self, problem: Problem) -> str | None:
         if self.box and problem.scale.range is None:
             return f"box=true needs intensities of known range; scaling {problem.scale.name} has none, use minmax"
+        if problem.operator.channels != 1:
+            return f"it takes images of one channel, and these have {problem.operator.channels}"
         shape = problem.operator.image_shape
         return unsupported_dims(self.sparsity, shape) or self.sparsity.unsupported(shape)
 

@@ -1,4 +1,4 @@
-"""What is wrong with the installed plugins, each with its distribution: none of it may break another plugin."""
+"""Problems of installed plugins, each with its distribution. A broken plugin does not affect others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from importlib.metadata import version as version_of
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from cryobench.core.kinds import BASE_CLASSES
+from cryobench.contract import CONTRACT, GROUP, mismatch
+from cryobench.core.kinds import BASE_CLASSES, older_method
 from cryobench.errors import CryobenchError
 from cryobench.hooks import GROUP as HOOKS
 from cryobench.registry import COMMANDS, KINDS, PREFIX, Registry, did_you_mean, entry_points, guarded, owner
@@ -18,7 +19,7 @@ PACKAGE = "cryobench"
 
 
 def problems(registry: Registry, points: Iterable[EntryPoint] | None = None) -> list[str]:
-    """A line for each problem. Imports every plugin. points: those that the registry was made of, or all there are."""
+    """One line for each problem. Imports every plugin. points: the entry points of the registry, by default all."""
     points = list(entry_points() if points is None else points)
     found = []
     for kind in KINDS:
@@ -30,30 +31,35 @@ def problems(registry: Registry, points: Iterable[EntryPoint] | None = None) -> 
             else:
                 origin = registry.origins(kind, name)[0]
                 where = f"{kind}/{name} of {origin.distribution} {origin.version}"
-                found += [f"{where} {what}" for what in _unfit(kind, cls)]
+                found += [f"{where} {what}" for what in _violations(kind, cls)]
     for point in points:
-        found += _elsewhere(point)
+        found += _other_group(point)
     distributions = {point.dist.name: point.dist for point in points if point.dist is not None}
     for name, distribution in sorted(distributions.items()):
         found += [f"{name} {distribution.version} {what}" for what in _unmet(distribution)]
-    return found
+    return list(dict.fromkeys(found))  # a distribution of another contract is one problem, not one per component
 
 
-def _unfit(kind: str, cls: type) -> Iterator[str]:
-    """How a component's class is not what the contract of its kind asks for."""
+def _violations(kind: str, cls: type) -> Iterator[str]:
+    """How a component's class violates the contract of its kind."""
     bases = BASE_CLASSES[kind]
     base = next((base for base in bases if issubclass(cls, base)), None)
     if base is None:
-        yield f"is a {cls.__name__}, wanted a {' or a '.join(f'cryobench.core.{base.__name__}' for base in bases)}"
+        names = " or a ".join(f"cryobench.core.{base.__name__}" for base in bases)
+        yield f"is a {cls.__name__}, expected a {names}"
+        return
+    method = older_method(kind, cls)
+    if method is not None:
+        yield f"{mismatch('1')} (see its method {method})"
         return
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        yield f"lacks {', '.join(missing)}, which this version of the contract asks for: upgrade it"
+        yield f"lacks {', '.join(missing)}, which contract {CONTRACT} requires; install a newer release"
     for name, wanted in inspect.getmembers(base, inspect.isfunction):
         given = getattr(cls, name, None)
         if given is not wanted and not name.startswith("_") and inspect.isfunction(given) and not _takes(given, wanted):
-            yield (f"has {name}{inspect.signature(given)}, and is called as {name}{inspect.signature(wanted)}: it was "
-                   "written for another version of the contract; upgrade it")  # fmt: skip
+            yield (f"has {name}{inspect.signature(given)}, contract {CONTRACT} has {name}{inspect.signature(wanted)}; "
+                   "install a newer release, or see docs/plugins.md")  # fmt: skip
 
 
 def _takes(given: object, wanted: object) -> bool:
@@ -68,27 +74,30 @@ def _takes(given: object, wanted: object) -> bool:
     return True
 
 
-def _elsewhere(point: EntryPoint) -> Iterator[str]:
-    """What is wrong with an entry point that is no component: a hook, a command, or of a group that nobody reads."""
+def _other_group(point: EntryPoint) -> Iterator[str]:
+    """Problems of an entry point that is not a component: a contract, a hook, a command, or of an unknown group."""
     group, where = point.group.removeprefix(PREFIX), f"{point.name!r} of {owner(point)}"
-    if point.group in (HOOKS, COMMANDS):
+    if point.group == GROUP:
+        if (reason := mismatch(point.name)) is not None:
+            yield f"{owner(point)} {reason}"
+    elif point.group in (HOOKS, COMMANDS):
         try:
             guarded(f"the {group.removesuffix('s')} {where} cannot be imported", point.load)
         except CryobenchError as error:
             yield str(error)
     elif group not in KINDS:
-        yield f"{where} is registered under {point.group!r}, which is no group; {did_you_mean(group, KINDS)}"
+        yield f"{where} is registered under {point.group!r}, which is not a known group; {did_you_mean(group, KINDS)}"
 
 
 def _unmet(distribution: Distribution) -> Iterator[str]:
-    """What a distribution needs and does not have."""
-    if distribution.name == PACKAGE:  # its extras are for those who want them
+    """Requirements of a distribution that are not met."""
+    if distribution.name == PACKAGE:  # extras are optional
         return
     for text in distribution.requires or ():
         try:
             wanted = Requirement(text)
         except InvalidRequirement:
-            yield f"has a requirement that cannot be read, {text!r}"
+            yield f"has an invalid requirement, {text!r}"
             continue
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue

@@ -156,7 +156,7 @@ def require(true: object, how: str) -> None:
 
 
 def require_equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str, *, scale: float = 0.0) -> None:
-    """Raise `Broken` unless two tensors agree within `tolerance` times the largest of `wanted`, or `scale`."""
+    """Raise `Broken` unless two tensors agree within `tolerance` times `scale`, at least the largest of `wanted`."""
     require(got.shape == wanted.shape, f"{what}: shape {list(got.shape)}, expected {list(wanted.shape)}")
     if not wanted.numel():
         return

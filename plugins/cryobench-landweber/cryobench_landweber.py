@@ -11,8 +11,10 @@ from cryobench.rng import Rng
 class Landweber(Solver):
     """Gradient descent on 1/2 ||A x - y||^2 from zero, with step 1 / ||A||^2 (Landweber 1951).
 
-    Without noise it goes to the least-norm solution; with noise, stopping early is what regularises it.
+    Without noise it converges to the least-norm solution; with noise, early stopping regularises.
     """
+
+    dims = (2, 3)  # images and volumes: nothing here depends on the number of axes
 
     steps: Annotated[int, "number of steps"] = 50
 

@@ -24,14 +24,14 @@ def test_what_holds_what_does_not_and_what_to_do(cli, install_plugin):
     assert (code, err) == (1, "")
     lines = out.splitlines()
     assert lines[0] == "solvers/rough"
-    assert "  ok      it answers in the problem's dtype" in lines
+    assert "  ok      its answer has the dtype of the problem" in lines
     broken = next(i for i, line in enumerate(lines) if line.startswith("  BROKEN"))
-    assert "it explains the measurements better than a blank image: on sumpool:2, ||A x - y|| is" in lines[broken]
-    assert "look at the sign and the scale of the data term" in lines[broken + 1]
-    assert "  n/a     its progress goes up to its end: it reports no progress" in lines
-    assert lines[lines.index("solvers/pinv") - 2] == "  15 ok, 1 BROKEN, 1 n/a"
+    assert "its residual is smaller than that of a blank image: on sumpool:2, ||A x - y|| is" in lines[broken]
+    assert "check the sign and the scale of the data term" in lines[broken + 1]
+    assert "  n/a     its progress rises to the number of steps: it reports no progress" in lines
+    assert lines[lines.index("solvers/pinv") - 2] == "  16 ok, 1 BROKEN, 1 n/a"
     assert cli("check", "rough", "-q")[1].splitlines() == [
-        "solvers/rough", lines[broken], lines[broken + 1], "  15 ok, 1 BROKEN, 1 n/a", ""
+        "solvers/rough", lines[broken], lines[broken + 1], "  16 ok, 1 BROKEN, 1 n/a", ""
     ]  # fmt: skip
     assert cli("check", "pinv", "-q")[0] == 0
 
@@ -62,7 +62,7 @@ def test_a_component_that_wants_values_says_so(cli):
     [
         ("solvers/pinw", "no solver 'pinw'; did you mean 'pinv'?"),
         ("pinw", "nothing is registered as 'pinw'; did you mean 'pinv'?"),
-        ("dct:steps=10", "'dct:steps=10' may be of priors or solvers; write priors/dct:steps=10"),
+        ("dct:steps=10", "'dct:steps=10' is ambiguous between priors and solvers; write priors/dct:steps=10"),
         ("sumpool:4,4", "spec 'sumpool:4,4': expected key=value"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from cryobench.core import Case, LinearOperator, Measured, Metric, Problem, Reconstruction, build_operator
+from cryobench.numerics.linalg import per_item
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
 
@@ -40,10 +41,12 @@ def case_of(
     pixel_size: float | None = None,
     within: Sequence[float] | None = None,
 ) -> Case:
-    """Exact measurements of these images, by the identity unless told otherwise."""
-    H, W = truth.shape[2:]
-    operator = operator or build_operator(Identity(), (H, W), seed=0, dtype=truth.dtype, device=truth.device)
-    problem = Problem(operator, operator.A(truth), NoNoise(), truth.new_zeros((len(truth), 1, 1, 1)))
+    """Exact measurements of these images, by default by the identity."""
+    operator = operator or build_operator(
+        Identity(), tuple(truth.shape[2:]), seed=0, dtype=truth.dtype, device=truth.device
+    )
+    y = operator.A(truth)
+    problem = Problem(operator, y, NoNoise(), per_item(truth.new_zeros(len(truth)), y))
     return Case(problem, truth, [str(i) for i in range(len(truth))], [pixel_size] * len(truth), within=within)
 
 

@@ -467,7 +467,7 @@ def test_curves_are_saved(strange, blobs, tmp_path):
         ({"dtype": "float16"}, "--dtype"),
         ({"save": ["movie"], "out": "runs"}, "--save"),
         ({"save": ["panel"]}, "out='runs'"),
-        ({"metrics": ["psnr", "psnr", "curve", "curve"], "images": "0", "solvers": "notasolver"}, "no cryobench.core"),
+        ({"metrics": ["psnr", "psnr", "curve", "curve"], "images": "0", "solvers": "notasolver"}, "derive from"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(strange, blobs, options, wanted):

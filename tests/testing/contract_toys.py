@@ -1,4 +1,4 @@
-"""One plugin of each kind that keeps its contract and, by what is `broken`, breaks one rule of it."""
+"""A plugin of each kind that satisfies its contract; with `broken` it breaks the rule of that name."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ from cryobench.rng import generator
 class ToySolver(Solver):
     """The least-norm solution, with a little noise."""
 
+    dims = (2, 3)
+
     broken: str = ""
 
     def solve(self, problem, *, rng, progress=None):
@@ -52,6 +54,8 @@ class ToySolver(Solver):
                 x = x.to("meta")
             case "finite":
                 x[:, :, 0, 0] = torch.nan
+            case "planar" if x.ndim == 5:
+                x = -x
             case "seeded":
                 x = x + 1e-7 * int.from_bytes(os.urandom(1), "little")
             case "global_state":
@@ -68,7 +72,7 @@ class ToySolver(Solver):
         return Reconstruction(x)
 
     def unsupported(self, problem):
-        return {"reason": "", "takes": "it is Sunday"}.get(self.broken)
+        return {"reason": "", "takes": "it is out of order"}.get(self.broken)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,13 @@ class Unpicklable(ToySolver):
 
     def __reduce__(self):
         raise TypeError("it holds an open file")
+
+
+@dataclass(frozen=True)
+class Flatland(ToySolver):
+    """States a number of axes that there is not."""
+
+    dims = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,12 @@ class ToyOperator(LinearOperator):
         norm = (4 * torch.nn.functional.avg_pool2d(self.weights[None] ** 2, 2)).max().sqrt().item()
         return norm**2 if self.broken == "norm" else norm
 
+    def rows(self, part):
+        rows = super().rows(part)
+        if self.broken == "rows":
+            rows.A_adjoint = lambda y: 2 * self.A_adjoint(y)
+        return rows
+
     @property
     def rank(self):
         return super().rank - (self.broken == "rank")
@@ -214,11 +231,13 @@ def _clock():
 class ToyMask(PixelMask):
     """Random pixels between 0 and 1."""
 
+    dims = (2, 3)
+
     broken: str = ""
 
     def draw(self, count, shape, seed):
         if self.broken == "takes":
-            raise IncompatibleError("it is Sunday")
+            raise IncompatibleError("it is out of order")
         if self.broken == "seeded":
             return torch.rand((count, *shape), generator=_clock())
         if self.broken == "global_state":
@@ -236,6 +255,8 @@ class ToyMask(PixelMask):
 class ToyFourierMask(FourierMask):
     """Random coefficients."""
 
+    dims = (2, 3)
+
     broken: str = ""
 
     def draw(self, rho, shape, seed):
@@ -246,10 +267,12 @@ class ToyFourierMask(FourierMask):
 class ToyNoise(NoiseModel):
     """White noise of deviation 0.1."""
 
+    dims = (2, 3)
+
     broken: str = ""
 
     def unsupported(self, operator, scale):
-        return "it is Sunday" if self.broken == "takes" else None
+        return "it is out of order" if self.broken == "takes" else None
 
     def apply(self, y, operator, scale, rng):
         if self.broken == "seeded":
@@ -265,7 +288,7 @@ class ToyNoise(NoiseModel):
 
 
 def _sigma(y, sigma, broken=""):
-    return torch.full((len(y), 1, 1) if broken == "shape" else (len(y), 1, 1, 1), sigma)
+    return torch.full((len(y), *[1] * (y.ndim - 1 - (broken == "shape"))), sigma)
 
 
 @dataclass(frozen=True)
@@ -340,12 +363,14 @@ class ToyDiffusion(Diffusion):
 class ToyMetric(Metric):
     """The mean absolute error."""
 
+    dims = (2, 3)
+
     columns = (Column("toy", "lower"),)
 
     broken: str = ""
 
     def measure(self, case, reconstruction):
-        error = (reconstruction.x - case.truth).abs().mean(dim=(1, 2, 3))
+        error = (reconstruction.x - case.truth).abs().flatten(1).mean(dim=1)
         match self.broken:
             case "numbers":
                 return Measured({"toy": error * torch.nan})

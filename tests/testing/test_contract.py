@@ -1,4 +1,4 @@
-"""All that is built in keeps the contract, and for every rule there is a plugin that breaks it and is found out."""
+"""Every built-in component satisfies the contract, and for every rule a plugin that breaks it is detected."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from importlib.metadata import EntryPoint, entry_points
 import pytest
 from networks import pipeline, unet
 
+from cryobench.core import check_dims
+from cryobench.errors import IncompatibleError
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
 from cryobench.testing import common, examine, rules
 from cryobench.testing.rules import check_rule
 
 TOYS = {
-    "solvers": ("ToySolver", "Uninterruptible", "NotFrozen", "Growing", "Unpicklable", "Silent", "NoSolver"),
+    "solvers": (
+        "ToySolver",
+        "Uninterruptible",
+        "NotFrozen",
+        "Growing",
+        "Unpicklable",
+        "Silent",
+        "NoSolver",
+        "Flatland",
+    ),
     "operators": ("Toy",),
     "masks": ("ToyMask", "ToyFourierMask"),
     "noises": ("ToyNoise",),
@@ -34,11 +45,11 @@ BUILT_IN = {
         ("cryosense", "daps", "ddnm", "diffpir", "dmplug", "dps", "hqs", "pigdm"), "{}:steps=2,prior={network}"
     ),
 }
-"""Specs for those that want a value, or few steps of a small network."""
+"""Specs for components that require a value, or few steps of a small network."""
 ELSEWHERE = {"priors": {"diffusion"}, "sources": {"file", "hub"}}
-"""They want a file or a network: tests/priors and tests/sources make some."""
+"""They require a file or a network: see tests/priors and tests/sources."""
 UNTRAINED = {"residual", "denoises"}
-"""What a network that knows nothing cannot keep."""
+"""Rules that an untrained network breaks."""
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +61,14 @@ def registry() -> Registry:
 
 
 def broken(kind: str, spec: str, registry: Registry) -> dict[str, str]:
-    """The rules that a component breaks, by the names of their checks, and how."""
+    """The broken rules of a component, by the names of their checks, and how they are broken."""
     found = [result for result in examine(kind, spec, registry) if result.status == "broken"]
     return {result.rule.check.__name__: result.why for result in found}
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> str:
-    """The folder of a network of 32 x 32 images, of random weights."""
+    """The folder of a network of 32 x 32 images with random weights."""
     return str(pipeline(tmp_path_factory.mktemp("network") / "model", unet(sample_size=32)))
 
 
@@ -71,13 +82,13 @@ def built_in() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("kind", "spec"), built_in())
-def test_what_is_built_in_keeps_the_contract(kind, spec, registry, network):
+def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, network):
     allowed = UNTRAINED if "{network}" in spec else set()
     assert broken(kind, spec.format(network=network), registry).keys() <= allowed
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_toys_keep_it_where_they_are_not_broken(kind, registry):
+def test_the_toys_satisfy_it_unless_broken(kind, registry):
     for name in TOYS[kind]:
         if name.startswith("Toy"):
             assert broken(kind, name.lower(), registry) == {}
@@ -88,7 +99,7 @@ OTHER = {"fraction": "toyfouriermask", "denoises": "toydiffusion"}
 
 
 @pytest.mark.parametrize(("kind", "rule"), BROKEN, ids=lambda part: getattr(part, "name", part))
-def test_a_plugin_that_breaks_a_rule_is_found_out(kind, rule, registry):
+def test_a_plugin_that_breaks_a_rule_is_detected(kind, rule, registry):
     broken = rule.check.__name__
     if broken == "interruptible":
         spec = "uninterruptible"
@@ -104,18 +115,36 @@ def test_a_plugin_that_breaks_a_rule_is_found_out(kind, rule, registry):
     ("name", "rule", "how"),
     [
         ("notfrozen", "builds", "must be a frozen dataclass"),
-        ("nosolver", "builds", "registered under solvers but its class is no cryobench.core.Solver"),
+        ("nosolver", "builds", "registered under solvers, but its class does not derive from cryobench.core.Solver"),
         ("growing", "round_trips", "makes Growing"),
         ("unpicklable", "pickles", "it holds an open file"),
         ("silent", "documented", "Silent has no docstring"),
         ("nothing", "builds", "no solver 'nothing'"),
+        ("flatland", "dimensions", "dims is (2, 4), expected (2,), (3,) or (2, 3)"),
     ],
 )
-def test_a_solver_that_is_no_proper_component_is_found_out(name, rule, how, registry):
+def test_a_solver_that_is_not_a_component_is_detected(name, rule, how, registry):
     found = broken("solvers", name, registry)
     assert list(found) == [rule]
     assert how in found[rule]
 
 
-def test_a_reason_must_be_a_line(registry):
+def test_a_reason_must_be_one_line(registry):
     assert "unsupported() returned ''" in broken("solvers", "toysolver:broken=reason", registry)["takes"]
+
+
+def test_a_rule_is_tested_in_every_stated_dimension(registry):
+    found = broken("solvers", "toysolver:broken=planar", registry)
+    assert found.keys() == {"residual"}
+    assert found["residual"].startswith("in 3-D: ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [("toysolver", (8,)), ("toysolver", (8, 8, 8, 8)), ("ddnm:steps=2", (8, 8, 8)), ("toymetric", (8,))],
+)
+def test_images_of_another_number_of_axes_are_refused_in_one_line(spec, shape, registry):
+    kind = "metrics" if spec == "toymetric" else "solvers"
+    with pytest.raises(IncompatibleError, match=r"it takes .* and these are") as error:
+        check_dims(kind.removesuffix("s"), registry.make(kind, spec), shape)
+    assert "\n" not in str(error.value)
