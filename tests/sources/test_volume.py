@@ -31,11 +31,15 @@ def opened(text: Path | str) -> VolumeStack:
     return installed().make("sources", f"volume:{text}").open()
 
 
+def read_all(text: Path | str) -> None:
+    stack = opened(text)
+    for index in range(len(stack)):
+        stack.read(index)
+
+
 def refused(text: Path | str) -> str:
     with pytest.raises(DataError) as caught:
-        stack = opened(text)
-        for index in range(len(stack)):
-            stack.read(index)
+        read_all(text)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
