@@ -47,7 +47,7 @@ def test_its_tests_pass_and_fail_where_the_contract_is_broken(install_plugin, tm
     install(folder, install_plugin)
     failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert failed.returncode == 1
-    assert "cauchy: x is torch.float32 where y is torch.float64" in failed.stdout
+    assert "cauchy: in 2-D: x is torch.float32 where y is torch.float64" in failed.stdout
     assert "make tensors with dtype=problem.y.dtype" in failed.stdout
 
 

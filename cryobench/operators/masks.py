@@ -89,8 +89,8 @@ class Superres(PixelMask):
 class RandomFourier(FourierMask):
     """Independent coefficients, each kept with probability `rho`.
 
-    On a real image a kept k without its mirror -k still tells both, so nominal `rho` keeps about 1 - (1 - rho)^2 of
-    the information; with `hermitian=true` k and -k are drawn together and rho is what it says.
+    On a real image a kept k without its mirror -k still determines both, so nominal `rho` keeps about 1 - (1 - rho)^2
+    of the information; with `hermitian=true` k and -k are drawn together and rho is what it says.
     """
 
     dims = (2, 3)

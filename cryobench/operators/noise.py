@@ -32,7 +32,7 @@ class Gaussian(NoiseModel):
     `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity that y
     implies), per image, so that it measures the noise against the structure in y and not against its offset.
     On operators that write y in a larger space than they measure (`fourier`), the noise is projected onto the range
-    of A: a coefficient that was not measured carries none, and the deviation of an entry of y, which solvers are told,
+    of A: a coefficient that was not measured carries none, and the deviation of an entry of y, which solvers are given,
     shrinks by sqrt(rank(A) / N).
     """
 

@@ -113,7 +113,7 @@ class SumPoolOperator(FactoredOperator):
     @property
     def eigenvalue_tolerance(self) -> torch.Tensor:
         """10 n eps s_max per block, n the Gram size and eps that of float64: singular values below about
-        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero. A Gram matrix tells no finer."""
+        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero. A Gram matrix resolves no smaller ones."""
         s = self.eigenvalues
         return 10 * s.shape[-1] * torch.finfo(s.dtype).eps * s.amax(dim=-1, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""Keeps every run and every record in one SQLite file, as cryobench tells of them."""
+"""Keeps every run and every record in one SQLite file, by the lifecycle hooks of cryobench."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TABLES = (
 
 
 class Tracker:
-    """The hooks. What fails is told once: nothing more of that run is kept."""
+    """The hooks. After an error, which is reported once, nothing more of that run is kept."""
 
     def __init__(self) -> None:
         self._current = threading.local()  # runs may go on in several threads of a process

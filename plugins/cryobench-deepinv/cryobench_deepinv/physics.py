@@ -4,7 +4,7 @@ Both libraries speak of A, A^T, A^+ and prox_l2, with the same gamma:
 
     prox_l2(z, y, gamma) = argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2
 
-What differs is the norm. In deepinv 0.5.0 `compute_norm` is ||A||^2 unless it is told `squared=False` (and warns that
+What differs is the norm. In deepinv 0.5.0 `compute_norm` is ||A||^2 unless given `squared=False` (and warns that
 this will change), `compute_sqnorm` is ||A||^2; in cryobench `compute_norm` is ||A||.
 """
 

@@ -12,7 +12,7 @@ import torch
 from cryobench.errors import ParameterError
 from cryobench.spec import Range
 from cryobench_deepinv.denoisers import Denoiser
-from cryobench_deepinv.running import Task, WithDenoiser
+from cryobench_deepinv.running import ImageTask, WithDenoiser
 
 DPIR_STEPS = 8
 """What `deepinv.optim.dpir.get_DPIR_params` has."""
@@ -43,7 +43,7 @@ class Dpir(WithDenoiser):
     def norm(self) -> float:
         return self.gain
 
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         method = dinv.optim.DPIR(sigma=max(task.sigma, self.least), denoiser=denoiser, device=task.y.device)
         return method(task.y, task.physics)
 
@@ -73,7 +73,7 @@ class Red(WithDenoiser):
     def evaluations(self) -> int:
         return self.steps
 
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         method = dinv.optim.GD(
             data_fidelity=dinv.optim.L2(), prior=dinv.optim.RED(denoiser), lambda_reg=self.lam,
             stepsize=1 / (1 + self.lam), sigma_denoiser=self.sigma, max_iter=self.steps,

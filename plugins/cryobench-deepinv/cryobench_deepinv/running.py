@@ -30,8 +30,8 @@ PURPOSE = "deepinv"
 
 
 @dataclass(frozen=True)
-class Task:
-    """One image as deepinv is to see it. part: the problem of this image alone. scale: what A and y are divided by."""
+class ImageTask:
+    """One image as given to deepinv. part: the problem of this image alone. scale: what A and y are divided by."""
 
     part: Problem
     scale: float
@@ -62,17 +62,17 @@ class Task:
         return (least_norm(self.part) + 1) / 2
 
 
-def task_of(problem: Problem, i: int, norm: float = 1.0) -> Task:
+def task_of(problem: Problem, i: int, norm: float = 1.0) -> ImageTask:
     """The i-th image of a problem, with A and y scaled so that ||A|| is `norm`."""
     one = slice(i, i + 1)
     operator = problem.operator.select(one)
     length = float(operator.norms.max())
     scale = length / norm if length > 0 else 1.0
-    return Task(Problem(operator, problem.y[one], problem.noise, problem.sigma[one]), scale)
+    return ImageTask(Problem(operator, problem.y[one], problem.noise, problem.sigma[one]), scale)
 
 
-Restore = Callable[[int, Task, Callable[[], None]], torch.Tensor]
-"""restore(i, task, told) -> the i-th image, [1, 1, H, W] in [0, 1]; `told` is to be called after each step."""
+Restore = Callable[[int, ImageTask, Callable[[], None]], torch.Tensor]
+"""restore(i, task, report) -> the i-th image, [1, 1, H, W] in [0, 1]; `report` must be called after each step."""
 
 
 def one_by_one(
@@ -81,7 +81,7 @@ def one_by_one(
     """Every image restored on its own, with the global random state seeded by (seed, image id) and then put back."""
     done = 0
 
-    def told() -> None:
+    def report() -> None:
         nonlocal done
         done += 1
         if progress is not None:
@@ -90,7 +90,7 @@ def one_by_one(
     images = []
     for i in range(problem.batch):
         with seeded(rng, i, problem.y.device):
-            images.append(2 * restore(i, task_of(problem, i, norm), told).detach() - 1)
+            images.append(2 * restore(i, task_of(problem, i, norm), report).detach() - 1)
         done = steps * (i + 1)
     return Reconstruction(torch.cat(images).to(problem.y.dtype))
 
@@ -118,7 +118,7 @@ class WithDenoiser(WithDiffusion):
         """How often the denoiser is asked, for each image."""
 
     @abstractmethod
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         """The image of a task, [1, 1, H, W] in [0, 1]."""
 
     @property
@@ -130,11 +130,11 @@ class WithDenoiser(WithDiffusion):
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
-        def restore(i: int, task: Task, told: Callable[[], None]) -> torch.Tensor:
+        def restore(i: int, task: ImageTask, report: Callable[[], None]) -> torch.Tensor:
             def after(x: torch.Tensor, estimate: torch.Tensor) -> None:
                 if i == 0:
                     recording.offer(x, estimate)
-                told()
+                report()
 
             return self.restore(task, as_denoiser(model.select(slice(i, i + 1)), after=after))
 

@@ -15,7 +15,7 @@ from cryobench.errors import ParameterError
 from cryobench.spec import Range
 from cryobench_deepinv import decomposed
 from cryobench_deepinv.denoisers import Denoiser
-from cryobench_deepinv.running import Task, WithDenoiser
+from cryobench_deepinv.running import ImageTask, WithDenoiser
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Dps(Sampler):
         super().__post_init__()
         self._check("weight", 0)
 
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         sampler = dinv.sampling.DPS(
             denoiser, num_steps=self.steps + 1, weight=self.weight, guidance=self.guidance, device=task.y.device
         )
-        # the shape alone: DPS would tell it from A^+ y
+        # the shape alone: DPS would take it from A^+ y
         return sampler(task.y, task.physics, x_init=(1, 1, *task.operator.image_shape))
 
 
@@ -93,7 +93,7 @@ class Ddrm(Sampler):
     def unsupported(self, problem: Problem) -> str | None:
         return decomposed.unsupported(problem.operator)
 
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         # the last level is 0, where a denoiser has nothing to do and the prior is not asked
         sampler = dinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, self.steps + 1), eta=self.eta, etab=self.etab)
         return sampler(task.y, decomposed.as_decomposable(task.operator, task.sigma, scale=task.scale))
@@ -113,7 +113,7 @@ class DiffPir(Sampler):
         self._check("zeta", 0, 1)
         self._check("lam", 0)
 
-    def restore(self, task: Task, denoiser: Denoiser) -> torch.Tensor:
+    def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
         sampler = dinv.sampling.DiffPIR(
             denoiser, dinv.optim.L2(), sigma=task.sigma, max_iter=self.steps, zeta=self.zeta, lambda_=self.lam,
             device=task.y.device,

@@ -22,7 +22,7 @@ from cryobench.errors import ParameterError
 from cryobench.rng import Rng
 from cryobench.spec import Range
 from cryobench_deepinv.denoisers import NO_WAVELETS, has_wavelets
-from cryobench_deepinv.running import Task, one_by_one
+from cryobench_deepinv.running import ImageTask, one_by_one
 
 THRESHOLD = 0.1
 """`ths` of `WaveletPrior.prox`, a share of the weight, which PGD leaves at its default."""
@@ -47,18 +47,18 @@ class Pgd(Solver):
 
     @property
     def lambda_reg(self) -> float:
-        """What deepinv is told for `lam`."""
+        """The value of `lam` passed to deepinv."""
         return self.lam
 
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        def restore(_: int, task: Task, told: Callable[[], None]) -> torch.Tensor:
+        def restore(_: int, task: ImageTask, report: Callable[[], None]) -> torch.Tensor:
             prior = self.regulariser()
-            prior.explicit_prior = False  # or each step tells the objective, which nobody reads, with an A of its own
+            prior.explicit_prior = False  # else each step evaluates the objective, which is unused, with one more A
             proximal = prior.prox
 
             def counted(*arguments: Any, **named: Any) -> torch.Tensor:
-                told()
+                report()
                 return proximal(*arguments, **named)
 
             prior.prox = counted
@@ -92,7 +92,7 @@ class TvPgd(Pgd):
 class WaveletPgd(Pgd):
     """Iterative soft thresholding (Daubechies, Defrise & De Mol 2004), 1/2 ||A u - y||^2 + lam |W u|_1 without the
     approximation band, by `deepinv.optim.PGD` and `deepinv.optim.WaveletPrior`, threshold lam a step. (deepinv's PGD
-    cannot set the threshold of that prior, which stays 0.1 times the weight: it is told 10 lam.)
+    cannot set the threshold of that prior, which stays 0.1 times the weight: it is given 10 lam.)
 
     deepinv's transform extends images by zeros (`mode="zero"`, redundant at the border), so that its prox is only
     nearly one for wavelets longer than `haar`.

@@ -78,7 +78,7 @@ def test_at_the_ends_of_gamma_it_is_the_projection_and_nothing(spec):
 
 @every_operator
 @pytest.mark.parametrize("present", [as_physics, as_decomposable])
-def test_deepinvs_norm_is_the_square_unless_told(spec, present):
+def test_deepinvs_norm_is_the_square_by_default(spec, present):
     physics, x = present(operator(spec), scale=SCALE), normal(1, 1, 16, 16)
     before = torch.get_rng_state()
     wanted = torch.linalg.svdvals(dense(operator(spec)))[0] / SCALE
@@ -135,10 +135,10 @@ def test_the_factors_are_found_once_and_their_use_is_counted():
 
 def test_a_large_operator_without_a_factorisation_says_so_in_one_line():
     A = cb.operator("sumpool:4@deepinv_blur", shape=(64, 64))
-    with pytest.raises(IncompatibleError, match="no known singular value decomposition") as told:
+    with pytest.raises(IncompatibleError, match="no known singular value decomposition") as error:
         as_decomposable(A)
-    assert "\n" not in str(told.value)
-    assert str(MOST_PIXELS) in str(told.value)
+    assert "\n" not in str(error.value)
+    assert str(MOST_PIXELS) in str(error.value)
 
 
 def test_images_that_differ_are_taken_one_by_one():

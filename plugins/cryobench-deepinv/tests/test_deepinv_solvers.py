@@ -167,13 +167,13 @@ def test_it_leaves_y_and_the_random_state_alone_and_follows_the_seed(solver):
 
 @every_solver
 def test_its_steps_and_calls_are_told(solver):
-    measured, told = problem(operator("sumpool:4"), Wiener().draw(2)), []
+    measured, reports = problem(operator("sumpool:4"), Wiener().draw(2)), []
     with meters.counting() as tally, recording() as kept:
-        solver.solve(measured, rng=rng(2), progress=lambda done, total: told.append((done, total)))
+        solver.solve(measured, rng=rng(2), progress=lambda done, total: reports.append((done, total)))
     steps = getattr(solver, "evaluations", None) or solver.steps
     # DDRM's last call is at level 0, where the prior is not asked
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (2 * steps, 2 * steps)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert reports[-1] == (2 * steps, 2 * steps)
     if hasattr(solver, "prior"):
         assert tally.images[meters.NETWORK] == 2 * steps
         assert len(kept.frames) >= steps

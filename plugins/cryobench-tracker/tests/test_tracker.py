@@ -1,4 +1,4 @@
-"""The tracker keeps what it is told, beside others that do so too, and cannot stop a run."""
+"""The tracker keeps every run and record, beside others that write too, and cannot stop a run."""
 
 import json
 import math
@@ -102,16 +102,16 @@ def test_several_runs_write_at_once(file, kind):
 
 def test_a_file_that_cannot_be_written_costs_one_line_and_no_result(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone" / "all.sqlite"))
-    with pytest.warns(UserWarning, match="hook plugin") as told:
+    with pytest.warns(UserWarning, match="hook plugin") as caught:
         records = cb.run("tikhonov", "sumpool:16", images="0")
     assert [own.status for own in records] == ["ok", "ok"]
-    (line,) = [str(warning.message) for warning in told if "hook plugin" in str(warning.message)]
+    (line,) = [str(warning.message) for warning in caught if "hook plugin" in str(warning.message)]
     assert line.startswith("hook plugin 'tracker of cryobench-tracker' failed in cryobench_run_started: RuntimeError: ")
     assert "unable to open database file" in line
     assert line.endswith(f"${VARIABLE} names another file")
 
 
-def test_a_file_that_is_damaged_on_the_way_is_told_once(file):
+def test_a_file_that_is_damaged_during_a_run_is_reported_once(file):
     said = []
     hooks = Hooks(said.append).register(Tracker(), "tracker")
     hooks.call("cryobench_run_started", cells=2, options={})
