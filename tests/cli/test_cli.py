@@ -128,7 +128,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         (("-s", "dct", "-o", "sumpool:four"), "block wants int, got 'four'"),
         (("-s", "dct", "-o", "sumpool"), "needs 'block'"),
         (("-s", "dct", "-o", "sumpool:4,,"), "key=value"),
-        (("-s", "dct", "-o", "ctf@sumpool:4"), "measures 4 images of each, and the outer one takes one"),
+        (("-s", "dct", "-o", "ctf@sumpool:4"), "gives 4 images per image, the outer operator requires one"),
         (("-s", "dct", "-o", "sumpool:7"), "does not divide images of 128 x 128 pixels; block sizes that do: 1, 2, 4"),
         (("-s", "dct", "-o", "fourier:0.5,mask=random_binary"), "wants a Fourier mask"),
         (("-s", "dct", "-o", "sumpool:4,mask=fourier_ring"), "wants a pixel mask"),
