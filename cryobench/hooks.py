@@ -67,12 +67,12 @@ class Hooks:
 
     def register(self, plugin: object, name: str) -> Hooks:
         """Add a plugin object directly."""
-        hash(plugin)  # pluggy keeps plugins in sets, and would only find out when the first event is told
+        hash(plugin)  # pluggy keeps plugins in sets, and would fail only at the first event
         self._manager.register(plugin, name=name)
         return self
 
     def call(self, event: str, **arguments: Any) -> None:
-        """Tell every plugin of an event, each on its own so that one cannot silence the others."""
+        """Call every plugin for an event, separately, so that a failure does not affect the others."""
         plugins = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
             others = [other for other in plugins if other is not plugin]

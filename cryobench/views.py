@@ -52,7 +52,7 @@ def as_pylops(operator: LinearOperator, image: int = 0) -> pylops.LinearOperator
         raise DependencyError(f"as_pylops needs the package pylops ({told(error)}): pip install pylops") from error
 
     class Matrix(pylops.LinearOperator):
-        """PyLops takes columns one by one unless it is told otherwise."""
+        """Applies the operator to all columns as one batch; PyLops's default is one column at a time."""
 
         def _matmat(self, X: np.ndarray) -> np.ndarray:
             return self.Op.matmat(X)

@@ -85,11 +85,11 @@ class Dashboard(ProgressObserver):
         finished = sum(self._done.values())
         new, passed = finished - self._reused, time.monotonic() - self._start
         left = self._cells - finished
-        told = [f"{finished} of {self._cells} cells"]
-        told += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
-        told += [f"{self._reused} were there"] if self._reused else []
+        status = [f"{finished} of {self._cells} cells"]
+        status += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
+        status += [f"{self._reused} reused"] if self._reused else []
         if new and left:
-            told += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
+            status += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
         running = [
             (_named(cell), duration(time.monotonic() - since)) for cell, since in list(self._running.values())[:ROWS]
         ]
@@ -98,7 +98,7 @@ class Dashboard(ProgressObserver):
             for problem, (score, record) in list(self._best.items())[-ROWS:]
         ]
         progress = Table.grid(padding=(0, 1))
-        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(told)))
+        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(status)))
         parts: list[RenderableType] = [
             progress,
             _table("running", ("cell", "since"), running),

@@ -1,4 +1,4 @@
-"""How far a run has come, on stderr."""
+"""Progress of a run, on stderr."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class TrainingObserver(training.Observer):
 
 @contextmanager
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar that counts things done; the block is given what to tell of it, (done, of how many)."""
+    """A bar that counts finished items; yields a function update(done, total)."""
     bars, _ = _bars(quiet)
     task = bars.add_task(what, total=total)
     with bars:
@@ -120,7 +120,7 @@ def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int],
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """A duration in a suitable unit: 40 s, 12 min, 3.5 h, 2.1 days."""
     for unit, size, below in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
         if seconds < size * below:
             return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"

@@ -1,8 +1,8 @@
 """Counter-based random numbers: random access to any number of a sequence, on any device.
 
 Philox4x32-10 turns a key of 64 bits and a counter of 128 bits into 128 random bits (Salmon, Moraes, Dror & Shaw 2011,
-"Parallel random numbers: as easy as 1, 2, 3", section 3.3). The counter here is (block, row, purpose, 0): the numbers of
-a row depend only on the key, the row and the purpose.
+"Parallel random numbers: as easy as 1, 2, 3", section 3.3). The counter here is (block, row, purpose, 0): the numbers
+of a row depend only on the key, the row and the purpose.
 """
 
 from __future__ import annotations

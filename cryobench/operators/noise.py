@@ -31,9 +31,9 @@ class Gaussian(NoiseModel):
 
     `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity that y
     implies), per image, so that it measures the noise against the structure in y and not against its offset.
-    On operators that write y in a larger space than they measure (`fourier`), the noise is projected onto the range
-    of A: a coefficient that was not measured carries none, and the deviation of an entry of y, which solvers are told,
-    shrinks by sqrt(rank(A) / N).
+    For operators that store y in a space larger than their range (`fourier`), the noise is projected onto the range
+    of A: unmeasured coefficients have no noise, and the standard deviation per entry of y, which solvers are given,
+    is reduced by sqrt(rank(A) / N).
     """
 
     dims = (2, 3)

@@ -112,7 +112,8 @@ class SumPoolOperator(FactoredOperator):
     @property
     def eigenvalue_tolerance(self) -> torch.Tensor:
         """10 n eps s_max per block, n the Gram size and eps that of float64: singular values below about
-        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero. A Gram matrix tells no finer."""
+        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero: a Gram matrix does not resolve smaller
+        ones."""
         s = self.eigenvalues
         return 10 * s.shape[-1] * torch.finfo(s.dtype).eps * s.amax(dim=-1, keepdim=True)
 
@@ -211,12 +212,12 @@ _WIDTH = 12
 
 
 def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """matrices [P, m, n] @ columns [P, n, B], each column rounded the same whatever B is and wherever it stands.
+    """matrices [P, m, n] @ columns [P, n, B]; the rounding of a column depends neither on B nor on its position.
 
-    On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, which for some processors
-    has others within for the last columns that do not fill its registers; all of them round differently. So there are
-    always columns enough for the second, twelve or twenty-four or so on, of zeros where there are no images; and where
-    the matrices are tiny, multiplying and adding is the faster. Strided columns would be rounded otherwise too.
+    On the CPU torch uses one kernel for m n B < 400 and another above, which on some processors treats the last columns
+    that do not fill its registers separately; all of these round differently. Columns are therefore padded with zeros
+    to a multiple of 12 that selects the second kernel. For tiny matrices explicit multiply-adds are faster. Strided
+    columns would change the rounding too, so columns are made contiguous.
     """
     B = columns.shape[-1]
     m, n = matrices.shape[1:]

@@ -152,7 +152,7 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     batch = resolve_batch(request.batch, device)
 
     if any(parse(text).name == CEILING for text in request.solvers):
-        raise ParameterError(f"--solver {CEILING}: it is no solver but a reference made of the truth; add --ceiling")
+        raise ParameterError(f"--solver {CEILING}: not a solver: a reference computed from the truth; use --ceiling")
     solvers = _chosen(request, registry)
     operators = _unique(_make_all(registry, "operators", request.operators))
     noises = _unique(_make_all(registry, "noises", request.noises))

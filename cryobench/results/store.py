@@ -45,7 +45,7 @@ LISTED_FOR = 5.0
 ATTEMPTS = 5
 """How often a folder is put in its place before a rival's doing the same is an error."""
 _SOLVER = "solver:"
-"""Before the name of a column of metrics.csv that the solver told about itself."""
+"""Prefix of the columns of metrics.csv that the solver reported."""
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -114,17 +114,17 @@ class Results:
             write(folder / name)
 
     def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Put the finished folder in its place. Of two processes that do so with the same cell the later one wins."""
+        """Move the finished folder into place. If two processes write the same cell, the later one wins."""
         for _ in range(ATTEMPTS - 1):
             try:
                 return self._replace(partial, target, previous)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                    raise  # all else is no rival that moved a folder away or put his own in its place
+                    raise  # only these errors can be caused by another process that writes the same cell
         return self._replace(partial, target, previous)
 
     def _replace(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Put the finished folder in its place; an earlier one steps aside, and comes back if that fails."""
+        """Move the finished folder into place; earlier ones are moved away first, and restored if that fails."""
         earlier = [old for old in {target, previous} if old is not None and old.exists()]
         if not earlier:
             partial.rename(target)

@@ -51,7 +51,7 @@ def run(
     force: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
-    """`execute`, with the hooks told of each event."""
+    """`execute`, calling the hooks for each event."""
     records = []
     hooks.call("cryobench_run_started", cells=len(plan.cells), options=dataclasses.asdict(plan.request))
     for record in execute(plan, store=store, force=force, observer=observer):
@@ -110,7 +110,7 @@ class CellRunner:
         return record if complete else None
 
     def run(self, cell: Cell) -> Record:
-        """Run a cell and save its record. One that fails is told so; `ResultsError` is the results folder's own."""
+        """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible."""
         folder = self._folder(cell)
         known = _known(folder, cell) if folder is not None else None
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
@@ -125,12 +125,12 @@ class CellRunner:
         return record
 
     def _add(self, record: Record, writing: float) -> None:
-        told = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
-        network, operators = told.get("network", 0.0), told.get("operator", 0.0)
+        timing = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
+        network, operators = timing.get("network", 0.0), timing.get("operator", 0.0)
         self.seconds["network"] += network
         self.seconds["operators"] += operators
-        self.seconds["solver"] += told.get("solver", 0.0) - network - operators
-        self.seconds["metrics"] += told.get("score", 0.0)
+        self.seconds["solver"] += timing.get("solver", 0.0) - network - operators
+        self.seconds["metrics"] += timing.get("score", 0.0)
         self.seconds["writing"] += writing
 
     def _folder(self, cell: Cell) -> Path | None:
@@ -170,12 +170,13 @@ class Remarks:
 
     def __init__(self, asked: Collection[str], observer: Observer):
         self._asked, self._observer = asked, observer
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def unavailable(self, record: Record) -> None:
         for name in record.unavailable:
-            if name in self._asked and not (record.floor or record.ceiling) and (name, record.solver) not in self._told:
-                self._told.add((name, record.solver))
+            reported = (name, record.solver) in self._reported
+            if name in self._asked and not (record.floor or record.ceiling or reported):
+                self._reported.add((name, record.solver))
                 self._observer.warn(f"{record.solver} offers no frames while it solves: no {name} of it is saved")
 
 
@@ -282,22 +283,22 @@ def _record(cell: Cell, plan: Plan) -> Record:
         floor=cell.floor,
         ceiling=cell.ceiling,
         resolved=cell.resolved,
-        problem=_told_of(cell),
+        problem=_described_data(cell),
         environment=_environment(plan, cell),
     )
 
 
-def _told_of(cell: Cell) -> dict[str, Any]:
-    """What a record says of the images, and of those that its priors were trained on."""
+def _described_data(cell: Cell) -> dict[str, Any]:
+    """The fields of a record that describe the images, and those that the priors were trained on."""
     data = cell.dataset
-    told: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
+    fields: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
     if cell.radii is not None:
-        told["within_radius_pixels"] = list(cell.radii)
+        fields["within_radius_pixels"] = list(cell.radii)
     if data.origin:
-        told["origin"] = dict(data.origin)
+        fields["origin"] = dict(data.origin)
     if cell.trained_on:
-        told["trained_on"] = cell.trained_on
-    return told
+        fields["trained_on"] = cell.trained_on
+    return fields
 
 
 def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What plugins give is checked here, before anything is made of it; and how images are cut into batches."""
+"""Checks of what plugins return, and the division of images into batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
 from cryobench.errors import PluginError
 
 DEVIATION = "deviation"
-"""The per-image number that is told of a solver's deviation: its root mean square over the pixels."""
+"""Name of the per-image number recorded for a solver's deviation: its root mean square over the pixels."""
 
 
 def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:

@@ -23,9 +23,9 @@ class Ddnm(Sampler):
         x0 <- x0 - w A^+ (A x0 - y)                     on the range of A, from y
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - eta^2) eps + eta noise)
 
-    with w = 1 where y is exact. Where it is noisy, A^+ y carries noise of deviation s_x (told by one application of A^+
-    to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)): never more of it than the level s has. The variance
-    a_s w^2 s_x^2 that comes in with y is left out of what is drawn on the range of A.
+    with w = 1 where y is exact. Where y is noisy, A^+ y has noise of deviation s_x (estimated by one application of A^+
+    to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)), which limits it to the noise of level s. The variance
+    a_s w^2 s_x^2 that enters with y is subtracted from the noise drawn on the range of A.
     """
 
     eta: Annotated[float, Range(0, 1), "share of fresh noise in a step, 0 (none) to 1"] = 0.85

@@ -62,11 +62,10 @@ class WithDiffusion(Solver):
 def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
     """The deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
 
-    The network D takes noise of variance t^2 = s^2 + w^2 off x, w^2 being that of the noise of y in the least-norm
-    solution. x is that solution where y has measured; elsewhere it is what D last took for the image, with noise n as
-    strong, for D has learned to see through noise that is everywhere. What D takes off the measured part is less than
-    the noise, by what D leaves of it, which its divergence there tells (Stein 1981; by one random probe b, Ramani, Blu
-    & Unser 2008):
+    The network D removes noise of variance t^2 = s^2 + w^2 from x, w^2 being that of the noise of y in the minimum-norm
+    solution. On the range of A x is that solution; elsewhere it is the last estimate of D plus noise n of the same
+    strength, because D was trained on noise in all components. The residual of D on the measured part underestimates
+    the noise; its divergence there gives the correction (Stein 1981; by one random probe b, Ramani, Blu & Unser 2008):
 
         t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div),    div = <A^+ A b, D(x + e b) - D(x)> / (e rank A)
 
@@ -95,7 +94,7 @@ def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tens
 def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
     """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact.
 
-    Told by one application of A^+ to noise from `stream`.
+    Estimated by one application of A^+ to noise from `stream`.
     """
     if not (problem.sigma > 0).any():
         return problem.sigma
@@ -178,13 +177,13 @@ class Sampler(WithDiffusion):
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(number * total + done, self.samples * total)
 
         total = square = torch.zeros(problem.image_batch_shape, dtype=torch.float64, device=problem.y.device)
         for number in range(self.samples):
-            x = self.sample(problem, model, Draws(problem, rng, number), told).double()
+            x = self.sample(problem, model, Draws(problem, rng, number), report).double()
             total, square = total + x, square + x.square()
         mean = total / self.samples
         if self.samples == 1:

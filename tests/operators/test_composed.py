@@ -239,7 +239,7 @@ def test_parts_that_only_show_when_built_are_refused_then():
 
     recipe = Composed(OWN, Silent(2, 3))
     check_operator(recipe, taken(2, SHAPE))
-    with pytest.raises(IncompatibleError, match="measures 3 images"):
+    with pytest.raises(IncompatibleError, match="gives 3 images"):
         live(recipe, taken(2, SHAPE))
 
 
