@@ -1,4 +1,4 @@
-"""`ddnm`: the reverse process with the network's null space and the measurements' range."""
+"""`ddnm`: the reverse process with the range component from the measurements and the null space from the network."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Ddnm(Sampler):
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
-            # the network's noise is kept: taking it anew from the corrected x0 would undo part of the correction
+            # eps is that of the uncorrected x0: recomputing it from the corrected x0 would undo part of the correction
             eps = noise_in(model, x, x0, t)
             b = model.alpha(then)
-            # without noise in y w is 1 to the end, where the level has none either and the quotient would be 0 / 0
+            # without noise in y w is 1; at the last level the quotient would be 0 / 0
             w = torch.where(deviation > 0, (((1 - b) / b) ** 0.5 / deviation).clamp_max(1.0), 1.0)
             x0 = x0 + w * operator.A_dagger_A(least - x0)
             if t == 0:

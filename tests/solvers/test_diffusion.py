@@ -29,7 +29,7 @@ from cryobench.solvers.cryosense import CryoSense
 from cryobench.solvers.daps import Daps, polynomial
 from cryobench.solvers.ddnm import Ddnm
 from cryobench.solvers.diffpir import DiffPir
-from cryobench.solvers.dmplug import Calmest, DmPlug, generated
+from cryobench.solvers.dmplug import DmPlug, EarlyStopping, generated
 from cryobench.solvers.dps import Dps
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
@@ -339,17 +339,17 @@ def test_the_calmest_iterate_is_that_of_the_windowed_variance():
             if waited == P:
                 break
         wanted.append((best, t))
-    calm, active, found = Calmest(W, P), torch.arange(3), {}
+    stopping, active, found = EarlyStopping(W, P), torch.arange(3), {}
     best = torch.zeros(3, dtype=torch.int64)
     for t in range(T):
-        better, done = calm.look(walk[t, active])
+        better, done = stopping.look(walk[t, active])
         best[active[better]] = t
         for i in active[done].tolist():
             found[i] = (int(best[i]), t)
         active = active[~done]
         if not len(active):
             break
-        calm.take(~done)
+        stopping.take(~done)
     assert [found[i] for i in range(3)] == wanted
     assert len({end for _, end in wanted}) == 3
 
