@@ -38,7 +38,7 @@ class SumPool(OperatorRecipe):
         if self.count is not None and self.count < 1:
             raise ParameterError(f"sumpool: count must be at least 1 mask, got {self.count}")
         if not isinstance(self.mask, PixelMask):
-            raise IncompatibleError(f"sumpool wants a pixel mask (such as random_binary), got {self.mask}")
+            raise IncompatibleError(f"sumpool requires a pixel mask (such as random_binary), got {self.mask}")
 
     @property
     def masks_drawn(self) -> int:
@@ -130,7 +130,7 @@ class SumPoolOperator(FactoredOperator):
         return self._blocks_to_image(x)
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        """In float64 throughout, with one step of refinement that undoes the squaring of the condition number."""
+        """In float64, with one step of iterative refinement, because a Gram matrix squares the condition number."""
         y64 = y.double()
         x = super().A_dagger(y64)
         B, _ = self._in(torch.float64)
@@ -169,7 +169,7 @@ class SumPoolOperator(FactoredOperator):
         s, V = self._factors
         kept = s > self.eigenvalue_tolerance
         if self._measurement_side:
-            # B^T V s^-1/2, orthonormal up to what small s amplify; one Newton-Schulz step squares that error
+            # B^T V s^-1/2, orthonormal up to errors amplified by small s; one Newton-Schulz step squares these errors
             V = self.matrices.double().mT @ (V * torch.where(kept, s, torch.inf).rsqrt().unsqueeze(-2))
             V = V @ (1.5 * torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - 0.5 * V.mT @ V)
         return torch.where(kept, s, 0.0).unsqueeze(-1), V

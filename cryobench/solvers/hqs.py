@@ -1,4 +1,4 @@
-"""`hqs`: half-quadratic splitting with the network as denoiser. No noise is drawn: it estimates the posterior mean."""
+"""`hqs`: half-quadratic splitting with the network as denoiser; deterministic, an estimate of the posterior mean."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Hqs(WithDiffusion):
 
 
 def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
-    """How far from 0 the mean of images x in [-1, 1] can lie, [B, 1, 1, 1]; or one number for all, [].
+    """Largest absolute value of the mean of images x in [-1, 1], [B, 1, 1, 1]; or one number for all, [].
 
     In N pixels white noise of deviation n reaches about n sqrt(2 ln N) to either side, which leaves 1 less that: of an
     image that is nearly noise, a mean that was learned on clearer ones is wrong. 1 if the model has no separate noise.
@@ -101,7 +101,7 @@ def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
 
 
 def geometric(start: float, end: float, steps: int) -> list[float]:
-    """`steps` numbers from start to end, each the same fraction of the one before; `end` alone for one."""
+    """`steps` numbers from start to end in geometric progression; [end] for one step."""
     if steps == 1:
         return [end]
     return [start * (end / start) ** (k / (steps - 1)) for k in range(steps)]
