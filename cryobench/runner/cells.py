@@ -1,6 +1,6 @@
-"""The cells of a plan, one after the other.
+"""Runs the cells of a plan one after the other.
 
-A cell that fails or is skipped never stops the others, and each record is saved before the next cell starts.
+A failed or skipped cell does not stop the others, and each record is saved before the next cell starts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cryobench.runner.solving import Solved, isolated, solve
 
 @dataclass
 class _Outcome:
-    """A cell's record and what is to be saved beside it."""
+    """The record of a cell and the files to save with it."""
 
     record: Record
     curves: dict[str, np.ndarray]
@@ -64,9 +64,9 @@ def run(
 def execute(
     plan: Plan, *, store: Results | None = None, force: bool = False, observer: Observer | None = None
 ) -> Iterator[Record]:
-    """Run the cells of a plan, yielding each record once it is saved in `store` (when there is one).
+    """Run the cells of a plan, yielding each record once it is saved in `store`, if given.
 
-    A cell that ran before and has the files asked for is reused unless `force`.
+    A finished cell that has the requested files is reused unless `force`.
     """
     observer = observer or Observer()
     runner = CellRunner(plan, store, observer)
@@ -83,7 +83,7 @@ def execute(
 
 
 class CellRunner:
-    """Runs cells of a plan when they are asked for. Those of one problem that follow each other share its set-up."""
+    """Runs single cells of a plan. Consecutive cells of the same problem share its set-up."""
 
     def __init__(self, plan: Plan, store: Results | None = None, observer: Observer | None = None):
         self._plan, self._store = plan, store
@@ -94,13 +94,13 @@ class CellRunner:
         self.seconds: dict[str, float] = dict.fromkeys(
             ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
         )
-        """What all its cells took, by what was done. network: forward passes. solver: what else the solvers did."""
+        """Total time by activity. network: forward passes. solver: time of solvers without network and operators."""
 
     def finished(self, cell: Cell, *, whatever_came: bool = False) -> Record | None:
-        """The stored record of a cell that has been run, with the files asked for; else None.
+        """The stored record of a finished cell that has the requested files, or None.
 
-        whatever_came: failed and skipped ones too. A file that the solver gives nothing for is not missing: the record
-        says so (`unavailable`).
+        whatever_came: include failed and skipped cells. A file that the solver does not provide (`unavailable` in the
+        record) does not count as missing.
         """
         folder = self._folder(cell)
         record = _known(folder, cell) if folder is not None else None
@@ -118,7 +118,7 @@ class CellRunner:
         outcome = _run_cell(cell, self._plan, bench, self._sizes, self._observer, save)
         if isinstance(bench, Bench) and not bench.measures_the_same():
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
-            self._bench_key = ()  # the next cell gets a new one
+            self._bench_key = ()  # rebuild the operator for the next cell
         start = time.perf_counter()
         record = _save(self._store, outcome, known, self._observer)
         self._add(record, writing=time.perf_counter() - start)
@@ -137,7 +137,7 @@ class CellRunner:
         return self._store.find(cell.hash) if self._store is not None else None
 
     def _measured(self, cell: Cell) -> Bench | Exception | None:
-        """The measured problem of a cell, the last one if it is the same; or what went wrong."""
+        """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
         key = (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)
         if self._bench_key != key:
             self._bench, self._bench_key = None, key
@@ -152,21 +152,21 @@ class CellRunner:
 
 
 def _known(folder: Path, cell: Cell) -> Record | None:
-    """The stored record of this cell, under the names that this run uses for its parts."""
+    """The stored record of this cell, with the labels of this run."""
     try:
         record = read_record(folder)
     except CryobenchError:
-        return None  # damaged: run it again, which replaces it
+        return None  # damaged: the cell is run again and replaced
     return dataclasses.replace(record, **cell.labels) if record.hash == cell.hash else None
 
 
 def _saved(folder: Path | None) -> set[str]:
-    """Which of the files that can be asked for lie in a cell's folder, if it has one."""
+    """Which of the optional files (`--save`) exist in a cell's folder, if it has one."""
     return set() if folder is None else {name for name, file in SAVES.items() if (folder / file).exists()}
 
 
 class Remarks:
-    """Says of each solver, once, which of the files asked for it gives nothing for."""
+    """Warns once per solver about requested files that it does not provide."""
 
     def __init__(self, asked: Collection[str], observer: Observer):
         self._asked, self._observer = asked, observer
@@ -189,7 +189,7 @@ def _save(store: Results | None, outcome: _Outcome, known: Record | None, observ
     try:
         store.write(outcome.record, curves=outcome.curves, files=outcome.files)
     except CryobenchError:
-        raise  # the results folder itself: going on would lose every cell that follows
+        raise  # the results folder is unusable: all further cells would be lost
     except Exception as error:
         outcome = _failed(outcome.record, error)
         store.write(outcome.record)
@@ -226,7 +226,7 @@ def _run_cell(
     except Unsupported as reason:
         record.status, record.reason = "skipped", str(reason)
         return _Outcome(record, {}, {})
-    except (Exception, SystemExit) as error:  # whatever a plugin raises marks this cell and leaves the others alone
+    except (Exception, SystemExit) as error:  # any exception of a plugin fails this cell and not the others
         return _failed(record, error)
     return _Outcome(record, curves, files)
 
@@ -234,7 +234,7 @@ def _run_cell(
 def _solved(
     cell: Cell, solver: Solver, bench: Bench, sizes: BatchSizes, observer: Observer, *, watched: bool
 ) -> Solved:
-    """The solver's answer for every image. Out of memory halves the batch and starts the cell again."""
+    """The solver's result for every image. If memory runs out, the batch is halved and the cell restarted."""
 
     def attempt(batch: int) -> Solved:
         return solve(solver, bench.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch, watched=watched,
@@ -264,7 +264,7 @@ def _failed(record: Record, error: BaseException) -> _Outcome:
 
 
 def failed_record(plan: Plan, cell: Cell, reason: str) -> Record:
-    """The record of a cell that somebody else found to have failed."""
+    """The record of a cell that failed outside the runner, such as in a worker that died."""
     return dataclasses.replace(_record(cell, plan), status="failed", reason=reason)
 
 
@@ -327,7 +327,7 @@ def _describe_costs(record: Record, solved: Solved) -> None:
 
 
 def _recorded(scale: Scale) -> dict[str, Any]:
-    """image = offset + factor x, as a record has it."""
+    """The fields of a record for image = offset + factor x."""
     limits = None if scale.range is None else list(scale.range)
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
 
