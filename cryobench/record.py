@@ -1,4 +1,4 @@
-"""The record of one cell, as it is saved, read back and ranked. Needs the standard library alone."""
+"""The record of one cell. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ CLEAN = "_clean"
 """Suffix of the columns of a metric that was computed against the clean image."""
 
 LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason")
-"""First columns of a leaderboard; the metrics follow, each with its interval's ends NAME_lo and NAME_hi."""
+"""First columns of a leaderboard; the metrics follow, each with the ends of its interval, NAME_lo and NAME_hi."""
 
 COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
-"""What a cell cost; lower is better."""
+"""Cost columns; lower is better."""
 
 STANDING = (
     "tied",

@@ -1,4 +1,4 @@
-"""Run the shell blocks of a page as a reader would, one after the other in an empty folder, and tell the seconds.
+"""Run the shell blocks of a page as a reader would, one after the other in an empty folder, and print their times.
 
     python tools/follow_page.py docs/plugins.md
 

@@ -56,8 +56,8 @@ class ProgressObserver(SweepObserver):
         if not self._quiet:
             note(f"the workers' time: {told(seconds)}")
 
-    def told_of(self, folder: Path) -> str:
-        """How many cells are in a results folder, and how many of them were there before."""
+    def summary(self, folder: Path) -> str:
+        """The number of cells in a results folder, and how many of them were reused."""
         known = f", {self._reused} of them there already (--force runs them again)" if self._reused else ""
         return f"{self._cells} cells in {folder}{known}"
 
@@ -71,7 +71,7 @@ class TrainingObserver(training.Observer):
         self._bars.columns = (*self._bars.columns, TimeRemainingColumn())
         self._lines, self._quiet = not quiet and not terminal, quiet
         self._task = self._bars.add_task("training", total=None)
-        self._told = ""
+        self._validation = ""
         self._steps = 0
         self._losses: list[float] = []
 
@@ -89,10 +89,10 @@ class TrainingObserver(training.Observer):
 
     def stepped(self, step: int, loss: float) -> None:
         self._losses.append(loss)
-        self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._told}")
+        self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._validation}")
 
     def validated(self, step: int, loss: float, best: float) -> None:
-        self._told = f", validation {loss:.4f}"
+        self._validation = f", validation {loss:.4f}"
         if self._lines:
             note(f"step {step}: validation loss {loss:.6f}, lowest {best:.6f}")
 

@@ -40,7 +40,7 @@ def case_of(
     pixel_size: float | None = None,
     within: Sequence[float] | None = None,
 ) -> Case:
-    """Exact measurements of these images, by the identity unless told otherwise."""
+    """Exact measurements of these images, by the identity unless given otherwise."""
     H, W = truth.shape[2:]
     operator = operator or build_operator(Identity(), (H, W), seed=0, dtype=truth.dtype, device=truth.device)
     problem = Problem(operator, operator.A(truth), NoNoise(), truth.new_zeros((len(truth), 1, 1, 1)))

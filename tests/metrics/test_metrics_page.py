@@ -23,9 +23,9 @@ METRICS = [
 
 def test_the_table_has_every_column():
     rows = re.findall(r"^\| (`.+?`) \| (\w*) ?\| (\w*) ?\| .+ \|$", PAGE, re.MULTILINE)
-    told = {name: (better, unit) for names, better, unit in rows for name in re.findall(r"`(\w+)`", names)}
+    listed = {name: (better, unit) for names, better, unit in rows for name in re.findall(r"`(\w+)`", names)}
     columns = [column for metric in METRICS for column in metric.columns]
-    assert told == {c.name: (c.direction.replace("none", ""), c.unit) for c in columns}
+    assert listed == {c.name: (c.direction.replace("none", ""), c.unit) for c in columns}
 
 
 def test_every_metric_says_what_it_is():

@@ -115,9 +115,9 @@ def test_the_particle_is_taken_from_the_source_and_the_largest_circle_where_it_s
         (record,) = cb.run("pinv", "identity", data=data, metrics="looks", within=within)
         assert record.status == "ok", record.reason
         assert record.problem["within"] == within
-        told = record.problem.get("within_radius_pixels", [-1.0] * 3)
-        assert record.values["radius"] == pytest.approx(told)
-        return told
+        recorded = record.problem.get("within_radius_pixels", [-1.0] * 3)
+        assert record.values["radius"] == pytest.approx(recorded)
+        return recorded
 
     assert radii("stated", "image") == [-1, -1, -1]
     assert radii("stated", "circle") == [10, 16, 16]  # 20 Å at 2 Å a pixel; not stated; more than the image holds
@@ -225,8 +225,8 @@ def test_the_radius_is_part_of_what_a_cell_is(plugin):
 def test_the_command_line(cli, blobs):
     code, out, err = cli("run", "-s", "dct:steps=3", "-o", "sumpool:4", "-d", blobs, "--within", "circle", "--json")
     assert code == 0, err
-    told = [json.loads(path.read_text())["problem"]["within"] for path in Path("runs").glob("*/record.json")]
-    assert told == ["circle", "circle"]
+    recorded = [json.loads(path.read_text())["problem"]["within"] for path in Path("runs").glob("*/record.json")]
+    assert recorded == ["circle", "circle"]
     assert len(json.loads(out)) == 2
     code, _, err = cli("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--within", "circle:20")
     assert (code, err.count("\n")) == (2, 1)

@@ -156,8 +156,8 @@ def test_a_stated_ctf_serves_all_images_and_a_pixel_size_each_its_own():
     assert own.images == 2
     torch.testing.assert_close(own.transfer[:1], shared.transfer)
     table = ctf_table(1).assign(rlnDefocusU=15300.0, rlnDefocusV=14700.0, rlnDefocusAngle=40.0, rlnCtfBfactor=30.0)
-    told = live(Ctf(), Imaging((16, 16), (2.0,), table))
-    torch.testing.assert_close(told.transfer, shared.transfer)
+    own = live(Ctf(), Imaging((16, 16), (2.0,), table))
+    torch.testing.assert_close(own.transfer, shared.transfer)
     override = live(Ctf(b_factor=30.0, pixel_size=2.0), Imaging((16, 16), (9.0,), table.assign(rlnCtfBfactor=0.0)))
     torch.testing.assert_close(override.transfer, shared.transfer)
 

@@ -254,7 +254,7 @@ def test_effective_compression_tells_what_is_measured():
     assert compression(SumPool(4, 7, Superres()))[1] == 16.0  # rank one a block, whatever M is
     nominal, effective = compression(Fourier(0.3))
     assert nominal == pytest.approx(1 / 0.3)
-    assert 1 / effective == pytest.approx(1 - 0.7**2, abs=0.03)  # k without -k still tells both
+    assert 1 / effective == pytest.approx(1 - 0.7**2, abs=0.03)  # k alone also determines -k
     assert 1 / compression(Fourier(0.3, RandomFourier(hermitian=True)))[1] == pytest.approx(0.3, abs=0.03)
     assert SumPool(16).masks_drawn == 64
     assert SumPool(3).masks_drawn == 3

@@ -88,13 +88,13 @@ def test_denoising_is_the_posterior_mean(prediction, sigma):
     z = COLOURED.draw(2) + sigma * torch.randn((2, 1, *SIZE), generator=torch.manual_seed(1), dtype=torch.float64)
     C, m = COLOURED.covariance, COLOURED.mean.flatten().numpy()
     wanted = m + (z.flatten(1).numpy() - m) @ np.linalg.solve(C + sigma**2 * np.eye(len(C)), C)
-    # 1e-6: a network is told its level in float32
+    # 1e-6: a network gets its level in float32
     np.testing.assert_allclose(COLOURED.model(prediction).denoise(z, sigma).flatten(1), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_data_step_is_the_posterior_mean_of_a_white_prior(setting):
-    """In particular where noise lives on the range of A alone, and is told as its mean over y."""
+    """In particular where noise lives on the range of A alone, and sigma is its mean over y."""
     problem, _ = one_image(WHITE, setting)
     z = WHITE.mean[None, None].clone()
     answer = data_step(problem, least_norm(problem), z, 0.2**2)
@@ -239,7 +239,7 @@ def outcome(solver: type, setting: str, prior: GaussianPrior) -> Outcome:
 
 @pytest.mark.parametrize("solver", [*PROJECTING, PiGdm], ids=lambda s: s.__name__)
 def test_where_the_prior_is_white_projections_find_the_posterior_mean(solver):
-    """What is measured tells nothing of the rest, so any bias would be a mistake. The bound is 5 deviations of the sum
+    """The measured components carry no information on the rest, so any bias would be a mistake. The bound is 5 deviations of the sum
     of squares of the Monte Carlo errors of the 240 directions that are not measured."""
     found = outcome(solver, "pool exact", WHITE)
     assert found.bias < found.monte_carlo * (1 + 5 * math.sqrt(1 / (2 * 240))) + 1e-4
@@ -584,7 +584,7 @@ def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviati
     x = x + deviation * torch.randn(x.shape, generator=torch.manual_seed(3), dtype=x.dtype)
     problem = measure(live(recipe, taken(24, SIZE)), x, noise)
     found = image_noise(problem, COLOURED.model(), rng(24)).flatten()
-    # an image of 16 x 16 has 64 to 256 measurements to tell it by
+    # an image of 16 x 16 has 64 to 256 measurements to estimate it
     assert abs(float(found.square().mean().sqrt()) / deviation - 1) < 0.25, found
 
 
@@ -662,6 +662,6 @@ def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
 
     straight = found(False)
     monkeypatch.setattr(model, "denoise", lambda z, sigma: true(z, sigma) + ramp)
-    turning, as_told, untrained = found(True), found(True, turns=False), found(False)
-    assert torch.equal(as_told, untrained)
+    turning, explicit, untrained = found(True), found(True, turns=False), found(False)
+    assert torch.equal(explicit, untrained)
     assert rms(turning - straight) < 0.6 * rms(untrained - straight)
