@@ -52,7 +52,7 @@ from cryobench.operators.sumpool import SumPool
 from cryobench.rng import Rng
 from cryobench.solvers.classical import Dct, Regularised, Tv, Wavelet
 from cryobench.solvers.methods import Fista, PrimalDual
-from cryobench.solvers.proximal import Method, Task, minimise
+from cryobench.solvers.proximal import Method, Objective, minimise
 
 GAP = 1e-4
 SOLVERS = (Dct(), Wavelet(family="db4"), Tv())
@@ -117,7 +117,7 @@ class Case:
     recipe: OperatorRecipe
     solver: Regularised
     problem: Problem
-    judge: Task
+    judge: Objective
     optimum: torch.Tensor
 
     @property
@@ -132,7 +132,7 @@ class Case:
     def lam(self) -> float:
         return float(self.solver.lam)
 
-    def task(self) -> Task:
+    def task(self) -> Objective:
         return self.solver.task(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:

@@ -84,8 +84,8 @@ def print_table(name: str, blocks: Sequence[int], found: dict[str, list[Record]]
             over = f"{sum(filter(None, means)) / len(means):.2f}" if len(means) == len(blocks) else ""
             cost = [mean([record.counters.get("nfe", 0.0) for record in records]),
                     mean([record.timing.get("seconds_per_image", 0.0) for record in records])]  # fmt: skip
-            told = [f"{cost[0] or 0:.0f}", f"{cost[1] or 0:.3g}"]
-            print("| " + " | ".join([solver, *told, *cells, over]) + " |", flush=True)
+            costs = [f"{cost[0] or 0:.0f}", f"{cost[1] or 0:.3g}"]
+            print("| " + " | ".join([solver, *costs, *cells, over]) + " |", flush=True)
 
 
 def shown(record: Record, column: str) -> str:

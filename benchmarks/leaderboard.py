@@ -1,7 +1,7 @@
 """How long `cryobench leaderboard` takes over many records, and how much memory, in each format.
 
 Run folders are made up in a temporary folder: ten solvers on every problem, floor among them, one mostly skipped,
-numbers drawn so that neighbouring solvers are hard to tell apart. A line is a process of its own: its wall time, its
+numbers drawn so that neighbouring solvers are hard to distinguish. A line is a process of its own: its wall time, its
 processor time and its peak resident memory. "first" reads every folder and makes the index; the others find it up to
 date, but for "new", before which ten folders are added.
 

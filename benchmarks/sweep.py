@@ -3,7 +3,7 @@
 Trivial cells: `pinv` on 32 x 32 images, one metric, `--cells` of them by as many seeds. A line is a process of its own.
 "overhead": the time between the first and the last record, a cell, beyond what the cell itself says it took (set-up,
 solver, metrics). "scaling": cells a second with two worker processes over that with one, both between the first and
-the last record, as starting takes the same few seconds whatever there is to do; the whole is told beside it. One after
+the last record, as starting takes the same few seconds whatever there is to do; the total is given too. One after
 the other, and the medians of `--repeats`: a shared machine is not equally fast for long.
 
     uv run python benchmarks/sweep.py            # 2,000 cells
@@ -72,8 +72,8 @@ def main() -> None:
             for executor in EXECUTORS:
                 rate, beyond, whole = swept(suite, folder / f"{executor}-{repeat}", executor)
                 rates[executor].append(rate)
-                told = f"{rate:7.1f} cells/s, overhead {1000 * beyond:5.1f} ms a cell, whole {whole:6.1f} s"
-                print(f"{executor:12} {told}", flush=True)
+                figures = f"{rate:7.1f} cells/s, overhead {1000 * beyond:5.1f} ms a cell, whole {whole:6.1f} s"
+                print(f"{executor:12} {figures}", flush=True)
     for other in EXECUTORS[:2]:
         ratios = [two / one for two, one in zip(rates[EXECUTORS[2]], rates[other], strict=True)]
         print(f"processes:2 over {other}: median {median(ratios):.2f} of {', '.join(f'{r:.2f}' for r in ratios)}")

@@ -1,9 +1,9 @@
-"""cryobench: which solver is better on this kind of cryo-EM measurement, by how much, at what cost, and is it real?
+"""cryobench: compares solvers of inverse problems on cryo-EM images, with costs and statistical significance.
 
 >>> import cryobench as cb
 >>> records = cb.run(solvers="dct", operators="sumpool:16")      # doctest: +SKIP
 
-Importing the package is light: torch and pandas are loaded by the first call that needs them.
+Importing the package is fast: torch and pandas are loaded by the first call that needs them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Python API: the same path that the command line takes.
+"""The Python API, which runs the same code as the command line.
 
 import cryobench as cb
 
@@ -6,7 +6,7 @@ records = cb.run(solvers=["pinv", "dct"], operators="sumpool:16", data="particle
 records.to_pandas()                                  # the leaderboard
 
 A = cb.operator("sumpool:16", shape=(128, 128), seed=0)
-x = cb.solve("dct", A, y)                            # measurements in, images out: no truth anywhere
+x = cb.solve("dct", A, y)                            # measurements in, images out, without the truth
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class Records(list[Record]):
-    """The records of a run, with a table view. In a notebook it shows itself as the leaderboard."""
+    """The records of a run. A notebook displays them as the leaderboard."""
 
     def to_pandas(self, by: str = "psnr") -> pd.DataFrame:
         """The leaderboard, one row per cell, best first by the metric `by`."""
@@ -96,7 +96,7 @@ def run(
     out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
     beside the numbers: "reconstructions", "figures", or of these "panel", "errors", "frc", "views", "animation".
     presets: the folder of the presets that solvers name ("dct@pixel-c4"), by default $CRYOBENCH_PRESETS or "presets".
-    Raises a `CryobenchError` before any work when the request makes no sense; cells that fail are records that say so.
+    Raises a `CryobenchError` before any work for an invalid request; failed cells are returned as failed records.
     """
     if save and out is None:
         raise ParameterError(f"save={list(save)} needs a results folder: give out='runs'")
@@ -140,12 +140,12 @@ def operator(
 ) -> LinearOperator:
     """The live operator of a spec for images of `shape` (H, W): `cb.operator("sumpool:16", shape=(128, 128)).A(x)`.
 
-    pixel_size: in Å, for operators that depend on it (`ctf`). table: a row an image in RELION's columns, for those
-    that differ from image to image; the operator is then for these images, in this order.
+    pixel_size: in Å, for operators that depend on it (`ctf`). table: one row per image in RELION's columns, for
+    operators that differ between images; the operator is then for these images, in this order.
     """
     recipe = installed().make("operators", spec)
     if not isinstance(recipe, OperatorRecipe):
-        raise SpecError(f"{spec!r} is no operator")
+        raise SpecError(f"{spec!r} is not an operator")
     imaging = Imaging(tuple(shape), (pixel_size,) * (1 if table is None else len(table)), table)
     if isinstance(dtype, str):
         dtype = grid.resolve_dtype(dtype)
@@ -153,7 +153,7 @@ def operator(
 
 
 def solver(spec: str) -> Solver:
-    """The solver of a spec, a frozen dataclass of its hyper-parameters; for "dct@pixel-c4" those of the preset."""
+    """The solver of a spec, a frozen dataclass of its hyper-parameters; "dct@pixel-c4" uses those of the preset."""
     made = choose(spec, installed(), presets_folder()).solver
     check_kind("solvers", spec, made)
     return made
@@ -169,12 +169,12 @@ def solve(
     sigma: float = 0.0,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Reconstruct images [B, C, *S] from measurements y [B, M, *s] alone.
+    """Reconstruct images [B, C, *S] from measurements y [B, M, *s].
 
     measured_by: a live operator, or a spec together with `shape` (H, W) and the `seed` of its masks. sigma: standard
-    deviation of the noise in y, when known. The result has the dtype and the device of the operator.
-    Raises `IncompatibleError` for a y of another shape, or where the solver cannot take the problem, and `PluginError`
-    for an answer that breaks the contract.
+    deviation of the noise in y, if known. The result has the dtype and the device of the operator.
+    Raises `IncompatibleError` for a y of another shape or a problem that the solver does not support, and `PluginError`
+    for a result that breaks the contract.
     """
     if isinstance(measured_by, str):
         if shape is None:

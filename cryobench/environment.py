@@ -1,4 +1,4 @@
-"""The machine and the software a result was made with."""
+"""The hardware and software that produced a result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def version(distribution: str = "cryobench") -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python, of the package and of what it computes with."""
+    """Versions of Python, of the package and of the libraries that it computes with."""
     return {"python": platform.python_version(), "cryobench": version()} | {n: version(n) for n in CORE_PACKAGES}
 
 
@@ -56,7 +56,7 @@ def _processor() -> str:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
-    except OSError:  # not Linux: the platform module knows what there is to know
+    except OSError:  # not Linux
         return platform.processor()
     return platform.processor()
 

@@ -1,29 +1,29 @@
-"""Every error a user can cause. Each message is one line: what came, what was wanted, what to do."""
+"""Exceptions. Each message is one line: what was given, what was expected, what to do."""
 
 from __future__ import annotations
 
 
 class CryobenchError(Exception):
-    """A request that makes no sense, or a part of it that failed. The CLI prints it without a traceback."""
+    """Base class: an invalid request, or a failed part of it. The command line prints it without a traceback."""
 
 
 def said(error: BaseException) -> str:
-    """What an exception says, on one line; its type where it says nothing."""
+    """The message of an exception on one line, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def told(error: BaseException) -> str:
-    """Another library's or plugin's exception on one line: its type and what it says."""
+    """An exception of another library or a plugin on one line: type and message."""
     name = type(error).__name__
     return f"{name}: {said(error)}" if str(error).strip() else name
 
 
 class SpecError(CryobenchError):
-    """A spec text that does not parse, or does not fit the component it names."""
+    """A spec that does not parse, or does not fit the component that it names."""
 
 
 class UnknownName(CryobenchError):
-    """No plugin of this kind carries this name."""
+    """No plugin of this kind has this name."""
 
 
 class DuplicateName(CryobenchError):
@@ -31,7 +31,7 @@ class DuplicateName(CryobenchError):
 
 
 class PluginError(CryobenchError):
-    """A plugin could not be imported, or is not what its entry point promises."""
+    """A plugin cannot be imported, or breaks the contract of its entry point."""
 
 
 class ParameterError(CryobenchError):
@@ -39,27 +39,27 @@ class ParameterError(CryobenchError):
 
 
 class IncompatibleError(CryobenchError):
-    """Two components that cannot work together, or with this image size."""
+    """Components that are incompatible with each other or with the image size."""
 
 
 class Unsupported(IncompatibleError):
-    """A solver, noise model or reference that cannot take a problem. The message is the reason alone."""
+    """A solver, noise model or reference does not support a problem. The message is only the reason."""
 
 
 class DataError(CryobenchError):
-    """An image file or star file that cannot be read as what it claims to be."""
+    """An image or metadata file that is invalid or cannot be read."""
 
 
 class SelectionError(CryobenchError):
-    """A choice of images that the data cannot satisfy."""
+    """A selection of images that the data do not have."""
 
 
 class DeviceError(CryobenchError):
-    """A device or dtype this machine does not have."""
+    """A device or dtype that is not available on this machine."""
 
 
 class DependencyError(CryobenchError):
-    """An optional package that was asked for is not installed."""
+    """A required optional package is not installed."""
 
 
 class ResultsError(CryobenchError):
@@ -67,12 +67,12 @@ class ResultsError(CryobenchError):
 
 
 class ExecutorError(CryobenchError):
-    """Workers that cannot be had, or cannot do what they are asked."""
+    """Workers that cannot be started, or that fail."""
 
 
 class SuiteError(CryobenchError):
-    """A suite that cannot be read, or asks for what there is not."""
+    """A suite that cannot be read, or refers to something that does not exist."""
 
 
 class TrainingError(CryobenchError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""

@@ -1,4 +1,4 @@
-"""Lifecycle events for plugins that watch a run (loggers, notifiers), by pluggy. Not for lookup: see `registry`.
+"""Lifecycle events for plugins that observe a run (loggers, notifiers), by pluggy. Components are in `registry`.
 
 A plugin registers a module or object under the entry-point group `cryobench.hooks` and implements any of the
 functions of `Events`, each marked with `@hookimpl`:
@@ -32,11 +32,11 @@ class Events:
 
     @hookspec
     def cryobench_run_started(self, cells: int, options: dict[str, Any]) -> None:
-        """A run of `cells` cells begins. options: the request, as plain values."""
+        """A run of `cells` cells starts. options: the request, as plain values."""
 
     @hookspec
     def cryobench_record_added(self, record: Record) -> None:
-        """A cell is finished (or was found finished), and its record saved."""
+        """A cell is finished (or was reused), and its record saved."""
 
     @hookspec
     def cryobench_run_finished(self, records: list[Record]) -> None:
@@ -44,7 +44,7 @@ class Events:
 
 
 class Hooks:
-    """The hook plugins of a run. A plugin that raises is reported and does not stop the run or the others."""
+    """The hook plugins of a run. Exceptions of a plugin are reported and do not stop the run or other plugins."""
 
     def __init__(self, report: Callable[[str], None]):
         self._report = report
@@ -52,12 +52,12 @@ class Hooks:
         self._manager.add_hookspecs(Events)
 
     def load(self, points: Iterable[EntryPoint]) -> Hooks:
-        """Import and register the plugins of these entry points, reporting those that cannot be."""
+        """Import and register the plugins of these entry points; failures are reported."""
         for point in points:
             owner = point.dist.name if point.dist else "an unknown distribution"
             try:
                 self.register(point.load(), f"{point.name} of {owner}")
-            except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
+            except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
                 self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {told(error)}")
         return self
 
@@ -67,16 +67,16 @@ class Hooks:
 
     def register(self, plugin: object, name: str) -> Hooks:
         """Add a plugin object directly."""
-        hash(plugin)  # pluggy keeps plugins in sets, and would only find out when the first event is told
+        hash(plugin)  # pluggy keeps plugins in sets, and would fail only at the first event
         self._manager.register(plugin, name=name)
         return self
 
     def call(self, event: str, **arguments: Any) -> None:
-        """Tell every plugin of an event, each on its own so that one cannot silence the others."""
+        """Call every plugin for an event, separately, so that a failure does not affect the others."""
         plugins = self._manager.get_plugins()
         for name, plugin in self._manager.list_name_plugin():
             others = [other for other in plugins if other is not plugin]
             try:
                 self._manager.subset_hook_caller(event, others)(**arguments)
-            except (Exception, SystemExit) as error:  # a broken watcher must not stop a run
+            except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
                 self._report(f"hook plugin {name!r} failed in {event}: {told(error)}")

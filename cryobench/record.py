@@ -1,4 +1,4 @@
-"""The record of one cell, as it is saved, read back and ranked. Needs the standard library alone."""
+"""The record of one cell. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 CLEAN = "_clean"
-"""Ends the names of a metric's columns where it was told against the clean image."""
+"""Suffix of the columns of a metric that was computed against the clean image."""
 
 LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason")
-"""First columns of a leaderboard; the metrics follow, each with its interval's ends NAME_lo and NAME_hi."""
+"""First columns of a leaderboard; the metrics follow, each with the ends of its interval, NAME_lo and NAME_hi."""
 
 COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
-"""What a cell cost; lower is better."""
+"""Cost columns; lower is better."""
 
 STANDING = (
     "tied",
@@ -38,11 +38,11 @@ class Record:
 
     hash: SHA-256 of what can change the numbers. reason: why it was skipped or failed, else ''. solver, operator,
     noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric columns,
-    one number per image. columns: their direction and unit. solver_info: what the solver told of each image.
+    one number per image. columns: their direction and unit. solver_info: per-image numbers reported by the solver.
     timing: seconds, set-up apart. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
-    floor, ceiling: whether it is one of the two references; the ceiling is no solver and has no rank. unavailable: what
-    was to be saved (`--save`) and the solver does not give. unmeasured: why a metric column has no number for some or
-    all images, by its name.
+    floor, ceiling: whether it is one of the two references; the ceiling is not a solver and is not ranked. unavailable:
+    files requested with `--save` that the solver does not provide. unmeasured: by metric column, why it has no number
+    for some or all images.
     """
 
     hash: str

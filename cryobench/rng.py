@@ -1,7 +1,7 @@
 """Random draws keyed by (seed, image id, purpose).
 
-A draw never depends on which batch an image came in, on the order of the images or on how many workers ran.
-Draws are made on the CPU and moved, so that CPU and CUDA runs see the same numbers.
+A draw does not depend on the batch, on the order of the images or on the number of workers.
+Draws are made on the CPU and copied to the device, so that CPU and CUDA runs use the same numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 
 def digest(*key: object) -> int:
-    """64 bits that follow from the key alone, 0 to 2^64 - 1: BLAKE2b of its repr."""
+    """A 64-bit hash of the key, 0 to 2^64 - 1: BLAKE2b of its repr."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def generator(*key: object) -> torch.Generator:
-    """A CPU generator whose state follows from the key alone."""
+    """A CPU generator seeded by the key."""
     bits = digest(*key)
     return torch.Generator().manual_seed(bits - 2**64 if bits >= 2**63 else bits)
 
@@ -63,5 +63,5 @@ class Rng:
         self.image_ids = tuple(image_ids)
 
     def stream(self, purpose: str) -> Stream:
-        """A fresh stream for a purpose. Asking twice for the same purpose gives the same draws again."""
+        """A new stream for a purpose. Two streams for the same purpose give the same draws."""
         return Stream([generator(self.seed, image, purpose) for image in self.image_ids])

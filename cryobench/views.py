@@ -1,12 +1,12 @@
-"""Live operators as other packages know them: matrices that are never formed, [M*h*w, H*W], on flat NumPy arrays.
+"""Live operators as matrix-free linear operators of other packages, [M*h*w, H*W], on flat NumPy arrays.
 
     from cryobench.views import as_scipy
 
     A = cb.operator("sumpool:16", shape=(128, 128))
     x = scipy.sparse.linalg.lsqr(as_scipy(A), y[0].numpy().ravel())[0].reshape(128, 128)
 
-Images and measurements are flattened row by row. Several columns are one batch. What comes in is copied to the
-operator's device once a call, and what comes out back; nothing is recorded for gradients.
+Images and measurements are flattened in row-major order. Several columns form one batch. Each call copies its input to
+the device of the operator and the result back; gradients are not recorded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def as_scipy(operator: LinearOperator, image: int = 0) -> scipy.sparse.linalg.LinearOperator:
     """The matrix of `operator` for SciPy, [M*h*w, H*W], real, of the operator's dtype.
 
-    image: which of the images it was built for, where it differs from image to image; else of no effect.
-    Raises `ParameterError` where it was built for no such image.
+    image: which of the images it was built for, if it differs between images; otherwise ignored.
+    Raises `ParameterError` if it was not built for that image.
     """
     from scipy.sparse.linalg import LinearOperator as Matrix
 
@@ -52,7 +52,7 @@ def as_pylops(operator: LinearOperator, image: int = 0) -> pylops.LinearOperator
         raise DependencyError(f"as_pylops needs the package pylops ({told(error)}): pip install pylops") from error
 
     class Matrix(pylops.LinearOperator):
-        """PyLops takes columns one by one unless it is told otherwise."""
+        """Applies the operator to all columns as one batch; PyLops's default is one column at a time."""
 
         def _matmat(self, X: np.ndarray) -> np.ndarray:
             return self.Op.matmat(X)
@@ -75,7 +75,7 @@ def _on_columns(operator: LinearOperator, image: int) -> tuple[Columns, Columns]
 
     def applied(name: str, shape: tuple[int, ...]) -> Columns:
         def product(columns: Any) -> np.ndarray:
-            if issparse(columns):  # PyLops's way to unit vectors
+            if issparse(columns):  # PyLops passes unit vectors as sparse columns
                 columns = columns.toarray()
             if np.iscomplexobj(columns):
                 return product(columns.real) + 1j * product(columns.imag)

@@ -1,4 +1,4 @@
-"""Watchers are told, and cannot stop or silence anything."""
+"""Hook plugins are called for each event, and their failures do not affect the run or each other."""
 
 from __future__ import annotations
 

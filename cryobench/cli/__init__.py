@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Compare inverse-problem solvers on cryo-EM images: any solver, any operator, one honest leaderboard.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help is up in half the time
+    rich_markup_mode=None,  # plain help takes half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -58,10 +58,10 @@ app.command("env")(catalogue.env)
 
 
 def main() -> None:
-    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: the request made no sense."""
+    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: invalid request."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no '·' gets '?', not a traceback
+            stream.reconfigure(errors="replace")  # a terminal that cannot encode '·' shows '?', not a traceback
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -72,7 +72,7 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except Exception as error:  # a defect of ours: say so in a line, and how to see more
+    except Exception as error:  # a bug in cryobench: one line, and how to see the traceback
         if debug:
             raise
         typer.echo(

@@ -1,4 +1,4 @@
-"""A sweep as it goes: what runs, how fast, what failed, and what is best so far."""
+"""The live view of a sweep: running cells, speed, failures, and the best results so far."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cryobench.plan.grid import Cell
 from cryobench.record import Record
 
 ROWS = 8
-"""Rows of what runs and of what is best."""
+"""Maximum rows of each table."""
 
 
 @contextmanager
 def watching(cells: int, by: str, *, live: bool, quiet: bool) -> Iterator[ProgressObserver]:
-    """A dashboard where it is asked for and there is a terminal; else bars or lines."""
+    """A dashboard if requested on a terminal; otherwise progress bars or lines."""
     console = Console(stderr=True)
     if live and console.is_terminal and not quiet:
         dashboard = Dashboard(cells, by)
@@ -35,7 +35,7 @@ def watching(cells: int, by: str, *, live: bool, quiet: bool) -> Iterator[Progre
 
 
 class Dashboard(ProgressObserver):
-    """What `cryobench sweep --live` shows. Warnings and failures stand in it, the last ones."""
+    """The dashboard of `cryobench sweep --live`, with the last warnings and failures."""
 
     def __init__(self, cells: int, by: str):
         super().__init__(cells, quiet=True)
@@ -51,7 +51,7 @@ class Dashboard(ProgressObserver):
         self._running[cell.hash] = cell, time.monotonic()
 
     def cell_progress(self, fraction: float) -> None:
-        """How far one cell has come is not shown."""
+        """The progress within a cell is not shown."""
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
         self._reused += reused
@@ -77,7 +77,7 @@ class Dashboard(ProgressObserver):
         if record.floor:
             self._floors[problem] = f"{score:.4g}"
         higher = any(column["name"] == self._by and column["direction"] == "higher" for column in record.columns)
-        best = self._best.pop(problem, None)  # put back at the end: the last to change stands last
+        best = self._best.pop(problem, None)  # reinserted at the end: the last changed problem comes last
         self._best[problem] = (score, record) if best is None or (score > best[0]) == higher else best
 
     def shown(self) -> RenderableType:
@@ -85,11 +85,11 @@ class Dashboard(ProgressObserver):
         finished = sum(self._done.values())
         new, passed = finished - self._reused, time.monotonic() - self._start
         left = self._cells - finished
-        told = [f"{finished} of {self._cells} cells"]
-        told += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
-        told += [f"{self._reused} were there"] if self._reused else []
+        status = [f"{finished} of {self._cells} cells"]
+        status += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
+        status += [f"{self._reused} reused"] if self._reused else []
         if new and left:
-            told += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
+            status += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
         running = [
             (_named(cell), duration(time.monotonic() - since)) for cell, since in list(self._running.values())[:ROWS]
         ]
@@ -98,7 +98,7 @@ class Dashboard(ProgressObserver):
             for problem, (score, record) in list(self._best.items())[-ROWS:]
         ]
         progress = Table.grid(padding=(0, 1))
-        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(told)))
+        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(status)))
         parts: list[RenderableType] = [
             progress,
             _table("running", ("cell", "since"), running),

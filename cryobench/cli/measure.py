@@ -1,4 +1,4 @@
-"""`cryobench measure` and `cryobench reconstruct`: from images to measurements, and back, with no truth anywhere."""
+"""`cryobench measure` and `cryobench reconstruct`: from images to measurements, and back without the truth."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure(
     dtype: DtypeOption = "float32",
     force: ForceOption = False,
 ) -> None:  # fmt: skip
-    """Measure images through an operator, as a compressive detector would, into one file.
+    """Measure images with an operator, as a compressive detector would, and write one file.
 
     Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
     """
@@ -90,7 +90,7 @@ def reconstruct(
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make images of measurements, in the units and with the CTF, poses and pixel size of what was measured.
+    """Reconstruct images from measurements, with the units, CTF, poses and pixel size of the measured images.
 
     Example: cryobench reconstruct y.npz --solver dct --out stack.mrcs
     """
@@ -129,4 +129,4 @@ def _refuse_existing(force: bool, *paths: Path) -> None:
     for path in paths:
         check_writable_file(path)
         if path.exists() and not force:
-            raise ResultsError(f"{path} is there already; give another --out, or --force to replace it")
+            raise ResultsError(f"{path} exists already; give another --out, or --force to replace it")

@@ -1,4 +1,4 @@
-"""How far a run has come, on stderr."""
+"""Progress of a run, on stderr."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class ProgressObserver(SweepObserver):
         if not self._quiet:
             note(f"the workers' time: {summary(seconds)}")
 
-    def told_of(self, folder: Path) -> str:
-        """How many cells are in a results folder, and how many of them were there before."""
+    def summary(self, folder: Path) -> str:
+        """The number of cells in a results folder, and how many of them were reused."""
         known = f", {self._reused} of them there already (--force runs them again)" if self._reused else ""
         return f"{self._cells} cells in {folder}{known}"
 
@@ -71,7 +71,7 @@ class TrainingProgress(training.TrainingObserver):
         self._bars.columns = (*self._bars.columns, TimeRemainingColumn())
         self._lines, self._quiet = not quiet and not terminal, quiet
         self._task = self._bars.add_task("training", total=None)
-        self._told = ""
+        self._validation = ""
         self._steps = 0
         self._losses: list[float] = []
 
@@ -89,10 +89,10 @@ class TrainingProgress(training.TrainingObserver):
 
     def stepped(self, step: int, loss: float) -> None:
         self._losses.append(loss)
-        self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._told}")
+        self._bars.update(self._task, completed=step, description=f"loss {loss:.4f}{self._validation}")
 
     def validated(self, step: int, loss: float, best: float) -> None:
-        self._told = f", validation {loss:.4f}"
+        self._validation = f", validation {loss:.4f}"
         if self._lines:
             note(f"step {step}: validation loss {loss:.6f}, lowest {best:.6f}")
 
@@ -112,7 +112,7 @@ class TrainingProgress(training.TrainingObserver):
 
 @contextmanager
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar that counts things done; the block is given what to tell of it, (done, of how many)."""
+    """A bar that counts finished items; yields a function update(done, total)."""
     bars, _ = _bars(quiet)
     task = bars.add_task(what, total=total)
     with bars:
@@ -120,7 +120,7 @@ def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int],
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """A duration in a suitable unit: 40 s, 12 min, 3.5 h, 2.1 days."""
     for unit, size, below in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
         if seconds < size * below:
             return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""`cryobench run`: any solver on any operator, and a leaderboard."""
+"""`cryobench run`: runs solvers on operators and prints a leaderboard."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(
                      "first image), or one of these. Repeat for more.", show_default=False),
     ] = None,
     presets: PresetsOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Run cells again that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     formats: FormatOption = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
@@ -132,6 +132,6 @@ def run(
         records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
     print_leaderboard(records, by, outputs, store.find)
     if not quiet:
-        note(observer.told_of(store.root))
+        note(observer.summary(store.root))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Cells are run, and what was finished is said, whatever ends it early. Imports no torch."""
+"""Collects the records of a run, and reports finished cells if it ends early. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ INTERRUPTED = 130
 
 
 def check_by(by: str, plans: Sequence[Plan]) -> None:
-    """Refuse, before any work, a column to rank by that there will not be."""
+    """Raise `ParameterError`, before any work, if the column to rank by will not exist."""
     rankable = [*(column for plan in plans for column in plan.rankable), *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, dict.fromkeys(rankable))}")
 
 
 def collect(records: Iterable[Record], cells: int, store: Results) -> list[Record]:
-    """All records of so many cells, as they are finished. What is finished is kept whatever ends it early: Ctrl-C, a
-    full disk, workers that are gone."""
+    """Collect the records of a run. Finished cells are kept if it ends early: Ctrl-C, a full disk, lost workers."""
     kept = f"cells are finished and kept in {store.root}; the same command goes on from there"
     found: list[Record] = []
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what plugins print must not end up among the results
+        with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
             for record in records:
                 found.append(record)
     except KeyboardInterrupt:

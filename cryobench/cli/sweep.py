@@ -143,7 +143,7 @@ def sweep(
     frame = leaderboard(records, by=by)
     show(frame, outputs, records, store.find)
     if not quiet:
-        note(observer.told_of(store.root))
+        note(observer.summary(store.root))
     for grid in absent:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:

@@ -1,9 +1,9 @@
-"""The components of a comparison: masks, noise models, priors, solvers, metrics, and what passes between them.
+"""The components of a comparison (masks, noise models, priors, solvers, metrics) and the values they exchange.
 
 Unknowns are [B, C, *S], with S two axes (images) or three (volumes) and C = 1 unless a component says otherwise;
-measurements are [B, M, *s]. One dtype and device per problem. Every registered component is a frozen dataclass, a
-recipe that is cheap to make and to hash; expensive work is left to its `build`, `open` or `solve`. Each states in
-`dims` the numbers of axes of the images that it takes, (2,) by default.
+measurements are [B, M, *s]. One dtype and device per problem. Every registered component is a frozen dataclass that is
+cheap to create and to hash; expensive work is done in its `build`, `open` or `solve`. Each states in `dims` the numbers
+of image axes that it supports, (2,) by default.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from cryobench.numerics.linalg import per_item
 from cryobench.rng import Rng
 
 Progress = Callable[[int, int], None]
-"""Called by a solver as progress(steps done, steps in all)."""
+"""Called by a solver as progress(steps done, total steps)."""
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Noisy measurements y [B, M, *s] and the standard deviation of an entry's noise, per image [B, 1, ..., 1]."""
+    """Noisy measurements y [B, M, *s] and the noise's standard deviation per entry, for each image [B, 1, ..., 1]."""
 
     y: torch.Tensor
     sigma: torch.Tensor
@@ -53,7 +53,7 @@ class FourierMask(ABC):
 
     @abstractmethod
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
-        """One mask, bool [*shape], that keeps nominally the fraction `rho` of the coefficients."""
+        """One mask, bool [*shape], that keeps a nominal fraction `rho` of the coefficients."""
 
 
 class NoiseModel(ABC):
@@ -63,43 +63,43 @@ class NoiseModel(ABC):
 
     @abstractmethod
     def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
-        """Add noise to exact measurements y [B, M, *s] of images on this scale."""
+        """Add noise to exact measurements y [B, M, *s] of images with this scale."""
 
     def unsupported(self, operator: LinearOperator, scale: Scale) -> str | None:
-        """Why this noise cannot be added to measurements of this operator and scale, or None."""
+        """The reason why this noise does not apply to measurements of this operator and scale, or None."""
         return None
 
 
 class Prior:
-    """A registered prior: what is known of images before they are measured. Solvers declare which kind they take.
+    """A registered prior: a model of images, independent of the measurements. Solvers declare the type they require.
 
-    located_by: the parameters that say where its weights are stored; results depend on the weights alone.
+    located_by: the parameters that give the location of the weights; results depend on the weights only.
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
     located_by: ClassVar[tuple[str, ...]] = ()
 
     def check(self, shape: Shape) -> None:
-        """Raise a `CryobenchError` when it cannot be used on images of this shape, or cannot be had at all."""
+        """Raise a `CryobenchError` if the prior does not support images of this shape or cannot be found."""
 
     def prepare(self, device: torch.device) -> None:
-        """Read now what is heavy (weights), so that it is timed as set-up and not as solving."""
+        """Load the weights, so that loading is timed as set-up and not as solving."""
 
     def weights_digest(self) -> str:
-        """A digest of trained weights, '' for a prior without: a result counts as another when they change."""
+        """A digest of the trained weights, part of the identity of a result; '' for a prior without weights."""
         return ""
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
-        """The origins (`Stack.origin`) of the images it was trained on; none for a prior that was not."""
+        """The origins (`Stack.origin`) of the training images; empty for a prior without training."""
         return ()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a solver sees: the operator, the measurements, the noise level and the scale. Never the truth.
+    """The input of a solver: operator, measurements, noise level and scale, without the truth.
 
-    y: [B, M, *s]. sigma: standard deviation of the noise in an entry of y, per image [B, 1, ..., 1], 0 where exact.
-    scale: how intensities of the source became those of x, and their range where they have one.
+    y: [B, M, *s]. sigma: standard deviation of the noise per entry of y, for each image [B, 1, ..., 1], 0 where exact.
+    scale: the map between the intensities of the source and those of x, and the range of x if it has one.
     """
 
     operator: LinearOperator
@@ -129,10 +129,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A solver's answer. x: [B, C, *S]. info: named per-image numbers (iterations, converged, ...), each [B].
+    """The result of a solver. x: [B, C, *S]. info: named per-image numbers (iterations, converged, ...), each [B].
 
-    curves: the course of such numbers over the steps, each [B, L]. deviation: how uncertain the solver is of a pixel,
-    as a standard deviation on the scale of x, [B, C, *S]; None where it does not say.
+    curves: such numbers at each step, each [B, L]. deviation: standard deviation of each pixel on the scale of x,
+    [B, C, *S], if the solver estimates it.
     """
 
     x: torch.Tensor
@@ -150,23 +150,23 @@ class Solver(ABC):
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         """Reconstruct [B, C, *S] in the problem's dtype and on its device.
 
-        All randomness comes from `rng`; an image's result must not depend on the others in its batch.
+        All randomness comes from `rng`; the result for an image must not depend on the other images of the batch.
         """
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Why this solver cannot take this problem, or None."""
+        """The reason why this solver does not support this problem, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a metric is given for a batch: the problem and the truth.
+    """The input of a metric for a batch, beside the reconstruction: the problem and the truth.
 
-    truth: the images that entered the operator, [B, C, *S]. pixel_size: Å per pixel of each, None where not known.
-    clean: the truth without its own noise, on the same scale, where the source has it. within: radius in pixels of
-    the circle (the ball) around pixel n // 2 of every axis to measure in, per image; None for the whole image.
-    data_range: the least and the greatest intensity on the scale of x, for all images or [B] each: the range of the
-    scale; where it has none, the least and the greatest pixel of the image that was measured.
+    truth: the images that were measured, [B, C, *S]. pixel_size: Å per pixel of each, None if unknown.
+    clean: the truth without its own noise, on the same scale, if the source has it. within: radius in pixels of the
+    evaluated circle (ball) around pixel n // 2 of every axis, per image; None for the whole image.
+    data_range: minimum and maximum intensity on the scale of x, for all images or [B] each: the range of the scale,
+    or if it has none the minimum and maximum of the measured image.
     """
 
     problem: Problem
@@ -184,7 +184,7 @@ class Case:
         return (x - low) / (high - low)
 
     def unit_size(self, difference: torch.Tensor) -> torch.Tensor:
-        """A difference of images [B, C, *S] as a share of the data range, float64."""
+        """A difference of images [B, C, *S] as a fraction of the data range, float64."""
         difference = difference.double()
         low, high = (torch.as_tensor(end, dtype=torch.float64).to(difference.device) for end in self.data_range)
         return difference / per_item(high - low, difference)
@@ -192,7 +192,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Column:
-    """A named per-image number. direction: "higher" or "lower" is better, or "none". unit: '' for a pure number."""
+    """A named per-image number. direction: "higher" or "lower" is better, or "none". unit: '' if dimensionless."""
 
     name: str
     direction: Literal["higher", "lower", "none"]
@@ -201,7 +201,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's result: numbers [B] and curves [B, L] by name, and, by column, why numbers are missing (NaN)."""
+    """The result of a metric: numbers [B] and curves [B, L] by name, and per column why numbers are missing (NaN)."""
 
     values: dict[str, torch.Tensor]
     curves: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -209,17 +209,17 @@ class Measured:
 
 
 class Metric(ABC):
-    """A registered metric. It states its columns before it measures, so that tables know direction and unit."""
+    """A registered metric. `columns` states the name, direction and unit of each of its numbers."""
 
     dims: ClassVar[tuple[int, ...]] = (2,)
     columns: ClassVar[tuple[Column, ...]]
     against_truth: ClassVar[bool] = True
-    """Whether it compares with the truth, so that it can be computed against the clean image too."""
+    """Whether it compares with the truth; if so, it is also computed against the clean image."""
 
     @abstractmethod
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        """Compare a reconstruction with the case; one value per image for every stated column."""
+        """Evaluate a reconstruction; one value per image for every stated column."""
 
     def weights_digest(self) -> str:
-        """A digest of the trained weights it uses, or a word for their absence; '' for a metric that uses none."""
+        """A digest of the trained weights, or a text that states their absence; '' for a metric without weights."""
         return ""

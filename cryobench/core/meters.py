@@ -1,4 +1,4 @@
-"""What a solver costs: calls counted by wrappers, wall time with the device synchronised, peak memory."""
+"""Measures the cost of a solver: calls, wall time with the device synchronised, and peak memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _tally: ContextVar[Tally | None] = ContextVar("cryobench_calls", default=None)
 
 
 class Tally:
-    """Calls by name. images: how many images they were on; a call on a batch of B images counts B."""
+    """Call counts by name. images: the number of images processed; a call on a batch of B images counts B."""
 
     def __init__(self) -> None:
         self.images: Counter[str] = Counter()
@@ -31,7 +31,7 @@ class Tally:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """How long the calls took that were made in a `calling`. On CUDA of the device, whose queue must be empty."""
+        """Duration of the calls made inside `calling`. On CUDA it is device time, and the queue must be empty."""
         total = dict(self._seconds)
         for name, start, stop in self._spans:
             total[name] = total.get(name, 0.0) + start.elapsed_time(stop) / 1000
@@ -39,7 +39,7 @@ class Tally:
 
     @contextmanager
     def timed(self, name: str, device: torch.device) -> Iterator[None]:
-        """Add the time of the block, without waiting for the device."""
+        """Add the duration of the block, without waiting for the device."""
         if device.type == "cuda":
             start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -54,7 +54,7 @@ class Tally:
 
 @contextmanager
 def counting() -> Iterator[Tally]:
-    """Collect the calls that are made inside the block."""
+    """Count the calls made inside the block."""
     tally = Tally()
     token = _tally.set(tally)
     try:
@@ -64,14 +64,14 @@ def counting() -> Iterator[Tally]:
 
 
 def count(name: str, images: int) -> None:
-    """Count one call of `name` on each of `images` images. Wrappers of networks count `NETWORK`."""
+    """Count a call of `name` on `images` images. Network wrappers count `NETWORK`."""
     tally = _tally.get()
     if tally is not None:
         tally.images[name] += images
 
 
 def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
-    """A call of `name` on a batch x [B, ...]: counted, and the block timed on the device of x."""
+    """Count a call of `name` on a batch x [B, ...], and time the block on the device of x."""
     tally = _tally.get()
     if tally is None:
         return nullcontext()
@@ -86,7 +86,7 @@ _ATTRIBUTES = (
 
 
 class CountingOperator(LinearOperator):
-    """An operator that counts the calls of its applications and is otherwise the one it wraps.
+    """A wrapper that counts and times the calls of an operator.
 
     Images and measurements whose shape is not the operator's raise `IncompatibleError`, and results of another shape
     `PluginError`: they could broadcast, and the result would be wrong.
@@ -96,7 +96,7 @@ class CountingOperator(LinearOperator):
         self._operator = operator
         for name in _ATTRIBUTES:
             setattr(self, name, getattr(operator, name))
-        self.mean_response = operator.mean_response  # set-up, made once for a run: no call of a solver's
+        self.mean_response = operator.mean_response  # computed during set-up: not counted as a call of the solver
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return self._called("A", self._image(x))
@@ -156,7 +156,7 @@ class CountingOperator(LinearOperator):
         return CountingOperator(self._operator.rows(part))
 
     def __getattr__(self, name: str):
-        # what a solver knows of a particular operator (its masks, its weights) stays within reach
+        # solvers written for a particular operator may read its attributes (masks, weights)
         if name.startswith("__") or "_operator" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._operator, name)
@@ -170,7 +170,7 @@ def _checked(what: str, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor
 
 
 class Stopwatch:
-    """Wall seconds of a block, the device's queue emptied before and after: `with Stopwatch(device) as watch`."""
+    """Wall time of a block in seconds, synchronised with the device: `with Stopwatch(device) as watch`."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -189,8 +189,8 @@ class Stopwatch:
 class PeakMemory:
     """Peak memory of a block in MiB: `with PeakMemory(device) as peak: ...; peak.mib`.
 
-    On CUDA the most device memory allocated. On the CPU the highest resident set, sampled every 5 ms in a thread,
-    above that before the block: an estimate, which the allocator's reuse of freed pages can make too small.
+    On CUDA it is the peak of allocated device memory. On the CPU it is the increase of the resident set, sampled every
+    5 ms in a thread; it can be too small, because the allocator reuses freed pages.
     """
 
     def __init__(self, device: torch.device, interval: float = 0.005):

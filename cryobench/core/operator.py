@@ -1,4 +1,4 @@
-"""Measurement operators: what a live one can do, and how a registered one is made."""
+"""Measurement operators: the interface of live operators, and the recipes that build them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Imaging:
-    """How images were taken, which an operator may depend on: their shape, Å per pixel, and CTF.
+    """The imaging conditions that an operator may depend on: shape, Å per pixel, and CTF.
 
-    shape: (H, W), or (D, H, W) of volumes. pixel_size: one number an image, None where it is not known. table: a row
-    an image in RELION's columns, or None.
+    shape: (H, W), or (D, H, W) for volumes. pixel_size: one number per image, None if unknown. table: one row per image
+    in RELION's columns, or None.
     """
 
     shape: Shape
@@ -38,9 +38,9 @@ class LinearOperator(ABC):
     """A live linear measurement operator A: [B, C, *S] -> [B, M, *s], real, batched.
 
     S has two axes (images) or three (volumes), C is 1 unless `channels` says otherwise; s has any number of axes.
-    A subclass gives `A` and `A_adjoint`; the other methods then work by iteration, to a relative tolerance of
-    `cg_tol`. Operators with structure override them with closed forms. The vocabulary is that of deepinv, except
-    that `compute_norm` is ||A||, not its square.
+    A subclass implements `A` and `A_adjoint`; the other methods default to iterations with a relative tolerance of
+    `cg_tol`. Structured operators override them with closed forms. Names follow deepinv, except that `compute_norm`
+    is ||A||, not its square.
     """
 
     image_shape: Shape
@@ -53,21 +53,21 @@ class LinearOperator(ABC):
     device: torch.device
     nominal_compression: float
     nonnegative: bool = False
-    """Whether every weight of A is non-negative, so that measurements can be counts."""
+    """Whether every entry of A is non-negative, so that measurements can be counts."""
     noise_in_range: bool = False
-    """Whether y is written in a larger space than is measured, so that noise lives on the range of A alone."""
+    """Whether y is stored in a space larger than the range of A, so that noise is confined to that range."""
     closed_form: bool = False
-    """Whether `A_dagger`, `A_dagger_A` and `prox_l2` need no iteration."""
+    """Whether `A_dagger`, `A_dagger_A` and `prox_l2` are computed without iteration."""
     block: int = 1
-    """Side in pixels of the square blocks into which A cuts an image and measures each by itself; 1 without blocks."""
+    """Side in pixels of the square blocks that A measures independently of each other; 1 without blocks."""
     images: int | None = None
-    """How many images it was built for, where it differs from image to image; None where it is the same for all."""
+    """Number of images it was built for, if it differs between images; None if it is the same for all."""
     cg_tol: float = 1e-6
     cg_max_steps: int = 1000
 
     @abstractmethod
     def A(self, x: torch.Tensor) -> torch.Tensor:
-        """Measure: [B, C, *S] -> [B, M, *s]."""
+        """Apply A: [B, C, *S] -> [B, M, *s]."""
 
     @abstractmethod
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
@@ -78,14 +78,14 @@ class LinearOperator(ABC):
         return self.A_adjoint(self.A(x))
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        """The least-norm least-squares solution of A x = y, [B, C, *S]."""
+        """The minimum-norm least-squares solution of A x = y, [B, C, *S]."""
         return self._solve(self.A_adjoint(y), 0.0)
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
-        """(A^T A + I / gamma)^-1 A^T A x, [B, C, *S]; gamma > 0 for all images, or one for each, of any shape.
+        """(A^T A + I / gamma)^-1 A^T A x, [B, C, *S]; gamma > 0 for all images, or one per image, of any shape.
 
-        At gamma = inf it is A^+ A x, the part of x that is measured. With x* any least-squares solution,
-        z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), and the projection on all such solutions at gamma = inf.
+        At gamma = inf it is A^+ A x, the measured component of x. With x* any least-squares solution,
+        z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), at gamma = inf the projection on the set of solutions.
         """
         return self._solve(self.A_adjoint_A(x), per_item(1 / torch.as_tensor(gamma, dtype=x.dtype).to(x.device), x))
 
@@ -94,27 +94,27 @@ class LinearOperator(ABC):
         return z + self._solve(self.A_adjoint(y - self.A(z)), 1 / gamma)
 
     def _solve(self, b: torch.Tensor, shift: torch.Tensor | float) -> torch.Tensor:
-        """(A^T A + shift)^-1 b, of least norm."""
+        """(A^T A + shift)^-1 b, of minimum norm."""
         return conjugate_gradients(
             lambda x: self.A_adjoint_A(x) + shift * x, b, tol=self.cg_tol, max_steps=self.cg_max_steps
         )
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
-        """A A^+ y, the part of y [B, M, *s] that an image can cause; where noise lives if it is `noise_in_range`."""
+        """A A^+ y, the projection of y [B, M, *s] on the range of A; noise is confined to it if `noise_in_range`."""
         return self.A(self.A_dagger(y))
 
     def compute_norm(self) -> float:
-        """The spectral norm ||A|| (not its square); the largest, where A differs from image to image."""
+        """The spectral norm ||A|| (not its square); the maximum if A differs between images."""
         return float(power_norms(self).max())
 
     @property
     def norms(self) -> torch.Tensor:
-        """||A|| of each image, [1 or B, 1, ..., 1] with as many axes as x; by default the largest for all."""
+        """||A|| of each image, [1 or B, 1, ..., 1] with as many axes as x; by default the maximum for all."""
         return torch.full((1, *[1] * len(self.domain_shape)), self.compute_norm(), dtype=self.dtype, device=self.device)
 
     @property
     def rank(self) -> int:
-        """Rank of A; where it is not known, the largest it can be."""
+        """Rank of A, or an upper bound if it is unknown."""
         return min(math.prod(self.domain_shape), math.prod(self.measurement_shape))
 
     @property
@@ -124,39 +124,39 @@ class LinearOperator(ABC):
 
     @property
     def transfer(self) -> torch.Tensor | None:
-        """What multiplies the half spectrum of an image (`numerics.fft.rfftn`), float64 [1 or B, 1, *S[:-1], S[-1] // 2
-        + 1]; None for an operator that is not diagonal in Fourier."""
+        """The transfer function on the half spectrum (`numerics.fft.rfftn`), float64 [1 or B, 1, *S[:-1], S[-1] // 2
+        + 1]; None for an operator that is not diagonal in the Fourier basis."""
         return None
 
     @cached_property
     def mean_response(self) -> torch.Tensor:
-        """A 1, the measurement of a constant image of intensity one, [1 or B, M, *s]."""
+        """A 1, the measurements of a constant image of intensity one, [1 or B, M, *s]."""
         return self.A(torch.ones((1, *self.domain_shape), dtype=self.dtype, device=self.device))
 
     def select(self, images: slice | torch.Tensor) -> LinearOperator:
         """This operator for some of the images it was built for (a slice, or indices or a mask [B]).
 
-        Only an operator that differs from image to image has anything to select. `compute_norm` and `rank` stay those
-        of all, so that what a solver does with an image does not depend on its batch.
+        Returns the operator itself if it is the same for all images. `compute_norm` and `rank` remain those of all
+        images, so that the result for an image does not depend on its batch.
         """
         return self
 
     def rows(self, part: slice | torch.Tensor) -> LinearOperator:
         """The operator for some of its measurements: x -> (A x)[:, part], `part` a slice, indices or a mask [M].
 
-        Operators with structure override it where the part has closed forms too.
+        Structured operators override it where the part has closed forms too.
         """
         chosen = chosen_rows(self, part)
         whole = torch.arange(self.measurement_shape[0], device=self.device)
         return self if torch.equal(chosen, whole) else RowsOperator(self, chosen)
 
     def prepare(self) -> None:
-        """Do now what is done once (factorisations), so that it is timed as set-up and not as solving."""
+        """Compute factorisations and constants now, so that they are timed as set-up and not as solving."""
         _ = self.mean_response, self.rank
 
     @property
     def effective_compression(self) -> float:
-        """Pixels over independent measurements, N / rank(A); infinite for an operator that measures nothing."""
+        """Pixels per independent measurement, N / rank(A); infinite for A = 0."""
         return math.prod(self.domain_shape) / self.rank if self.rank else math.inf
 
 
@@ -215,22 +215,22 @@ class RowsOperator(LinearOperator):
 class OperatorRecipe(ABC):
     """A registered operator: a frozen dataclass of its parameters, from which live operators are built.
 
-    dims: the numbers of axes of the images that it takes, (2,) unless it says otherwise.
+    dims: the numbers of image axes that it supports, (2,) by default.
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
 
     @abstractmethod
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
-        """The shape (M, *s) of what these images give, or None where only the live operator can say. Costs nothing.
+        """The shape (M, *s) of the measurements of these images, or None if only the live operator has it. Cheap.
 
-        Raises `IncompatibleError` where this operator cannot measure them.
+        Raises `IncompatibleError` if this operator cannot measure them.
         """
 
     def draw(self, imaging: Imaging, seed: int) -> Mapping[str, torch.Tensor]:
-        """The random arrays (masks) that `build` makes the operator of, by name: what must be kept to build it again.
+        """The random arrays (masks) that `build` needs, by name; stored to build the same operator again.
 
-        They depend on (seed, this recipe, imaging) alone.
+        They depend only on (seed, this recipe, imaging).
         """
         return {}
 
@@ -238,14 +238,14 @@ class OperatorRecipe(ABC):
     def build(
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> LinearOperator:
-        """The live operator of these arrays, for these images in this order.
+        """The live operator for these arrays and these images, in this order.
 
-        An operator that does not depend on how an image was taken is the same for all of one shape.
+        An operator that does not depend on the imaging conditions is the same for all images of one shape.
         """
 
 
 def check_operator(recipe: OperatorRecipe, imaging: Imaging) -> tuple[int, ...] | None:
-    """`recipe.check`, after the number of axes. Raises `IncompatibleError`."""
+    """Check the number of axes, then call `recipe.check`. Raises `IncompatibleError`."""
     check_dims("operator", recipe, imaging.shape)
     return recipe.check(imaging)
 
@@ -266,14 +266,14 @@ def build_operator(
 
 
 def power_norms(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int = 1000) -> torch.Tensor:
-    """||A|| of each image, [1 or B, 1, ..., 1]: by the power method on A^T A, to a relative change of `tol`."""
+    """||A|| of each image, [1 or B, 1, ..., 1], by the power method on A^T A, to a relative change of `tol`."""
     x = random_images(operator)
     found, active = norm(x), torch.ones_like(norm(x), dtype=torch.bool)
     for _ in range(max_steps):
         x = operator.A_adjoint_A(x / norm(x).clamp_min(tiny(x)))
         current = norm(x)
         changes = (current - found).abs() > tol * current
-        # an image that has ended stays as it is, whatever the others still do
+        # freeze converged images, so that the result for an image does not depend on the others
         found, active = torch.where(active, current, found), active & changes
         if not active.any():
             break
@@ -281,15 +281,14 @@ def power_norms(operator: LinearOperator, *, tol: float = 1e-6, max_steps: int =
 
 
 def random_images(operator: LinearOperator, *, seed: int = 0) -> torch.Tensor:
-    """White noise [1 or B, C, *S], B the images that the operator was built for: the same image for each of them."""
+    """White noise [1 or B, C, *S], the same image for each of the B images that the operator was built for."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn((1, *operator.domain_shape), generator=draw, dtype=operator.dtype).to(operator.device)
     return x.repeat(operator.images or 1, *[1] * len(operator.domain_shape))
 
 
 def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
-    """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y, 0 for an exact adjoint; the largest of all
-    images."""
+    """|<A x, y> - <x, A^T y>| / (||A x|| ||y||) for random x and y, 0 for an exact adjoint; the maximum over images."""
     draw = torch.Generator().manual_seed(seed)
     B = operator.images or 1
     x = torch.randn((B, *operator.domain_shape), generator=draw, dtype=operator.dtype).to(operator.device)
@@ -300,11 +299,11 @@ def adjoint_gap(operator: LinearOperator, *, seed: int = 0) -> float:
 
 
 def mean_intensity(operator: LinearOperator, y: torch.Tensor) -> torch.Tensor:
-    """The mean intensity that measurements imply, [B, 1, ..., 1] as y: the constant image c that fits y best,
+    """The mean intensity estimated from measurements, [B, 1, ..., 1] as y: the constant image c that fits y best,
 
         c = <A 1, y> / ||A 1||^2,
 
-    and 0 where a constant image leaves no trace (A 1 = 0).
+    and 0 where A 1 = 0.
     """
     response = operator.mean_response
     energy = dot(response, response)

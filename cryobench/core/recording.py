@@ -1,4 +1,4 @@
-"""The course of a reconstruction, for who wants to watch: solvers offer images as they go, a recording keeps some."""
+"""Recording of intermediate images: solvers offer their iterates, and an active recording keeps some of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _recording: ContextVar[Recording | _Mapped | None] = ContextVar("cryobench_frame
 
 
 class Recording:
-    """At most `most` of the pairs that are offered, evenly spread, and the last, as float32 on the CPU.
+    """At most `most` of the offered pairs, evenly spaced, and the last one, as float32 on the CPU.
 
-    frames: (the iterate, the estimate of the image then), each [n, H, W], of the first n images of the batch.
-    steps: the number of each, counted from 1 as they were offered.
+    frames: pairs (iterate, current estimate of the image), each [n, H, W], for the first n images of the batch.
+    steps: the step number of each pair, from 1.
     """
 
     def __init__(self, images: int = 1, most: int = 64):
@@ -26,7 +26,7 @@ class Recording:
         self._last: Pair | None = None
 
     def offer(self, x: torch.Tensor, estimate: torch.Tensor) -> None:
-        """A pair [B, 1, H, W] each; kept if its turn has come. When too many are kept every other one goes."""
+        """Offer a pair, [B, 1, H, W] each; every stride-th is kept. If that is too many, every other one is dropped."""
         turn = self._offered % self._stride == 0
         self._offered += 1
         self._last = self._first_images(x), self._first_images(estimate)
@@ -37,13 +37,13 @@ class Recording:
                 self._stride *= 2
 
     def finish(self) -> None:
-        """Nothing more will be offered: what was offered last is kept, whether it was its turn or not."""
+        """End the recording; the last pair is always kept."""
         if self._last is not None and self.steps[-1] != self._offered:
             self._keep(self._last)
         self._last = None
 
     def _first_images(self, images: torch.Tensor) -> torch.Tensor:
-        """[n, H, W], a copy where they lie: solvers go on writing into theirs."""
+        """[n, H, W], a copy on the same device, since solvers may modify theirs in place."""
         return images[: self._images, 0].detach().clone()
 
     def _keep(self, pair: Pair) -> None:
@@ -54,7 +54,7 @@ class Recording:
 
 @contextmanager
 def recording(images: int = 1, most: int = 64, *, into: Recording | None = None) -> Iterator[Recording]:
-    """Keep what solvers offer inside the block, in a new recording or `into` one."""
+    """Record the pairs offered inside the block, in a new recording or in `into`."""
     kept = Recording(images, most) if into is None else into
     token = _recording.set(kept)
     try:
@@ -86,7 +86,7 @@ def mapped(to_scale: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
 
 
 def offer(x: torch.Tensor, estimate: torch.Tensor) -> None:
-    """An iterate x_t and the estimate of the image then, [B, 1, H, W]; costs nothing unless someone records."""
+    """Offer an iterate x_t and the current estimate of the image, [B, 1, H, W]; does nothing without a recording."""
     kept = _recording.get()
     if kept is not None:
         kept.offer(x, estimate)

@@ -1,4 +1,4 @@
-"""The scale of intensities: the affine map between the images of a source and what an operator sees."""
+"""The intensity scale: the affine map between the images of a source and the input of an operator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from cryobench.numerics.linalg import per_item
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """image = offset + factor x, for the image in the units of its file and x as the operator sees it.
+    """image = offset + factor x, with the image in the units of its file and x the input of the operator.
 
-    offset, factor: float64 [B] on the CPU, one number for each image, or [1] for all. range: the least and the greatest
-    intensity that x can have by construction, or None where the map gives it no bounds. name: of the map, as given to
-    `--scaling`.
+    offset, factor: float64 [B] on the CPU, one number per image, or [1] for all. range: minimum and maximum of x by
+    construction, or None if x is unbounded. name: of the map, as given to `--scaling`.
     """
 
     offset: torch.Tensor
@@ -24,14 +23,14 @@ class Scale:
     name: str = "none"
 
     def select(self, images: slice | torch.Tensor) -> Scale:
-        """The scale of some of the images."""
+        """The scale for some of the images."""
         if len(self.offset) == 1:
             return self
         index = images if isinstance(images, slice) else images.cpu()
         return replace(self, offset=self.offset[index], factor=self.factor[index])
 
     def clamp(self, x: torch.Tensor) -> torch.Tensor:
-        """x held in the range; x itself where there is none."""
+        """x clamped to the range; unchanged if there is none."""
         return x if self.range is None else x.clamp(*self.range)
 
     def to_file(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,4 +40,4 @@ class Scale:
 
 
 MINMAX = Scale(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), (-1.0, 1.0), "minmax")
-"""Images in [-1, 1] whose units in a file are those."""
+"""Images in [-1, 1], stored in a file with the same units."""

@@ -1,5 +1,5 @@
 """The registered metrics.
 
-Lives here: one file a family of metrics, `rings` and `within` for where they look.
-May be imported by plan, the runner and everything above.
+Contents: one file per family of metrics; `rings` and `within` define the evaluated regions.
+May be imported by plan, the runner and higher layers.
 """

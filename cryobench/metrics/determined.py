@@ -1,11 +1,11 @@
-"""The error split in two: what the measurements determine, and what the method had to invent.
+"""The error split in the component that the measurements determine and the one that depends on the prior.
 
     e = x - truth = A^+ A e + (1 - A^+ A) e
 
-Of the first part the measurements say what it is: 0, where they are exact and A x = y. Of the second they say nothing:
-it is as right as the method's idea of images is, and a hallucination that agrees with the measurements shows there and
-nowhere else. (The split of Schwab, Antholzer and Haltmeier 2019, Inverse Problems 35:025008, and of Wang, Yu and Zhang
-2023, arXiv:2212.00490.)
+The first component is 0 if the measurements are exact and A x = y. The second does not affect the measurements: it
+depends only on the prior of the method, and hallucinations that are consistent with the measurements are in it. (The
+split of Schwab, Antholzer and Haltmeier 2019, Inverse Problems 35:025008, and of Wang, Yu and Zhang 2023,
+arXiv:2212.00490.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryobench.metrics.within import mean_inside
 
 @dataclass(frozen=True)
 class RangeError(Metric):
-    """Root mean square over the pixels of A^+ A (x - truth), the error in what is measured; intensities in [0, 1].
+    """Root mean square over the pixels of A^+ A (x - truth), the measured error component; intensities in [0, 1].
 
     Over the whole image range_error^2 + null_error^2 = mse.
     """
@@ -36,7 +36,7 @@ class RangeError(Metric):
 
 @dataclass(frozen=True)
 class NullError(Metric):
-    """Root mean square over the pixels of (1 - A^+ A) (x - truth), the error in what is not measured; intensities in
+    """Root mean square over the pixels of (1 - A^+ A) (x - truth), the unmeasured error component; intensities in
     [0, 1]."""
 
     dims = (2, 3)
@@ -48,7 +48,7 @@ class NullError(Metric):
 
 
 _last: tuple[weakref.ref[LinearOperator], torch.Tensor, torch.Tensor] | None = None
-"""The operator, the error e and A^+ A e of the last call: the two metrics are given one error in turn."""
+"""The operator, the error e and A^+ A e of the last call, which both metrics use for the same error."""
 
 
 def _determined(operator: LinearOperator, error: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """Agreement with the truth, image by image.
 
 All but `measurement_mse` are computed with the data range mapped to [0, 1] (`Case.unit_range`). Values outside the
-range are not clipped: an overshoot is an error like any other. With `--within circle` the pixels are those inside, in
-all but `measurement_mse`, which has no pixels.
+range are not clipped. `--within circle` restricts all but `measurement_mse` to the pixels inside the circle.
 """
 
 from __future__ import annotations

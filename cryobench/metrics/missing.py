@@ -1,4 +1,4 @@
-"""What a metric answers where it cannot measure: no number, and why."""
+"""The result of a metric that cannot be computed: NaN and the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Likeness to the truth as a network trained on photographs sees it."""
+"""Perceptual similarity to the truth, by a network trained on photographs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryobench.numerics.linalg import per_item
 
 ABSENT = "absent"
 SMALLEST = 31
-"""Side in pixels of the smallest image that AlexNet's layers leave anything of."""
+"""Side in pixels of the smallest image for which AlexNet's layers have an output."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Lpips(Metric):
             return Measured({"lpips": network(*images).flatten().double()})
 
     def weights_digest(self) -> str:
-        """SHA-256 of AlexNet's weights: a cell that was measured without them is another."""
+        """SHA-256 of AlexNet's weights, or `ABSENT`, so that cells with and without the weights are distinct."""
         try:
             weights = _weights()
         except DependencyError:
@@ -61,7 +61,7 @@ class Lpips(Metric):
 
 @dataclass(frozen=True)
 class _Weights:
-    """A file of weights as it is now."""
+    """A weights file, identified by size and modification time."""
 
     path: Path
     size: int
@@ -73,7 +73,7 @@ class _Weights:
 
 
 def _weights() -> _Weights:
-    """AlexNet's weights where torch keeps them. Raises `DependencyError` where they are not."""
+    """AlexNet's weights in torch's cache. Raises `DependencyError` if they are absent."""
     try:
         from torchvision.models import AlexNet_Weights
     except Exception as error:  # builds of torch and torchvision that do not fit raise more than ImportError
@@ -100,14 +100,14 @@ def _digest(weights: _Weights) -> str:
 def _network(weights: _Weights, device: torch.device) -> Any:
     """The LPIPS network with these weights. Raises `DependencyError` where they are not AlexNet's.
 
-    The package is asked for a network without weights, which are then filled in: with weights it would download them
-    where they are absent.
+    The package creates a network without weights, which are then loaded from the file: with weights it would download
+    absent ones.
     """
     try:
         import lpips
 
-        # making layers draws their first weights, and a run's random numbers are not to depend on that; lpips calls
-        # torchvision in a way that is going out of use
+        # initialising layers draws random numbers, which must not change the global random state; lpips calls
+        # torchvision in a deprecated way
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

@@ -13,7 +13,7 @@ import torch
 from cryobench.core import Shape
 
 FEW = 2
-"""How many rings, from the innermost, hold too few coefficients for a curve to end there."""
+"""Number of innermost rings that hold too few coefficients for a crossing to count."""
 
 
 def ring_frequencies(shape: Shape) -> torch.Tensor:
@@ -35,7 +35,7 @@ def ring_sums(values: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 def ring_counts(shape: Shape, device: torch.device) -> torch.Tensor:
-    """How many coefficients of the whole spectrum a ring holds, [1, R]."""
+    """Number of coefficients of the whole spectrum in each ring, [1, R]."""
     _, multiplicity = _rings(shape, device)
     return ring_sums(torch.ones_like(multiplicity)[None, None], shape)
 

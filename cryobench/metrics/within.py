@@ -1,7 +1,7 @@
-"""Where metrics look: at the whole image, or inside a circle (of a volume: a ball) around its middle (`--within`).
+"""The evaluated region (`--within`): the whole image, or a circle (ball for volumes) around its centre.
 
-The middle is pixel n // 2 of every axis. The circle is the particle's, where the source states its radius or a person
-gives it, else the largest that fits into the image.
+The centre is pixel n // 2 of every axis. The radius is the given one, else that of the particle if the source states
+it, else the largest that fits into the image.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Within:
 
 
 def parse_within(text: str) -> Within:
-    """The `Within` of a text. Raises `ParameterError` for what is none."""
+    """Parse the value of `--within`. Raises `ParameterError` for invalid text."""
     if text in (IMAGE, CIRCLE):
         return Within(text)
     shape, _, number = text.partition(":")
@@ -81,14 +81,14 @@ def parse_within(text: str) -> Within:
 
 
 def inside(case: Case) -> torch.Tensor:
-    """Which pixels are measured, bool [B or 1, 1, *S], on the device of the images."""
+    """Mask of the evaluated pixels, bool [B or 1, 1, *S], on the device of the images."""
     if case.within is None:
         return torch.ones((1, 1, *case.truth.shape[2:]), dtype=torch.bool, device=case.truth.device)
     return _beyond(case) <= 0
 
 
 def mean_inside(case: Case, values: torch.Tensor) -> torch.Tensor:
-    """Mean of values [B, C, *S] over the pixels measured, [B]."""
+    """Mean of values [B, C, *S] over the evaluated pixels, [B]."""
     if case.within is None:
         return values.mean(dim=item_axes(values))
     mask = inside(case)
@@ -105,7 +105,7 @@ def soft_mask(case: Case) -> torch.Tensor | None:
 
 
 def _beyond(case: Case) -> torch.Tensor:
-    """Pixels from the circle outward, negative inside it, float64 [B, 1, *S]."""
+    """Signed distance to the circle in pixels, negative inside it, float64 [B, 1, *S]."""
     shape = case.truth.shape[2:]
     options = {"dtype": torch.float64, "device": case.truth.device}
     axes = [(torch.arange(n, **options) - n // 2).reshape(-1, *[1] * (len(shape) - 1 - i)) for i, n in enumerate(shape)]

@@ -1,5 +1,5 @@
-"""Numerical building blocks that know tensors alone.
+"""Numerical building blocks that depend on tensors only.
 
-Lives here: linear algebra per batch item, Fourier transforms, counter-based random numbers, symmetries of the square.
-May be imported by everything above.
+Contents: linear algebra per batch item, Fourier transforms, counter-based random numbers, symmetries of the square.
+May be imported by every other layer.
 """

@@ -1,7 +1,7 @@
-"""Fourier transforms of real images and volumes, rounded the same whatever the batch and the number of threads.
+"""Fourier transforms of real images and volumes whose rounding does not depend on batch size or number of threads.
 
-On the CPU they are scipy's: those of torch round by how many images there are, or by how many threads share them, and
-with them a result would depend on the batch size. On other devices, and where a gradient is needed, they are torch's.
+On the CPU scipy is used: the rounding of torch's transforms depends on the number of images and threads, so results
+would depend on the batch size. On other devices, and where a gradient is needed, torch is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 def rfftn(
     images: torch.Tensor, dims: int = 2, norm: Literal["backward", "ortho", "forward"] = "backward"
 ) -> torch.Tensor:
-    """Half spectra [..., *S[:-1], S[-1] // 2 + 1] of real images [..., *S] with `dims` axes, in their precision."""
+    """Half spectra [..., *S[:-1], S[-1] // 2 + 1] of real images [..., *S] with `dims` axes, in the same precision."""
     axes = tuple(range(-dims, 0))
     if not _scipys(images):
         return torch.fft.rfftn(images, dim=axes, norm=norm)
@@ -25,7 +25,7 @@ def rfftn(
 
 
 def irfftn(spectrum: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Real images [..., *S] of half spectra [..., *S[:-1], S[-1] // 2 + 1], `shape` = S."""
+    """Real images [..., *S] from half spectra [..., *S[:-1], S[-1] // 2 + 1], `shape` = S."""
     axes = tuple(range(-len(shape), 0))
     if not _scipys(spectrum):
         return torch.fft.irfftn(spectrum, s=tuple(shape), dim=axes)
@@ -36,15 +36,15 @@ def irfftn(spectrum: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def half_frequencies(shape: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Tensor]:
-    """The frequency of every coefficient of a half spectrum along each axis, cycles/pixel, float64, one tensor an axis
-    that broadcasts over [*S[:-1], S[-1] // 2 + 1]."""
+    """The frequencies of a half spectrum along each axis, cycles/pixel, float64: one tensor per axis, which broadcasts
+    over [*S[:-1], S[-1] // 2 + 1]."""
     options = {"dtype": torch.float64, "device": device}
     axes = [torch.fft.fftfreq(n, **options) for n in shape[:-1]] + [torch.fft.rfftfreq(shape[-1], **options)]
     return [k.reshape(-1, *[1] * (len(shape) - 1 - axis)) for axis, k in enumerate(axes)]
 
 
 def whole_spectrum(half: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """What is the same at k and -k, from the layout of `rfftn` [..., *S[:-1], S[-1] // 2 + 1] to that of `fftn`."""
+    """Expand values that are equal at k and -k from the layout of `rfftn` [..., *S[:-1], S[-1] // 2 + 1] to `fftn`."""
     width = shape[-1]
     mirrored = half[..., 1 : (width + 1) // 2].flip(-1)
     for axis, n in zip(range(-len(shape), -1), shape[:-1], strict=True):

@@ -8,12 +8,12 @@ import torch
 
 
 def item_axes(a: torch.Tensor) -> tuple[int, ...]:
-    """All axes but that of the batch: what a sum, mean or maximum over one item runs over."""
+    """All axes except that of the batch, for sums, means and maxima over each item."""
     return tuple(range(1, a.ndim))
 
 
 def per_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """One number for each item of the batch `like` [B, ...]: reshaped to [B, 1, ..., 1], so that it multiplies items.
+    """One number for each item of the batch `like` [B, ...], reshaped to [B, 1, ..., 1] so that it broadcasts per item.
 
     values: B numbers, or one for all, of any shape. Raises `ValueError` for another count, which would broadcast over
     the wrong axis.
@@ -26,8 +26,8 @@ def per_item(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def total(a: torch.Tensor) -> torch.Tensor:
     """Sum of each item, [B, 1, ..., 1] for [B, ...].
 
-    Summed in float64 and in the order of a dense tensor: the order of a float32 sum, and a decision that hangs on it,
-    would depend on the size of the batch.
+    Summed in float64 and in the memory order of a contiguous tensor: the rounding of a float32 sum, and decisions based
+    on it, would depend on the batch size.
     """
     return a.contiguous().sum(dim=item_axes(a), keepdim=True, dtype=torch.float64).to(a.dtype)
 
@@ -35,7 +35,7 @@ def total(a: torch.Tensor) -> torch.Tensor:
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Inner product of each item, [B, 1, ..., 1] for inputs [B, ...]; either may have batch size 1. See `total`.
 
-    Raises `ValueError` where items differ in shape.
+    Raises `ValueError` if the items differ in shape.
     """
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"an inner product of items of shape {list(a.shape[1:])} and {list(b.shape[1:])}")
@@ -48,7 +48,7 @@ def norm(a: torch.Tensor) -> torch.Tensor:
 
 
 def tiny(like: torch.Tensor) -> float:
-    """The smallest normal number of that dtype, to divide by in place of zero."""
+    """The smallest normal number of the dtype, as a lower bound of divisors."""
     return torch.finfo(like.dtype).tiny
 
 
@@ -62,14 +62,14 @@ def one_channel(x: torch.Tensor) -> torch.Tensor:
 def sandwich(left: torch.Tensor, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ x @ right, [m, H], [B, 1, H, W] and [W, n] -> [B, 1, m, n].
 
-    Image by image: folding the batch into one product would let its size change the rounding.
+    Multiplied image by image: in a single product the rounding would depend on the batch size.
     """
     B = one_channel(x).shape[0]
     return torch.bmm(torch.bmm(left.expand(B, -1, -1), x[:, 0]), right.expand(B, -1, -1)).unsqueeze(1)
 
 
 def along_axes(matrices: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """A matrix [m_a, S_a] applied along each of the two or three axes S of x, [B, 1, *S] -> [B, 1, *m]."""
+    """Apply a matrix [m_a, S_a] along each of the two or three axes S of x, [B, 1, *S] -> [B, 1, *m]."""
     *outer, rows, columns = matrices
     if not outer:
         return sandwich(rows, x, columns.mT)
@@ -80,7 +80,7 @@ def along_axes(matrices: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tenso
 
 
 def concatenate_curves(curves: list[torch.Tensor]) -> torch.Tensor:
-    """[B_i, L_i] one below the other, [sum B_i, max L_i], shorter ones continued by NaN."""
+    """Concatenate curves [B_i, L_i] to [sum B_i, max L_i], shorter ones padded with NaN."""
     length = max(curve.shape[1] for curve in curves)
     return torch.cat(
         [torch.nn.functional.pad(curve, (0, length - curve.shape[1]), value=float("nan")) for curve in curves]
@@ -95,14 +95,14 @@ def conjugate_gradients(
     max_steps: int,
     precondition: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
-    """Solve `apply(x) = b` for a symmetric positive semi-definite `apply`, each image on its own.
+    """Solve `apply(x) = b` for a symmetric positive semi-definite `apply`, independently for each image.
 
-    Starts from zero, so that on a singular system with b in the range the least-norm solution comes out. An image
+    Starts from zero, so that a singular system with b in the range gives the minimum-norm solution. An image
     stops when ||b - apply(x)|| <= tol ||b||. (Hestenes & Stiefel 1952.)
 
     precondition: r -> (M^-1 r, ...), M^-1 symmetric and positive semi-definite; the norm is then <r, M^-1 r>^(1/2), and
-    x stays in the range of M^-1. What it gives beside M^-1 r, linear in r too, `apply` is given beside a direction:
-    with (M^-1 r, r) that is M times the direction, which M itself need not be known for.
+    x stays in the range of M^-1. Further outputs, linear in r, are combined like the search direction p and passed to
+    `apply` after it: with (M^-1 r, r) `apply` receives p and M p, without an implementation of M.
     """
     precondition = precondition or (lambda r: (r,))
     x = torch.zeros_like(b)

@@ -1,8 +1,8 @@
-"""Random numbers by counter: any of them, in any number, on any device, without the ones before.
+"""Counter-based random numbers: random access to any number of a sequence, on any device.
 
 Philox4x32-10 turns a key of 64 bits and a counter of 128 bits into 128 random bits (Salmon, Moraes, Dror & Shaw 2011,
-"Parallel random numbers: as easy as 1, 2, 3", section 3.3). The counter here is (block, row, purpose, 0): a row's
-numbers depend on the key, the row and the purpose alone.
+"Parallel random numbers: as easy as 1, 2, 3", section 3.3). The counter here is (block, row, purpose, 0): the numbers
+of a row depend only on the key, the row and the purpose.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Words = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:
-    """Four words of 32 random bits for four of counter and two of key; words are int64 tensors, 0 to 2^32 - 1."""
+    """Four 32-bit random words from four counter words and two key words; words are int64 tensors, 0 to 2^32 - 1."""
     a, b, c, d = counter
     low, high = key
     for _ in range(_ROUNDS):
-        # the product of 32-bit words, as the 64 bits of an int64 whose sign means nothing
+        # the product of two 32-bit words fills the 64 bits of an int64, including the sign bit
         first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
         a, b = (second >> 32).bitwise_and_(_MASK).bitwise_xor_(b).bitwise_xor_(low), second.bitwise_and_(_MASK)
         c, d = (first >> 32).bitwise_and_(_MASK).bitwise_xor_(d).bitwise_xor_(high), first.bitwise_and_(_MASK)
@@ -35,9 +35,9 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 
 
 class RowDraws:
-    """Random numbers for rows (particles, say) under a key of anything that has a repr.
+    """Random numbers for rows (such as particles); the key is any tuple of objects with a stable repr.
 
-    A row is a number from 0 to 2^32 - 1, and so is a purpose; each pair has a sequence of 2^34 numbers of its own.
+    Row and purpose are integers from 0 to 2^32 - 1; each pair has its own sequence of 2^34 numbers.
     """
 
     def __init__(self, *key: object):
@@ -45,11 +45,11 @@ class RowDraws:
         self._key = bits & _MASK, bits >> 32
 
     def uniform(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """[B, count] numbers spread evenly over (0, 1), on the device of rows [B]: the first of a longer draw."""
+        """Uniform numbers in (0, 1), [B, count], on the device of rows [B]. A longer draw starts with the same ones."""
         return torch.stack(self._fractions(rows, purpose, count, dtype), dim=-1).flatten(1)[:, :count]
 
     def normal(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """[B, count] standard normal numbers, on the device of rows [B] (Box & Muller 1958); as `uniform` otherwise."""
+        """Standard normal numbers, [B, count] (Box & Muller 1958); otherwise as `uniform`."""
         a, b, c, d = self._fractions(rows, purpose, count, dtype)
         numbers = []
         for fraction, turns in ((a, b), (c, d)):
@@ -58,7 +58,7 @@ class RowDraws:
         return torch.stack(numbers, dim=-1).flatten(1)[:, :count]
 
     def _fractions(self, rows: torch.Tensor, purpose: int, count: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        """The four words of each block that `count` numbers take, as fractions in (0, 1), [B, blocks] each."""
+        """The four words of each block needed for `count` numbers, as fractions in (0, 1), [B, blocks] each."""
         blocks = torch.arange(math.ceil(count / 4), device=rows.device)
         counter = (blocks.expand(len(rows), -1), rows.long()[:, None], torch.full_like(blocks, purpose), 0 * blocks)
         words = philox(torch.broadcast_tensors(*counter), self._key)  # type: ignore[arg-type]

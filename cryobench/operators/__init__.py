@@ -1,5 +1,5 @@
 """The registered operators, masks and noise models.
 
-Lives here: one file an operator, `factored` and `spectral` for closed forms.
-May be imported by solvers and everything above.
+Contents: one file per operator; `factored` and `spectral` are base classes with closed forms.
+May be imported by solvers and higher layers.
 """

@@ -1,15 +1,15 @@
-"""`outer@inner`: an operator after another, y = S C x.
+"""`outer@inner`: the composition of two operators, y = S C x.
 
-A and its adjoint are those of the parts. Where S has closed forms, A^+ and the proximal step follow from one equation.
-With P the projection on the range of S^T, K = C C^T and any a > 0,
+A and its adjoint are compositions of those of the parts. If S has closed forms, A^+ and the proximal step follow from
+one equation. With P the projection on the range of S^T, K = C C^T and any a > 0,
 
     (A^T A + 1/g)^-1 A^T r = C^T w,    (D - a + K) w = S^+ r on the range of P,
     D^+ = (S^T S)(a S^T S + 1/g)^-1 = 1/a (S^T S + 1/(a g))^-1 S^T S
 
-(D = a + (S^T S)^+ / g there.) It is solved by conjugate gradients, preconditioned by D^+, a closed form of S: what is
-left of the condition is that of K / a seen through the range of S, however ill-conditioned S is, and whatever g
-(docs/adr/0008). At g = inf it gives the least-norm solution of P C x = S^+ r: the least-squares solution of A x = r
-where C reaches everything that S looks at, K > 0.
+(D = a + (S^T S)^+ / g there.) It is solved by conjugate gradients, preconditioned by D^+, a closed form of S: the
+condition number is then that of K / a restricted to the range of S^T, independent of the conditioning of S and of g
+(docs/adr/0008). At g = inf it gives the minimum-norm solution of P C x = S^+ r, which is the least-squares solution of
+A x = r if C has full row rank on the range of S^T, K > 0.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from cryobench.operators.spectral import SpectralOperator, product
 from cryobench.spec import Component
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
-"""Relative residual at which conjugate gradients end."""
+"""Relative residual at which conjugate gradients stop."""
 _CHUNK = 64
-"""Images at once when the norm is sought."""
+"""Images per batch when the norm is computed, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Composed(OperatorRecipe):
-    """An operator after another, written outer@inner: sumpool:4@ctf pools what the CTF makes of an image."""
+    """The composition of two operators, written outer@inner: sumpool:4@ctf applies the CTF and then sum pooling."""
 
-    outer: Annotated[OperatorRecipe, Component("operators"), "what acts last"]
-    inner: Annotated[OperatorRecipe, Component("operators"), "what acts first, on the image; measures one image"]
+    outer: Annotated[OperatorRecipe, Component("operators"), "operator applied last"]
+    inner: Annotated[OperatorRecipe, Component("operators"), "operator applied first; gives one image per image"]
 
     def __post_init__(self) -> None:
-        # (a@b)@c is a@(b@c): one recipe, one spec and one hash for both
+        # composition is associative: (a@b)@c and a@(b@c) must have one spec and one hash
         if isinstance(self.outer, Composed):
             object.__setattr__(self, "inner", Composed(self.outer.inner, self.inner))
             object.__setattr__(self, "outer", self.outer.outer)
 
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the operator that acts on the image."""
+        """Those of the operator that is applied to the image."""
         return self.inner.dims
 
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
@@ -76,12 +76,12 @@ class Composed(OperatorRecipe):
         return compose(outer, inner)
 
     def _seen(self, imaging: Imaging, measured: tuple[int, ...]) -> Imaging:
-        """What the outer operator is given: images of the same field of view, from the same microscope."""
+        """The imaging conditions of the outer operator's input: same field of view, same microscope."""
         count, *seen = measured
         if count != 1:
             raise IncompatibleError(
-                f"the inner operator {self.inner} measures {count} images of each, and the outer one takes one; "
-                "give the inner one a single mask (sumpool:4,count=1), or compose the other way round"
+                f"the inner operator {self.inner} gives {count} images per image, the outer operator requires one; "
+                "use a single mask in the inner operator (sumpool:4,count=1), or swap the two"
             )
         # pixels of one size along all axes; the last two are those of images, also of a volume's projections
         axes = imaging.shape[-len(seen) :] if len(seen) <= len(imaging.shape) else ()
@@ -92,19 +92,19 @@ class Composed(OperatorRecipe):
 
 
 def _of(part: str, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The arrays of a part, under its own names."""
+    """The arrays of one part, with the prefix removed from their names."""
     return {name.removeprefix(part): array for name, array in drawn.items() if name.startswith(part)}
 
 
 def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
-    """`outer` after `inner`; in closed form where one is the identity or both are diagonal in Fourier.
+    """`outer` after `inner`; in closed form if one is the identity or both are diagonal in the Fourier basis.
 
-    Raises `IncompatibleError` where the outer one does not take what the inner one gives.
+    Raises `IncompatibleError` if the output of `inner` does not fit the input of `outer`.
     """
     if tuple(inner.measurement_shape) != outer.domain_shape:
         raise IncompatibleError(
-            f"the inner operator measures [M, *s] = {list(inner.measurement_shape)}, and the outer one takes "
-            f"{list(outer.domain_shape)}; choose parts that fit"
+            f"the inner operator gives [M, *s] = {list(inner.measurement_shape)}, the outer operator requires "
+            f"{list(outer.domain_shape)}; choose operators that fit"
         )
     if isinstance(outer, IdentityOperator):
         return inner
@@ -116,13 +116,13 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
 
 
 class ComposedOperator(LinearOperator):
-    """A = S C for S = `outer`, C = `inner`. Iterates, to a relative residual of `cg_tol` (1e-6, in float64 1e-10).
+    """A = S C for S = `outer`, C = `inner`. Iterates to a relative residual of `cg_tol` (1e-6, in float64 1e-10).
 
-    The residual is that of the equation above, in the norm of its preconditioner: at g = inf of S^+ y = P C x. Where S
-    has no closed form, or for A^+ where C does not reach everything that S may look at, it is that of the normal
-    equations, which says less about x. Where S loses nothing, A^+ and A^+ A need no iteration but C's own. `rank` is
-    exact where C has full row rank or S full column rank, else the least of both ranks, which it cannot exceed. Noise
-    lives where the outer operator has it live.
+    The residual is that of the equation in the module docstring, in the norm of its preconditioner: at g = inf of
+    S^+ y = P C x. If S has no closed form, or for A^+ if C may lack full row rank, it is that of the normal equations,
+    a weaker bound on the error of x. If S has full column rank, A^+ and A^+ A need no iteration beyond that of C.
+    `rank` is exact if C has full row rank or S full column rank, else the upper bound min(rank S, rank C). Noise is
+    that of the outer operator.
     """
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
@@ -184,9 +184,10 @@ class ComposedOperator(LinearOperator):
 
     @cached_property
     def _gain(self) -> torch.Tensor:
-        """a, about the mean eigenvalue of K, [1 or B, 1, ..., 1]: ||C^T r||^2 / ||r||^2, r random (Hutchinson 1990).
+        """a, an estimate of the mean eigenvalue of K, [1 or B, 1, ..., 1]: ||C^T r||^2 / ||r||^2, r random (Hutchinson
+        1990).
 
-        Of each image by itself: another a takes other steps, and an answer must not depend on the other images.
+        Computed per image: a changes the iterates, and a result must not depend on the other images of the batch.
         """
         r = random_images(self.outer)[:1].expand(self.inner.images or 1, *self.outer.domain_shape)
         a = (per_item(norm(self.inner.A_adjoint(r)), r) / norm(r)).square()
@@ -194,16 +195,17 @@ class ComposedOperator(LinearOperator):
 
     @property
     def _reaches_all(self) -> bool:
-        """Whether C is known to have full row rank, so that A x = y has a solution wherever S x = y has one."""
+        """Whether C is known to have full row rank, so that A x = y has a solution whenever S x = y has one."""
         return self.inner.closed_form and self.inner.rank == math.prod(self.inner.measurement_shape)
 
     @property
     def _sees_all(self) -> bool:
-        """Whether S has full column rank, P = 1: what A loses is what C loses. (C of full row rank: A^+ = C^+ S^+.)"""
+        """Whether S has full column rank, P = 1: A and C then have the same null space. (C of full row rank: A^+ = C^+
+        S^+.)"""
         return self.outer.rank == math.prod(self.outer.domain_shape)
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
-        """S S^+ y: the outer operator is what the detector's noise comes after."""
+        """S S^+ y: detector noise is added to the output of the outer operator."""
         return self.outer.on_range(y)
 
     def compute_norm(self) -> float:

@@ -89,7 +89,7 @@ class Ctf(OperatorRecipe):
             return (self.pixel_size,)
         known = tuple(size for size in imaging.pixel_size if size is not None)
         if not known or len(known) < len(imaging.pixel_size):
-            raise IncompatibleError("ctf needs the pixel size, which the images do not have; give ctf:...,pixel_size=Å")
+            raise IncompatibleError("ctf requires the pixel size, which the images lack; give ctf:...,pixel_size=Å")
         return known
 
     def _parameters(self, imaging: Imaging) -> CtfParameters:

@@ -11,9 +11,9 @@ and, with V_r the eigenvectors of A^T A whose s > tol,
 
     A_dagger_A(x, g)   = V_r w(s) V_r^T x               with w(s) = s/(s + 1/g)
 
-(The residual has no part in null eigenvectors but that of rounding, which 1/(s + 1/g) = g would blow up.)
+(The component of a residual along null eigenvectors is rounding error, which 1/(s + 1/g) = g would amplify.)
 
-So a subclass gives its eigenvalues s, how A^T f(A A^T) acts on a residual and how V_r w(s) V_r^T acts on an image.
+A subclass implements the eigenvalues s, the action of A^T f(A A^T) on a residual and of V_r w(s) V_r^T on an image.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FactoredOperator(LinearOperator):
     @property
     @abstractmethod
     def eigenvalue_tolerance(self) -> torch.Tensor | float:
-        """At or below this an eigenvalue counts as zero; broadcasts against `eigenvalues`."""
+        """Eigenvalues at or below it count as zero; broadcasts against `eigenvalues`."""
 
     @abstractmethod
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:

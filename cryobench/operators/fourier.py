@@ -1,8 +1,8 @@
-"""`fourier`: a part of the spectrum is measured.
+"""`fourier`: measures a part of the spectrum.
 
-The measurement is the real inverse FFT of the masked spectrum, as in the public CryoSENSE code. On a real image that
-multiplies the spectrum by w(k) = (M(k) + M(-k)) / 2, indices modulo the size: A is diagonal in w and self-adjoint,
-with the orthonormal DFT as its eigenbasis. It is a projector only where M(k) = M(-k).
+The measurement is the real inverse FFT of the masked spectrum, as in the public CryoSENSE code. For a real image this
+multiplies the spectrum by w(k) = (M(k) + M(-k)) / 2, indices modulo the size: A is self-adjoint with eigenvalues w and
+the orthonormal DFT as eigenbasis. It is a projector only if M(k) = M(-k).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Fourier(OperatorRecipe):
         if not 0 < self.rho <= 1:
             raise ParameterError(f"fourier: rho must lie in (0, 1], got {self.rho:g}")
         if not isinstance(self.mask, FourierMask):
-            raise IncompatibleError(f"fourier wants a Fourier mask (such as random_fourier), got {self.mask}")
+            raise IncompatibleError(f"fourier requires a Fourier mask (such as random_fourier), got {self.mask}")
 
     def check(self, imaging: Imaging) -> tuple[int, ...]:
         check_dims("mask", self.mask, imaging.shape)

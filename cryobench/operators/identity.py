@@ -13,7 +13,7 @@ from cryobench.operators.factored import FactoredOperator, Response
 
 @dataclass(frozen=True)
 class Identity(OperatorRecipe):
-    """y = x. The operator of denoising problems, and of tests."""
+    """y = x, the operator of denoising problems."""
 
     dims = (2, 3)
 

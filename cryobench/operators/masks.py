@@ -1,8 +1,8 @@
 """Mask generators: what multiplies the image (pixel masks) or its spectrum (Fourier masks).
 
-A mask follows (seed, generator, image shape) alone. Masks are drawn on the CPU, one random stream per mask, so that
-the first M masks of a longer draw are the same. A generator states its domain by its base class; an operator that
-wants the other domain refuses it.
+A mask depends only on (seed, generator, image shape). Masks are drawn on the CPU, one random stream per mask, so that
+the first M masks of a longer draw are the same. The base class of a generator states its domain; operators raise an
+error for the other domain.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Superres(PixelMask):
 class RandomFourier(FourierMask):
     """Independent coefficients, each kept with probability `rho`.
 
-    On a real image a kept k without its mirror -k still determines both, so nominal `rho` keeps about 1 - (1 - rho)^2
-    of the information; with `hermitian=true` k and -k are drawn together and rho is what it says.
+    For a real image a kept k also determines the coefficient at -k, so nominal `rho` keeps about 1 - (1 - rho)^2 of
+    the information; with `hermitian=true` k and -k are drawn together and the fraction kept is rho.
     """
 
     dims = (2, 3)

@@ -29,11 +29,11 @@ class NoNoise(NoiseModel):
 class Gaussian(NoiseModel):
     """White Gaussian noise, of a standard deviation given in the units of y (`sigma`) or relative to it (`rel`).
 
-    `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity that y
-    implies), per image, so that it measures the noise against the structure in y and not against its offset.
-    On operators that write y in a larger space than they measure (`fourier`), the noise is projected onto the range
-    of A: a coefficient that was not measured carries none, and the deviation of an entry of y, which solvers are given,
-    shrinks by sqrt(rank(A) / N).
+    `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity estimated from
+    y), per image, so that the noise is relative to the structure in y and not to its offset.
+    For operators that store y in a space larger than their range (`fourier`), the noise is projected onto the range
+    of A: unmeasured coefficients have no noise, and the standard deviation per entry of y, which solvers are given,
+    is reduced by sqrt(rank(A) / N).
     """
 
     dims = (2, 3)
@@ -43,7 +43,7 @@ class Gaussian(NoiseModel):
 
     def __post_init__(self) -> None:
         if (self.sigma is None) == (self.rel is None):
-            raise ParameterError("gaussian wants one level, as gaussian:0.1 (sigma) or gaussian:rel=0.05")
+            raise ParameterError("gaussian requires one level, as gaussian:0.1 (sigma) or gaussian:rel=0.05")
         for name, level in (("sigma", self.sigma), ("rel", self.rel)):
             if level is not None and not 0 <= level < float("inf"):
                 raise ParameterError(f"gaussian: {name} must be zero or positive, got {level:g}")
@@ -90,6 +90,6 @@ class Poisson(NoiseModel):
         width, offset = high - low, low * operator.mean_response
         rate = (self.dose * (y - offset) / width).clamp_min(0)
         counts = rng.stream(PURPOSE).poisson(rate)
-        # the variance of an entry width counts / dose is width^2 rate / dose^2, and the counts estimate their own rate
+        # the variance of an entry width counts / dose is width^2 rate / dose^2, and counts is an estimate of rate
         variance = width**2 * counts.mean(dim=item_axes(y), keepdim=True) / self.dose**2
         return Noisy(width * counts / self.dose + offset, variance.sqrt())

@@ -1,8 +1,7 @@
-"""Operators that are diagonal in Fourier: A = F^-1 diag(w) F on real images, for a real w with w(-k) = w(k).
+"""Operators that are diagonal in the Fourier basis: A = F^-1 diag(w) F on real images, for real w with w(-k) = w(k).
 
-A is self-adjoint, the orthonormal DFT is its eigenbasis, and w, or one w per image, is all there is to it. w is held on
-the half spectrum of `rfftn`; where its last axis has k = 0 and k = W/2, which hold both k and -k, it must be the same
-at both.
+A is self-adjoint with the orthonormal DFT as eigenbasis, and is defined by w, or by one w per image. w is stored on the
+half spectrum of `rfftn`, which contains both k and -k at k = 0 and k = W/2 of its last axis; there w must be symmetric.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from cryobench.operators.factored import FactoredOperator, Response
 class SpectralOperator(FactoredOperator):
     """A = F^-1 diag(w) F. transfer: w, [1 or B, 1, *S[:-1], S[-1] // 2 + 1]; measurements are [B, 1, *S].
 
-    images: None where one w serves all images, else their number B. `compute_norm` is the largest |w| of all images;
-    `rank` the number of w that are not null, for images that differ in it their mean rounded down: it is N only where
-    every image keeps all. Both stay as they are in what is selected.
+    images: None if one w is shared by all images, else their number B. `compute_norm` is the maximum |w| over all
+    images; `rank` the number of non-zero w, averaged over images and rounded down, so that it is N only if all are
+    non-zero for every image. `select` keeps both.
     """
 
     null = 1e-6
-    """|w| at or below this share of its largest counts as zero. Of N values of an oscillating w the least is about 1/N
-    of the largest, so that at sizes in use what is null was meant to be (a blocked coefficient, an envelope that has
-    died away). Down to it the rounding of float32, 6e-8, becomes at most 6% of a coefficient when 1/w is taken."""
+    """|w| at or below this fraction of the maximum counts as zero. Of N values of an oscillating w the smallest is
+    about 1/N of the largest, so at common sizes only intended zeros are below it (blocked coefficients, a decayed
+    envelope). At this level 1/w amplifies the rounding of float32, 6e-8, to 6% of a coefficient."""
 
     def __init__(
         self,
@@ -111,13 +110,13 @@ class SpectralOperator(FactoredOperator):
     def _multiply(self, weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         if len({1, len(weight), len(image)}) > 2:
             raise IncompatibleError(
-                f"an operator that differs between {len(weight)} images was given {len(image)}; select theirs first"
+                f"the operator is for {len(weight)} different images, got {len(image)}; use `select` first"
             )
         return multiply_spectrum(weight, image)
 
 
 def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperator:
-    """`outer` after `inner`: their w multiply. Where noise lives is the outer operator's matter."""
+    """`outer` after `inner`, with the product of their w; `noise_in_range` is that of `outer`."""
     operator = SpectralOperator(
         outer.transfer * inner.transfer,
         inner.image_shape,

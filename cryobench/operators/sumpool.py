@@ -39,7 +39,7 @@ class SumPool(OperatorRecipe):
         if self.count is not None and self.count < 1:
             raise ParameterError(f"sumpool: count must be at least 1 mask, got {self.count}")
         if not isinstance(self.mask, PixelMask):
-            raise IncompatibleError(f"sumpool wants a pixel mask (such as random_binary), got {self.mask}")
+            raise IncompatibleError(f"sumpool requires a pixel mask (such as random_binary), got {self.mask}")
 
     @property
     def masks_drawn(self) -> int:
@@ -113,7 +113,8 @@ class SumPoolOperator(FactoredOperator):
     @property
     def eigenvalue_tolerance(self) -> torch.Tensor:
         """10 n eps s_max per block, n the Gram size and eps that of float64: singular values below about
-        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero. A Gram matrix resolves no smaller ones."""
+        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero: a Gram matrix does not resolve smaller
+        ones."""
         s = self.eigenvalues
         return 10 * s.shape[-1] * torch.finfo(s.dtype).eps * s.amax(dim=-1, keepdim=True)
 
@@ -130,7 +131,7 @@ class SumPoolOperator(FactoredOperator):
         return self._blocks_to_image(x)
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        """In float64 throughout, with one step of refinement that undoes the squaring of the condition number."""
+        """In float64, with one step of iterative refinement, because a Gram matrix squares the condition number."""
         y64 = y.double()
         x = super().A_dagger(y64)
         B, _ = self._in(torch.float64)
@@ -169,7 +170,7 @@ class SumPoolOperator(FactoredOperator):
         s, V = self._factors
         kept = s > self.eigenvalue_tolerance
         if self._measurement_side:
-            # B^T V s^-1/2, orthonormal up to what small s amplify; one Newton-Schulz step squares that error
+            # B^T V s^-1/2, orthonormal up to errors amplified by small s; one Newton-Schulz step squares these errors
             V = self.matrices.double().mT @ (V * torch.where(kept, s, torch.inf).rsqrt().unsqueeze(-2))
             V = V @ (1.5 * torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - 0.5 * V.mT @ V)
         return torch.where(kept, s, 0.0).unsqueeze(-1), V
@@ -212,12 +213,12 @@ _WIDTH = 12
 
 
 def _product(matrices: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """matrices [P, m, n] @ columns [P, n, B], each column rounded the same whatever B is and wherever it stands.
+    """matrices [P, m, n] @ columns [P, n, B]; the rounding of a column depends neither on B nor on its position.
 
-    On the CPU torch multiplies matrices by one kernel where m n B < 400 and by another above, which for some processors
-    has others within for the last columns that do not fill its registers; all of them round differently. So there are
-    always columns enough for the second, twelve or twenty-four or so on, of zeros where there are no images; and where
-    the matrices are tiny, multiplying and adding is the faster. Strided columns would be rounded otherwise too.
+    On the CPU torch uses one kernel for m n B < 400 and another above, which on some processors treats the last columns
+    that do not fill its registers separately; all of these round differently. Columns are therefore padded with zeros
+    to a multiple of 12 that selects the second kernel. For tiny matrices explicit multiply-adds are faster. Strided
+    columns would change the rounding too, so columns are made contiguous.
     """
     B = columns.shape[-1]
     m, n = matrices.shape[1:]

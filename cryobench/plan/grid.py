@@ -1,4 +1,4 @@
-"""What a run will do: a grid of cells (solver x operator x noise x data x seed), checked before any work."""
+"""The plan of a run: a grid of cells (solver x operator x noise x data x seed), checked before any work."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
 FLOOR = "pinv"
 CEILING = "ceiling"
-"""The name of the reference row that the runner makes of the truth; no solver can have it."""
+"""The name of the reference row that the runner computes from the truth; reserved."""
 CEILING_VERSION = 1
-"""Goes up when the ceiling is computed in another way, so that rows made before are made again."""
+"""Incremented when the computation of the ceiling changes, so that older rows are computed again."""
 DEFAULT_METRICS = ("psnr", "ssim", "frc", "null_error", "range_error", "mse", "mae", "l2", "measurement_mse")
 AUTO = "auto"
 AUTO_BATCH = {"cuda": 1024, "cpu": 16}
-"""What `--batch auto` starts with, by kind of device: on a CPU more images at once cost memory and gain nothing."""
+"""Initial batch size of `--batch auto` by device type: on a CPU larger batches cost memory and save no time."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SAVES = {
     "reconstructions": RECONSTRUCTIONS,
@@ -41,14 +41,14 @@ SAVES = {
     "views": VIEWS,
     "animation": ANIMATION,
 }
-"""What --save takes, and the file each makes."""
+"""Values of --save, and the file of each."""
 SAVE_SETS = {"figures": ("panel", "errors", "frc", "views", "animation")}
-"""What --save takes for several of them at once."""
+"""Values of --save that stand for several files."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked, as specs and plain values."""
+    """The request of a run, as specs and plain values."""
 
     solvers: Sequence[str]
     operators: Sequence[str]
@@ -58,7 +58,7 @@ class Request:
     """Further parameters of every data source, such as {"size": "64"}."""
     metrics: Sequence[str] = DEFAULT_METRICS
     within: str = IMAGE
-    """Where metrics look: "image", "circle" or "circle:75" (radius in Å)."""
+    """The region that metrics evaluate: "image", "circle" or "circle:75" (radius in Å)."""
     images: str | None = None
     scaling: str = MINMAX
     """Map from the intensities of a source to those that operators see: a name of `io.scaling.NORMALISATIONS`."""
@@ -79,7 +79,7 @@ class Cell:
     """One solver on one operator, noise and data set, with one seed."""
 
     solver: Solver | None
-    """None for the ceiling, which the runner makes of the truth."""
+    """None for the ceiling, which the runner computes from the truth."""
     operator: OperatorRecipe
     noise: NoiseModel
     dataset: Dataset
@@ -94,7 +94,7 @@ class Cell:
     floor: bool
     within: str
     radii: tuple[float, ...] | None
-    """Of the circles that metrics look into, pixels; None for whole images."""
+    """Radii of the evaluated circles in pixels; None for whole images."""
 
     @property
     def ceiling(self) -> bool:
@@ -103,7 +103,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run will do, checked. `cells` are ordered so that those that share an operator are neighbours."""
+    """The checked plan of a run. `cells` are ordered so that those that share an operator are adjacent."""
 
     request: Request
     cells: list[Cell]
@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def rankable(self) -> list[str]:
-        """The metric columns of this run that say which way is better."""
+        """The metric columns of this run that have a direction."""
         clean = any(cell.dataset.clean is not None for cell in self.cells)
         return [
             column.name + end
@@ -139,7 +139,7 @@ Loaded = dict[tuple[str, str | None, str], Dataset]
 def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
     """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work.
 
-    loaded: data sets that need not be read again; those that are read are added.
+    loaded: data sets read before, which are reused; newly read ones are added.
     """
     for kind in ("solvers", "operators", "noises", "metrics"):
         if not getattr(request, kind):
@@ -160,7 +160,7 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     batch = resolve_batch(request.batch, device)
 
     if any(parse(text).name == CEILING for text in request.solvers):
-        raise ParameterError(f"--solver {CEILING}: it is no solver but a reference made of the truth; add --ceiling")
+        raise ParameterError(f"--solver {CEILING}: not a solver: a reference computed from the truth; use --ceiling")
     solvers = _chosen(request, registry)
     operators = _unique(_make_all(registry, "operators", request.operators))
     noises = _unique(_make_all(registry, "noises", request.noises))
@@ -205,7 +205,7 @@ def _chosen(request: Request, registry: Registry) -> list[Chosen]:
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
-    """Refuse images that a preset was tuned on, before anything is scored with it."""
+    """Raise an error, before any work, if a preset was tuned on some of the images."""
     tuned = [chosen for chosen in solvers if chosen.preset is not None]
     for dataset in datasets:
         for chosen in tuned:
@@ -256,7 +256,7 @@ def _unique(components: list[Any]) -> list[Any]:
 
 
 def _check_columns(metrics: Sequence[Metric]) -> None:
-    """Refuse columns that a leaderboard could not show, before anything is measured."""
+    """Raise an error, before any work, for columns that a leaderboard cannot show."""
     seen: set[str] = set()
     for metric in metrics:
         columns = getattr(metric, "columns", None)
@@ -269,7 +269,7 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
                 raise PluginError(f"the metric column {column.name!r} has direction {column.direction!r}; "
                                   "give higher, lower or none")  # fmt: skip
             if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
-                raise PluginError(f"the metric column {column.name!r} is no name of its own; rename it")
+                raise PluginError(f"the metric column {column.name!r} is not an identifier or is reserved; rename it")
             names = {column.name, column.name + CLEAN} if metric.against_truth else {column.name}
             shown = {name + end for name in names for end in ("", "_lo", "_hi")}
             if seen & shown:

@@ -15,8 +15,8 @@ from cryobench.priors.sparsity import Sparsity
 
 @dataclass(frozen=True)
 class DctSparsity(Sparsity):
-    """K: the orthonormal DCT-II along every axis. Its zero-frequency coefficient, the mean times sqrt(N), is never
-    shrunk."""
+    """K: the orthonormal DCT-II along every axis. The zero-frequency coefficient, the mean times sqrt(N), is not
+    penalised."""
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
         return along_axes(_bases(x), x)
@@ -41,7 +41,7 @@ def _bases(x: torch.Tensor) -> list[torch.Tensor]:
 def dct_matrix(n: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The orthonormal DCT-II matrix [n, n]: C[k, j] = sqrt((2 - [k = 0]) / n) cos(pi (2 j + 1) k / (2 n)).
 
-    For image sizes two matrix products beat an FFT-based transform, and are exact.
+    At image sizes two matrix products are faster than an FFT-based transform.
     """
     k = torch.arange(n, dtype=torch.float64).unsqueeze(1)
     j = torch.arange(n, dtype=torch.float64).unsqueeze(0)

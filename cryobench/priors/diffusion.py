@@ -1,13 +1,12 @@
-"""`diffusion`: images as a denoising diffusion model knows them, by what is left when noise is taken off.
+"""`diffusion`: the image distribution of a denoising diffusion model, used through its denoiser.
 
-A network is trained to see through noise of every level t = 0 .. T-1 (Ho, Jain & Abbeel 2020, eq. 4):
+A network is trained to denoise images at every noise level t = 0 .. T-1 (Ho, Jain & Abbeel 2020, eq. 4):
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps,    eps ~ N(0, I),    a_t falling from nearly 1 to nearly 0.
 
-Whatever it predicts, eps, x_0 or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0 (Salimans & Ho 2022, appendix D), both eps and
-x_0 follow from it, and nothing outside this file asks which it was. x_t / sqrt(a_t) is an image with white noise of
-standard deviation sigma_t = sqrt((1 - a_t) / a_t) on it, and the estimate of x_0 is then E[x_0 | x_t]: the denoiser of
-least mean squared error.
+It predicts eps, x_0 or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0 (Salimans & Ho 2022, appendix D); both eps and x_0 follow
+from each of them. x_t / sqrt(a_t) is an image with white noise of standard deviation sigma_t = sqrt((1 - a_t) / a_t),
+and the estimate of x_0 is E[x_0 | x_t], the minimum mean squared error denoiser.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ EMBEDDED = "embedded"
 
 
 class Prediction(NamedTuple):
-    """What a network makes of noisy images x_t: the noise in them and the images without it, each [B, 1, H, W]."""
+    """A network's estimate of the noise in x_t and of the image without it, each [B, 1, H, W]."""
 
     eps: torch.Tensor
     x0: torch.Tensor
@@ -46,11 +45,11 @@ class DiffusionModel:
     """A live network with its noise schedule.
 
     unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: it works on images of r times its
-    `sample_size`, pixel-unshuffled by r. alphas_cumprod: a_t, [T], falling, between 1 and 0; it may end in 0, which is
-    noise alone, unless the network predicts that noise: nothing of x_0 follows from it there. prediction: what the
-    network predicts. bfloat16: the network works in it, under autocast; what goes in and out is in the caller's dtype.
+    `sample_size`, pixel-unshuffled by r. alphas_cumprod: a_t, [T], decreasing, between 1 and 0; it may end in 0, pure
+    noise, unless the network predicts the noise, which then does not determine x_0. prediction: what the network
+    predicts. bfloat16: evaluate the network in it, under autocast; inputs and outputs have the caller's dtype.
 
-    Raises `DataError` for a network that cannot be of grey images, and for a schedule that is none.
+    Raises `DataError` for a network that is not for grey images, and for an invalid schedule.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class DiffusionModel:
         self.alphas_cumprod = _checked_levels(alphas_cumprod.double().cpu(), prediction)
         self.prediction = prediction
         self._bfloat16 = bfloat16
-        # channels last is what tensor cores want; on the CPU it made no difference
+        # channels last is faster on tensor cores; on the CPU it made no difference
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
@@ -83,26 +82,26 @@ class DiffusionModel:
         return len(self.alphas_cumprod)
 
     def alpha(self, t: int) -> float:
-        """a_t; 1 for t < 0, where there is no noise."""
+        """a_t; 1 for t < 0 (no noise)."""
         return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
 
     @cached_property
     def sigmas(self) -> torch.Tensor:
-        """sigma_t = sqrt((1 - a_t) / a_t), [T] float64, rising: the noise in x_t / sqrt(a_t)."""
+        """sigma_t = sqrt((1 - a_t) / a_t), [T] float64, increasing: the noise in x_t / sqrt(a_t)."""
         return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     def predict(self, x: torch.Tensor, t: float) -> Prediction:
-        """eps and x_0 as the network sees them in x_t [B, 1, H, W] at level t, in the dtype of x. Differentiable.
+        """The network's estimates of eps and x_0 from x_t [B, 1, H, W] at level t, in the dtype of x. Differentiable.
 
-        t may lie between two levels: a_t is then that of the sigma_t between them, geometrically.
+        t may lie between two levels: a_t is then that of the geometrically interpolated sigma_t.
         """
         return self._adapt(self.network(x, t), x, self.alpha_between(t))
 
     def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        """E[x | z] for z = x + sigma n, n ~ N(0, I), both [B, 1, H, W]: least mean squared error. Differentiable.
+        """E[x | z] for z = x + sigma n, n ~ N(0, I), both [B, 1, H, W]. Differentiable.
 
-        sigma: of all images, or of each, positive and [B, 1, 1, 1]. Beyond the schedule's ends it is met with the
-        network's level at that end. Without noise, sigma = 0, z itself is the answer and the network is not asked.
+        sigma: for all images, or per image, positive and [B, 1, 1, 1]. Beyond the ends of the schedule the network is
+        evaluated at the level of that end. For sigma = 0 the result is z, without a network evaluation.
         Raises `ParameterError` for a sigma that is negative or not finite.
         """
         if isinstance(sigma, torch.Tensor):
@@ -116,11 +115,11 @@ class DiffusionModel:
         return self._adapt(self.network(x, level), x, a).x0
 
     def select(self, images: slice | torch.Tensor) -> DiffusionModel:
-        """The model for some of the images that it was made for; here, as for any network, itself."""
+        """The model for some of the images; the model itself if it is the same for all images."""
         return self
 
     def network(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
-        """The network's bare output [B, 1, H, W] on x_t at level t, one for all images or one each, [B]."""
+        """The raw network output [B, 1, H, W] for x_t at level t, one for all images or one each, [B]."""
         with meters.calling(meters.NETWORK, x):
             h = x.to(self.unet.dtype)
             if self.unshuffle > 1:
@@ -138,7 +137,7 @@ class DiffusionModel:
         """Images [B, 1, H, W] of the prior alone, from noise x_T ~ N(0, I): DDIM (Song, Meng & Ermon 2021, eq. 12).
 
         `steps` levels, at most all T of them, evenly from T - 1 to 0. Each estimate of x_0 is clamped to [-1, 1] and
-        eps taken anew from it, as diffusers' `DDIMScheduler` does with `use_clipped_model_output`.
+        eps recomputed from it, as diffusers' `DDIMScheduler` does with `use_clipped_model_output`.
         """
         if steps < 1:
             raise ParameterError(f"images of a prior take at least 1 step, got {steps}")
@@ -152,9 +151,9 @@ class DiffusionModel:
         return x
 
     def level_of(self, sigma: float) -> float:
-        """The level t, between 0 and T - 1, whose sigma_t is `sigma`; between two levels, linear in log sigma.
+        """The level t, between 0 and T - 1, whose sigma_t is `sigma`, interpolated linearly in log sigma.
 
-        The nearest end for a sigma beyond them. Raises `ParameterError` for one that is negative or not finite.
+        Clamped to the ends of the schedule. Raises `ParameterError` for a sigma that is negative or not finite.
         """
         _check_sigma(sigma)
         logs = self.sigmas.log()
@@ -176,7 +175,7 @@ class DiffusionModel:
         return 1 / (1 + math.exp(2 * (low + (t - below) * (high - low))))
 
     def _adapt(self, output: torch.Tensor, x: torch.Tensor, a: float | torch.Tensor) -> Prediction:
-        """eps and x_0 from what the network predicts; x_t = sqrt(a) x_0 + sqrt(1 - a) eps holds for them exactly."""
+        """eps and x_0 from the network output, such that x_t = sqrt(a) x_0 + sqrt(1 - a) eps."""
         signal, noise = a**0.5, (1 - a) ** 0.5
         if self.prediction == "epsilon":
             return Prediction(output, (x - noise * output) / signal)
@@ -186,10 +185,10 @@ class DiffusionModel:
 
 
 class NoisyImages(DiffusionModel):
-    """The model of images with white noise of their own, by a model of images without it: exact, at no further cost.
+    """The model of images with white noise, from a model of clean images: exact, at no further cost.
 
-    x = c + s n with c as the network has learned it. At level t, z = x_t / sqrt(a_t) is c with noise of variance
-    sigma_t^2 + s^2 on it, which the network takes off; and of the noise that it finds, s^2 / (sigma_t^2 + s^2) is x's:
+    x = c + s n with c a clean image. At level t, z = x_t / sqrt(a_t) is c with noise of variance sigma_t^2 + s^2, which
+    the network removes; the fraction s^2 / (sigma_t^2 + s^2) of the removed noise belongs to x:
 
         E[x | z] = E[c | z] + s^2 / (sigma_t^2 + s^2) (z - E[c | z])
 
@@ -221,7 +220,7 @@ def _check_sigma(sigma: float) -> None:
 
 
 def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
-    """a_t [T], or a `DataError` that says in which way it is no schedule for what the network predicts."""
+    """a_t [T]. Raises `DataError` for a schedule that is invalid for the network's prediction type."""
     falls = alphas.ndim == 1 and len(alphas) > 0 and bool((alphas.diff() <= 0).all())
     if not falls or not ((alphas >= 0) & (alphas < 1)).all():
         raise DataError("the noise schedule is none: wanted a_t, the products of 1 - beta, falling from below 1 to 0")
@@ -293,12 +292,12 @@ class Diffusion(Prior):
         folder.check_weights()
 
     def weights_digest(self) -> str:
-        """SHA-256 over the weights and both configurations, wherever they lie."""
+        """SHA-256 of the weights and both configurations, independent of their location."""
         folder = self.find()
         return _digest(folder, folder.stamp)
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
-        """What the card that `cryobench train` leaves beside the network says; nothing where there is none."""
+        """From the model card that `cryobench train` writes; empty without one."""
         return self.find().card.get("trained_on", ())
 
     @property
@@ -319,7 +318,7 @@ class Diffusion(Prior):
         return self.find().card.get("settings", {}).get("turns") is True
 
     def find(self) -> ModelFolder:
-        """Where it lies, and its card. Raises `DataError` where it does not."""
+        """The model folder and its card. Raises `DataError` if it does not exist."""
         if self.source != EMBEDDED:
             return find_model(self.source, base=self._made_in, revision=self.revision, pickle=self.pickle)
         packaged = Path(__file__).parent / EMBEDDED
@@ -341,7 +340,7 @@ def _digest(folder: ModelFolder, stamp: object) -> str:
     """Of its content; `stamp` changes with it, so that a folder that was written anew is read anew."""
     digest = hashlib.sha256()
     for config in (folder.unet_config, folder.scheduler_config):
-        # what is underscored says which version wrote it, and sometimes from where; the class is checked elsewhere
+        # entries with an underscore name the diffusers version and path that wrote the file
         public = {name: value for name, value in config.items() if not name.startswith("_")}
         digest.update(json.dumps(public, sort_keys=True).encode())
     for path in folder.weights:

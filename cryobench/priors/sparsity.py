@@ -1,18 +1,18 @@
-"""What the sparsity priors have in common: R(x) = max <u, K x> over a dual ball, its value, projection and prox.
+"""Base class of the sparsity priors: R(x) = max <u, K x> over a dual ball, its value, projection and prox.
 
 K is a linear analysis (a DCT, a wavelet transform, finite differences) and |.| the magnitude of its n penalised entries
 (a coefficient, or the gradient at a pixel). The dual ball of radius r is
 
     B_r = { u : |u_i| <= r for all i, ||u|| <= r sqrt(n) / cut, u = 0 on entries that are not penalised }.
 
-With `cut = 1` the second condition says nothing and R(x) = sum |K x|_i: the l1 norm, the total variation. With more,
+With `cut = 1` the second condition is inactive and R(x) = sum |K x|_i: the l1 norm, the total variation. For cut > 1,
 
     R(x) = min over a of   sum |a|_i + sqrt(n) / cut ||K x - a||,
 
-so that K x = a + b is split into a sparse part a and a dense part b, and an entry counts as sparse beyond `cut` root
-mean squares of b: in b, entries are clipped there. It is the regulariser of the square-root LASSO (Belloni,
-Chernozhukov & Wang 2011), the dense part as its noise: of particle images, which are structure and white noise, it asks
-that the structure be sparse, and needs no noise level. R stays a norm: nothing here depends on the scale of an image.
+so that K x = a + b is split into a sparse part a and a dense part b; entries of b are clipped at `cut` times its root
+mean square. It is the regulariser of the square-root LASSO (Belloni, Chernozhukov & Wang 2011) with b as the noise: for
+particle images, which consist of structure and white noise, it makes the structure sparse without a noise level. R is a
+norm, so that results are equivariant to the scale of an image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cryobench.errors import ParameterError
 from cryobench.numerics.linalg import dot, item_axes, norm, per_item, total
 
 _PROX_STEPS = 2000
-"""Most steps of a prox that is not closed form."""
+"""Maximum number of steps of an iterative prox."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sparsity(Prior):
         return 1.0
 
     def unsupported(self, shape: Shape) -> str | None:
-        """Why this prior says nothing about images of this shape, or None."""
+        """The reason why this prior does not support images of this shape, or None."""
         return None
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Sparsity(Prior):
         """K^T u, [B, C, *S] -> [B, 1, *S]."""
 
     def penalised(self, u: torch.Tensor) -> torch.Tensor:
-        """u with zeros where R does not look; u itself where it looks everywhere."""
+        """u with zeros in the entries that are not penalised."""
         return u
 
     def entries(self, shape: Shape) -> int:
@@ -115,9 +115,9 @@ class Sparsity(Prior):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The prox x = z - K^T u and its dual solution u, the minimiser of 1/2 ||z - K^T u||^2 in the dual ball.
 
-        For an orthonormal K that is one projection (with `cut = 1`, soft thresholding). Else a dual method finds it,
-        from the dual point `start`: the solution of a problem nearby saves most of its steps. Where its steps move x by
-        no more than `slack`, [B, 1, ..., 1], it may stop.
+        For an orthonormal K this is one projection (with `cut = 1`, soft thresholding). Otherwise a dual method is used
+        from the initial dual point `start`; the solution of a similar problem saves most steps. It may stop once a
+        step moves x by no more than `slack`, [B, 1, ..., 1].
         """
         if self.norm_squared(z.ndim - 2) == 1:
             u = self.project(self.analysis(z), threshold)
@@ -131,8 +131,8 @@ class Sparsity(Prior):
 
             gap = threshold R(x) - <u, K x>  <=  prox_tolerance (1/2 ||x - z||^2 + threshold R(x)),
 
-        the duality gap of x = z - K^T u and u, or until a step moves x by no more than `slack` or its rounding. Looked
-        at every tenth step, each image on its own.
+        the duality gap of x = z - K^T u and u, or until a step moves x by no more than `slack` or its rounding error.
+        Checked at every tenth step, independently for each image.
         """
         step = 1 / self.norm_squared(z.ndim - 2)
         u = torch.zeros_like(self.analysis(z)) if start is None else self.project(start, threshold)
@@ -163,10 +163,10 @@ class Sparsity(Prior):
 
 
 def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> torch.Tensor:
-    """theta of each image with sum min(theta m2, cap) = level, [B, 1, ..., 1]; inf where even theta = inf gives less.
+    """theta of each image with sum min(theta m2, cap) = level, [B, 1, ..., 1]; inf where the sum stays below level.
 
-    The sum is concave and piecewise linear in theta, so Newton's method from the left ends, exactly, after a few steps.
-    Sums are taken in float64, so that the size of a batch does not change them.
+    The sum is concave and piecewise linear in theta, so Newton's method from the left is exact after a few steps. Sums
+    are computed in float64, so that they do not depend on the batch size.
     """
     theta = level / total(m2)
     clipped = torch.full(theta.shape, -1, device=m2.device)

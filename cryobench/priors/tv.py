@@ -17,7 +17,7 @@ from cryobench.priors.sparsity import Sparsity
 
 Kind = Literal["isotropic", "anisotropic"]
 _PROXTV_STEPS = 1000
-"""By default prox-tv stops after 35, an error of 1e-3 on an image of 16 x 24."""
+"""The default of prox-tv, 35, leaves an error of 1e-3 on an image of 16 x 24."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TotalVariation(Sparsity):
 
 @dataclass(frozen=True)
 class ProxTv(TotalVariation):
-    """Anisotropic total variation known by its proximal step alone, that of the package prox-tv (Barbero & Sra 2018).
+    """Anisotropic total variation through the proximal step of the package prox-tv (Barbero & Sra 2018).
 
     K is the identity here. On the CPU, one image at a time.
     """
@@ -78,7 +78,7 @@ class ProxTv(TotalVariation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind != "anisotropic" or self.cut != 1:
-            raise ParameterError("backend=proxtv knows anisotropic total variation with cut=1 alone")
+            raise ParameterError("backend=proxtv supports only anisotropic total variation with cut=1")
         _proxtv()
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ class ProxTv(TotalVariation):
         return answer, z - answer
 
     def dual_step(self, u: torch.Tensor, radius: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        # Moreau: the prox of the conjugate from that of R
+        # Moreau decomposition: the prox of the conjugate from that of R
         return u - sigma * self.prox(u / sigma, radius / sigma)
 
 

@@ -1,16 +1,16 @@
-"""Run folders on disk: one folder per cell, written whole or not at all, found again by content.
+"""Run folders on disk: one folder per cell, written atomically, found by content hash.
 
 runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
-    record.json           what was run, with what, on what, how it went
+    record.json           the cell, its parameters, environment and status
     metrics.csv           one row per image
-    curves.npz            per-image curves, where a metric or the solver gives any
+    curves.npz            per-image curves, if a metric or the solver provides any
     reconstructions.mrcs  on request, in the units of the data file
-    deviation.mrcs        beside them, in the same units, where the solver says how uncertain it is of each pixel
+    deviation.mrcs        with them, in the same units, if the solver estimates the standard deviation of each pixel
     panel.png             on request: the first images beside the truth, the adjoint and the error
     errors.png            on request: maps of their errors
     frc.png               on request: Fourier ring correlations
     views.npz             on request: small copies of the first images, for the HTML page
-    animation.gif         on request, where the solver shows its course
+    animation.gif         on request, if the solver offers its iterates
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ PANEL, ERRORS, FRC, ANIMATION = "panel.png", "errors.png", "frc.png", "animation
 VIEWS = "views.npz"
 _HASH_SHOWN = 12
 LISTED_FOR = 5.0
-"""Seconds for which a listing of a results folder is good."""
+"""Seconds for which a listing of a results folder is cached."""
 ATTEMPTS = 5
-"""How often a folder is put in its place before a rival's doing the same is an error."""
+"""Attempts to move a folder into place while another process writes the same cell."""
 _SOLVER = "solver:"
-"""Before the name of a column of metrics.csv that the solver told about itself."""
+"""Prefix of the columns of metrics.csv that the solver reported."""
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -54,7 +54,7 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 class Results:
-    """A folder of run folders. Others may write to it at the same time: what they finish is found a little later."""
+    """A folder of run folders. Other processes may write to it; their cells are found after up to `LISTED_FOR`."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
@@ -63,7 +63,7 @@ class Results:
         self._listed = -math.inf
 
     def check_writable(self) -> None:
-        """Make the folder if need be; raise `ResultsError` when nothing can be written there."""
+        """Create the folder if needed. Raises `ResultsError` if it is not writable."""
         check_writable_folder(self.root, "results", "--out")
 
     def find(self, hash: str) -> Path | None:
@@ -81,7 +81,7 @@ class Results:
     ) -> Path:
         """Save a cell, replacing an earlier one of the same content. `files`: writers of further files, by name.
 
-        Raises `ResultsError` when the disk refuses; what was there before is then still there.
+        Raises `ResultsError` if writing fails; an earlier result is then kept.
         """
         target = self.root / f"{date.today()}-{_slug(record)}-{record.hash[:_HASH_SHOWN]}"
         try:
@@ -114,17 +114,17 @@ class Results:
             write(folder / name)
 
     def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Put the finished folder in its place. Of two processes that do so with the same cell the later one wins."""
+        """Move the finished folder into place. If two processes write the same cell, the later one wins."""
         for _ in range(ATTEMPTS - 1):
             try:
                 return self._replace(partial, target, previous)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                    raise  # all else is no rival that moved a folder away or put his own in its place
+                    raise  # only these errors can be caused by another process that writes the same cell
         return self._replace(partial, target, previous)
 
     def _replace(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Put the finished folder in its place; an earlier one steps aside, and comes back if that fails."""
+        """Move the finished folder into place; earlier ones are moved away first, and restored if that fails."""
         earlier = [old for old in {target, previous} if old is not None and old.exists()]
         if not earlier:
             partial.rename(target)
@@ -144,7 +144,7 @@ class Results:
             shutil.rmtree(aside, ignore_errors=True)
 
     def read_all(self, report: Callable[[str], None]) -> list[Record]:
-        """Every record here, oldest first; what is not a run folder of ours is reported and skipped."""
+        """Every record here, oldest first; other folders are reported and skipped."""
         if not self.root.is_dir():
             raise ResultsError(f"no results folder {self.root}; `cryobench run` makes one")
         folders = [self.root] if (self.root / RECORD).exists() else sorted(self.root.iterdir())
@@ -158,7 +158,7 @@ class Results:
         return sorted(records, key=lambda record: record.environment.get("created", ""))
 
     def _list(self) -> None:
-        """Look for run folders that are new."""
+        """Find new run folders."""
         self._listed = time.monotonic()
         names = set(os.listdir(self.root)) if self.root.is_dir() else set()  # noqa: PTH208 - without a Path for each
         for name in sorted(names - self._names):
@@ -168,7 +168,7 @@ class Results:
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a run folder. Raises `ResultsError` naming what is missing or damaged."""
+    """The record of a run folder. Raises `ResultsError` that names the missing or damaged part."""
     try:
         fields = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         with (folder / METRICS).open(newline="", encoding="utf-8") as file:
@@ -187,7 +187,7 @@ def read_record(folder: Path) -> Record:
 
 
 def _check(record: Record, rows: list[list[str]]) -> None:
-    """Raise `ValueError` where a field is not of the kind that a record has."""
+    """Raise `ValueError` if a field of a record has the wrong type."""
     if record.status not in ("ok", "skipped", "failed"):
         raise ValueError(f"unknown status {record.status!r}")
     for name in ("hash", "reason", "solver", "operator", "noise", "data"):

@@ -1,4 +1,4 @@
-"""A measured problem, made once for the cells that share it."""
+"""A measured problem, computed once for the cells that share it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryobench.runner.checks import batches, checked_measurements
 from cryobench.runner.memory import BatchSizes
 
 AT_ONCE = 64
-"""Images measured or scored at once, at most: these take little time, and more would only take memory."""
+"""Maximum number of images measured or scored at once: larger batches save no time and cost memory."""
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Bench:
     case: Case
     setup_seconds: float
     probe: torch.Tensor
-    """What the operator makes of a fixed image: a solver that changes the operator is found out by it."""
+    """The measurement of a fixed image, to detect solvers that change the operator."""
 
     def measures_the_same(self) -> bool:
-        """Whether the operator still is what it was when it was built."""
+        """Whether the operator is unchanged since it was built."""
         try:
             return torch.equal(_probe(self.operator), self.probe)
         except Exception:  # changed so much that it cannot measure at all
@@ -38,7 +38,7 @@ class Bench:
 def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
     """Build the operator and measure the images. Factorisations are done here, and timed as set-up.
 
-    Raises `Unsupported` where the noise makes no sense on the operator.
+    Raises `Unsupported` if the noise model does not support the operator.
     """
     data = cell.dataset
     with meters.Stopwatch(plan.device) as watch:

@@ -1,12 +1,11 @@
-"""The ceiling: what exact measurements tell of an image whose noise nobody can guess.
+"""The ceiling: the best reconstruction of a noisy image from exact measurements, computed from the truth.
 
     ceiling = clean + A^+ A (noisy - clean)
 
-The measured image is a clean one and its noise. Of that noise exact measurements determine the part A^+ A noise; the
-rest is independent of it where the noise is white (and Gaussian), so that nobody can guess it. This is therefore the
-mean of the measured image given the measurements and the clean image: even who knew the latter could not have a lower
-expected squared error. It bounds the PSNR to the measured image alone; to the clean image it says nothing, being made
-of it.
+The measured image is the sum of a clean image and noise. Exact measurements determine the component A^+ A noise; if
+the noise is white (and Gaussian), the rest is independent of it and unpredictable. The ceiling is therefore the mean of
+the measured image given the measurements and the clean image: even someone who knew the clean image could not achieve a
+lower expected squared error. It bounds only the PSNR to the measured image, not that to the clean image.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cryobench.runner.memory import BatchSizes
 
 
 def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
-    """The ceiling of every image, [B, 1, H, W]. Raises `Unsupported` where it would be none."""
+    """The ceiling of every image, [B, 1, H, W]. Raises `Unsupported` where it is not a bound."""
     truth, clean = bench.case.truth, _clean(cell, bench.case)
 
     def attempt(batch: int) -> torch.Tensor:
@@ -38,7 +37,7 @@ def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
 
 
 def _clean(cell: Cell, case: Case) -> torch.Tensor:
-    """The clean images, where the ceiling made of them is one."""
+    """The clean images. Raises `Unsupported` where the ceiling computed from them is not a bound."""
     if type(cell.noise) is not NoNoise:
         raise Unsupported("a ceiling is known for exact measurements alone; use noise none")
     if case.clean is None:

@@ -1,6 +1,6 @@
-"""The cells of a plan, one after the other.
+"""Runs the cells of a plan one after the other.
 
-A cell that fails or is skipped never stops the others, and each record is saved before the next cell starts.
+A failed or skipped cell does not stop the others, and each record is saved before the next cell starts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from cryobench.runner.solving import Solved, isolated, solve
 
 @dataclass
 class _Outcome:
-    """A cell's record and what is to be saved beside it."""
+    """The record of a cell and the files to save with it."""
 
     record: Record
     curves: dict[str, np.ndarray]
@@ -51,7 +51,7 @@ def run(
     force: bool = False,
     observer: Observer | None = None,
 ) -> Iterator[Record]:
-    """`execute`, with the hooks told of each event."""
+    """`execute`, calling the hooks for each event."""
     records = []
     hooks.call("cryobench_run_started", cells=len(plan.cells), options=dataclasses.asdict(plan.request))
     for record in execute(plan, store=store, force=force, observer=observer):
@@ -64,9 +64,9 @@ def run(
 def execute(
     plan: Plan, *, store: Results | None = None, force: bool = False, observer: Observer | None = None
 ) -> Iterator[Record]:
-    """Run the cells of a plan, yielding each record once it is saved in `store` (when there is one).
+    """Run the cells of a plan, yielding each record once it is saved in `store`, if given.
 
-    A cell that ran before and has the files asked for is reused unless `force`.
+    A finished cell that has the requested files is reused unless `force`.
     """
     observer = observer or Observer()
     runner = CellRunner(plan, store, observer)
@@ -83,7 +83,7 @@ def execute(
 
 
 class CellRunner:
-    """Runs cells of a plan when they are asked for. Those of one problem that follow each other share its set-up."""
+    """Runs single cells of a plan. Consecutive cells of the same problem share its set-up."""
 
     def __init__(self, plan: Plan, store: Results | None = None, observer: Observer | None = None):
         self._plan, self._store = plan, store
@@ -94,13 +94,13 @@ class CellRunner:
         self.seconds: dict[str, float] = dict.fromkeys(
             ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
         )
-        """What all its cells took, by what was done. network: forward passes. solver: what else the solvers did."""
+        """Total time by activity. network: forward passes. solver: time of solvers without network and operators."""
 
     def finished(self, cell: Cell, *, whatever_came: bool = False) -> Record | None:
-        """The stored record of a cell that has been run, with the files asked for; else None.
+        """The stored record of a finished cell that has the requested files, or None.
 
-        whatever_came: failed and skipped ones too. A file that the solver gives nothing for is not missing: the record
-        says so (`unavailable`).
+        whatever_came: include failed and skipped cells. A file that the solver does not provide (`unavailable` in the
+        record) does not count as missing.
         """
         folder = self._folder(cell)
         record = _known(folder, cell) if folder is not None else None
@@ -110,7 +110,7 @@ class CellRunner:
         return record if complete else None
 
     def run(self, cell: Cell) -> Record:
-        """Run a cell and save its record. One that fails is told so; `ResultsError` is the results folder's own."""
+        """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible."""
         folder = self._folder(cell)
         known = _known(folder, cell) if folder is not None else None
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
@@ -118,26 +118,26 @@ class CellRunner:
         outcome = _run_cell(cell, self._plan, bench, self._sizes, self._observer, save)
         if isinstance(bench, Bench) and not bench.measures_the_same():
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
-            self._bench_key = ()  # the next cell gets a new one
+            self._bench_key = ()  # rebuild the operator for the next cell
         start = time.perf_counter()
         record = _save(self._store, outcome, known, self._observer)
         self._add(record, writing=time.perf_counter() - start)
         return record
 
     def _add(self, record: Record, writing: float) -> None:
-        told = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
-        network, operators = told.get("network", 0.0), told.get("operator", 0.0)
+        timing = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
+        network, operators = timing.get("network", 0.0), timing.get("operator", 0.0)
         self.seconds["network"] += network
         self.seconds["operators"] += operators
-        self.seconds["solver"] += told.get("solver", 0.0) - network - operators
-        self.seconds["metrics"] += told.get("score", 0.0)
+        self.seconds["solver"] += timing.get("solver", 0.0) - network - operators
+        self.seconds["metrics"] += timing.get("score", 0.0)
         self.seconds["writing"] += writing
 
     def _folder(self, cell: Cell) -> Path | None:
         return self._store.find(cell.hash) if self._store is not None else None
 
     def _measured(self, cell: Cell) -> Bench | Exception | None:
-        """The measured problem of a cell, the last one if it is the same; or what went wrong."""
+        """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
         key = (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)
         if self._bench_key != key:
             self._bench, self._bench_key = None, key
@@ -152,30 +152,31 @@ class CellRunner:
 
 
 def _known(folder: Path, cell: Cell) -> Record | None:
-    """The stored record of this cell, under the names that this run uses for its parts."""
+    """The stored record of this cell, with the labels of this run."""
     try:
         record = read_record(folder)
     except CryobenchError:
-        return None  # damaged: run it again, which replaces it
+        return None  # damaged: the cell is run again and replaced
     return dataclasses.replace(record, **cell.labels) if record.hash == cell.hash else None
 
 
 def _saved(folder: Path | None) -> set[str]:
-    """Which of the files that can be asked for lie in a cell's folder, if it has one."""
+    """Which of the optional files (`--save`) exist in a cell's folder, if it has one."""
     return set() if folder is None else {name for name, file in SAVES.items() if (folder / file).exists()}
 
 
 class Remarks:
-    """Says of each solver, once, which of the files asked for it gives nothing for."""
+    """Warns once per solver about requested files that it does not provide."""
 
     def __init__(self, asked: Collection[str], observer: Observer):
         self._asked, self._observer = asked, observer
-        self._told: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def unavailable(self, record: Record) -> None:
         for name in record.unavailable:
-            if name in self._asked and not (record.floor or record.ceiling) and (name, record.solver) not in self._told:
-                self._told.add((name, record.solver))
+            reported = (name, record.solver) in self._reported
+            if name in self._asked and not (record.floor or record.ceiling or reported):
+                self._reported.add((name, record.solver))
                 self._observer.warn(f"{record.solver} offers no frames while it solves: no {name} of it is saved")
 
 
@@ -188,7 +189,7 @@ def _save(store: Results | None, outcome: _Outcome, known: Record | None, observ
     try:
         store.write(outcome.record, curves=outcome.curves, files=outcome.files)
     except CryobenchError:
-        raise  # the results folder itself: going on would lose every cell that follows
+        raise  # the results folder is unusable: all further cells would be lost
     except Exception as error:
         outcome = _failed(outcome.record, error)
         store.write(outcome.record)
@@ -225,7 +226,7 @@ def _run_cell(
     except Unsupported as reason:
         record.status, record.reason = "skipped", str(reason)
         return _Outcome(record, {}, {})
-    except (Exception, SystemExit) as error:  # whatever a plugin raises marks this cell and leaves the others alone
+    except (Exception, SystemExit) as error:  # any exception of a plugin fails this cell and not the others
         return _failed(record, error)
     return _Outcome(record, curves, files)
 
@@ -233,7 +234,7 @@ def _run_cell(
 def _solved(
     cell: Cell, solver: Solver, bench: Bench, sizes: BatchSizes, observer: Observer, *, watched: bool
 ) -> Solved:
-    """The solver's answer for every image. Out of memory halves the batch and starts the cell again."""
+    """The solver's result for every image. If memory runs out, the batch is halved and the cell restarted."""
 
     def attempt(batch: int) -> Solved:
         return solve(solver, bench.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch, watched=watched,
@@ -263,7 +264,7 @@ def _failed(record: Record, error: BaseException) -> _Outcome:
 
 
 def failed_record(plan: Plan, cell: Cell, reason: str) -> Record:
-    """The record of a cell that somebody else found to have failed."""
+    """The record of a cell that failed outside the runner, such as in a worker that died."""
     return dataclasses.replace(_record(cell, plan), status="failed", reason=reason)
 
 
@@ -282,22 +283,22 @@ def _record(cell: Cell, plan: Plan) -> Record:
         floor=cell.floor,
         ceiling=cell.ceiling,
         resolved=cell.resolved,
-        problem=_told_of(cell),
+        problem=_described_data(cell),
         environment=_environment(plan, cell),
     )
 
 
-def _told_of(cell: Cell) -> dict[str, Any]:
-    """What a record says of the images, and of those that its priors were trained on."""
+def _described_data(cell: Cell) -> dict[str, Any]:
+    """The fields of a record that describe the images, and those that the priors were trained on."""
     data = cell.dataset
-    told: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
+    fields: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
     if cell.radii is not None:
-        told["within_radius_pixels"] = list(cell.radii)
+        fields["within_radius_pixels"] = list(cell.radii)
     if data.origin:
-        told["origin"] = dict(data.origin)
+        fields["origin"] = dict(data.origin)
     if cell.trained_on:
-        told["trained_on"] = cell.trained_on
-    return told
+        fields["trained_on"] = cell.trained_on
+    return fields
 
 
 def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
@@ -327,7 +328,7 @@ def _describe_costs(record: Record, solved: Solved) -> None:
 
 
 def _recorded(scale: Scale) -> dict[str, Any]:
-    """image = offset + factor x, as a record has it."""
+    """The fields of a record for image = offset + factor x."""
     limits = None if scale.range is None else list(scale.range)
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
 

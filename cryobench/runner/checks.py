@@ -1,4 +1,4 @@
-"""What plugins give is checked here, before anything is made of it; and how images are cut into batches."""
+"""Checks of what plugins return, and the division of images into batches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
 from cryobench.errors import PluginError
 
 DEVIATION = "deviation"
-"""The per-image number that is told of a solver's deviation: its root mean square over the pixels."""
+"""Name of the per-image number recorded for a solver's deviation: its root mean square over the pixels."""
 
 
 def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> Noisy:
-    """Measurements as the contract has them, or an error that says in which way they are not."""
+    """The measurements, checked. Raises `PluginError` if they break the contract."""
     if not isinstance(noisy, Noisy):
         raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
     for name, tensor, wanted in (
@@ -32,7 +32,7 @@ def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> No
 
 
 def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
-    """The solver's answer, or an error that says in which way it broke the contract."""
+    """The result of a solver, checked. Raises `PluginError` if it breaks the contract."""
     if not isinstance(answer, Reconstruction):
         raise PluginError(f"the solver returned a {type(answer).__name__}, not a Reconstruction")
     if not isinstance(answer.x, torch.Tensor):
@@ -64,7 +64,7 @@ def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
 
 
 def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
-    """A standard deviation for every pixel, or an error that says in which way it is none."""
+    """The standard deviation of every pixel, checked."""
     if deviation is None:
         return None
     if not isinstance(deviation, torch.Tensor) or deviation.shape != x.shape:

@@ -1,4 +1,4 @@
-"""How many images go at once: fewer where memory ran out."""
+"""Batch sizes that adapt to the available memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ T = TypeVar("T")
 
 
 class BatchSizes:
-    """How many images go at once, by what is done with them: halved where memory ran out, and kept so for the rest of
-    the run, so that the failure is not repeated."""
+    """Batch size per task: halved when memory runs out, and kept for the rest of the run to avoid repeated failures."""
 
     def __init__(self, most: int, device: torch.device):
         self._most, self._device = most, device
@@ -23,13 +22,13 @@ class BatchSizes:
         task: Hashable,
         images: int,
         attempt: Callable[[int], T],
-        tell: Callable[[int], None],
+        report: Callable[[int], None],
         *,
         most: int | None = None,
     ) -> T:
-        """What attempt(batch) gives, with as many of the images at once as is asked for and memory holds.
+        """The result of attempt(batch), with the largest batch that the settings allow and memory holds.
 
-        task: what is remembered. tell: called with each smaller batch before it is tried. most: a bound of this task.
+        task: the key of the batch size. report: called with each smaller batch before it is tried. most: upper bound.
         """
         batch = min(images, self._most, self._fits.get(task, images), most or images)
         while True:
@@ -39,7 +38,7 @@ class BatchSizes:
                 if batch == 1 or not is_out_of_memory(error):
                     raise
             batch = self._fits[task] = batch // 2
-            tell(batch)
+            report(batch)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 

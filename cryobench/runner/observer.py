@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""Callbacks of a run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from cryobench.record import Record
 
 
 class Observer:
-    """What a caller may want to be told. Every method may be left as it is."""
+    """Receives the events of a run. Every method does nothing by default."""
 
     def cell_started(self, cell: Cell) -> None:
-        """A cell begins."""
+        """A cell starts."""
 
     def cell_progress(self, fraction: float) -> None:
-        """The cell under way has come this far, 0 to 1."""
+        """The progress of the running cell, 0 to 1."""
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
-        """A cell's record is saved, or was found saved."""
+        """A record was saved, or (`reused`) found in the results folder."""
 
     def warn(self, message: str) -> None:
-        """Something worth knowing that stops nothing."""
+        """A warning that does not stop the run."""

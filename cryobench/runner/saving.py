@@ -1,4 +1,4 @@
-"""The files that are saved beside a record when they are asked for."""
+"""The optional files that are saved beside a record (`--save`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Writer = Callable[[Path], None]
 def writers(
     save: Iterable[str], cell: Cell, case: Case, reconstruction: Reconstruction, course: Recording | None
 ) -> tuple[dict[str, Writer], list[str]]:
-    """What writes each file, by its name; and which of the names in `save` the solver gives nothing for."""
+    """A writer for each file, by its name; and the names in `save` that the solver does not provide."""
     scale = cell.dataset.scale
     pixel_size = cell.dataset.pixel_size[0] or 0.0
     known: Mapping[str, Writer] = {
@@ -86,7 +86,7 @@ def _write_errors(path: Path, *, cell: Cell, case: Case, reconstruction: Reconst
 
 
 def _write_frc(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
-    """Of the first 64 images: a figure has no room for more, and memory may not either."""
+    """For the first 64 images: a figure has no room for more, and their spectra need memory."""
     from cryobench import figures
 
     few = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The one way to score: metrics on an answer, batch by batch. What they give is returned."""
+"""Scoring: applies metrics to a reconstruction, batch by batch, and returns their results."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cryobench.runner.solving import part_of
 
 @dataclass
 class Scores:
-    """What metrics give for the images of an answer.
+    """The results of metrics for a reconstruction.
 
-    columns: direction and unit of each column. values: a number for each image by column. unmeasured: why a column has
-    no number for some of them. curves: [B, L] by name.
+    columns: direction and unit of each column. values: a number per image by column. unmeasured: why a column has no
+    number for some images. curves: [B, L] by name.
     """
 
     columns: list[Column] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Scores:
 def score(
     metrics: Sequence[Metric], case: Case, reconstruction: Reconstruction, *, batch: int, against_clean: bool = True
 ) -> Scores:
-    """Every metric on every image, `batch` at a time: against the truth and, where it is known, the clean image too.
+    """Evaluate every metric on every image, `batch` at a time, against the truth and the clean image if it is known.
 
     Raises `PluginError` for a metric that breaks the contract.
     """
@@ -84,8 +84,7 @@ def _answer_of(reconstruction: Reconstruction, part: slice) -> Reconstruction:
 
 
 def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
-    """What a metric gives, checked. It is given copies of all tensors, so that writing into them changes nothing
-    outside."""
+    """The checked result of a metric. The metric is given copies of all tensors, which it may modify."""
     problem = dataclasses.replace(case.problem, y=case.problem.y.clone(), sigma=case.problem.sigma.clone())
     clean = None if case.clean is None else case.clean.clone()
     own = dataclasses.replace(case, problem=problem, truth=case.truth.clone(), clean=clean)

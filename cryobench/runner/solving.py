@@ -1,7 +1,7 @@
-"""The one way to solve: `run`, `reconstruct` and `cb.solve` are three callers of it.
+"""Solving, shared by `run`, `reconstruct` and `cb.solve`.
 
-Priors are prepared, images cut into batches, each batch is solved with torch's random state isolated, and every answer
-is checked. What it took is measured and returned.
+Prepares priors, divides images into batches, solves each batch with torch's random state isolated, checks every result,
+and measures the cost.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from cryobench.runner.checks import DEVIATION, batches, checked_answer
 
 @dataclass(frozen=True)
 class Solved:
-    """The answer for all images and what it took.
+    """The reconstruction of all images and its cost.
 
-    course: what the solver recorded of the first image, where that was asked for. setup_seconds: of preparing priors.
-    solver_seconds: of `solve` alone, the device synchronised; network_seconds and operator_seconds are parts of it.
+    course: the recording of the first image, if requested. setup_seconds: time to prepare priors.
+    solver_seconds: time of `solve`, device synchronised; network_seconds and operator_seconds are parts of it.
     calls: applications by name, counted in images. peak_memory_mib: see `meters.PeakMemory`.
     """
 
@@ -62,8 +62,8 @@ def solve(
 ) -> Solved:
     """Solve for all images of a problem, `batch` at a time.
 
-    ids: of the images, which key all randomness. watched: record the course of the first image. progress: called with
-    the fraction done. Raises `Unsupported` where the solver cannot take the problem, `PluginError` for an answer that
+    ids: image ids, which key all randomness. watched: record the iterates of the first image. progress: called with the
+    fraction done. Raises `Unsupported` if the solver does not support the problem, `PluginError` for a result that
     breaks the contract.
     """
     device = problem.operator.device
@@ -100,9 +100,9 @@ def solve_parts(
     watch: AbstractContextManager[object] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Reconstruction]:
-    """The checked answers, batch by batch, of a solver that supports the problem and is prepared: bounded memory.
+    """Yield the checked results batch by batch, with bounded memory. The solver must be prepared and supported.
 
-    course: what the first batch records goes there. watch: entered around every call of `solve`.
+    course: receives the recording of the first batch. watch: entered around every call of `solve`.
     """
     n = len(ids)
 
@@ -126,14 +126,14 @@ def solve_parts(
 
 
 def check_supported(solver: Solver, problem: Problem) -> None:
-    """Raise `Unsupported`, with the reason, where a solver cannot take a problem."""
+    """Raise `Unsupported`, with the reason, if a solver does not support a problem."""
     reason = unsupported_dims(solver, problem.operator.image_shape) or solver.unsupported(problem)
     if reason is not None:
         raise Unsupported(reason)
 
 
 def prepare(solver: Solver, device: torch.device) -> float:
-    """Load the weights of a solver's priors. Returns the seconds that it took."""
+    """Load the weights of a solver's priors. Returns the time in seconds."""
     with meters.Stopwatch(device) as watch:
         for part in with_nested(solver):
             if isinstance(part, Prior):
@@ -145,7 +145,7 @@ def prepare(solver: Solver, device: torch.device) -> float:
 def isolated(device: torch.device, seed: int) -> Iterator[None]:
     """A block in which torch's global random state is fixed and its default dtype restored.
 
-    Solvers must draw from the `rng` that they are given; those that use the global state all the same are repeatable.
+    Solvers must draw from their `rng` argument; this makes those that use the global state reproducible too.
     """
     dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -157,7 +157,7 @@ def isolated(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def part_of(problem: Problem, part: slice) -> Problem:
-    """The problem of some of the images. Tensors are copies: writing into them changes nothing outside."""
+    """The problem for some of the images, with copies of the tensors, which the solver may modify."""
     return Problem(
         problem.operator.select(part),
         problem.y[part].clone(),
@@ -168,7 +168,7 @@ def part_of(problem: Problem, part: slice) -> Problem:
 
 
 def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:
-    """The answers for the batches as one. Info and curves that only some of them have are left out."""
+    """Concatenate the results of the batches. Info and curves that some batches lack are left out."""
     names = set.intersection(*(set(part.info) for part in parts))
     info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
     curved = set.intersection(*(set(part.curves) for part in parts))

@@ -21,7 +21,7 @@ from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.methods import Fista, PrimalDual
 from cryobench.solvers.pinv import expected_misfit, least_norm
-from cryobench.solvers.proximal import Task, finished, joined, minimise
+from cryobench.solvers.proximal import Objective, finished, joined, minimise
 from cryobench.spec import Component, Range
 
 
@@ -40,11 +40,11 @@ class Regularised(Solver):
     cut: Annotated[
         float | None,
         Range(1, 4, also=(None,)),
-        "R splits off what is dense, see docs/classical.md; none: 1 (the plain norm) with a "
+        "R splits off the dense part, see docs/classical.md; none: 1 (the plain norm) with a "
         "stated lam, else 2 (dct), 2.5 (wavelet) or 1.5 (tv)",
     ] = None
     method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
-    steps: Annotated[int, "most steps"] = 5000
+    steps: Annotated[int, "maximum number of steps"] = 5000
     tol: Annotated[float, "stop an image at this duality gap, relative to its objective"] = 5e-5
     box: Annotated[bool, "hold every pixel in the range of the scale, [-1, 1] by default"] = False
     share: Annotated[float, "form=penalty, lam=auto, exact y: misfit relative to the structure in y"] = 0.01
@@ -66,7 +66,7 @@ class Regularised(Solver):
             raise ParameterError(f"{name}: steps must be at least 1, got {self.steps}")
         if not 0 <= self.tol < math.inf:
             raise ParameterError(f"{name}: tol must be zero or positive, got {self.tol:g}")
-        _ = self.sparsity  # its parameters are checked too
+        _ = self.sparsity  # checks the parameters of R
 
     @property
     def sparsity(self) -> Sparsity:
@@ -98,23 +98,23 @@ class Regularised(Solver):
             "fista": lambda task: iterate(Fista(task)),
             "primal_dual": lambda task: iterate(PrimalDual(task)),
         }
-        # an image goes its own way, whatever the others in its batch
+        # the method is chosen per image, so that results do not depend on the batch
         chosen = {name: torch.nonzero(images.flatten()).flatten() for name, images in self._ways(problem, task).items()}
         answers = {name: (images, ways[name](task.take(images))) for name, images in chosen.items() if len(images)}
         return joined(list(answers.values()))
 
-    def _ways(self, problem: Problem, task: Task) -> dict[str, torch.Tensor]:
-        """Which images are done at the start, and which method minimises the others."""
+    def _ways(self, problem: Problem, task: Objective) -> dict[str, torch.Tensor]:
+        """Which images need no iteration, and which method minimises the others."""
         operator, exact = problem.operator, task.exact
-        done = exact & (operator.rank == math.prod(operator.image_shape))  # one image alone agrees with y
+        done = exact & (operator.rank == math.prod(operator.image_shape))  # the constraint has a unique solution
         if self.method == "auto":
             fista = ~exact & (not operator.closed_form and not self.box)
         else:
             fista = torch.full_like(exact, self.method == "fista")
         return {"done": done, "fista": fista & ~done, "primal_dual": ~fista & ~done}
 
-    def task(self, problem: Problem) -> Task:
-        """What is minimised: the form, and with `lam=auto` the misfit that the weight is to reach."""
+    def task(self, problem: Problem) -> Objective:
+        """The objective: the form and, with `lam=auto`, the target misfit of the weight."""
         operator, prior = problem.operator, self.sparsity
         least = least_norm(problem)
         structure = least - per_item(mean_intensity(operator, problem.y), least)
@@ -126,16 +126,16 @@ class Regularised(Solver):
         else:
             misfit = self._misfit(problem, measured_norm)
             exact = misfit == 0
-            # where lam K^T u = A^T r balance, for a residual r of that size and |u| = 1
+            # initial weight: lam K^T u = A^T r at the minimiser, for a residual r of norm `misfit` and |u| = 1
             gain = norm(operator.A_adjoint(measured)) / measured_norm.clamp_min(tiny(misfit))
             lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared(structure.ndim - 2))
             lam, misfit = torch.where(exact, 1.0, lam), torch.where(exact, math.inf, misfit)
         outside = operator.A(least) - problem.y
         beyond = per_item(dot(outside, outside), least) / 2
-        return Task(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.bounds(problem))
+        return Objective(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.bounds(problem))
 
     def _misfit(self, problem: Problem, structure: torch.Tensor) -> torch.Tensor:
-        """The misfit that the weight is to reach, 0 for the constraint form; `structure`: that of a constant image."""
+        """The target misfit, 0 for the constraint form; `structure`: the misfit of a constant image."""
         if self.form == "constraint":
             return torch.zeros_like(structure)
         misfit = per_item(expected_misfit(problem), structure)

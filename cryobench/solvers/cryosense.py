@@ -1,4 +1,4 @@
-"""`cryosense`: an unconditional DDPM, steered by Nesterov-accelerated gradients of the data term."""
+"""`cryosense`: unconditional DDPM sampling, guided by Nesterov-accelerated gradients of the data term."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class CryoSense(Sampler):
         v = beta_i v + zeta_i g
         x = clamp(x_prev - v, -1, 1)
 
-    beta_i and zeta_i rise linearly from beta_min and zeta_min at the first step to beta and zeta at the last. As
-    published, but that the gradient is normalised by image and not over the batch, so that an image's result is its
-    own. The gradient is A^T A z - A^T y, no autograd.
+    beta_i and zeta_i increase linearly from beta_min and zeta_min at the first step to beta and zeta at the last. As
+    published, except that the gradient is normalised per image and not over the batch, so that results do not depend on
+    the batch. The gradient is A^T A z - A^T y, without autograd.
     """
 
     steps: Annotated[int, "network evaluations"] = 1000

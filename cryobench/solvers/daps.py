@@ -1,4 +1,4 @@
-"""`daps`: a draw from p(x_0 | x_t, y) at every noise level, from which the next level starts afresh."""
+"""`daps`: at every noise level a sample of p(x_0 | x_t, y), to which fresh noise of the next level is added."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Daps(Sampler):
 
     and where y is exact, the projection of u on {x : A x = y}. The last x is the answer.
 
-    u = x0 + spread s n'. With spread = 1 that is the Gaussian in full. But the ODE ends in what is distributed as
-    images are, and noise on top of it doubles the variance of what is not measured (of a Gaussian prior, level by
-    level). The 100 short Langevin steps of the published code hardly leave x0 either where nothing is measured. So the
-    default is spread = 0. No n' is added at the last level: the answer would show it as white noise.
+    u = x0 + spread s n'. With spread = 1 u is a sample of the Gaussian. But the end point of the ODE already follows
+    the distribution of images, and additional noise doubles the variance of unmeasured components (for a Gaussian
+    prior, at each level). The 100 short Langevin steps of the published code also hardly leave x0 in unmeasured
+    components. The default is therefore spread = 0. No n' is added at the last level, where it would remain as white
+    noise.
 
     The paper's full setting is steps = 200.
     """
@@ -62,7 +63,7 @@ class Daps(Sampler):
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
         least = least_norm(problem)
         noise_of_y = draws.stream(NOISE_OF_Y) if (problem.sigma > 0).any() else None
-        # a level the network was not trained on would be met with its last one
+        # the network cannot use levels beyond its schedule
         sigmas = polynomial(min(self.start, float(model.sigmas[-1])), self.end, self.steps)
         x = torch.zeros_like(least)
         z = sigmas[0] * draws.x_T()
@@ -83,7 +84,7 @@ class Daps(Sampler):
 def flow(model: DiffusionModel, z: torch.Tensor, s: float, steps: int) -> torch.Tensor:
     """The probability-flow ODE from z = image + s noise to an image, `steps` network evaluations, [B, 1, H, W].
 
-    By Euler steps, the last of them from a level of 0.01 to none, where it is the network's estimate.
+    By Euler steps; the last one, from level 0.01 to 0, returns the estimate of the network.
     """
     points = [*polynomial(s, min(s, 0.01), steps), 0.0]
     for here, then in pairwise(points):

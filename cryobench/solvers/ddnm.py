@@ -1,4 +1,4 @@
-"""`ddnm`: the reverse process with the network's null space and the measurements' range."""
+"""`ddnm`: the reverse process with the range component from the measurements and the null space from the network."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Ddnm(Sampler):
         x0 <- x0 - w A^+ (A x0 - y)                     on the range of A, from y
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - eta^2) eps + eta noise)
 
-    with w = 1 where y is exact. Where it is noisy, A^+ y carries noise of deviation s_x (told by one application of A^+
-    to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)): never more of it than the level s has. The variance
-    a_s w^2 s_x^2 that comes in with y is left out of what is drawn on the range of A.
+    with w = 1 where y is exact. Where y is noisy, A^+ y has noise of deviation s_x (estimated by one application of A^+
+    to noise), and w = min(1, sqrt(1 - a_s) / (sqrt(a_s) s_x)), which limits it to the noise of level s. The variance
+    a_s w^2 s_x^2 that enters with y is subtracted from the noise drawn on the range of A.
     """
 
     eta: Annotated[float, Range(0, 1), "share of fresh noise in a step, 0 (none) to 1"] = 0.85
@@ -44,10 +44,10 @@ class Ddnm(Sampler):
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
-            # the network's noise is kept: taking it anew from the corrected x0 would undo part of the correction
+            # eps is that of the uncorrected x0: recomputing it from the corrected x0 would undo part of the correction
             eps = noise_in(model, x, x0, t)
             b = model.alpha(then)
-            # without noise in y w is 1 to the end, where the level has none either and the quotient would be 0 / 0
+            # without noise in y w is 1; at the last level the quotient would be 0 / 0
             w = torch.where(deviation > 0, (((1 - b) / b) ** 0.5 / deviation).clamp_max(1.0), 1.0)
             x0 = x0 + w * operator.A_dagger_A(least - x0)
             if t == 0:

@@ -1,4 +1,4 @@
-"""`dmplug`: the image that a three-step diffusion makes of a seed, and the seed that explains the measurements."""
+"""`dmplug`: optimises the seed of a three-step deterministic diffusion so that its image fits the measurements."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class DmPlug(WithDiffusion):
     Adam (0.9, 0.999) from z ~ N(0, I), at most `steps` steps of `ddim_steps` network evaluations and their gradient
     each. With three steps the levels are those of the published code, 666, 333 and 0 of 1000.
 
-    It ends by ES-WMV (Wang et al. 2021, "Early Stopping for Deep Image Prior", algorithm 1, whose window and patience
-    are the defaults): with VAR the variance of the last `window` images R(z), summed over pixels, the answer is the
-    image at which VAR was least, and an image that has not had a lower VAR for `patience` steps is done. Noisy y are
-    fitted first where they are an image and then where they are noise, and VAR is least between the two. Where y is
-    exact there is no noise to fit: VAR falls with the steps that Adam makes, so the rule ends once they shrink no more,
-    or not at all, and what it keeps is about as good as the last. `patience` = `steps` switches the ending off.
+    It stops by ES-WMV (Wang et al. 2021, "Early Stopping for Deep Image Prior", algorithm 1, whose window and patience
+    are the defaults): with VAR the variance of the last `window` images R(z), summed over pixels, the result is the
+    image at the minimum of VAR, and an image stops after `patience` steps without a lower VAR. With noisy y the
+    iteration fits first the image and then the noise, and VAR has its minimum in between. With exact y there is no
+    noise to fit: VAR decreases with the step lengths of Adam, so the rule stops when these no longer decrease, or
+    never, and its result is about as good as the last iterate. `patience` = `steps` disables the rule.
 
-    Every image has its own Adam, VAR and end, and costs nothing once it has ended.
+    Every image has its own Adam state, VAR and stopping time; stopped images are no longer computed.
 
-    info: `iterations`, the `loss` of the answer, whether it `stopped` by the rule. curves: `loss` of every step, NaN
-    after an image has ended.
+    info: `iterations`, the `loss` of the result, whether it `stopped` by the rule. curves: `loss` of every step, NaN
+    after an image has stopped.
     """
 
     steps: Annotated[int, Range(200, 5000, log=True), "most steps of Adam"] = 5000
@@ -58,7 +58,7 @@ class DmPlug(WithDiffusion):
         B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
         active = torch.arange(B, device=device)
         seed = Seed(Draws(problem, rng).x_T(), self.lr)
-        calm = Calmest(self.window, self.patience)
+        stopping = EarlyStopping(self.window, self.patience)
         operator, y = problem.operator, problem.y
         answer = torch.zeros(problem.image_batch_shape, dtype=dtype, device=device)
         shown = answer.clone()
@@ -75,7 +75,7 @@ class DmPlug(WithDiffusion):
             curve.append(torch.full((B,), math.nan, dtype=dtype, device=device).index_copy(0, active, loss))
             uphill = operator.A_adjoint(residual) * (2 / residual[0].numel())
 
-            better, done = calm.look(x)
+            better, done = stopping.look(x)
             answer[active[better]], loss_of_answer[active[better]] = x[better], loss[better]
             shown[active] = x
             recording.offer(shown, shown)
@@ -91,7 +91,7 @@ class DmPlug(WithDiffusion):
                 active, y, operator = active[keep], y[keep], operator.select(keep)
                 model = model.select(keep)
                 seed.take(keep)
-                calm.take(keep)
+                stopping.take(keep)
         info = {"iterations": iterations, "loss": loss_of_answer, "stopped": stopped}
         return Reconstruction(answer, info, {"loss": torch.stack(curve, dim=1)})
 
@@ -121,12 +121,12 @@ class Seed:
         self.z = self.z - self._lr * m / (v.sqrt() + self._eps)
 
     def take(self, images: torch.Tensor) -> None:
-        """Go on with some of the images alone."""
+        """Keep only the state of some of the images."""
         self.z, self.m, self.v = self.z[images], self.m[images], self.v[images]
 
 
-class Calmest:
-    """ES-WMV for each image: when the variance of its last `window` iterates was least, and whether to wait on."""
+class EarlyStopping:
+    """ES-WMV for each image: keeps the minimum of the variance over the last `window` iterates, and counts patience."""
 
     def __init__(self, window: int, patience: int):
         self._window, self._patience = window, patience
@@ -134,9 +134,9 @@ class Calmest:
         self._seen = 0
 
     def look(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Given the next iterates [B, 1, H, W]: which are the best so far, and which images are done, bool [B] each.
+        """For the next iterates [B, 1, H, W]: whether each is the best so far, and whether its image is done, bool [B].
 
-        Before there is a window of them the latest is the best.
+        Until the first window is full the latest iterate is the best.
         """
         if self._seen == 0:
             self._last = x.new_empty((len(x), self._window, *x.shape[1:]))
@@ -153,5 +153,5 @@ class Calmest:
         return better, self._waited >= self._patience
 
     def take(self, images: torch.Tensor) -> None:
-        """Go on with some of the images alone."""
+        """Keep only the state of some of the images."""
         self._last, self._least, self._waited = self._last[images], self._least[images], self._waited[images]

@@ -25,10 +25,10 @@ class Dps(Sampler):
         x_s <- x_s - zeta grad_{x_t} ||y - A x0(x_t)|| / ||A||
 
     The gradient is that of the norm, J^T A^T (A x0 - y) / ||A x0 - y|| with J the Jacobian of the network's x0, as in
-    the published code, for which zeta = 1 is the default; the paper prints the gradient of the squared norm over the
-    norm, which is twice that. Only J^T needs autograd. The division by ||A|| is ours: the published operators have
-    norms of about one, and without it the units of y would decide how far a step goes. A step does not shorten as the
-    residual falls, so that the measurements are met to within a step and not exactly; the noise level is not used.
+    the published code, whose default is zeta = 1; the paper states the gradient of the squared norm over the norm,
+    which is twice that. Only J^T needs autograd. The division by ||A|| is an addition: the published operators have
+    norms of about one, and without it the step length would depend on the units of y. The step length does not decrease
+    with the residual, so the measurements are fitted only to within a step; the noise level is not used.
     """
 
     steps: Annotated[int, "network evaluations, each with its gradient"] = 1000
@@ -45,10 +45,10 @@ class Dps(Sampler):
         scale = operator.norms.to(y.dtype).clamp_min(tiny(y))
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
-            (_, x0), pulled_back = differentiable(model, x, t)
+            (_, x0), vjp = differentiable(model, x, t)
             residual = operator.A(x0) - y
             uphill = operator.A_adjoint(residual / norm(residual).clamp_min(tiny(y))) / scale
-            step = self.zeta * pulled_back(uphill)
+            step = self.zeta * vjp(uphill)
             x = ancestral(model, x, x0, t, then, draws.noise() if t > 0 else None) - step
             recording.offer(x, x0)
             progress(i + 1, self.steps)

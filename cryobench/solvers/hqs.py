@@ -1,4 +1,4 @@
-"""`hqs`: half-quadratic splitting with the network as denoiser. No noise is drawn: it estimates the posterior mean."""
+"""`hqs`: half-quadratic splitting with the network as denoiser; deterministic, an estimate of the posterior mean."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Hqs(WithDiffusion):
     from the least-norm solution x_0, with g = s^2 / (lam sigma^2). The second step is closed form, and where y is exact
     (sigma = 0) it is the projection on {x : A x = y}.
 
-    The first level is so high that the network sees nothing: z is the mean of the images it knows, within the room that
-    the noise of the image leaves (`room_beside_noise`). What y does not tell begins as in that mean. It matters where y
-    leaves out the lowest frequencies: of a coefficient that is wrong by far more than s, as 0 is there, the network
-    takes the error for image. Only networks that predict the image or v can be asked: one that predicts the noise has s
-    times its error, and its rounding, in z.
+    The first level is so high that the input carries no information: z is the mean of the training images, clamped to
+    the range that the noise of the image leaves (`room_beside_noise`), and unmeasured components start from that mean.
+    This matters if y lacks the lowest frequencies: the network treats the error of a coefficient that is wrong by far
+    more than s, as 0 is there, as part of the image. It requires a network that predicts the image or v: for one that
+    predicts the noise, z contains its error and rounding multiplied by s.
 
-    A network that was trained on images in all eight turns and flips sees x_k in another of them at each step: its
-    errors, which are not the same in all, then average out (Terris et al. 2024, "Equivariant plug-and-play image
+    If the network was trained on images in all eight rotations and flips, each step transforms x_k by another of them,
+    so that errors that are not equivariant average out (Terris et al. 2024, "Equivariant plug-and-play image
     reconstruction").
     """
 

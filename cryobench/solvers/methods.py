@@ -7,33 +7,35 @@ import math
 import torch
 
 from cryobench.numerics.linalg import dot, norm, tiny, total
-from cryobench.solvers.proximal import Method, Task
+from cryobench.solvers.proximal import Method, Objective
 
 _STEP_RANGE = 100
-"""How far tau may move from where it starts: it would run away where the constraints contradict each other."""
+"""Largest factor by which tau may change: with inconsistent constraints it would diverge."""
 _INNER_SHARE = 0.01
-"""Inside FISTA a prox without closed form ends when its own steps are this share of FISTA's last one, so that its error
-falls with them (Schmidt, Le Roux & Bach 2011)."""
+"""Inside FISTA an iterative prox stops when its steps are this fraction of the last FISTA step, so that its error
+decreases with them (Schmidt, Le Roux & Bach 2011)."""
 
 
 class PrimalDual(Method):
-    """Primal-dual hybrid gradient, T below, under reflected Halpern iteration with restarts (Lu & Yang 2024):
+    """Reflected Halpern iteration with restarts (Lu & Yang 2024) of the primal-dual hybrid gradient operator T:
 
         T:   x' = argmin of data term + 1/(2 tau) ||x' - (x - tau K^T u)||^2
              u' = projection of u + sigma K (2 x' - x) on the dual ball of radius lam,   tau sigma ||K||^2 = 1
 
         z_{k+1} = (k + 1)/(k + 2) (2 T z_k - z_k) + 1/(k + 2) z_0,   z = (x, u)
 
-    An image restarts from T z when its residual ||T z - z||_P, P = [1/tau, -K^T; -K, 1/sigma], has fallen to a fifth,
-    or to 0.8 and rises, or after long (Applegate et al. 2023, section 4); tau then moves halfway, in the logarithm,
-    towards ||x - x_0|| / (||u - u_0|| ||K||). A box constraint is one more block of the dual, K = [K; I].
+    An image restarts from T z when its residual ||T z - z||_P, P = [1/tau, -K^T; -K, 1/sigma], has decreased by a
+    factor of 5, or of 1.25 and increases again, or after many steps (Applegate et al. 2023, section 4); tau then moves
+    halfway, on a log scale, towards ||x - x_0|| / (||u - u_0|| ||K||). A box constraint is one more dual block,
+    K = [K; I].
 
-    Where K K^T = 1, T and P see s = x - tau K^T u alone, and s is iterated (Douglas-Rachford splitting; O'Connor &
-    Vandenberghe 2020): the rest of z would only gather rounding. Else K x and K^T u are iterated with z, so that a step
-    transforms but once. Either way x stands for its difference from A^+ y.
+    If K K^T = 1, T and P depend only on s = x - tau K^T u, and s is iterated (Douglas-Rachford splitting; O'Connor &
+    Vandenberghe 2020): the other component of z would only accumulate rounding errors. Otherwise K x and K^T u are
+    iterated with z, so that each step applies K and K^T only once. In both cases x is stored as its difference from
+    A^+ y, the argument of A_dagger_A.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Objective):
         self.task = task
         self.norm_squared = task.prior.norm_squared(task.least.ndim - 2) + (task.bounds is not None)
         self.splits = self.norm_squared == 1
@@ -41,7 +43,8 @@ class PrimalDual(Method):
         self.moved = self.anchor_x = self.KTu = self.g = torch.zeros_like(task.least)
         self.u = self.anchor_u = torch.zeros_like(self.K_least)
         self.Kx = self.K_least
-        size = task.lam * math.sqrt(self.u[0].numel() * self.norm_squared)  # of u, were it on the ball's surface
+        # initial tau balances the primal and dual distances: `spread` over the norm of a u on the surface of the ball
+        size = task.lam * math.sqrt(self.u[0].numel() * self.norm_squared)
         self.tau = torch.where((size > 0) & (task.spread > 0), task.spread / size.clamp_min(tiny(size)), 1.0)
         self.least_tau, self.most_tau = self.tau / _STEP_RANGE, self.tau * _STEP_RANGE
         self.k, self.age = torch.zeros_like(size), torch.zeros_like(size)
@@ -71,11 +74,11 @@ class PrimalDual(Method):
         return s - self.task.operator.A_dagger_A(s, torch.where(self.task.exact, math.inf, self.tau))
 
     def _image(self) -> tuple[torch.Tensor, ...]:
-        """What is iterated, at T z."""
+        """The iterated variables, at T z."""
         return (self.moved - self.tau * self.KTu,) if self.splits else (self.moved, self.u, self.Kx, self.KTu)
 
     def _split(self) -> torch.Tensor:
-        """T on s. Returns the square of its residual."""
+        """Apply T to s. Returns the squared residual."""
         (s,) = self.at
         self.moved = self._primal_step(s)
         self.u = self._dual_step((self.K_least + self._K(2 * self.moved - s)) / self.tau, 1 / self.tau)
@@ -84,7 +87,7 @@ class PrimalDual(Method):
         return self.tau * dot(self.g, self.g)
 
     def _hybrid(self) -> torch.Tensor:
-        """T on z. Returns the square of its residual."""
+        """Apply T to z. Returns the squared residual."""
         x, u, Kx, KTu = self.at
         sigma = 1 / (self.tau * self.norm_squared)
         self.moved = self._primal_step(x - self.tau * KTu)
@@ -93,6 +96,7 @@ class PrimalDual(Method):
         self.KTu = self._KT(self.u)
         du, KTdu = self.u - u, self.KTu - KTu
         self.g = KTdu - (self.moved - x) / self.tau
+        # ||T z - z||_P^2 with the square completed in dx; the rest is >= 0 but for rounding, as tau sigma ||K||^2 = 1
         return self.tau * dot(self.g, self.g) + (dot(du, du) / sigma - self.tau * dot(KTdu, KTdu)).clamp_min(0)
 
     def propose(self) -> torch.Tensor:
@@ -108,7 +112,7 @@ class PrimalDual(Method):
         x = self.x
         if self.task.bounds is None:
             return penalty - dot(self.KTu, x)
-        # the box's share u of the dual: its support function max(lo u, hi u) takes the place of lam R
+        # u is the dual block of the box: its support function max(lo u, hi u) replaces lam R
         low, high = self.task.bounds
         u, inside = self.u[:, -1:], x.clamp(low, high)
         held = total(torch.maximum(low * u, high * u) - u * inside + (u * (x - inside)).abs())
@@ -123,14 +127,14 @@ class PrimalDual(Method):
     def advance(self, restart: torch.Tensor) -> None:
         if restart.any():
             moved, turned = norm(self.moved - self.anchor_x), norm(self.u - self.anchor_u)
-            wanted = moved / (turned * math.sqrt(self.norm_squared)).clamp_min(tiny(moved))
-            wanted = (self.tau * wanted).sqrt().clamp(self.least_tau, self.most_tau)
-            self.tau = torch.where(restart & (moved > 0) & (turned > 0), wanted, self.tau)
+            target = moved / (turned * math.sqrt(self.norm_squared)).clamp_min(tiny(moved))
+            target = (self.tau * target).sqrt().clamp(self.least_tau, self.most_tau)
+            self.tau = torch.where(restart & (moved > 0) & (turned > 0), target, self.tau)
             self.anchor_x = torch.where(restart, self.moved, self.anchor_x)
             self.anchor_u = torch.where(restart, self.u, self.anchor_u)
         image = self._image()
         self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(image, self.anchor, strict=True))
-        # where it restarts, the anchor is T z, and the next point too
+        # after a restart the anchor and the next point are both T z
         a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
         self.at = tuple(
             a * (2 * new - at) + (1 - a) * anchor for new, at, anchor in zip(image, self.at, self.anchor, strict=True)
@@ -146,7 +150,7 @@ class PrimalDual(Method):
 class Fista(Method):
     """FISTA (Beck & Teboulle 2009) with gradient-based adaptive restart (O'Donoghue & Candes 2015, eq. 12)."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Objective):
         self.task = task
         curvature = task.operator.norms.to(task.lam.dtype).square().expand_as(task.lam)
         self.step = 1 / torch.where(curvature > 0, curvature, 1.0)
@@ -165,7 +169,7 @@ class Fista(Method):
         self.before = self.new
         self.new, self.u = task.prior.dual_prox(z, step * task.lam, self.u, _INNER_SHARE * self.moved)
         self.moved = norm(self.new - self.at)
-        # momentum that points uphill is dropped: the image's sequence starts again from here
+        # gradient criterion: restart if the momentum points uphill
         return dot(self.at - self.new, self.new - self.before) > 0
 
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:

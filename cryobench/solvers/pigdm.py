@@ -27,9 +27,9 @@ class PiGdm(Sampler):
               + sqrt(a_t) g
         f = eta^2 (1 - a_t / a_s) / (1 - a_t)
 
-    Where y is exact g is J^T A^+ (y - A x0). eps and x0 are the network's, x0 clamped to [-1, 1]. Only J^T needs
-    autograd: what it is applied to is the difference that a proximal step makes to x0. sqrt(a_t) g does not shrink with
-    the length of a step, as the paper has it: r^2 times the score of p(y | x_t) is taken at every level.
+    Where y is exact, g is J^T A^+ (y - A x0). eps and x0 are the network's, x0 clamped to [-1, 1]. Only J^T needs
+    autograd: it is applied to the change of x0 by a proximal step. As in the paper, sqrt(a_t) g does not scale with the
+    step length: r^2 times the score of p(y | x_t) is added at every level.
     """
 
     steps: Annotated[int, Range(10, 200, log=True), "network evaluations, each with its gradient"] = 100
@@ -46,8 +46,8 @@ class PiGdm(Sampler):
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             a, b = model.alpha(t), model.alpha(then)
-            (eps, x0), pulled_back = differentiable(model, x, t)
-            g = pulled_back(data_step(problem, least, x0, 1 - a) - x0)
+            (eps, x0), vjp = differentiable(model, x, t)
+            g = vjp(data_step(problem, least, x0, 1 - a) - x0)
             fresh = self.eta**2 * (1 - a / b) / (1 - a)
             x = renoised(x0, eps, draws.noise() if t > 0 else None, b, fresh) + math.sqrt(a) * g
             recording.offer(x, x0)

@@ -1,4 +1,4 @@
-"""`pinv`, the floor of every leaderboard, and `tikhonov`: one proximal step of the data term each."""
+"""`pinv`, the baseline of every leaderboard, and `tikhonov`: one proximal step of the data term each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cryobench.spec import Range
 
 @dataclass(frozen=True)
 class Pinv(Solver):
-    """The least-norm solution around the mean intensity c that the measurements imply: x = c + A^+ (y - c A 1).
+    """The minimum-norm solution about the mean intensity c estimated from y: x = c + A^+ (y - c A 1).
 
-    Of all images that agree with the measurements it is the one nearest to a constant. It invents nothing, so a
-    method that does not beat it has shown nothing.
+    Of all images that are consistent with the measurements it is the closest to a constant image. It uses no further
+    prior knowledge, which makes it the baseline for other solvers.
     """
 
     dims = (2, 3)
@@ -31,10 +31,10 @@ class Pinv(Solver):
 
 @dataclass(frozen=True)
 class Tikhonov(Solver):
-    """argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2, with c the mean intensity that the measurements imply.
+    """argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2, with c the mean intensity estimated from y.
 
-    One proximal step from c. `lam=auto` takes the weight at which ||A x - A A^+ y|| is what the noise is expected to
-    leave (Morozov's discrepancy principle); where y is exact that is lam = 0, which is `pinv`.
+    One proximal step from c. `lam=auto` chooses the weight at which ||A x - A A^+ y|| equals the expected norm of the
+    noise (Morozov's discrepancy principle); where y is exact this is lam = 0, which is `pinv`.
     """
 
     dims = (2, 3)
@@ -66,9 +66,9 @@ def least_norm(problem: Problem) -> torch.Tensor:
 
 
 def expected_misfit(problem: Problem) -> torch.Tensor:
-    """The norm that noise is expected to have on the range of A, [B, 1, ..., 1] as sigma: sigma sqrt(rank A).
+    """The expected norm of the noise on the range of A, [B, 1, ..., 1] as sigma: sigma sqrt(rank A).
 
-    Where y is written in a larger space and sigma is the deviation there (`noise_in_range`), sigma sqrt(entries of y).
+    If y is stored in a larger space and sigma is the deviation there (`noise_in_range`), sigma sqrt(entries of y).
     """
     operator = problem.operator
     dimensions = problem.y[0].numel() if operator.noise_in_range else operator.rank
@@ -76,15 +76,15 @@ def expected_misfit(problem: Problem) -> torch.Tensor:
 
 
 def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
-    """The weight at which the misfit of the Tikhonov solution, which grows with it, is the expected one: by bisection
-    between 1e-8 and 1e8 ||A||^2; 0 where nothing is expected."""
-    operator, wanted = problem.operator, per_item(expected_misfit(problem), structure)
-    scale = operator.norms.to(wanted.dtype).square()
-    scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(wanted)
+    """The weight at which the misfit of the Tikhonov solution, which increases with it, is the expected one: by
+    bisection between 1e-8 and 1e8 ||A||^2; 0 where the expected misfit is 0."""
+    operator, target = problem.operator, per_item(expected_misfit(problem), structure)
+    scale = operator.norms.to(target.dtype).square()
+    scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(target)
     low, high = 1e-8 * scale, 1e8 * scale
     for _ in range(40):
         middle = (low * high).sqrt()
         misfit = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure))
-        less = per_item(misfit, structure) < wanted
+        less = per_item(misfit, structure) < target
         low, high = torch.where(less, middle, low), torch.where(less, high, middle)
-    return torch.where(wanted > 0, (low * high).sqrt(), 0.0)
+    return torch.where(target > 0, (low * high).sqrt(), 0.0)

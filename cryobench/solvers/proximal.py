@@ -1,15 +1,15 @@
-"""The engine of the classical solvers: for a sparsity prior R, batched, each image on its own,
+"""The engine of the classical solvers: for a sparsity prior R, batched, independently for each image,
 
     penalty       min over x of   1/2 ||A x - y||^2 + lam R(x)
     constraint    min over x of   R(x)   subject to   x a least-squares solution of A x = y
 
-Two methods (`methods.py`) minimise them. `PrimalDual` (Chambolle & Pock 2011; Douglas-Rachford where K is orthonormal)
-takes the data term by its proximal step, which is closed form on a structured operator, and R by a projection of the
-dual; it needs no inner iteration, and solves both forms. `Fista` takes a gradient step on the data term and the prox of
-R, for operators without a closed form. Both leave a point x and a dual point u with |u| <= lam, and stop by the same
-gap (`Method.gap`).
+Two methods (`methods.py`) minimise them. `PrimalDual` (Chambolle & Pock 2011; Douglas-Rachford if K is orthonormal)
+uses the proximal step of the data term, closed form for structured operators, and a projection of the dual variable for
+R; it needs no inner iteration and solves both forms. `Fista` uses a gradient step on the data term and the prox of R,
+for operators without a closed form. Both provide a primal point x and a dual point u with |u| <= lam, and stop by the
+same duality gap (`Method.gap`).
 
-With z* the least-squares solution A^+ y, A enters through A_dagger_A (z* - z) and A^T A (x - z*) alone.
+With z* the least-squares solution A^+ y, A is used only through A_dagger_A (z* - z) and A^T A (x - z*).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from cryobench.priors.sparsity import Sparsity
 MISFIT_TOLERANCE = 0.01
 _WEIGHT_CHANGES = 30
 _LOOK = 10
-"""Steps between two looks at the gap."""
+"""Steps between two evaluations of the gap, which need further applications of A and K."""
 _REACH = 0.3
-"""Least distance to the minimiser that the gap reckons with, relative to that from the start."""
+"""Lower bound of the distance to the minimiser that the gap assumes, relative to the distance from the start."""
 
 
 @dataclass
-class Task:
-    """What is minimised, for each image; every tensor but the images is [B, 1, ..., 1], with as many axes as they.
+class Objective:
+    """The objective of each image; every tensor but the images is [B, 1, ..., 1], with as many axes as they.
 
-    least: A^+ y, a least-squares solution, where the iteration starts, [B, C, *S]. spread: the norm of its
-    structure, which changes are relative to. beyond: 1/2 ||A A^+ y - y||^2, what no x changes. exact: the constraint
-    form. lam: the weight; 1 in the constraint form. misfit: where finite, lam is changed until ||A x - A A^+ y|| is
-    this (the discrepancy principle). bounds: the range in which every pixel is held, or None.
+    least: A^+ y, a least-squares solution and the initial point, [B, C, *S]. spread: the norm of A^+ y minus the mean
+    intensity, the unit of changes. beyond: 1/2 ||A A^+ y - y||^2, the constant part of the data term. exact: whether
+    the constraint form is solved. lam: the weight; 1 in the constraint form. misfit: if finite, lam is adjusted until
+    ||A x - A A^+ y|| has this value (the discrepancy principle). bounds: the range of every pixel, or None.
     """
 
     operator: LinearOperator
@@ -52,16 +52,16 @@ class Task:
     misfit: torch.Tensor
     bounds: tuple[float, float] | None = None
 
-    def take(self, images: torch.Tensor) -> Task:
+    def take(self, images: torch.Tensor) -> Objective:
         tensors = {name: value[images] for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return Task(self.operator.select(images), self.prior, **tensors, bounds=self.bounds)
+        return Objective(self.operator.select(images), self.prior, **tensors, bounds=self.bounds)
 
     def misfit_of(self, x: torch.Tensor) -> torch.Tensor:
         """||A x - A A^+ y||, [B, 1, ..., 1]."""
         return per_item(norm(self.operator.A(x - self.least)), x)
 
     def data_term(self, misfit: torch.Tensor) -> torch.Tensor:
-        """1/2 ||A x - y||^2 for an x of that misfit, 0 in the constraint form, [B, 1, ..., 1]."""
+        """1/2 ||A x - y||^2 for an x with that misfit, 0 in the constraint form, [B, 1, ..., 1]."""
         return torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
 
     def penalty(self, x: torch.Tensor) -> torch.Tensor:
@@ -69,48 +69,49 @@ class Task:
         return self.lam * self.prior.value(x)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
-        """What is minimised, [B, 1, ..., 1]."""
+        """Data term plus penalty, [B, 1, ..., 1]."""
         return self.data_term(self.misfit_of(x)) + self.penalty(x)
 
 
 class _Rows:
-    """Attributes that are tensors, or tuples of them, have one row per image that is still active."""
+    """Base class of states whose attributes are tensors, or tuples of them, with one row per active image."""
 
     def take(self, images: torch.Tensor) -> None:
-        """Go on with some of the images alone."""
+        """Keep only the rows of some of the images."""
         for name, value in vars(self).items():
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value[images])
-            elif isinstance(value, Task):
+            elif isinstance(value, Objective):
                 setattr(self, name, value.take(images))
             elif isinstance(value, tuple):
                 setattr(self, name, tuple(tensor[images] for tensor in value))
 
 
 class Method(_Rows, ABC):
-    """An iteration."""
+    """An iterative method."""
 
-    task: Task
+    task: Objective
 
     @property
     @abstractmethod
     def x(self) -> torch.Tensor:
-        """The answer so far, [B, 1, H, W]."""
+        """The current iterate, [B, C, *S]."""
 
     @abstractmethod
     def propose(self) -> torch.Tensor:
-        """Make the next `x`. Returns which images are to restart."""
+        """Compute the next `x`. Returns which images should restart."""
 
     def gap(self, penalty: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
-        """The duality gap at `x`, where lam R is `penalty`: a bound of F(x) - F(x') for all x' within `reach`.
+        """The duality gap at `x`, with lam R = `penalty`: a bound of F(x) - F(x') for all x' within distance `reach`.
 
-        With g = `imbalance`, F(x) - F(x') <= lam R(x) - <u, K x> + <g, x - x'> - 1/2 ||A (x - x')||^2. Where A is steep
-        the last term outweighs g: with h = (I + gamma A^T A)^-1 g, any gamma > 0, that is
+        With g = `imbalance`, F(x) - F(x') <= lam R(x) - <u, K x> + <g, x - x'> - 1/2 ||A (x - x')||^2. Along large
+        singular values of A the last term dominates g: with h = (I + gamma A^T A)^-1 g, any gamma > 0, this is
 
             <= lam R(x) - <u, K x> + reach ||h|| + gamma/2 <h, g - h>,      here gamma = reach / ||g||.
 
-        Without it, `reach ||g||`, float32 could not end: the rounding of a steep gradient looks like a long way to go.
-        (A localized duality gap, as in Applegate et al. 2023, that knows the curvature of the data term.)
+        The simpler bound `reach ||g||` would never reach the tolerance in float32, because the rounding of a large
+        gradient dominates it. (A localized duality gap, as in Applegate et al. 2023, with the curvature of the data
+        term.)
         """
         task, g, slack = self.task, self.imbalance(), self.slackness(penalty).clamp_min(0)
         if not task.operator.closed_form:
@@ -122,11 +123,11 @@ class Method(_Rows, ABC):
 
     @abstractmethod
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
-        """lam R(x) - <u, K x>, where lam R is `penalty`."""
+        """lam R(x) - <u, K x>, with lam R = `penalty`."""
 
     @abstractmethod
     def imbalance(self) -> torch.Tensor:
-        """A gradient of the data term at x, plus K^T u, [B, 1, H, W]; 0 at the minimiser."""
+        """The gradient of the data term at x plus K^T u, [B, C, *S]; 0 at the minimiser."""
 
     @abstractmethod
     def movement(self) -> torch.Tensor:
@@ -134,17 +135,18 @@ class Method(_Rows, ABC):
 
     @abstractmethod
     def advance(self, restart: torch.Tensor) -> None:
-        """Move on from `x`: by momentum, or afresh where `restart` says so."""
+        """Prepare the next step from `x`: with momentum, or without where `restart` is set."""
 
     @abstractmethod
     def reweigh(self, ratio: torch.Tensor) -> None:
-        """The weight lam has been multiplied by `ratio`: dual points follow it."""
+        """Rescale the dual variables after lam was multiplied by `ratio`."""
 
 
 class _Reach(_Rows):
-    """How far each image has come since the number of steps was last a power of two, or between the last two."""
+    """An estimate of the distance to the minimiser: how far each image moved since the number of steps was last a power
+    of two, or between the last two powers, whichever is larger."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Objective):
         self.start = self.x = task.least
         self.before = task.spread
 
@@ -156,24 +158,24 @@ class _Reach(_Rows):
 
 
 class _WeightSearch(_Rows):
-    """The weight of each image whose misfit is the wanted one: the secant method on log misfit against log lam."""
+    """Finds the weight of each image for the target misfit, by the secant method on log misfit against log lam."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Objective):
         self.start = task.lam
         self.changes = torch.zeros_like(task.lam)
         self.slope = torch.full_like(task.lam, 0.8)
         self.lam = self.misfit = torch.full_like(task.lam, math.nan)
 
-    def ratio(self, look: torch.Tensor, misfit: torch.Tensor, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where, among the images to `look` at, the misfit is not yet the wanted one, and by what to multiply lam.
+    def ratio(self, look: torch.Tensor, misfit: torch.Tensor, task: Objective) -> tuple[torch.Tensor, torch.Tensor]:
+        """For the images in `look`: whether the misfit is off the target, and the factor by which to multiply lam.
 
-        After many changes, or where lam has gone six orders of magnitude without reaching it, the weight stays.
+        The weight is kept after many changes, or once lam has moved by six orders of magnitude without success.
         """
         misfit = misfit.clamp_min(1e-3 * task.misfit)
         near = ((task.lam / self.start).log10().abs() < 6) & (self.changes < _WEIGHT_CHANGES)
         off = look & ((misfit / task.misfit - 1).abs() > MISFIT_TOLERANCE) & near
         slope = (misfit / self.misfit).log() / (task.lam / self.lam).log()
-        # where the iteration is far from its end the misfit says little: a slope is believed within bounds
+        # far from convergence the misfit is unreliable, so the slope is clamped to plausible values
         self.slope = torch.where(off & slope.isfinite(), slope.clamp(0.4, 2.5), self.slope)
         self.lam, self.misfit = torch.where(off, task.lam, self.lam), torch.where(off, misfit, self.misfit)
         self.changes = self.changes + off.to(self.changes.dtype)
@@ -185,11 +187,11 @@ def minimise(
 ) -> Reconstruction:
     """Iterate until every image's duality gap is at most `tol` times its objective, or for `steps` steps.
 
-    The gap is looked at every tenth step. An image that moves by no more than its rounding has converged too.
+    The gap is evaluated every tenth step. An image whose step is below the rounding error has converged too.
 
-    info: `iterations`, whether `converged` (else the cap ended it), the last `gap`, relative to the `objective`, the
+    info: `iterations`, whether it `converged` before the last step, the last `gap`, relative to the `objective`, the
     weight `lam` and the `misfit` ||A x - A A^+ y||. curves, with `trace`: `objective`, `gap` and `change` (of x,
-    relative to its structure) at every step, NaN after an image has stopped; the first two cost an A and an R a step.
+    relative to `spread`) at every step, NaN after an image has stopped; the first two cost one A and one R per step.
     """
     task = method.task
     B, device = len(task.lam), task.lam.device
@@ -246,15 +248,15 @@ def minimise(
     return _report(task, result, iterations, converged, gaps, curves)
 
 
-def finished(task: Task) -> Reconstruction:
-    """The answer A^+ y where no iteration is needed."""
+def finished(task: Objective) -> Reconstruction:
+    """The result A^+ y for images that need no iteration."""
     B, device = len(task.lam), task.lam.device
     none = torch.zeros(B, dtype=torch.int64, device=device)
     return _report(task, task.least, none, none == 0, torch.zeros_like(task.lam).flatten(), {})
 
 
 def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
-    """One answer of answers for disjoint images, each with its images' indices. Shorter curves end in NaN."""
+    """Combine results for disjoint sets of images, each given with its indices. Shorter curves are padded with NaN."""
     order = torch.cat([images for images, _ in parts]).argsort()
     answers = [answer for _, answer in parts]
     curves = {}
@@ -267,7 +269,7 @@ def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
 
 
 def _report(
-    task: Task,
+    task: Objective,
     x: torch.Tensor,
     iterations: torch.Tensor,
     converged: torch.Tensor,

@@ -1,9 +1,9 @@
-"""What solvers with a diffusion prior have in common: the prior, the reverse process, the draws, several samples.
+"""Common parts of solvers with a diffusion prior: the prior, the reverse process, random draws, several samples.
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DiffusionModel.alpha`, 1 where there is no noise
 
-A sampler goes down a list of levels. At each, the network says what x_0 is, the measurements correct it, and noise
-takes it to the next level; what differs between samplers is the correction.
+A sampler goes through a decreasing list of noise levels. At each, the network estimates x_0, the measurements correct
+the estimate, and noise brings it to the next level; samplers differ in the correction.
 """
 
 from __future__ import annotations
@@ -72,9 +72,8 @@ class WithDiffusion(Solver):
     def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
         """The live prior for the images of a problem, on its device.
 
-        Real images have noise, which a prior of clean ones knows nothing of: unless the prior states its deviation it
-        is estimated from y, at the cost of a few network evaluations. Raises `IncompatibleError` for images of another
-        size.
+        Real images have noise, which a prior of clean images does not model: its deviation is estimated from y with a
+        few network evaluations, unless the prior states it. Raises `IncompatibleError` for images of another size.
         """
         self.prior.check(problem.operator.image_shape)
         model = self.prior.load(problem.operator.device)
@@ -90,7 +89,7 @@ def differentiable(
 ) -> tuple[Prediction, Callable[[torch.Tensor], torch.Tensor]]:
     """What the network makes of x_t, x0 clamped to [-1, 1], and v -> J^T v for J = dx0/dx_t, once; v is [B, 1, H, W].
 
-    An image's x0 depends on its own x_t alone, so J^T v is per image.
+    The x0 of an image depends only on its own x_t, so J^T v is per image.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -109,7 +108,7 @@ class Draws:
         self._noise = self.stream("noise")
 
     def x_T(self) -> torch.Tensor:
-        """Where the reverse process starts, N(0, I)."""
+        """The initial point of the reverse process, N(0, I)."""
         return self.stream("x_T").normal(self._shape, **self._like)
 
     def noise(self) -> torch.Tensor:
@@ -117,7 +116,7 @@ class Draws:
         return self._noise.normal(self._shape, **self._like)
 
     def stream(self, purpose: str) -> Stream:
-        """This sample's own draws for a purpose."""
+        """The draws of this sample for a purpose."""
         return self._rng.stream(f"{purpose} {self._sample}" if self._sample else purpose)
 
 
@@ -125,8 +124,8 @@ class Draws:
 class Sampler(WithDiffusion):
     """A solver that draws images from (nearly) the posterior p(x | y).
 
-    With `samples` > 1 the answer is their mean, nearer to the posterior mean, whose squared error is half a sample's;
-    their standard deviation comes with it.
+    With `samples` > 1 the result is their mean, an estimate of the posterior mean, whose expected squared error is half
+    that of a sample; their standard deviation is returned too.
     """
 
     samples: Annotated[int, ByName(), "reconstructions to draw; more than one: their mean and standard deviation"] = 1
@@ -144,13 +143,13 @@ class Sampler(WithDiffusion):
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if progress is not None:
                 progress(number * total + done, self.samples * total)
 
         total = square = torch.zeros(problem.image_batch_shape, dtype=torch.float64, device=problem.y.device)
         for number in range(self.samples):
-            x = self.sample(problem, model, Draws(problem, rng, number), told).double()
+            x = self.sample(problem, model, Draws(problem, rng, number), report).double()
             total, square = total + x, square + x.square()
         mean = total / self.samples
         if self.samples == 1:
@@ -161,10 +160,10 @@ class Sampler(WithDiffusion):
 
 
 def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:
-    """(number, t, the level after it) of a reverse process of `steps` steps; -1 comes after the last.
+    """(number, t, next t) of a reverse process of `steps` steps; after the last level the next t is -1.
 
-    They are spaced evenly from (steps - 1) floor(T / steps) to 0: the spacing `leading` of diffusers, and of CryoSENSE.
-    Raises `ParameterError` unless the model has so many levels.
+    Levels are spaced evenly from (steps - 1) floor(T / steps) to 0: the `leading` spacing of diffusers and CryoSENSE.
+    Raises `ParameterError` if the model has fewer levels.
     """
     if not 1 <= steps <= model.T:
         raise ParameterError(f"steps must lie between 1 and the {model.T} levels of the prior, got {steps}")
@@ -177,7 +176,7 @@ def ancestral(
 ) -> torch.Tensor:
     """A draw of x_then given x_t and x_0 (Ho, Jain & Abbeel 2020, eqs. 6-7, from t to any level before it).
 
-    noise: N(0, I); None for the mean, which is what the last step takes.
+    noise: N(0, I); None for the mean, used in the last step.
     """
     a, b = model.alpha(t), model.alpha(then)
     step = a / b
@@ -194,6 +193,6 @@ def renoised(x0: torch.Tensor, eps: torch.Tensor, noise: torch.Tensor | None, a:
 
 
 def noise_in(model: DiffusionModel, x: torch.Tensor, x0: torch.Tensor, t: int) -> torch.Tensor:
-    """The eps that takes x_0 to x_t."""
+    """eps such that x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps."""
     a = model.alpha(t)
     return (x - math.sqrt(a) * x0) / math.sqrt(1 - a)

@@ -1,4 +1,4 @@
-"""`wiener`: the linear estimate of least mean squared error where the operator is diagonal in Fourier."""
+"""`wiener`: the linear minimum mean squared error estimate for operators that are diagonal in the Fourier basis."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cryobench.spec import Range
 class Wiener(Solver):
     """x = c + F^-1 [ w S / (w^2 S + N) ] F (y - c A 1) for A = F^-1 diag(w) F: `ctf`, `fourier`, `identity`.
 
-    c: the mean intensity that y implies. N: the power of the noise in a coefficient. S: the power of the image, from y
-    itself: in a shell of frequencies one pixel wide, mean(|F(y - c A 1)|^2 - N) / mean(w^2), at least 0. Where y is
-    exact it is `pinv`. With a stated `snr`, S/N is that number everywhere, also where y is exact. (Wiener 1949,
+    c: the mean intensity estimated from y. N: the power of the noise in a coefficient. S: the power of the image,
+    estimated from y: in a shell of frequencies one pixel wide, mean(|F(y - c A 1)|^2 - N) / mean(w^2), at least 0.
+    Where y is exact it is `pinv`. A given `snr` is S/N at all frequencies, also where y is exact. (Wiener 1949,
     Extrapolation, Interpolation and Smoothing of Stationary Time Series, ch. 3.)
     """
 
@@ -63,7 +63,7 @@ class Wiener(Solver):
 def noise_power(problem: Problem) -> torch.Tensor:
     """N, the mean square of the noise in a coefficient of the orthonormal DFT of y, float64 [B, 1, ..., 1].
 
-    It is sigma^2; where noise lives on the range of A alone and sigma is its mean over y, that times N / rank(A).
+    It is sigma^2; if noise is confined to the range of A and sigma is its mean over y, sigma^2 N / rank(A).
     """
     operator, variance = problem.operator, problem.sigma.double().square()
     return variance * (problem.y[0].numel() / max(operator.rank, 1)) if operator.noise_in_range else variance

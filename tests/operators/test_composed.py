@@ -216,7 +216,7 @@ def test_the_outer_operator_sees_the_pixels_of_the_inner_one():
 @pytest.mark.parametrize(
     ("recipe", "shape", "wanted"),
     [
-        (Composed(OWN, SumPool(2, 3)), (16, 16), "measures 3 images of each, and the outer one takes one"),
+        (Composed(OWN, SumPool(2, 3)), (16, 16), "gives 3 images per image, the outer operator requires one"),
         (Composed(SumPool(16), SumPool(2, 1)), (16, 16), "sumpool:16 does not divide images of 8 x 8"),
         (Composed(SumPool(2), SumPool(3, 1)), (16, 16), "sumpool:3 does not divide"),
         (Composed(OWN, SumPool(2, 1)), (16, 24), None),
@@ -239,7 +239,7 @@ def test_parts_that_only_show_when_built_are_refused_then():
 
     recipe = Composed(OWN, Silent(2, 3))
     check_operator(recipe, taken(2, SHAPE))
-    with pytest.raises(IncompatibleError, match="measures 3 images"):
+    with pytest.raises(IncompatibleError, match="gives 3 images"):
         live(recipe, taken(2, SHAPE))
 
 

@@ -174,7 +174,7 @@ def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
 
 def test_more_images_than_the_operator_knows_are_refused():
     operator = live(Ctf(), taken(3, (16, 16)))
-    with pytest.raises(IncompatibleError, match="differs between 3 images was given 2; select theirs first"):
+    with pytest.raises(IncompatibleError, match="is for 3 different images, got 2; use `select` first"):
         operator.A(images(2, (16, 16)))
 
 

@@ -254,7 +254,7 @@ def test_effective_compression_is_that_of_the_rank():
     assert compression(SumPool(4, 7, Superres()))[1] == 16.0  # rank one a block, whatever M is
     nominal, effective = compression(Fourier(0.3))
     assert nominal == pytest.approx(1 / 0.3)
-    assert 1 / effective == pytest.approx(1 - 0.7**2, abs=0.03)  # k without -k still determines both
+    assert 1 / effective == pytest.approx(1 - 0.7**2, abs=0.03)  # k alone also determines -k
     assert 1 / compression(Fourier(0.3, RandomFourier(hermitian=True)))[1] == pytest.approx(0.3, abs=0.03)
     assert SumPool(16).masks_drawn == 64
     assert SumPool(3).masks_drawn == 3
@@ -266,8 +266,8 @@ def test_effective_compression_is_that_of_the_rank():
         (lambda: SumPool(7).check(Imaging((128, 128))), "block sizes that do: 1, 2, 4, 8, 16, 32, 64, 128"),
         (lambda: SumPool(0), "at least 1 pixel, got 0"),
         (lambda: SumPool(4, 0), "at least 1 mask, got 0"),
-        (lambda: SumPool(4, mask=RandomFourier()), "wants a pixel mask"),
-        (lambda: Fourier(0.5, mask=RandomBinary()), "wants a Fourier mask"),
+        (lambda: SumPool(4, mask=RandomFourier()), "requires a pixel mask"),
+        (lambda: Fourier(0.5, mask=RandomBinary()), "requires a Fourier mask"),
         (lambda: Fourier(1.5), "got 1.5"),
         (lambda: Fourier(float("nan")), "got nan"),
         (lambda: RandomBinary(0), "got 0"),

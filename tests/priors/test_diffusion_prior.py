@@ -86,7 +86,7 @@ def test_eps_and_x0_are_those_of_diffusers_at_every_level(network, prediction, s
             found = live.predict(x, t)
             wanted = ddpm.step(output, t, x, generator=torch.Generator()).pred_original_sample
             assert (found.x0 - wanted).abs().max() <= 1e-6 * wanted.abs().max()
-            # diffusers takes eps = (x - signal x0) / noise for v and for x_0 alike; told by the step that DDIM takes
+            # diffusers takes eps = (x - signal x0) / noise for v and for x_0 alike; derived from the DDIM step
             a, b = float(ddim.alphas_cumprod[t]), float(ddim.alphas_cumprod[t - 1]) if t else 1.0
             step = ddim.step(output, t, x).prev_sample
             wanted = math.sqrt(b) * found.x0 + math.sqrt(1 - b) * found.eps

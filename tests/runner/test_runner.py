@@ -285,7 +285,7 @@ def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, nois
         ("unhashable", "psnr", "cannot be hashed"),
         ("abstract", "psnr", "cannot be made: TypeError"),
         ("fussy", "psnr", "RuntimeError: not today"),
-        ("dct", "ranked", "'rank' is no name of its own"),
+        ("dct", "ranked", "'rank' is not an identifier or is reserved"),
     ],
 )
 def test_plugins_that_cannot_take_part_are_refused_in_one_line(strange, blobs, solver, metric, wanted):
@@ -576,8 +576,8 @@ def test_metrics_are_told_against_the_clean_image_too(microscope):
     names = [column["name"] for column in record.columns]
     assert names == ["psnr", "psnr_clean", "measurement_mse", "error", "error_clean"]
     assert list(record.values) == names
-    told = {column["name"]: column for column in record.columns}
-    assert told["error_clean"] == told["error"] | {"name": "error_clean"}
+    columns = {column["name"]: column for column in record.columns}
+    assert columns["error_clean"] == columns["error"] | {"name": "error_clean"}
     noisy, clean = (x[[2, 0, 5]].double() for x in simulated(8, 32, snr=0.5))
     wanted = (noisy - clean).square().mean(dim=(1, 2, 3))  # the identity gives the noisy image back
     torch.testing.assert_close(torch.tensor(record.values["error_clean"]).double(), wanted, rtol=1e-4, atol=0)
@@ -617,7 +617,7 @@ def test_what_can_change_the_numbers_is_part_of_the_hash(microscope):
     [
         ("microscope:table=none", "ctf", "psnr", "without a CTF"),
         ("microscope:table=none", "sumpool:4@ctf", "psnr", "without a CTF"),
-        ("microscope", "ctf@sumpool:4", "psnr", "measures 4 images of each"),
+        ("microscope", "ctf@sumpool:4", "psnr", "gives 4 images per image"),
         ("microscope:table=short", "identity", "psnr", "has 5 rows for 8 images"),
         ("microscope:cut", "identity", "psnr", "the clean image 0 of taken"),
         ("microscope", "identity", ["psnr", "clash"], "give a column 'psnr_clean'"),

@@ -262,7 +262,7 @@ def test_an_image_stops_on_its_own_and_is_the_same_alone(solver, method):
 
 
 @every_solver
-def test_what_ended_the_iteration_is_told(solver):
+def test_the_stopping_reason_is_reported(solver):
     problem = measure(SumPool(4, 6), images(3))
     done, capped = solve(solver, problem), solve(replace(solver, steps=3, tol=0.0), problem)
     assert done.info["converged"].all()
@@ -331,7 +331,7 @@ def test_the_method_chosen_and_an_image_that_goes_another_way(recipe, solver, ex
         assert whole.curves["gap"][i, n:].isnan().all()
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     seen = []
     problem = measure(SumPool(4, 6), images())
     Dct(steps=5, tol=0).solve(problem, rng=rng(2), progress=lambda done, total: seen.append((done, total)))

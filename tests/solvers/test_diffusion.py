@@ -30,7 +30,7 @@ from cryobench.solvers.daps import Daps, polynomial
 from cryobench.solvers.ddnm import Ddnm
 from cryobench.solvers.denoising import data_step, image_noise
 from cryobench.solvers.diffpir import DiffPir
-from cryobench.solvers.dmplug import Calmest, DmPlug, generated
+from cryobench.solvers.dmplug import DmPlug, EarlyStopping, generated
 from cryobench.solvers.dps import Dps
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
@@ -89,13 +89,13 @@ def test_denoising_is_the_posterior_mean(prediction, sigma):
     z = COLOURED.draw(2) + sigma * torch.randn((2, 1, *SIZE), generator=torch.manual_seed(1), dtype=torch.float64)
     C, m = COLOURED.covariance, COLOURED.mean.flatten().numpy()
     wanted = m + (z.flatten(1).numpy() - m) @ np.linalg.solve(C + sigma**2 * np.eye(len(C)), C)
-    # 1e-6: a network is told its level in float32
+    # 1e-6: a network gets its level in float32
     np.testing.assert_allclose(COLOURED.model(prediction).denoise(z, sigma).flatten(1), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_data_step_is_the_posterior_mean_of_a_white_prior(setting):
-    """In particular where noise lives on the range of A alone, and is told as its mean over y."""
+    """In particular where noise lives on the range of A alone, and sigma is its mean over y."""
     problem, _ = one_image(WHITE, setting)
     z = WHITE.mean[None, None].clone()
     answer = data_step(problem, least_norm(problem), z, 0.2**2)
@@ -240,8 +240,8 @@ def outcome(solver: type, setting: str, prior: GaussianPrior) -> Outcome:
 
 @pytest.mark.parametrize("solver", [*PROJECTING, PiGdm], ids=lambda s: s.__name__)
 def test_where_the_prior_is_white_projections_find_the_posterior_mean(solver):
-    """What is measured tells nothing of the rest, so any bias would be a mistake. The bound is 5 deviations of the sum
-    of squares of the Monte Carlo errors of the 240 directions that are not measured."""
+    """The measured components carry no information on the rest, so any bias would be a mistake. The bound is 5 deviations
+    of the sum of squares of the Monte Carlo errors of the 240 directions that are not measured."""
     found = outcome(solver, "pool exact", WHITE)
     assert found.bias < found.monte_carlo * (1 + 5 * math.sqrt(1 / (2 * 240))) + 1e-4
     if solver is not Hqs:  # finite steps lose some of the variance; none was seen above
@@ -340,17 +340,17 @@ def test_the_calmest_iterate_is_that_of_the_windowed_variance():
             if waited == P:
                 break
         wanted.append((best, t))
-    calm, active, found = Calmest(W, P), torch.arange(3), {}
+    stopping, active, found = EarlyStopping(W, P), torch.arange(3), {}
     best = torch.zeros(3, dtype=torch.int64)
     for t in range(T):
-        better, done = calm.look(walk[t, active])
+        better, done = stopping.look(walk[t, active])
         best[active[better]] = t
         for i in active[done].tolist():
             found[i] = (int(best[i]), t)
         active = active[~done]
         if not len(active):
             break
-        calm.take(~done)
+        stopping.take(~done)
     assert [found[i] for i in range(3)] == wanted
     assert len({end for _, end in wanted}) == 3
 
@@ -585,7 +585,7 @@ def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviati
     x = x + deviation * torch.randn(x.shape, generator=torch.manual_seed(3), dtype=x.dtype)
     problem = measure(live(recipe, taken(24, SIZE)), x, noise)
     found = image_noise(problem, COLOURED.model(), rng(24)).flatten()
-    # an image of 16 x 16 has 64 to 256 measurements to tell it by
+    # an image of 16 x 16 has 64 to 256 measurements to estimate it
     assert abs(float(found.square().mean().sqrt()) / deviation - 1) < 0.25, found
 
 
@@ -663,6 +663,6 @@ def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
 
     straight = found(False)
     monkeypatch.setattr(model, "denoise", lambda z, sigma: true(z, sigma) + ramp)
-    turning, as_told, untrained = found(True), found(True, turns=False), found(False)
-    assert torch.equal(as_told, untrained)
+    turning, explicit, untrained = found(True), found(True, turns=False), found(False)
+    assert torch.equal(explicit, untrained)
     assert rms(turning - straight) < 0.6 * rms(untrained - straight)
