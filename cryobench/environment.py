@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from types import ModuleType
 
-from cryobench.errors import CryobenchError, DeviceError, told
+from cryobench.errors import CryobenchError, DeviceError, described
 
 NOT_INSTALLED = "not installed"
 CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
@@ -110,6 +110,6 @@ def import_diffusers() -> ModuleType:
             f"diffusers {version('diffusers')} cannot be imported beside torch {version('torch')} and torchvision "
             f"{version('torchvision')}: torch and torchvision must be builds of one release (a CPU-only torch beside "
             "the registry's torchvision is the usual cause); reinstall both together, as `uv sync` does "
-            f"({told(error)[:160]})"
+            f"({described(error)[:160]})"
         ) from error
     return diffusers

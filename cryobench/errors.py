@@ -7,15 +7,15 @@ class CryobenchError(Exception):
     """Base class: an invalid request, or a failed part of it. The command line prints it without a traceback."""
 
 
-def said(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The message of an exception on one line, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An exception of another library or a plugin on one line: type and message."""
     name = type(error).__name__
-    return f"{name}: {said(error)}" if str(error).strip() else name
+    return f"{name}: {reason_of(error)}" if str(error).strip() else name
 
 
 class SpecError(CryobenchError):

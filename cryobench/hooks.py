@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from cryobench.errors import told
+from cryobench.errors import described
 
 if TYPE_CHECKING:
     from cryobench.record import Record
@@ -58,7 +58,7 @@ class Hooks:
             try:
                 self.register(point.load(), f"{point.name} of {owner}")
             except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
-                self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {told(error)}")
+                self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {described(error)}")
         return self
 
     def load_installed(self) -> Hooks:
@@ -79,4 +79,4 @@ class Hooks:
             try:
                 self._manager.subset_hook_caller(event, others)(**arguments)
             except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
-                self._report(f"hook plugin {name!r} failed in {event}: {told(error)}")
+                self._report(f"hook plugin {name!r} failed in {event}: {described(error)}")

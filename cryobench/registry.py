@@ -16,7 +16,7 @@ from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, TypeVar
 
 from cryobench.contract import CONTRACT, GROUP, mismatch
-from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, told
+from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, described
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
@@ -93,7 +93,7 @@ class Registry:
         except (Exception, SystemExit) as error:
             moved = isinstance(error, ImportError) and str(error.name).startswith("cryobench.")
             hint = f"; it may be written for another contract than {CONTRACT}: see docs/plugins.md" if moved else ""
-            raise PluginError(f"{where} cannot be imported: {told(error)}{hint}") from error
+            raise PluginError(f"{where} cannot be imported: {described(error)}{hint}") from error
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
         if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -170,7 +170,7 @@ def guarded(what: str, call: Callable[[], T]) -> T:
     except CryobenchError:
         raise
     except (Exception, SystemExit) as error:  # a plugin may raise anything, and must not end the program
-        raise PluginError(f"{what}: {told(error)}") from error
+        raise PluginError(f"{what}: {described(error)}") from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cryobench.errors import DependencyError, ParameterError, told
+from cryobench.errors import DependencyError, ParameterError, described
 
 if TYPE_CHECKING:
     import pylops
@@ -49,7 +49,7 @@ def as_pylops(operator: LinearOperator, image: int = 0) -> pylops.LinearOperator
     try:
         import pylops
     except ImportError as error:
-        raise DependencyError(f"as_pylops needs the package pylops ({told(error)}): pip install pylops") from error
+        raise DependencyError(f"as_pylops needs the package pylops ({described(error)}): pip install pylops") from error
 
     class Matrix(pylops.LinearOperator):
         """Applies the operator to all columns as one batch; PyLops's default is one column at a time."""

@@ -10,7 +10,7 @@ import typer
 
 from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError, told
+from cryobench.errors import CryobenchError, described
 
 app = typer.Typer(
     name="cryobench",
@@ -76,7 +76,8 @@ def main() -> None:
         if debug:
             raise
         typer.echo(
-            f"internal error: {told(error)} (--debug shows the traceback; `cryobench env` is what a bug report needs)",
+            f"internal error: {described(error)} (--debug shows the traceback; `cryobench env` is what a bug report "
+            "needs)",
             err=True,
         )
         sys.exit(1)

@@ -126,13 +126,9 @@ def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
     from cryobench import figures
-    from cryobench.core.source import size_text
-    from cryobench.errors import DataError
     from cryobench.io.conversion import Clean
     from cryobench.io.selection import parse_images
 
-    if len(stack.shape) != 2:
-        raise DataError(f"--sheet draws 2-D images, and {stack.label} has {size_text(stack.shape)}; omit it")
     chosen = parse_images(images, len(stack), 32, label=stack.label)
     source = Clean(stack) if clean else stack
     figures.sheet([source.read(index) for index in chosen], titles=[str(index) for index in chosen],

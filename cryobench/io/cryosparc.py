@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobench.errors import DataError, said
+from cryobench.errors import DataError, reason_of
 from cryobench.io.image_files import check_file
 from cryobench.io.particles import Particles, find_stacks, positive
 
@@ -60,7 +60,9 @@ def _rows(path: Path) -> np.ndarray:
     try:
         rows = np.load(path, allow_pickle=False)
     except Exception as error:  # numpy evaluates the header as Python, which can raise anything
-        raise DataError(f"{path} is not a readable CryoSPARC table: {said(error)}; copy or export it again") from error
+        raise DataError(
+            f"{path} is not a readable CryoSPARC table: {reason_of(error)}; copy or export it again"
+        ) from error
     if not isinstance(rows, np.ndarray):
         rows.close()
         raise DataError(f"{path} is an archive of arrays; expected a CryoSPARC table, one structured array")

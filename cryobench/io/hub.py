@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryobench.errors import DataError, ParameterError, said, told
+from cryobench.errors import DataError, ParameterError, described, reason_of
 
 SECONDS = 5.0
 """Time after which the hub counts as unreachable."""
@@ -32,7 +32,7 @@ class Repository:
         try:
             found = huggingface_hub.try_to_load_from_cache(self.name, file, revision=self.revision, repo_type=self.kind)
         except huggingface_hub.errors.HFValidationError as error:
-            raise ParameterError(f"{self.name} cannot be a repository on the hub: {said(error)}") from error
+            raise ParameterError(f"{self.name} cannot be a repository on the hub: {reason_of(error)}") from error
         return Path(found) if isinstance(found, str) else None
 
     def refused(
@@ -50,7 +50,7 @@ class Repository:
             there = f"{lack} in the local cache {_cache()}, and the rest cannot be downloaded"
         else:
             there = f"{what} is not in the local cache {_cache()} and cannot be downloaded"
-        return DataError(f"{there} ({told(error)}); on a machine with a network, {fetch}")
+        return DataError(f"{there} ({described(error)}); on a machine with a network, {fetch}")
 
     def _answer(self, error: Exception, file: str, naming: str) -> str | None:
         """The hub's answer, and what to do; None if it did not answer."""

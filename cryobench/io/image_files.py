@@ -26,7 +26,7 @@ from mrcfile.constants import IMAGE_STACK_SPACEGROUP
 
 from cryobench.core.operator import Shape
 from cryobench.core.source import size_text
-from cryobench.errors import DataError, said
+from cryobench.errors import DataError, reason_of
 
 ReadImages = Callable[[int, np.ndarray], None]
 """read(first, out) fills out, contiguous float32 [n, *shape], with images first to first + n - 1 of an open file."""
@@ -70,7 +70,7 @@ def check_file(path: Path, what: str = "image file") -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise DataError(f"{path} cannot be opened: {said(error)}; give a readable {what}") from error
+        raise DataError(f"{path} cannot be opened: {reason_of(error)}; give a readable {what}") from error
 
 
 # ------------------------------------------------------------------------------------------------------- MRC
@@ -90,7 +90,9 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
         dtype = mrcfile.utils.data_dtype_from_header(header)
         shape = mrcfile.utils.data_shape_from_header(header)
     except (ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{path} has a damaged MRC header: {said(error)}; expected mode 0, 1, 2, 6 or 12") from error
+        raise DataError(
+            f"{path} has a damaged MRC header: {reason_of(error)}; expected mode 0, 1, 2, 6 or 12"
+        ) from error
     if dtype.kind == "c":
         raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; expected real images")
     count, image_shape = _stack_shape(path, shape, axes)
@@ -142,7 +144,7 @@ class _MrcReader:
             try:
                 got = os.preadv(self._descriptor, [buffer[done:]], offset + done)
             except OSError as error:
-                raise DataError(f"{self._path} cannot be read: {said(error)}; copy it to another disk") from error
+                raise DataError(f"{self._path} cannot be read: {reason_of(error)}; copy it to another disk") from error
             if got == 0:
                 raise changed(self._path)
             done += got
@@ -167,7 +169,7 @@ def _mrc_header(path: Path) -> Any:
                 header: Any = mrc.header  # typed as None before reading
                 return header.copy().view(np.recarray)
     except (ValueError, OverflowError, MemoryError, Warning, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a readable MRC file: {said(error)}; give one, or copy it again") from error
+        raise DataError(f"{path} is not a readable MRC file: {reason_of(error)}; give one, or copy it again") from error
 
 
 def _unpack(path: Path, plain: IO[bytes]) -> int:
@@ -176,7 +178,7 @@ def _unpack(path: Path, plain: IO[bytes]) -> int:
         with COMPRESSIONS[path.suffix.lower()][0](path, "rb") as packed:
             shutil.copyfileobj(packed, plain, 1 << 20)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked: {said(error)}; copy or download it again") from error
+        raise DataError(f"{path} cannot be unpacked: {reason_of(error)}; copy or download it again") from error
     plain.flush()
     return plain.tell()
 
@@ -207,7 +209,7 @@ def open_npy(path: Path, *, axes: int = 2) -> ImageFile:
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy evaluates the header as Python, which can raise anything
         raise DataError(
-            f"{path} is not a readable .npy file of numbers: {said(error)}; "
+            f"{path} is not a readable .npy file of numbers: {reason_of(error)}; "
             "save one plain array with numpy.save, or copy it again"
         ) from error
     if array.dtype.kind not in "biuf":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryobench.errors import DataError, said
+from cryobench.errors import DataError, reason_of
 from cryobench.io.image_files import check_file
 from cryobench.io.particles import Particles, find_stacks, positive
 
@@ -64,7 +64,7 @@ def _blocks(path: Path) -> dict[str, Any]:
     try:
         return starfile.read(path, always_dict=True, parse_as_string=_TEXT)  # type: ignore[return-value]
     except Exception as error:  # starfile does no checks: a malformed table can raise anything
-        raise DataError(f"{path} is not a readable star file: {said(error)}; expected RELION's format") from error
+        raise DataError(f"{path} is not a readable star file: {reason_of(error)}; expected RELION's format") from error
 
 
 def _as_table(block: Any) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core.source import Stack, size_text
-from cryobench.errors import DataError, said
+from cryobench.errors import DataError, reason_of
 from cryobench.files import whole_file
 from cryobench.io.particles import positive
 from cryobench.io.star import pixel_sizes
@@ -131,7 +131,7 @@ def _written(path: Path) -> Iterator[IO[bytes]]:
         with whole_file(path) as beside, beside.open("wb") as file:
             yield file
     except OSError as error:
-        raise DataError(f"cannot write {path}: {said(error)}; choose another place") from error
+        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
 
 
 def write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
@@ -159,7 +159,7 @@ def write_npy(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: S
                 start += len(chunk)
             array.flush()
     except OSError as error:
-        raise DataError(f"cannot write {path}: {said(error)}; choose another place") from error
+        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
 
 
 # ------------------------------------------------------------------------------------------------------- table

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cryobench.environment import version
-from cryobench.errors import ResultsError, said
+from cryobench.errors import ResultsError, reason_of
 from cryobench.files import whole_file
 from cryobench.leaderboard.cells import DERIVED, NESTED, PLAIN, cells
 from cryobench.record import Record
@@ -138,7 +138,7 @@ def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
         return cells(list(records.values())), {}
     except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if len(records) == 1:
-            return cells([]), {name: f"damaged run folder: {said(error)}" for name in records}
+            return cells([]), {name: f"damaged run folder: {reason_of(error)}" for name in records}
     parts = [_cells({name: record}) for name, record in records.items()]
     return _joined([table for table, _ in parts]), {name: reason for _, part in parts for name, reason in part.items()}
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cryobench.core import Imaging, Scale, Shape
-from cryobench.errors import DataError, ResultsError, said
+from cryobench.errors import DataError, ResultsError, reason_of
 from cryobench.files import whole_file
 from cryobench.io.scaling import MINMAX
 
@@ -94,10 +94,10 @@ def load(path: Path) -> Measurements:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy meets what is no archive in many ways
+    except Exception as error:  # numpy raises many kinds of errors for other files
         raise DataError(
-            f"{path} is not a readable .npz file: {said(error)}; wanted what `cryobench measure` writes, or arrays y "
-            "and masks"
+            f"{path} is not a readable .npz file: {reason_of(error)}; expected what `cryobench measure` writes, or "
+            "arrays y and masks"
         ) from error
     if "y" not in arrays:
         raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}, and no y; wanted measurements y [B, M, h, w]")
@@ -107,7 +107,7 @@ def load(path: Path) -> Measurements:
     try:
         return _recorded(arrays) if "about" in arrays else _plain(arrays, path)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged, or of another version: {said(error)}; measure again") from error
+        raise DataError(f"{path} is damaged, or of another version: {reason_of(error)}; measure again") from error
 
 
 def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:

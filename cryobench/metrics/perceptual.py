@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
-from cryobench.errors import DependencyError, told
+from cryobench.errors import DependencyError, described
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
 from cryobench.numerics.linalg import per_item
@@ -77,7 +77,7 @@ def _weights() -> _Weights:
     try:
         from torchvision.models import AlexNet_Weights
     except Exception as error:  # builds of torch and torchvision that do not fit raise more than ImportError
-        raise DependencyError(f"torchvision cannot be imported: {told(error)}") from error
+        raise DependencyError(f"torchvision cannot be imported: {described(error)}") from error
     name = AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
@@ -117,5 +117,5 @@ def _network(weights: _Weights, device: torch.device) -> Any:
                 named = f"features.{number}."
                 layer.load_state_dict({key: state[named + key] for key in layer.state_dict()})
     except Exception as error:  # of unpickling, of torch, of the packages
-        raise DependencyError(f"AlexNet's weights {weights.path} cannot be used: {told(error)}") from error
+        raise DependencyError(f"AlexNet's weights {weights.path} cannot be used: {described(error)}") from error
     return network.float().eval().to(device)

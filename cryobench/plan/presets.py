@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, said
+from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, reason_of
 from cryobench.files import acquire_lock, whole_file
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
@@ -181,7 +181,7 @@ def read_preset(path: Path) -> dict[str, Setting]:
     except OSError as error:
         raise ResultsError(f"cannot read the preset {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is not a preset: {said(error)}; `cryobench tune` creates presets") from error
+        raise ResultsError(f"{path} is not a preset: {reason_of(error)}; `cryobench tune` creates presets") from error
 
 
 def add_setting(setting: Setting, name: str, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cryobench.errors import SuiteError, said
+from cryobench.errors import SuiteError, reason_of
 from cryobench.registry import did_you_mean
 from cryobench.spec import Spec
 
@@ -97,7 +97,9 @@ def read_suite(path: Path) -> SuiteFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise SuiteError(f"{path}{where}: invalid YAML: {getattr(error, 'problem', None) or said(error)}") from error
+        raise SuiteError(
+            f"{path}{where}: invalid YAML: {getattr(error, 'problem', None) or reason_of(error)}"
+        ) from error
     if root is None:
         raise SuiteError(f"the suite {path} is empty; expected solvers and operators")
     return _Reader(path).suite(root)

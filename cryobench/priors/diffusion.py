@@ -24,7 +24,7 @@ import torch
 
 from cryobench import environment
 from cryobench.core import Prior, Shape, meters
-from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, told
+from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, described
 from cryobench.priors.model_folder import CARD, HUB, ModelFolder, find_model
 from cryobench.priors.network import PREDICTIONS, image_shape, read_levels, read_network, unusable, unusable_schedule
 
@@ -348,7 +348,7 @@ def _digest(folder: ModelFolder, stamp: object) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {told(error)}") from error
+            raise DataError(f"{path} cannot be read: {described(error)}") from error
     return digest.hexdigest()
 
 
@@ -367,7 +367,7 @@ def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> Di
     except CryobenchError as error:
         raise DataError(f"the prior in {folder.root} cannot be used: {error}") from error
     except Exception as error:  # of diffusers, safetensors and torch, each with exceptions of its own
-        raise DataError(f"the prior in {folder.root} cannot be read: {told(error)}") from error
+        raise DataError(f"the prior in {folder.root} cannot be read: {described(error)}") from error
 
 
 __all__ = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import CryobenchError, DataError, ParameterError, told
+from cryobench.errors import CryobenchError, DataError, ParameterError, described
 from cryobench.io.hub import SECONDS, Repository
 
 CARD = "cryobench.json"
@@ -96,7 +96,7 @@ class ModelFolder:
         try:
             stats = [(self.root / name).stat() for name in names]
         except OSError as error:
-            raise DataError(f"the model in {self.root} cannot be read: {told(error)}") from error
+            raise DataError(f"the model in {self.root} cannot be read: {described(error)}") from error
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
     def check_weights(self) -> None:
@@ -119,7 +119,7 @@ class ModelFolder:
                 raise
             except Exception as error:  # the exception of safetensors is neither an OSError nor a ValueError
                 raise DataError(
-                    f"{path} cannot be read as safetensors ({told(error)}); it may be truncated: download it again"
+                    f"{path} cannot be read as safetensors ({described(error)}); it may be truncated: download it again"
                 ) from error
 
 
@@ -137,7 +137,7 @@ def find_model(source: str, *, base: Path | None = None, revision: str = "main",
     try:
         root = (base or Path.cwd()) / Path(source).expanduser()
     except (OSError, RuntimeError) as error:  # a current folder that was removed; a ~user that does not exist
-        raise DataError(f"diffusion: the folder {source} cannot be found: {told(error)}") from error
+        raise DataError(f"diffusion: the folder {source} cannot be found: {described(error)}") from error
     if not root.is_dir():
         hint = f"; for the repository on the hub, give diffusion:hf:{source}" if _REPOSITORY.fullmatch(source) else ""
         raise DataError(f"diffusion: {source} is {'a file' if root.is_file() else 'not a folder'}; give embedded, "
@@ -239,7 +239,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {told(error)}") from error
+        raise DataError(f"{path} cannot be read: {described(error)}") from error
     if not isinstance(read, dict):
         raise DataError(f"{path}: expected a JSON object, got a {type(read).__name__}")
     return read

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cryobench.core.operator import Shape
-from cryobench.errors import DataError, told
+from cryobench.errors import DataError, described
 from cryobench.priors.model_folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read_network(folder: ModelFolder) -> UNet2DModel:
         unet, report = loaded
     except Exception as error:  # from diffusers, safetensors, torch or the disk
         raise DataError(
-            f"its network cannot be read by diffusers ({told(error)}); expected a UNet2DModel: download it again"
+            f"its network cannot be read by diffusers ({described(error)}); expected a UNet2DModel: download it again"
         ) from error
     wrong_shapes = [f"{name} {tuple(found)} for {tuple(shape)}" for name, found, shape in report["mismatched_keys"]]
     wrong = {name for name, *_ in report["mismatched_keys"]} | set(report["missing_keys"])

@@ -31,7 +31,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import ResultsError, said
+from cryobench.errors import ResultsError, reason_of
 from cryobench.files import check_writable_folder, umask
 from cryobench.record import Record
 
@@ -183,7 +183,7 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError as error:
         raise ResultsError(f"not a run folder: {Path(error.filename).name} is missing") from error
     except (ValueError, TypeError, IndexError, OSError) as error:
-        raise ResultsError(f"damaged run folder: {said(error)}") from error
+        raise ResultsError(f"damaged run folder: {reason_of(error)}") from error
 
 
 def _check(record: Record, rows: list[list[str]]) -> None:

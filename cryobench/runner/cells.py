@@ -20,7 +20,7 @@ import torch
 from cryobench import environment
 from cryobench.core import Case, Reconstruction, Scale, Solver
 from cryobench.core.meters import Stopwatch
-from cryobench.errors import CryobenchError, PluginError, Unsupported, said, told
+from cryobench.errors import CryobenchError, PluginError, Unsupported, described, reason_of
 from cryobench.hooks import Hooks
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record
@@ -347,10 +347,10 @@ def _as_exception(error: BaseException) -> Exception:
 def describe(error: BaseException) -> str:
     """An exception as one line: its type, its message and the line that raised it."""
     if isinstance(error, CryobenchError):
-        return said(error)
+        return reason_of(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return told(error) + where
+    return described(error) + where
 
 
 def _environment(plan: Plan, cell: Cell) -> dict[str, Any]:

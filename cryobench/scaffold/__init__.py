@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryobench.contract import CONTRACT
 from cryobench.environment import version
-from cryobench.errors import ParameterError, ResultsError, said
+from cryobench.errors import ParameterError, ResultsError, reason_of
 from cryobench.registry import Registry, did_you_mean, installed
 
 KINDS = {"solver": "solvers", "operator": "operators", "mask": "masks", "noise": "noises", "prior": "priors",
@@ -103,7 +103,7 @@ def create(kind: str, name: str, parent: Path, registry: Registry | None = None)
             (new / f"cryobench_{name}.py").write_text(_module(kind, words["cls"], name))
             new.rename(folder)
     except OSError as error:
-        raise ResultsError(f"{folder} cannot be written: {said(error)}") from error
+        raise ResultsError(f"{folder} cannot be written: {reason_of(error)}") from error
     return folder
 
 

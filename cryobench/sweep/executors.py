@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import DependencyError, ExecutorError, ParameterError, said, told
+from cryobench.errors import DependencyError, ExecutorError, ParameterError, described, reason_of
 from cryobench.registry import did_you_mean
 from cryobench.sweep.guard import child_process, kill
 from cryobench.sweep.job import Done, Job
@@ -72,7 +72,7 @@ def check_reachable(spec: ExecutorSpec) -> None:
             if not connection.recv(1):  # a scheduler sends first; dask's client would wait for ever
                 raise OSError("the connection was closed")
     except (OSError, ValueError) as error:
-        raise ExecutorError(f"no dask scheduler answers at {spec.address}: {said(error)}; start one with "
+        raise ExecutorError(f"no dask scheduler answers at {spec.address}: {reason_of(error)}; start one with "
                             "`dask scheduler`") from error  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def _connected(
         try:
             client = Client(spec.address, timeout=CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ExecutorError(f"no dask scheduler answers at {spec.address}: {told(error)}; start one with "
+            raise ExecutorError(f"no dask scheduler answers at {spec.address}: {described(error)}; start one with "
                                 "`dask scheduler`") from error  # fmt: skip
         return stack.enter_context(client), stack, threads
     if spec.kind == "slurm":
@@ -293,7 +293,7 @@ def _slurm(file: str) -> Any:
     try:
         options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ExecutorError(f"{file} cannot be read: {said(error)}") from error
+        raise ExecutorError(f"{file} cannot be read: {reason_of(error)}") from error
     jobs = options.pop("jobs", None) if isinstance(options, dict) else None
     if not isinstance(jobs, int) or jobs < 1:
         raise ExecutorError(f"{file}: needs `jobs`, an integer from 1, beside the options of "
@@ -302,5 +302,5 @@ def _slurm(file: str) -> Any:
         cluster = SLURMCluster(**options)
         cluster.scale(jobs=jobs)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise ExecutorError(f"{file}: {told(error)}") from error
+        raise ExecutorError(f"{file}: {described(error)}") from error
     return cluster

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from cryobench.core import Imaging, LinearOperator, Shape, build_operator, check_operator
-from cryobench.errors import CryobenchError, IncompatibleError, told
+from cryobench.errors import CryobenchError, IncompatibleError, described
 from cryobench.testing.rules import (
     SEED,
     Broken,
@@ -315,7 +315,7 @@ def check(subject: OperatorSubject) -> None:
         try:
             _measure(subject, shape, imaging)
         except Exception as error:
-            raise Broken(f"it accepts images of {shape}, and fails on them: {told(error)}") from error
+            raise Broken(f"it accepts images of {shape}, and fails on them: {described(error)}") from error
 
 
 def _measure(subject: OperatorSubject, shape: Shape, imaging: Imaging) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from cryobench.core import FourierMask, PixelMask, Prior, Shape
 from cryobench.core.kinds import check_kind
-from cryobench.errors import CryobenchError, told
+from cryobench.errors import CryobenchError, described
 from cryobench.plan.grid import with_nested
 from cryobench.registry import Registry, installed
 from cryobench.spec import Spec, parse
@@ -146,7 +146,7 @@ def _check_one(rule: Rule, subject: Subject) -> RuleResult:
 
 
 def _message(error: Exception) -> str:
-    return str(error) if isinstance(error, CryobenchError | Broken) else told(error)
+    return str(error) if isinstance(error, CryobenchError | Broken) else described(error)
 
 
 def require(true: object, how: str) -> None:

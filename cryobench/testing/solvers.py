@@ -22,7 +22,7 @@ from cryobench.core import (
     build_operator,
 )
 from cryobench.core.meters import CountingOperator
-from cryobench.errors import told
+from cryobench.errors import described
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
@@ -238,7 +238,7 @@ def unsupported(subject: SolverSubject) -> None:
             try:
                 x = subject.solve(problem, _IDS[:1]).x
             except Exception as error:
-                raise Broken(f"it accepts {trial.name}, and fails on it: {told(error)}") from error
+                raise Broken(f"it accepts {trial.name}, and fails on it: {described(error)}") from error
             require(x.isfinite().all(), f"it accepts {trial.name}, and its answer has NaN or infinity")
 
 

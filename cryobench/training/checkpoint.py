@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cryobench.errors import ResultsError, told
+from cryobench.errors import ResultsError, described
 from cryobench.files import whole_file
 from cryobench.training.settings import Settings
 
@@ -43,7 +43,7 @@ class State:
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             previous = "the previous one is intact" if path.exists() else "there is no previous one"
             raise ResultsError(
-                f"the checkpoint of step {self.step} cannot be written to {path} ({told(error)}); {previous}. "
+                f"the checkpoint of step {self.step} cannot be written to {path} ({described(error)}); {previous}. "
                 "Free some space; the same command continues from there"
             ) from error
 
@@ -57,5 +57,5 @@ class State:
             values = torch.load(path, map_location="cpu", weights_only=True)
             return cls(**values | {"settings": Settings.from_dict(values["settings"])})
         except Exception as error:  # torch's reader raises many types
-            raise ResultsError(f"{path} is not a checkpoint of this version ({told(error)}); "
+            raise ResultsError(f"{path} is not a checkpoint of this version ({described(error)}); "
                                "train into another folder, or remove it") from error  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryobench import environment
-from cryobench.errors import ResultsError, told
+from cryobench.errors import ResultsError, described
 from cryobench.files import whole_file
 from cryobench.priors.model_folder import CARD
 from cryobench.training.images import Images
@@ -47,8 +47,8 @@ def write_pipeline(
             for name, write in files.items():
                 write(whole.enter_context(whole_file(folder / name)))
     except (OSError, SafetensorError) as error:
-        raise ResultsError(f"the pipeline cannot be written to {folder} ({told(error)}); free some space; the same "
-                           "command continues from the last checkpoint") from error  # fmt: skip
+        raise ResultsError(f"the pipeline cannot be written to {folder} ({described(error)}); free some space; the "
+                           "same command continues from the last checkpoint") from error  # fmt: skip
 
 
 def make_card(
@@ -83,7 +83,7 @@ def read_card(folder: Path) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read ({told(error)}); remove it") from error
+        raise ResultsError(f"{path} cannot be read ({described(error)}); remove it") from error
 
 
 def _configurations(network: Any, prediction: Literal["epsilon", "sample", "v_prediction"]) -> dict[str, _Writer]:

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import ResultsError, told
+from cryobench.errors import ResultsError, described
 from cryobench.files import whole_file
 
 NAME = "loss.csv"
@@ -70,7 +70,7 @@ class Log:
             self._board.close()
 
     def _failed(self, error: OSError) -> ResultsError:
-        return ResultsError(f"the log {self._path} cannot be written ({told(error)}); free some space; the same "
+        return ResultsError(f"the log {self._path} cannot be written ({described(error)}); free some space; the same "
                             "command continues from the last checkpoint")  # fmt: skip
 
 

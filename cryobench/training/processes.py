@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cryobench.errors import DeviceError, TrainingError, said
+from cryobench.errors import DeviceError, TrainingError, reason_of
 
 _TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other: the first draws samples and writes while the others wait."""
@@ -78,7 +78,7 @@ class Processes:
             return
         from accelerate.utils import gather_object
 
-        reasons = gather_object([None if failure is None else said(failure)])
+        reasons = gather_object([None if failure is None else reason_of(failure)])
         raise failure or TrainingError(next(reason for reason in reasons if reason))
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryobench.errors import CryobenchError, ParameterError, ResultsError, said
+from cryobench.errors import CryobenchError, ParameterError, ResultsError, reason_of
 from cryobench.files import acquire_lock, check_writable_folder
 from cryobench.plan.grid import Cell, Loaded
 from cryobench.plan.presets import (
@@ -219,7 +219,7 @@ class Tuning:
         except ResultsError:  # the trials folder is not writable, so later trials would fail too
             raise
         except (NoScoreError, CryobenchError) as error:
-            reason = said(error)
+            reason = reason_of(error)
         return Trial(values, scores, {} if default else skipped, evaluations, seconds, pruned, reason,
                      reused=bool(reused) and all(reused))  # fmt: skip
 

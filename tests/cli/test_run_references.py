@@ -21,7 +21,7 @@ def test_the_ceiling_is_a_row_without_a_rank_here_and_when_it_is_read_back(cli, 
     row = next(line for line in lines if "ceiling" in line)
     assert row.split()[:2] == ["–", "ceiling"]
     assert [line.split()[0] for line in lines if "dct" in line or "(floor)" in line][:2] == ["1", "2"]
-    assert "ceiling: a bound on psnr to the measured image, made of the clean one; not ranked" in out
+    assert "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one" in out
     assert "no mean" not in out
     assert "3 cells in runs" in err
     assert cli("leaderboard")[1] == out
@@ -38,7 +38,7 @@ def test_the_ceiling_is_a_row_without_a_rank_here_and_when_it_is_read_back(cli, 
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (("-s", "ceiling"), "add --ceiling"),
+        (("-s", "ceiling"), "use --ceiling"),
         (("--batch", "many"), "--batch must be auto or a number of images from 1, got many"),
         (("--save", "animaton"), "did you mean 'animation'?"),
     ],

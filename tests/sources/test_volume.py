@@ -169,7 +169,7 @@ def test_what_is_no_volume_is_refused_in_one_line(tmp_path, monkeypatch):
     np.save(tmp_path / "image.npy", noise(4, 4))
     assert "one volume [D, H, W] or several" in refused("image.npy")
     write_map(tmp_path / "flat.mrc", noise(1, 4, 4))
-    assert "at least 2 along every axis" in refused("flat.mrc")
+    assert "at least 2 a side" in refused("flat.mrc")
     with mrcfile.new("images.mrcs", data=noise(3, 4, 4)) as file:
         file.set_image_stack()
     assert "is a stack of images" in refused("images.mrcs")

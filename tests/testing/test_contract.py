@@ -46,7 +46,7 @@ BUILT_IN = {
     ),
 }
 """Specs for components that require a value, or few steps of a small network."""
-ELSEWHERE = {"priors": {"diffusion"}, "sources": {"file", "hub"}}
+ELSEWHERE = {"priors": {"diffusion"}, "sources": {"file", "hub", "volume"}}
 """They require a file or a network: see tests/priors and tests/sources."""
 UNTRAINED = {"residual", "denoises"}
 """Rules that an untrained network breaks."""
@@ -145,6 +145,6 @@ def test_a_rule_is_tested_in_every_stated_dimension(registry):
 )
 def test_images_of_another_number_of_axes_are_refused_in_one_line(spec, shape, registry):
     kind = "metrics" if spec == "toymetric" else "solvers"
-    with pytest.raises(IncompatibleError, match=r"it takes .* and these are") as error:
+    with pytest.raises(IncompatibleError, match=r"takes .* and these are") as error:
         check_dims(kind.removesuffix("s"), registry.make(kind, spec), shape)
     assert "\n" not in str(error.value)

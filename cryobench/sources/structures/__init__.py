@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cryobench.errors import DataError, said
+from cryobench.errors import DataError, reason_of
 from cryobench.io.image_files import check_file
 from cryobench.physics.potential import Atoms
 
@@ -69,7 +69,7 @@ def _read_file(path: Path, assembly: str | None) -> tuple[list[str], np.ndarray,
     try:
         structure = gemmi.read_structure(str(path))
     except Exception as error:  # gemmi raises many kinds of errors
-        raise DataError(f"{path} is not a readable mmCIF or PDB file: {said(error)}; download it again") from error
+        raise DataError(f"{path} is not a readable mmCIF or PDB file: {reason_of(error)}; download it again") from error
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
         raise DataError(f"{path} has no atoms; expected the coordinates of a structure, not restraints or data")
     structure.setup_entities()
