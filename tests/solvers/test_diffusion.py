@@ -239,8 +239,8 @@ def outcome(solver: type, setting: str, prior: GaussianPrior) -> Outcome:
 
 @pytest.mark.parametrize("solver", [*PROJECTING, PiGdm], ids=lambda s: s.__name__)
 def test_where_the_prior_is_white_projections_find_the_posterior_mean(solver):
-    """The measured components carry no information on the rest, so any bias would be a mistake. The bound is 5 deviations of the sum
-    of squares of the Monte Carlo errors of the 240 directions that are not measured."""
+    """The measured components carry no information on the rest, so any bias would be a mistake. The bound is 5
+    deviations of the sum of squares of the Monte Carlo errors of the 240 directions that are not measured."""
     found = outcome(solver, "pool exact", WHITE)
     assert found.bias < found.monte_carlo * (1 + 5 * math.sqrt(1 / (2 * 240))) + 1e-4
     if solver is not Hqs:  # finite steps lose some of the variance; none was seen above
