@@ -10,6 +10,7 @@ from cryobench.core.components import FourierMask, Metric, NoiseModel, PixelMask
 from cryobench.core.operator import OperatorRecipe
 from cryobench.core.source import Source
 from cryobench.errors import PluginError
+from cryobench.spec import fields_of
 
 BASE_CLASSES: dict[str, tuple[type, ...]] = {
     "operators": (OperatorRecipe,),
@@ -37,6 +38,8 @@ def older_method(kind: str, cls: type) -> str | None:
     for name in _REMOVED.get(kind, ()):
         if callable(getattr(cls, name, None)):
             return name
+    if not callable(getattr(cls, "norm_squared", callable)):  # a number in the sparsity priors of contract 1
+        return "norm_squared"
     for name, count in _PARAMETERS.get(kind, {}).items():
         code = getattr(getattr(cls, name, None), "__code__", None)
         variadic = code is not None and code.co_flags & CO_VARARGS
@@ -46,7 +49,8 @@ def older_method(kind: str, cls: type) -> str | None:
 
 
 def check_kind(kind: str, text: str, component: Any) -> None:
-    """Raise `PluginError` unless a component has a base class of its kind and follows this version of the contract."""
+    """Raise `PluginError` unless a component has a base class of its kind and follows this version of the contract, as
+    do the components among its parameters."""
     expected = BASE_CLASSES[kind]
     if not isinstance(component, expected):
         names = " or ".join(f"cryobench.core.{base.__name__}" for base in expected)
@@ -54,3 +58,7 @@ def check_kind(kind: str, text: str, component: Any) -> None:
     method = older_method(kind, type(component))
     if method is not None:
         raise PluginError(f"{text!r} of {kind} {mismatch('1')} (see its method {method})")
+    for field in fields_of(type(component)):
+        part = getattr(component, field.name)
+        if field.kind is not None and part is not None:
+            check_kind(field.kind, f"{type(part).__name__} in {text}", part)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
+import mrcfile
+import numpy as np
 import pytest
 from networks import pipeline, unet
 
@@ -32,13 +34,14 @@ TOYS = {
     "metrics": ("ToyMetric",),
     "sources": ("ToySource",),
 }
-NETWORK = "{}:steps=2,prior='{network}'"
 BUILT_IN = {
     "operators": {
         "sumpool": "sumpool:4,count=2,mask=random_gaussian",
         "fourier": "fourier:0.5",
         "composed": "sumpool:2@ctf",
     },
+    "priors": {"diffusion": "diffusion:{network}"},
+    "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
     | dict.fromkeys(
@@ -46,8 +49,8 @@ BUILT_IN = {
     ),
 }
 """Specs for components that require a value, or few steps of a small network."""
-ELSEWHERE = {"priors": {"diffusion"}, "sources": {"file", "hub", "volume"}}
-"""They require a file or a network: see tests/priors and tests/sources."""
+OMITTED = {"sources": {"hub"}}
+"""Components that require a server."""
 UNTRAINED = {"residual", "denoises"}
 """Rules that an untrained network breaks."""
 
@@ -67,24 +70,31 @@ def broken(kind: str, spec: str, registry: Registry) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory) -> str:
-    """The folder of a network of 32 x 32 images with random weights."""
-    return str(pipeline(tmp_path_factory.mktemp("network") / "model", unet(sample_size=32)))
+def files(tmp_path_factory) -> dict[str, str]:
+    """A network of 32 x 32 images with random weights, a stack of images, and a density map."""
+    folder = tmp_path_factory.mktemp("files")
+    values = np.random.default_rng(0).random((2, 8, 8, 8), np.float32)
+    np.save(folder / "images.npy", values[0])
+    with mrcfile.new(folder / "map.mrc", values[1]) as map:
+        map.set_volume()
+        map.voxel_size = 2.0
+    network = pipeline(folder / "model", unet(sample_size=32))
+    return {"network": str(network), "images": f"{folder}/images.npy", "volume": f"{folder}/map.mrc"}
 
 
 def built_in() -> list[tuple[str, str]]:
     return [
-        (kind, BUILT_IN.get(kind, {}).get(point.name, "{}").format(point.name, network="{network}"))
+        (kind, BUILT_IN.get(kind, {}).get(point.name, "{}").replace("{}", point.name))
         for kind in KINDS
         for point in sorted(entry_points(group=f"cryobench.{kind}"))
-        if point.value.startswith("cryobench.") and point.name not in ELSEWHERE.get(kind, set())
+        if point.value.startswith("cryobench.") and point.name not in OMITTED.get(kind, set())
     ]
 
 
 @pytest.mark.parametrize(("kind", "spec"), built_in())
-def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, network):
+def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, files):
     allowed = UNTRAINED if "{network}" in spec else set()
-    assert broken(kind, spec.format(network=network), registry).keys() <= allowed
+    assert broken(kind, spec.format(**files), registry).keys() <= allowed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,6 +94,7 @@ def test_unmet_requirements_are_reported(requirement, message, install_plugin, c
 VERSION_1 = """
 from dataclasses import dataclass
 from cryobench.core import NoiseModel, OperatorRecipe
+from cryobench.priors.sparsity import Sparsity
 
 @dataclass(frozen=True)
 class Shifted(OperatorRecipe):
@@ -112,6 +113,12 @@ class Drawing(Plain):
     def drawn(self, image_shape, seed): ...
 
 @dataclass(frozen=True)
+class Bound(Sparsity):
+    norm_squared = 8.0
+    def analysis(self, x): ...
+    def adjoint(self, u): ...
+
+@dataclass(frozen=True)
 class Hiss(NoiseModel):
     def apply(self, y, operator, rng): ...
 """
@@ -120,7 +127,7 @@ class Hiss(NoiseModel):
 @pytest.mark.parametrize(
     ("kind", "cls", "method"),
     [("operators", "Shifted", "check_for"), ("operators", "Drawing", "drawn"), ("operators", "Plain", "build"),
-     ("noises", "Hiss", "apply")],
+     ("noises", "Hiss", "apply"), ("priors", "Bound", "norm_squared")],
 )  # fmt: skip
 def test_a_component_of_contract_1_is_recognised_by_its_methods(kind, cls, method, install_plugin, cli, blobs):
     install_plugin("cryobench-odd", {f"cryobench.{kind}": {"odd": f"odd:{cls}"}}, odd=VERSION_1)
@@ -129,9 +136,10 @@ def test_a_component_of_contract_1_is_recognised_by_its_methods(kind, cls, metho
     assert (code, len(out.splitlines())) == (1, 1), out
     assert f"{kind}/odd of cryobench-odd 1.0 {expected}" in out
     assert f"(see its method {method})" in out
-    option = {"operators": "--operator", "noises": "--noise"}[kind]
-    arguments = {"--operator": "identity", "--noise": "none", "--data": blobs} | {option: "odd"}
-    code, _, err = cli("run", "--solver", "pinv", *(text for pair in arguments.items() for text in pair))
+    option = {"operators": "--operator", "noises": "--noise", "priors": "--solver"}[kind]
+    arguments = {"--solver": "pinv", "--operator": "identity", "--noise": "none", "--data": blobs}
+    arguments[option] = "sparse:odd" if kind == "priors" else "odd"
+    code, _, err = cli("run", *(text for pair in arguments.items() for text in pair))
     assert (code, err.count("\n")) == (2, 1), err
     assert expected in err
 

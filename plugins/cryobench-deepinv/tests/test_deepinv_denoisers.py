@@ -131,7 +131,7 @@ def test_deepinvs_wavelets_say_what_they_lack(monkeypatch):
 def test_what_makes_no_sense_is_refused(spec):
     text = ",".join(f"prior.{item}" for item in spec.split(","))
     with pytest.raises(CryobenchError):
-        cb.solver(f"deepinv_red:deepinv_denoiser,{text}")
+        cb.solver(f"deepinv_red:prior=deepinv_denoiser,{text}")
 
 
 def test_a_registered_denoiser_shows_its_own_parameters_alone():

@@ -257,7 +257,7 @@ def test_the_task_is_one_of_images_from_0_to_1_and_of_unit_norm():
 
 
 def test_ddrm_leaves_out_what_has_no_factorisation():
-    (record,) = cb.run("deepinv_ddrm:deepinv_denoiser,prior.source=median,steps=2", "sumpool:16@deepinv_blur",
+    (record,) = cb.run("deepinv_ddrm:prior=deepinv_denoiser,prior.source=median,steps=2", "sumpool:16@deepinv_blur",
                        images="0", floor=False)  # fmt: skip
     assert record.status == "skipped"
     assert "no known singular value decomposition" in record.reason
@@ -299,7 +299,7 @@ def test_a_prior_of_another_size_is_refused_before_any_work():
 
 SPECS = ["deepinv_dps", "deepinv_ddrm", "deepinv_diffpir", "deepinv_dpir", "deepinv_red", "deepinv_tv_pgd:2,inner=5",
          "deepinv_wavelet_pgd:2"]  # fmt: skip
-MEDIAN = "deepinv_denoiser,prior.source=median"
+MEDIAN = "prior=deepinv_denoiser,prior.source=median"
 
 
 @pytest.mark.parametrize("spec", SPECS)
