@@ -189,7 +189,7 @@ class RowsOperator(LinearOperator):
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
         whole = y.new_zeros((len(y), *self._whole.measurement_shape))
-        whole[:, self._part] = y
+        whole.index_add_(1, self._part, y)  # a measurement that was chosen twice counts twice
         return self._whole.A_adjoint(whole)
 
     def select(self, images: slice | torch.Tensor) -> RowsOperator:
