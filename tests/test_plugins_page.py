@@ -12,6 +12,8 @@ PAGE = ROOT / "docs" / "plugins.md"
 PIP = """#!{python}
 import sys, tomllib
 from pathlib import Path
+
+pytestmark = pytest.mark.slow
 if sys.argv[1:3] != ["install", "-e"]:
     sys.exit(0 if sys.argv[1:] == ["install", "pytest"] else "no such command")
 folder, site = Path(sys.argv[3]).resolve(), Path({site!r})

@@ -36,6 +36,7 @@ def test_a_new_component_satisfies_its_contract_and_its_command_runs(kind, insta
     assert "brand_new" in out
 
 
+@pytest.mark.slow
 def test_its_tests_pass_and_fail_where_the_contract_is_broken(install_plugin, tmp_path):
     folder = create("solver", "cauchy", tmp_path)
     install(folder, install_plugin)

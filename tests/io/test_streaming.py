@@ -243,6 +243,7 @@ print(count, most - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc to measure memory")
 @pytest.mark.parametrize(("dtype", "count"), [(np.float32, 10_000), (np.int16, 2000)])
 def test_gigabytes_stream_in_a_hundred_megabytes(tmp_path, dtype, count):

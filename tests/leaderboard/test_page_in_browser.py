@@ -19,6 +19,8 @@ from PIL import Image
 from cryobench.figures import read_views, write_views
 from cryobench.results.store import VIEWS
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

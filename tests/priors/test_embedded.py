@@ -55,6 +55,7 @@ def oracle(prior: Sparsity, z: torch.Tensor, truth: torch.Tensor, sigma: float) 
     return max(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 1.0])
 def test_it_denoises_held_out_particles_better_than_tv_and_wavelets_with_the_best_lam(held_out, sigma):
     z = noisy(held_out, sigma)

@@ -214,6 +214,7 @@ def test_several_seeds_read_the_images_once(blobs, monkeypatch):
     assert len(reads) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["sumpool:2", "sumpool:4", "sumpool:8,mask=random_gaussian", "fourier:0.4"])
 @pytest.mark.parametrize("solver", ["dct:steps=40", "wavelet:steps=40", "tv:steps=40"])
 def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator, solver):
@@ -545,6 +546,7 @@ def microscope(install_plugin):
     return install_plugin("cryobench-microscope", groups, microscope=MICROSCOPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["ctf", "sumpool:4,count=8@ctf", "fourier:0.6@ctf"])
 @pytest.mark.parametrize("solver", ["dct", "tikhonov"])
 def test_each_image_meets_its_own_ctf_whatever_its_batch(microscope, operator, solver):

@@ -59,6 +59,7 @@ def test_what_needs_a_range_is_skipped_or_refused_in_a_line(positive):
         cb.run("pinv", "sumpool:4", data=positive, scaling="minmx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["none", "gaussian:rel=0.1"])
 def test_hqs_loses_nothing_on_images_without_a_range(noise):
     """The same draws, both scored in the units of the file with the range of each measured image."""

@@ -80,6 +80,7 @@ class Bare(LinearOperator):
 # ---------------------------------------------------------------------------------------- they minimise what they state
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("cut", [1.0, 2.0])
 @pytest.mark.parametrize("recipe", [SumPool(4, 6), Fourier(0.4)], ids=repr)
@@ -106,6 +107,7 @@ def test_the_objective_is_that_of_a_convex_solver(solver, cut, recipe, form):
     assert float(answer.info["objective"]) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("cut", [1.0, None])
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.05)], ids=["exact", "noisy"])
@@ -114,6 +116,7 @@ def test_the_defaults_reach_the_objective_of_a_long_run(solver, cut, noise, reci
     _reaches_the_objective_of_a_long_run(replace(solver, cut=cut), recipe, noise, simulated(2, 32, snr=0.5)[0])
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.05)], ids=["exact", "noisy"])
 def test_a_large_smooth_image_takes_many_steps_and_as_many_as_it_needs(solver, noise):
@@ -246,6 +249,7 @@ def test_a_stated_weight_gives_the_plain_norm_and_auto_the_split():
 # ------------------------------------------------------------------------------------------------------ how they run
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("method", ["primal_dual", "fista"])
 def test_an_image_stops_on_its_own_and_is_the_same_alone(solver, method):

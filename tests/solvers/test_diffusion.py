@@ -238,6 +238,7 @@ def outcome(solver: type, setting: str, prior: GaussianPrior) -> Outcome:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [*PROJECTING, PiGdm], ids=lambda s: s.__name__)
 def test_where_the_prior_is_white_projections_find_the_posterior_mean(solver):
     """The measured components carry no information on the rest, so any bias is a mistake. The bound is 5 deviations
@@ -252,6 +253,7 @@ BIAS = {Hqs: 0.4, Ddnm: 0.3, DiffPir: 0.5, PiGdm: 0.25, Daps: 0.4}
 """Bounds of the bias in posterior deviations. Each takes p(x_0 | x_t) for a white Gaussian, which ours is not."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["pool exact", "pool noisy", "fourier noisy"])
 @pytest.mark.parametrize("solver", BIAS, ids=lambda s: s.__name__)
 def test_means_are_near_the_posterior_mean_and_beat_the_floor(solver, setting):
@@ -276,6 +278,7 @@ def test_answers_agree_with_exact_measurements(solver):
     assert outcome(solver, "pool exact", COLOURED).residual < 1e-10
 
 
+@pytest.mark.slow
 def test_noise_about_the_end_of_the_ode_is_noise_too_much():
     """Why `spread` is 0: with it the variance of what is not measured is about twice what it should be."""
     problem, _ = one_image(WHITE, "pool exact")
@@ -423,6 +426,7 @@ def contract_problem(noise=None, dtype=torch.float32, recipe=None) -> tuple[Prob
     return problem, x
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.2)], ids=["exact", "noisy"])
 def test_the_same_seed_gives_the_same_answer_and_another_another(name, noise, prior):
@@ -434,6 +438,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_another(name, noise, pr
     assert torch.equal(first, solver.solve(problem, rng=rng(3, seed=1)).x) == (name == "hqs")  # hqs draws nothing
 
 
+@pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("recipe", [None, POOL], ids=["ctf", "pool"])
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.2)], ids=["exact", "noisy"])

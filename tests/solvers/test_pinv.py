@@ -33,6 +33,7 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> float:
     return -10 * math.log10(((x.double() - truth.double()) / 2).square().mean().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "dtype", "low", "high"),
     [

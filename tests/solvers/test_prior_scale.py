@@ -66,6 +66,7 @@ def test_frames_are_recorded_on_the_scale_of_the_problem():
     assert [float(pair.mean()) for pair in kept.frames[0]] == [1.0, 3.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator", "noise"), [("sumpool:16", "none"), ("sumpool:4", "gaussian:rel=0.1")])
 def test_hqs_loses_nothing_on_relion_normalised_measurements(operator, noise):
     """Scored in the units of the file, with one range: that of each image there."""

@@ -196,6 +196,8 @@ def test_a_listener_that_is_no_scheduler_is_reported(monkeypatch):
 
 SBATCH = """#!{python}
 import subprocess, sys
+
+pytestmark = pytest.mark.slow
 script = sys.argv[-1]
 open({log!r}, "a").write(open(script).read())
 subprocess.Popen(["bash", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

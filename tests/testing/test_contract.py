@@ -91,6 +91,7 @@ def built_in() -> list[tuple[str, str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "spec"), built_in())
 def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, files):
     allowed = UNTRAINED if "{network}" in spec else set()

@@ -17,10 +17,13 @@ from cryobench.errors import DataError
 from cryobench.training.checkpoint import State
 from cryobench.training.images import Images
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this build of torch has no gloo, the backend for CPU processes",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+        reason="this build of torch has no gloo, the backend for CPU processes",
+    ),
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 

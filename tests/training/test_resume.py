@@ -18,6 +18,8 @@ from cryobench.errors import CryobenchError, ResultsError
 from cryobench.training import checkpoint, export, log, loop
 from cryobench.training.checkpoint import State
 
+pytestmark = pytest.mark.slow
+
 
 class Recorder(loop.TrainingObserver):
     """Records messages, steps and losses."""
