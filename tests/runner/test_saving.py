@@ -252,3 +252,15 @@ def test_a_deviation_that_is_none_fails_the_cell(plugin, blobs, spec, wanted):
     (record,) = cb.run(spec, "sumpool:4", data=blobs, floor=False)
     assert record.status == "failed"
     assert wanted in record.reason
+
+
+@pytest.mark.parametrize("scaling", ["none", "relion", "p95"])
+def test_reconstructions_are_in_the_units_of_the_file_whatever_the_scaling(blobs, tmp_path, scaling):
+    import mrcfile
+
+    images = 3 * np.load(blobs) + 1
+    np.save(blobs, images)
+    cb.run("pinv", "identity", data=blobs, images="0:2", scaling=scaling, metrics=["psnr"], out=tmp_path / "runs",
+           save=["reconstructions"])  # fmt: skip
+    (path,) = tmp_path.glob("runs/*pinv*/reconstructions.mrcs")
+    np.testing.assert_allclose(mrcfile.read(path), images[:2], rtol=1e-5)
