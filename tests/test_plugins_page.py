@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "plugins.md"
 PIP = """#!{python}
 import sys, tomllib
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 if sys.argv[1:3] != ["install", "-e"]:
     sys.exit(0 if sys.argv[1:] == ["install", "pytest"] else "no such command")
 folder, site = Path(sys.argv[3]).resolve(), Path({site!r})

@@ -216,9 +216,10 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
             registry.make("solvers", f"{name}:20")
         return
     assert first_field(registry.get("solvers", name)).name == first
-    bare, keyed = (registry.make("solvers", text) for text in (f"{name}:20", f"{name}:{first}=20"))
+    value = "wavelet" if first == "prior" else "20"
+    bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
-    assert getattr(bare, first) == 20
+    assert getattr(bare, first) == (registry.make("priors", value) if first == "prior" else 20)
     for full in (False, True):
         assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
 

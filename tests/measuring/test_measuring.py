@@ -185,7 +185,7 @@ def test_from_a_real_star_file_to_one_that_relion_refines(cli, shared, tmp_path)
     [
         (["measure", "-o", "sumpool:4", "--data", "demo", "--out", "y.npy"], "written as .npz"),
         (["measure", "-o", "sumpol:4", "--data", "demo", "--out", "y.npz"], "did you mean 'sumpool'"),
-        (["measure", "-o", "ctf", "--data", "noctf.npy", "--out", "y.npz"], "needs the pixel size"),
+        (["measure", "-o", "ctf", "--data", "noctf.npy", "--out", "y.npz"], "requires the pixel size"),
         (["reconstruct", "none.npz", "--solver", "pinv", "--out", "a.mrcs"], "does not exist"),
         (["reconstruct", "none.npz", "--solver", "pinv", "--out", "a.mrc"], "written as .mrcs"),
         (["reconstruct", "none.npz", "--solver", "pinvv", "--out", "no/a.mrcs"], "the folder no does not exist"),

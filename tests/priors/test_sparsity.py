@@ -180,7 +180,7 @@ def test_entries_beyond_the_cut_are_the_sparse_part(cut):
         (lambda: WaveletSparsity(family="bior2.2"), "bior2.2 is not orthogonal"),
         (lambda: WaveletSparsity(family="dmey"), "dmey is not orthogonal"),
         (lambda: WaveletSparsity(level=0), "level must be at least 1"),
-        (lambda: ProxTv(2.0, "anisotropic"), "cut=1 alone"),
+        (lambda: ProxTv(2.0, "anisotropic"), "anisotropic total variation with cut=1"),
         (lambda: ProxTv(1.0, "isotropic"), "anisotropic"),
     ],
 )

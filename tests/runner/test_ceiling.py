@@ -122,7 +122,7 @@ class Ceiling(Solver):
 
 def test_it_cannot_be_had_as_a_solver_whoever_registers_the_name(install_plugin):
     for _ in range(2):
-        with pytest.raises(ParameterError, match="add --ceiling") as raised:
+        with pytest.raises(ParameterError, match="use --ceiling") as raised:
             cb.run("ceiling", "sumpool:4", **FAST)
         assert "\n" not in str(raised.value)
         install_plugin("cryobench-c", {"cryobench.solvers": {"ceiling": "c_module:Ceiling"}}, c_module=SOLVER)

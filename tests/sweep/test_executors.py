@@ -21,6 +21,8 @@ from cryobench.results.store import Results, read_record
 from cryobench.sweep.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
 from cryobench.sweep.job import Job, Limits
 
+pytestmark = pytest.mark.slow
+
 SIXTY = {
     "solvers": ["pinv", "tikhonov", "dct:steps=20", "draws:1"],
     "operators": ["sumpool:2", "sumpool:4", "sumpool:8", "fourier:0.5", "identity"],
@@ -196,8 +198,6 @@ def test_a_listener_that_is_no_scheduler_is_reported(monkeypatch):
 
 SBATCH = """#!{python}
 import subprocess, sys
-
-pytestmark = pytest.mark.slow
 script = sys.argv[-1]
 open({log!r}, "a").write(open(script).read())
 subprocess.Popen(["bash", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
