@@ -11,6 +11,7 @@ import torch
 from cryobench import environment
 from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
 from cryobench.core.kinds import check_kind
+from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
 from cryobench.io.scaling import scale_of, scaling_of
 from cryobench.measuring.measurements import Measurements
@@ -43,6 +44,10 @@ class Exposure:
 
 def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
     """Measure these images of a stack. Raises a `CryobenchError` for what makes no sense."""
+    if len(stack.shape) != 2:
+        raise IncompatibleError(
+            f"measure takes images (2-D), and {stack.label} holds volumes of {size_text(stack.shape)}; use `run`"
+        )
     recipe: OperatorRecipe = registry.make("operators", exposure.operator)
     noise: NoiseModel = registry.make("noises", exposure.noise)
     check_kind("operators", exposure.operator, recipe)

@@ -197,3 +197,12 @@ def test_bad_requests_are_one_line_and_exit_code_2(cli, tmp_path, arguments, say
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
     assert [path.name for path in tmp_path.iterdir()] == ["noctf.npy"]
+
+
+def test_volumes_are_refused_before_anything_is_written(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("volume.npy", np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+    code, _, err = cli("measure", "-o", "identity", "--data", "volume:volume.npy", "--out", "y.npz")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "measure takes images (2-D), and volume.npy holds volumes of 4 x 4 x 4" in err
+    assert not (tmp_path / "y.npz").exists()
