@@ -222,7 +222,7 @@ def _run_cell(
         record.columns = [dataclasses.asdict(column) for column in scores.columns]
         record.solver_info = {name: values.double().tolist() for name, values in reconstruction.info.items()}
         curves = scores.curves | {f"solver:{name}": c.cpu().numpy() for name, c in reconstruction.curves.items()}
-        files, record.unavailable = writers(save, cell, bench.case, reconstruction, course)
+        files, record.unavailable = writers(save, cell, bench.case, reconstruction, course, curves)
     except Unsupported as reason:
         record.status, record.reason = "skipped", str(reason)
         return _Outcome(record, {}, {})

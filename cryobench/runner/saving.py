@@ -17,12 +17,18 @@ from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import SAVES, Cell
 from cryobench.results.store import DEVIATION
 from cryobench.runner.bench import AT_ONCE
+from cryobench.runner.scoring import score
 
 Writer = Callable[[Path], None]
 
 
 def writers(
-    save: Iterable[str], cell: Cell, case: Case, reconstruction: Reconstruction, course: Recording | None
+    save: Iterable[str],
+    cell: Cell,
+    case: Case,
+    reconstruction: Reconstruction,
+    course: Recording | None,
+    curves: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Writer], list[str]]:
     """A writer for each file, by its name; and the names in `save` that the solver does not provide."""
     scale = cell.dataset.scale
@@ -31,7 +37,7 @@ def writers(
         "reconstructions": partial(_write_stack, images=reconstruction.x, scale=scale, pixel_size=pixel_size),
         "panel": partial(_write_panel, cell=cell, case=case, reconstruction=reconstruction),
         "errors": partial(_write_errors, cell=cell, case=case, reconstruction=reconstruction),
-        "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction),
+        "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction, curves=curves),
         "views": partial(_write_views, cell=cell, case=case, reconstruction=reconstruction),
     }
     if course is not None and course.frames:
@@ -85,22 +91,17 @@ def _write_errors(path: Path, *, cell: Cell, case: Case, reconstruction: Reconst
     )
 
 
-def _write_frc(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
-    """For the first 64 images: a figure has no room for more, and their spectra need memory."""
+def _write_frc(
+    path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]
+) -> None:
+    """curves: those of the metrics; the correlations are computed only where the metric `frc` is not among them."""
     from cryobench import figures
 
-    few = dataclasses.replace(
-        case,
-        truth=case.truth[:AT_ONCE],
-        pixel_size=case.pixel_size[:AT_ONCE],
-        within=None if case.within is None else case.within[:AT_ONCE],
-        data_range=tuple(end[:AT_ONCE] if isinstance(end, torch.Tensor) else end for end in case.data_range),
-    )
-    measured = Frc().measure(few, Reconstruction(reconstruction.x[:AT_ONCE]))
+    found = curves if "frc" in curves else score([Frc()], case, reconstruction, batch=AT_ONCE).curves
     figures.ring_correlations(
-        measured.curves["frc"].cpu().numpy(),
+        found["frc"],
         ring_frequencies(cell.dataset.shape).numpy(),
-        pixel_size=few.pixel_size,
+        pixel_size=case.pixel_size,
         shells=len(cell.dataset.shape) == 3,
         path=path,
     )

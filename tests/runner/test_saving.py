@@ -201,16 +201,18 @@ def test_views_are_what_was_solved_and_what_it_was_solved_for(blobs, tmp_path):
         np.testing.assert_allclose(getattr(views, name), shown, atol=0.51)
 
 
-def test_frc_is_drawn_of_at_most_as_many_images_as_are_scored_at_once(blobs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("metrics", [["frc"], ["psnr"]])
+def test_frc_is_computed_once_for_the_metric_and_its_figure(blobs, tmp_path, monkeypatch, metrics):
     from cryobench import figures
-    from cryobench.runner import saving
+    from cryobench.metrics.spectral import Frc
 
-    drawn = []
-    monkeypatch.setattr(saving, "AT_ONCE", 3)
+    drawn, measured, measure = [], [], Frc.measure
+    monkeypatch.setattr(Frc, "measure", lambda self, *given: measured.append(1) or measure(self, *given))
     monkeypatch.setattr(figures, "ring_correlations", lambda curves, *_, **__: drawn.append(curves))
-    execute(tmp_path / "runs", solvers=["pinv"], data=[str(blobs)], images="0:5", save=["frc"])
+    execute(tmp_path / "runs", solvers=["pinv"], data=[str(blobs)], images="0:5", metrics=metrics, save=["frc"])
     (curves,) = drawn
-    assert curves.shape == (3, 16)
+    assert len(measured) == 1
+    assert curves.shape == (5, 16)
     assert (curves[:, 0] > 0.9).all()  # the lowest ring of a smooth image is measured
 
 
