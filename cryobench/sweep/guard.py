@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from functools import cache
 from multiprocessing.util import Finalize
@@ -72,11 +73,11 @@ class Guard:
         self._executor: ProcessPoolExecutor | None = None
         self._process: psutil.Process | None = None
 
-    def run(self, job: Job) -> Done:
-        """The result of `worker.run`. Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the
-        child process dies."""
-        from cryobench.sweep.worker import prepare, run
+    def run(self, job: Job, prepare: Callable[[Job], None], run: Callable[[Job], Done]) -> Done:
+        """The result of `run(job)` in the child process, after `prepare(job)`, which its limits do not count.
 
+        Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the child process dies.
+        """
         if self._executor is None or self._process is None:
             try:
                 self._executor = child_process(job.threads)

@@ -32,7 +32,7 @@ def run(job: Job) -> Done:
         if job.limits:
             from cryobench.sweep.guard import guard
 
-            return guard().run(job)
+            return guard().run(job, prepare, run)
         return _worker().run(job)
 
 
