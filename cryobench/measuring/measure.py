@@ -57,6 +57,9 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
     check_operator(recipe, imaging)
     drawn = recipe.draw(imaging, exposure.seed)
     operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
+    reason = noise.unsupported(operator, scale_of(exposure.scaling, []))
+    if reason is not None:
+        raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
     ids = tuple(map(str, indices))
     measured, sigmas, maps = [], [], []
     for part in batches(len(indices), _BATCH):
@@ -70,9 +73,6 @@ def measure(exposure: Exposure, stack: Stack, indices: Sequence[int], registry: 
             scaled.append(own[-1].apply(image))
         x = torch.from_numpy(np.stack(scaled)).unsqueeze(1).to(device, dtype)
         selected, scale = operator.select(part), scale_of(exposure.scaling, own)
-        reason = noise.unsupported(selected, scale)
-        if reason is not None:
-            raise IncompatibleError(f"noise {exposure.noise} on operator {exposure.operator}: {reason}")
         noisy = noise.apply(selected.A(x), selected, scale, Rng(exposure.seed, ids[part]))
         noisy = checked_measurements(noisy, operator, len(own))
         measured.append(noisy.y.cpu())
