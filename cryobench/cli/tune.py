@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -250,11 +248,11 @@ def _show(outcomes: Sequence[Outcome], by: str, outputs: Outputs) -> None:
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    import pandas as pd
+
+    from cryobench.results.tables import to_csv
+
+    return to_csv(pd.DataFrame(rows, dtype=object))
 
 
 def _print(rows: Sequence[dict[str, Any]], by: str) -> None:

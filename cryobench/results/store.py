@@ -34,6 +34,7 @@ from typing import Any
 from cryobench.errors import ResultsError, reason_of
 from cryobench.files import check_writable_folder, umask
 from cryobench.record import Record
+from cryobench.results.tables import csv_line
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
 RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
@@ -103,9 +104,9 @@ class Results:
         values = fields.pop("values") | {_SOLVER + name: info for name, info in fields.pop("solver_info").items()}
         (folder / RECORD).write_text(json.dumps(_finite(fields), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with (folder / METRICS).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", *values])
-            writer.writerows(zip(record.images, *values.values(), strict=True) if values else ())
+            file.write(csv_line(["image", *values]))
+            for row in zip(record.images, *values.values(), strict=True) if values else ():
+                file.write(csv_line(map(str, row)))  # as text: a NaN is "nan", not an empty field
         if curves:
             import numpy as np
 

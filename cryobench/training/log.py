@@ -8,6 +8,7 @@ from typing import Any
 
 from cryobench.errors import ResultsError, described
 from cryobench.files import whole_file
+from cryobench.results.tables import csv_line
 
 NAME = "loss.csv"
 _COLUMNS = ["step", "loss", "validation_loss", "learning_rate"]
@@ -25,23 +26,20 @@ class Log:
         try:
             kept = [row for row in _rows(self._path) if int(row["step"]) <= step]
             with whole_file(self._path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, _COLUMNS)
-                writer.writeheader()
-                writer.writerows(kept)
+                file.writelines(csv_line(values) for values in (_COLUMNS, *(row.values() for row in kept)))
             # line-buffered, so that the file can be followed
             self._file = self._path.open("a", buffering=1, newline="", encoding="utf-8")
         except OSError as error:
             raise self._failed(error) from error
-        self._writer = csv.DictWriter(self._file, _COLUMNS)
         self._failure: OSError | None = None
         self._board = _tensorboard(folder, step)
 
     def add(self, step: int, name: str, value: float, rate: float | None = None) -> None:
         """Add one number of a step."""
-        row = {"step": step, name: f"{value:.6g}", "learning_rate": "" if rate is None else f"{rate:.4g}"}
+        row = {"step": step, name: f"{value:.6g}", "learning_rate": None if rate is None else f"{rate:.4g}"}
         if self._failure is None:
             try:
-                self._writer.writerow(row)
+                self._file.write(csv_line(map(row.get, _COLUMNS)))
             except OSError as error:
                 self._failure = error
         if self._board is not None:
