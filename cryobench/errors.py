@@ -12,6 +12,11 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def shortened(text: str, length: int = 200) -> str:
+    """A text for a message: its beginning where it is longer than `length`."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
 def described(error: BaseException) -> str:
     """An exception of another library or a plugin on one line: type and message."""
     name = type(error).__name__

@@ -1,11 +1,17 @@
-"""Atomic writes, locks, and the cache folder."""
+"""Atomic and durable writes, bounded reads, locks, and the cache folder."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +21,12 @@ if TYPE_CHECKING:
     from filelock import AcquireReturnProxy
 
 CACHE_VARIABLE = "CRYOBENCH_CACHE"
+PARTIAL = ".partial-"
+"""Prefix of folders that are being written or removed."""
+EARLIER = "~"
+"""Separates the name of a folder that is being replaced from a random suffix."""
+ATTEMPTS = 20
+"""Attempts to move a folder into place while other processes write the same one."""
 
 
 @contextmanager
@@ -33,9 +45,129 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o666 & ~umask())
+        sync(beside)
         beside.replace(path)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, earlier: Path | None = None) -> Iterator[Path]:
+    """A temporary folder beside `path`. When the block succeeds, it is written to disk and moved to `path`, where it
+    replaces that folder and `earlier`. When the block fails, it is deleted.
+
+    At every moment a complete folder is at `path`, at `earlier` or at `path` with a suffix (`EARLIER`); see
+    `remove_leftovers`. If two processes write one folder, the later one wins.
+    """
+    with _owned_folder(path.parent) as beside:
+        yield beside
+        beside.chmod(0o777 & ~umask())
+        for file in beside.iterdir():
+            sync(file)
+        sync(beside)
+        _replace(beside, path, earlier)
+        sync(path.parent)
+
+
+def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
+    """Move a folder to `path`. What it replaces is moved aside, to names that can be read, and deleted afterwards."""
+    moved: dict[Path, Path] = {}
+    try:
+        for attempt in range(ATTEMPTS):
+            try:
+                for old in {path, earlier} - {None}:
+                    if old.exists():
+                        aside = path.with_name(f"{path.name}{EARLIER}{secrets.token_hex(4)}")
+                        old.rename(aside)
+                        moved[aside] = old
+                folder.rename(path)
+                break
+            except OSError as error:
+                if attempt == ATTEMPTS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                    raise  # only these errors can be caused by another process that writes the same folder
+    except OSError:
+        for aside, old in moved.items():
+            if not old.exists():
+                aside.rename(old)
+        raise
+    finally:
+        for aside in moved:
+            if aside.exists():
+                _settle(aside)
+
+
+def _settle(aside: Path) -> None:
+    """Delete a folder that was moved aside if its replacement is there, else move it to that place."""
+    replacement = aside.with_name(aside.name.rpartition(EARLIER)[0])
+    with suppress(FileNotFoundError):  # another process did it
+        if not replacement.exists():
+            aside.rename(replacement)
+            return
+        hidden = aside.with_name(PARTIAL + secrets.token_hex(8))  # half a folder must not be visible
+        aside.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what killed processes left among the `whole_folder`s of `root`: all that no running process owns."""
+    for folder in root.iterdir():
+        if folder.name.startswith(PARTIAL):
+            with suppress(OSError), _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        elif re.search(rf"{EARLIER}[0-9a-f]{{8}}$", folder.name):
+            _settle(folder)
+
+
+@contextmanager
+def _owned_folder(parent: Path) -> Iterator[Path]:
+    """A new hidden folder that `remove_leftovers` of other processes does not remove. It is deleted at the end."""
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+            try:
+                stack.enter_context(_locked(folder))
+            except (BlockingIOError, FileNotFoundError):  # `remove_leftovers` was faster
+                continue
+            except OSError:  # no locks on this file system: `remove_leftovers` cannot lock it either
+                pass
+            if folder.exists():
+                break
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """A lock on a folder. It ends with the process, however that ends. Raises `OSError` if another process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk, so that it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises `ValueError` for another one, such as a pipe."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path.name} is not a regular file")
+        if status.st_size > limit:
+            raise ValueError(f"{path.name} has {status.st_size} bytes, more than {limit}")
+        return file.read(limit)
 
 
 def check_writable_file(path: Path) -> None:

@@ -17,22 +17,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from cryobench.errors import ResultsError, reason_of
-from cryobench.files import check_writable_folder, umask
+from cryobench.errors import ResultsError, reason_of, shortened
+from cryobench.files import EARLIER, check_writable_folder, read_bounded, remove_leftovers, whole_folder
 from cryobench.record import Record
 from cryobench.results.tables import csv_line
 
@@ -43,8 +42,8 @@ VIEWS = "views.npz"
 _HASH_SHOWN = 12
 LISTED_FOR = 5.0
 """Seconds for which a listing of a results folder is cached."""
-ATTEMPTS = 5
-"""Attempts to move a folder into place while another process writes the same cell."""
+LARGEST = 2**30
+"""Bytes of the largest record.json and metrics.csv that are read."""
 _SOLVER = "solver:"
 """Prefix of the columns of metrics.csv that the solver reported."""
 
@@ -58,14 +57,16 @@ class Results:
     """A folder of run folders. Other processes may write to it; their cells are found after up to `LISTED_FOR`."""
 
     def __init__(self, root: Path | str):
-        self.root = Path(root)
+        self.root = Path(root).absolute()  # a plugin may change the working directory
         self._by_hash: dict[str, Path] = {}
         self._names: set[str] = set()
         self._listed = -math.inf
 
     def check_writable(self) -> None:
-        """Create the folder if needed. Raises `ResultsError` if it is not writable."""
+        """Create the folder if needed and remove what killed processes left. Raises `ResultsError` if it is not
+        writable."""
         check_writable_folder(self.root, "results", "--out")
+        remove_leftovers(self.root)
 
     def find(self, hash: str) -> Path | None:
         """The folder of the cell with this content hash, or None."""
@@ -87,13 +88,8 @@ class Results:
         target = self.root / f"{date.today()}-{_slug(record)}-{record.hash[:_HASH_SHOWN]}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
-            try:
-                self._fill(partial, record, curves or {}, files or {})
-                partial.chmod(0o777 & ~umask())
-                self._publish(partial, target, self.find(record.hash))
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            with whole_folder(target, self.find(record.hash)) as folder:
+                self._fill(folder, record, curves or {}, files or {})
         except OSError as error:
             raise ResultsError(f"cannot write {target}: {error.strerror}; finished cells are kept") from error
         self._by_hash[record.hash[:_HASH_SHOWN]] = target
@@ -114,41 +110,15 @@ class Results:
         for name, write in files.items():
             write(folder / name)
 
-    def _publish(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Move the finished folder into place. If two processes write the same cell, the later one wins."""
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self._replace(partial, target, previous)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                    raise  # only these errors can be caused by another process that writes the same cell
-        return self._replace(partial, target, previous)
-
-    def _replace(self, partial: Path, target: Path, previous: Path | None) -> None:
-        """Move the finished folder into place; earlier ones are moved away first, and restored if that fails."""
-        earlier = [old for old in {target, previous} if old is not None and old.exists()]
-        if not earlier:
-            partial.rename(target)
-            return
-        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=self.root))
-        moved = {aside / old.name: old for old in earlier}
-        try:
-            for place, old in moved.items():
-                old.rename(place)
-            partial.rename(target)
-        except OSError:
-            for place, old in moved.items():
-                if place.exists() and not old.exists():
-                    place.rename(old)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
     def read_all(self, report: Callable[[str], None]) -> list[Record]:
-        """Every record here, oldest first; other folders are reported and skipped."""
+        """Every record here, oldest first, the newest of each cell; other folders are reported and skipped."""
         if not self.root.is_dir():
             raise ResultsError(f"no results folder {self.root}; `cryobench run` makes one")
-        folders = [self.root] if (self.root / RECORD).exists() else sorted(self.root.iterdir())
+        folders = (
+            [self.root]
+            if (self.root / RECORD).exists()
+            else sorted(self.root.iterdir(), key=lambda folder: _order(folder.name))
+        )
         records = []
         for folder in folders:
             if folder.is_dir() and not folder.name.startswith("."):
@@ -156,24 +126,35 @@ class Results:
                     records.append(read_record(folder))
                 except ResultsError as error:
                     report(f"skipped {folder}: {error}")
-        return sorted(records, key=lambda record: record.environment.get("created", ""))
+        newest: dict[str, Record] = {}
+        for record in sorted(records, key=lambda record: record.environment.get("created", "")):
+            newest.pop(record.hash, None)
+            newest[record.hash] = record
+        return list(newest.values())
 
     def _list(self) -> None:
         """Find new run folders."""
         self._listed = time.monotonic()
         names = set(os.listdir(self.root)) if self.root.is_dir() else set()  # noqa: PTH208 - without a Path for each
-        for name in sorted(names - self._names):
+        for name in sorted(names - self._names, key=_order):
             if (self.root / name / RECORD).exists():
-                self._by_hash[name.rpartition("-")[2]] = self.root / name
+                self._by_hash[name.partition(EARLIER)[0].rpartition("-")[2]] = self.root / name
         self._names = names
+
+
+def _order(name: str) -> tuple[bool, str]:
+    """Key that sorts run folders by date, those that are being replaced first."""
+    return EARLIER not in name, name
 
 
 def read_record(folder: Path) -> Record:
     """The record of a run folder. Raises `ResultsError` that names the missing or damaged part."""
     try:
-        fields = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        with (folder / METRICS).open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        fields = json.loads(read_bounded(folder / RECORD, LARGEST))
+        text = read_bounded(folder / METRICS, LARGEST).decode()
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+        if len(set(header)) < len(header):
+            raise ValueError(f"{METRICS} has two columns of one name")
         columns = {name: [float(row[i]) for row in rows] for i, name in enumerate(header) if i > 0}
         info = {name.removeprefix(_SOLVER): columns.pop(name) for name in list(columns) if name.startswith(_SOLVER)}
         record = Record(**fields, values=columns, solver_info=info)
@@ -183,29 +164,52 @@ def read_record(folder: Path) -> Record:
         return record
     except FileNotFoundError as error:
         raise ResultsError(f"not a run folder: {Path(error.filename).name} is missing") from error
-    except (ValueError, TypeError, IndexError, OSError) as error:
-        raise ResultsError(f"damaged run folder: {reason_of(error)}") from error
+    except RecursionError as error:
+        raise ResultsError(f"damaged run folder: {RECORD} is nested too deeply") from error
+    except (ValueError, TypeError, IndexError, OverflowError, csv.Error, OSError) as error:
+        raise ResultsError(f"damaged run folder: {shortened(reason_of(error))}") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("hash", "status", "reason", "solver", "operator", "noise", "data"), (str,)),
+    **dict.fromkeys(("floor", "ceiling"), (bool,)),
+    "seed": (int,),
+    "peak_memory_mib": (int, float, NoneType),
+    **dict.fromkeys(("images", "columns", "unavailable"), (list,)),
+    **dict.fromkeys(("resolved", "timing", "counters", "problem", "environment", "unmeasured"), (dict,)),
+}
+_TEXTS_IN = {
+    "problem": ("data_digest", "within"),
+    "environment": ("created", "device", "dtype", "version"),
+}
+"""Entries of fields of a record that are texts where they are present."""
 
 
 def _check(record: Record, rows: list[list[str]]) -> None:
-    """Raise `ValueError` if a field of a record has the wrong type."""
+    """Raise `ValueError` if a field of a record has the wrong type or value."""
+    for name, types in _TYPES.items():
+        value = getattr(record, name)
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"{name} is {type(value).__name__}, expected {' or '.join(t.__name__ for t in types)}")
     if record.status not in ("ok", "skipped", "failed"):
         raise ValueError(f"unknown status {record.status!r}")
-    for name in ("hash", "reason", "solver", "operator", "noise", "data"):
-        if not isinstance(getattr(record, name), str):
-            raise ValueError(f"{name} is no text")
-    for name in ("resolved", "timing", "counters", "problem", "environment"):
-        if not isinstance(getattr(record, name), dict):
-            raise ValueError(f"{name} is no object")
-    if not all(isinstance(number, int | float) for number in (*record.timing.values(), *record.counters.values())):
-        raise ValueError("a timing or counter is no number")
-    if not (isinstance(record.columns, list) and all(isinstance(column, dict) for column in record.columns)):
-        raise ValueError("columns is no list of objects")
-    if not (isinstance(record.unavailable, list) and all(isinstance(name, str) for name in record.unavailable)):
-        raise ValueError("unavailable is no list of texts")
-    if not (isinstance(record.unmeasured, dict) and all(isinstance(why, str) for why in record.unmeasured.values())):
-        raise ValueError("unmeasured is no object of texts")
-    if not isinstance(record.images, list) or (record.status == "ok" and [row[0] for row in rows] != record.images):
+    if not -(2**63) <= record.seed < 2**63:
+        raise ValueError("seed does not fit in 64 bits")
+    for name, keys in _TEXTS_IN.items():
+        for key in keys:
+            if not isinstance(getattr(record, name).get(key, ""), str):
+                raise ValueError(f"{name}.{key} is not text")
+    for number in (*record.timing.values(), *record.counters.values(), record.peak_memory_mib or 0):
+        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
+            raise ValueError("a time, a count or the memory is not a number from 0")
+    if not all(isinstance(text, str) for text in (*record.images, *record.unavailable, *record.unmeasured.values())):
+        raise ValueError("an entry of images, unavailable or unmeasured is not text")
+    for column in record.columns:
+        if not isinstance(column, dict) or not all(
+            isinstance(text, str) for text in (column.get("name"), *column.values())
+        ):
+            raise ValueError("columns is not a list of objects of texts with a name")
+    if record.status == "ok" and [row[0] for row in rows] != record.images:
         raise ValueError(f"{METRICS} does not have a row for each image")
 
 

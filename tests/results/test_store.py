@@ -111,6 +111,18 @@ def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatc
         {"images": ["0", "1", "2"]},
         {"compression": "much"},
         {"unavailable": "animation"},
+        {"seed": None},
+        {"seed": 2**64},
+        {"seed": True},
+        {"floor": "yes"},
+        {"images": [0, 1]},
+        {"peak_memory_mib": "much"},
+        {"counters": {"nfe": 10**400}},
+        {"counters": {"nfe": -1}},
+        {"timing": {"seconds_per_image": True}},
+        {"environment": {"created": 1}},
+        {"problem": {"within": {}}},
+        {"columns": [{"name": "psnr", "direction": "higher", "unit": 3}]},
     ],
     ids=str,
 )
@@ -121,6 +133,52 @@ def test_valid_json_that_is_no_record_is_skipped(tmp_path, damage):
     reports = []
     assert Results(tmp_path).read_all(reports.append) == []
     assert len(reports) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", bytes(200_000)),
+        ("metrics.csv", b""),
+        ("metrics.csv", b"image,psnr\n\xff,1\n"),
+        ("metrics.csv", b'image,psnr\n"' + b"a" * 200_000 + b'",1\n'),
+        ("metrics.csv", b"image,psnr,psnr\n0,1,2\n1,1,2\n"),
+        ("record.json", bytes(3000)),
+        ("record.json", b"[" * 200_000),
+        ("record.json", b'{"seed": ' + b"1" * 10_000 + b"}"),
+        ("record.json", b'{"status": "' + b"x" * 100_000 + b'"}'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else repr(value[:12]),
+)
+def test_a_damaged_file_is_reported_in_one_short_line(tmp_path, name, content):
+    folder = Results(tmp_path).write(record())
+    (folder / name).write_bytes(content)
+    reports = []
+    assert Results(tmp_path).read_all(reports.append) == []
+    (report,) = reports
+    assert len(report) < 400 + len(str(folder)), report
+    assert report.isprintable()
+
+
+@pytest.mark.parametrize("name", ["record.json", "metrics.csv"])
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path, name, monkeypatch):
+    folder = Results(tmp_path).write(record())
+    monkeypatch.setattr("cryobench.results.store.LARGEST", 10)
+    with pytest.raises(ResultsError, match="more than 10"):
+        read_record(folder)
+    monkeypatch.undo()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ResultsError, match=f"{name} is not a regular file"):
+        read_record(folder)
+
+
+def test_a_results_folder_stays_where_it_was_when_the_working_directory_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = Results("runs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert results.write(record()).parent == tmp_path / "runs"
 
 
 def test_a_table_may_go_to_a_pipe_or_through_a_link(tmp_path):
