@@ -27,6 +27,8 @@ EARLIER = "~"
 """Separates the name of a folder that is being replaced from a random suffix."""
 ATTEMPTS = 20
 """Attempts to move a folder into place while other processes write the same one."""
+BUSY = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+"""Errors of a rename that another process can cause that writes the same folder."""
 
 
 @contextmanager
@@ -84,8 +86,8 @@ def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
                 folder.rename(path)
                 break
             except OSError as error:
-                if attempt == ATTEMPTS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                    raise  # only these errors can be caused by another process that writes the same folder
+                if attempt == ATTEMPTS - 1 or error.errno not in BUSY:
+                    raise
     except OSError:
         for aside, old in moved.items():
             if not old.exists():
@@ -93,20 +95,15 @@ def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
         raise
     finally:
         for aside in moved:
-            if aside.exists():
-                _settle(aside)
+            _discard(aside)
 
 
-def _settle(aside: Path) -> None:
-    """Delete a folder that was moved aside if its replacement is there, else move it to that place."""
-    replacement = aside.with_name(aside.name.rpartition(EARLIER)[0])
-    with suppress(FileNotFoundError):  # another process did it
-        if not replacement.exists():
-            aside.rename(replacement)
-            return
-        hidden = aside.with_name(PARTIAL + secrets.token_hex(8))  # half a folder must not be visible
-        aside.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+def _discard(folder: Path) -> None:
+    """Delete a folder if it exists. It is hidden first: half a folder must not be visible."""
+    hidden = folder.with_name(PARTIAL + secrets.token_hex(8))
+    with suppress(FileNotFoundError):
+        folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def remove_leftovers(root: Path) -> None:
@@ -116,7 +113,13 @@ def remove_leftovers(root: Path) -> None:
             with suppress(OSError), _locked(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         elif re.search(rf"{EARLIER}[0-9a-f]{{8}}$", folder.name):
-            _settle(folder)
+            replacement = folder.with_name(folder.name.rpartition(EARLIER)[0])
+            try:
+                folder.rename(replacement)  # the process was killed before it moved its own folder there
+            except OSError as error:
+                if error.errno not in BUSY:
+                    raise
+                _discard(folder)
 
 
 @contextmanager

@@ -32,8 +32,10 @@ PLAIN = {
 }
 LEFT_OUT = ("resolved", "solver_info", "values")
 NESTED = [field.name for field in fields(Record) if field.name not in (*PLAIN, *LEFT_OUT)]
+OWN_COLUMNS = ("created", "hash_without_code")
+"""Fields of `environment` that differ from cell to cell."""
 DERIVED = {
-    "created": pa.string(),
+    **dict.fromkeys(OWN_COLUMNS, pa.string()),
     "n_images": pa.int64(),
     **dict.fromkeys(("digest", "within", "dtype", "overlap", "device", "hardware", "version"), TEXT),
     **dict.fromkeys(("seconds_per_image", "nfe", "operator_calls"), pa.float64()),
@@ -48,11 +50,10 @@ def cells(records: Sequence[Record]) -> pa.Table:
         if not isinstance(column.get("name"), str) or column.get("direction", "none") not in DIRECTIONS:
             raise ValueError(f"invalid metric column {column}: name or direction")
     columns = {name: pa.array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
-    for name in NESTED:  # the creation date is a column of its own: without it, all cells of a run share the text
+    for name in NESTED:
         nested = [getattr(record, name) for record in records]
-        nested = (
-            [{k: v for k, v in own.items() if k != "created"} for own in nested] if name == "environment" else nested
-        )
+        if name == "environment":  # without what is a column of its own, all cells of a solver in a run share the text
+            nested = [{key: value for key, value in own.items() if key not in OWN_COLUMNS} for own in nested]
         columns[name] = pa.array([json.dumps(own, ensure_ascii=False) for own in nested], TEXT)
     derived = [_derived(record) for record in records]
     columns |= {name: pa.array([row[name] for row in derived], kind) for name, kind in DERIVED.items()}
@@ -122,7 +123,7 @@ class StoredRecords:
 
 def _derived(record: Record) -> dict[str, Any]:
     environment, problem = record.environment, record.problem
-    texts = {name: environment.get(name) for name in ("created", "device", "version")}
+    texts = {name: environment.get(name) for name in (*OWN_COLUMNS, "device", "version")}
     return {
         **{name: None if value is None else str(value) for name, value in texts.items()},
         "n_images": len(record.images),

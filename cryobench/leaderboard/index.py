@@ -44,7 +44,8 @@ Report = Callable[[str], None]
 def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     """The cells of results folders, or of single run folders, with the path of each as `FOLDER`; oldest first in each.
 
-    Of cells of one hash the last is used. Folders that are not run folders are reported and skipped.
+    Of cells of one hash, and of those that differ only in the code of their components, the last is used. Folders that
+    are not run folders are reported and skipped.
     Raises `ResultsError` for a folder that does not exist.
     """
     found = [cells([])]
@@ -61,8 +62,10 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
             report(f"skipped {os.fsdecode(damaged[FOLDER])}: {damaged[DAMAGE]}")
         found.append(table.filter(pc.field(DAMAGE) == "").drop_columns([STAMP, DAMAGE]))
     table = _joined(found)
-    repeated = table["hash"].to_pandas().duplicated(keep="last").to_numpy()
-    return table.filter(pa.array(~repeated)) if repeated.any() else table
+    repeated = table["hash"].to_pandas().duplicated(keep="last")
+    without_code = table["hash_without_code"].to_pandas()
+    repeated |= without_code.duplicated(keep="last") & without_code.notna()
+    return table.filter(pa.array(~repeated.to_numpy())) if repeated.any() else table
 
 
 def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:

@@ -21,6 +21,7 @@ from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
 from cryobench.record import CLEAN, LEADING, TRAILING
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
+from cryobench.source_code import code_digest
 from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
 FLOOR = "pinv"
@@ -88,9 +89,12 @@ class Cell:
     resolved: dict[str, Any]
     plugins: dict[str, str]
     """Versions of the distributions that supply the parts."""
+    code: dict[str, str]
+    """Digests of the code of the components, by module, where the version does not determine it."""
     trained_on: list[dict[str, str]]
     """The origins of the images that the cell's priors were trained on."""
     hash: str
+    hash_without_code: str
     floor: bool
     within: str
     radii: tuple[float, ...] | None
@@ -317,6 +321,9 @@ def _cell(
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     origins = {registry.origin_of(type(component)) for component in components}
     plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
+    modules = {type(part).__module__: registry.origin_of(type(part)).distribution for part in components}
+    digests = {name: code_digest(name, distribution) for name, distribution in sorted(modules.items())}
+    code = {name: digest for name, digest in digests.items() if digest is not None}
     # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
@@ -340,8 +347,10 @@ def _cell(
         labels=labels | {"data": dataset.label},
         resolved=resolved | {"data": str(dataset.spec)},
         plugins=plugins,
+        code=code,
         trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
-        hash=content_hash(identity),
+        hash=content_hash(identity | {"code": code} if code else identity),
+        hash_without_code=content_hash(identity),
         floor=resolved["solver"] == FLOOR,
         within=str(within),
         radii=radii,

@@ -40,6 +40,7 @@ RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
 PANEL, ERRORS, FRC, ANIMATION = "panel.png", "errors.png", "frc.png", "animation.gif"
 VIEWS = "views.npz"
 _HASH_SHOWN = 12
+_DATE = len("2026-11-21-")
 LISTED_FOR = 5.0
 """Seconds for which a listing of a results folder is cached."""
 LARGEST = 2**30
@@ -60,6 +61,10 @@ class Results:
         self.root = Path(root).absolute()  # a plugin may change the working directory
         self._by_hash: dict[str, Path] = {}
         self._names: set[str] = set()
+        self._unread: dict[str, list[str]] = {}
+        """Names of run folders by slug, whose records `has_other_code` has not read."""
+        self._without_code: dict[str, set[str]] = {}
+        """Hashes of the cells, by their hash without code, of the records that `has_other_code` has read."""
         self._listed = -math.inf
 
     def check_writable(self) -> None:
@@ -73,6 +78,17 @@ class Results:
         if time.monotonic() - self._listed > LISTED_FOR:
             self._list()
         return self._by_hash.get(hash[:_HASH_SHOWN])
+
+    def has_other_code(self, record: Record) -> bool:
+        """Whether a cell is stored that differs from this one in the code of its components alone."""
+        self.find(record.hash)
+        for name in self._unread.pop(_slug(record), ()):
+            try:
+                stored = read_record(self.root / name)
+            except ResultsError:
+                continue  # damaged; it says nothing of what it was made with
+            self._without_code.setdefault(stored.environment.get("hash_without_code", ""), set()).add(stored.hash)
+        return bool(self._without_code.get(record.environment["hash_without_code"], set()) - {record.hash})
 
     def write(
         self,
@@ -111,7 +127,10 @@ class Results:
             write(folder / name)
 
     def read_all(self, report: Callable[[str], None]) -> list[Record]:
-        """Every record here, oldest first, the newest of each cell; other folders are reported and skipped."""
+        """Every record here, oldest first; other folders are reported and skipped.
+
+        Of records that differ only in the code of their components, the newest is returned.
+        """
         if not self.root.is_dir():
             raise ResultsError(f"no results folder {self.root}; `cryobench run` makes one")
         folders = (
@@ -128,8 +147,9 @@ class Results:
                     report(f"skipped {folder}: {error}")
         newest: dict[str, Record] = {}
         for record in sorted(records, key=lambda record: record.environment.get("created", "")):
-            newest.pop(record.hash, None)
-            newest[record.hash] = record
+            cell = record.environment.get("hash_without_code", record.hash)
+            newest.pop(cell, None)
+            newest[cell] = record
         return list(newest.values())
 
     def _list(self) -> None:
@@ -138,7 +158,9 @@ class Results:
         names = set(os.listdir(self.root)) if self.root.is_dir() else set()  # noqa: PTH208 - without a Path for each
         for name in sorted(names - self._names, key=_order):
             if (self.root / name / RECORD).exists():
-                self._by_hash[name.partition(EARLIER)[0].rpartition("-")[2]] = self.root / name
+                label, _, hash = name.partition(EARLIER)[0].rpartition("-")
+                self._by_hash[hash] = self.root / name
+                self._unread.setdefault(label[_DATE:], []).append(name)
         self._names = names
 
 
@@ -180,7 +202,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _TEXTS_IN = {
     "problem": ("data_digest", "within"),
-    "environment": ("created", "device", "dtype", "version"),
+    "environment": ("created", "hash_without_code", "device", "dtype", "version"),
 }
 """Entries of fields of a record that are texts where they are present."""
 

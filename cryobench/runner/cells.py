@@ -113,6 +113,9 @@ class CellRunner:
         """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible."""
         folder = self._folder(cell)
         known = _known(folder, cell) if folder is not None else None
+        if known is None and self._store is not None and self._store.has_other_code(_record(cell, self._plan)):
+            self._observer.warn(f"{cell.labels['solver']} on {cell.labels['operator']}: its code has changed since the "
+                                "last run, so it is run again")  # fmt: skip
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
         bench = self._measured(cell)
         outcome = _run_cell(cell, self._plan, bench, self._sizes, self._observer, save)
@@ -361,6 +364,8 @@ def _environment(plan: Plan, cell: Cell) -> dict[str, Any]:
         "dtype": plan.request.dtype,
         "version": environment.version(),
         "plugins": cell.plugins,
+        "code": {name: digest[:12] for name, digest in cell.code.items()},
+        "hash_without_code": cell.hash_without_code,
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "git_commit": plan.git_commit,

@@ -16,6 +16,7 @@ import cryobench as cb
 from cryobench import runner
 from cryobench.errors import CryobenchError, ParameterError, PluginError, SpecError
 from cryobench.io.scaling import minmax
+from cryobench.leaderboard.index import read_cells
 from cryobench.plan import dataset, grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
@@ -333,6 +334,37 @@ def test_running_again_loses_nothing(strange, blobs, tmp_path, monkeypatch):
     assert record.status == "failed"
     (kept,) = Results(out).read_all(report=pytest.fail)
     assert kept.status == "ok"
+
+
+def test_a_cell_whose_code_has_changed_runs_again(strange, blobs, tmp_path, monkeypatch):
+    out, warnings = tmp_path / "runs", []
+    code = {"pinv": "a" * 64}
+    monkeypatch.setattr(grid, "code_digest", lambda module, distribution: code.get(module.rpartition(".")[2]))
+
+    def rerun() -> list[bool]:
+        plan = grid.plan(grid.Request(["pinv", "wavelet"], ["sumpool:4"], data=[str(blobs)], floor=False), installed())
+        came = []
+        observer = Observer()
+        observer.warn = warnings.append
+        observer.cell_finished = lambda record, *, reused: came.append((record.solver, reused))
+        list(runner.execute(plan, store=Results(out), observer=observer))
+        return came
+
+    assert rerun() == [("pinv", False), ("wavelet", False)]
+    assert rerun() == [("pinv", True), ("wavelet", True)]
+    assert warnings == []
+    code["pinv"] = "b" * 64
+    assert rerun() == [("pinv", False), ("wavelet", True)]
+    assert warnings == ["pinv on sumpool:4: its code has changed since the last run, so it is run again"]
+    kept = Results(out).read_all(pytest.fail)
+    assert [(record.solver, record.environment["code"].get("cryobench.solvers.pinv")) for record in kept] == [
+        ("wavelet", None),
+        ("pinv", "b" * 12),
+    ]
+    assert read_cells([out], pytest.fail)["solver"].to_pylist() == ["wavelet", "pinv"]
+    assert rerun() == [("pinv", True), ("wavelet", True)]
+    code["pinv"] = "a" * 64  # back to the first version: its result is still there
+    assert rerun() == [("pinv", True), ("wavelet", True)]
 
 
 def test_out_of_memory_is_recognised_whoever_says_it():
