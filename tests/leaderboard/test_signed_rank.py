@@ -48,14 +48,27 @@ def _plus(differences: np.ndarray) -> list[float]:
     return [scipy.stats.rankdata(np.abs(row))[row > 0].sum() for row in differences]
 
 
-@pytest.mark.parametrize("digits", [0, 1, 8])  # many ties and zeros, some, none
-def test_beyond_the_exact_range_it_is_scipys_approximation(digits):
-    differences = np.round(np.random.default_rng(0).standard_t(2, size=(50, EXACT_UP_TO + 10)) + 0.2, digits)
+def test_beyond_the_exact_range_it_is_scipys_approximation_without_ties():
+    differences = np.random.default_rng(0).standard_t(2, size=(50, EXACT_UP_TO + 10)) + 0.2
     p, _ = signed_rank(differences)
-    theirs = scipy.stats.wilcoxon(differences, axis=1, zero_method="zsplit" if digits == 8 else "pratt",
-                                  correction=True, method="asymptotic")  # fmt: skip
-    # where there are ties scipy's correction of the continuity is the same half rank
+    theirs = scipy.stats.wilcoxon(differences, axis=1, correction=True, method="asymptotic")
     assert p == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("digits", [0, 1, 8])  # many ties and zeros, some, none
+def test_beyond_the_exact_range_it_is_close_to_the_exact_test(digits, monkeypatch):
+    differences = np.round(np.random.default_rng(0).standard_t(2, size=(50, EXACT_UP_TO + 10)) + 0.2, digits)
+    approximate, _ = signed_rank(differences)
+    monkeypatch.setattr("cryobench.leaderboard.statistics.signed_rank.EXACT_UP_TO", 1000)
+    exact, _ = signed_rank(differences)
+    assert np.abs(approximate - exact).max() < 0.001
+
+
+@pytest.mark.parametrize(("wins", "losses", "zeros", "within"), [(40, 20, 40, 1e-9), (400, 350, 400, 0.01)])
+def test_with_one_size_of_difference_it_is_the_sign_test(wins, losses, zeros, within):
+    differences = np.repeat([1.0, -1.0, 0.0], [wins, losses, zeros])[None]
+    p, _ = signed_rank(differences)
+    assert p[0] == pytest.approx(scipy.stats.binomtest(wins, wins + losses).pvalue, rel=within)
 
 
 def test_where_the_approximation_takes_over_it_is_close_and_on_the_safe_side():

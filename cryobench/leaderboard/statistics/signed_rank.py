@@ -13,8 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 
-EXACT_UP_TO = 50
-"""Images up to which the null distribution is exact; above, normal with the variance of the midranks (ties, zeros)."""
+EXACT_UP_TO = 200
+"""Images up to which the null distribution is exact. Above, it is normal, with the variance of the midranks (ties,
+zeros) and a continuity correction of half the step between possible values."""
 
 
 def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -26,13 +27,16 @@ def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ranks = midranks(np.abs(differences))
     signed = np.sign(differences) * ranks
     balance = signed.sum(axis=1)  # W+ - W-
+    doubled = np.rint(2 * np.abs(signed)).astype(int)  # midranks are multiples of a half; a zero has rank 0
     if differences.shape[1] <= EXACT_UP_TO:
-        p = _exact(balance, np.where(differences == 0, 0, ranks))
+        p = _exact(balance, doubled)
     else:
         from scipy.special import ndtr
 
         deviation = np.sqrt(np.maximum(np.square(signed).sum(axis=1), 1))
-        p = 2 * ndtr(-np.maximum(np.abs(balance) - 1, 0) / deviation)  # with the continuity correction
+        # W+ - W- moves in steps of twice the greatest common divisor of the ranks: 2 without ties, more with few ranks
+        half_step = np.gcd.reduce(doubled, axis=1) / 2
+        p = 2 * ndtr(-np.maximum(np.abs(balance) - half_step, 0) / deviation)
     return p, np.sign(balance).astype(int)
 
 
@@ -64,28 +68,29 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def _exact(balance: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Two-sided p of W+ - W- over all signs of the ranks [pairs, images]; a zero has rank 0."""
-    n_images = ranks.shape[1]
-    doubled = np.rint(2 * ranks).astype(int)  # midranks are multiples of a half
+def _exact(balance: np.ndarray, doubled: np.ndarray) -> np.ndarray:
+    """Two-sided p of W+ - W- over all signs of the ranks, which are given twice their size [pairs, images]."""
+    n_images = doubled.shape[1]
     total = doubled.sum(axis=1)
     larger = (total + np.rint(2 * np.abs(balance)).astype(int)) // 2  # max(W+, W-), doubled
     squares = np.square(doubled).sum(axis=1)
     untied = squares == 4 * sum(rank**2 for rank in range(1, n_images + 1))  # ties and zeros make the sum less
-    p = np.empty(len(ranks))
-    p[untied] = 2 * upper_tail(tuple(range(2, 2 * n_images + 2, 2)))[larger[untied]]
+    p = np.empty(len(doubled))
+    p[untied] = 2 * upper_tail(tuple(range(1, n_images + 1)))[larger[untied] // 2]
     for pair in np.flatnonzero(~untied):
-        p[pair] = 2 * upper_tail(tuple(sorted(doubled[pair].tolist())))[larger[pair]]
+        step = max(np.gcd.reduce(doubled[pair]), 1)
+        p[pair] = 2 * upper_tail(tuple(sorted((doubled[pair] // step).tolist())))[larger[pair] // step]
     return np.minimum(p, 1)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # up to 0.3 MB each
 def upper_tail(ranks: tuple[int, ...]) -> np.ndarray:
     """P(sum >= s) for s = 0 ... sum(ranks), each rank being in the sum with probability 1/2. Ranks are integers."""
     density = np.zeros(sum(ranks) + 1)
     density[0] = 1
+    end = 1
     for rank in ranks:
-        with_it = np.zeros_like(density)
-        with_it[rank:] = density[: len(density) - rank]
-        density = (density + with_it) / 2
+        end += rank
+        density[:end] /= 2
+        density[rank:end] += density[: end - rank].copy()
     return np.cumsum(density[::-1])[::-1]
