@@ -1,4 +1,4 @@
-"""Keeps every run and every record in one SQLite file, by the lifecycle hooks of cryobench."""
+"""Stores every run and every record in one SQLite file, using the lifecycle hooks of cryobench."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryobench.hooks import hookimpl
 from cryobench.record import Record
 
 VARIABLE, DEFAULT = "CRYOBENCH_TRACKER", "cryobench.sqlite"
-PATIENCE = 30.0
+BUSY_TIMEOUT = 30.0
 """Seconds to wait for other runs that are writing to the file."""
 
 TABLES = (
@@ -27,10 +27,10 @@ TABLES = (
 
 
 class Tracker:
-    """The hooks. After an error, which is reported once, nothing more of that run is kept."""
+    """The hooks. After an error, which is reported once, nothing more of that run is stored."""
 
     def __init__(self) -> None:
-        self._current = threading.local()  # runs may go on in several threads of a process
+        self._current = threading.local()  # a process may have runs in several threads
 
     @hookimpl
     def cryobench_run_started(self, cells: int, options: dict[str, Any]) -> None:
@@ -51,14 +51,14 @@ class Tracker:
         finish = "UPDATE runs SET finished = ? WHERE run = ?"
         self._write(lambda database, run: database.execute(finish, (_now(), run)))
 
-    def _write(self, act: Callable[[sqlite3.Connection, int], object]) -> None:
-        """Act on the file for the current run, if it is still kept."""
+    def _write(self, write: Callable[[sqlite3.Connection, int], object]) -> None:
+        """Call `write(database, run)` for the current run, unless an earlier write of it failed."""
         run = getattr(self._current, "run", None)
         if run is None:
             return
-        self._current.run = None  # until it has gone well
+        self._current.run = None  # restored if the write succeeds
         with _database() as database:
-            act(database, run)
+            write(database, run)
         self._current.run = run
 
 
@@ -66,10 +66,10 @@ tracker = Tracker()
 
 
 def row_of(record: Record) -> dict[str, Any]:
-    """A record as columns: what it is of, what it cost, and of each metric the mean over its images as mean_NAME.
+    """A record as columns: its specs, its costs, and for each metric the mean over its images as mean_NAME.
 
-    A mean is NaN, which SQLite keeps as NULL, where an image has no number: as in the leaderboards, a solver is not
-    flattered by leaving out the images on which it fails.
+    A mean is NaN, which SQLite stores as NULL, if an image has no value: as in the leaderboards, excluding images would
+    favour solvers that fail on them.
     """
     row = {name: getattr(record, name) for name in ("hash", "status", "reason", "solver", "operator", "noise", "data")}
     row |= {"seed": record.seed, "images": len(record.images), "compression": record.compression}
@@ -83,18 +83,18 @@ def row_of(record: Record) -> dict[str, Any]:
 
 @contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    """The file, for this process alone; what is done to it is done whole or not at all."""
+    """The database in one exclusive transaction, rolled back on an error."""
     path = Path(os.environ.get(VARIABLE) or DEFAULT).expanduser()
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as database, database:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)) as database, database:
             database.execute("BEGIN IMMEDIATE")
             yield database
     except sqlite3.Error as error:
-        raise RuntimeError(f"{error}: {path} is not written to in this run; ${VARIABLE} names another file") from error
+        raise RuntimeError(f"{error}: this run is not stored in {path}; set ${VARIABLE} to another file") from error
 
 
 def _insert(database: sqlite3.Connection, table: str, row: dict[str, Any]) -> int:
-    """Add a row, and the columns that the table has not; the number of the row."""
+    """Add a row and any missing columns; returns the number of the row."""
     known = {column[1] for column in database.execute(f"PRAGMA table_info({table})")}
     for name in row:
         if name not in known:

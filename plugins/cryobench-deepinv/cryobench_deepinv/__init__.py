@@ -1,8 +1,8 @@
 """deepinv in cryobench, and cryobench in deepinv.
 
-`as_physics` and `as_decomposable` make a physics of deepinv of a cryobench operator, `from_physics` an operator of a
-physics; `as_denoiser` makes a denoiser of a diffusion prior, `from_denoiser` a prior of a denoiser. deepinv's solvers,
-and some of its physics and denoisers, are registered by name.
+`as_physics` and `as_decomposable` convert a cryobench operator to a deepinv physics, `from_physics` a physics to an
+operator; `as_denoiser` converts a diffusion prior to a denoiser, `from_denoiser` a denoiser to a prior. deepinv's
+solvers, and some of its physics and denoisers, are registered by name.
 """
 
 from cryobench_deepinv.decomposed import as_decomposable

@@ -1,13 +1,13 @@
-"""A cryobench operator as a `deepinv.physics.DecomposablePhysics`, A = U diag(s) V^T, for methods that want an SVD.
+"""A cryobench operator as a `deepinv.physics.DecomposablePhysics`, A = U diag(s) V^T, for methods that need an SVD.
 
     sumpool            block by block: B_p = U_p diag(s_p) V_p^T, all K^2 rows of V_p^T
-    diagonal in Fourier (fourier, ctf, identity, and what is composed of them): A = H sign(w) |w| H
+    diagonal in Fourier (fourier, ctf, identity and their compositions): A = H sign(w) |w| H
     other operators    a dense SVD, for images of at most 1024 pixels
 
 H is the orthonormal Hartley transform, H x = Re F x - Im F x, which is real and its own inverse. It diagonalises A
-since w(-k) = w(k). (In deepinv's own Fourier factorisations V^T maps to half spectra, where V V^T = 1 alone holds.)
+since w(-k) = w(k). (In deepinv's own Fourier factorisations V^T maps to half spectra, where only V V^T = 1 holds.)
 
-V is always square and orthonormal, for DDRM works in its basis. Beyond the rank of A, U gives and takes zeros.
+V is always square and orthonormal, because DDRM works in its basis. Columns of U beyond the rank of A are zero.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cryobench.errors import IncompatibleError
 from cryobench.numerics.fft import whole_spectrum
 from cryobench_deepinv.physics import Linear
 
-MOST_PIXELS = 1024
-"""The largest image for which an operator without a known factorisation gets a dense one: 8 MiB in float64."""
+MAX_PIXELS = 1024
+"""The largest image for which a dense SVD is computed if the operator has no known factorisation: 8 MiB in float64."""
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,35 @@ class Factors:
 
 
 class OperatorDecomposed(dinv.physics.DecomposablePhysics):
-    """An SVD whose norm is known: no power method, and no draw from the global random state."""
+    """A physics whose norm is known from the SVD, so neither the power method nor the global random state is used."""
 
     def compute_sqnorm(self, x0: torch.Tensor, **_: object) -> torch.Tensor:
         """||A||^2."""
         return self.mask.max().to(x0) ** 2
 
 
-_known: WeakKeyDictionary[LinearOperator, Factors] = WeakKeyDictionary()
+_factors_of: WeakKeyDictionary[LinearOperator, Factors] = WeakKeyDictionary()
 
 
 def as_decomposable(operator: LinearOperator, sigma: float = 0.0, *, scale: float = 1.0) -> OperatorDecomposed:
     """A / scale as a `deepinv.physics.DecomposablePhysics`; factorised once. Its applications count as calls.
 
-    Raises `IncompatibleError` for an operator without a factorisation, and for one of several images that differ.
+    Raises `IncompatibleError` for an operator without a factorisation, and for one that differs between images.
     """
     reason = unsupported(operator)
     if reason is not None:
         raise IncompatibleError(reason)
     if operator.images not in (None, 1):
         raise IncompatibleError(f"the operator differs between {operator.images} images; select one, as in select([0])")
-    if operator not in _known:
-        _known[operator] = _factors(operator)
-    known = _known[operator]
+    if operator not in _factors_of:
+        _factors_of[operator] = _factorise(operator)
+    factors = _factors_of[operator]
     return OperatorDecomposed(
-        U=_counted("U", known.U),
-        U_adjoint=_counted("U_adjoint", known.U_adjoint),
-        V=_counted("V", known.V),
-        V_adjoint=_counted("V_adjoint", known.V_adjoint),
-        mask=known.s / scale,
+        U=_counted("U", factors.U),
+        U_adjoint=_counted("U_adjoint", factors.U_adjoint),
+        V=_counted("V", factors.V),
+        V_adjoint=_counted("V_adjoint", factors.V_adjoint),
+        mask=factors.s / scale,
         img_size=(1, *operator.image_shape),
         noise_model=dinv.physics.GaussianNoise(sigma),
         device=operator.device,
@@ -77,32 +77,32 @@ def as_decomposable(operator: LinearOperator, sigma: float = 0.0, *, scale: floa
 
 
 def unsupported(operator: LinearOperator) -> str | None:
-    """Why there is no factorisation of this operator, or None."""
+    """The reason why this operator has no factorisation, or None."""
     pixels = math.prod(operator.image_shape)
-    if operator.transfer is not None or _is_pooling(operator) or pixels <= MOST_PIXELS:
+    if operator.transfer is not None or _is_pooling(operator) or pixels <= MAX_PIXELS:
         return None
     return (
-        f"the operator has no known singular value decomposition, and its {pixels} pixels are more than the "
-        f"{MOST_PIXELS} for which a dense one is made"
+        f"the operator has no known singular value decomposition, and a dense one is limited to {MAX_PIXELS} pixels, "
+        f"got {pixels}"
     )
 
 
-def _factors(operator: LinearOperator) -> Factors:
+def _factorise(operator: LinearOperator) -> Factors:
     if operator.transfer is not None:
-        return _of_spectrum(operator, operator.transfer)
+        return _factorise_spectrum(operator, operator.transfer)
     if _is_pooling(operator):
-        return _of_blocks(operator, operator.matrices, operator.block)  # type: ignore[attr-defined]
+        return _factorise_blocks(operator, operator.matrices, operator.block)  # type: ignore[attr-defined]
     pixels = math.prod(operator.image_shape)
     images = torch.eye(pixels, dtype=operator.dtype, device=operator.device)
     columns = operator.A(images.reshape(pixels, 1, *operator.image_shape)).flatten(1)
-    return _of_blocks(operator, columns.mT.unsqueeze(0), None)
+    return _factorise_blocks(operator, columns.mT.unsqueeze(0), None)
 
 
 def _is_pooling(operator: LinearOperator) -> bool:
     return hasattr(operator, "matrices") and hasattr(operator, "block")
 
 
-def _of_spectrum(operator: LinearOperator, transfer: torch.Tensor) -> Factors:
+def _factorise_spectrum(operator: LinearOperator, transfer: torch.Tensor) -> Factors:
     """|w| and its sign in the Hartley basis."""
     w = whole_spectrum(transfer, operator.image_shape).to(operator.dtype)
     sign = w.sign()
@@ -115,9 +115,9 @@ def hartley(x: torch.Tensor) -> torch.Tensor:
     return spectrum.real - spectrum.imag
 
 
-def _of_blocks(operator: LinearOperator, matrices: torch.Tensor, block: int | None) -> Factors:
-    """Of a block-diagonal A. matrices: B_p for every block, [P, M, n]; block: its side in pixels, None for one block
-    that is the image. Coefficients are [B, 1, P, n]; singular values below max(M, n) eps s_max count as null."""
+def _factorise_blocks(operator: LinearOperator, matrices: torch.Tensor, block: int | None) -> Factors:
+    """SVD of a block-diagonal A. matrices: B_p for every block, [P, M, n]; block: its side in pixels, None if the image
+    is one block. Coefficients are [B, 1, P, n]; singular values below 10 max(M, n) eps s_max count as zero."""
     (H, W), (count, h, w), dtype = operator.image_shape, operator.measurement_shape, operator.dtype
     P, M, n = matrices.shape
     U, s, Vt = torch.linalg.svd(matrices.double(), full_matrices=n > M)

@@ -1,8 +1,8 @@
 """Diffusion priors as deepinv denoisers, and deepinv denoisers as diffusion priors.
 
-A denoiser of deepinv takes images in [0, 1], a cryobench prior such in [-1, 1]; u = (x + 1) / 2, and a noise of
-deviation s on x is one of s / 2 on u. Of a denoiser D everything that a sampler asks of a diffusion model follows
-(Karras et al. 2022, eq. 3): with sigma^2 = (1 - a) / a,
+A denoiser of deepinv takes images in [0, 1], a cryobench prior in [-1, 1]: u = (x + 1) / 2, and noise with standard
+deviation s in x has s / 2 in u. A denoiser D defines the predictions of a diffusion model (Karras et al. 2022, eq. 3):
+with sigma^2 = (1 - a) / a,
 
     x0 = D(x_t / sqrt(a), sigma),    eps = (x_t - sqrt(a) x0) / sqrt(1 - a)
 """
@@ -24,19 +24,19 @@ from cryobench.priors.diffusion import Diffusion, DiffusionModel
 from cryobench.spec import Range
 
 Denoiser = dinv.models.Denoiser
-After = Callable[[torch.Tensor, torch.Tensor], None]
-"""Called after a denoiser's call with its input and its output, both in [-1, 1]."""
+Callback = Callable[[torch.Tensor, torch.Tensor], None]
+"""Called after each denoiser evaluation with its input and its output, both in [-1, 1]."""
 
 
 class ModelDenoiser(Denoiser):
     """A live diffusion prior as a denoiser of deepinv: (u, sigma) -> E[u0 | u0 + sigma n = u], images in [0, 1]."""
 
-    def __init__(self, model: DiffusionModel, after: After | None = None):
+    def __init__(self, model: DiffusionModel, callback: Callback | None = None):
         super().__init__(device=model.device)
-        self.model, self.after = model, after
+        self.model, self.callback = model, callback
 
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor, **_: object) -> torch.Tensor:
-        """x: [B, 1, H, W]. sigma: of all images, or of each, [B]; without noise, sigma = 0, the answer is x itself."""
+        """x: [B, 1, H, W]. sigma: for all images, or per image, [B]; for sigma = 0 the result is x."""
         levels = 2 * torch.as_tensor(sigma, dtype=torch.float64).flatten()
         if (levels == levels[0]).all():
             level: float | torch.Tensor = float(levels[0])
@@ -44,26 +44,26 @@ class ModelDenoiser(Denoiser):
             level = levels.reshape(-1, 1, 1, 1).to(x)
         z = 2 * x - 1
         estimate = self.model.denoise(z, level)
-        if self.after is not None:
-            self.after(z, estimate)
+        if self.callback is not None:
+            self.callback(z, estimate)
         return (estimate + 1) / 2
 
 
 def as_denoiser(
-    prior: Diffusion | DiffusionModel, device: torch.device | str = "cpu", *, after: After | None = None
+    prior: Diffusion | DiffusionModel, device: torch.device | str = "cpu", *, callback: Callback | None = None
 ) -> ModelDenoiser:
-    """A diffusion prior, or its live model, as a `deepinv.models.Denoiser`. Its calls are counted as ever."""
-    return ModelDenoiser(prior if isinstance(prior, DiffusionModel) else prior.load(device), after)
+    """A diffusion prior, or its live model, as a `deepinv.models.Denoiser`. Network evaluations are still counted."""
+    return ModelDenoiser(prior if isinstance(prior, DiffusionModel) else prior.load(device), callback)
 
 
 class DenoiserModel(DiffusionModel):
     """A denoiser of deepinv as a live diffusion model, with the 1000 levels of a linear DDPM.
 
-    Images are denoised one by one: some of deepinv's denoisers stop when the whole batch has converged.
+    Images are denoised one by one, because some of deepinv's denoisers stop when the whole batch has converged.
     """
 
     def __init__(self, denoiser: Denoiser, device: torch.device | str = "cpu"):
-        # not the base class's, which is of a UNet; what the base class asks for is all here
+        # replaces the constructor of the base class, which takes a UNet; all its attributes are set here
         self.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
         self.prediction = "sample"
         self.device = torch.device(device)
@@ -79,14 +79,14 @@ class DenoiserModel(DiffusionModel):
 
     def _one(self, x: torch.Tensor, a: float) -> torch.Tensor:
         if hasattr(self.denoiser, "restart"):
-            self.denoiser.restart = True  # those that start where they last ended would remember other images
+            self.denoiser.restart = True  # otherwise it is warm-started from the previous image
         u = (x / a**0.5 + 1) / 2
         return 2 * self.denoiser(u, ((1 - a) / a) ** 0.5 / 2).to(x.dtype) - 1
 
 
 @dataclass(frozen=True)
 class DenoiserPrior(Diffusion, ABC):
-    """A prior made of a denoiser of deepinv; the parameters of weights on disk are not its."""
+    """A prior that wraps a denoiser of deepinv, without the parameters of weights on disk."""
 
     located_by = ()
     revision: str = field(init=False, repr=False, default="main")
@@ -128,9 +128,9 @@ class DenoiserPrior(Diffusion, ABC):
 
 @dataclass(frozen=True)
 class ModelFree(DenoiserPrior):
-    """A denoiser of deepinv that was not trained: `TVDenoiser`, `WaveletDenoiser` (sym8) or `MedianFilter`.
+    """A model-free denoiser of deepinv: `TVDenoiser`, `WaveletDenoiser` (sym8) or `MedianFilter`.
 
-    The first two shrink by a threshold, here `strength` times the noise level; the median filter knows no noise level.
+    The first two use a threshold, here `strength` times the noise level; the median filter ignores the noise level.
     """
 
     source: Annotated[Literal["tv", "wavelet", "median"], "which denoiser"] = "tv"
@@ -150,12 +150,12 @@ class ModelFree(DenoiserPrior):
     def denoiser(self) -> Denoiser:
         if self.source == "median":
             return dinv.models.MedianFilter(kernel_size=self.side)
-        shrinks = dinv.models.TVDenoiser() if self.source == "tv" else dinv.models.WaveletDenoiser(wv="sym8")
-        return _Shrinking(shrinks, self.strength)
+        denoiser = dinv.models.TVDenoiser() if self.source == "tv" else dinv.models.WaveletDenoiser(wv="sym8")
+        return _ThresholdDenoiser(denoiser, self.strength)
 
 
-class _Shrinking(Denoiser):
-    """A denoiser whose second argument is a threshold, as one whose second argument is the noise level."""
+class _ThresholdDenoiser(Denoiser):
+    """Adapts a denoiser whose second argument is a threshold to one whose second argument is the noise level."""
 
     def __init__(self, denoiser: Denoiser, strength: float):
         super().__init__()
@@ -169,7 +169,7 @@ class _Shrinking(Denoiser):
 
 @dataclass(frozen=True)
 class _Given(DenoiserPrior):
-    """A prior of which the denoiser is given."""
+    """A prior that wraps the given denoiser."""
 
     source: str = "given"
     live: Denoiser | None = None
@@ -182,8 +182,8 @@ class _Given(DenoiserPrior):
 def from_denoiser(denoiser: Denoiser) -> Diffusion:
     """A denoiser of deepinv as a prior for any solver that takes a diffusion prior, deepinv's or cryobench's.
 
-    denoiser: (u, sigma) -> u, for images [B, 1, H, W] in [0, 1]. It stays the one that is given, so that it is moved to
-    the device of the problem. `deepinv_denoiser:...` is what can be named in a spec.
+    denoiser: (u, sigma) -> u, for images [B, 1, H, W] in [0, 1]. It is not copied, and is moved to the device of the
+    problem. In a spec, use `deepinv_denoiser:...` instead.
     """
     return _Given(live=denoiser)
 
@@ -192,5 +192,5 @@ NO_WAVELETS = "deepinv's wavelets need the package ptwt, which is not installed:
 
 
 def has_wavelets() -> bool:
-    """Whether deepinv's wavelets can be had here."""
+    """Whether deepinv's wavelets are available."""
     return find_spec("ptwt") is not None

@@ -1,4 +1,4 @@
-"""deepinv's physics as cryobench operators: `from_physics` for any, and three that make sense for grey images."""
+"""deepinv physics as cryobench operators: `from_physics` for any, and three registered ones for one-channel images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.spectral import multiply_spectrum
 from cryobench.rng import generator
 
-NULL = 1e-5
-"""What deepinv's `DecomposablePhysics` takes for a singular value of zero."""
+NULL_TOLERANCE = 1e-5
+"""Singular values up to this count as zero in deepinv's `DecomposablePhysics`."""
 
 
 class PhysicsOperator(LinearOperator):
     """A `deepinv.physics.LinearPhysics` as a live operator.
 
-    A `DecomposablePhysics` brings its own A^+ and proximal step. Others are iterated by cryobench's conjugate
-    gradients, each image on its own and to a tolerance of 1e-6, not by deepinv's, which stop when the batch is done.
+    A `DecomposablePhysics` has its own A^+ and proximal step. For others they are computed by cryobench's conjugate
+    gradients, per image to a tolerance of 1e-6, not by deepinv's, which stop when the whole batch has converged.
     """
 
     def __init__(self, physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dtype: torch.dtype,
@@ -35,7 +35,7 @@ class PhysicsOperator(LinearOperator):
         measured = physics.A(torch.zeros((1, 1, *image_shape), dtype=dtype, device=device))
         if not isinstance(measured, torch.Tensor) or measured.ndim != 4 or measured.is_complex():
             raise IncompatibleError(
-                f"{type(physics).__name__} does not measure [M, h, w] real numbers of an image of one channel"
+                f"expected real measurements [M, h, w] of an image of one channel; {type(physics).__name__} has others"
             )
         self.measurement_shape = (measured.shape[1], measured.shape[2], measured.shape[3])
         self.closed_form = isinstance(physics, dinv.physics.DecomposablePhysics)
@@ -55,7 +55,7 @@ class PhysicsOperator(LinearOperator):
         if not self.closed_form:
             return super().A_dagger_A(x, gamma)
         each = torch.as_tensor(gamma, dtype=x.dtype).expand(len(x), 1, 1, 1).flatten().tolist()
-        # the proximal step of an image from z with y = 0 takes off z what is asked for
+        # for y = 0 the proximal step from x is x - A_dagger_A(x, gamma)
         parts = [
             self.A_dagger(self.A(one)) if math.isinf(g) else one - self.prox_l2(one, torch.zeros_like(self.A(one)), g)
             for one, g in zip(x.split(1), each, strict=True)
@@ -75,29 +75,29 @@ class PhysicsOperator(LinearOperator):
 class DownsamplingOperator(FactoredOperator):
     """A filtered and downsampled image. On the coarse grid A A^T is a circular convolution: diagonal in Fourier."""
 
-    def __init__(self, of: PhysicsOperator):
-        self.of = of
-        self.image_shape, self.measurement_shape = of.image_shape, of.measurement_shape
-        self.dtype, self.device, self.nominal_compression = of.dtype, of.device, of.nominal_compression
-        point = torch.zeros((1, *of.measurement_shape), dtype=of.dtype, device=of.device)
-        point[..., 0, 0] = 1
-        self._spectrum = torch.fft.rfft2(of.A(of.A_adjoint(point)).double()).real.clamp_min(0)
+    def __init__(self, base: PhysicsOperator):
+        self.base = base
+        self.image_shape, self.measurement_shape = base.image_shape, base.measurement_shape
+        self.dtype, self.device, self.nominal_compression = base.dtype, base.device, base.nominal_compression
+        impulse = torch.zeros((1, *base.measurement_shape), dtype=base.dtype, device=base.device)
+        impulse[..., 0, 0] = 1
+        self._spectrum = torch.fft.rfft2(base.A(base.A_adjoint(impulse)).double()).real.clamp_min(0)
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
-        return self.of.A(x)
+        return self.base.A(x)
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
-        return self.of.A_adjoint(y)
+        return self.base.A_adjoint(y)
 
     @property
     def eigenvalues(self) -> torch.Tensor:
-        """Of A A^T, [1, 1, h, w] float64."""
+        """Eigenvalues of A A^T, [1, 1, h, w] float64."""
         return whole_spectrum(self._spectrum, self.measurement_shape[1:])
 
     @property
     def eigenvalue_tolerance(self) -> float:
-        """Singular values of 1e-5 and less of the largest count as null, as in deepinv's A^+ of a blur."""
-        return NULL**2 * float(self._spectrum.max())
+        """Singular values up to 1e-5 of the largest count as zero, as in deepinv's A^+ of a blur."""
+        return NULL_TOLERANCE**2 * float(self._spectrum.max())
 
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
         return self.A_adjoint(multiply_spectrum(response(self._spectrum), residual))
@@ -110,19 +110,19 @@ class DownsamplingOperator(FactoredOperator):
 
 def from_physics(physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dtype: torch.dtype = torch.float32,
                  device: torch.device | str = "cpu", rank: int | None = None) -> PhysicsOperator:  # fmt: skip
-    """A live cryobench operator of a deepinv physics of images [B, 1, H, W], whose arrays must be in `dtype`.
+    """A deepinv physics of images [B, 1, H, W] as a live cryobench operator. The arrays of the physics must be `dtype`.
 
-    rank: of A, where it is less than the sizes of x and y say. Raises `IncompatibleError` for a physics whose
-    measurements are no real [B, M, h, w].
+    rank: the rank of A, if it is less than the sizes of x and y imply. Raises `IncompatibleError` for a physics whose
+    measurements are not real [B, M, h, w].
     """
     return PhysicsOperator(physics, image_shape, dtype=dtype, device=device, rank=rank)
 
 
 @dataclass(frozen=True)
 class GaussianBlur(OperatorRecipe):
-    """`deepinv.physics.BlurFFT` with a Gaussian kernel: circular, diagonal in Fourier, measured without loss of pixels.
+    """`deepinv.physics.BlurFFT` with a Gaussian kernel: circular, diagonal in Fourier, as many pixels as the image.
 
-    deepinv's A^+ takes factors of 1e-5 and less for null, and so does the rank.
+    Factors up to 1e-5 count as zero in deepinv's A^+ and in the rank.
     """
 
     sigma: Annotated[float, "standard deviation of the kernel, in pixels"] = 1.0
@@ -145,7 +145,7 @@ class GaussianBlur(OperatorRecipe):
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> PhysicsOperator:
         physics = dinv.physics.BlurFFT(img_size=(1, *imaging.shape), filter=_gaussian(self.sigma, dtype), device=device)
-        kept = whole_spectrum((physics.mask[..., 0] > NULL).double(), imaging.shape)
+        kept = whole_spectrum((physics.mask[..., 0] > NULL_TOLERANCE).double(), imaging.shape)
         operator = from_physics(physics, imaging.shape, dtype=dtype, device=device, rank=int(kept.sum()))
         operator.nonnegative = True
         return operator
@@ -153,10 +153,9 @@ class GaussianBlur(OperatorRecipe):
 
 @dataclass(frozen=True)
 class Downsampling(OperatorRecipe):
-    """`deepinv.physics.Downsampling`: a circular anti-aliasing filter, and then every `factor`-th pixel of a row and
-    column."""
+    """`deepinv.physics.Downsampling`: a circular anti-aliasing filter, then every `factor`-th pixel along both axes."""
 
-    factor: Annotated[int, "by which both sides become shorter"] = 2
+    factor: Annotated[int, "downsampling factor of both sides"] = 2
     filter: Annotated[Literal["gaussian", "bilinear", "bicubic"], "deepinv's name of the filter"] = "gaussian"
 
     def __post_init__(self) -> None:
@@ -198,9 +197,9 @@ class Downsampling(OperatorRecipe):
 
 @dataclass(frozen=True)
 class Inpainting(OperatorRecipe):
-    """`deepinv.physics.Inpainting`: a share of the pixels is measured, drawn by the seed; the others read zero."""
+    """`deepinv.physics.Inpainting`: a random fraction of the pixels, drawn by the seed, is measured; the rest is 0."""
 
-    keep: Annotated[float, "share of the pixels that is measured, in (0, 1]"] = 0.5
+    keep: Annotated[float, "fraction of the pixels that is measured, in (0, 1]"] = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1:

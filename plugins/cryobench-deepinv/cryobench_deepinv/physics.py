@@ -1,11 +1,11 @@
 """A cryobench operator as a `deepinv.physics.LinearPhysics`.
 
-Both libraries speak of A, A^T, A^+ and prox_l2, with the same gamma:
+Both libraries define A, A^T, A^+ and prox_l2, with the same gamma:
 
     prox_l2(z, y, gamma) = argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2
 
-What differs is the norm. In deepinv 0.5.0 `compute_norm` is ||A||^2 unless given `squared=False` (and warns that
-this will change), `compute_sqnorm` is ||A||^2; in cryobench `compute_norm` is ||A||.
+The norm differs. In deepinv 0.5.0 `compute_norm` is ||A||^2 unless `squared=False` is given (and warns that this will
+change), and `compute_sqnorm` is ||A||^2; in cryobench `compute_norm` is ||A||.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 class OperatorPhysics(dinv.physics.LinearPhysics):
-    """A / scale, for A a live cryobench operator; its closed forms stay closed forms.
+    """A / scale, where A is a live cryobench operator; its closed forms are used.
 
-    sigma: standard deviation of an entry's noise in what this physics measures. deepinv's methods read it from here.
-    What comes in another dtype than the operator's is converted, and what goes out is converted back: deepinv's
-    samplers go in float64.
+    sigma: standard deviation of the noise of an entry of the measurements, read by deepinv's methods. Inputs are
+    converted to the operator's dtype and outputs back to that of the input, because deepinv's samplers use float64.
     """
 
     def __init__(self, operator: LinearOperator, sigma: float = 0.0, scale: float = 1.0):
@@ -51,8 +50,8 @@ class OperatorPhysics(dinv.physics.LinearPhysics):
     def prox_l2(
         self, z: torch.Tensor | float | None, y: torch.Tensor, gamma: torch.Tensor | float, **_: object
     ) -> torch.Tensor:
-        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2. gamma: of all images, or of each; at gamma = inf it is the
-        projection of z on the least-squares solutions. z: None and numbers stand for constant images."""
+        """argmin_x gamma/2 ||A x - y||^2 + 1/2 ||x - z||^2. gamma: for all images, or per image; at gamma = inf the
+        result is the projection of z on the least-squares solutions. z: a number is a constant image, None is zero."""
         if not isinstance(z, torch.Tensor):
             z = y.new_full((len(y), *self.img_size), z or 0.0)
         each = torch.as_tensor(gamma, dtype=torch.float64).flatten().tolist()
@@ -64,11 +63,11 @@ class OperatorPhysics(dinv.physics.LinearPhysics):
         of_operator = each[0] / self.scale**2
         step = self._in_its_dtype(
             lambda z, y: self.operator.prox_l2(z, self.scale * y, of_operator) - z, z, y
-        )  # the step alone is rounded to the operator's dtype, not z
+        )  # only the step is rounded to the operator's dtype, not z
         return z + step
 
     def compute_sqnorm(self, x0: torch.Tensor, **_: object) -> torch.Tensor:
-        """||A||^2 as the operator knows it; no power method, and no draw from the global random state."""
+        """||A||^2 from the operator, without the power method and the global random state."""
         return torch.as_tensor((self.operator.compute_norm() / self.scale) ** 2, dtype=x0.dtype, device=x0.device)
 
     def _A(self, x: torch.Tensor) -> torch.Tensor:
@@ -85,7 +84,7 @@ class OperatorPhysics(dinv.physics.LinearPhysics):
 
 
 class _Linear(torch.autograd.Function):
-    """A linear map with its transpose as gradient: no graph is kept, and calls in the backward pass are counted."""
+    """A linear map with its transpose as gradient: no graph is stored, and calls in the backward pass are counted."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, forward: Linear, transpose: Linear) -> torch.Tensor:
@@ -99,5 +98,5 @@ class _Linear(torch.autograd.Function):
 
 
 def as_physics(operator: LinearOperator, sigma: float = 0.0, *, scale: float = 1.0) -> OperatorPhysics:
-    """A / scale as a `deepinv.physics.LinearPhysics` with Gaussian noise of deviation `sigma` on what it measures."""
+    """A / scale as a `deepinv.physics.LinearPhysics` with Gaussian noise of standard deviation `sigma`."""
     return OperatorPhysics(operator, sigma, scale)

@@ -15,7 +15,7 @@ from cryobench_deepinv.denoisers import Denoiser
 from cryobench_deepinv.running import ImageTask, WithDenoiser
 
 DPIR_STEPS = 8
-"""What `deepinv.optim.dpir.get_DPIR_params` has."""
+"""Number of steps in `deepinv.optim.dpir.get_DPIR_params`."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Dpir(WithDenoiser):
     """`deepinv.optim.DPIR`: half-quadratic splitting with a denoiser (Zhang et al. 2021, "Plug-and-Play Image
     Restoration with Deep Denoiser Prior", eqs. 6-8), eight steps whose noise level falls from 49/255 to that of y.
 
-    It has no meaning for exact y, whose noise is then taken for `least`; deepinv itself never goes below 0.01 in the
-    weight of the data. Both are on a scale where ||A|| is `gain`: with more, measurements count for more.
+    It is undefined for exact y, for which `least` is used as the noise level; deepinv itself uses at least 0.01 in the
+    weight of the data. Both refer to ||A|| scaled to `gain`: with a larger gain the measurements have more weight.
     """
 
-    least: Annotated[float, Range(0.001, 0.1, log=True), "least deviation of the noise of y, and last level"] = 0.01
-    gain: Annotated[float, Range(0.1, 1000, log=True), "||A|| as the method sees it"] = 1.0
+    least: Annotated[float, Range(0.001, 0.1, log=True), "minimum noise level of y, and last level"] = 0.01
+    gain: Annotated[float, Range(0.1, 1000, log=True), "value to which ||A|| is scaled"] = 1.0
 
     def __post_init__(self) -> None:
         for name in ("least", "gain"):
@@ -55,7 +55,7 @@ class Red(WithDenoiser):
 
         u <- u - (A^T (A u - y) + lam (u - D(u, sigma))) / (1 + lam)
 
-    from the answer of `pinv`, on images in [0, 1] and physics of unit norm.
+    from the `pinv` solution, on images in [0, 1] and physics of unit norm.
     """
 
     steps: Annotated[int, Range(10, 200, log=True), "network evaluations"] = 50

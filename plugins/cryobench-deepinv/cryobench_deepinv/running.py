@@ -1,11 +1,11 @@
-"""How a method of deepinv is run on a problem of cryobench: image by image, in deepinv's range, by our seeds.
+"""Runs deepinv's methods on cryobench problems: image by image, in deepinv's range, with our seeds.
 
-deepinv's methods work on u in [0, 1], ours are x = 2 u - 1 in [-1, 1]; so what they are given is
+deepinv's methods work on u in [0, 1], our images are x = 2 u - 1 in [-1, 1]. The methods therefore receive
 
-    y' = (y + A 1) / 2 = A u    with noise of half the deviation
+    y' = (y + A 1) / 2 = A u    with half the noise
 
-and A and y are divided by ||A||: their default step sizes and weights are for physics of unit norm. Images go one at a
-time, because a step, a stop or a draw of theirs can depend on the batch.
+with A and y divided by ||A||, because their default step sizes and weights are for physics of unit norm. Images are
+processed one at a time, because a step size, stopping rule or random draw of theirs can depend on the batch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cryobench_deepinv.denoisers import Denoiser, as_denoiser
 from cryobench_deepinv.physics import OperatorPhysics, as_physics
 
 PURPOSE = "deepinv"
-"""What our random numbers are drawn for: the seed of a method of deepinv, for each image."""
+"""The purpose that keys our random numbers, which seed deepinv's method for each image."""
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One image as given to deepinv. part: the problem of this image alone. scale: what A and y are divided by."""
+    """The input of deepinv for one image. part: the problem of this image. scale: the divisor of A and y."""
 
     part: Problem
     scale: float
@@ -48,7 +48,7 @@ class ImageTask:
 
     @property
     def sigma(self) -> float:
-        """The deviation of an entry's noise in `y`."""
+        """The standard deviation of the noise of an entry of `y`."""
         return float(noise_power(self.part).sqrt()) / (2 * self.scale)
 
     @property
@@ -58,7 +58,8 @@ class ImageTask:
 
     @property
     def start(self) -> torch.Tensor:
-        """What `pinv` answers, [1, 1, H, W], in [0, 1]: where those begin that take long to fill in what A shrinks."""
+        """The `pinv` solution, [1, 1, H, W], in [0, 1]: the initial point of methods that converge slowly in the
+        components with small singular values."""
         return (least_norm(self.part) + 1) / 2
 
 
@@ -66,8 +67,8 @@ def task_of(problem: Problem, i: int, norm: float = 1.0) -> ImageTask:
     """The i-th image of a problem, with A and y scaled so that ||A|| is `norm`."""
     one = slice(i, i + 1)
     operator = problem.operator.select(one)
-    length = float(operator.norms.max())
-    scale = length / norm if length > 0 else 1.0
+    operator_norm = float(operator.norms.max())
+    scale = operator_norm / norm if operator_norm > 0 else 1.0
     return ImageTask(Problem(operator, problem.y[one], problem.noise, problem.sigma[one]), scale)
 
 
@@ -78,7 +79,7 @@ Restore = Callable[[int, ImageTask, Callable[[], None]], torch.Tensor]
 def one_by_one(
     problem: Problem, rng: Rng, restore: Restore, *, steps: int, progress: Progress | None, norm: float = 1.0
 ) -> Reconstruction:
-    """Every image restored on its own, with the global random state seeded by (seed, image id) and then put back."""
+    """Restore every image separately, with the global random state seeded by (seed, image id) and restored after it."""
     done = 0
 
     def report() -> None:
@@ -97,7 +98,7 @@ def one_by_one(
 
 @contextmanager
 def seeded(rng: Rng, i: int, device: torch.device) -> Iterator[None]:
-    """The global random state of the CPU, and of the device, follows from (seed, image id) inside, and is put back."""
+    """Seed the global random state of CPU and device from (seed, image id), and restore it at the end."""
     source = generator(rng.seed, rng.image_ids[i], PURPOSE)
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
@@ -115,15 +116,15 @@ class WithDenoiser(WithDiffusion):
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """How often the denoiser is asked, for each image."""
+        """Number of denoiser evaluations per image."""
 
     @abstractmethod
     def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
-        """The image of a task, [1, 1, H, W] in [0, 1]."""
+        """The reconstruction of a task, [1, 1, H, W] in [0, 1]."""
 
     @property
     def norm(self) -> float:
-        """||A|| as the method is to see it."""
+        """The value to which ||A|| is scaled for the method."""
         return 1.0
 
     @torch.no_grad()
@@ -131,11 +132,11 @@ class WithDenoiser(WithDiffusion):
         model = self.model(problem, rng)
 
         def restore(i: int, task: ImageTask, report: Callable[[], None]) -> torch.Tensor:
-            def after(x: torch.Tensor, estimate: torch.Tensor) -> None:
+            def callback(x: torch.Tensor, estimate: torch.Tensor) -> None:
                 if i == 0:
                     recording.offer(x, estimate)
                 report()
 
-            return self.restore(task, as_denoiser(model.select(slice(i, i + 1)), after=after))
+            return self.restore(task, as_denoiser(model.select(slice(i, i + 1)), callback=callback))
 
         return one_by_one(problem, rng, restore, steps=self.evaluations, progress=progress, norm=self.norm)

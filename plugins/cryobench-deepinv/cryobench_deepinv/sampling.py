@@ -39,8 +39,8 @@ class Sampler(WithDenoiser):
     def _check(self, name: str, low: float, high: float = math.inf) -> None:
         value = getattr(self, name)
         if not (low <= value <= high and math.isfinite(value)):
-            wanted = f"lie in [{low:g}, {high:g}]" if math.isfinite(high) else f"be at least {low:g}"
-            raise ParameterError(f"{self._name}: {name} must {wanted}, got {value:g}")
+            condition = f"lie in [{low:g}, {high:g}]" if math.isfinite(high) else f"be at least {low:g}"
+            raise ParameterError(f"{self._name}: {name} must {condition}, got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Dps(Sampler):
         f = ||A x0(x_t) - y||                                    guidance=norm
         f = ||A x0(x_t) - y||^2 / 2 (sigma^2 + sigma_t^2)        guidance=annealed
 
-    on images in [0, 1] and physics of unit norm. Unlike in `dps` the guidance is a part of the score, so that what a
-    step makes of a weight falls with the noise level: with guidance=norm deepinv's own default of 1 hardly looks at y;
-    with guidance=annealed a weight of about 1 is meant.
+    on images in [0, 1] and physics of unit norm. Unlike in `dps` the guidance is part of the score, so its effect in a
+    step decreases with the noise level: with guidance=norm deepinv's default weight of 1 nearly ignores y;
+    guidance=annealed is designed for weights of about 1.
     """
 
     weight: Annotated[float, Range(1, 1000, log=True), "weight of the data term in the score"] = 100.0
@@ -78,12 +78,12 @@ class Ddrm(Sampler):
     Models", eqs. 7-8), which samples in the basis of the singular vectors of A. Noise levels fall evenly from 1 to 0 on
     images in [0, 1].
 
-    Operators without a factorisation are left out; see `cryobench_deepinv.decomposed`. deepinv 0.5.0 draws noise of
-    half the variance that the paper has (it divides by the root of two, also where coefficients are real).
+    Operators without a factorisation are skipped; see `cryobench_deepinv.decomposed`. deepinv 0.5.0 draws noise of
+    half the variance given in the paper (it divides by the root of two, also if coefficients are real).
     """
 
-    eta: Annotated[float, Range(0, 1), "share of fresh noise in what is not measured"] = 0.85
-    etab: Annotated[float, Range(0, 1), "share of the measurements in what is measured"] = 1.0
+    eta: Annotated[float, Range(0, 1), "fraction of fresh noise in unmeasured components"] = 0.85
+    etab: Annotated[float, Range(0, 1), "weight of the measurements in measured components"] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +94,7 @@ class Ddrm(Sampler):
         return decomposed.unsupported(problem.operator)
 
     def restore(self, task: ImageTask, denoiser: Denoiser) -> torch.Tensor:
-        # the last level is 0, where a denoiser has nothing to do and the prior is not asked
+        # the last level is 0, at which the denoiser is the identity and the prior is not evaluated
         sampler = dinv.sampling.DDRM(denoiser, sigmas=np.linspace(1, 0, self.steps + 1), eta=self.eta, etab=self.etab)
         return sampler(task.y, decomposed.as_decomposable(task.operator, task.sigma, scale=task.scale))
 
@@ -102,11 +102,11 @@ class Ddrm(Sampler):
 @dataclass(frozen=True)
 class DiffPir(Sampler):
     """`deepinv.sampling.DiffPIR` (Zhu et al. 2023, "Denoising Diffusion Models for Plug-and-Play Image Restoration",
-    algorithm 1), with the quadratic spacing of its levels. Where y is exact its proximal step is a projection.
+    algorithm 1), with the quadratic spacing of its levels. If y is exact its proximal step is a projection.
     """
 
-    zeta: Annotated[float, Range(0, 1), "share of fresh noise in the variance of a step"] = 0.1
-    lam: Annotated[float, Range(0.5, 50, log=True), "weight of the prior where y is noisy"] = 7.0
+    zeta: Annotated[float, Range(0, 1), "fraction of fresh noise in the variance of a step"] = 0.1
+    lam: Annotated[float, Range(0.5, 50, log=True), "weight of the prior if y is noisy"] = 7.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
     u <- prox_{step lam R}(u - step A^T (A u - y)),    step = 1 / ||A||^2
 
-from the answer of `pinv`, on images in [0, 1] and physics of unit norm (Combettes & Wajs 2005, "Signal Recovery by
+from the `pinv` solution, on images in [0, 1] and physics of unit norm (Combettes & Wajs 2005, "Signal Recovery by
 Proximal Forward-Backward Splitting", eq. 3.6).
 """
 
@@ -25,7 +25,7 @@ from cryobench_deepinv.denoisers import NO_WAVELETS, has_wavelets
 from cryobench_deepinv.running import ImageTask, one_by_one
 
 THRESHOLD = 0.1
-"""`ths` of `WaveletPrior.prox`, a share of the weight, which PGD leaves at its default."""
+"""`ths` of `WaveletPrior.prox`, a multiple of the weight, which PGD leaves at its default."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Pgd(Solver):
 
     @abstractmethod
     def regulariser(self) -> dinv.optim.Prior:
-        """R, made anew for each image: deepinv's keep where they last ended."""
+        """R, a new instance for each image, because deepinv's are warm-started from the previous call."""
 
     @property
     def lambda_reg(self) -> float:
@@ -74,10 +74,10 @@ class Pgd(Solver):
 @dataclass(frozen=True)
 class TvPgd(Pgd):
     """Proximal gradient descent on 1/2 ||A u - y||^2 + lam TV(u), TV isotropic (Rudin, Osher & Fatemi 1992), by
-    `deepinv.optim.PGD` and `deepinv.optim.TVPrior`, whose prox is an iteration of its own, started where it last ended.
+    `deepinv.optim.PGD` and `deepinv.optim.TVPrior`, whose prox is a warm-started inner iteration.
     """
 
-    inner: Annotated[int, "most steps of the prox of TV"] = 100
+    inner: Annotated[int, "maximum number of inner steps of the TV prox"] = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,11 +91,11 @@ class TvPgd(Pgd):
 @dataclass(frozen=True)
 class WaveletPgd(Pgd):
     """Iterative soft thresholding (Daubechies, Defrise & De Mol 2004), 1/2 ||A u - y||^2 + lam |W u|_1 without the
-    approximation band, by `deepinv.optim.PGD` and `deepinv.optim.WaveletPrior`, threshold lam a step. (deepinv's PGD
-    cannot set the threshold of that prior, which stays 0.1 times the weight: it is given 10 lam.)
+    approximation band, by `deepinv.optim.PGD` and `deepinv.optim.WaveletPrior`, threshold lam per step. (deepinv's PGD
+    cannot change the threshold of that prior, 0.1 times the weight, so the weight is 10 lam.)
 
-    deepinv's transform extends images by zeros (`mode="zero"`, redundant at the border), so that its prox is only
-    nearly one for wavelets longer than `haar`.
+    deepinv's transform extends images by zeros (`mode="zero"`, redundant at the border), so its prox is only
+    approximate for wavelets longer than `haar`.
     """
 
     family: Annotated[str, "a wavelet of PyWavelets: haar, db4, sym8, ..."] = "sym8"

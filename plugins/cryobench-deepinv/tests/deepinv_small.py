@@ -1,4 +1,4 @@
-"""Small operators and problems, and a denoiser of which everything is known."""
+"""Small operators and problems, and an exact denoiser of a known distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every component is held to cryobench's own contract."""
+"""Every component satisfies cryobench's contract."""
 
 from cryobench.testing import operator_contract, prior_contract, solver_contract
 

@@ -1,4 +1,4 @@
-"""Priors as deepinv's denoisers and deepinv's denoisers as priors: one range, one noise level, one answer."""
+"""Priors as deepinv denoisers and deepinv denoisers as priors: ranges, noise levels and results agree."""
 
 import deepinv as dinv
 import pytest
@@ -39,41 +39,41 @@ def test_a_network_is_a_denoiser_of_images_from_0_to_1(network, sigma):
     u = 0.5 + 0.2 * normal(2, 1, 16, 16, dtype=torch.float32)
     with meters.counting() as tally:
         denoised = as_denoiser(network)(u, sigma)
-    wanted = (network.denoise(2 * u - 1, 2 * float(sigma)) + 1) / 2
-    torch.testing.assert_close(denoised, wanted)
+    expected = (network.denoise(2 * u - 1, 2 * float(sigma)) + 1) / 2
+    torch.testing.assert_close(denoised, expected)
     assert tally.images == {meters.NETWORK: 2}
 
 
 @torch.no_grad()
-def test_every_image_has_its_own_level_and_none_is_the_image_itself(network):
+def test_noise_levels_are_per_image_and_level_0_is_the_identity(network):
     u = 0.5 + 0.2 * normal(2, 1, 16, 16, dtype=torch.float32)
     denoiser = as_denoiser(network)
-    apart = torch.cat([denoiser(u[:1], 0.1), denoiser(u[1:], 0.4)])
-    torch.testing.assert_close(denoiser(u, torch.tensor([0.1, 0.4])), apart, rtol=1e-4, atol=1e-4)
+    separate = torch.cat([denoiser(u[:1], 0.1), denoiser(u[1:], 0.4)])
+    torch.testing.assert_close(denoiser(u, torch.tensor([0.1, 0.4])), separate, rtol=1e-4, atol=1e-4)
     assert torch.equal(denoiser(u, 0.0), (2 * u - 1 + 1) / 2)
 
 
 @torch.no_grad()
-def test_the_noise_of_images_themselves_goes_along(network):
-    """A prior of clean images with the noise of the measured ones: `NoisyImages`, selected like any model."""
+def test_noisy_images_is_a_denoiser(network):
+    """A prior of clean images with the noise of the measured ones, `NoisyImages`, is selected like any model."""
     u, noise = 0.5 + 0.2 * normal(2, 1, 16, 16, dtype=torch.float32), torch.tensor([0.1, 0.3]).reshape(2, 1, 1, 1)
     model = NoisyImages(network, noise)
-    apart = torch.cat([as_denoiser(model.select(slice(i, i + 1)))(u[i : i + 1], 0.2) for i in range(2)])
-    torch.testing.assert_close(as_denoiser(model)(u, 0.2), apart, rtol=1e-4, atol=1e-4)
+    separate = torch.cat([as_denoiser(model.select(slice(i, i + 1)))(u[i : i + 1], 0.2) for i in range(2)])
+    torch.testing.assert_close(as_denoiser(model)(u, 0.2), separate, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("sigma", [0.02, 0.3, 5.0])
-def test_there_and_back_a_denoiser_is_the_same(sigma):
+def test_converting_a_denoiser_to_a_prior_and_back_preserves_it(sigma):
     u = 0.5 + 0.2 * normal(2, 1, 16, 16)
-    back = as_denoiser(from_denoiser(WIENER))
-    torch.testing.assert_close(back(u, sigma), WIENER(u, sigma), rtol=1e-5, atol=1e-6)
+    converted = as_denoiser(from_denoiser(WIENER))
+    torch.testing.assert_close(converted(u, sigma), WIENER(u, sigma), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("t", [0, 40, 333.25, 999])
-def test_as_a_diffusion_model_it_tells_the_image_and_the_noise(t):
-    """In particular x_t = sqrt(a) x0 + sqrt(1 - a) eps, and levels of images apart."""
+def test_as_a_diffusion_model_it_predicts_the_image_and_the_noise(t):
+    """In particular x_t = sqrt(a) x0 + sqrt(1 - a) eps, with a separate level per image."""
     model, x_t = from_denoiser(WIENER).load("cpu"), normal(2, 1, 16, 16)
     eps, x0 = model.predict(x_t, t)
     a = model.alpha_between(t)
@@ -85,7 +85,7 @@ def test_as_a_diffusion_model_it_tells_the_image_and_the_noise(t):
 
 
 def test_our_solvers_take_a_denoiser_of_deepinv():
-    """hqs and ddnm with the exact denoiser of the images do better than the floor without it."""
+    """hqs and ddnm with the exact denoiser of the images are better than the floor."""
     x = WIENER.draw(2)
     measured = problem(operator("sumpool:4"), x)
     errors = {type(solver).__name__: (solver.solve(measured, rng=rng(2)).x - x).square().mean()
@@ -98,21 +98,21 @@ def test_our_solvers_take_a_denoiser_of_deepinv():
 @pytest.mark.parametrize("source", ["tv", "wavelet", "median"])
 def test_the_registered_denoisers_are_deepinvs(source):
     u = (0.5 + 0.1 * normal(2, 1, 16, 16)).float()
-    mine = as_denoiser(ModelFree(source, strength=0.7))(u, 0.2)
+    ours = as_denoiser(ModelFree(source, strength=0.7))(u, 0.2)
     theirs = {"tv": dinv.models.TVDenoiser(ths=0.14), "median": dinv.models.MedianFilter(kernel_size=3),
               "wavelet": dinv.models.WaveletDenoiser(wv="sym8")}[source]  # fmt: skip
     for i in range(2):
         if source == "tv":
             theirs.restart = True
         one = u[i : i + 1]
-        wanted = theirs(one, ths=0.14) if source == "wavelet" else theirs(one)
-        torch.testing.assert_close(mine[i : i + 1], wanted, rtol=1e-4, atol=1e-5)
+        expected = theirs(one, ths=0.14) if source == "wavelet" else theirs(one)
+        torch.testing.assert_close(ours[i : i + 1], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("make", [lambda: ModelFree("tv"), lambda: from_denoiser(dinv.models.TVDenoiser())])
-def test_a_denoiser_that_remembers_is_made_to_forget(make):
-    """deepinv's TV starts where it ended on the last image; an answer must not hang on who was there before."""
+def test_a_denoiser_with_a_warm_start_is_restarted_for_each_image(make):
+    """deepinv's TV is warm-started from the previous image; a result must not depend on it."""
     u = 0.5 + 0.1 * normal(2, 1, 16, 16)
     denoiser = as_denoiser(make())
     first = denoiser(u[:1], 0.05)
@@ -120,7 +120,7 @@ def test_a_denoiser_that_remembers_is_made_to_forget(make):
     assert torch.equal(denoiser(u[:1], 0.05), first)
 
 
-def test_deepinvs_wavelets_say_what_they_lack(monkeypatch):
+def test_missing_ptwt_is_reported(monkeypatch):
     monkeypatch.setattr("cryobench_deepinv.denoisers.find_spec", lambda _: None)
     with pytest.raises(CryobenchError, match="ptwt"):
         ModelFree("wavelet").check((16, 16))
@@ -128,13 +128,13 @@ def test_deepinvs_wavelets_say_what_they_lack(monkeypatch):
 
 
 @pytest.mark.parametrize("spec", ["strength=0", "source=median,side=4", "source=bm3d"])
-def test_what_makes_no_sense_is_refused(spec):
+def test_invalid_parameters_are_refused(spec):
     text = ",".join(f"prior.{item}" for item in spec.split(","))
     with pytest.raises(CryobenchError):
         cb.solver(f"deepinv_red:prior=deepinv_denoiser,{text}")
 
 
-def test_a_registered_denoiser_shows_its_own_parameters_alone():
+def test_a_registered_denoiser_shows_only_its_own_parameters():
     from cryobench.spec import fields_of
 
     assert [field.name for field in fields_of(ModelFree)] == ["source", "strength", "side"]
@@ -142,10 +142,10 @@ def test_a_registered_denoiser_shows_its_own_parameters_alone():
     assert ModelFree().weights_digest() == ""
 
 
-def test_the_known_denoiser_is_the_posterior_mean_it_says():
-    """Of the test's own making: the mean squared error falls as an exact Wiener filter's."""
+def test_the_wiener_denoiser_of_the_tests_is_the_posterior_mean():
+    """Its mean squared error is that of the exact Wiener filter."""
     wiener, n, sigma = Wiener(), 400, 0.1
     u = (wiener.draw(n) + 1) / 2
     error = (wiener(u + sigma * normal(*u.shape, seed=1), sigma) - u).square().mean()
-    wanted = (wiener.power * sigma**2 / (wiener.power + sigma**2)).mean()
-    assert float(error) == pytest.approx(float(wanted), rel=0.02)
+    expected = (wiener.power * sigma**2 / (wiener.power + sigma**2)).mean()
+    assert float(error) == pytest.approx(float(expected), rel=0.02)

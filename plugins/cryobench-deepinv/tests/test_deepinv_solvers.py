@@ -1,4 +1,4 @@
-"""deepinv's methods as solvers: the same as deepinv by itself, and good citizens of cryobench."""
+"""deepinv's methods as solvers: results agree with deepinv alone, and the rules for solvers hold."""
 
 import deepinv as dinv
 import pytest
@@ -27,7 +27,7 @@ SETTINGS = [("sumpool:4", "none"), ("sumpool:4", "gaussian:rel=0.1"), ("fourier:
 every_setting = pytest.mark.parametrize(("spec", "noise"), SETTINGS)
 
 
-# ---------------------------------------------------------------------------------------- the same as deepinv by itself
+# --------------------------------------------------------------------------------------------- agreement with deepinv
 
 
 def blurred() -> dinv.physics.LinearPhysics:
@@ -68,11 +68,11 @@ class Dense(dinv.physics.LinearPhysics):
 PHYSICS = {"blur": blurred, "inpainting": inpainted, "sumpool": Dense}
 AGREEING = [(method, kind, sigma) for method in ("dps", "diffpir") for kind in PHYSICS for sigma in (0.0, 0.02)
             if (method, kind, sigma) != ("diffpir", "inpainting", 0.0)]  # fmt: skip
-"""What deepinv can do by itself; for the one that is left out see below."""
+"""The cases that deepinv supports; the excluded one has its own test below."""
 
 
-def by_itself(method: str, kind: str, y: torch.Tensor, sigma: float, image: int) -> torch.Tensor:
-    """deepinv on deepinv's physics with deepinv's denoiser, images in [0, 1]; nothing of the plugin."""
+def deepinv_alone(method: str, kind: str, y: torch.Tensor, sigma: float, image: int) -> torch.Tensor:
+    """deepinv on deepinv's physics with deepinv's denoiser, images in [0, 1], without the plugin."""
     physics = PHYSICS[kind]()
     physics.noise_model = dinv.physics.GaussianNoise(sigma)
     draws = generator(0, str(image), PURPOSE)
@@ -86,13 +86,13 @@ def by_itself(method: str, kind: str, y: torch.Tensor, sigma: float, image: int)
 
 
 @pytest.mark.parametrize(("method", "kind", "sigma"), AGREEING)
-def test_it_agrees_with_deepinv_by_itself(method, kind, sigma):
+def test_it_agrees_with_deepinv_alone(method, kind, sigma):
     """Same physics, seed and measurements. Ours are of images in [-1, 1]: y = 2 y' - A 1, with twice the noise."""
     u = (Wiener().draw(2) + 1) / 2
     physics = PHYSICS[kind]()
     y = physics.A(u) + sigma * normal(*physics.A(u).shape, seed=1)
-    wanted = torch.cat([by_itself(method, kind, y[i : i + 1], sigma, i) for i in range(2)])
-    if kind == "sumpool":  # in its own units, so that the plugin has to find the norm
+    expected = torch.cat([deepinv_alone(method, kind, y[i : i + 1], sigma, i) for i in range(2)])
+    if kind == "sumpool":  # not of unit norm, so that the plugin has to compute the norm
         A = operator("sumpool:4")
         y = y * A.compute_norm()
         sigma = sigma * A.compute_norm()
@@ -100,26 +100,26 @@ def test_it_agrees_with_deepinv_by_itself(method, kind, sigma):
         A = from_physics(physics, (16, 16), dtype=torch.float64)
     solver = Dps(PRIOR, steps=12, weight=30.0) if method == "dps" else DiffPir(PRIOR, steps=12, zeta=0.3, lam=5.0)
     answer = cb.solve(solver, A, 2 * y - A.mean_response, sigma=2 * sigma)
-    torch.testing.assert_close((answer + 1) / 2, wanted.double(), rtol=1e-3, atol=2e-4)
+    torch.testing.assert_close((answer + 1) / 2, expected.double(), rtol=1e-3, atol=2e-4)
     other = cb.solve(solver, A, 2 * y - A.mean_response, sigma=2 * sigma, seed=1)
-    assert (other - answer).abs().max() > 0.01  # what the seed does is far above that tolerance
+    assert (other - answer).abs().max() > 0.01  # the effect of the seed is far above the tolerance
 
 
-def test_where_y_is_exact_diffpir_by_itself_divides_zero_by_zero_and_here_projects():
-    """On a physics that loses something: deepinv's closed form is V (s^2 + 1 / gamma)^-1 V^T, at gamma = inf."""
+def test_for_exact_y_diffpir_of_deepinv_divides_zero_by_zero_and_ours_projects():
+    """If A has a null space: deepinv's closed form is V (s^2 + 1 / gamma)^-1 V^T, at gamma = inf."""
     u = (Wiener().draw(1) + 1) / 2
     physics = inpainted()
     y = physics.A(u)
-    assert by_itself("diffpir", "inpainting", y, 0.0, 0).isnan().any()
+    assert deepinv_alone("diffpir", "inpainting", y, 0.0, 0).isnan().any()
     A = from_physics(physics, (16, 16), dtype=torch.float64)
     answer = cb.solve(DiffPir(PRIOR, steps=12), A, 2 * y - A.mean_response)
     assert answer.isfinite().all()
-    # the last level's noise is left on what the projection gave
+    # the noise of the last level remains after the projection
     assert (physics.A((answer + 1) / 2) - y).abs().max() < 0.05
 
 
-def test_ddrm_agrees_with_deepinv_by_itself():
-    """On its own factorisation of inpainting, where the singular vectors are pixels in both."""
+def test_ddrm_agrees_with_deepinv_alone():
+    """With deepinv's factorisation of inpainting and ours; in both the singular vectors are pixels."""
     sigma, u = 0.02, (Wiener().draw(1) + 1) / 2
     physics = inpainted()
     physics.noise_model = dinv.physics.GaussianNoise(sigma)
@@ -130,18 +130,18 @@ def test_ddrm_agrees_with_deepinv_by_itself():
             torch.manual_seed(0)
             if given is None:
                 A = from_physics(inpainted(), (16, 16), dtype=torch.float64)
-                A.matrices, A.block = A.physics.mask.reshape(256, 1, 1), 1  # each pixel a block: the same vectors
+                A.matrices, A.block = A.physics.mask.reshape(256, 1, 1), 1  # blocks of one pixel: the same vectors
                 given = as_decomposable(A, sigma)
             answers.append(dinv.sampling.DDRM(Wiener(), sigmas=[1, 0.5, 0.2, 0.05])(y.clone(), given))
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------- good citizens
+# -------------------------------------------------------------------------------------------------- rules for solvers
 
 
 @every_solver
 @every_setting
-def test_an_image_is_the_same_alone_and_in_a_batch(solver, spec, noise):
+def test_results_do_not_depend_on_the_batch(solver, spec, noise):
     whole = problem(operator(spec, images=3), Wiener().draw(3), noise)
     answer = solver.solve(whole, rng=rng(3)).x
     assert answer.shape == (3, 1, 16, 16)
@@ -152,7 +152,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(solver, spec, noise):
 
 
 @every_solver
-def test_it_leaves_y_and_the_random_state_alone_and_follows_the_seed(solver):
+def test_it_does_not_change_y_or_the_random_state_and_depends_on_the_seed(solver):
     measured = problem(operator("sumpool:4", "float32"), Wiener().draw(2), "gaussian:rel=0.1")
     y, state = measured.y.clone(), torch.get_rng_state()
     first = solver.solve(measured, rng=rng(2)).x
@@ -166,12 +166,12 @@ def test_it_leaves_y_and_the_random_state_alone_and_follows_the_seed(solver):
 
 
 @every_solver
-def test_its_steps_and_calls_are_told(solver):
+def test_steps_and_calls_are_reported(solver):
     measured, reports = problem(operator("sumpool:4"), Wiener().draw(2)), []
     with meters.counting() as tally, recording() as kept:
         solver.solve(measured, rng=rng(2), progress=lambda done, total: reports.append((done, total)))
     steps = getattr(solver, "evaluations", None) or solver.steps
-    # DDRM's last call is at level 0, where the prior is not asked
+    # DDRM's last call is at level 0, at which the prior is not evaluated
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
     assert reports[-1] == (2 * steps, 2 * steps)
     if hasattr(solver, "prior"):
@@ -199,12 +199,12 @@ def error_of(solver, spec: str, noise: str = "none") -> float:
 
 @pytest.mark.parametrize("solver", [Ddrm(PRIOR, steps=30), Dpir(PRIOR, gain=10.0), Red(PRIOR, steps=30)],
                          ids=lambda solver: type(solver).__name__)  # fmt: skip
-def test_with_the_exact_prior_it_does_better_than_the_floor(solver):
+def test_with_the_exact_prior_it_is_better_than_the_floor(solver):
     assert error_of(solver, "sumpool:4", "gaussian:rel=0.05") < error_of(Pinv(), "sumpool:4", "gaussian:rel=0.05")
 
 
-def test_samples_are_nearer_than_an_image_of_the_prior():
-    """Whose squared error is twice the prior's variance. deepinv's default weight of DPS hardly looks at y."""
+def test_samples_are_closer_than_a_draw_from_the_prior():
+    """A draw has a squared error of twice the prior's variance. With deepinv's default weight DPS nearly ignores y."""
     unmeasured = 2 * 4 * float(Wiener().power.mean())
     assert error_of(DiffPir(PRIOR, steps=30), "sumpool:4") < 0.5 * unmeasured
     assert error_of(Dps(PRIOR, steps=30, weight=100.0), "sumpool:4") < 0.5 * unmeasured
@@ -213,7 +213,7 @@ def test_samples_are_nearer_than_an_image_of_the_prior():
 
 @pytest.mark.parametrize("solver", [TvPgd(steps=20, inner=50, lam=1e-3), WaveletPgd(steps=60, lam=1e-3, family="haar")],
                          ids=repr)  # fmt: skip
-def test_proximal_gradients_are_no_worse_than_the_floor(solver):
+def test_proximal_gradient_descent_is_better_than_the_floor(solver):
     """On a piecewise constant image."""
     x = -torch.ones((1, 1, 16, 16), dtype=torch.float64)
     x[..., 4:12, 4:12], x[..., 6:8, 8:12] = 0.5, 1.0
@@ -225,8 +225,8 @@ def test_proximal_gradients_are_no_worse_than_the_floor(solver):
 @pytest.mark.parametrize(
     "solver", [TvPgd(steps=40, inner=60, lam=0.01), WaveletPgd(steps=40, lam=0.01, family="haar")], ids=repr
 )
-def test_proximal_gradients_end_at_a_minimum(solver):
-    """No step from the answer, in any of many directions, lowers 1/2 ||A u - y||^2 + lam R(u)."""
+def test_proximal_gradient_descent_reaches_a_minimum(solver):
+    """No step from the result in any of several directions decreases 1/2 ||A u - y||^2 + lam R(u)."""
     x = Wiener().draw(1)
     measured = problem(operator("fourier:0.5"), x, "gaussian:rel=0.05")
     task = task_of(measured, 0)
@@ -237,13 +237,13 @@ def test_proximal_gradients_end_at_a_minimum(solver):
         return float(0.5 * (physics.A(u) - task.y).square().sum() + solver.lam * value.sum())
 
     u = (solver.solve(measured, rng=rng(1)).x + 1) / 2
-    least = objective(u)
-    towards = [task.start - u, (x + 1) / 2 - u, *(0.1 * normal(1, 1, 16, 16, seed=seed) for seed in range(8))]
-    assert all(objective(u + step * d) > least - 1e-5 for d in towards for step in (0.01, -0.01, 0.1))
-    assert objective(task.start) > least
+    minimum = objective(u)
+    directions = [task.start - u, (x + 1) / 2 - u, *(0.1 * normal(1, 1, 16, 16, seed=seed) for seed in range(8))]
+    assert all(objective(u + step * d) > minimum - 1e-5 for d in directions for step in (0.01, -0.01, 0.1))
+    assert objective(task.start) > minimum
 
 
-def test_the_task_is_one_of_images_from_0_to_1_and_of_unit_norm():
+def test_the_task_is_for_images_in_0_to_1_and_physics_of_unit_norm():
     x = Wiener().draw(2)
     A = operator("sumpool:4")
     task = task_of(problem(A, x, "gaussian:0.5"), 1)
@@ -253,10 +253,10 @@ def test_the_task_is_one_of_images_from_0_to_1_and_of_unit_norm():
     torch.testing.assert_close(exact.y, exact.physics.A((x[1:] + 1) / 2))
 
 
-# ------------------------------------------------------------------------------------------------- what does not fit
+# -------------------------------------------------------------------------------------------------------- limitations
 
 
-def test_ddrm_leaves_out_what_has_no_factorisation():
+def test_ddrm_skips_operators_without_a_factorisation():
     (record,) = cb.run("deepinv_ddrm:prior=deepinv_denoiser,prior.source=median,steps=2", "sumpool:16@deepinv_blur",
                        images="0", floor=False)  # fmt: skip
     assert record.status == "skipped"
@@ -264,30 +264,30 @@ def test_ddrm_leaves_out_what_has_no_factorisation():
     assert "\n" not in record.reason
 
 
-def test_ddrm_of_deepinv_takes_no_physics_without_an_svd():
-    """Which is why `as_physics` is not enough for it."""
+def test_ddrm_of_deepinv_requires_an_svd():
+    """`as_physics` is therefore not sufficient for it."""
     physics = as_physics(operator("sumpool:4"))
     with pytest.raises(AttributeError, match="mask"):
         dinv.sampling.DDRM(as_denoiser(PRIOR), sigmas=[1, 0])(physics.A(normal(1, 1, 16, 16)), physics)
 
 
 def test_ddrm_of_deepinv_draws_half_the_variance():
-    """Of its first level, in a basis where nothing is measured."""
-    seen = []
+    """At the first level, with nothing measured."""
+    inputs = []
 
-    class Looking(dinv.models.Denoiser):
+    class Recorder(dinv.models.Denoiser):
         def forward(self, x, sigma, **_):
-            seen.append((float(x.var()), float(sigma)))
+            inputs.append((float(x.var()), float(sigma)))
             return x
 
     physics = dinv.physics.DecomposablePhysics(mask=torch.zeros(1, 1, 200, 200))
     with torch.random.fork_rng(devices=[]):
-        dinv.sampling.DDRM(Looking(), sigmas=[1.0])(torch.zeros(1, 1, 200, 200), physics)
-    assert seen == [(pytest.approx(0.5, rel=0.03), 1.0)]
+        dinv.sampling.DDRM(Recorder(), sigmas=[1.0])(torch.zeros(1, 1, 200, 200), physics)
+    assert inputs == [(pytest.approx(0.5, rel=0.03), 1.0)]
 
 
-def test_dpir_of_deepinv_has_no_meaning_without_noise():
-    """Which is why `deepinv_dpir` takes exact measurements for noisy ones."""
+def test_dpir_of_deepinv_is_undefined_without_noise():
+    """`deepinv_dpir` therefore uses a minimum noise level."""
     levels, _, _ = dinv.optim.dpir.get_DPIR_params(0.0)
     assert levels[-1].isnan()
 
@@ -303,7 +303,7 @@ MEDIAN = "prior=deepinv_denoiser,prior.source=median"
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_it_is_found_by_name_and_is_a_row(spec):
+def test_it_runs_by_name(spec):
     if "pgd" not in spec:
         spec += f":{MEDIAN}" + (",steps=2" if "dpir" not in spec else "")
     (record,) = cb.run(spec, "sumpool:16", images="0", floor=False)
@@ -313,18 +313,18 @@ def test_it_is_found_by_name_and_is_a_row(spec):
     assert cb.solver(record.solver) == cb.solver(spec)
 
 
-BAD = ["deepinv_dps:steps=1", "deepinv_dps:weight=-1", "deepinv_ddrm:eta=2", "deepinv_diffpir:zeta=-1",
-       "deepinv_red:lam=0", "deepinv_dpir:gain=0", "deepinv_tv_pgd:0", "deepinv_tv_pgd:lam=-1",
-       "deepinv_tv_pgd:inner=0", "deepinv_wavelet_pgd:family=nothing", "deepinv_wavelet_pgd:level=0"]  # fmt: skip
+INVALID = ["deepinv_dps:steps=1", "deepinv_dps:weight=-1", "deepinv_ddrm:eta=2", "deepinv_diffpir:zeta=-1",
+           "deepinv_red:lam=0", "deepinv_dpir:gain=0", "deepinv_tv_pgd:0", "deepinv_tv_pgd:lam=-1",
+           "deepinv_tv_pgd:inner=0", "deepinv_wavelet_pgd:family=nothing", "deepinv_wavelet_pgd:level=0"]  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", BAD)
-def test_what_makes_no_sense_is_refused(spec):
+@pytest.mark.parametrize("spec", INVALID)
+def test_invalid_parameters_are_refused(spec):
     with pytest.raises(CryobenchError, match="deepinv"):
         cb.solver(spec)
 
 
-def test_the_model_free_denoisers_drive_every_method():
+def test_model_free_denoisers_work_in_every_method():
     measured = problem(operator("sumpool:4"), Wiener().draw(1))
     for method in (Dps, Ddrm, DiffPir, Red):
         assert method(ModelFree("median"), steps=3).solve(measured, rng=rng(1)).x.isfinite().all()

@@ -1,4 +1,4 @@
-"""Landweber converges to the least-norm solution, and is a row in the table."""
+"""Landweber converges to the least-norm solution and runs by name."""
 
 import torch
 from cryobench_landweber import Landweber
@@ -16,7 +16,7 @@ def test_it_converges_to_the_least_norm_solution():
     torch.testing.assert_close(cb.solve(Landweber(steps=5_000), A, y), A.A_dagger(y), rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_found_by_name_and_is_a_row():
+def test_it_runs_by_name():
     records = cb.run("landweber:20", "sumpool:16", images="0")
     assert [(record.solver, record.status) for record in records] == [("pinv", "ok"), ("landweber:20", "ok")]
     assert records[1].counters["operator_calls"] == 21

@@ -1,4 +1,4 @@
-"""The tracker keeps every run and record, beside others that write too, and cannot stop a run."""
+"""The tracker stores every run and record, also with concurrent writers, and its errors do not stop a run."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def keep_a_run(name, records=25):
     hooks.call("cryobench_run_finished", records=[])
 
 
-def test_an_installed_tracker_keeps_a_real_run(file):
+def test_an_installed_tracker_stores_a_real_run(file):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         records = cb.run("tikhonov", "sumpool:16", images="0:2")
@@ -59,7 +59,7 @@ def test_an_installed_tracker_keeps_a_real_run(file):
         assert row["started"] <= row["finished"]
 
 
-def test_a_run_that_is_cut_off_has_no_end(file):
+def test_an_interrupted_run_has_no_finish_time(file):
     tracker = Tracker()
     tracker.cryobench_run_started(cells=2, options={})
     tracker.cryobench_record_added(record())
@@ -67,14 +67,14 @@ def test_a_run_that_is_cut_off_has_no_end(file):
     assert len(rows(file, "SELECT * FROM records")) == 1
 
 
-def test_a_mean_is_of_every_image_of_a_cell_that_ran():
+def test_means_are_over_all_images_of_a_cell_that_ran():
     values = {"psnr": [20.0, math.inf], "frc": [1.0, math.nan], 'odd "name"': [1.0, 2.0]}
     assert row_of(record(values=values))["mean_psnr"] == math.inf
     assert math.isnan(row_of(record(values=values))["mean_frc"])
     assert "mean_psnr" not in row_of(record(status="failed", reason="no memory"))
 
 
-def test_columns_are_added_as_metrics_are_seen(file):
+def test_columns_are_added_when_metrics_first_occur(file):
     tracker = Tracker()
     tracker.cryobench_run_started(cells=3, options={"out": file})
     for values in ({"psnr": [20.0, math.inf]}, {"frc": [1.0, math.nan]}, {'odd "name"': [1.0, 2.0]}):
@@ -100,7 +100,7 @@ def test_several_runs_write_at_once(file, kind):
         assert row["finished"] is not None
 
 
-def test_a_file_that_cannot_be_written_costs_one_line_and_no_result(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_reported_in_one_line_and_loses_no_result(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone" / "all.sqlite"))
     with pytest.warns(UserWarning, match="hook plugin") as caught:
         records = cb.run("tikhonov", "sumpool:16", images="0")
@@ -108,22 +108,22 @@ def test_a_file_that_cannot_be_written_costs_one_line_and_no_result(tmp_path, mo
     (line,) = [str(warning.message) for warning in caught if "hook plugin" in str(warning.message)]
     assert line.startswith("hook plugin 'tracker of cryobench-tracker' failed in cryobench_run_started: RuntimeError: ")
     assert "unable to open database file" in line
-    assert line.endswith(f"${VARIABLE} names another file")
+    assert line.endswith(f"set ${VARIABLE} to another file")
 
 
 def test_a_file_that_is_damaged_during_a_run_is_reported_once(file):
-    said = []
-    hooks = Hooks(said.append).register(Tracker(), "tracker")
+    messages = []
+    hooks = Hooks(messages.append).register(Tracker(), "tracker")
     hooks.call("cryobench_run_started", cells=2, options={})
     file.write_text("not a database, but long enough to be taken for one that is damaged" * 99)
     for _ in range(2):
         hooks.call("cryobench_record_added", record=record())
     hooks.call("cryobench_run_finished", records=[])
-    assert len(said) == 1
-    assert "failed in cryobench_record_added: RuntimeError: file is not a database" in said[0]
+    assert len(messages) == 1
+    assert "failed in cryobench_record_added: RuntimeError: file is not a database" in messages[0]
 
 
-def test_the_file_is_in_the_current_folder_unless_it_is_named(tmp_path, monkeypatch):
+def test_the_file_is_in_the_current_folder_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     keep_a_run("a", 1)
