@@ -1,4 +1,4 @@
-# What .ci/run and .ci/nightly share; sourced from the root of the checkout.
+# Functions shared by .ci/run and .ci/nightly; sourced from the root of the checkout.
 export OMP_WAIT_POLICY=passive  # tests run in parallel: a waiting thread must not occupy a core
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -7,7 +7,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 command -v uv >/dev/null || python3 -m pip install --quiet uv
 
-# Debian packages that are missing, each as COMMAND:PACKAGE or /FILE:PACKAGE.
+# Installs missing Debian packages, each given as COMMAND:PACKAGE or /FILE:PACKAGE.
 install_debian() {
   local missing=() pair sudo
   for pair in "$@"; do
@@ -20,7 +20,7 @@ install_debian() {
   fi
 }
 
-# Builds the wheel into $scratch and compares its contents with what must be there.
+# Builds the wheel into $scratch and checks its contents.
 check_wheel() {
   local contents file embedded=cryobench/priors/embedded
   uv build --quiet --wheel --out-dir "$scratch"
@@ -31,10 +31,10 @@ check_wheel() {
     $embedded/{model_index.json,cryobench.json,unet/config.json,unet/diffusion_pytorch_model.safetensors}; do
     grep -qx "$file" <<<"$contents" || { echo "the wheel lacks $file"; return 1; }
   done
-  if grep -vE '^cryobench(/|-)' <<<"$contents"; then echo "the wheel holds more than the package"; return 1; fi
+  if grep -vE '^cryobench(/|-)' <<<"$contents"; then echo "the wheel has files outside the package"; return 1; fi
 }
 
-# Installs every package in plugins/, runs its tests, and a row of one of them.
+# Installs every package in plugins/, runs their tests, and one solver of theirs.
 test_plugins() {
   local plugin
   export CRYOBENCH_TRACKER=$scratch/tracked.sqlite

@@ -1,31 +1,30 @@
-"""Time `dct`, `wavelet` and `tv` to the same value of 1/2 ||A x - y||^2 + lam R(x), against two other ways to lower it.
+"""Time of `dct`, `wavelet` and `tv` to a target value of 1/2 ||A x - y||^2 + lam R(x), compared with other methods.
 
     uv run python benchmarks/classical.py
     uv run --with deepinv python benchmarks/classical.py
 
-Smooth random particles in [-1, 1], noise gaussian:rel=0.05, float32. lam is one number for every image and method: the
-median of what `lam=auto` finds. The optimum is that of a long run in float64, and every objective is measured in
-float64. A gap is (F(x) - F*) / F*. A method is run once, looked at after every step, to find the step after which every
-image is at the target; then that many steps are timed, not looked at. Our times include the start A^+ y, but not what
-an operator factorises once (part `cost`).
+Smooth random particles in [-1, 1], noise gaussian:rel=0.05, float32. lam is the same for every image and method: the
+median of the values found by `lam=auto`. The optimum F* is from a long run in float64, and every objective is evaluated
+in float64. The gap is (F(x) - F*) / F*. A method is first run with an evaluation after every step, to find the number
+of steps after which every image is at the target; then that many steps are timed without evaluations. Our times include
+the initial A^+ y, but not the one-time factorisation of the operator (part `cost`).
 
 speed    The published recipe: 200 steps of Adam, rate 0.1, on ||A x - y||^2 by autograd through masks, average pooling
-         and sum, and after each a proximal step by SciPy (orthonormal dctn), PyWavelets (wavedec2, db4) or scikit-image
-         (denoise_tv_chambolle), every coefficient shrunk by 0.01; from noise, one image at a time. It minimises nothing
-         we know, so its target is the objective it ends at. It is run once, over all images.
+         and sum, each followed by a proximal step by SciPy (orthonormal dctn), PyWavelets (wavedec2, db4) or
+         scikit-image (denoise_tv_chambolle) with threshold 0.01; from noise, one image at a time. It does not minimise
+         a known objective, so the target is its final objective. It is run once, over all images.
 
          deepinv: its FISTA and PGD, step 1 / ||A||^2, batched, on our operator as its LinearPhysics, with its L2, from
-         the A^+ y where ours start, and without the objective it would evaluate at every step. Its WaveletPrior pads
-         the image, and is neither orthonormal nor the R of the others; so the prox of `dct` and `wavelet` is ours. That
-         of `tv` is its TVPrior, the same R: as it comes, up to 1000 inner iterations, and with 20. The target is a gap
-         of 1e-4.
+         the same A^+ y as ours, and without evaluating the objective at every step. Its WaveletPrior pads the image:
+         it is not orthonormal and has another R, so `dct` and `wavelet` use our prox. `tv` uses its TVPrior, which has
+         the same R, with the default of up to 1000 inner iterations and with 20. The target is a gap of 1e-4.
 
-methods  primal_dual against fista, to a gap of 1e-4.
+methods  primal_dual compared with fista, to a gap of 1e-4.
 
 cost     Seconds of one primal-dual step (`dct`) by number of images, their size and the number of masks.
 
-Times are medians over repeats within one process, the ways in turn; compare the ratios, not the seconds. Where other
-programs share the cores, OMP_WAIT_POLICY=passive keeps idle threads from holding them.
+Times are medians over repeats within one process, alternating between the methods; compare ratios, not seconds. On
+shared cores set OMP_WAIT_POLICY=passive, so that idle threads do not occupy them.
 """
 
 from __future__ import annotations
@@ -62,15 +61,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the tables are made with. reference: steps of the run that gives F*. cap, patience: most steps, and most
-    seconds of looking after every step, before a method counts as not getting there. cost_*: the axes of `cost`."""
+    """Settings of the tables. reference: steps of the run that gives F*. max_steps, max_seconds: limits of the run that
+    counts steps, after which a method has not reached the target. cost_*: the axes of `cost`."""
 
     images: int
     size: int
     repeats: int
     reference: int = 4000
-    cap: int = 2000
-    patience: float = 20.0
+    max_steps: int = 2000
+    max_seconds: float = 20.0
     cost_images: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     cost_sizes: tuple[int, ...] = (64, 128, 256)
     cost_masks: tuple[int, ...] = (16, 64, 128, 256, 512, 1024)
@@ -93,40 +92,40 @@ def particles(count: int, size: int) -> torch.Tensor:
     return 2 * (images - low) / (high - low) - 1
 
 
-def everyone(count: int) -> Rng:
+def rng_of(count: int) -> Rng:
     return Rng(0, [str(i) for i in range(count)])
 
 
 @cache
 def measured(recipe: OperatorRecipe, count: int, size: int, dtype: torch.dtype = torch.float32) -> Problem:
-    """Noisy measurements of the particles; in float64, the same numbers."""
+    """Noisy measurements of the particles; those in float64 are the float32 ones, converted."""
     operator = build_operator(recipe, (size, size), seed=0, dtype=dtype, device=CPU)
     operator.prepare()
     if dtype != torch.float32:
-        same = measured(recipe, count, size)
-        return Problem(operator, same.y.to(dtype), same.noise, same.sigma.to(dtype))
+        single = measured(recipe, count, size)
+        return Problem(operator, single.y.to(dtype), single.noise, single.sigma.to(dtype))
     noise = Gaussian(rel=0.05)
-    noisy = noise.apply(operator.A(particles(count, size)), operator, MINMAX, everyone(count))
+    noisy = noise.apply(operator.A(particles(count, size)), operator, MINMAX, rng_of(count))
     return Problem(operator, noisy.y, noise, noisy.sigma)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One objective. judge: it, in float64. optimum: its least value, [B, 1, 1, 1]."""
+    """One objective. exact: the objective in float64. optimum: its minimum, [B, 1, 1, 1]."""
 
     recipe: OperatorRecipe
     solver: Regularised
     problem: Problem
-    judge: Objective
+    exact: Objective
     optimum: torch.Tensor
 
     @property
     def name(self) -> str:
         operator = self.recipe
-        what = (
+        label = (
             f"fourier:{operator.rho:g}" if isinstance(operator, Fourier) else f"K={operator.block} M={operator.count}"
         )
-        return f"{what:12s} | {type(self.solver).__name__.lower():7s}"
+        return f"{label:12s} | {type(self.solver).__name__.lower():7s}"
 
     @property
     def lam(self) -> float:
@@ -136,28 +135,28 @@ class Case:
         return self.solver.task(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
-        return self.judge.objective(x.double())
+        return self.exact.objective(x.double())
 
     def gap(self, x: torch.Tensor) -> torch.Tensor:
         return self.objective(x) / self.optimum - 1
 
 
 @cache
-def posed(recipe: OperatorRecipe, solver: Regularised, cut: float, settings: Settings) -> Case:
-    """The objective of the solver with that cut and one lam for all images, and its optimum."""
+def make_case(recipe: OperatorRecipe, solver: Regularised, cut: float, settings: Settings) -> Case:
+    """The objective of the solver with this cut and one lam for all images, and its optimum."""
     problem = measured(recipe, settings.images, settings.size)
-    found = replace(solver, cut=cut, steps=settings.reference).solve(problem, rng=everyone(settings.images)).info["lam"]
-    solver = replace(solver, cut=cut, lam=float(found.median()))
-    exact = measured(recipe, settings.images, settings.size, torch.float64)
-    best = minimise(PrimalDual(solver.task(exact)), steps=settings.reference, tol=1e-7).info["objective"]
-    return Case(recipe, solver, problem, solver.task(exact), best.reshape(-1, 1, 1, 1))
+    lams = replace(solver, cut=cut, steps=settings.reference).solve(problem, rng=rng_of(settings.images)).info["lam"]
+    solver = replace(solver, cut=cut, lam=float(lams.median()))
+    exact = solver.task(measured(recipe, settings.images, settings.size, torch.float64))
+    optimum = minimise(PrimalDual(exact), steps=settings.reference, tol=1e-7).info["objective"]
+    return Case(recipe, solver, problem, exact, optimum.reshape(-1, 1, 1, 1))
 
 
 # -------------------------------------------------------------------------------------------------------- the methods
 
 
 class Contender(NamedTuple):
-    """iterates: its answers after 1, 2, ... steps. run: its answer after a number of steps, as one would call it."""
+    """iterates: the results after 1, 2, ... steps. run: the result after a given number of steps, in one call."""
 
     name: str
     iterates: Callable[[], Iterator[torch.Tensor]]
@@ -180,14 +179,14 @@ def both(case: Case) -> list[Contender]:
 
 
 def deepinv_priors(case: Case) -> dict[str, Callable]:
-    """deepinv priors with the R of the case, by what to call them. Made anew for each run: a TVPrior starts where
-    it last ended. One that is not `explicit_prior` is not evaluated at every step."""
+    """Constructors of deepinv priors with the R of the case, by name. Each run needs a new one, because a TVPrior is
+    warm-started from the previous call. Without `explicit_prior` the objective is not evaluated at every step."""
     from deepinv.optim import Prior
     from deepinv.optim.prior import TVPrior
 
     class OurProx(Prior):
         def prox(self, x, *_, gamma, **__):
-            return case.judge.sparsity.prox(x, torch.full((1, 1, 1, 1), gamma))
+            return case.exact.sparsity.prox(x, torch.full((1, 1, 1, 1), gamma))
 
     def tv(**options) -> Prior:
         prior = TVPrior(**options)
@@ -222,12 +221,12 @@ def theirs(case: Case, kind: type, prior: Callable, name: str) -> Contender:
         return kind(data_fidelity=L2(), prior=prior(), lambda_reg=case.lam, stepsize=stepsize, max_iter=steps)
 
     def iterates() -> Iterator[torch.Tensor]:
-        one = model(1)
-        at = one.init_iterate_fn(y, physics, init=(start, start))
+        one_step = model(1)
+        state = one_step.init_iterate_fn(y, physics, init=(start, start))
         for i in itertools.count():
             with torch.no_grad():
-                at = one.fixed_point.single_iteration(at, i, y, physics)
-            yield one.get_output(at)
+                state = one_step.fixed_point.single_iteration(state, i, y, physics)
+            yield one_step.get_output(state)
 
     return Contender(name, iterates, lambda steps: model(steps)(y, physics, init=(start, start)))
 
@@ -253,11 +252,11 @@ SHRINK = {Dct: shrink_dct, Wavelet: shrink_wavelet, Tv: shrink_tv}
 
 
 def published(case: Case, steps: int = 200) -> torch.Tensor:
-    """The answers of the published recipe, one image after the other."""
+    """The results of the published recipe, one image at a time."""
     problem, recipe, shrink = case.problem, case.recipe, SHRINK[type(case.solver)]
     masks = recipe.mask.draw(recipe.count, problem.operator.image_shape, 0)
-    starts = everyone(problem.batch).stream("start").normal(problem.image_batch_shape[1:])
-    answers = []
+    starts = rng_of(problem.batch).stream("start").normal(problem.image_batch_shape[1:])
+    results = []
     for y, start in zip(problem.y, starts, strict=True):
         x = start.clone().requires_grad_()
         adam = torch.optim.Adam([x], lr=0.1)
@@ -268,28 +267,28 @@ def published(case: Case, steps: int = 200) -> torch.Tensor:
             adam.step()
             with torch.no_grad():
                 x.copy_(torch.from_numpy(shrink(x[0].detach().numpy())))
-        answers.append(x.detach())
-    return torch.stack(answers)
+        results.append(x.detach())
+    return torch.stack(results)
 
 
-# --------------------------------------------------------------------------------------------------------- the clocks
+# ------------------------------------------------------------------------------------------------------------- timing
 
 
 def timed(run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Seconds, and the answer."""
+    """Seconds, and the result."""
     start = time.perf_counter()
-    answer = run()
-    return time.perf_counter() - start, answer
+    result = run()
+    return time.perf_counter() - start, result
 
 
 def medians(runs: Sequence[Callable[[], torch.Tensor]], repeats: int) -> list[float]:
-    """Median seconds of each, in turn."""
+    """Median seconds of each run, alternating between them."""
     rounds = [[timed(run)[0] for run in runs] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
-class Found(NamedTuple):
-    """reached: whether every image came to the target, after `steps` steps; else how many were made. gap: the worst."""
+class StepCount(NamedTuple):
+    """reached: whether every image reached the target. steps: number of steps made. gap: that of the worst image."""
 
     reached: bool
     steps: int
@@ -299,24 +298,24 @@ class Found(NamedTuple):
         return str(self.steps) if self.reached else f"> {self.steps}"
 
 
-def steps_to(contender: Contender, target: torch.Tensor, case: Case, settings: Settings) -> Found:
+def steps_to(contender: Contender, target: torch.Tensor, case: Case, settings: Settings) -> StepCount:
     """The first step after which the objective of every image is at most the target."""
-    end = time.perf_counter() + settings.patience
+    end = time.perf_counter() + settings.max_seconds
     for i, x in enumerate(contender.iterates(), start=1):
         reached = bool((case.objective(x) <= target).all())
-        if reached or i == settings.cap or time.perf_counter() > end:
-            return Found(reached, i, float(case.gap(x).max()))
-    raise AssertionError("iterates do not end")
+        if reached or i == settings.max_steps or time.perf_counter() > end:
+            return StepCount(reached, i, float(case.gap(x).max()))
+    raise AssertionError("iterates() is infinite")
 
 
 def race(
     contenders: list[Contender], target: torch.Tensor, case: Case, settings: Settings
-) -> list[tuple[Found, float]]:
-    """Steps to the target, and the time of that many steps; once where they did not get there."""
-    found = [steps_to(contender, target, case, settings) for contender in contenders]
-    runs = [partial(contender.run, f.steps) for contender, f in zip(contenders, found, strict=True)]
-    there = iter(medians([run for run, f in zip(runs, found, strict=True) if f.reached], settings.repeats))
-    return [(f, next(there) if f.reached else timed(run)[0]) for run, f in zip(runs, found, strict=True)]
+) -> list[tuple[StepCount, float]]:
+    """Steps to the target and the time of that many steps, timed once if the target was not reached."""
+    counts = [steps_to(contender, target, case, settings) for contender in contenders]
+    runs = [partial(contender.run, count.steps) for contender, count in zip(contenders, counts, strict=True)]
+    times = iter(medians([run for run, count in zip(runs, counts, strict=True) if count.reached], settings.repeats))
+    return [(count, next(times) if count.reached else timed(run)[0]) for run, count in zip(runs, counts, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------------- the tables
@@ -327,36 +326,36 @@ def header(title: str, columns: str) -> None:
     print("|".join("---" if cell else "" for cell in columns.split("|")))
 
 
-def times_as_long(found: Found, s: float, base: Found, base_s: float) -> str:
-    """The ratio of times to a target; nothing where the base did not get there."""
-    return f"{'' if found.reached else '> '}{s / base_s:.1f}" if base.reached else ""
+def time_ratio(count: StepCount, s: float, base: StepCount, base_s: float) -> str:
+    """The ratio of times to a target; empty if the base did not reach it."""
+    return f"{'' if count.reached else '> '}{s / base_s:.1f}" if base.reached else ""
 
 
 def against_published(cases: list[Case], settings: Settings) -> None:
     header(
-        "To the objective that the published recipe reaches (median gap; ratio: of its seconds to ours)",
+        "To the final objective of the published recipe (median gap; ratio: its seconds over ours)",
         "| operator | prior | lam | its gap | its s | primal_dual: steps | s | ratio | fista: steps | s | ratio |",
     )
     for case in cases:
-        published(case, steps=1)  # what is imported at the first use of Adam is no part of the recipe
-        taken, answer = timed(partial(published, case))
-        results = race(both(case), case.objective(answer), case, settings)
-        cells = [f"{found} | {s:.3f} | {f'{taken / s:.0f}' if found.reached else ''}" for found, s in results]
-        gap = float(case.gap(answer).median())
-        print(f"| {case.name} | {case.lam:.3g} | {gap:.2g} | {taken:.1f} | {' | '.join(cells)} |", flush=True)
+        published(case, steps=1)  # warm-up: the first use of Adam imports modules
+        seconds, result = timed(partial(published, case))
+        results = race(both(case), case.objective(result), case, settings)
+        cells = [f"{count} | {s:.3f} | {f'{seconds / s:.0f}' if count.reached else ''}" for count, s in results]
+        gap = float(case.gap(result).median())
+        print(f"| {case.name} | {case.lam:.3g} | {gap:.2g} | {seconds:.1f} | {' | '.join(cells)} |", flush=True)
 
 
 def against_deepinv(cases: list[Case], settings: Settings) -> None:
     header(
-        f"To a gap of {GAP:g} (gap: of the worst image; ratio: of the seconds to those of primal_dual)",
+        f"To a gap of {GAP:g} (gap: that of the worst image; ratio: seconds over those of primal_dual)",
         "| operator | prior | method | steps | gap | s | ratio |",
     )
     for case in cases:
         contenders = both(case) + deepinv_contenders(case)
         results = race(contenders, (1 + GAP) * case.optimum, case, settings)
-        for contender, (found, s) in zip(contenders, results, strict=True):
-            ratio = times_as_long(found, s, *results[0])
-            print(f"| {case.name} | {contender.name} | {found} | {found.gap:.1e} | {s:.3f} | {ratio} |", flush=True)
+        for contender, (count, s) in zip(contenders, results, strict=True):
+            ratio = time_ratio(count, s, *results[0])
+            print(f"| {case.name} | {contender.name} | {count} | {count.gap:.1e} | {s:.3f} | {ratio} |", flush=True)
 
 
 def speed(settings: Settings) -> None:
@@ -365,9 +364,9 @@ def speed(settings: Settings) -> None:
 
         print(f"\ndeepinv {deepinv.__version__}")
     except ImportError as missing:
-        print(f"\ndeepinv is left out: {missing}")
+        print(f"\ndeepinv is skipped: {missing}")
     pools = [recipe for recipe in POOLS if recipe.block in settings.blocks]
-    cases = [posed(recipe, solver, 1.0, settings) for recipe in pools for solver in SOLVERS]
+    cases = [make_case(recipe, solver, 1.0, settings) for recipe in pools for solver in SOLVERS]
     against_published(cases, settings)
     against_deepinv(cases, settings)
 
@@ -379,10 +378,10 @@ def methods(settings: Settings) -> None:
     )
     for recipe, solver in itertools.product((*POOLS, Fourier(0.5)), SOLVERS):
         for cut in (1.0, solver.sparsity.cut):
-            case = posed(recipe, solver, cut, settings)
+            case = make_case(recipe, solver, cut, settings)
             results = race(both(case), (1 + GAP) * case.optimum, case, settings)
-            cells = " | ".join(f"{found} | {s:.3f}" for found, s in results)
-            ratio = times_as_long(*results[1], *results[0])
+            cells = " | ".join(f"{count} | {s:.3f}" for count, s in results)
+            ratio = time_ratio(*results[1], *results[0])
             print(f"| {case.name} | {cut:g} | {case.lam:.3g} | {cells} | {ratio} |", flush=True)
 
 
@@ -424,9 +423,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", choices=("speed", "methods", "cost", "all"), default="all")
-    parser.add_argument("--reference", type=int, default=4000, help="most steps of the run that gives the optimum")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 16], help="speed: block sizes K, of 2 and 16")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--reference", type=int, default=4000, help="maximum steps of the run that gives the optimum")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 16], help="speed: block sizes K, 2 and/or 16")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to test that it runs")
     arguments = parser.parse_args()
     blocks = tuple(arguments.blocks)
     settings = Settings(arguments.images, arguments.size, arguments.repeats, arguments.reference, blocks=blocks)

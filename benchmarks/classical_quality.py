@@ -1,12 +1,12 @@
-"""How good `dct`, `wavelet` and `tv` are with their defaults, cell by cell, against the floor and the published recipe.
+"""Quality of `dct`, `wavelet` and `tv` with default settings, compared with the floor and the published recipe.
 
     uv run python benchmarks/classical_quality.py --data particle.pt --images 0
     uv run python benchmarks/classical_quality.py                          # the packaged demo
 
-PSNR in dB (data range 1), mean over images, against the image that was measured: the floor; the published recipe (200
-steps of Adam, rate 0.1, a shrinkage by 0.01 after each, from noise) with DCT / wavelet / TV; ours as they come (where y
-is exact, the constraint form); ours in the penalty form; ours with the plain norms (cut=1, at most 500 steps). The last
-column is the best of our three less the floor.
+PSNR in dB (data range 1) to the measured image, mean over images: the floor; the published recipe (200 steps of Adam,
+rate 0.1, each followed by shrinkage by 0.01, from noise) with DCT / wavelet / TV; our defaults (constraint form if y
+is exact); ours in the penalty form; ours with the plain norms (cut=1, at most 500 steps). The last column is the best
+of our three defaults minus the floor.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measured(recipe: OperatorRecipe, noise: NoiseModel, truth: torch.Tensor, rng
 
 
 def published(problem: Problem, solver: type, rng: Rng) -> torch.Tensor:
-    """The published recipe, its gradient by autograd through the operator."""
+    """The published recipe, with the gradient by autograd through the operator."""
     x = rng.stream("start").normal(problem.image_batch_shape[1:]).requires_grad_()
     adam = torch.optim.Adam([x], lr=0.1)
     for _ in range(200):
@@ -66,8 +66,8 @@ def published(problem: Problem, solver: type, rng: Rng) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="a stack of images; the packaged demo without it")
-    parser.add_argument("--images", help="which of them, as in cryobench run")
+    parser.add_argument("--data", help="a stack of images; default: the packaged demo")
+    parser.add_argument("--images", help="the images to use, as in cryobench run")
     arguments = parser.parse_args()
     truth = images(arguments.data, arguments.images)
     rng = Rng(0, [str(i) for i in range(len(truth))])

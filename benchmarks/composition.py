@@ -1,18 +1,18 @@
-"""Steps and seconds of the iterations behind `outer@inner`, with and without their preconditioner.
+"""Steps and seconds of the iterations for `outer@inner`, with and without preconditioning.
 
     uv run python benchmarks/composition.py
 
-What is computed is A_dagger_A(x, gamma), the step that the classical solvers take, on two white images of 128 x 128,
-each with a CTF of its own (300 kV, 1.3 Å per pixel), for gamma = inf (A^+ A) and 1e4 and 10 / ||S||^2, S the outer
-operator. Every way ends at a relative residual of 1e-6, each of its own equation, or after 1000 steps; its error is
-against a run to 1e-12 in float64.
+Computes A_dagger_A(x, gamma), the step used by the classical solvers, on two white-noise images of 128 x 128 with
+different CTFs (300 kV, 1.3 Å per pixel), for gamma = inf (A^+ A) and 1e4 and 10 / ||S||^2, where S is the outer
+operator. Every method stops at a relative residual of 1e-6 of its own equation, or after 1000 steps; the error is
+relative to a run to 1e-12 in float64.
 
 plain    conjugate gradients on (A^T A + 1/gamma) x = A^T A x
-inner    the same, preconditioned by (s C^T C + 1/gamma)^-1, s the mean eigenvalue of S^T S on its range; for
-         finite gamma, for at inf it leaves the range of A^T and its answer is not of least norm
+inner    the same, preconditioned by (s C^T C + 1/gamma)^-1, s the mean eigenvalue of S^T S on its range; only for
+         finite gamma, because at inf it leaves the range of A^T and the result is not of least norm
 ours     `cryobench/operators/composed.py`, preconditioned by a closed form of S
 
-Steps are means over the images; seconds are of both images, on one core. Compare the ratios, not the seconds.
+Steps are means over the images; seconds are for both images, on one core. Compare ratios, not seconds.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ TABLE = pd.DataFrame(
         "rlnAmplitudeContrast": 0.1,
     }
 )
-Way = Callable[[ComposedOperator, torch.Tensor, float], torch.Tensor]
+Method = Callable[[ComposedOperator, torch.Tensor, float], torch.Tensor]
 
 
-def live(outer: SumPool, dtype: torch.dtype) -> ComposedOperator:
+def build(outer: SumPool, dtype: torch.dtype) -> ComposedOperator:
     imaging = Imaging((SIZE, SIZE), (1.3, 1.3), TABLE)
-    made = build_operator(Composed(outer, Ctf()), imaging, seed=0, dtype=dtype, device=torch.device("cpu"))
-    assert isinstance(made, ComposedOperator)
-    made.prepare()
-    return made
+    operator = build_operator(Composed(outer, Ctf()), imaging, seed=0, dtype=dtype, device=torch.device("cpu"))
+    assert isinstance(operator, ComposedOperator)
+    operator.prepare()
+    return operator
 
 
 def ours(operator: ComposedOperator, x: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -79,19 +79,20 @@ def inner(operator: ComposedOperator, x: torch.Tensor, gamma: float) -> torch.Te
     )
 
 
-def measured(way: Way, outer: SumPool, x: torch.Tensor, gamma: float, wanted: torch.Tensor) -> str:
-    if way is inner and math.isinf(gamma):
+def measure(method: Method, outer: SumPool, x: torch.Tensor, gamma: float, expected: torch.Tensor) -> str:
+    """Steps, seconds and relative error, formatted."""
+    if method is inner and math.isinf(gamma):
         return f"{'-':>23}"
-    operator = live(outer, x.dtype)
+    operator = build(outer, x.dtype)
     operator.cg_tol, operator.cg_max_steps = TOL, 1000
-    way(operator, x, gamma)
+    method(operator, x, gamma)
     start = time.perf_counter()
-    found = way(operator, x, gamma)
+    result = method(operator, x, gamma)
     seconds = time.perf_counter() - start
     operator.inner = CountingOperator(operator.inner)
     with counting() as calls:
-        way(operator, x, gamma)
-    error = float((found - wanted).norm() / wanted.norm())
+        method(operator, x, gamma)
+    error = float((result - expected).norm() / expected.norm())
     return f"{calls.images['A'] / len(x):6.0f} {seconds:7.2f} {error:8.0e}"
 
 
@@ -102,13 +103,14 @@ def main() -> None:
         f"{'outer':42} {'rank/N':>6} {'gamma':>6} | " + " | ".join(f"{name:>23}" for name in ("plain", "inner", "ours"))
     )
     for outer in OUTER:
-        exact = live(outer, torch.float64)
+        exact = build(outer, torch.float64)
         exact.cg_tol, exact.cg_max_steps = 1e-12, 3000
-        scale = exact.outer.compute_norm() ** 2
-        for share in (math.inf, 1e4, 10.0):
-            wanted = exact.A_dagger_A(x.double(), share / scale)
-            row = [measured(way, outer, x, share / scale, wanted) for way in (plain, inner, ours)]
-            print(f"{outer!s:42} {exact.rank / SIZE**2:6.2f} {share:6g} | " + " | ".join(row), flush=True)
+        norm_squared = exact.outer.compute_norm() ** 2
+        for relative in (math.inf, 1e4, 10.0):
+            gamma = relative / norm_squared
+            expected = exact.A_dagger_A(x.double(), gamma)
+            row = [measure(method, outer, x, gamma, expected) for method in (plain, inner, ours)]
+            print(f"{outer!s:42} {exact.rank / SIZE**2:6.2f} {relative:6g} | " + " | ".join(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Time a step of `cryosense` against the plain way to write it, and against the network alone.
+"""Time a step of `cryosense`, compared with a plain implementation and with the network alone.
 
     uv run python benchmarks/cryosense.py
 
-The plain way, as the public CryoSENSE code does it, batched: diffusers' network and `DDPMScheduler.step`, the data term
-by multiplying images by masks, pooling, and autograd. Both ways take the same network and as many steps (that they come
-to the same result is tested against recorded runs). "beside" is all that a step of ours does but for the network,
-timed with a network that costs nothing; the gradient of the data term is part of it, and so is the noise of the step.
+The plain implementation follows the public CryoSENSE code, batched: diffusers' network and `DDPMScheduler.step`, and
+the data term by multiplication with masks, pooling and autograd. Both use the same network and number of steps (tests
+compare their results on recorded runs). "rest" is our step without the network, timed with a network that returns
+zeros: it includes the gradient of the data term and the noise of the step.
 
-Times are medians over repeats within one process, the ways in turn; compare the ratios, not the seconds.
+Times are medians over repeats within one process, alternating between the methods; compare ratios, not seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CASES = ((2, 4), (16, 64), (32, 256), (32, 1024))
 
 
 def plain(problem: Problem, model: DiffusionModel, masks: torch.Tensor, block: int, draws: Draws, steps: int):
-    """CryoSENSE as published, its gradient normalised by image: [B, 1, H, W]."""
+    """CryoSENSE as published, with the gradient normalised per image: [B, 1, H, W]."""
     scheduler = DDPMScheduler(num_train_timesteps=model.T, prediction_type=model.prediction)
     scheduler.set_timesteps(steps)
     x, zeta = draws.x_T(), zeta_of(block)
@@ -52,8 +52,8 @@ def plain(problem: Problem, model: DiffusionModel, masks: torch.Tensor, block: i
     return x
 
 
-def bare(problem: Problem, model: DiffusionModel, steps: int) -> torch.Tensor:
-    """The network alone, so many times."""
+def network_only(problem: Problem, model: DiffusionModel, steps: int) -> torch.Tensor:
+    """Evaluate only the network, `steps` times."""
     x = torch.zeros(problem.image_batch_shape, device=problem.y.device)
     with torch.no_grad():
         for t in range(steps):
@@ -61,8 +61,8 @@ def bare(problem: Problem, model: DiffusionModel, steps: int) -> torch.Tensor:
     return x
 
 
-def free(model: DiffusionModel):
-    """A context in which the network costs nothing."""
+def without_network(model: DiffusionModel):
+    """A context in which the network returns zeros at no cost."""
     return unittest.mock.patch.object(model, "network", lambda x, t: torch.zeros_like(x))
 
 
@@ -81,27 +81,27 @@ def main() -> None:
     rng = Rng(0, [str(i) for i in range(given.images)])
     truth = torch.rand((given.images, 1, side, side), generator=torch.Generator().manual_seed(0)).mul(2).sub(1)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {given.images} images")
-    print("|  K |    M | plain, s a step | ours | ours / plain | network | beside | beside / network |")
-    print("|---:|-----:|----------------:|-----:|-------------:|--------:|-------:|-----------------:|")
+    print("|  K |    M | plain, s/step | ours | ours / plain | network | rest | rest / network |")
+    print("|---:|-----:|--------------:|-----:|-------------:|--------:|-----:|---------------:|")
     for block, count in CASES:
         masks = RandomBinary().draw(count, (side, side), 0).to(device)
         operator = SumPoolOperator(masks, block, dtype=torch.float32, device=device)
         problem = Problem(operator, operator.A(truth.to(device)), NoNoise(), torch.zeros(given.images, 1, 1, 1))
         solver = CryoSense(prior=prior, steps=given.steps)
-        ways = (
+        methods = (
             lambda: plain(problem, model, masks, block, Draws(problem, rng), given.steps),  # noqa: B023
             lambda: solver.sample(problem, model, Draws(problem, rng), lambda *_: None),  # noqa: B023
-            lambda: bare(problem, model, given.steps),  # noqa: B023
+            lambda: network_only(problem, model, given.steps),  # noqa: B023
         )
-        for way in ways:  # warm up
-            way()
-        rounds = [[seconds(way, device) / given.steps for way in ways] for _ in range(given.repeats)]
-        with free(model):
-            beside = statistics.median(seconds(ways[1], device) / given.steps for _ in range(4 * given.repeats))
+        for method in methods:  # warm-up
+            method()
+        rounds = [[seconds(method, device) / given.steps for method in methods] for _ in range(given.repeats)]
+        with without_network(model):
+            rest = statistics.median(seconds(methods[1], device) / given.steps for _ in range(4 * given.repeats))
         theirs, ours, network = (statistics.median(r[k] for r in rounds) for k in range(3))
         print(
             f"| {block:2d} | {count:4d} | {theirs:.4f} | {ours:.4f} | {ours / theirs:.2f} | {network:.4f} "
-            f"| {beside:.4f} | {beside / network:.1%} |",
+            f"| {rest:.4f} | {rest / network:.1%} |",
             flush=True,
         )
 

@@ -1,13 +1,13 @@
-"""What the solvers with a diffusion prior reach for the network evaluations they take, beside `pinv` and `tv`.
+"""Quality and cost of the solvers with a diffusion prior, compared with `pinv` and `tv`.
 
     uv run python benchmarks/diffusion.py --out runs/diffusion
 
-Simulated particles with their own noise (snr 2), sum pooling by K = 2, 4, 8, 16, 32 with random binary masks at C = 4,
-exact measurements; once of structures that the packaged prior was trained on (other orientations, other noise) and once
-of held-out ones. PSNR in dB (data range 1) to the image that was measured and to the clean one, mean over images with a
-95% bootstrap interval. `ceiling` is the clean image plus what the measurements determine of its noise. NFE: network
-evaluations an image. Cells that are in --out already are not run again, nor those of held-out structures that
-`cryobench sweep leaderboards/pixel.yaml` left there: they are the same.
+Simulated noisy particles (snr 2), sum pooling by K = 2, 4, 8, 16, 32 with random binary masks at C = 4, exact
+measurements; once of structures that the packaged prior was trained on (other orientations, other noise) and once of
+held-out ones. PSNR in dB (data range 1) to the measured image and to the clean one, mean over images with a 95%
+bootstrap interval. `ceiling` is the clean image plus the component of the noise that the measurements determine. NFE:
+network evaluations per image. Cells saved in --out are reused, including those of held-out structures saved there by
+`cryobench sweep leaderboards/pixel.yaml`, which are the same.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ SOLVERS = (
     "pigdm:steps=20", "daps:steps=10,ode_steps=2", "cryosense", "dps:zeta=3",
     "dmplug:steps=300,lr=0.03,ddim_steps=2",
 )  # fmt: skip
-"""Each with the best of its settings by tools/tune_diffusion.py."""
+"""Each with its best setting found by tools/tune_diffusion.py."""
 METRICS = ("psnr", "ssim", "frc", "null_error")
 COLUMNS = ("psnr", "psnr_clean")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solver", action="append", help="repeat for more; default: all")
-    parser.add_argument("--block", action="append", type=int, help="K; repeat for more; default: 2 to 32")
-    parser.add_argument("--data", action="append", choices=DATA, help="repeat for both, which is the default")
+    parser.add_argument("--solver", action="append", help="can be repeated; default: all")
+    parser.add_argument("--block", action="append", type=int, help="K; can be repeated; default: 2 to 32")
+    parser.add_argument("--data", action="append", choices=DATA, help="can be repeated; default: both")
     parser.add_argument("--images", default="0:16")
     parser.add_argument("--prior", help="a prior for all solvers that take one; default: embedded")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/diffusion"))
-    parser.add_argument("--quick", action="store_true", help="two solvers, one cell, one image: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="two solvers, one cell, one image, to test that it runs")
     given = parser.parse_args()
     solvers, blocks, data = given.solver or SOLVERS, given.block or BLOCKS, given.data or list(DATA)
     if given.quick:
@@ -65,14 +65,14 @@ def main() -> None:
 
 
 def with_prior(solver: str, prior: str) -> str:
-    """The solver's spec with this prior, where it takes one."""
+    """The solver's spec with this prior, if it takes one."""
     if not isinstance(cb.solver(solver), WithDiffusion):
         return solver
     return f"{solver}{',' if ':' in solver else ':'}prior={prior}"
 
 
 def print_table(name: str, blocks: Sequence[int], found: dict[str, list[Record]]) -> None:
-    """A row a solver: NFE, seconds an image, and for each K both PSNRs; then the means over K."""
+    """A table per PSNR, with a row per solver: NFE, seconds per image, the PSNR for each K and its mean."""
     for column, what in zip(COLUMNS, ("the measured image", "the clean image"), strict=True):
         print(f"\n{name}, PSNR to {what}\n")
         heads = ["solver", "NFE", "s/image", *(f"K={block}" for block in blocks), "mean"]
@@ -81,15 +81,15 @@ def print_table(name: str, blocks: Sequence[int], found: dict[str, list[Record]]
         for solver, records in found.items():
             cells = [shown(record, column) for record in records]
             means = [mean(record.values[column]) for record in records if column in record.values]
-            over = f"{sum(filter(None, means)) / len(means):.2f}" if len(means) == len(blocks) else ""
+            overall = f"{sum(filter(None, means)) / len(means):.2f}" if len(means) == len(blocks) else ""
             cost = [mean([record.counters.get("nfe", 0.0) for record in records]),
                     mean([record.timing.get("seconds_per_image", 0.0) for record in records])]  # fmt: skip
             costs = [f"{cost[0] or 0:.0f}", f"{cost[1] or 0:.3g}"]
-            print("| " + " | ".join([solver, *costs, *cells, over]) + " |", flush=True)
+            print("| " + " | ".join([solver, *costs, *cells, overall]) + " |", flush=True)
 
 
 def shown(record: Record, column: str) -> str:
-    """Mean and interval, or why there is none."""
+    """Mean and interval, or the reason why there is none."""
     values = record.values.get(column)
     if not values:
         return record.reason or ""

@@ -1,12 +1,12 @@
-"""Time one data-consistency gradient, A^T (A x - y), of `sumpool` against the plain way to write it.
+"""Time one data-consistency gradient, A^T (A x - y), of `sumpool`, compared with a plain implementation.
 
-The plain way, as the public CryoSENSE code does it: multiply every image by every mask ([B M, 1, H, W] in memory),
-average-pool, sum of squares, autograd. Ours is a batched product with the Gram matrices of the blocks, B_p^T B_p, or
-with B_p and its transpose, whichever is cheaper. Both give the same gradient; the difference is checked and printed.
+The plain implementation follows the public CryoSENSE code: multiply every image by every mask ([B M, 1, H, W] in
+memory), average-pool, sum of squares, autograd. Ours is a batched product with the Gram matrices of the blocks,
+B_p^T B_p, or with B_p and its transpose, whichever is cheaper. The relative difference of the two is printed.
 
     uv run python benchmarks/gradient.py
 
-Times are medians over repeats within one process, the two ways in turn; compare the ratios, not the seconds.
+Times are medians over repeats within one process, alternating between the methods; compare ratios, not seconds.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def seconds(run: Callable[[], torch.Tensor], device: torch.device) -> float:
 
 
 def compare(block: int, count: int, batch: int, repeats: int, device: torch.device) -> tuple[float, float, float]:
-    """Median seconds of the plain way and of ours, and their relative difference."""
+    """Median seconds of the plain implementation and of ours, and the relative difference of the gradients."""
     masks = RandomBinary().draw(count, (SIZE, SIZE), 0).to(device)
     operator = SumPoolOperator(masks, block, dtype=torch.float32, device=device)
     draw = torch.Generator().manual_seed(0)
     x, truth = (torch.rand((batch, 1, SIZE, SIZE), generator=draw).mul(2).sub(1).to(device) for _ in range(2))
     y = operator.A(truth)
-    back_projection = operator.A_adjoint(y)  # once per problem, however many gradients follow
-    ways = (
+    back_projection = operator.A_adjoint(y)  # computed once per problem
+    methods = (
         lambda: plain_gradient(x, y, masks, block),
         lambda: operator.A_adjoint_A(x) - back_projection,
     )
-    theirs, ours = (way() for way in ways)  # also the warm-up: the Gram matrices are made here
-    difference = float((ours - theirs).norm() / theirs.norm())
-    rounds = [[seconds(way, device) for way in ways] for _ in range(repeats)]
+    plain, ours = (method() for method in methods)  # also the warm-up, which computes the Gram matrices
+    difference = float((ours - plain).norm() / plain.norm())
+    rounds = [[seconds(method, device) for method in methods] for _ in range(repeats)]
     return statistics.median(r[0] for r in rounds), statistics.median(r[1] for r in rounds), difference
 
 

@@ -1,11 +1,11 @@
-"""How long `cryobench leaderboard` takes over many records, and how much memory, in each format.
+"""Time and memory of `cryobench leaderboard` on many records, in each format.
 
-Run folders are made up in a temporary folder: ten solvers on every problem, floor among them, one mostly skipped,
-numbers drawn so that neighbouring solvers are hard to distinguish. A line is a process of its own: its wall time, its
-processor time and its peak resident memory. "first" reads every folder and makes the index; the others find it up to
-date, but for "new", before which ten folders are added.
+Synthetic run folders are written to a temporary folder: ten solvers on every problem, including the floor and one that
+is mostly skipped, with scores such that neighbouring solvers are hard to distinguish. Each line is a separate process:
+its wall time, processor time and peak resident memory. "first" reads every folder and builds the index; the others use
+an up-to-date index, except "new", before which ten folders are added.
 
-    uv run python benchmarks/leaderboard.py           # 100,000 records: the folders alone take 2 GB and some minutes
+    uv run python benchmarks/leaderboard.py           # 100,000 records: writing the folders takes 2 GB and some minutes
     uv run python benchmarks/leaderboard.py --quick   # 2,000 records
 """
 
@@ -48,33 +48,33 @@ SOLVERS = (
 SEEDS, NOISES = 10, ("none", "gaussian:rel=0.05", "gaussian:rel=0.1", "poisson:100")
 
 
-def record(problem: int, place: int, n_images: int) -> Record:
-    """One solver's cell of a problem, as a run would leave it."""
-    rng = np.random.default_rng((problem, place))
-    images = np.random.default_rng(problem).normal(22, 2, n_images)  # how hard each is, for all solvers
-    psnr = images + 0.2 * place + rng.normal(0, 0.3, n_images)
-    ran = not (SOLVERS[place] == "dmplug" and problem % 4)
+def record(problem: int, solver: int, n_images: int) -> Record:
+    """The record of one solver on one problem."""
+    rng = np.random.default_rng((problem, solver))
+    difficulty = np.random.default_rng(problem).normal(22, 2, n_images)  # of each image, the same for all solvers
+    psnr = difficulty + 0.2 * solver + rng.normal(0, 0.3, n_images)
+    ran = not (SOLVERS[solver] == "dmplug" and problem % 4)
     seed, noise, operator = problem % SEEDS, NOISES[problem // SEEDS % len(NOISES)], problem // SEEDS // len(NOISES)
     return Record(
-        hash=f"{problem * len(SOLVERS) + place:064x}",
+        hash=f"{problem * len(SOLVERS) + solver:064x}",
         status="ok" if ran else "skipped",
         reason="" if ran else "needs a diffusion prior",
-        solver=SOLVERS[place],
+        solver=SOLVERS[solver],
         operator=f"sumpool:{2 ** (operator % 5 + 1)},count={operator + 1}",
         noise=noise,
         data="particles.star",
         seed=seed,
         images=[str(image) for image in range(n_images)],
-        floor=place == 0,
+        floor=solver == 0,
         compression=2.0 ** (operator % 4),
         values={column["name"]: (psnr / (1 + number)).tolist() for number, column in enumerate(COLUMNS)} if ran else {},
         columns=COLUMNS if ran else [],
         timing={"seconds_per_image": float(rng.gamma(2.0)), "setup_seconds": 0.1} if ran else {},
-        counters={"nfe": 100.0 * place, "operator_calls": 7.0} if ran else {},
+        counters={"nfe": 100.0 * solver, "operator_calls": 7.0} if ran else {},
         peak_memory_mib=100.0 if ran else None,
         problem={"data_digest": "sha256:0123", "image_shape": [128, 128], "pixel_size_angstrom": [1.31] * n_images},
         environment={
-            "created": f"2026-11-21T00:00:00.{problem * len(SOLVERS) + place:07d}",
+            "created": f"2026-11-21T00:00:00.{problem * len(SOLVERS) + solver:07d}",
             "device": "cpu",
             "dtype": "float32",
             "version": "0.1.0",
@@ -83,24 +83,24 @@ def record(problem: int, place: int, n_images: int) -> Record:
     )
 
 
-def make(root: Path, records: range, n_images: int) -> None:
-    """Run folders, with what a leaderboard reads of them."""
+def write_folders(root: Path, records: range, n_images: int) -> None:
+    """Write run folders with the files that a leaderboard reads."""
     for number in records:
-        made = record(*divmod(number, len(SOLVERS)), n_images)
+        synthetic = record(*divmod(number, len(SOLVERS)), n_images)
         folder = root / f"2026-11-21-{number:07d}"
         folder.mkdir(parents=True)
-        fields = dict(vars(made))
+        fields = dict(vars(synthetic))
         values = fields.pop("values")
         fields.pop("solver_info")
         (folder / RECORD).write_text(json.dumps(fields))
         with (folder / METRICS).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["image", *values])
-            writer.writerows(zip(made.images, *values.values(), strict=True) if values else ())
+            writer.writerows(zip(synthetic.images, *values.values(), strict=True) if values else ())
 
 
 def measure(root: Path, format: str, output: Path) -> str:
-    """One process that writes a leaderboard: seconds, seconds of the processor, and MiB at its peak."""
+    """Run one process that writes a leaderboard: its wall and processor seconds, peak memory and output size."""
     command = [sys.executable, "-m", "cryobench", "leaderboard", str(root), "--format", format]
     start = time.perf_counter()
     with output.open("wb") as file:
@@ -123,13 +123,13 @@ def main() -> None:
     n_records = 2000 if chosen.quick else chosen.records
     with tempfile.TemporaryDirectory(prefix="cryobench-leaderboard-") as folder:
         root, output = Path(folder) / "runs", Path(folder) / "output"
-        make(root, range(n_records), chosen.images)
+        write_folders(root, range(n_records), chosen.images)
         print(f"{n_records} records of {chosen.images} images, {len(COLUMNS)} metric columns")
         print(f"{'':8}{'wall':>9} {'processor':>9} {'peak memory':>11} {'output':>12}")
         print(f"{'first':8}{measure(root, 'csv', output)}", flush=True)
         for format in chosen.formats:
             print(f"{format:8}{measure(root, format, output)}", flush=True)
-        make(root, range(n_records, n_records + 10), chosen.images)
+        write_folders(root, range(n_records, n_records + 10), chosen.images)
         print(f"{'new':8}{measure(root, 'csv', output)}")
 
 

@@ -1,8 +1,8 @@
-"""Speed of the simulator: particles a second at 128 x 128 once the volume is built, and of its slices beside a peer's.
+"""Speed of the simulator: particles per second at 128 x 128 once the volume is computed, and slices per second.
 
     uv run python benchmarks/simulate.py [--device cuda] [--count 2048] [--quick]
 
-The peer is torch-fourier-slice, on the same volume and rotations, at the same padding.
+Slices are compared with torch-fourier-slice, on the same volume and rotations, with the same padding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=1024, help="particles for each figure")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--quick", action="store_true", help="a few particles, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few particles, to test that it runs")
     options = parser.parse_args()
     count = 2 * options.batch if options.quick else options.count
     print(f"{hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}")
@@ -43,13 +43,13 @@ def main() -> None:
         for _ in range(3):
             seconds = timed(lambda o=other: batches(o.particles, count, options.batch), options.device)
             rates.append(count / seconds)
-        print(f"{what:14s} {max(rates):8.0f} particles a second in batches of {options.batch}")
+        print(f"{what:14s} {max(rates):8.0f} particles/s in batches of {options.batch}")
 
     compare_slices(count, options.batch, options.device)
 
 
 def compare_slices(count: int, batch: int, device: str) -> None:
-    """Slices a second beside torch-fourier-slice's, on the padded volume of both."""
+    """Print slices per second of our code and of torch-fourier-slice."""
     from torch_fourier_slice import extract_central_slices_rfft_3d
 
     atoms = read_structure("6zu5")
@@ -58,10 +58,10 @@ def compare_slices(count: int, batch: int, device: str) -> None:
     ours = Projector(volume)
     padded = torch.nn.functional.pad(volume, [(PADDING - 1) * SIZE // 2] * 6)
     theirs = torch.fft.fftshift(torch.fft.rfftn(torch.fft.ifftshift(padded)), dim=(0, 1))
-    turned = A.transpose(1, 2)
+    transposed = A.transpose(1, 2)
 
     def their_slices(part: range) -> torch.Tensor:
-        return extract_central_slices_rfft_3d(theirs, turned[part.start : part.stop], fftfreq_max=0.5)
+        return extract_central_slices_rfft_3d(theirs, transposed[part.start : part.stop], fftfreq_max=0.5)
 
     pairs = []
     for _ in range(3):
@@ -70,7 +70,7 @@ def compare_slices(count: int, batch: int, device: str) -> None:
         pairs.append((count / a, count / b, b / a))
     best = max(pairs, key=lambda pair: pair[2])
     low = min(pair[2] for pair in pairs)
-    print(f"slices: ours {best[0]:.0f} a second, torch-fourier-slice {best[1]:.0f}; "
+    print(f"slices: ours {best[0]:.0f} per second, torch-fourier-slice {best[1]:.0f}; "
           f"{low:.1f} to {best[2]:.1f} times as fast")  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def batches(work: Callable[[range], object], count: int, batch: int) -> None:
 
 
 def timed(work: Callable[[], object], device: str) -> float:
-    """Wall seconds, the device's queue emptied before and after."""
+    """Wall seconds, with the device synchronised before and after."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     start = time.perf_counter()

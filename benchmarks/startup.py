@@ -1,4 +1,4 @@
-"""Time the commands that must answer at once: `cryobench --help` and `cryobench list`, this one with 200 plugins too.
+"""Time the start-up of `cryobench --help`, `list` and `--version`, and of `list` with 200 plugins.
 
 uv run python benchmarks/startup.py
 """
@@ -23,8 +23,8 @@ def seconds(arguments: list[str], path: str = "") -> float:
     return time.perf_counter() - start
 
 
-def install(site: Path) -> None:
-    """As many distributions of one solver each, as pip leaves them."""
+def install_plugins(site: Path) -> None:
+    """Write the metadata of 200 distributions of one solver each, as pip would install it."""
     for i in range(PLUGINS):
         info = site / f"cryobench_dummy_{i}-1.0.dist-info"
         info.mkdir()
@@ -39,7 +39,7 @@ def main() -> None:
         median = statistics.median(seconds([sys.executable, "-m", "cryobench", command]) for _ in range(7))
         print(f"{'cryobench ' + command:<22} {median:.3f} s")
     with tempfile.TemporaryDirectory() as site:
-        install(Path(site))
+        install_plugins(Path(site))
         listing = [sys.executable, "-m", "cryobench", "list"]
         shown = subprocess.run(
             listing, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": site}

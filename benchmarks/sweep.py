@@ -1,10 +1,10 @@
-"""What a sweep adds to the work of its cells, and what a second worker gains.
+"""Overhead of a sweep per cell, and speed-up with a second worker.
 
-Trivial cells: `pinv` on 32 x 32 images, one metric, `--cells` of them by as many seeds. A line is a process of its own.
-"overhead": the time between the first and the last record, a cell, beyond what the cell itself says it took (set-up,
-solver, metrics). "scaling": cells a second with two worker processes over that with one, both between the first and
-the last record, as starting takes the same few seconds whatever there is to do; the total is given too. One after
-the other, and the medians of `--repeats`: a shared machine is not equally fast for long.
+Trivial cells: `pinv` on 32 x 32 images, one metric, `--cells` seeds. Each line is a separate process. "overhead" is the
+time between the first and the last record, per cell, minus the time recorded for the cell itself (set-up, solver,
+metrics). The ratios at the end compare cells per second of two worker processes and of one. Start-up, which does not
+depend on the number of cells, is excluded; "total" includes it. Executors alternate and medians over `--repeats` are
+reported, because the speed of a shared machine varies.
 
     uv run python benchmarks/sweep.py            # 2,000 cells
     uv run python benchmarks/sweep.py --quick    # 60 cells, once
@@ -28,8 +28,8 @@ import numpy as np
 EXECUTORS = ("local", "processes:1", "processes:2")
 
 
-def swept(suite: Path, out: Path, executor: str) -> tuple[float, float, float]:
-    """Cells a second between the first and the last record; seconds a cell beyond its own; seconds of the whole."""
+def run_sweep(suite: Path, out: Path, executor: str) -> tuple[float, float, float]:
+    """Cells per second between the first and the last record; overhead in seconds per cell; total seconds."""
     command = [
         sys.executable,
         "-m",
@@ -46,12 +46,12 @@ def swept(suite: Path, out: Path, executor: str) -> tuple[float, float, float]:
     start = time.perf_counter()
     subprocess.run([*command, "--quiet", "--csv", str(out) + ".csv"], check=True, stdout=subprocess.DEVNULL,
                    env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-    whole = time.perf_counter() - start
+    total = time.perf_counter() - start
     records = [json.loads(path.read_text()) for path in out.glob("*/record.json")]
-    made = sorted(datetime.fromisoformat(record["environment"]["created"]).timestamp() for record in records)
-    own = [sum(record["timing"][f"{part}_seconds"] for part in ("setup", "solver", "score")) for record in records]
-    passed = made[-1] - made[0]
-    return (len(made) - 1) / passed, passed / (len(made) - 1) - float(np.mean(own)), whole
+    created = sorted(datetime.fromisoformat(record["environment"]["created"]).timestamp() for record in records)
+    work = [sum(record["timing"][f"{part}_seconds"] for part in ("setup", "solver", "score")) for record in records]
+    elapsed = created[-1] - created[0]
+    return (len(created) - 1) / elapsed, elapsed / (len(created) - 1) - float(np.mean(work)), total
 
 
 def main() -> None:
@@ -70,9 +70,9 @@ def main() -> None:
         rates: dict[str, list[float]] = {executor: [] for executor in EXECUTORS}
         for repeat in range(repeats):
             for executor in EXECUTORS:
-                rate, beyond, whole = swept(suite, folder / f"{executor}-{repeat}", executor)
+                rate, overhead, total = run_sweep(suite, folder / f"{executor}-{repeat}", executor)
                 rates[executor].append(rate)
-                figures = f"{rate:7.1f} cells/s, overhead {1000 * beyond:5.1f} ms a cell, whole {whole:6.1f} s"
+                figures = f"{rate:7.1f} cells/s, overhead {1000 * overhead:5.1f} ms per cell, total {total:6.1f} s"
                 print(f"{executor:12} {figures}", flush=True)
     for other in EXECUTORS[:2]:
         ratios = [two / one for two, one in zip(rates[EXECUTORS[2]], rates[other], strict=True)]

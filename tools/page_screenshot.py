@@ -1,4 +1,4 @@
-r"""Makes docs/leaderboard_page.png: the HTML page of a results folder, as a browser shows it.
+r"""Writes docs/leaderboard_page.png: a screenshot of the HTML page of a results folder.
 
     cryobench run -s dct -s tv -s wavelet -o sumpool:8,count=32 -o sumpool:8 -o sumpool:8,count=8 -o fourier:0.5 \
         -o fourier:0.25 -n none -n gaussian:rel=0.05 --ceiling -d simulate:6zu5,snr=10,count=8,size=128 --images 0:8 \
@@ -26,7 +26,7 @@ COLOURS = 256
 
 
 def page_of(results: Path, folder: Path) -> Path:
-    """The page of a results folder, as `cryobench leaderboard` writes it."""
+    """The page of a results folder, written by `cryobench leaderboard`."""
     page = folder / "page.html"
     command = [sys.executable, "-m", "cryobench", "leaderboard", str(results), "--format", f"html={page}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -34,7 +34,7 @@ def page_of(results: Path, folder: Path) -> Path:
 
 
 def take(page: Path, out: Path, *, tab: str, width: int, height: int, dark: bool) -> None:
-    """A picture of the window, on this tab."""
+    """Write a screenshot of the page with this tab open."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         sys.exit(f"no browser: none of {', '.join(BROWSERS)} is in PATH")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains the packaged prior, on packaged structures of the split `train` alone: tools/train_embedded.sh FOLDER [option ...]
-# Stop it at any time; the same command goes on. `tools/pack_prior.py FOLDER` then puts it into the package.
+# Trains the packaged prior, only on packaged structures of the split `train`: tools/train_embedded.sh FOLDER [option ...]
+# It can be stopped at any time; the same command continues. `tools/pack_prior.py FOLDER` copies the result into the package.
 set -euo pipefail
-sharp="b_factor=10,envelope=10"  # as many details a pixel as a large particle has, whose pixels are large
+sharp="b_factor=10,envelope=10"  # as much detail per pixel as a large particle, which has large pixels
 many="count=100000000,split=train"
 out=$1 && shift
 exec cryobench train --out "$out" --network small --batch 16 --steps 20000 --lr 4e-4 --target clean --levels mixed \

@@ -1,11 +1,11 @@
-"""Tries the same number of settings of every solver with a diffusion prior, on validation images alone.
+"""Tries the same number of settings of every solver with a diffusion prior, on validation images only.
 
     python tools/tune_diffusion.py --out runs/tune
-    python tools/tune_diffusion.py --out runs/tune --deepinv        # those of plugins/cryobench-deepinv, installed
+    python tools/tune_diffusion.py --out runs/tune --deepinv        # solvers of plugins/cryobench-deepinv, if installed
 
-Eight settings each, the paper's first, on two particles of the validation structure (snr 2, none of them or of their
-structure in training or in the benchmark), sum pooling by 4 and by 16 at C = 4, exact measurements. The best has the
-highest PSNR to the measured image, averaged over both. Settings that are found in --out are not run again.
+Eight settings each, that of the paper first, on two particles of the validation structure (snr 2; neither they nor
+their structure are used in training or in the benchmark), sum pooling by 4 and by 16 at C = 4, exact measurements. The
+best has the highest PSNR to the measured image, averaged over both. Settings saved in --out are not run again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ OPERATORS = ("sumpool:4,count=4", "sumpool:16,count=64")
 LAMS = ("3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "0.01", "0.03", "0.1")
 
 
-def in_few_steps_too(*settings: str) -> tuple[str, ...]:
-    """Settings, and each of them with 20 steps."""
+def also_with_20_steps(*settings: str) -> tuple[str, ...]:
+    """The settings, followed by each of them with 20 steps."""
     return *settings, *(f"steps=20,{setting}".rstrip(",") for setting in settings)
 
 
 SETTINGS = {
     "hqs": ("", "start=0.2", "start=1", "end=0.05", "end=0.2", "start=0.2,end=0.05", "first=10,start=10", "steps=10"),
-    "ddnm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=1"),
-    "diffpir": in_few_steps_too("", "zeta=0", "zeta=0.6", "zeta=1"),
-    "pigdm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=0.85"),
+    "ddnm": also_with_20_steps("", "eta=0", "eta=0.5", "eta=1"),
+    "diffpir": also_with_20_steps("", "zeta=0", "zeta=0.6", "zeta=1"),
+    "pigdm": also_with_20_steps("", "eta=0", "eta=0.5", "eta=0.85"),
     "daps": ("", "end=0.05", "end=0.3", "start=10", "start=10,end=0.3", "spread=0.3", "spread=1",
              "steps=10,ode_steps=2"),
     "dps": ("", "zeta=0.3", "zeta=3", "zeta=10", "steps=100", "steps=100,zeta=0.3", "steps=100,zeta=3",
@@ -44,22 +44,22 @@ DEEPINV = {
                      "gain=100,least=0.05"),
     "deepinv_red": ("", "lam=0.1", "sigma=0.1", "sigma=0.1,lam=0.1", "sigma=0.2", "sigma=0.2,lam=0.1", "sigma=0.02",
                     "sigma=0.02,lam=0.1"),
-    "deepinv_ddrm": in_few_steps_too("", "eta=0", "eta=0.5", "eta=1"),
-    "deepinv_diffpir": in_few_steps_too("", "zeta=0", "zeta=0.6", "zeta=1"),
+    "deepinv_ddrm": also_with_20_steps("", "eta=0", "eta=0.5", "eta=1"),
+    "deepinv_diffpir": also_with_20_steps("", "zeta=0", "zeta=0.6", "zeta=1"),
     "deepinv_dps": ("", "weight=10", "weight=30", "weight=300", "weight=1000", "weight=3000",
                     "guidance=annealed,weight=1", "guidance=annealed,weight=10"),
     "deepinv_tv_pgd": tuple(f"inner=20,lam={lam}" for lam in LAMS),
     "deepinv_wavelet_pgd": tuple(f"lam={lam}" for lam in LAMS),
 }  # fmt: skip
-"""The peers: deepinv's solvers, those without a network too."""
+"""deepinv's solvers, including those without a network."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = SETTINGS | DEEPINV
-    parser.add_argument("--solver", action="append", choices=known, help="repeat for more; default: all of ours")
+    parser.add_argument("--solver", action="append", choices=known, help="can be repeated; default: all of ours")
     parser.add_argument("--deepinv", action="store_true", help="all of deepinv's instead")
-    parser.add_argument("--prior", help="a prior in place of embedded")
+    parser.add_argument("--prior", help="a prior; default: embedded")
     parser.add_argument("--images", default="0:2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/tune"))
