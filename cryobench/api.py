@@ -87,15 +87,15 @@ def run(
     """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
-    the first four. scaling: the map of each image's intensities to those that are measured, "minmax" (to [-1, 1]),
-    "none", "meanstd", "p95" or "relion". within: where metrics look, "image", "circle" (the particle's, where the
-    source states its radius, else the largest in the image) or "circle:75" with a radius in Å. batch: how many images
-    are solved at once, halved where memory runs out; "auto" starts with all of them on CUDA (at most 1024) and with 16
-    on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected to exceed in PSNR to the
+    the first four. scaling: how the intensities of each image are scaled before it is measured, "minmax" (to [-1, 1]),
+    "none", "meanstd", "p95" or "relion". within: region of the metrics, "image", "circle" (of the particle if the
+    source states its radius, else the largest in the image) or "circle:75" with a radius in Å. batch: number of
+    images solved at once, halved when memory runs out; "auto" starts with all images, at most 1024, on CUDA and with
+    16 on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected to exceed in PSNR to the
     measured image; it needs simulated images with white noise and exact measurements.
-    out: a results folder, in which finished cells are found again; None keeps all in memory. save: what to save there
-    beside the numbers: "reconstructions", "figures", or of these "panel", "errors", "frc", "views", "animation".
-    presets: the folder of the presets that solvers name ("dct@pixel-c4"), by default $CRYOBENCH_PRESETS or "presets".
+    out: results folder, whose finished cells are reused; None keeps the results in memory. save: further files to save
+    there: "reconstructions", "figures", or single figures, "panel", "errors", "frc", "views" and "animation".
+    presets: folder of the presets of solvers such as "dct@pixel-c4", by default $CRYOBENCH_PRESETS or "presets".
     Raises a `CryobenchError` before any work for an invalid request; failed cells are returned as failed records.
     """
     if save and out is None:
@@ -141,7 +141,7 @@ def operator(
     """The live operator of a spec for images of `shape` (H, W): `cb.operator("sumpool:16", shape=(128, 128)).A(x)`.
 
     pixel_size: in Å, for operators that depend on it (`ctf`). table: one row per image in RELION's columns, for
-    operators that differ between images; the operator is then for these images, in this order.
+    operators that differ between images; the operator then applies to these images, in this order.
     """
     recipe = installed().make("operators", spec)
     if not isinstance(recipe, OperatorRecipe):
@@ -183,19 +183,19 @@ def solve(
     if isinstance(method, str):
         method = solver(method)
     y = torch.as_tensor(y).to(measured_by.device, measured_by.dtype)
-    wanted = measured_by.measurement_shape
-    if tuple(y.shape[1:]) != tuple(wanted):
-        raise IncompatibleError(f"y has shape {list(y.shape)}, wanted [B, {', '.join(map(str, wanted))}]")
+    expected = measured_by.measurement_shape
+    if tuple(y.shape[1:]) != tuple(expected):
+        raise IncompatibleError(f"y has shape {list(y.shape)}, expected [B, {', '.join(map(str, expected))}]")
     if measured_by.images not in (None, len(y)):
         raise IncompatibleError(
-            f"y holds {len(y)} images, and the operator was made for {measured_by.images}; give those, or select them"
+            f"y has {len(y)} images, but the operator was built for {measured_by.images}; use operator.select(images)"
         )
     model: NoiseModel = installed().make("noises", noise)
     problem = Problem(CountingOperator(measured_by), y, model, per_item(y.new_full((len(y),), sigma), y))
     try:
         return solving.solve(method, problem, [str(i) for i in range(len(y))], seed=seed, batch=len(y)).reconstruction.x
     except Unsupported as reason:
-        raise IncompatibleError(f"the solver cannot take this problem: {reason}") from reason
+        raise IncompatibleError(f"the solver does not support this problem: {reason}") from reason
 
 
 def _texts(given: Any) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
     [project.entry-points."cryobench.contract"]
     2 = "my_package"
 
-Needs the standard library alone.
+Imports only the standard library.
 """
 
 CONTRACT = 2

@@ -27,7 +27,7 @@ def version(distribution: str = "cryobench") -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python, of the package and of the libraries that it computes with."""
+    """Versions of Python, of the package and of its numerical libraries."""
     return {"python": platform.python_version(), "cryobench": version()} | {n: version(n) for n in CORE_PACKAGES}
 
 
@@ -78,9 +78,9 @@ def _git(*arguments: str) -> str:
 
 
 def resolve_device(name: str):
-    """The torch device of a name: 'cpu', 'cuda', 'cuda:1', or 'auto' (CUDA where there is one).
+    """The torch device of a name: 'cpu', 'cuda', 'cuda:1', or 'auto' (CUDA if available).
 
-    Raises `DeviceError` for a device this machine does not have.
+    Raises `DeviceError` for a device that this machine does not have.
     """
     import torch
 
@@ -90,25 +90,25 @@ def resolve_device(name: str):
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"--device wants cpu, cuda, cuda:N or auto, got {name!r}") from error
+        raise DeviceError(f"--device must be cpu, cuda, cuda:N or auto, got {name!r}") from error
     if device.type == "cuda":
         if (device.index or 0) >= cuda:
-            there = f"has {cuda} CUDA device(s)" if cuda else "has no CUDA device that torch can use"
-            raise DeviceError(f"--device {name}: this machine {there}; use --device cpu")
+            available = f"has {cuda} CUDA device(s)" if cuda else "has no CUDA device that torch can use"
+            raise DeviceError(f"--device {name}: this machine {available}; use --device cpu")
         return torch.device("cuda", device.index or 0)
     if device.type != "cpu":
-        raise DeviceError(f"--device wants cpu, cuda, cuda:N or auto, got {name!r}")
+        raise DeviceError(f"--device must be cpu, cuda, cuda:N or auto, got {name!r}")
     return device
 
 
 def import_diffusers() -> ModuleType:
-    """The diffusers package, or an error that explains the usual reason why it does not import."""
+    """The diffusers package. Raises `CryobenchError`, with the usual reason, if it cannot be imported."""
     try:
-        import diffusers.models  # the lazy top level hides a broken torchvision until a class is asked for
+        import diffusers.models  # the top level is lazy and would hide a broken torchvision
     except Exception as error:  # torch/torchvision mismatches surface as RuntimeError, OSError or ImportError
         raise CryobenchError(
-            f"diffusers {version('diffusers')} cannot be imported beside torch {version('torch')} and torchvision "
-            f"{version('torchvision')}: torch and torchvision must be builds of one release (a CPU-only torch beside "
+            f"diffusers {version('diffusers')} cannot be imported with torch {version('torch')} and torchvision "
+            f"{version('torchvision')}: torch and torchvision must be builds of one release (a CPU-only torch with "
             "the registry's torchvision is the usual cause); reinstall both together, as `uv sync` does "
             f"({described(error)[:160]})"
         ) from error

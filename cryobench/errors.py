@@ -56,7 +56,7 @@ class DataError(CryobenchError):
 
 
 class SelectionError(CryobenchError):
-    """A selection of images that the data do not have."""
+    """A selection of images that are not in the data."""
 
 
 class DeviceError(CryobenchError):

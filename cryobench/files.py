@@ -33,7 +33,7 @@ BUSY = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`. It replaces `path` when the block succeeds and is deleted when it fails.
+    """A temporary path in the folder of `path`. It replaces `path` if the block succeeds and is deleted if it fails.
 
     Links are followed; a device or a pipe is written to directly.
     """
@@ -43,37 +43,37 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        beside.chmod(0o666 & ~umask())
-        sync(beside)
-        beside.replace(path)
+        yield temporary
+        temporary.chmod(0o666 & ~umask())
+        sync(temporary)
+        temporary.replace(path)
         sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path, earlier: Path | None = None) -> Iterator[Path]:
-    """A temporary folder beside `path`. When the block succeeds, it is written to disk and moved to `path`, where it
-    replaces that folder and `earlier`. When the block fails, it is deleted.
+    """A temporary folder next to `path`. If the block succeeds, it is written to disk and moved to `path`, where it
+    replaces that folder and `earlier`. If the block fails, it is deleted.
 
     At every moment a complete folder is at `path`, at `earlier` or at `path` with a suffix (`EARLIER`); see
     `remove_leftovers`. If two processes write one folder, the later one wins.
     """
-    with _owned_folder(path.parent) as beside:
-        yield beside
-        beside.chmod(0o777 & ~umask())
-        for file in beside.iterdir():
+    with _owned_folder(path.parent) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~umask())
+        for file in temporary.iterdir():
             sync(file)
-        sync(beside)
-        _replace(beside, path, earlier)
+        sync(temporary)
+        _replace(temporary, path, earlier)
         sync(path.parent)
 
 
 def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
-    """Move a folder to `path`. What it replaces is moved aside, to names that can be read, and deleted afterwards."""
+    """Move a folder to `path`. Replaced folders are first renamed, to readable names, and deleted afterwards."""
     moved: dict[Path, Path] = {}
     try:
         for attempt in range(ATTEMPTS):
@@ -99,7 +99,7 @@ def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Delete a folder if it exists. It is hidden first: half a folder must not be visible."""
+    """Delete a folder if it exists. It is hidden first, so that a partly deleted folder is never visible."""
     hidden = folder.with_name(PARTIAL + secrets.token_hex(8))
     with suppress(FileNotFoundError):
         folder.rename(hidden)
@@ -107,7 +107,7 @@ def _discard(folder: Path) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what killed processes left among the `whole_folder`s of `root`: all that no running process owns."""
+    """Remove the temporary folders in `root` that killed processes left: those that no running process owns."""
     for folder in root.iterdir():
         if folder.name.startswith(PARTIAL):
             with suppress(OSError), _locked(folder):
@@ -144,7 +144,7 @@ def _owned_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """A lock on a folder. It ends with the process, however that ends. Raises `OSError` if another process holds it."""
+    """Lock a folder. The lock is also released when the process ends, even if it is killed. Raises `OSError` if another process holds it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +154,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on disk, so that it survives a power cut."""
+    """Flush a file or folder to disk, so that it survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -163,7 +163,7 @@ def sync(path: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises `ValueError` for another one, such as a pipe."""
+    """The content of a regular file of at most `limit` bytes. Raises `ValueError` for any other file, such as a pipe."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -179,13 +179,13 @@ def check_writable_file(path: Path) -> None:
         if path.is_dir():
             raise ResultsError(f"{path} is a folder; give the path of a file to write")
         if not path.parent.is_dir():
-            raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+            raise ResultsError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
         if path.exists() and not path.is_file():
             return
         with tempfile.TemporaryFile(dir=path.parent):
             return
     except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise ResultsError(f"cannot write {path}: {error.strerror}; choose another path") from error
 
 
 def check_writable_folder(folder: Path, what: str, option: str) -> None:
@@ -202,7 +202,7 @@ def check_writable_folder(folder: Path, what: str, option: str) -> None:
 
 
 def acquire_lock(path: Path, *, busy: str = "") -> AcquireReturnProxy:
-    """Lock a path, as a context. The lock also ends with the process, however that ends.
+    """Lock a path, as a context manager. The lock is also released when the process ends, even if it is killed.
 
     busy: message of the `ResultsError` that is raised when another process holds the lock; '' waits for the lock.
     """

@@ -1,4 +1,4 @@
-"""Lifecycle events for plugins that observe a run (loggers, notifiers), by pluggy. Components are in `registry`.
+"""Lifecycle events for plugins that observe a run (loggers, notifiers), based on pluggy. Components are in `registry`.
 
 A plugin registers a module or object under the entry-point group `cryobench.hooks` and implements any of the
 functions of `Events`, each marked with `@hookimpl`:

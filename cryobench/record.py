@@ -9,12 +9,12 @@ CLEAN = "_clean"
 """Suffix of the columns of a metric that was computed against the clean image."""
 
 LEADING = ("rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason")
-"""First columns of a leaderboard; the metrics follow, each with the ends of its interval, NAME_lo and NAME_hi."""
+"""First columns of a leaderboard; the metrics follow, each with the limits of its interval, NAME_lo and NAME_hi."""
 
 COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
 """Cost columns; lower is better."""
 
-STANDING = (
+RANKING = (
     "tied",
     "diff_leader",
     "diff_leader_lo",
@@ -26,9 +26,9 @@ STANDING = (
     "pareto_seconds",
     "pareto_nfe",
 )
-"""How a row of a leaderboard stands to the others of its comparison; see `leaderboard.standing`."""
+"""Columns that compare a row of a leaderboard with the other rows of its comparison; see `ranking.standings`."""
 
-TRAILING = (*STANDING, *COSTS, "unmeasured", "overlap", "within", "device", "hardware", "version")
+TRAILING = (*RANKING, *COSTS, "unmeasured", "overlap", "within", "device", "hardware", "version")
 """Last columns of a leaderboard."""
 
 
@@ -36,10 +36,10 @@ TRAILING = (*STANDING, *COSTS, "unmeasured", "overlap", "within", "device", "har
 class Record:
     """One cell of a run: one solver on one operator, noise and data set. Everything in it is plain JSON.
 
-    hash: SHA-256 of what can change the numbers. reason: why it was skipped or failed, else ''. solver, operator,
-    noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric columns,
-    one number per image. columns: their direction and unit. solver_info: per-image numbers reported by the solver.
-    timing: seconds, set-up apart. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
+    hash: SHA-256 of everything that can change the results. reason: why it was skipped or failed, else ''. solver,
+    operator, noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric
+    columns, one number per image. columns: their direction and unit. solver_info: per-image numbers of the solver.
+    timing: seconds, with set-up separate. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
     floor, ceiling: whether it is one of the two references; the ceiling is not a solver and is not ranked. unavailable:
     files requested with `--save` that the solver does not provide. unmeasured: by metric column, why it has no number
     for some or all images.

@@ -1,7 +1,7 @@
 """Lookup of components by name through Python entry points.
 
-Listing names imports nothing; getting one name imports that one plugin. The built-in components
-are registered in `pyproject.toml` in the same way as those of other packages. Needs the standard library alone.
+Listing names imports nothing; getting a component imports only its plugin. The built-in components
+are registered in `pyproject.toml` in the same way as those of other packages. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Registry:
         return [_origin(kind, point) for point in self._points[_known_kind(kind)].get(name, [])]
 
     def get(self, kind: str, name: str) -> type:
-        """The component class of this name; imports the one plugin that registers it.
+        """The component class of this name; imports only the plugin that registers it.
 
-        Raises `UnknownName`, `DuplicateName` (two distributions claim the name) or `PluginError`.
+        Raises `UnknownName`, `DuplicateName` (two distributions register the name) or `PluginError`.
         """
         if (kind, name) not in self._loaded:
             self._loaded[kind, name] = self._load(kind, name)
@@ -92,7 +92,7 @@ class Registry:
             raise
         except (Exception, SystemExit) as error:
             moved = isinstance(error, ImportError) and str(error.name).startswith("cryobench.")
-            hint = f"; it may be written for another contract than {CONTRACT}: see docs/plugins.md" if moved else ""
+            hint = f"; it may be written for a contract other than {CONTRACT}: see docs/plugins.md" if moved else ""
             raise PluginError(f"{where} cannot be imported: {described(error)}{hint}") from error
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
@@ -102,7 +102,7 @@ class Registry:
         return component
 
     def make(self, kind: str, spec: str | Spec) -> Any:
-        """The component that a spec describes, nested components included; for a@b the composed one of its kind."""
+        """The component that a spec describes, with its nested components; for a@b, the composition of the two."""
         spec = parse(spec) if isinstance(spec, str) else spec
         where = f"{_singular(kind)} {str(spec)!r}"
         if spec.after is not None:
@@ -117,12 +117,12 @@ class Registry:
         return component
 
     def spec_of(self, component: Any, *, full: bool = False) -> Spec:
-        """The canonical spec of a component: what differs from the defaults, or every value when `full`."""
+        """The canonical spec of a component: the values that differ from the defaults, or all values if `full`."""
         where = f"the parameters of {type(component).__name__} cannot be written as a spec"
         return guarded(where, lambda: unbind(component, lambda part: self.origin_of(type(part)).name, full=full))
 
     def origin_of(self, cls: type) -> Origin:
-        """The name under which, and the distribution by which, a component class is registered."""
+        """The entry point of a component class and the distribution that registers it."""
         if cls not in self._origins:  # reading a distribution's version parses its metadata
             self._origins[cls] = self._origin_of(cls)
         return self._origins[cls]
@@ -144,7 +144,7 @@ def installed() -> Registry:
 
 
 def entry_points() -> Iterator[EntryPoint]:
-    """The entry points of cryobench's groups in one pass, which reads the metadata once and not once a kind."""
+    """The entry points of cryobench's groups in one pass, which reads the metadata once instead of once per kind."""
     seen = set()
     for distribution in distributions():
         points = [point for point in distribution.entry_points if point.group.startswith(PREFIX)]
@@ -164,7 +164,7 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 
 
 def guarded(what: str, call: Callable[[], T]) -> T:
-    """The result of a call into a plugin; any exception but a `CryobenchError` becomes a `PluginError`."""
+    """The result of a call into a plugin; an exception other than a `CryobenchError` becomes a `PluginError`."""
     try:
         return call()
     except CryobenchError:

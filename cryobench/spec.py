@@ -2,20 +2,20 @@
 
     spec   =  single ("@" spec)                     a@b is a after b
     single =  name [":" item] ("," item)*
-    item   =  value | key "=" value                 only the first item may go without a key
+    item   =  value | key "=" value                 only the first item may omit its key
     key    =  field ("." field)*
 
 The bare first value binds the component's first field that is not marked `ByName` (`first_field`). A value that
-contains ``,`` ``@`` or ``"``, is empty, starts or ends with a blank, or reads like ``key=value`` is double-quoted,
+contains ``,`` ``@`` or ``"``, is empty, starts or ends with a blank, or looks like ``key=value`` is double-quoted,
 with ``\\"`` and ``\\\\`` inside the quotes. Nothing else needs quotes. ``parse(str(spec)) == spec`` for every spec.
 
-Types, defaults and docs come from the component's annotations and nothing else:
+Types, defaults and docs come only from the component's annotations:
 
     block: Annotated[int, "side of the pooled block, in pixels"] = 16
     mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
     lam: Annotated[float | Literal["auto"], Range(1e-3, 10, log=True), "weight, with its search range"] = "auto"
 
-This module is the only parser. It needs the standard library alone.
+This module is the only parser. It imports only the standard library.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COMPOSED = "composed"
 class Component:
     """Annotation marker: this field holds another registered component, of the given kind.
 
-    folder: where a path may be given for the component, the name of the component that takes it as its first value.
+    folder: name of the component to make when a path is given; the path is its first value. None allows no path.
     """
 
     kind: str
@@ -57,9 +57,9 @@ class Component:
 class ByName:
     """Annotation marker: this field is given by name only; the bare first value of a spec skips it.
 
-    For the fields of a base class that precede a subclass's own, such as the prior of every diffusion solver: `ddnm:20`
-    then sets `steps`. Inheritance alone cannot decide it, since `lam` in `tv:0.02` and `steps` in `ddnm:20` are
-    inherited too, and the order of the fields is part of the canonical text of a spec and so of its hash.
+    For fields of a base class that precede the fields of a subclass, such as the prior of every diffusion solver:
+    `ddnm:20` then sets `steps`. Inheritance does not determine this: `lam` in `tv:0.02` and `steps` in `ddnm:20` are
+    inherited too. The order of the fields is part of the canonical text of a spec, and so of its hash.
     """
 
 
@@ -124,12 +124,12 @@ class Field:
     kind: str | None
     folder: str | None = None
     search: Range | Choice | None = None
-    """The values that `cryobench tune` tries; None where it leaves the field alone."""
+    """The values that `cryobench tune` tries; None if the field is not searched."""
     by_name: bool = False
     """Whether the bare first value of a spec skips this field."""
 
     @property
-    def whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether its numbers are integers."""
         return float not in _alternatives(self.type)
 
@@ -146,7 +146,7 @@ class Field:
 
 
 def parse(text: str) -> Spec:
-    """Parse the text of a spec. Raises `SpecError`, quoting the text, where it is malformed."""
+    """Parse the text of a spec. Raises `SpecError`, quoting the text, if it is malformed."""
     links = _split(text, "@", text)
     spec: Spec | None = None
     for link in reversed(links):
@@ -176,7 +176,7 @@ def _parse_single(text: str, whole: str) -> Spec:
         else:
             raise SpecError(
                 f"spec {whole!r}: expected key=value, got {item.strip()!r} "
-                "(only the first value after ':' may go without a key; a value with a comma needs double quotes)"
+                "(only the first value after ':' may omit its key; a value with a comma needs double quotes)"
             )
     return Spec(name, value, tuple(params.items()))
 
@@ -252,24 +252,24 @@ def first_field(cls: type) -> Field | None:
 
 
 def _completed(name: str, expected: Any, search: Range | Choice) -> Range | Choice:
-    """The marker with its options filled in. Raises `TypeError` where it does not suit the type of the field."""
+    """The marker with its options filled in. Raises `TypeError` if it does not fit the type of the field."""
     kinds = _alternatives(expected)
     if isinstance(search, Range):
         if not {int, float} & set(kinds):
-            raise TypeError(f"{name}: a Range marks a number, got {_type_name(expected)}")
+            raise TypeError(f"{name}: Range requires a number, got {_type_name(expected)}")
         if float not in kinds and not (isinstance(search.low, int) and isinstance(search.high, int)):
-            raise TypeError(f"{name}: the Range of an integer has integer ends, got {search}")
+            raise TypeError(f"{name}: the Range of an integer must have integer limits, got {search}")
         return search
     own = [(False, True) if kind is bool else get_args(kind) for kind in kinds
            if kind is bool or get_origin(kind) is Literal]  # fmt: skip
     options = search.options or tuple(option for options in own for option in options)
     if not options:
-        raise TypeError(f"{name}: a Choice without options marks a bool or a Literal, got {_type_name(expected)}")
+        raise TypeError(f"{name}: a Choice without options requires a bool or a Literal, got {_type_name(expected)}")
     return Choice(options)
 
 
 def _alternatives(expected: Any) -> tuple[Any, ...]:
-    """The types that a union allows; any other type alone."""
+    """The types in a union, or the type itself if it is not a union."""
     return get_args(expected) if get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
 
 
@@ -283,7 +283,7 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
     texts = dict(spec.params)
     if spec.value is not None:
         if first is None:
-            parameters = "parameters by name alone" if fields else "no parameters"
+            parameters = "parameters only by name" if fields else "no parameters"
             raise SpecError(f"{spec.name!r} takes {parameters}, got {spec.value!r}")
         if first.name in texts:
             raise SpecError(f"{spec}: {first.name!r} is given twice, bare and by name")
@@ -311,7 +311,7 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
 def _make_nested(
     spec: Spec, field: Field, own: str | None, inner: dict[str, str], nested: Callable[[str, Spec], Any]
 ) -> Any:
-    """The component of a nested field. Where a folder may be given, its class is checked too."""
+    """The component of a nested field. If a folder is allowed, its class is checked too."""
     assert field.kind is not None
     if field.folder is None:
         return nested(field.kind, _nested_spec(spec, field, own, inner))
@@ -384,7 +384,7 @@ def as_text(value: Any) -> str:
 
 
 def _convert(text: str, expected: Any, where: str) -> Any:
-    """The text converted to a type. The types of a union are tried in order; `none` is None where None is allowed."""
+    """The text converted to a type. The types of a union are tried in order; `none` is None if None is allowed."""
     origin = get_origin(expected)
     if origin in (typing.Union, types.UnionType):
         options = get_args(expected)

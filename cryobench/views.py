@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def as_scipy(operator: LinearOperator, image: int = 0) -> scipy.sparse.linalg.LinearOperator:
     """The matrix of `operator` for SciPy, [M*h*w, H*W], real, of the operator's dtype.
 
-    image: which of the images it was built for, if it differs between images; otherwise ignored.
-    Raises `ParameterError` if it was not built for that image.
+    image: index of the image, for an operator that differs between images; otherwise ignored.
+    Raises `ParameterError` if the operator was not built for that image.
     """
     from scipy.sparse.linalg import LinearOperator as Matrix
 
@@ -44,7 +44,7 @@ def as_scipy(operator: LinearOperator, image: int = 0) -> scipy.sparse.linalg.Li
 def as_pylops(operator: LinearOperator, image: int = 0) -> pylops.LinearOperator:
     """The matrix of `operator` for PyLops, from arrays [H, W] or [H*W] to [M, h, w] or [M*h*w].
 
-    image: as in `as_scipy`. Raises `DependencyError` without PyLops, `ParameterError` for no such image.
+    image: as in `as_scipy`. Raises `DependencyError` without PyLops, `ParameterError` as `as_scipy` does.
     """
     try:
         import pylops
@@ -71,7 +71,7 @@ def _on_columns(operator: LinearOperator, image: int) -> tuple[Columns, Columns]
     from scipy.sparse import issparse
 
     if operator.images is not None and not 0 <= image < operator.images:
-        raise ParameterError(f"the operator was built for images 0 to {operator.images - 1}, and image={image} is none")
+        raise ParameterError(f"the operator was built for images 0 to {operator.images - 1}, got image={image}")
 
     def applied(name: str, shape: tuple[int, ...]) -> Columns:
         def product(columns: Any) -> np.ndarray:

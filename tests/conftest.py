@@ -1,4 +1,4 @@
-"""Fixtures: real images where they are at hand, made ones everywhere, and installed plugins that need no install."""
+"""Fixtures: real images if available, synthetic images, and plugins that are installed without pip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
-# the demo images are simulated once, for all test processes and the next run, and never into the user's own cache
+# the demo images are simulated once for all test processes and later runs, outside the user's cache
 os.environ["CRYOBENCH_CACHE"] = str(ROOT / ".pytest_cache" / "cryobench")
 
 SHARED = ROOT.parent / "shared"
@@ -29,9 +29,9 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images and recorded reference numbers that lies beside some checkouts."""
+    """The folder of real images and reference numbers next to the checkout. The test is skipped if it is missing."""
     if not (SHARED / "data").is_dir():
-        pytest.skip(f"no real images here: {SHARED} is absent")
+        pytest.skip(f"no real images here: {SHARED} is missing")
     return SHARED
 
 
@@ -78,7 +78,7 @@ PluginMaker = Callable[..., Path]
 
 @pytest.fixture
 def full_disk(monkeypatch) -> Callable[..., AbstractContextManager[None]]:
-    """`with full_disk(after=n)`: when n records are written there is no space for another."""
+    """`with full_disk(after=n)`: writing fails after n records."""
 
     @contextmanager
     def full(after: int) -> Iterator[None]:

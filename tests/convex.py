@@ -1,4 +1,4 @@
-"""Convex programs in cvxpy, the independent answer that priors and solvers are tested against."""
+"""Convex programs in cvxpy, an independent reference for priors and solvers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cryobench.priors.tv import TotalVariation
 Shape = tuple[int, int]
 
 
-def minimum(objective: cp.Expression, held: list[cp.Constraint] | None = None, tol: float = 1e-10) -> float:
-    """The least value of the objective under the constraints; its variables are left at the minimiser.
+def minimum(objective: cp.Expression, constraints: list[cp.Constraint] | None = None, tol: float = 1e-10) -> float:
+    """The minimum of the objective under the constraints; its variables are left at the minimiser.
 
-    Where the interior-point method gives up, the problem is solved again by operator splitting.
+    If the interior-point method fails, the problem is solved again by operator splitting.
     """
-    problem = cp.Problem(cp.Minimize(objective), held or [])
+    problem = cp.Problem(cp.Minimize(objective), constraints or [])
     tight = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), tol)
     try:
         return problem.solve(solver="CLARABEL", **tight)
@@ -36,7 +36,7 @@ def operator_matrix(operator: LinearOperator) -> np.ndarray:
 
 
 def analysis_matrix(prior: Sparsity, shape: Shape) -> np.ndarray:
-    """K on the entries that R looks at, [C H W, H W]."""
+    """K on the entries that R penalises, [C H W, H W]."""
     return prior.penalised(prior.analysis(pixels(shape))).flatten(1).numpy().T
 
 
@@ -47,7 +47,7 @@ def magnitudes(prior: Sparsity, u: cp.Expression, shape: Shape) -> cp.Expression
 
 
 def prior_value(prior: Sparsity, x: cp.Expression | np.ndarray, shape: Shape) -> cp.Expression:
-    """R(x) as its module states it: min over a of sum |a| + sqrt(n) / cut ||K x - a||, to be minimised over a too."""
+    """R(x) as in its module: min over a of sum |a| + sqrt(n) / cut ||K x - a||, to be minimised over a too."""
     Kx = analysis_matrix(prior, shape) @ x
     if prior.cut == 1:
         return cp.sum(magnitudes(prior, Kx, shape))

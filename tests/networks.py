@@ -1,4 +1,4 @@
-"""Small random networks, and the folders and hub caches they lie in, as diffusers and the hub's client make them."""
+"""Small random networks, in folders and hub caches with the layout of diffusers and the hub's client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unet(seed: int = 0, **changes: Any):
 
 
 def pipeline(folder: Path, network: Any = None, **scheduler: Any) -> Path:
-    """A folder as a diffusers pipeline writes it; `scheduler`: changes to the configuration of the linear DDPM."""
+    """A folder with the layout of a diffusers pipeline. `scheduler`: changes to the linear DDPM."""
     (network or unet()).save_pretrained(folder / "unet")
     write(folder / "scheduler" / "scheduler_config.json", LINEAR | scheduler)
     write(folder / "model_index.json", {"_class_name": "DDPMPipeline"})
@@ -43,7 +43,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def cached(cache: Path, name: str, files: Mapping[str, bytes], *, commit: str = COMMIT, ref: str = "main") -> Path:
-    """Files of a repository as they lie in the hub's cache: blobs, a snapshot of links to them, and a branch."""
+    """Files of a repository in the layout of the hub's cache: blobs, a snapshot of links to them, and a branch."""
     repository = cache / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / commit
     (repository / "refs").mkdir(parents=True, exist_ok=True)

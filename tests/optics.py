@@ -1,4 +1,4 @@
-"""Images that were taken each with its own defocus: what a source tells of them."""
+"""Metadata of images with different defocus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def ctf_table(n: int, seed: int = 0) -> pd.DataFrame:
-    """A row an image, in RELION's columns: 0.8 to 2.2 µm, astigmatic, 300 kV."""
+    """One row per image, in RELION's columns: 0.8 to 2.2 µm, astigmatic, 300 kV."""
     rng = np.random.default_rng(seed)
     mean, difference = rng.uniform(8000, 22000, n), rng.uniform(0, 900, n)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Particles for the tests of solvers, that share no code with the package's simulator: clean, and with a CTF."""
+"""Simulated particles for tests of solvers, independent of the package's simulator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def simulated(n: int, size: int, *, seed: int = 0, snr: float | None = None) -> 
     """The images that enter the operator, and the clean ones on their scale, [n, 1, size, size] float32 in [-1, 1].
 
     A compact random chain of 4000 atoms, projected, blurred to 2 pixels, modulated by a CTF (300 kV, 1.5 to 1.8 µm,
-    1.5 Å per pixel), with white noise of that signal-to-noise ratio where asked for.
+    1.5 Å per pixel), with white noise of the given signal-to-noise ratio, if any.
     """
     rng = np.random.default_rng(seed)
     fine = 4 * size

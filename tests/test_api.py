@@ -1,4 +1,4 @@
-"""The Python API is the command line's path, and reconstructs without any truth."""
+"""The Python API: runs, and reconstruction without the truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cryobench as cb
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, UnknownName
 
 
-def test_importing_the_package_is_light():
+def test_importing_the_package_imports_no_heavy_library():
     code = "import sys, cryobench; assert not {'torch', 'pandas', 'numpy'} & set(sys.modules), 'heavy'"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -27,7 +27,7 @@ def test_run_returns_records_with_a_table(blobs):
     assert "<table" in records._repr_html_()
 
 
-def test_live_objects_and_reconstruction_from_measurements_alone(blobs):
+def test_reconstruction_from_measurements_alone(blobs):
     images = np.load(blobs)[:3]
     x = torch.from_numpy(2 * (images - images.min()) / np.ptp(images) - 1)[:, None]
     operator = cb.operator("sumpool:4,count=10", shape=(32, 32), seed=5)
@@ -38,7 +38,7 @@ def test_live_objects_and_reconstruction_from_measurements_alone(blobs):
     assert torch.equal(by_object, by_spec)
 
 
-def test_operators_that_depend_on_how_images_were_taken():
+def test_operators_that_differ_between_images():
     stated = cb.operator("sumpool:4@ctf:15000", shape=(32, 32), pixel_size=1.5)
     assert stated.images is None
     own = cb.operator("sumpool:4@ctf", shape=(32, 32), pixel_size=1.5, table=ctf_table(3))
@@ -47,7 +47,7 @@ def test_operators_that_depend_on_how_images_were_taken():
     assert not torch.allclose(y, stated.A(x), atol=0.1)
     found = cb.solve("pinv", own, y)
     torch.testing.assert_close(cb.solve("pinv", own.select(slice(1, 2)), y[1:2]), found[1:2])
-    with pytest.raises(IncompatibleError, match="holds 2 images, and the operator was made for 3"):
+    with pytest.raises(IncompatibleError, match="has 2 images, but the operator was built for 3"):
         cb.solve("pinv", own, y[:2])
 
 
@@ -66,7 +66,7 @@ def test_operators_that_depend_on_how_images_were_taken():
         (lambda: cb.run("dct", "sumpool:4", data="nowhere.mrcs"), CryobenchError),
     ],
 )
-def test_mistakes_are_named(call, error):
+def test_invalid_arguments_give_a_one_line_error(call, error):
     with pytest.raises(error) as raised:
         call()
     assert "\n" not in str(raised.value)

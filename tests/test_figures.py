@@ -31,7 +31,7 @@ def draw(path, count: int = 2, **changes) -> np.ndarray:
     return imread(path)
 
 
-def test_a_row_for_each_of_at_most_four_images(tmp_path):
+def test_a_panel_has_one_row_for_each_of_at_most_four_images(tmp_path):
     heights = [draw(tmp_path / "panel.png", count).shape[0] for count in (1, 2, 4, 6)]
     assert heights[0] < heights[1] < heights[2] == heights[3]
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]
@@ -56,7 +56,7 @@ def test_titles_are_not_mathematics(tmp_path):
     draw(tmp_path / "a.png", count=1, titles=["stack_$\\frac{$@1"])  # would not parse
 
 
-def test_nothing_in_the_image_is_finite(tmp_path):
+def test_images_without_finite_pixels_are_drawn(tmp_path):
     empty = np.full((1, 8, 8), np.nan)
     panel(np.zeros((1, 8, 8)), empty, empty, titles=["a"], path=tmp_path / "a.png")
     panel(*[np.zeros((1, 8, 8))] * 3, titles=["a"], path=tmp_path / "b.png")
@@ -76,7 +76,7 @@ def test_one_outlier_does_not_set_the_scale_of_the_errors():
     assert panels._extend(errors, 0.1) == "max"
 
 
-def test_refuses_what_does_not_fit(tmp_path):
+def test_panel_refuses_inconsistent_arguments(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(ParameterError, match=r"\[B, H, W\]"):
         panel(images(2), images(2), images(3), titles=["a", "b"], path=path)
@@ -109,7 +109,7 @@ def moving(count: int = 4, shape: tuple[int, int] = (16, 24)) -> list[tuple[np.n
     return [(rng.uniform(-1, 1, size=shape), rng.uniform(-1, 1, size=shape)) for _ in range(count)]
 
 
-def test_an_animation_shows_iterate_and_estimate_side_by_side_and_stays_on_the_last(tmp_path):
+def test_an_animation_shows_iterate_and_estimate_and_holds_the_last_frame(tmp_path):
     frames = moving()
     frames[2][0][0, 0], frames[2][1][0, 0] = 7.0, -np.inf  # beyond the window: white and black
     animation(frames, steps=[1, 5, 9, 12], path=tmp_path / "a.gif")
@@ -143,7 +143,7 @@ def test_the_step_is_written_below(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "steps"), [([], []), (moving(2), [1]), ([*moving(1), *moving(1, (8, 8))], [1, 2]), ([(0.0, 0.0)], [1])]
 )
-def test_an_animation_refuses_what_does_not_fit(tmp_path, frames, steps):
+def test_an_animation_refuses_inconsistent_frames(tmp_path, frames, steps):
     with pytest.raises(ParameterError, match=r"frames \[H, W\] of one shape"):
         animation(frames, steps=steps, path=tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
@@ -161,7 +161,7 @@ def draw_errors(path, count: int = 2, **changes) -> np.ndarray:
     return imread(path)
 
 
-def test_error_maps_have_a_column_for_what_is_known(tmp_path):
+def test_error_maps_have_optional_clean_and_deviation_columns(tmp_path):
     plain = draw_errors(tmp_path / "a.png")
     wider = draw_errors(tmp_path / "b.png", clean=images(seed=2))
     widest = draw_errors(tmp_path / "c.png", clean=images(seed=2), deviation=np.abs(images(seed=3)))
@@ -171,7 +171,7 @@ def test_error_maps_have_a_column_for_what_is_known(tmp_path):
     assert heights[0] < heights[1] == heights[2]
 
 
-def test_the_colour_of_an_error_depends_on_its_size_and_sign_alone(tmp_path):
+def test_the_colour_of_an_error_depends_only_on_its_value(tmp_path):
     truth = np.zeros((1, 8, 8))
     error = np.zeros((1, 8, 8))
     error[:, :4], error[:, 4:] = 0.5, -0.5
@@ -184,14 +184,14 @@ def test_the_colour_of_an_error_depends_on_its_size_and_sign_alone(tmp_path):
     assert not np.array_equal(first[top, columns], first[bottom, columns])
 
 
-def test_errors_that_are_nothing_or_not_finite_are_drawn(tmp_path):
+def test_zero_and_nonfinite_errors_are_drawn(tmp_path):
     zero = np.zeros((1, 8, 8))
     error_maps(zero, zero, titles=["a"], path=tmp_path / "a.png")
     error_maps(zero, np.full((1, 8, 8), np.nan), titles=["a"], deviation=zero, path=tmp_path / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
 
 
-def test_error_maps_refuse_what_does_not_fit(tmp_path):
+def test_error_maps_refuse_inconsistent_shapes(tmp_path):
     for further in ({"clean": images(3)}, {"deviation": images(2)[:, :8]}):
         with pytest.raises(ParameterError, match=r"\[B, H, W\]"):
             draw_errors(tmp_path / "a.png", **further)
@@ -234,7 +234,7 @@ def test_all_images_count_in_the_mean_of_ring_correlations_and_the_first_64_are_
 @pytest.mark.parametrize(
     ("curves", "frequency"), [(np.zeros((2, 3)), FREQUENCY), (np.zeros(32), FREQUENCY), (np.zeros((0, 32)), FREQUENCY)]
 )
-def test_ring_correlations_refuse_what_does_not_fit(tmp_path, curves, frequency):
+def test_ring_correlations_refuse_inconsistent_shapes(tmp_path, curves, frequency):
     with pytest.raises(ParameterError, match="a frequency"):
         ring_correlations(curves, frequency, path=tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
@@ -251,7 +251,7 @@ def test_views_are_the_first_four_images_in_the_window_of_all_pictures(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 
-def test_views_that_are_none_are_named(tmp_path):
+def test_invalid_views_are_named_in_the_error(tmp_path):
     path = tmp_path / "views.npz"
     for spoil in (lambda: None, lambda: path.write_bytes(b"PK no archive"), lambda: np.savez(path, truth=images())):
         spoil()
@@ -270,7 +270,7 @@ def test_views_that_are_none_are_named(tmp_path):
         write_views(images(), images(), images=["a"], pixel_size=None, path=path)
 
 
-def test_import_is_cheap_and_drawing_leaves_pyplot_alone(tmp_path):
+def test_importing_figures_is_light_and_drawing_does_not_import_pyplot(tmp_path):
     code = f"""
 import sys, numpy as np
 from cryobench.figures import panel

@@ -35,7 +35,7 @@ def test_a_lock_excludes_other_processes_and_ends_when_its_process_is_killed(tmp
         pass
 
 
-def test_a_lock_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
+def test_a_failed_lock_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ResultsError, match=r"cannot lock .*file/lock: .*; choose another") as error:
         acquire_lock(tmp_path / "file" / "lock")

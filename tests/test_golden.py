@@ -35,13 +35,13 @@ def test_measurements_and_unit_gradient_agree_with_the_reference(shared, case):
     recorded = np.load(shared / "golden" / "cryosense_reference.npz")
     parameters = json.loads((shared / "golden" / "cryosense_reference.json").read_text())[case]
     operator, y = measured(recorded, parameters, case)
-    truth, probe, wanted = (
+    truth, probe, expected = (
         torch.from_numpy(recorded[name]) for name in ("truth", f"{case}/x_probe", f"{case}/unit_gradient_at_x_probe")
     )
     assert (operator.A(truth) - y).abs().max() < 1e-5 * y.abs().max()
     gradient = operator.A_adjoint_A(probe) - operator.A_adjoint(y)
-    assert (gradient / norm(gradient) - wanted).abs().max() < 1e-5
-    assert (gradient / norm(gradient) - wanted).norm() < 1e-5
+    assert (gradient / norm(gradient) - expected).abs().max() < 1e-5
+    assert (gradient / norm(gradient) - expected).norm() < 1e-5
 
 
 class Recorded:

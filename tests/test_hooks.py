@@ -26,7 +26,7 @@ class Broken:
         raise RuntimeError("disk\nfull")
 
 
-def test_every_watcher_is_told_though_one_raises():
+def test_every_hook_plugin_is_called_even_if_one_raises():
     reports, first, last = [], Watcher(), Watcher()
     hooks = Hooks(reports.append).register(first, "first").register(Broken(), "broken").register(last, "last")
     hooks.call("cryobench_run_started", cells=3, options={})

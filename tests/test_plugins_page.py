@@ -1,4 +1,4 @@
-"""docs/plugins.md, command by command. `.ci/run` does it with the real pip, in an empty environment."""
+"""Runs the commands of docs/plugins.md. `.ci/run` does the same with pip in an empty environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ for module in folder.glob("*.py"):
 
 
 def test_every_command_of_the_page_runs(tmp_path):
-    """With a pip that links what is installed into a folder on sys.path: no network, and nothing stays."""
+    """A substitute for pip links packages into a folder on sys.path, so that no network is needed."""
     commands, site = tmp_path / "bin", tmp_path / "site"
     commands.mkdir()
     site.mkdir()

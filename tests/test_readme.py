@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its solver is a row, its files exist."""
+"""The README: its commands run, its solver works, its files exist."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_the_solver_of_the_readme_is_a_row_in_the_table(install_plugin, blobs):
     install_plugin("my-package", {group: {name: target}}, my_package=source)
     command = re.search(r"--solver (landweber:\d+) --operator (\S+)`", README)
     records = {r.solver: r for r in cb.run(command[1], "sumpool:4", data=blobs)}
-    # from zero, gradient descent goes to the least-norm solution, which is the floor but for the mean
+    # from zero, gradient descent converges to the least-norm solution, the floor except for the mean
     assert records[command[1]].status == "ok"
     assert np.mean(records[command[1]].values["measurement_mse"]) < 1e-2
 
 
-def test_the_table_shown_is_what_the_first_command_prints():
-    """The numbers of the packaged demo do not drift from the README: they are compared to three digits."""
+def test_the_table_in_the_readme_matches_the_first_command():
+    """The README's numbers for the packaged demo are compared within 0.02 dB."""
     shown = re.findall(r"^\d  (pinv|dct).*?(\d+\.\d\d) \[", README, re.MULTILINE)
     records = {r.solver: r for r in cb.run("dct", "sumpool:16")}
     assert dict(shown).keys() == records.keys()
@@ -39,7 +39,7 @@ def test_the_table_shown_is_what_the_first_command_prints():
         assert np.mean(records[solver].values["psnr"]) == pytest.approx(float(psnr), abs=0.02)
 
 
-def test_the_leaderboard_shown_is_what_was_published():
+def test_the_leaderboard_in_the_readme_matches_the_published_one():
     shown = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d+\.\d\d) \| (\d+ of \d+|–) \|", README, re.MULTILINE)
     published = (ROOT / "leaderboards" / "pixel.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d+\.\d\d) \| \d+ \| (\d+ of \d+|–) \|", published, re.MULTILINE)
@@ -47,7 +47,7 @@ def test_the_leaderboard_shown_is_what_was_published():
     assert shown == rows
 
 
-def test_the_files_it_names_exist_and_it_says_what_it_is_not():
+def test_the_files_named_by_the_readme_exist():
     for path in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
     for path, test in re.findall(r"`(tests/\S+?)::(\w+)`", README):
@@ -56,7 +56,7 @@ def test_the_files_it_names_exist_and_it_says_what_it_is_not():
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
-def test_the_tests_and_benchmarks_that_the_docs_name_exist(page):
+def test_the_tests_and_benchmarks_named_by_the_docs_exist(page):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"`(?:uv run python )?((?:tests|benchmarks|cryobench|tools)/[\w/]+\.py)", text):
         assert (ROOT / path).exists(), path

@@ -1,4 +1,4 @@
-"""Lookup: nothing imported before its time, and no plugin that breaks another."""
+"""Lookup of components: imports are deferred, and plugins do not affect each other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_one_broken_plugin_is_reported_and_the_rest_work(modules):
         ]
     )
     found = problems(registry, [])
-    assert len(found) == 6  # the good one is a dataclass and no solver
+    assert len(found) == 6  # the good one is a dataclass but not a solver
     assert all("\n" not in problem for problem in found)
     with pytest.raises(PluginError, match=r"cryobench-broken 1\.0 cannot be imported: ModuleNotFoundError"):
         registry.get("solvers", "broken")
@@ -79,11 +79,11 @@ def test_one_broken_plugin_is_reported_and_the_rest_work(modules):
     assert registry.make("solvers", "good:2").level == 2.0
 
 
-def test_a_name_claimed_twice_names_both_distributions(modules):
+def test_a_name_registered_twice_names_both_distributions(modules):
     registry = Registry([point("good", "good_plugin:Good"), point("good", "odd_plugin:Plain", "cryobench-b")])
     with pytest.raises(DuplicateName, match=r"cryobench-a 1\.0 and cryobench-b 1\.0"):
         registry.get("solvers", "good")
-    # one distribution seen twice on sys.path is no clash
+    # a distribution found twice on sys.path is not a conflict
     assert Registry([point("good", "good_plugin:Good")] * 2).get("solvers", "good").__name__ == "Good"
 
 
@@ -96,7 +96,7 @@ def test_unknown_names_get_a_suggestion():
         installed().names("solver")
 
 
-def test_only_operators_may_compose():
+def test_only_operators_can_be_composed():
     with pytest.raises(SpecError, match="composition"):
         installed().make("solvers", "dct@pinv")
 
@@ -111,7 +111,7 @@ def test_only_operators_may_compose():
         "identity@ctf@identity",
     ],
 )
-def test_compositions_are_written_as_they_are_read(text):
+def test_compositions_round_trip(text):
     registry = installed()
     made = registry.make("operators", text)
     assert str(registry.spec_of(made)) == text
@@ -122,7 +122,7 @@ def test_compositions_are_written_as_they_are_read(text):
         assert parse(str(spec)) == spec
 
 
-def test_a_composition_named_in_full_is_the_same_one():
+def test_the_long_form_of_a_composition_is_equal():
     registry = installed()
     made = registry.make("operators", "composed:sumpool:4,inner=ctf,inner.b_factor=30")
     assert made == registry.make("operators", "sumpool:4@ctf:b_factor=30")
@@ -132,7 +132,7 @@ def test_a_composition_named_in_full_is_the_same_one():
         registry.make("operators", "sumpool:4@ctff")
 
 
-def test_every_builtin_loads_and_its_spec_names_it():
+def test_every_built_in_component_loads_and_its_spec_names_it():
     registry = installed()
     assert problems(registry) == []
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Draws depend on (seed, image, purpose) and on nothing else."""
+"""Draws depend only on (seed, image, purpose)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from cryobench.rng import Rng, generator
 
 
-def test_an_image_draws_the_same_alone_and_in_a_batch():
+def test_draws_of_an_image_do_not_depend_on_the_batch():
     whole = Rng(3, ["a", "b", "c"]).stream("noise").normal((2, 5))
     assert whole.shape == (3, 2, 5)
     assert torch.equal(Rng(3, ["c"]).stream("noise").normal((2, 5)), whole[2:])
@@ -24,7 +24,7 @@ def test_seed_image_and_purpose_all_matter_and_draws_advance():
     assert not torch.equal(stream.normal((4,)), draw)
 
 
-def test_draws_have_the_law_they_state():
+def test_draws_have_the_stated_distribution():
     stream = Rng(0, ["a", "b"]).stream("x")
     assert stream.normal((50_000,)).var().item() == pytest.approx(1, abs=0.03)
     uniform = stream.uniform((50_000,), dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_keys_of_other_types_do_not_collide():
     assert generator("1", 2).initial_seed() != generator(1, "2").initial_seed()
 
 
-def test_the_global_state_is_left_alone():
+def test_the_global_state_is_preserved():
     before = torch.random.get_rng_state()
     Rng(0, ["a"]).stream("x").normal((4,))
     assert torch.equal(torch.random.get_rng_state(), before)

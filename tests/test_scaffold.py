@@ -1,4 +1,4 @@
-"""A new package installs, satisfies the contract of its kind, and its own commands run."""
+"""A new package can be installed, satisfies the contract of its kind, and its commands run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryobench.testing import examine
 
 
 def install(folder: Path, install_plugin) -> None:
-    """Install a package of one module as pip does."""
+    """Install a package of one module."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     module = next(folder.glob("cryobench_*.py"))
     install_plugin(project["name"], project["entry-points"], **{module.stem: module.read_text()})
@@ -37,7 +37,7 @@ def test_a_new_component_satisfies_its_contract_and_its_command_runs(kind, insta
 
 
 @pytest.mark.slow
-def test_its_tests_pass_and_fail_where_the_contract_is_broken(install_plugin, tmp_path):
+def test_generated_tests_fail_if_the_contract_is_broken(install_plugin, tmp_path):
     folder = create("solver", "cauchy", tmp_path)
     install(folder, install_plugin)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "tests")]

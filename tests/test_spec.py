@@ -36,7 +36,7 @@ chains = st.lists(singles, min_size=1, max_size=3).map(
 
 
 @given(chains)
-def test_parsing_undoes_printing(spec: Spec):
+def test_specs_round_trip_through_text(spec: Spec):
     assert parse(str(spec)) == spec
 
 
@@ -53,7 +53,7 @@ def test_the_parts_of_a_spec():
     "text",
     ["", ":16", "sumpool:16,50", "sumpool:16,count=1,count=2", 'x:"a', 'x:a"b"', "x:", "x:1,k=", "3x", "a@", "x,,"],
 )
-def test_malformed_specs_are_refused_in_one_line(text: str):
+def test_malformed_specs_give_a_one_line_error(text: str):
     with pytest.raises(SpecError) as error:
         parse(text)
     assert "\n" not in str(error.value)
@@ -150,7 +150,7 @@ def test_values_get_the_types_of_the_annotations():
     ),
     st.booleans(),
 )
-def test_binding_undoes_unbinding(outer: Outer, full: bool):
+def test_components_round_trip_through_specs(outer: Outer, full: bool):
     assert bound(str(unbind(outer, name_of, full=full))) == outer
 
 
@@ -173,7 +173,7 @@ def test_the_canonical_spec_has_the_values_that_differ_from_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "message"),
     [
         ("outer:abc", "block expects int, got 'abc'"),
         ("outer:1.5", "block expects int"),
@@ -188,10 +188,10 @@ def test_the_canonical_spec_has_the_values_that_differ_from_the_defaults():
         ("outer", "needs 'block' (int): a size"),
     ],
 )
-def test_invalid_values_are_refused_with_the_expected_type(text: str, wanted: str):
+def test_invalid_values_are_refused_with_the_expected_type(text: str, message: str):
     with pytest.raises(SpecError) as error:
         bound(text)
-    assert wanted in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -246,7 +246,7 @@ def test_the_bare_value_skips_fields_given_by_name():
     assert bind(Derived, parse("derived:7"), make, did_you_mean) == Derived(size=7)
     with pytest.raises(SpecError, match="'size' is given twice"):
         bind(Derived, parse("derived:7,size=8"), make, did_you_mean)
-    with pytest.raises(SpecError, match="'named' takes parameters by name alone, got '7'"):
+    with pytest.raises(SpecError, match="'named' takes parameters only by name, got '7'"):
         bind(Named, parse("named:7"), make, did_you_mean)
     assert str(unbind(Named(7), lambda _: "named")) == "named:only=7"
 
@@ -269,7 +269,7 @@ segments = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"),
     st.booleans(),
 )
 def test_a_path_is_the_first_value_of_the_component_that_reads_it(start: str, parts: list[str], deep: bool, full: bool):
-    """A path of any name is the first value of that component, and other values can be given beside it."""
+    """Any path is allowed, and other values can be given with it."""
     path = start + "/".join(parts)
     spec = Spec("user", None, (("prior", path), ("prior.deep", str(deep).lower())))
     made = bind(User, parse(str(spec)), make, did_you_mean)
@@ -280,12 +280,12 @@ def test_a_path_is_the_first_value_of_the_component_that_reads_it(start: str, pa
 def test_names_and_specs_take_precedence_over_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stored").mkdir()
-    for text, wanted in {"stored": Stored(), "stored:a/b": Stored("a/b"), "stored:hf:a/b": Stored("hf:a/b")}.items():
-        assert bind(User, parse(f"user:prior={text}"), make, did_you_mean) == User(wanted)
+    for text, prior in {"stored": Stored(), "stored:a/b": Stored("a/b"), "stored:hf:a/b": Stored("hf:a/b")}.items():
+        assert bind(User, parse(f"user:prior={text}"), make, did_you_mean) == User(prior)
 
 
 @pytest.mark.parametrize("name", ["mine", "v1.0", "2024"])
-def test_the_error_for_a_folder_without_a_slash_says_how_to_write_it(tmp_path, monkeypatch, name):
+def test_the_error_for_a_folder_without_a_slash_shows_the_valid_form(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     spec = parse(f"user:prior={name}")
     with pytest.raises(CryobenchError) as error:
@@ -331,7 +331,7 @@ def test_fields_state_their_search_ranges():
         "box": "false, true",
         "family": "haar, sym8",
     }
-    assert [fields[name].whole for name in ("lam", "steps", "tol")] == [False, True, False]
+    assert [fields[name].is_integer for name in ("lam", "steps", "tol")] == [False, True, False]
     assert fields["kind"].search == Choice(("soft", "hard"))
 
 
@@ -360,13 +360,13 @@ def test_invalid_ranges_are_refused(low, high, log):
 @pytest.mark.parametrize(
     ("type_", "marker", "message"),
     [
-        (str, Range(0, 1), "a Range marks a number, got str"),
-        (int, Range(0.5, 2), "integer ends"),
-        (str, Choice(), "marks a bool or a Literal, got str"),
-        (tuple[int, ...], Choice(), "marks a bool or a Literal"),
+        (str, Range(0, 1), "Range requires a number, got str"),
+        (int, Range(0.5, 2), "integer limits"),
+        (str, Choice(), "requires a bool or a Literal, got str"),
+        (tuple[int, ...], Choice(), "requires a bool or a Literal"),
     ],
 )
-def test_markers_that_do_not_suit_a_field_are_refused(type_, marker, message):
+def test_markers_that_do_not_fit_a_field_are_refused(type_, marker, message):
     cls = make_dataclass("Wrong", [("x", Annotated[type_, marker], None)])
     with pytest.raises(TypeError, match=message):
         fields_of(cls)

@@ -1,4 +1,4 @@
-"""Operators as SciPy and PyLops know them, by what those packages themselves make of them."""
+"""Operators as linear operators of SciPy and PyLops, checked with functions of these packages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IMAGES = 3
 
 
 class RandomMatrix(LinearOperator):
-    """A dense matrix, given as A and its transpose alone: what a stranger writes first."""
+    """A dense matrix that defines only A and its transpose, as a minimal plugin does."""
 
     nominal_compression = 1.0
     device = CPU
@@ -55,7 +55,7 @@ class RandomMatrix(LinearOperator):
 
 
 def operators(dtype=torch.float64):
-    """Each operator with the images that it may be asked about."""
+    """Each operator with the index of each of its images."""
     same = [build_operator(recipe, SHAPE, seed=3, dtype=dtype, device=CPU) for recipe in SAME.values()]
     same.append(RandomMatrix(SHAPE, rows=20, dtype=dtype))
     different = [live(recipe, taken(IMAGES, SHAPE), dtype) for recipe in DIFFERENT.values()]
@@ -68,7 +68,7 @@ precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], id
 
 
 def matrix(operator, image) -> np.ndarray:
-    """Of the operator for one image, from its own A on unit images, [m, N]."""
+    """The matrix of the operator for one image, from A applied to unit images, [m, N]."""
     return dense(operator) if operator.images is None else dense(operator)[image]
 
 
@@ -76,14 +76,14 @@ def matrix(operator, image) -> np.ndarray:
 @precisions
 def test_the_views_are_the_matrix_of_unit_images(at, dtype):
     operator, image = operators(dtype)[at]
-    wanted = matrix(operator, image)
-    unit = np.eye(wanted.shape[1], dtype=wanted.dtype)
+    expected = matrix(operator, image)
+    unit = np.eye(expected.shape[1], dtype=expected.dtype)
     for view in (as_scipy(operator, image), as_pylops(operator, image)):
-        assert (view.shape, view.dtype) == (wanted.shape, wanted.dtype)
-        np.testing.assert_allclose(view.matmat(unit), wanted, atol=1e-6 * np.abs(wanted).max())
-        np.testing.assert_allclose(view.rmatmat(np.eye(len(wanted))).T, wanted, atol=1e-5 * np.abs(wanted).max())
-        assert view.matmat(unit).dtype == view.matvec(unit[0]).dtype == wanted.dtype
-    np.testing.assert_allclose(as_pylops(operator, image).todense(), wanted, atol=1e-6 * np.abs(wanted).max())
+        assert (view.shape, view.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(view.matmat(unit), expected, atol=1e-6 * np.abs(expected).max())
+        np.testing.assert_allclose(view.rmatmat(np.eye(len(expected))).T, expected, atol=1e-5 * np.abs(expected).max())
+        assert view.matmat(unit).dtype == view.matvec(unit[0]).dtype == expected.dtype
+    np.testing.assert_allclose(as_pylops(operator, image).todense(), expected, atol=1e-6 * np.abs(expected).max())
 
 
 @every
@@ -113,9 +113,9 @@ def test_columns_are_one_batch():
 
 @every
 @precisions
-def test_pylops_finds_the_adjoint_right(at, dtype):
+def test_the_adjoint_passes_the_dot_test_of_pylops(at, dtype):
     operator, image = operators(dtype)[at]
-    np.random.seed(0)  # where dottest draws from
+    np.random.seed(0)  # dottest uses the global random state
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
     view = as_pylops(operator, image)
     for adjoint in (view, view.H):
@@ -123,20 +123,20 @@ def test_pylops_finds_the_adjoint_right(at, dtype):
 
 
 @every
-def test_scipy_solves_to_the_least_norm_solution(at):
+def test_lsqr_finds_the_least_norm_solution(at):
     operator, image = operators()[at]
-    operator.cg_tol = 1e-12  # of those that iterate
+    operator.cg_tol = 1e-12  # for iterative operators
     y = np.random.default_rng(1).standard_normal(math.prod(operator.measurement_shape))
-    wanted = np.linalg.pinv(matrix(operator, image), rcond=1e-6) @ y
+    expected = np.linalg.pinv(matrix(operator, image), rcond=1e-6) @ y
     of_all = torch.from_numpy(y).reshape(1, *operator.measurement_shape).repeat(operator.images or 1, 1, 1, 1)
     own = operator.A_dagger(of_all)[image if operator.images else 0]
     found = lsqr(as_scipy(operator, image), y, atol=1e-14, btol=1e-14, conlim=0, iter_lim=3000)[0]
-    np.testing.assert_allclose(own.flatten().numpy(), wanted, atol=1e-5 * np.abs(wanted).max())
-    np.testing.assert_allclose(found, own.flatten().numpy(), atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(own.flatten().numpy(), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(found, own.flatten().numpy(), atol=1e-5 * np.abs(expected).max())
 
 
 @precisions
-def test_scipy_finds_the_norm(dtype):
+def test_the_norm_agrees_with_scipy(dtype):
     largest: dict[int, float] = {}
     found = operators(dtype)
     for place, (operator, image) in enumerate(found):
@@ -149,7 +149,7 @@ def test_scipy_finds_the_norm(dtype):
         assert norm == pytest.approx(found[first][0].compute_norm(), rel=1e-3 if dtype == torch.float32 else 1e-5)
 
 
-def test_pylops_takes_images_as_they_are():
+def test_pylops_accepts_images_without_flattening():
     operator, _ = operators()[1]
     image = np.random.default_rng(3).standard_normal(SHAPE)
     view = as_pylops(operator)
@@ -159,7 +159,7 @@ def test_pylops_takes_images_as_they_are():
     assert (view.H @ y).shape == SHAPE
 
 
-def test_what_comes_out_is_no_part_of_what_went_in():
+def test_the_result_shares_no_memory_with_the_input():
     view = as_scipy(build_operator(Identity(), SHAPE, seed=0, dtype=torch.float64, device=CPU))
     x = np.zeros(math.prod(SHAPE))
     view.matvec(x)[:] = 1
@@ -168,13 +168,13 @@ def test_what_comes_out_is_no_part_of_what_went_in():
 
 @pytest.mark.parametrize("image", [-1, IMAGES])
 @pytest.mark.parametrize("view", [as_scipy, as_pylops])
-def test_an_image_that_it_was_not_built_for_is_refused(view, image):
+def test_an_invalid_image_index_is_refused(view, image):
     operator = live(Ctf(), taken(IMAGES, SHAPE))
-    with pytest.raises(ParameterError, match=f"images 0 to 2, and image={image} is none"):
+    with pytest.raises(ParameterError, match=f"images 0 to 2, got image={image}"):
         view(operator, image)
 
 
-def test_without_pylops_it_says_what_to_install(monkeypatch):
+def test_without_pylops_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "pylops", None)
     with pytest.raises(DependencyError, match="pip install pylops") as refused:
         as_pylops(operators()[0][0])

@@ -1,4 +1,4 @@
-"""Solvers whose best parameters are known, and a source that tells which of its images were read."""
+"""Solvers with known best parameters, and a source that logs which images were read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryobench.spec import Choice, Range
 
 @dataclass(frozen=True)
 class Toy(Solver):
-    """Off by x - 0.3, and by more where `way` is bad: on `identity` the mse is ((x - 0.3)^2 + [way is bad]) / 4."""
+    """Adds an error to the least-norm solution: on `identity` the mse is ((x - 0.3)^2 + [way is bad]) / 4."""
 
     x: Annotated[float, Range(-1, 1), "best at 0.3"] = 0.0
     way: Annotated[Literal["bad", "good"], Choice(), "good is better"] = "bad"
@@ -38,14 +38,14 @@ class Toy(Solver):
 
 @dataclass(frozen=True)
 class Other(Toy):
-    """Another with the same ranges, dearer."""
+    """The same ranges at a higher cost."""
 
     cost: Annotated[int, "network evaluations"] = 3
 
 
 @dataclass(frozen=True)
 class Picky(Toy):
-    """Takes no sum pooling."""
+    """Does not support sum pooling."""
 
     def unsupported(self, problem):
         return "no blocks, please" if problem.operator.block > 1 else None
@@ -72,7 +72,7 @@ from cryobench.core import Source, Stack
 
 @dataclass(frozen=True)
 class Spy(Source):
-    """Twelve images, 8 x 8; writes the numbers of those that are read to $SPIED."""
+    """Twelve images, 8 x 8; appends the number of each image that is read to $SPIED."""
 
     seed: int = 0
     size: int = 8

@@ -23,8 +23,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from cryobench.environment import version
 
         typer.echo(f"cryobench {version()}")
@@ -72,12 +72,12 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except Exception as error:  # a bug in cryobench: one line, and how to see the traceback
+    except Exception as error:  # a bug in cryobench: one line that says how to see the traceback
         if debug:
             raise
         typer.echo(
-            f"internal error: {described(error)} (--debug shows the traceback; `cryobench env` is what a bug report "
-            "needs)",
+            f"internal error: {described(error)} (use --debug for the traceback; include the output of "
+            "`cryobench env` in a bug report)",
             err=True,
         )
         sys.exit(1)

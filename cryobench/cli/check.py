@@ -20,15 +20,16 @@ MARKS = {"holds": "ok", "broken": "BROKEN", "does not apply": "n/a"}
 def check(
     specs: Annotated[
         list[str],
-        typer.Argument(help="Components: pinv, sumpool:4, or solvers/dct where a name is registered in several kinds."),
+        typer.Argument(help="Components: pinv, sumpool:4, or solvers/dct if a name is registered in several kinds."),
     ],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print broken rules only.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Test components against the contract of their kind: which rules hold, which are broken, and what to do. The exit
-    code is 1 if a rule is broken.
+    """Test components against the contract of their kind: which rules hold, which are broken, and how to fix them. The
+    exit code is 1 if a rule is broken.
 
-    They are tested on small synthetic images or volumes: give a slow solver few steps, as cryosense:steps=20.
+    The components are tested on small synthetic images or volumes. Give a slow solver few steps, such as
+    cryosense:steps=20.
     """
     import json
 

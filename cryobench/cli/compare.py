@@ -1,4 +1,4 @@
-"""`cryobench compare`: changes between two results, for people and for CI."""
+"""`cryobench compare`: changes between two results, for users and for CI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Results folder, or single run folder: the new results.")],
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Columns to compare, such as psnr,ssim,seconds. [default: all, costs too]"),
+        typer.Option(
+            metavar="A,B", help="Columns to compare, such as psnr,ssim,seconds. [default: all, including costs]"
+        ),
     ] = None,
     fail_on: Annotated[
         str | None,
@@ -44,8 +46,8 @@ def compare(
     """List the cells that are significantly better, worse or slower in NEW than in OLD.
 
     Exit code 1 on a regression: a metric that is significantly worse (paired by image, corrected for the number of
-    tests), a cell that ran and no longer does, a metric that lost its number. With --fail-on: a mean that changed
-    beyond a threshold, unless its 95% interval contains 0; and a cell that no longer runs.
+    tests), a cell that no longer runs, a metric that no longer has a value. With --fail-on: a mean that changed beyond
+    a threshold, unless its 95% interval contains 0, and a cell that no longer runs.
     """
     from cryobench.cli.output import note
     from cryobench.leaderboard.compare import render
@@ -73,5 +75,5 @@ def _records(folder: Path) -> list[Record]:
 
     records = Results(folder).read_all(report=note)
     if not records:
-        raise ResultsError(f"no finished cells in {folder}; `cryobench run` makes some")
+        raise ResultsError(f"no finished cells in {folder}; `cryobench run` creates them")
     return records

@@ -18,7 +18,7 @@ DataArgument = Annotated[str, typer.Argument(help="An image file, or a source sp
 def info(
     data: DataArgument,
     sheet: Annotated[Path | None, typer.Option(help="Also write a contact sheet, a PNG.")] = None,
-    images: Annotated[str | None, typer.Option(help="Which images the sheet shows. [default: the first 32]")] = None,
+    images: Annotated[str | None, typer.Option(help="Images on the sheet. [default: the first 32]")] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Show the clean images on the sheet.")] = False,
     size: SizeOption = None,
     as_stack: AsStackOption = False,
@@ -58,7 +58,7 @@ def simulate(
     clean: Annotated[bool, typer.Option("--clean/--no-clean", help="Also write the images without noise.")] = True,
     force: ForceOption = False,
 ) -> None:
-    """Simulate particles of a structure into a stack and a RELION 3.1 star file with CTF, poses and shifts.
+    """Simulate particles of a structure; write a stack and a RELION 3.1 star file with CTF, poses and shifts.
 
     Example: cryobench data simulate 6zu5,snr=0.1,count=1000 --out simulated
     """
@@ -69,13 +69,13 @@ def simulate(
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
     names = ["particles"] + (["clean"] if clean else [])
-    there = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
-    if there and not force:
-        raise ResultsError(f"{there[0]} exists; give another --out, or --force to replace it")
+    existing = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
+    if existing and not force:
+        raise ResultsError(f"{existing[0]} exists; give another --out, or --force to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultsError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
+        raise ResultsError(f"cannot create the folder {out}: {error.strerror}; choose another --out") from error
     for name in names:
         source = stack if name == "particles" else Clean(stack)
         written = write(source, out / f"{name}.mrcs")
@@ -85,8 +85,8 @@ def simulate(
 @data_app.command("convert")
 def convert(
     data: DataArgument,
-    path: Annotated[Path, typer.Argument(help="What to write: .mrcs (and a .star beside it) or .npy.")],
-    images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
+    path: Annotated[Path, typer.Argument(help="Output file: .mrcs (with a .star file) or .npy.")],
+    images: Annotated[str | None, typer.Option(help="Images to convert, counted from 0. [default: all]")] = None,
     normalize: Annotated[str, typer.Option(help="none, minmax, meanstd, relion or p95, image by image.")] = "none",
     radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
     invert: InvertOption = False,
@@ -95,7 +95,7 @@ def convert(
     data_root: DataRootOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write images in another format, size, contrast or normalisation; CTF, poses and pixel size are kept.
+    """Convert images to another format, size, contrast or normalisation; CTF, poses and pixel size are kept.
 
     Example: cryobench data convert particles.cs particles.mrcs --size 128 --normalize relion
     """

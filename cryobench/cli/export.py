@@ -25,7 +25,7 @@ def export(
         ),
     ] = "psnr",
 ) -> None:
-    """Write the metrics of every image of every finished cell as tables: for pandas, for R, for benchopt's plots.
+    """Write the metrics of every image of every finished cell as tables for pandas, R or benchopt's plots.
 
     Example: cryobench export runs --csv images.csv --benchopt outputs/cryobench.parquet
     """
@@ -38,7 +38,7 @@ def export(
     if not files and not stdout:
         raise ParameterError("nothing to write; give --csv FILE, --parquet FILE or --benchopt FILE")
     if len({file.resolve() for file in files}) < len(files):
-        raise ParameterError("two tables would be written to one file; give each a file of its own")
+        raise ParameterError("two tables would be written to the same file; give each its own file")
     for file in files:
         check_writable_file(file)
     if benchopt is not None and benchopt.suffix != ".parquet":
@@ -48,18 +48,18 @@ def export(
     from cryobench.results.tables import to_csv
 
     records = export.read_finished(runs or [Path("runs")], note)
-    plain = export.images_table(records) if csv is not None or parquet is not None else None
-    theirs = export.benchopt_table(records, by) if benchopt is not None else None  # before any file is written
-    if plain is not None and csv is not None:
-        text = to_csv(plain)
+    table = export.images_table(records) if csv is not None or parquet is not None else None
+    benchopt_table = export.benchopt_table(records, by) if benchopt is not None else None  # before any file is written
+    if table is not None and csv is not None:
+        text = to_csv(table)
         if stdout:
             sys.stdout.write(text)
         else:
             with whole_file(csv) as path:
                 path.write_text(text, encoding="utf-8")
-    if plain is not None and parquet is not None:
-        export.write_parquet(plain, parquet)
-    if theirs is not None and benchopt is not None:
-        export.write_benchopt(theirs, benchopt)
+    if table is not None and parquet is not None:
+        export.write_parquet(table, parquet)
+    if benchopt_table is not None and benchopt is not None:
+        export.write_benchopt(benchopt_table, benchopt)
     for file in files:
         note(f"{sum(len(record.images) for record in records)} images of {len(records)} cells in {file}")

@@ -24,23 +24,23 @@ def leaderboard(
     ] = None,
     group_by: Annotated[
         str | None,
-        typer.Option(metavar="operator|noise|data|compression", help="Headings, with average ranks each."),
+        typer.Option(metavar="operator|noise|data|compression", help="Group the tables, with average ranks per group."),
     ] = None,
     solvers: Annotated[
         str | None,
-        typer.Option(metavar="GLOB,...", help="Only these: dct or tv:* (? for a comma in a spec). Floor and ceiling "
-                     "are kept."),
+        typer.Option(metavar="GLOB,...", help="Solvers to show, such as dct or tv:* (? matches the comma in a spec). "
+                     "Floor and ceiling are always shown."),
     ] = None,
     operator: Annotated[
-        list[str] | None, typer.Option("--operator", "-o", metavar="GLOB", help="Only these. Repeat for more.",
+        list[str] | None, typer.Option("--operator", "-o", metavar="GLOB", help="Operators to show. Repeat for more.",
                                        show_default=False)
     ] = None,
     noise: Annotated[
-        list[str] | None, typer.Option("--noise", "-n", metavar="GLOB", help="Only these. Repeat for more.",
+        list[str] | None, typer.Option("--noise", "-n", metavar="GLOB", help="Noises to show. Repeat for more.",
                                        show_default=False)
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", "-d", metavar="GLOB", help="Only these. Repeat for more.",
+        list[str] | None, typer.Option("--data", "-d", metavar="GLOB", help="Data sets to show. Repeat for more.",
                                        show_default=False)
     ] = None,
     csv: CsvOption = None,
@@ -62,7 +62,7 @@ def leaderboard(
     with _collector_paused():
         cells = read_cells(folders, note)
         if not cells.num_rows:
-            raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` makes some")
+            raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` creates them")
         patterns = {"solver": _listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
         cells = choose(cells, patterns)
         frame = table.leaderboard(cells, by=by)
@@ -75,8 +75,8 @@ def leaderboard(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """No garbage collection. A large leaderboard is millions of small objects, and searching them for cycles would take
-    a fifth of the run time."""
+    """Disable garbage collection. A large leaderboard has millions of small objects, and searching them for cycles
+    would take a fifth of the run time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -45,7 +45,7 @@ class Dashboard(ProgressObserver):
         self._done = dict.fromkeys(("ok", "skipped", "failed"), 0)
         self._best: dict[str, tuple[float, Record]] = {}
         self._floors: dict[str, str] = {}
-        self._remarks: list[str] = []
+        self._warnings: list[str] = []
 
     def cell_started(self, cell: Cell) -> None:
         self._running[cell.hash] = cell, time.monotonic()
@@ -62,7 +62,7 @@ class Dashboard(ProgressObserver):
         self._rank(record)
 
     def warn(self, message: str) -> None:
-        self._remarks = [*self._remarks, message][-3:]
+        self._warnings = [*self._warnings, message][-3:]
 
     def workers_done(self, seconds: Mapping[str, float]) -> None:
         self._quiet = False
@@ -77,19 +77,19 @@ class Dashboard(ProgressObserver):
         if record.floor:
             self._floors[problem] = f"{score:.4g}"
         higher = any(column["name"] == self._by and column["direction"] == "higher" for column in record.columns)
-        best = self._best.pop(problem, None)  # reinserted at the end: the last changed problem comes last
+        best = self._best.pop(problem, None)  # reinserted at the end, so that the most recent problem is last
         self._best[problem] = (score, record) if best is None or (score > best[0]) == higher else best
 
     def shown(self) -> RenderableType:
         """The dashboard at this moment."""
         finished = sum(self._done.values())
-        new, passed = finished - self._reused, time.monotonic() - self._start
+        new, elapsed = finished - self._reused, time.monotonic() - self._start
         left = self._cells - finished
         status = [f"{finished} of {self._cells} cells"]
         status += [f"{self._done[what]} {what}" for what in ("skipped", "failed") if self._done[what]]
         status += [f"{self._reused} reused"] if self._reused else []
         if new and left:
-            status += [f"{60 * new / passed:.1f} a minute", f"about {duration(passed * left / new)} to go"]
+            status += [f"{60 * new / elapsed:.1f} a minute", f"about {duration(elapsed * left / new)} left"]
         running = [
             (_named(cell), duration(time.monotonic() - since)) for cell, since in list(self._running.values())[:ROWS]
         ]
@@ -103,7 +103,7 @@ class Dashboard(ProgressObserver):
             progress,
             _table("running", ("cell", "since"), running),
             _table(f"best so far, by {self._by}", ("problem", "solver", self._by, "floor"), best),
-            *(f"[red]{escape(remark)}[/red]" for remark in self._remarks),
+            *(f"[red]{escape(warning)}[/red]" for warning in self._warnings),
         ]
         return Group(*parts)
 

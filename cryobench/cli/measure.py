@@ -32,11 +32,11 @@ def measure(
     noise: Annotated[
         str, typer.Option("--noise", "-n", help="A noise spec.", autocompletion=complete("noises"))
     ] = "none",
-    images: Annotated[str | None, typer.Option(help="Which images, counted from 0. [default: all]")] = None,
+    images: Annotated[str | None, typer.Option(help="Images to measure, counted from 0. [default: all]")] = None,
     scaling: ScalingOption = "minmax",
     normalize: Annotated[str | None, typer.Option(hidden=True)] = None,
     radius: Annotated[
-        float | None, typer.Option(help="Radius of the particle in pixels, for relion. [default: as the data state it]",
+        float | None, typer.Option(help="Radius of the particle in pixels, for relion. [default: that of the data]",
                                    show_default=False)
     ] = None,
     invert: InvertOption = False,
@@ -48,27 +48,27 @@ def measure(
     dtype: DtypeOption = "float32",
     force: ForceOption = False,
 ) -> None:  # fmt: skip
-    """Measure images with an operator, as a compressive detector would, and write one file.
+    """Measure images with an operator and write the measurements to one file.
 
     Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
     """
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
     from cryobench.io.selection import parse_images
-    from cryobench.measuring.measure import Exposure
-    from cryobench.measuring.measure import measure as expose
+    from cryobench.measuring.measure import Acquisition
+    from cryobench.measuring.measure import measure as acquire
     from cryobench.plan.dataset import data_options, open_stack
     from cryobench.registry import installed
 
     if normalize is not None:
         raise ParameterError(f"--normalize is now called --scaling; give --scaling {normalize}")
     if out.suffix != ".npz":
-        raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends so")
+        raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends in .npz")
     _refuse_existing(force, out)
     stack = open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
     indices = parse_images(images, len(stack), len(stack), label=stack.label)
-    exposure = Exposure(operator, noise, scaling, radius, invert, seed, dtype, device)
-    measured = expose(exposure, stack, indices, installed())
+    acquisition = Acquisition(operator, noise, scaling, radius, invert, seed, dtype, device)
+    measured = acquire(acquisition, stack, indices, installed())
     measured.save(out)
     M, h, w = measured.y.shape[1:]
     note(f"{len(indices)} images in {out}: y is {M} x {h} x {w} for each, C = {measured.about['compression']:.3g}")
@@ -76,12 +76,13 @@ def measure(
 
 def reconstruct(
     measurements: Annotated[
-        Path, typer.Argument(help="What `measure` wrote, or a .npz with arrays y [B, M, h, w] and masks [M, H, W].")
+        Path,
+        typer.Argument(help="File written by `measure`, or a .npz with arrays y [B, M, h, w] and masks [M, H, W]."),
     ],
     solver: Annotated[
         str, typer.Option("--solver", "-s", help="A solver spec, such as dct.", autocompletion=complete("solvers"))
     ],
-    out: Annotated[Path, typer.Option(help="Stack to write, .mrcs; a .star of the same name comes beside it.")],
+    out: Annotated[Path, typer.Option(help="Stack to write, .mrcs; a .star file of the same name is written too.")],
     seed: Annotated[int, typer.Option(help="Seed of the solver.")] = 0,
     batch: Annotated[int, typer.Option(help="Images solved at once.")] = 16,
     device: DeviceOption = "cpu",
@@ -90,7 +91,7 @@ def reconstruct(
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Reconstruct images from measurements, with the units, CTF, poses and pixel size of the measured images.
+    """Reconstruct images from measurements. Units, CTF, poses and pixel size are those of the measured images.
 
     Example: cryobench reconstruct y.npz --solver dct --out stack.mrcs
     """
@@ -105,7 +106,7 @@ def reconstruct(
     from cryobench.registry import installed
 
     if out.suffix != ".mrcs":
-        raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends so")
+        raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
     star = out.with_suffix(".star")
     _refuse_existing(force, out, star)
     measured = load(measurements)

@@ -1,4 +1,4 @@
-"""`cryobench new`: the package of a new component."""
+"""`cryobench new`: creates the package of a new component."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import typer
 def new(
     kind: Annotated[str, typer.Argument(help="solver, operator, mask, noise, prior, metric or source.")],
     name: Annotated[str, typer.Argument(help="Its name in specs, such as steepest.")],
-    into: Annotated[Path, typer.Option("--into", help="The folder in which the package is made.")] = Path(),
+    into: Annotated[Path, typer.Option("--into", help="Folder in which the package is created.")] = Path(),
 ) -> None:
-    """Make a package with a new component: it installs, passes the tests of its contract, and appears in `list`."""
+    """Create a package with a new component, which can be installed and passes the tests of its contract."""
     from cryobench import scaffold
 
     folder = scaffold.create(kind, name, into)

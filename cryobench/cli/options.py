@@ -17,34 +17,38 @@ FormatOption = Annotated[
 CsvOption = Annotated[
     Path | None, typer.Option("--csv", help="Write the table as CSV, one row per cell; '-' for stdout.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout instead.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 SizeOption = Annotated[
-    int | None, typer.Option(help="Fourier-crop the images to this many pixels a side, or pad their spectrum.")
+    int | None, typer.Option(help="Fourier-crop the images to this many pixels per side, or pad their spectrum.")
 ]
 AsStackOption = Annotated[bool, typer.Option("--as-stack", help="Read a bare .mrc volume as a stack of images.")]
-DataRootOption = Annotated[str | None, typer.Option(help="Folder that the image references of a table start from.")]
+DataRootOption = Annotated[str | None, typer.Option(help="Folder to which image references in a table are relative.")]
 ScalingOption = Annotated[
-    str, typer.Option(metavar="minmax|none|meanstd|p95|relion", help="Map of each image's intensities to those that "
-                      "are measured: to [-1, 1], as they are, to mean 0 and deviation 1, to 1 at the 95th percentile, "
-                      "or to mean 0 and deviation 1 outside the particle.")
+    str, typer.Option(metavar="minmax|none|meanstd|p95|relion", help="Scaling of the intensities of each image. "
+                      "minmax: to [-1, 1]; none: unchanged; meanstd: to mean 0 and standard deviation 1; p95: to 1 at "
+                      "the 95th percentile; relion: to mean 0 and standard deviation 1 outside the particle.")
 ]  # fmt: skip
-InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images, on reading.")]
+InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images.")]
 WithinOption = Annotated[
-    str, typer.Option(metavar="image|circle|circle:Å", help="Where metrics look: circle is the particle's where the "
-                      "data state its radius, else the largest in the image; circle:75 has that radius in Å.")
+    str, typer.Option(metavar="image|circle|circle:Å", help="Region of the metrics. circle: the circle of the "
+                      "particle if the data state its radius, else the largest in the image; circle:75: radius in Å.")
 ]  # fmt: skip
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
 BatchOption = Annotated[
-    str, typer.Option(metavar="N|auto", help="Images solved at once, halved when memory runs out; auto: all on CUDA.")
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Images solved at once, halved when memory runs out. auto: at most 1024 on CUDA, 16 on a CPU.",
+    ),
 ]
 PresetsOption = Annotated[
-    str | None, typer.Option(metavar="FOLDER", help="Where presets of tuned solvers (dct@NAME) lie. [default: presets, "
-                             "or $CRYOBENCH_PRESETS]", show_default=False)
+    str | None, typer.Option(metavar="FOLDER", help="Folder of the presets of tuned solvers (dct@NAME). [default: "
+                             "$CRYOBENCH_PRESETS, or presets]", show_default=False)
 ]  # fmt: skip
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
 
 
 def complete(kind: str) -> Callable[[str], list[str]]:

@@ -22,7 +22,7 @@ FILE_WIDTH = 160
 
 
 def note(message: str) -> None:
-    """Print a remark to stderr."""
+    """Print a message to stderr."""
     typer.echo(message, err=True)
 
 
@@ -49,20 +49,20 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
     from cryobench.files import check_writable_file
     from cryobench.registry import did_you_mean
 
-    asked = [("--format " + text, *text.partition("=")[::2]) for text in formats]
-    asked += [(f"--csv {csv}", "csv", str(csv))] if csv is not None else []
-    asked += [("--json", "json", "")] if as_json else []
+    requested = [("--format " + text, *text.partition("=")[::2]) for text in formats]
+    requested += [(f"--csv {csv}", "csv", str(csv))] if csv is not None else []
+    requested += [("--json", "json", "")] if as_json else []
     printed: dict[str, str] = {}
     files: dict[Path, str] = {}
-    for option, name, file in asked:
+    for option, name, file in requested:
         if name not in FORMATS:
             raise ParameterError(f"{option}: {name!r} is not a format; {did_you_mean(name, FORMATS)}")
         if option.endswith("="):
-            raise ParameterError(f"{option} lacks a file; give {option}FILE")
+            raise ParameterError(f"{option} needs a file; give {option}FILE")
         if file in ("", "-"):
             printed[option] = name
         elif Path(file) in files:
-            raise ParameterError(f"{option} would write {file} twice; give each format a file of its own")
+            raise ParameterError(f"{option} would write {file} twice; give each format its own file")
         else:
             check_writable_file(Path(file))
             files[Path(file)] = name

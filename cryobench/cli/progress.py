@@ -19,7 +19,7 @@ from cryobench.training import loop as training
 
 
 class ProgressObserver(SweepObserver):
-    """Progress bars on a terminal, a plain line per cell elsewhere, nothing when quiet; warnings always."""
+    """Shows progress bars on a terminal, one line per cell elsewhere, nothing if quiet. Warnings are always shown."""
 
     def __init__(self, cells: int, quiet: bool):
         self._reused, self._cells, self._quiet = 0, cells, quiet
@@ -46,7 +46,7 @@ class ProgressObserver(SweepObserver):
         self._reused += reused
         self._bars.advance(self._all)
         if self._lines:
-            how = "was there already" if reused else record.status + (f": {record.reason}" if record.reason else "")
+            how = "reused" if reused else record.status + (f": {record.reason}" if record.reason else "")
             note(f"{record.solver} on {record.operator}, noise {record.noise}, {record.data}: {how}")
 
     def warn(self, message: str) -> None:
@@ -54,17 +54,17 @@ class ProgressObserver(SweepObserver):
 
     def workers_done(self, seconds: Mapping[str, float]) -> None:
         if not self._quiet:
-            note(f"the workers' time: {summary(seconds)}")
+            note(f"worker time: {summary(seconds)}")
 
     def summary(self, folder: Path) -> str:
-        """The number of cells in a results folder, and how many of them were reused."""
-        known = f", {self._reused} of them there already (--force runs them again)" if self._reused else ""
-        return f"{self._cells} cells in {folder}{known}"
+        """A message with the number of cells in a results folder and how many were reused."""
+        reused = f", {self._reused} of them reused (--force runs them again)" if self._reused else ""
+        return f"{self._cells} cells in {folder}{reused}"
 
 
 class TrainingProgress(training.TrainingObserver):
-    """A bar with the losses on a terminal, a line per checkpoint and validation elsewhere, nothing when quiet; warnings
-    always."""
+    """Shows a bar with the losses on a terminal, one line per checkpoint and validation elsewhere, nothing if quiet.
+    Warnings are always shown."""
 
     def __init__(self, quiet: bool):
         self._bars, terminal = _bars(quiet)
@@ -85,7 +85,7 @@ class TrainingProgress(training.TrainingObserver):
     def started(self, step: int, steps: int) -> None:
         self._steps = steps
         self._bars.update(self._task, total=steps, completed=step)
-        self.say(f"going on after step {step} of {steps}" if step else f"training for {steps} steps")
+        self.say(f"continuing after step {step} of {steps}" if step else f"training for {steps} steps")
 
     def stepped(self, step: int, loss: float) -> None:
         self._losses.append(loss)
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def _bars(quiet: bool) -> tuple[Progress, bool]:
-    """Progress bars on stderr, nothing where it is no terminal or quiet is asked for; and whether it is a terminal."""
+    """Progress bars on stderr, disabled if quiet or not on a terminal; and whether stderr is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)

@@ -49,7 +49,7 @@ def run(
                      "for more. [default: demo]", show_default=False),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="Which images, counted from 0: 0:8 or 3,7,9. [default: the first 4]",
+        str | None, typer.Option(help="Images to use, counted from 0, such as 0:8 or 3,7,9. [default: the first 4]",
                                  show_default=False)
     ] = None,
     size: SizeOption = None,
@@ -59,7 +59,7 @@ def run(
     scaling: ScalingOption = "minmax",
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: those that cost little]",
+        typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: the fast ones]",
                      autocompletion=complete("metrics"), show_default=False),
     ] = None,
     within: WithinOption = "image",
@@ -68,19 +68,19 @@ def run(
         list[int] | None,
         typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),
     ] = None,
-    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the closed-form pinv row to a table.")] = True,
+    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the solver pinv to every table.")] = True,
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Add the best that exact measurements of simulated images allow in psnr.")
+        bool, typer.Option("--ceiling", help="Add the best expected PSNR for exact measurements of simulated images.")
     ] = False,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     batch: BatchOption = "auto",
-    out: Annotated[Path, typer.Option(help="Results folder. A cell found there is not run again.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Results folder. Finished cells in it are reused.")] = Path("runs"),
     save: Annotated[
         list[str] | None,
-        typer.Option(help="Also save reconstructions (.mrcs, and their deviation where the solver gives one), or "
-                     "figures: panel, errors, frc (.png), views (.npz, for the HTML page) and animation (.gif, of the "
-                     "first image), or one of these. Repeat for more.", show_default=False),
+        typer.Option(help="Also save reconstructions (.mrcs, and their deviation if the solver estimates it), "
+                     "figures, or a single figure: panel, errors, frc (.png), views (.npz, for the HTML page) or "
+                     "animation (.gif, of the first image). Repeat for more.", show_default=False),
     ] = None,
     presets: PresetsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,

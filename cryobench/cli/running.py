@@ -1,4 +1,4 @@
-"""Collects the records of a run, and reports finished cells if it ends early. Does not import torch."""
+"""Collects the records of a run and reports the finished cells if it ends early. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ INTERRUPTED = 130
 
 
 def check_by(by: str, plans: Sequence[Plan]) -> None:
-    """Raise `ParameterError`, before any work, if the column to rank by will not exist."""
+    """Raise `ParameterError`, before any work, if the run will not have the column to rank by."""
     rankable = [*(column for plan in plans for column in plan.rankable), *COSTS]
     if by not in rankable:
-        raise ParameterError(f"--by {by!r} is no column of this run; {did_you_mean(by, dict.fromkeys(rankable))}")
+        raise ParameterError(f"--by {by!r} is not a column of this run; {did_you_mean(by, dict.fromkeys(rankable))}")
 
 
 def collect(records: Iterable[Record], cells: int, store: Results) -> list[Record]:
-    """Collect the records of a run. Finished cells are kept if it ends early: Ctrl-C, a full disk, lost workers."""
-    kept = f"cells are finished and kept in {store.root}; the same command goes on from there"
+    """Collect the records of a run. Finished cells are kept if it ends early (Ctrl-C, a full disk, lost workers)."""
+    kept = f"cells are finished and kept in {store.root}; the same command continues from there"
     found: list[Record] = []
     try:
         with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results

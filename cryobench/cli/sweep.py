@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cryobench.plan.grid import Plan
-    from cryobench.plan.suite import Absent
+    from cryobench.plan.suite import UnavailableGrid
     from cryobench.plan.suite_file import Reference, SuiteFile
     from cryobench.record import Record
     from cryobench.sweep.driver import SweepOptions
@@ -51,7 +51,7 @@ def sweep(
                                  show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be run, with estimated times, and exit.")
+        bool, typer.Option("--dry-run", help="List the cells to run with estimated times, and exit.")
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run failed and skipped cells again.")
@@ -60,21 +60,21 @@ def sweep(
         str | None, typer.Option(metavar="K/N", help="Run shard K of N only, for machines that share only a folder.")
     ] = None,
     time_limit: Annotated[
-        str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell that takes longer; it counts as failed.")
+        str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell that takes longer and record it as failed.")
     ] = None,
     memory_limit: Annotated[
         str | None, typer.Option(metavar="500M|8G", help="Stop a cell whose process uses more host memory.")
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Show running cells, speed and the best so far.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Show running cells, speed and best results.")] = False,
     by: ByOption = "psnr",
     device: DeviceOption = "cpu",
     batch: BatchOption = "auto",
     save: Annotated[
-        list[str] | None, typer.Option(help="As in `run`: reconstructions, figures. Repeat for more.",
+        list[str] | None, typer.Option(help="Files to save, as in `run`. Repeat for more.",
                                        show_default=False)
     ] = None,
     presets: PresetsOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Run cells again that are saved already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run saved cells again.")] = False,
     publish: Annotated[
         Path | None, typer.Option(help="Also write the leaderboard to SUITE.csv and SUITE.md in this folder.")
     ] = None,
@@ -116,8 +116,8 @@ def sweep(
     suite_file = read_suite(suite)
     # the workers' machines may have devices that this one lacks
     own_device = device if spec.kind in ("local", "processes") else "cpu"
-    plans, absent = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
-                                  presets=presets)  # fmt: skip
+    plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
+                                      presets=presets)  # fmt: skip
     references = suites.references(suite_file, installed(), presets)
     if plans:
         check_by(by, plans)
@@ -130,7 +130,7 @@ def sweep(
         plans = sharded(plans, *part)
     cells = sum(len(plan.cells) for plan in plans)
     if dry_run:
-        _print_dry_run(plans, absent, options)
+        _print_dry_run(plans, unavailable, options)
         return
     store.check_writable()
     with watching(cells, by, live=live, quiet=quiet) as observer:
@@ -139,22 +139,22 @@ def sweep(
                       hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
         records = collect(running, cells, store)
     places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
-    records.sort(key=lambda record: places[record.hash])  # a table does not depend on the order of finishing
+    records.sort(key=lambda record: places[record.hash])  # the table must not depend on which cell finishes first
     frame = leaderboard(records, by=by)
     show(frame, outputs, records, store.find)
     if not quiet:
         note(observer.summary(store.root))
-    for grid in absent:
+    for grid in unavailable:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:
-        _publish(suite_file, frame, records, references, absent, files)
+        _publish(suite_file, frame, records, references, unavailable, files)
         note(f"published in {' and '.join(map(str, files.values()))}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
 
-def _print_dry_run(plans: Sequence[Plan], absent: Sequence[Absent], options: SweepOptions) -> None:
-    """Print what would be run and what is saved already, with times estimated from earlier records."""
+def _print_dry_run(plans: Sequence[Plan], unavailable: Sequence[UnavailableGrid], options: SweepOptions) -> None:
+    """Print the numbers of cells to run and of saved cells, with times estimated from earlier records."""
     from rich.console import Console
     from rich.table import Table
 
@@ -165,23 +165,25 @@ def _print_dry_run(plans: Sequence[Plan], absent: Sequence[Absent], options: Swe
     from cryobench.sweep.driver import split
     from cryobench.sweep.estimate import Times
 
-    known, todo = split(plans, options)
+    saved_records, todo = split(plans, options)
     times = Times(StoredRecords(read_cells([options.store.root], note)) if options.store.root.is_dir() else ())
     table = Table(box=None, header_style="bold")
     for name in ("solver", "to run", "saved", "failed or skipped", "estimated"):
         table.add_column(name, justify="left" if name == "solver" else "right")
-    for solver in dict.fromkeys([*(queued.cell.labels["solver"] for queued in todo), *(one.solver for one in known)]):
+    for solver in dict.fromkeys(
+        [*(queued.cell.labels["solver"] for queued in todo), *(record.solver for record in saved_records)]
+    ):
         own = [queued for queued in todo if queued.cell.labels["solver"] == solver]
-        saved = [record.status == "ok" for record in known if record.solver == solver]
+        saved = [record.status == "ok" for record in saved_records if record.solver == solver]
         seconds, unknown = times.total(own)
         estimate = "" if not own else "unknown" if unknown == len(own) else duration(seconds)
         table.add_row(solver, str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
     Console().print(table)
     seconds, unknown = times.total(todo)
-    print(f"{len(todo)} of {len(todo) + len(known)} cells to run"
+    print(f"{len(todo)} of {len(todo) + len(saved_records)} cells to run"
           + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
           + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
-    for grid in absent:
+    for grid in unavailable:
         print(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
 
 
@@ -190,7 +192,7 @@ def _publish(
     frame: pd.DataFrame,
     records: Sequence[Record],
     references: Sequence[Reference],
-    absent: Sequence[Absent],
+    unavailable: Sequence[UnavailableGrid],
     files: Mapping[str, Path],
 ) -> None:
     """Write the leaderboard as CSV and as a Markdown page, atomically."""
@@ -206,8 +208,11 @@ def _publish(
     where = f"{machine['processor']} ({machine['cores']} cores){''.join(f', {device}' for device in devices)}"
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
     command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
-    numbers = published_numbers(references, records, absent)
-    texts = {"csv": to_csv(with_published(frame, numbers)), "md": report(suite, frame, numbers, absent, made, command)}
+    numbers = published_numbers(references, records, unavailable)
+    texts = {
+        "csv": to_csv(with_published(frame, numbers)),
+        "md": report(suite, frame, numbers, unavailable, made, command),
+    }
     for ending, path in files.items():
-        with whole_file(path) as beside_it:
-            beside_it.write_text(texts[ending], encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_text(texts[ending], encoding="utf-8")

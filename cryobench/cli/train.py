@@ -26,7 +26,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the prior. A run in it continues from its checkpoint.")],
     validation: Annotated[
-        list[str] | None, typer.Option(help="Images of other particles for the validation loss. Repeat for more.",
+        list[str] | None, typer.Option(help="Images for the validation loss, of other particles. Repeat for more.",
                                        show_default=False)
     ] = None,
     network: Annotated[str, typer.Option(help="Network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
@@ -42,7 +42,7 @@ def train(
     clip: Annotated[float, typer.Option(help="Maximum norm of the gradient.")] = 1.0,
     turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Rotate by 90° and flip images at random.")] = True,
     target: Annotated[
-        str, typer.Option(help="images: with their noise; clean: without it, if the source has clean images.")
+        str, typer.Option(help="images: noisy images; clean: clean images, if the source has them.")
     ] = "images",
     levels: Annotated[
         str, typer.Option(help="Noise levels: uniform in t, or mixed, half of them uniform in log sigma.")
@@ -50,7 +50,7 @@ def train(
     patience: Annotated[
         int, typer.Option(help="Stop when the validation loss has not decreased for this many steps; 0: never.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of initial weights, images, noise and turns.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, images, noise and rotations.")] = 0,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 500,
     sample_every: Annotated[int, typer.Option(help="Steps between sheets of samples.")] = 2000,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
@@ -98,7 +98,7 @@ def train(
             if processes.main:
                 note(f"\nstopped; {continues}")
             raise typer.Exit(128 + signal.SIGINT) from None
-        except CryobenchError as error:  # of a run that had started, not of an invalid request
+        except CryobenchError as error:  # the run had started, so the request was valid
             if processes.main:
                 note(f"error: {error}")
             raise typer.Exit(1) from error
@@ -109,7 +109,7 @@ def train(
             note(f"stopped after step {training.step} of {steps}; {continues}")
         raise typer.Exit(128 + (signals.received or signal.SIGTERM))  # the signal may have been sent to another process
     if verbose:
-        path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be a prior's name
+        path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be read as the name of a prior
         note(f"the prior is in {out}; use it as prior={path}")
 
 

@@ -58,12 +58,12 @@ def tune(
                      "suite]", show_default=False),
     ] = None,
     images: Annotated[
-        str, typer.Option(help="The validation images, counted from 0, such as 16:24; no test images.")
+        str, typer.Option(help="Validation images, counted from 0, such as 16:24; not test images.")
     ] = "",
     size: SizeOption = None,
     by: Annotated[str, typer.Option("--by", help="Metric column to optimise.")] = "psnr",
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", help="Metric spec with the column, if it is not a default "
+        list[str] | None, typer.Option("--metric", "-m", help="Spec of the metric, if it is not a default "
                                        "metric.", autocompletion=complete("metrics"), show_default=False)
     ] = None,
     within: Annotated[
@@ -77,7 +77,7 @@ def tune(
                                  show_default=False)
     ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(help="Instead of --trials: network evaluations for each solver, images times NFE.",
+        int | None, typer.Option(help="Network evaluations for each solver (images times NFE), instead of --trials.",
                                  show_default=False)
     ] = None,
     prune: Annotated[
@@ -93,7 +93,7 @@ def tune(
     dtype: DtypeOption = "float32",
     batch: BatchOption = "auto",
     force: Annotated[
-        bool, typer.Option("--force", help="Run trials again that are saved already.")
+        bool, typer.Option("--force", help="Run saved trials again.")
     ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the table as CSV, one row per solver; '-' for stdout.")
@@ -121,12 +121,12 @@ def tune(
     if not preset:
         raise ParameterError("tune needs --preset, a name for the result, such as pixel-c4")
     if not images:
-        raise ParameterError("tune needs --images, the validation images, such as 16:24; not those of the test")
+        raise ParameterError("tune needs --images, the validation images, such as 16:24; not test images")
     from_suite = {"--operator": operator, "--noise": noise, "--size": size, "--within": within,
                 "--problem-seed": problem_seed}  # fmt: skip
     for option, given in from_suite.items():
         if suite is not None and given is not None:
-            raise ParameterError(f"the suite and {option} exclude each other; give one of the two")
+            raise ParameterError(f"a suite and {option} cannot be combined; give one of them")
     outputs = check_outputs(csv_file, as_json)
     registry, folder = installed(), presets_folder(presets)
     path = preset_file(preset, folder)
@@ -152,7 +152,7 @@ def tune(
     tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
     for tuning in tunings:
         with tuning.lock():
-            pass  # refuse before any work what cannot be saved or is tuned elsewhere
+            pass  # fail before any work if trials cannot be saved or another process tunes the solver
     outcomes: list[Outcome] = []
     with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
         for tuning in tunings:
@@ -213,7 +213,7 @@ def _reporting(tuning: Tuning, quiet: bool) -> Iterator[Callable[[Sequence[Trial
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A row per solver with plain values, and the setting as in a spec."""
+    """One row of plain values per solver. The setting is written as in a spec."""
     return [
         {
             "solver": outcome.solver,

@@ -51,7 +51,7 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     found = [cells([])]
     for root in roots:
         if not root.is_dir():
-            raise ResultsError(f"no results folder {root}; `cryobench run` makes one")
+            raise ResultsError(f"no results folder {root}; `cryobench run` creates one")
         single = (root / RECORD).exists()
         base = root.parent if single else root
         table = _read(base, {root.name: ""}) if single else _all_of(root, report)

@@ -1,5 +1,5 @@
-"""Measurements as files, and images made of them.
+"""Measurement files, and the reconstruction of images from them.
 
-Lives here: `measure`, `reconstruct` and the file between them.
+Lives here: `measure`, `reconstruct` and the format of measurement files.
 May be imported by the API and the command line.
 """

@@ -1,9 +1,9 @@
-"""Measurements on disk: what a compressive detector would have written, and all that is needed to make images of it.
+"""Measurements on disk: the output of a simulated detector, with everything needed to reconstruct images from it.
 
 One .npz: `y` [B, M, h, w], `sigma` [B], `offset` and `factor` [B] (image = offset + factor * x), `drawn/NAME` for each
 random array that the operator was made with (masks), and `about`, JSON text with the specs, the name and the range of
-the scale, the image shape, the pixel sizes, the images' ids and their table. Format 1 states no range; it follows from
-the name. A file with nothing but `y` and `masks` [M, H, W] is sum pooling of images in the units of y.
+the scale, the image shape, the pixel sizes, the images' ids and their table. Format 1 has no range; it follows from the
+name. A file with only `y` and `masks` [M, H, W] is sum pooling of images in the units of y.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _DRAWN = "drawn/"
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """Measurements and everything that made them.
+    """Measurements and everything they were made with.
 
     y: [B, M, h, w]. sigma: standard deviation of the noise in an entry of y, [B]. operator, noise: full specs; operator
-    is '' where only masks are known. drawn: the operator's random arrays. scale: of the images, one number each [B].
+    is '' if only masks are known. drawn: the operator's random arrays. scale: of the images, one number each [B].
     pixel_size: Å per pixel or None. table: RELION's columns, a row per image, or None.
     """
 
@@ -50,14 +50,14 @@ class Measurements:
     image_ids: tuple[str, ...]
     table: pd.DataFrame | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    """What else made them: data, radius of the particle, versions."""
+    """Further provenance: data, radius of the particle, versions."""
 
     @property
     def imaging(self) -> Imaging:
         return Imaging(self.image_shape, self.pixel_size, self.table)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises `ResultsError`."""
+        """Write the file atomically. Raises `ResultsError`."""
         about = {
             "format": FORMAT,
             "operator": self.operator,
@@ -80,14 +80,14 @@ class Measurements:
             "about": np.array(json.dumps(about)),
         } | {_DRAWN + name: array.cpu().numpy() for name, array in self.drawn.items()}
         try:
-            with whole_file(path) as beside, beside.open("wb") as file:
+            with whole_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
         except OSError as error:
-            raise ResultsError(f"cannot write {path}: {error.strerror}; choose another place") from error
+            raise ResultsError(f"cannot write {path}: {error.strerror}; choose another path") from error
 
 
 def load(path: Path) -> Measurements:
-    """Read measurements. Raises `DataError`, in one line, for a file that holds none."""
+    """Read measurements. Raises `DataError` for a file without measurements."""
     from cryobench.io.image_files import check_file
 
     check_file(path, "file of measurements (.npz)")
@@ -100,14 +100,16 @@ def load(path: Path) -> Measurements:
             "arrays y and masks"
         ) from error
     if "y" not in arrays:
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}, and no y; wanted measurements y [B, M, h, w]")
+        raise DataError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}, but no y; expected measurements y [B, M, h, w]"
+        )
     y = arrays["y"]
     if y.ndim != 4 or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or 0 in y.shape:
-        raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; wanted finite real numbers [B, M, h, w]")
+        raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected finite real numbers [B, M, h, w]")
     try:
         return _recorded(arrays) if "about" in arrays else _plain(arrays, path)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged, or of another version: {reason_of(error)}; measure again") from error
+        raise DataError(f"{path} is damaged or from another version: {reason_of(error)}; measure again") from error
 
 
 def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
@@ -138,15 +140,15 @@ def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
 
 
 def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
-    """y [B, M, h, w] and masks [M, H, W] alone: sum pooling, in the units of y."""
+    """Sum pooling in the units of y, from only y [B, M, h, w] and masks [M, H, W]."""
     y, masks = arrays["y"], arrays.get("masks")
     if masks is None:
-        raise DataError(f"{path} has y and no masks; give masks [M, H, W], or measure with `cryobench measure`")
+        raise DataError(f"{path} has y but no masks; give masks [M, H, W], or measure with `cryobench measure`")
     B, M, h, w = y.shape
     fits = masks.ndim == 3 and masks.dtype.kind in "bfiu" and len(masks) == M and np.isfinite(masks).all()
     if not fits or masks.shape[1] % h or masks.shape[2] % w or masks.shape[1] // h != masks.shape[2] // w:
         raise DataError(
-            f"{path}: masks are {masks.dtype} {list(masks.shape)} and y {list(y.shape)}; wanted masks [{M}, H, W], "
+            f"{path}: masks are {masks.dtype} {list(masks.shape)} and y {list(y.shape)}; expected masks [{M}, H, W], "
             f"finite, with H = {h} K and W = {w} K for a block size K"
         )
     return Measurements(

@@ -1,4 +1,4 @@
-"""Images from measurements alone, without a truth: y -> solver -> x -> image = offset + factor x."""
+"""Reconstructs images from measurements alone: y -> solver -> x -> image = offset + factor x."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cryobench.runner.solving import check_supported, prepare, solve_parts
 
 
 def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """The live operator that made the measurements, of the arrays recorded with them."""
+    """The operator of the measurements, built from the arrays recorded with them."""
     if not measured.operator:
         block = measured.image_shape[0] // measured.y.shape[2]
         return SumPoolOperator(measured.drawn["masks"], block, dtype=dtype, device=device)
@@ -49,10 +49,10 @@ def reconstruct(
     batch: int = 16,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Images of measurements, in the units that were measured: chunks [n, H, W] float32, in order.
+    """Reconstruct images, in the units of the measured images: chunks [n, H, W] float32, in order.
 
-    progress: called with the fraction done. Raises `IncompatibleError` where the measurements are not the
-    operator's, or the solver cannot take them.
+    progress: called with the fraction done. Raises `IncompatibleError` if the measurements do not fit the
+    operator or the solver does not support them.
     """
     if batch < 1:
         raise ParameterError(f"--batch must be at least 1 image, got {batch}")
@@ -66,7 +66,7 @@ def reconstruct(
     try:
         check_supported(solver, problem)
     except Unsupported as reason:
-        raise IncompatibleError(f"the solver cannot take these measurements: {reason}") from reason
+        raise IncompatibleError(f"the solver does not support these measurements: {reason}") from reason
     prepare(solver, on)
     parts = solve_parts(solver, problem, measured.image_ids, seed=seed, batch=batch, progress=progress)
     return _in_file_units(measured, parts)
@@ -81,8 +81,8 @@ def _in_file_units(measured: Measurements, parts: Iterator[Reconstruction]) -> I
 
 
 def _check(measured: Measurements, operator: LinearOperator) -> None:
-    wanted = list(operator.measurement_shape)
-    if list(measured.y.shape[1:]) != wanted:
-        raise IncompatibleError(f"y has shape {list(measured.y.shape)}, and the operator gives [B, {wanted}]")
+    expected = operator.measurement_shape
+    if tuple(measured.y.shape[1:]) != tuple(expected):
+        raise IncompatibleError(f"y has shape {list(measured.y.shape)}, expected [B, {', '.join(map(str, expected))}]")
     if operator.images not in (None, len(measured.y)):
-        raise IncompatibleError(f"y holds {len(measured.y)} images, and the operator is for {operator.images}")
+        raise IncompatibleError(f"y has {len(measured.y)} images, but the operator was built for {operator.images}")

@@ -1,4 +1,4 @@
-"""The images of a run: which source --data names, what is read of it, and a digest of all that can change a result."""
+"""The images of a run: the source that --data names, the images read from it, and their digest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
-"""A bare word is a registered source even where a folder has its name."""
+"""A bare word is a registered source even if a folder has the same name."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Dataset:
     pixel_size: tuple[float | None, ...]
     digest: str
     table: pd.DataFrame | None = None
-    """What the source knows of the images beside their pixels, a row each, or None."""
+    """Metadata of the images, one row each; None if the source has none."""
     clean: torch.Tensor | None = None
-    """The images without their noise, on the scale of `images`; None unless the source knows it for all of them."""
+    """The clean images, on the scale of `images`; None unless the source has all of them."""
     origin: Mapping[str, str] = field(default_factory=dict)
-    """What the images are of and how they were made, where they were."""
+    """What simulated images show and how they were made; empty for other images."""
     white_noise: bool | None = None
-    """Whether the noise of the images is white; None where the source does not tell."""
+    """Whether the noise of the images is white; None if unknown."""
     particle_radius: tuple[float | None, ...] = ()
-    """Å from the middle of each image to where its particle ends, None where the source does not state it."""
+    """Radius of each particle around the centre of its image in Å; None if the source does not state it."""
     image_digests: tuple[str, ...] = ()
-    """Of each image, the same for every scaling (`presets.image_digest`)."""
+    """Digest of each image, the same for every scaling (`presets.image_digest`)."""
 
     @property
     def shape(self) -> Shape:
@@ -87,14 +87,14 @@ def source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
 def _exists(text: str) -> bool:
     try:
         return Path(text).exists() and (Path(text).is_file() or not _NAME_OF_A_SOURCE.fullmatch(text))
-    except OSError:  # no path of this machine: too long, say
+    except OSError:  # not a valid path on this machine, for example too long
         return False
 
 
 def data_options(
     *, size: int | None = None, as_stack: bool = False, data_root: str | None = None, invert: bool = False
 ) -> dict[str, str]:
-    """Further parameters of data sources, as the command line gives them: those that were asked for."""
+    """Parameters of data sources given on the command line, without those that were not given."""
     given = {"size": size, "as_stack": as_stack or None, "data_root": data_root, "invert": invert or None}
     return {key: str(value).lower() if value is True else str(value) for key, value in given.items()
             if value is not None}  # fmt: skip
@@ -103,7 +103,7 @@ def data_options(
 def open_stack(text: str, options: dict[str, str], registry: Registry, device: torch.device | None = None) -> Stack:
     """The stack that --data names: an existing path if there is one, else a registered spec.
 
-    device: where a source that makes its images is to make them.
+    device: on which a source computes its images, if it does.
     """
     return _opened(source_spec(text, options, registry), registry, device)
 
@@ -118,7 +118,7 @@ def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) 
 
 
 def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX) -> Dataset:
-    """Read the images of a selection such as "0:8", and all that the source knows of them, on a scale of that name."""
+    """Read a selection of images such as "0:8" with their metadata. scaling: a name of `io.scaling.NORMALISATIONS`."""
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
     pixel_size = tuple(stack.pixel_size(index) for index in indices)
@@ -129,10 +129,9 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
         between_its_limits, low, high = minmax(image, where)
         if scaled and image.shape != scaled[0].shape:
             raise DataError(
-                f"{where} has shape {image.shape}, the ones before it {scaled[0].shape}; use one size a run"
+                f"{where} has shape {image.shape}, the images before it {scaled[0].shape}; use one size per run"
             )
-        radius = particle_radius_pixels(stack, index) if scaling == "relion" else None
-        maps.append(scaling_of(scaling, image, where, radius=radius))
+        maps.append(image_scaling(scaling, image, stack, index))
         scaled.append(between_its_limits if scaling == MINMAX else maps[-1].apply(image))
         limits.append((low, high))
         digests.append(image_digest(between_its_limits))
@@ -153,17 +152,23 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     )  # fmt: skip
 
 
-def particle_radius_pixels(stack: Stack, index: int) -> float | None:
-    """Pixels from the middle of an image to where its particle ends; None where the source does not state them."""
-    radius, size = _particle_radius(stack, index), stack.pixel_size(index)
-    return None if radius is None or size is None else radius / size
+def image_scaling(name: str, image: np.ndarray, stack: Stack, index: int, *, radius: float | None = None) -> Scaling:
+    """The scaling `name` of image `index` of a stack.
+
+    radius: of the particle in pixels, for `relion`. The default is the radius that the source states, or else the
+    default of `io.scaling.relion`.
+    """
+    if radius is None and name == "relion":
+        stated, size = _particle_radius(stack, index), stack.pixel_size(index)
+        radius = None if stated is None or size is None else stated / size
+    return scaling_of(name, image, f"image {index} of {stack.label}", radius=radius)
 
 
 def _particle_radius(stack: Stack, index: int) -> float | None:
     where = f"the particle radius of image {index} of {stack.label}"
     radius = guarded(f"{where} cannot be read", lambda: stack.particle_radius(index))
     if radius is not None and not 0 < radius < math.inf:
-        raise PluginError(f"{where} must be a positive number of Å or none, got {radius!r}")
+        raise PluginError(f"{where} must be a positive number of Å or None, got {radius!r}")
     return radius
 
 
@@ -173,12 +178,14 @@ def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
     if table is None:
         return None
     if len(table) != len(stack):
-        raise DataError(f"the table of {stack.label} has {len(table)} rows for {len(stack)} images; give one each")
+        raise DataError(
+            f"the table of {stack.label} has {len(table)} rows for {len(stack)} images; give one row per image"
+        )
     return stack.rows(indices)
 
 
 def _clean(stack: Stack, indices: Sequence[int], maps: Sequence[Scaling]) -> torch.Tensor | None:
-    """These images without their noise, by the maps of those with it, float32 [n, 1, *S]; None unless all are known."""
+    """The clean images, scaled by the maps of the noisy ones, float32 [n, 1, *S]; None unless all are known."""
     images = []
     for index, scaling in zip(indices, maps, strict=True):
         where = f"the clean image {index} of {stack.label}"
@@ -186,13 +193,13 @@ def _clean(stack: Stack, indices: Sequence[int], maps: Sequence[Scaling]) -> tor
         if image is None:
             return None
         if image.shape != stack.shape or not np.isfinite(image).all():
-            raise DataError(f"{where} has shape {image.shape}, wanted finite numbers of shape {stack.shape}")
+            raise DataError(f"{where} has shape {image.shape}, expected finite numbers of shape {stack.shape}")
         images.append(scaling.apply(image))
     return torch.from_numpy(np.stack(images)).unsqueeze(1)
 
 
 def _ctf_bytes(table: pd.DataFrame | None) -> bytes:
-    """The CTF columns of a table, which can change what an operator does; b"" where it has none."""
+    """The CTF columns of a table, which can change what an operator does; b"" if it has none."""
     known = [] if table is None else [column for column in COLUMNS.values() if column in table.columns]
     if table is None or not known:
         return b""

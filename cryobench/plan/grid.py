@@ -115,13 +115,13 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     batch: int
-    """Images solved at once, at most."""
+    """Maximum number of images solved at once."""
     git_commit: str | None
 
     @property
     def save(self) -> set[str]:
         """The files to save, each by its own name."""
-        return {name for asked in self.request.save for name in SAVE_SETS.get(asked, (asked,))}
+        return {name for given in self.request.save for name in SAVE_SETS.get(given, (given,))}
 
     @property
     def rankable(self) -> list[str]:
@@ -164,7 +164,9 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     batch = resolve_batch(request.batch, device)
 
     if any(parse(text).name == CEILING for text in request.solvers):
-        raise ParameterError(f"--solver {CEILING}: not a solver: a reference computed from the truth; use --ceiling")
+        raise ParameterError(
+            f"--solver {CEILING} is not a solver but a reference computed from the truth; use --ceiling"
+        )
     solvers = _chosen(request, registry)
     operators = _unique(_make_all(registry, "operators", request.operators))
     noises = _unique(_make_all(registry, "noises", request.noises))
@@ -197,7 +199,7 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
 
 
 def _chosen(request: Request, registry: Registry) -> list[Chosen]:
-    """The solvers of a request, the floor first; two texts for one solver of one preset are one."""
+    """The solvers of a request, the floor first, without duplicates of the same solver and preset."""
     texts = [*([FLOOR] if request.floor else []), *request.solvers]
     chosen = [choose(text, registry, presets_folder(request.presets)) for text in texts]
     for text, each in zip(texts, chosen, strict=True):
@@ -226,16 +228,16 @@ def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """float32 or float64 by name. Raises `ParameterError` for another."""
+    """float32 or float64 by name. Raises `ParameterError` for another name."""
     if name not in DTYPES:
         raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
     return DTYPES[name]
 
 
 def resolve_batch(given: int | str, device: torch.device) -> int:
-    """Images solved at once, at most: the number given, or what `auto` starts with on this device.
+    """Maximum number of images solved at once: the given number, or the initial one of `auto` on this device.
 
-    Raises `ParameterError` for what is neither.
+    Raises `ParameterError` for any other value.
     """
     if given == AUTO:
         return AUTO_BATCH[device.type]
@@ -244,7 +246,7 @@ def resolve_batch(given: int | str, device: torch.device) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise ParameterError(f"--batch must be {AUTO} or a number of images from 1, got {given!s:.40}")
+        raise ParameterError(f"--batch must be {AUTO} or a positive number of images, got {given!s:.40}")
     return number
 
 
@@ -277,12 +279,12 @@ def _check_columns(metrics: Sequence[Metric]) -> None:
             names = {column.name, column.name + CLEAN} if metric.against_truth else {column.name}
             shown = {name + end for name in names for end in ("", "_lo", "_hi")}
             if seen & shown:
-                raise ParameterError(f"two of the metrics asked for give a column {column.name!r}; leave one out")
+                raise ParameterError(f"two of the requested metrics have a column {column.name!r}; remove one of them")
             seen |= shown
 
 
 class _Specs(NamedTuple):
-    """The specs of a component: as shown, with every parameter, and the latter without where weights lie."""
+    """The specs of a component: as shown; with every parameter; with every parameter except the location of weights."""
 
     short: str
     full: str
@@ -324,7 +326,7 @@ def _cell(
     modules = {type(part).__module__: registry.origin_of(type(part)).distribution for part in components}
     digests = {name: code_digest(name, distribution) for name, distribution in sorted(modules.items())}
     code = {name: digest for name, digest in digests.items() if digest is not None}
-    # what can change the numbers, and nothing else: no paths, dates, batch sizes, devices or commits
+    # everything that can change the numbers and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
@@ -358,9 +360,10 @@ def _cell(
 
 
 def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
-    """Refuse a component, or one among its parameters, that does not take images with as many axes as the data have.
+    """Raise `IncompatibleError` if a component, or one of its parameters, does not support the dimension of the data.
 
-    Of a composed operator the first is checked: what the second is given is known when it is measured.
+    Of a composed operator only the inner one is checked: the input of the outer one is known only when it is
+    applied.
     """
     composed = registry.origin_of(type(component)).name == COMPOSED
     for part in with_nested(component.inner if composed else component):
@@ -374,14 +377,14 @@ def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
 
 
 def _names_for(kind: str, axes: int, registry: Registry) -> list[str]:
-    """The registered names of a kind that take images with so many axes."""
+    """The registered names of a kind that support images with this number of axes."""
     names = []
     for name in registry.names(kind):
         try:
             dims = registry.get(kind, name).dims  # type: ignore[attr-defined]
         except CryobenchError:
-            continue  # an installed plugin that cannot be imported is no suggestion
-        if isinstance(dims, tuple) and axes in dims:  # a property where they depend on the parameters
+            continue  # a plugin that cannot be imported is not suggested
+        if isinstance(dims, tuple) and axes in dims:  # `dims` is a property if it depends on the parameters
             names.append(name)
     return names
 
@@ -392,7 +395,7 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
 
 
 def _unlocated(spec: Spec, component: Any) -> Spec:
-    """The full spec of a component without the parameters that say where the weights of its priors lie."""
+    """The full spec of a component without the parameters that locate the weights of its priors."""
     dropped = {
         f"{field.name}.{name}"
         for field in fields_of(type(component))

@@ -140,7 +140,7 @@ def _setting_of(solver: str, name: str, folder: Path) -> Setting:
 
 
 def image_digest(image: np.ndarray) -> str:
-    """SHA-256 of an image [*S], float32 scaled from its own limits to [-1, 1]: the same in every file and units."""
+    """SHA-256 of an image [*S], float32 scaled from its own limits to [-1, 1], so that units do not matter."""
     return hashlib.sha256(repr((1, *image.shape)).encode() + image.tobytes()).hexdigest()
 
 
@@ -165,8 +165,8 @@ def check_unseen(
         for image, digest in zip(images, sha256, strict=True):
             if digest in digests or image in numbers:
                 raise SelectionError(
-                    f"{chosen.label}: image {image} of {label} is one of those that the preset {chosen.preset} was "
-                    "tuned on; give other --images, or tune on others"
+                    f"{chosen.label}: image {image} of {label} was used to tune the preset "
+                    f"{chosen.preset}; give other --images, or tune on others"
                 )
 
 
@@ -194,8 +194,8 @@ def add_setting(setting: Setting, name: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with acquire_lock(folder / f".{name}.lock"):
             settings = (read_preset(path) if path.exists() else {}) | {setting.solver: setting}
-            with whole_file(path) as beside:
-                beside.write_text(_as_yaml(name, settings), encoding="utf-8")
+            with whole_file(path) as temporary:
+                temporary.write_text(_as_yaml(name, settings), encoding="utf-8")
     except OSError as error:
         raise ResultsError(f"cannot write the preset {path}: {error.strerror}") from error
     return path

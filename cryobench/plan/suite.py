@@ -17,8 +17,8 @@ from cryobench.registry import Registry
 
 
 @dataclass(frozen=True)
-class Absent:
-    """A grid that cannot run because its data, weights or a plugin are missing, as its suite permits.
+class UnavailableGrid:
+    """A grid that is not run because its data, weights or a plugin are not available here, as the suite permits.
 
     reason: as written in the suite, or the missing plugin. error: the error on this machine.
     """
@@ -43,43 +43,44 @@ def references(suite: SuiteFile, registry: Registry, presets: str | None = None)
 
 
 def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: int | str = grid.AUTO,
-          save: Sequence[str] = (), presets: str | None = None) -> tuple[list[Plan], list[Absent]]:  # fmt: skip
+          save: Sequence[str] = (), presets: str | None = None
+          ) -> tuple[list[Plan], list[UnavailableGrid]]:  # fmt: skip
     """A checked plan for each grid of the suite, without excluded cells, and the grids that cannot run. A cell of
     several grids is in the plan of the first.
 
     Raises `SuiteError`, which names the line, for unknown or invalid specs and values.
     """
     found: list[Plan] = []
-    absent: list[Absent] = []
+    unavailable: list[UnavailableGrid] = []
     loaded: grid.Loaded = {}
     seen: set[str] = set()
     for part in suite.grids:
-        missing = lacking(part)
+        missing = missing_distributions(part)
         show = _shown_or_written if missing else _shown
         shown = {kind: tuple(show(suite, registry, kind, spec, presets) for spec in getattr(part, kind))
                  for kind in ("solvers", "operators", "noises", "metrics")}  # fmt: skip
         if missing:
-            reasons = f"{missing} absent", f"install {missing} to run them"
-            absent.append(Absent(shown["solvers"], shown["operators"], *reasons))
+            reasons = f"{missing} not installed", f"install {missing} to run them"
+            unavailable.append(UnavailableGrid(shown["solvers"], shown["operators"], *reasons))
             continue
         try:
             plan = grid.plan(_request(part, device, batch, save, presets), registry, loaded)
         except DataError as error:
             if not part.optional:
                 raise _at(suite, part.line, error) from error
-            absent.append(Absent(shown["solvers"], shown["operators"], part.optional, str(error)))
+            unavailable.append(UnavailableGrid(shown["solvers"], shown["operators"], part.optional, str(error)))
         except CryobenchError as error:
             raise _at(suite, part.line, error) from error
         else:
-            cells = _kept(plan.cells, suite.excluded, floor_asked=grid.FLOOR in shown["solvers"])
+            cells = _kept(plan.cells, suite.excluded, floor_listed=grid.FLOOR in shown["solvers"])
             found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.hash not in seen]))
             seen |= {cell.hash for cell in found[-1].cells}
     if found and not any(plan.cells for plan in found):
         raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
-    return found, absent
+    return found, unavailable
 
 
-def lacking(part: Grid) -> str:
+def missing_distributions(part: Grid) -> str:
     """The distributions that a grid needs and that are not installed, as 'a and b'; '' if all are installed."""
     return " and ".join(name for name in part.needs if environment.version(name) == environment.NOT_INSTALLED)
 
@@ -126,14 +127,14 @@ def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 
-def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_asked: bool) -> Iterator[Cell]:
+def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_listed: bool) -> Iterator[Cell]:
     """The cells that no rule excludes, with floor and ceiling for every problem that has another cell.
 
-    floor_asked: whether the suite lists the floor among its solvers.
+    floor_listed: whether the suite lists the floor among its solvers.
     """
-    included = [not excluded(cell, rules) for cell in cells]
+    included = [not is_excluded(cell, rules) for cell in cells]
     problems = {_problem(cell) for cell, kept in zip(cells, included, strict=True)
-                if kept and not cell.ceiling and (floor_asked or not cell.floor)}  # fmt: skip
+                if kept and not cell.ceiling and (floor_listed or not cell.floor)}  # fmt: skip
     for cell, kept in zip(cells, included, strict=True):
         if _problem(cell) in problems and (kept or cell.floor or cell.ceiling):
             yield cell
@@ -143,7 +144,7 @@ def _problem(cell: Cell) -> tuple[str, str, str, int]:
     return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed
 
 
-def excluded(cell: Cell, rules: Sequence[Rule]) -> bool:
+def is_excluded(cell: Cell, rules: Sequence[Rule]) -> bool:
     """Whether a cell matches all patterns of one of the rules."""
     return any(
         all(fnmatchcase(cell.labels[name], pattern) for name, pattern in dataclasses.asdict(rule).items())

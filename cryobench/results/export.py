@@ -32,14 +32,14 @@ LOWER_OR_HIGHER = ({"lower"}, {"higher"})
 
 
 def read_finished(roots: Sequence[Path], report: Callable[[str], None]) -> list[Record]:
-    """The records of results folders, or of single run folders, that have numbers; of equal hashes the last.
+    """The records of results folders, or of single run folders, that have results; for equal hashes, the last one.
 
-    Other folders, and the number of cells without numbers, are reported. Raises `ResultsError` where no cell ran.
+    Other folders, and the number of cells without results, are reported. Raises `ResultsError` if there are no results.
     """
     records = [record for root in roots for record in Results(root).read_all(report)]
     finished = {record.hash: record for record in records if record.status == "ok"}
     if not finished:
-        raise ResultsError(f"no finished cells in {', '.join(map(str, roots))}; `cryobench run` makes some")
+        raise ResultsError(f"no finished cells in {', '.join(map(str, roots))}; `cryobench run` creates them")
     others = {record.hash for record in records} - finished.keys()
     if others:
         report(f"failed or skipped, not exported: {len(others)} of {len(others) + len(finished)} cells")
@@ -47,7 +47,7 @@ def read_finished(roots: Sequence[Path], report: Callable[[str], None]) -> list[
 
 
 def images_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row per image of records that ran: its cell, its metrics, what the solver reported of it (`solver:NAME`).
+    """One row per image of records that ran: its cell, its metrics and the values from the solver (`solver:NAME`).
 
     Values of a whole cell (seconds, calls, memory) are repeated in each of its rows.
     """
@@ -75,10 +75,10 @@ def images_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
-    """One row per image of records that ran, in benchopt's columns; an image is a repetition in terms of benchopt.
+    """One row per image of records that ran, in benchopt's columns; benchopt sees an image as a repetition.
 
     by: the metric that becomes `objective_value`, negated where higher is better.
-    Raises `ParameterError` for a metric that no record has, or that states no direction.
+    Raises `ParameterError` for a metric that no record has or that has no direction.
     """
     sign = _sign(by, records)
     names = pd.DataFrame([_names(record) for record in records])
@@ -107,11 +107,11 @@ def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
 
 
 def write_parquet(table: pd.DataFrame, path: Path, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write a table as Parquet, atomically. metadata: of the file, in addition to that of pandas."""
+    """Write a table as Parquet, atomically. metadata: of the file, added to that of pandas."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata((arrow.schema.metadata or {}) | dict(metadata or {}))
-    with whole_file(path) as beside:
-        pq.write_table(arrow, beside, compression="zstd")
+    with whole_file(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
 
 
 def write_benchopt(table: pd.DataFrame, path: Path) -> None:
@@ -137,7 +137,7 @@ def _repeated(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> p
 
 
 def _joined(columns: Sequence[Mapping[str, list[float]]], records: Sequence[Record]) -> pd.DataFrame:
-    """Values of images, by name, in first-seen order; NaN where a record does not have them."""
+    """Values of images, by name, in first-seen order; NaN if a record does not have them."""
     missing = [[float("nan")] * len(record.images) for record in records]
     names = dict.fromkeys(chain.from_iterable(columns))
     series = {
@@ -148,7 +148,7 @@ def _joined(columns: Sequence[Mapping[str, list[float]]], records: Sequence[Reco
 
 
 def _distinct(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table. Raises `ParameterError` where two columns have one name."""
+    """The same table. Raises `ParameterError` if two columns have the same name."""
     for name in table.columns[table.columns.duplicated()]:
         raise ParameterError(f"two columns of the table would be named {name!r}; rename the metric column")
     return table
@@ -182,7 +182,7 @@ def _names(record: Record) -> dict[str, str]:
 
 
 def _repetitions(frame: pd.DataFrame, records: Sequence[Record]) -> list[int]:
-    """The number of each image in its data set, over seeds; one image of one seed has one number for all solvers."""
+    """The number of each image in its data set, over seeds; the same for all solvers."""
     numbers: dict[str, dict[tuple[int, str], int]] = {}
     found = []
     for dataset, seed, image in zip(frame["dataset_name"], frame["base_seed"], _images(records), strict=True):
@@ -208,7 +208,7 @@ def _parameters(record: Record) -> dict[str, Any]:
 
 @cache
 def _first_field(solver: str) -> str:
-    """The parameter that the bare value of a solver's spec sets; 'value' where its package is not installed."""
+    """The parameter that the bare value of a solver's spec sets; 'value' if its package is not installed."""
     try:
         field = first_field(installed().get("solvers", solver))
     except CryobenchError:
@@ -217,7 +217,7 @@ def _first_field(solver: str) -> str:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with parameter columns converted to numbers where all entries are numbers."""
+    """The table with parameter columns converted to numbers if all entries are numbers."""
     for name in table.columns[table.columns.str.startswith("p_")]:
         numbers = pd.Series(pd.to_numeric(table[name], errors="coerce"))
         if numbers.count() == table[name].count():
@@ -226,7 +226,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _system(record: Record) -> dict[str, Any]:
-    """Date and hardware of a record, as far as they are known; benchopt requires all of these columns, or none."""
+    """Date and hardware of a record; empty if unknown, because benchopt requires all of these columns or none."""
     environment = record.environment
     hardware, versions = environment.get("hardware") or {}, environment.get("versions") or {}
     system, _, machine = str(hardware.get("system", "")).partition(" ")

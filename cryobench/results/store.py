@@ -5,8 +5,8 @@ runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
     metrics.csv           one row per image
     curves.npz            per-image curves, if a metric or the solver provides any
     reconstructions.mrcs  on request, in the units of the data file
-    deviation.mrcs        with them, in the same units, if the solver estimates the standard deviation of each pixel
-    panel.png             on request: the first images beside the truth, the adjoint and the error
+    deviation.mrcs        with the reconstructions: the standard deviation of each pixel, if the solver estimates it
+    panel.png             on request: the first images with the truth, the adjoint and the error
     errors.png            on request: maps of their errors
     frc.png               on request: Fourier ring correlations
     views.npz             on request: small copies of the first images, for the HTML page
@@ -132,7 +132,7 @@ class Results:
         Of records that differ only in the code of their components, the newest is returned.
         """
         if not self.root.is_dir():
-            raise ResultsError(f"no results folder {self.root}; `cryobench run` makes one")
+            raise ResultsError(f"no results folder {self.root}; `cryobench run` creates one")
         folders = (
             [self.root]
             if (self.root / RECORD).exists()
@@ -220,17 +220,17 @@ def _check(record: Record, rows: list[list[str]]) -> None:
     for name, keys in _TEXTS_IN.items():
         for key in keys:
             if not isinstance(getattr(record, name).get(key, ""), str):
-                raise ValueError(f"{name}.{key} is not text")
+                raise ValueError(f"{name}.{key} is not a string")
     for number in (*record.timing.values(), *record.counters.values(), record.peak_memory_mib or 0):
         if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
-            raise ValueError("a time, a count or the memory is not a number from 0")
+            raise ValueError("a time, a count or the memory is not a non-negative number")
     if not all(isinstance(text, str) for text in (*record.images, *record.unavailable, *record.unmeasured.values())):
-        raise ValueError("an entry of images, unavailable or unmeasured is not text")
+        raise ValueError("an entry of images, unavailable or unmeasured is not a string")
     for column in record.columns:
         if not isinstance(column, dict) or not all(
             isinstance(text, str) for text in (column.get("name"), *column.values())
         ):
-            raise ValueError("columns is not a list of objects of texts with a name")
+            raise ValueError("columns is not a list of objects of strings with a name")
     if record.status == "ok" and [row[0] for row in rows] != record.images:
         raise ValueError(f"{METRICS} does not have a row for each image")
 

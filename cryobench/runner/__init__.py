@@ -1,7 +1,16 @@
 """Runs the cells of a plan -> records: batching, timing, memory, failures."""
 
-from cryobench.runner.cells import CellRunner, Remarks, describe, execute, failed_record, run
+from cryobench.runner.cells import CellRunner, MissingFileWarnings, describe, execute, failed_record, run
 from cryobench.runner.memory import is_out_of_memory
 from cryobench.runner.observer import Observer
 
-__all__ = ["CellRunner", "Observer", "Remarks", "describe", "execute", "failed_record", "is_out_of_memory", "run"]
+__all__ = [
+    "CellRunner",
+    "MissingFileWarnings",
+    "Observer",
+    "describe",
+    "execute",
+    "failed_record",
+    "is_out_of_memory",
+    "run",
+]

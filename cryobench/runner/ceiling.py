@@ -16,18 +16,18 @@ from cryobench.core import Case, Reconstruction
 from cryobench.errors import Unsupported
 from cryobench.operators.noise import NoNoise
 from cryobench.plan.grid import Cell
-from cryobench.runner.bench import Bench
 from cryobench.runner.checks import batches
+from cryobench.runner.measured_problem import MeasuredProblem
 from cryobench.runner.memory import BatchSizes
 
 
-def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
+def ceiling(cell: Cell, measured: MeasuredProblem, sizes: BatchSizes) -> Reconstruction:
     """The ceiling of every image, [B, 1, H, W]. Raises `Unsupported` where it is not a bound."""
-    truth, clean = bench.case.truth, _clean(cell, bench.case)
+    truth, clean = measured.case.truth, _clean(cell, measured.case)
 
     def attempt(batch: int) -> torch.Tensor:
         parts = [
-            clean[part] + bench.operator.select(part).A_dagger_A(truth[part] - clean[part])
+            clean[part] + measured.operator.select(part).A_dagger_A(truth[part] - clean[part])
             for part in batches(len(truth), batch)
         ]
         return torch.cat(parts)
@@ -39,9 +39,9 @@ def ceiling(cell: Cell, bench: Bench, sizes: BatchSizes) -> Reconstruction:
 def _clean(cell: Cell, case: Case) -> torch.Tensor:
     """The clean images. Raises `Unsupported` where the ceiling computed from them is not a bound."""
     if type(cell.noise) is not NoNoise:
-        raise Unsupported("a ceiling is known for exact measurements alone; use noise none")
+        raise Unsupported("the ceiling is defined only for exact measurements; use noise none")
     if case.clean is None:
-        raise Unsupported("the images without their noise are not known; use simulated ones")
+        raise Unsupported("the clean images are not known; use simulated images")
     if cell.dataset.white_noise is False:
-        raise Unsupported("a ceiling is known for white noise in the images alone, and theirs is not white")
+        raise Unsupported("the ceiling is defined only for images with white noise, and this noise is not white")
     return case.clean

@@ -25,8 +25,8 @@ from cryobench.hooks import Hooks
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record
 from cryobench.results.store import Results, read_record
-from cryobench.runner.bench import AT_ONCE, Bench, measure
 from cryobench.runner.ceiling import ceiling
+from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem, measure
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
 from cryobench.runner.saving import writers
@@ -70,14 +70,14 @@ def execute(
     """
     observer = observer or Observer()
     runner = CellRunner(plan, store, observer)
-    remarks = Remarks(plan.request.save, observer)
+    warnings = MissingFileWarnings(plan.request.save, observer)
     for cell in plan.cells:
         record = None if force else runner.finished(cell)
         reused = record is not None
         if record is None:
             observer.cell_started(cell)
             record = runner.run(cell)
-        remarks.unavailable(record)
+        warnings.check(record)
         observer.cell_finished(record, reused=reused)
         yield record
 
@@ -89,22 +89,22 @@ class CellRunner:
         self._plan, self._store = plan, store
         self._observer = observer or Observer()
         self._sizes = BatchSizes(plan.batch, plan.device)
-        self._bench: Bench | Exception | None = None
-        self._bench_key: tuple[int, ...] = ()
+        self._measured: MeasuredProblem | Exception | None = None
+        self._measured_key: tuple[int, ...] = ()
         self.seconds: dict[str, float] = dict.fromkeys(
             ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
         )
         """Total time by activity. network: forward passes. solver: time of solvers without network and operators."""
 
-    def finished(self, cell: Cell, *, whatever_came: bool = False) -> Record | None:
+    def finished(self, cell: Cell, *, include_failed: bool = False) -> Record | None:
         """The stored record of a finished cell that has the requested files, or None.
 
-        whatever_came: include failed and skipped cells. A file that the solver does not provide (`unavailable` in the
+        include_failed: include failed and skipped cells. A file that the solver does not provide (`unavailable` in the
         record) does not count as missing.
         """
         folder = self._folder(cell)
         record = _known(folder, cell) if folder is not None else None
-        if record is None or (record.status != "ok" and not whatever_came):
+        if record is None or (record.status != "ok" and not include_failed):
             return None
         complete = record.status != "ok" or self._plan.save <= _saved(folder) | set(record.unavailable)
         return record if complete else None
@@ -117,11 +117,11 @@ class CellRunner:
             self._observer.warn(f"{cell.labels['solver']} on {cell.labels['operator']}: its code has changed since the "
                                 "last run, so it is run again")  # fmt: skip
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
-        bench = self._measured(cell)
-        outcome = _run_cell(cell, self._plan, bench, self._sizes, self._observer, save)
-        if isinstance(bench, Bench) and not bench.measures_the_same():
+        measured = self._measured_problem(cell)
+        outcome = _run_cell(cell, self._plan, measured, self._sizes, self._observer, save)
+        if isinstance(measured, MeasuredProblem) and not measured.is_unchanged():
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
-            self._bench_key = ()  # rebuild the operator for the next cell
+            self._measured_key = ()  # rebuild the operator for the next cell
         start = time.perf_counter()
         record = _save(self._store, outcome, known, self._observer)
         self._add(record, writing=time.perf_counter() - start)
@@ -139,19 +139,19 @@ class CellRunner:
     def _folder(self, cell: Cell) -> Path | None:
         return self._store.find(cell.hash) if self._store is not None else None
 
-    def _measured(self, cell: Cell) -> Bench | Exception | None:
+    def _measured_problem(self, cell: Cell) -> MeasuredProblem | Exception | None:
         """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
         key = (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)
-        if self._bench_key != key:
-            self._bench, self._bench_key = None, key
+        if self._measured_key != key:
+            self._measured, self._measured_key = None, key
             start = time.perf_counter()
             try:
                 with isolated(self._plan.device, cell.seed):
-                    self._bench = measure(cell, self._plan, self._sizes)
+                    self._measured = measure(cell, self._plan, self._sizes)
             except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
-                self._bench = _as_exception(error)
+                self._measured = _as_exception(error)
             self.seconds["setup"] += time.perf_counter() - start
-        return self._bench
+        return self._measured
 
 
 def _known(folder: Path, cell: Cell) -> Record | None:
@@ -168,19 +168,19 @@ def _saved(folder: Path | None) -> set[str]:
     return set() if folder is None else {name for name, file in SAVES.items() if (folder / file).exists()}
 
 
-class Remarks:
+class MissingFileWarnings:
     """Warns once per solver about requested files that it does not provide."""
 
-    def __init__(self, asked: Collection[str], observer: Observer):
-        self._asked, self._observer = asked, observer
+    def __init__(self, requested: Collection[str], observer: Observer):
+        self._requested, self._observer = requested, observer
         self._reported: set[tuple[str, str]] = set()
 
-    def unavailable(self, record: Record) -> None:
+    def check(self, record: Record) -> None:
         for name in record.unavailable:
             reported = (name, record.solver) in self._reported
-            if name in self._asked and not (record.floor or record.ceiling or reported):
+            if name in self._requested and not (record.floor or record.ceiling or reported):
                 self._reported.add((name, record.solver))
-                self._observer.warn(f"{record.solver} offers no frames while it solves: no {name} of it is saved")
+                self._observer.warn(f"{record.solver} does not record its iterates: its {name} is not saved")
 
 
 def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
@@ -202,30 +202,30 @@ def _save(store: Results | None, outcome: _Outcome, known: Record | None, observ
 def _run_cell(
     cell: Cell,
     plan: Plan,
-    bench: Bench | Exception | None,
+    measured: MeasuredProblem | Exception | None,
     sizes: BatchSizes,
     observer: Observer,
     save: Collection[str],
 ) -> _Outcome:
     record = _record(cell, plan)
     try:
-        if not isinstance(bench, Bench):
-            raise bench or Unsupported("nothing was measured")
-        _describe_problem(record, cell, bench)
+        if not isinstance(measured, MeasuredProblem):
+            raise measured or Unsupported("nothing was measured")
+        _describe_problem(record, cell, measured)
         if cell.solver is None:
-            reconstruction, course = ceiling(cell, bench, sizes), None
+            reconstruction, iterates = ceiling(cell, measured, sizes), None
         else:
-            solved = _solved(cell, cell.solver, bench, sizes, observer, watched="animation" in save)
+            solved = _solved(cell, cell.solver, measured, sizes, observer, record_iterates="animation" in save)
             _describe_costs(record, solved)
-            reconstruction, course = solved.reconstruction, solved.course
+            reconstruction, iterates = solved.reconstruction, solved.iterates
         with Stopwatch(plan.device) as watch, isolated(plan.device, cell.seed):
-            scores = _scored(plan, bench, reconstruction, sizes, against_clean=cell.solver is not None)
+            scores = _scored(plan, measured, reconstruction, sizes, against_clean=cell.solver is not None)
         record.timing["score_seconds"] = watch.seconds
         record.values, record.unmeasured = scores.values, scores.unmeasured
         record.columns = [dataclasses.asdict(column) for column in scores.columns]
         record.solver_info = {name: values.double().tolist() for name, values in reconstruction.info.items()}
         curves = scores.curves | {f"solver:{name}": c.cpu().numpy() for name, c in reconstruction.curves.items()}
-        files, record.unavailable = writers(save, cell, bench.case, reconstruction, course, curves)
+        files, record.unavailable = writers(save, cell, measured.case, reconstruction, iterates, curves)
     except Unsupported as reason:
         record.status, record.reason = "skipped", str(reason)
         return _Outcome(record, {}, {})
@@ -235,13 +235,19 @@ def _run_cell(
 
 
 def _solved(
-    cell: Cell, solver: Solver, bench: Bench, sizes: BatchSizes, observer: Observer, *, watched: bool
+    cell: Cell,
+    solver: Solver,
+    measured: MeasuredProblem,
+    sizes: BatchSizes,
+    observer: Observer,
+    *,
+    record_iterates: bool,
 ) -> Solved:
     """The solver's result for every image. If memory runs out, the batch is halved and the cell restarted."""
 
     def attempt(batch: int) -> Solved:
-        return solve(solver, bench.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch, watched=watched,
-                     progress=observer.cell_progress)  # fmt: skip
+        return solve(solver, measured.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch,
+                     record_iterates=record_iterates, progress=observer.cell_progress)  # fmt: skip
 
     def report(batch: int) -> None:
         observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
@@ -251,18 +257,18 @@ def _solved(
 
 
 def _scored(
-    plan: Plan, bench: Bench, reconstruction: Reconstruction, sizes: BatchSizes, *, against_clean: bool
+    plan: Plan, measured: MeasuredProblem, reconstruction: Reconstruction, sizes: BatchSizes, *, against_clean: bool
 ) -> Scores:
     def attempt(batch: int) -> Scores:
-        return score(plan.metrics, bench.case, reconstruction, batch=batch, against_clean=against_clean)
+        return score(plan.metrics, measured.case, reconstruction, batch=batch, against_clean=against_clean)
 
-    images = len(bench.case.truth)
-    return sizes.fit(("score", bench.case.truth.shape[1:]), images, attempt, lambda batch: None, most=AT_ONCE)
+    images = len(measured.case.truth)
+    return sizes.fit(("score", measured.case.truth.shape[1:]), images, attempt, lambda batch: None, maximum=AT_ONCE)
 
 
 def _failed(record: Record, error: BaseException) -> _Outcome:
-    nothing: dict[str, Any] = {"values": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
-    failed = dataclasses.replace(record, status="failed", reason=describe(error), **nothing)
+    empty: dict[str, Any] = {"values": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
+    failed = dataclasses.replace(record, status="failed", reason=describe(error), **empty)
     return _Outcome(failed, {}, {})
 
 
@@ -304,8 +310,8 @@ def _described_data(cell: Cell) -> dict[str, Any]:
     return fields
 
 
-def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
-    operator = bench.operator
+def _describe_problem(record: Record, cell: Cell, measured: MeasuredProblem) -> None:
+    operator = measured.operator
     record.compression = operator.effective_compression
     record.problem |= {
         "rank": operator.rank,
@@ -313,9 +319,9 @@ def _describe_problem(record: Record, cell: Cell, bench: Bench) -> None:
         "measurement_shape": list(operator.measurement_shape),
         "pixel_size_angstrom": list(cell.dataset.pixel_size),
         "scale": _recorded(cell.dataset.scale),
-        "data_range": _data_range(bench.case),
+        "data_range": _data_range(measured.case),
     }
-    record.timing["setup_seconds"] = bench.setup_seconds
+    record.timing["setup_seconds"] = measured.setup_seconds
 
 
 def _describe_costs(record: Record, solved: Solved) -> None:
@@ -337,7 +343,7 @@ def _recorded(scale: Scale) -> dict[str, Any]:
 
 
 def _data_range(case: Case) -> dict[str, Any]:
-    """The range that metrics used, for all images or of each, and where it is from."""
+    """The data range that metrics used, for all images or for each, and its origin."""
     low, high = (end.tolist() if isinstance(end, torch.Tensor) else end for end in case.data_range)
     return {"from": "image" if case.problem.scale.range is None else "scale", "low": low, "high": high}
 

@@ -17,21 +17,23 @@ def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> No
     """The measurements, checked. Raises `PluginError` if they break the contract."""
     if not isinstance(noisy, Noisy):
         raise PluginError(f"the noise model returned a {type(noisy).__name__}, not a cryobench.core.Noisy")
-    for name, tensor, wanted in (
+    for name, tensor, expected in (
         ("y", noisy.y, (batch, *operator.measurement_shape)),
         ("sigma", noisy.sigma, (batch, *[1] * len(operator.measurement_shape))),
     ):
-        if tuple(tensor.shape) != tuple(wanted):
-            raise PluginError(f"operator and noise gave {name} of shape {list(tensor.shape)}, wanted {list(wanted)}")
+        if tuple(tensor.shape) != tuple(expected):
+            raise PluginError(
+                f"operator and noise gave {name} of shape {list(tensor.shape)}, expected {list(expected)}"
+            )
         if tensor.dtype != operator.dtype or tensor.device != operator.device:
             raise PluginError(f"operator and noise gave {name} as {tensor.dtype} on {tensor.device}, "
-                              f"wanted {operator.dtype} on {operator.device}")  # fmt: skip
+                              f"expected {operator.dtype} on {operator.device}")  # fmt: skip
         if not tensor.isfinite().all():
             raise PluginError(f"operator and noise gave values of {name} that are not finite")
     return noisy
 
 
-def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
+def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
     """The result of a solver, checked. Raises `PluginError` if it breaks the contract."""
     if not isinstance(answer, Reconstruction):
         raise PluginError(f"the solver returned a {type(answer).__name__}, not a Reconstruction")
@@ -39,11 +41,11 @@ def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(f"the solver returned a {type(answer.x).__name__} as its image, not a tensor")
     x = answer.x.detach()
     if tuple(x.shape) != problem.image_batch_shape:
-        raise PluginError(f"the solver returned shape {list(x.shape)}, wanted {list(problem.image_batch_shape)}")
+        raise PluginError(f"the solver returned shape {list(x.shape)}, expected {list(problem.image_batch_shape)}")
     if x.dtype != problem.y.dtype:
-        raise PluginError(f"the solver returned {x.dtype}, wanted {problem.y.dtype}")
+        raise PluginError(f"the solver returned {x.dtype}, expected {problem.y.dtype}")
     if x.device != problem.y.device:
-        raise PluginError(f"the solver returned an image on {x.device}, wanted {problem.y.device}")
+        raise PluginError(f"the solver returned an image on {x.device}, expected {problem.y.device}")
     if not x.isfinite().all():
         raise PluginError("the solver returned values that are not finite (NaN or infinity)")
     info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
@@ -54,11 +56,11 @@ def checked_answer(answer: Any, problem: Problem) -> Reconstruction:
     for name, values in curves.items():
         if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
             got = f"{list(values.shape)} {values.dtype}"
-            raise PluginError(f"the solver's curve {name!r} is {got}, wanted floats [{problem.batch}, steps]")
+            raise PluginError(f"the solver's curve {name!r} is {got}, expected floats [{problem.batch}, steps]")
     deviation = _checked_deviation(answer.deviation, x)
     if deviation is not None and DEVIATION in info:
         raise PluginError(
-            f"the solver gives a deviation and an info {DEVIATION!r}, which is made of it; leave that out"
+            f"the solver returned a deviation and an info {DEVIATION!r}, which is reserved; rename the info"
         )
     return Reconstruction(x, info, curves, deviation)
 
@@ -69,7 +71,7 @@ def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
         return None
     if not isinstance(deviation, torch.Tensor) or deviation.shape != x.shape:
         got = list(deviation.shape) if isinstance(deviation, torch.Tensor) else type(deviation).__name__
-        raise PluginError(f"the solver's deviation is {got}, wanted a tensor {list(x.shape)}")
+        raise PluginError(f"the solver's deviation is {got}, expected a tensor {list(x.shape)}")
     deviation = deviation.detach().to(x)
     if not ((deviation >= 0) & deviation.isfinite()).all():
         raise PluginError("the solver's deviation has values that are negative or not finite")

@@ -13,8 +13,8 @@ T = TypeVar("T")
 class BatchSizes:
     """Batch size per task: halved when memory runs out, and kept for the rest of the run to avoid repeated failures."""
 
-    def __init__(self, most: int, device: torch.device):
-        self._most, self._device = most, device
+    def __init__(self, maximum: int, device: torch.device):
+        self._maximum, self._device = maximum, device
         self._fits: dict[Hashable, int] = {}
 
     def fit(
@@ -24,13 +24,14 @@ class BatchSizes:
         attempt: Callable[[int], T],
         report: Callable[[int], None],
         *,
-        most: int | None = None,
+        maximum: int | None = None,
     ) -> T:
-        """The result of attempt(batch), with the largest batch that the settings allow and memory holds.
+        """The result of attempt(batch), with the largest batch size that is allowed and fits in memory.
 
-        task: the key of the batch size. report: called with each smaller batch before it is tried. most: upper bound.
+        task: the key of the batch size. report: called with each smaller batch before it is tried. maximum: upper
+        bound.
         """
-        batch = min(images, self._most, self._fits.get(task, images), most or images)
+        batch = min(images, self._maximum, self._fits.get(task, images), maximum or images)
         while True:
             try:
                 return attempt(batch)
@@ -44,8 +45,8 @@ class BatchSizes:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on the device or in the machine, by whichever library noticed."""
+    """Whether an exception of any library means that host or device memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    signs = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)

@@ -1,4 +1,4 @@
-"""The optional files that are saved beside a record (`--save`)."""
+"""The optional files that are saved with a record (`--save`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import SAVES, Cell
 from cryobench.results.store import DEVIATION
-from cryobench.runner.bench import AT_ONCE
+from cryobench.runner.measured_problem import AT_ONCE
 from cryobench.runner.scoring import score
 
 Writer = Callable[[Path], None]
@@ -27,7 +27,7 @@ def writers(
     cell: Cell,
     case: Case,
     reconstruction: Reconstruction,
-    course: Recording | None,
+    iterates: Recording | None,
     curves: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Writer], list[str]]:
     """A writer for each file, by its name; and the names in `save` that the solver does not provide."""
@@ -40,11 +40,11 @@ def writers(
         "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction, curves=curves),
         "views": partial(_write_views, cell=cell, case=case, reconstruction=reconstruction),
     }
-    if course is not None and course.frames:
-        known |= {"animation": partial(_write_animation, course=course)}
+    if iterates is not None and iterates.frames:
+        known |= {"animation": partial(_write_animation, iterates=iterates)}
     files = {SAVES[name]: known[name] for name in save if name in known}
     if "reconstructions" in save and reconstruction.deviation is not None:
-        # a difference of intensities: it has the factor of an image's scale and not its offset
+        # a standard deviation is scaled by the factor only; the offset does not apply
         factor = dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
         files[DEVIATION] = partial(_write_stack, images=reconstruction.deviation, scale=factor, pixel_size=pixel_size)
     return files, sorted(set(save) - set(known))
@@ -53,12 +53,12 @@ def writers(
 def _write_stack(path: Path, *, images: torch.Tensor, scale: Scale, pixel_size: float) -> None:
     """Images [B, 1, *S] in the units of the data file, as an MRC image stack or an MRC2014 volume stack.
 
-    pixel_size: Å, 0 where it is not known.
+    pixel_size: Å, 0 if unknown.
     """
     import mrcfile
 
     data = scale.to_file(images)[:, 0].float().numpy()
-    with mrcfile.new(path, data=data) as file:  # which makes four axes a volume stack
+    with mrcfile.new(path, data=data) as file:  # data with four axes become a volume stack
         if data.ndim == 3:
             file.set_image_stack()
         file.voxel_size = pixel_size
@@ -94,7 +94,7 @@ def _write_errors(path: Path, *, cell: Cell, case: Case, reconstruction: Reconst
 def _write_frc(
     path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]
 ) -> None:
-    """curves: those of the metrics; the correlations are computed only where the metric `frc` is not among them."""
+    """curves: of the metrics. The correlations are computed only if they are not among them."""
     from cryobench import figures
 
     found = curves if "frc" in curves else score([Frc()], case, reconstruction, batch=AT_ONCE).curves
@@ -119,15 +119,15 @@ def _write_views(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstr
     )
 
 
-def _write_animation(path: Path, *, course: Recording) -> None:
+def _write_animation(path: Path, *, iterates: Recording) -> None:
     from cryobench import figures
 
-    pairs = [(_pixels(x[:1, None])[0], _pixels(estimate[:1, None])[0]) for x, estimate in course.frames]
-    figures.animation(pairs, steps=course.steps, path=path)
+    pairs = [(_pixels(x[:1, None])[0], _pixels(estimate[:1, None])[0]) for x, estimate in iterates.frames]
+    figures.animation(pairs, steps=iterates.steps, path=path)
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:
-    """Images [B, 1, H, W] as [B, H, W]; of volumes [B, 1, D, H, W] the central section, z = D // 2."""
+    """Images [B, 1, H, W] as [B, H, W]; for volumes [B, 1, D, H, W], the central section z = D // 2."""
     planes = images[:, 0] if images.ndim == 4 else images[:, 0, images.shape[2] // 2]
     return planes.cpu().numpy()
 

@@ -38,12 +38,11 @@ def score(
 
     Raises `PluginError` for a metric that breaks the contract.
     """
-    comparisons = [(metric, "") for metric in metrics]
-    if against_clean and case.clean is not None:
-        comparisons = [(m, suffix) for m in metrics for suffix in (["", CLEAN] if m.against_truth else [""])]
+    clean = against_clean and case.clean is not None
+    comparisons = [(m, suffix) for m in metrics for suffix in (["", CLEAN] if clean and m.against_truth else [""])]
     measured: list[list[Measured]] = [[] for _ in comparisons]
     for part in batches(len(case.truth), batch):
-        own, answer = _part_of(case, part), _answer_of(reconstruction, part)
+        own, answer = _case_part(case, part), _reconstruction_part(reconstruction, part)
         for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
             truth = own.clean if suffix and own.clean is not None else own.truth
             parts.append(_measured(metric, dataclasses.replace(own, truth=truth), answer))
@@ -58,12 +57,14 @@ def score(
                 scores.unmeasured[name] = reasons[0]
         for name in parts[0].curves:
             if not name.isidentifier() or name == "file":
-                raise PluginError(f"the metric {type(metric).__name__} gives a curve {name!r}; use another name")
+                raise PluginError(
+                    f"the metric {type(metric).__name__} returned a curve named {name!r}; use another name"
+                )
             scores.curves[name + suffix] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
     return scores
 
 
-def _part_of(case: Case, part: slice) -> Case:
+def _case_part(case: Case, part: slice) -> Case:
     """The case of some of the images."""
     return dataclasses.replace(
         case,
@@ -77,7 +78,7 @@ def _part_of(case: Case, part: slice) -> Case:
     )
 
 
-def _answer_of(reconstruction: Reconstruction, part: slice) -> Reconstruction:
+def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconstruction:
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
     return Reconstruction(reconstruction.x[part], info, deviation=deviation)
@@ -96,7 +97,7 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
     values = {}
     for column in metric.columns:
         if column.name not in measured.values:
-            raise PluginError(f"the metric {name} states a column {column.name!r} and gave none")
+            raise PluginError(f"the metric {name} declares a column {column.name!r} and returned no values for it")
         values[column.name] = torch.as_tensor(measured.values[column.name]).flatten().double()
         if len(values[column.name]) != len(case.truth):
             raise PluginError(

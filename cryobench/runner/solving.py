@@ -1,4 +1,4 @@
-"""Solving, shared by `run`, `reconstruct` and `cb.solve`.
+"""Runs a solver; shared by `run`, `reconstruct` and `cb.solve`.
 
 Prepares priors, divides images into batches, solves each batch with torch's random state isolated, checks every result,
 and measures the cost.
@@ -19,20 +19,20 @@ from cryobench.errors import Unsupported
 from cryobench.numerics.linalg import concatenate_curves, item_axes
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng, generator
-from cryobench.runner.checks import DEVIATION, batches, checked_answer
+from cryobench.runner.checks import DEVIATION, batches, checked_reconstruction
 
 
 @dataclass(frozen=True)
 class Solved:
     """The reconstruction of all images and its cost.
 
-    course: the recording of the first image, if requested. setup_seconds: time to prepare priors.
+    iterates: the recorded iterates of the first image, if requested. setup_seconds: time to prepare priors.
     solver_seconds: time of `solve`, device synchronised; network_seconds and operator_seconds are parts of it.
     calls: applications by name, counted in images. peak_memory_mib: see `meters.PeakMemory`.
     """
 
     reconstruction: Reconstruction
-    course: Recording | None
+    iterates: Recording | None
     batch: int
     setup_seconds: float
     solver_seconds: float
@@ -57,28 +57,28 @@ def solve(
     *,
     seed: int,
     batch: int,
-    watched: bool = False,
+    record_iterates: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Solved:
     """Solve for all images of a problem, `batch` at a time.
 
-    ids: image ids, which key all randomness. watched: record the iterates of the first image. progress: called with the
-    fraction done. Raises `Unsupported` if the solver does not support the problem, `PluginError` for a result that
-    breaks the contract.
+    ids: image ids, which key all randomness. record_iterates: record the iterates of the first image. progress: called
+    with the fraction done. Raises `Unsupported` if the solver does not support the problem, `PluginError` for a result
+    that breaks the contract.
     """
     device = problem.operator.device
     check_supported(solver, problem)
     setup_seconds = prepare(solver, device)
     watch = meters.Stopwatch(device)
-    course = Recording() if watched else None
+    iterates = Recording() if record_iterates else None
     with meters.PeakMemory(device) as peak, meters.counting() as tally:
-        parts = list(solve_parts(solver, problem, ids, seed=seed, batch=batch, course=course, watch=watch,
+        parts = list(solve_parts(solver, problem, ids, seed=seed, batch=batch, iterates=iterates, watch=watch,
                                  progress=progress))  # fmt: skip
     seconds = tally.seconds
     network_seconds = seconds.pop(meters.NETWORK, 0.0)
     return Solved(
         reconstruction=_joined(parts),
-        course=course,
+        iterates=iterates,
         batch=batch,
         setup_seconds=setup_seconds,
         solver_seconds=watch.seconds,
@@ -96,13 +96,13 @@ def solve_parts(
     *,
     seed: int,
     batch: int,
-    course: Recording | None = None,
+    iterates: Recording | None = None,
     watch: AbstractContextManager[object] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[Reconstruction]:
     """Yield the checked results batch by batch, with bounded memory. The solver must be prepared and supported.
 
-    course: receives the recording of the first batch. watch: entered around every call of `solve`.
+    iterates: receives the iterates of the first batch. watch: entered around every call of `solve`.
     """
     n = len(ids)
 
@@ -117,11 +117,11 @@ def solve_parts(
             report((start + size * done / max(total, 1)) / n)
 
         with isolated(problem.operator.device, seed):
-            recorded = nullcontext() if course is None or part.start > 0 else recording(into=course)
+            recorded = nullcontext() if iterates is None or part.start > 0 else recording(into=iterates)
             given = part_of(problem, part)
             with recorded, watch or nullcontext():
                 answer = solver.solve(given, rng=Rng(seed, own), progress=step)
-        yield checked_answer(answer, given)
+        yield checked_reconstruction(answer, given)
         report(part.stop / n)
 
 
@@ -168,11 +168,11 @@ def part_of(problem: Problem, part: slice) -> Problem:
 
 
 def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:
-    """Concatenate the results of the batches. Info and curves that some batches lack are left out."""
+    """Concatenate the results of the batches. Info and curves that are missing in some batches are omitted."""
     names = set.intersection(*(set(part.info) for part in parts))
     info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}
-    curved = set.intersection(*(set(part.curves) for part in parts))
-    curves = {name: concatenate_curves([part.curves[name] for part in parts]) for name in curved}
+    curve_names = set.intersection(*(set(part.curves) for part in parts))
+    curves = {name: concatenate_curves([part.curves[name] for part in parts]) for name in curve_names}
     deviations = [part.deviation for part in parts if part.deviation is not None]
     deviation = torch.cat(deviations) if len(deviations) == len(parts) else None
     if deviation is not None:

@@ -15,7 +15,7 @@ from cryobench.hooks import Hooks
 from cryobench.plan.grid import Cell, Plan
 from cryobench.record import Record
 from cryobench.results.store import Results
-from cryobench.runner import CellRunner, Observer, Remarks, describe, failed_record
+from cryobench.runner import CellRunner, MissingFileWarnings, Observer, describe, failed_record
 from cryobench.sweep import worker
 from cryobench.sweep.executors import ExecutorSpec, Workers, workers
 from cryobench.sweep.job import Done, Job, Limits, Stopped
@@ -30,8 +30,8 @@ POLL = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """How to run plans. device: of the workers. force: run cells again that are saved already. retry_failed: run failed
-    and skipped cells again."""
+    """How to run plans. device: of the workers. force: run saved cells again. retry_failed: run failed and skipped
+    cells again."""
 
     store: Results
     device: str
@@ -51,7 +51,7 @@ def split(plans: Sequence[Plan], options: SweepOptions) -> tuple[list[Record], l
     for plan in plans:
         runner = CellRunner(plan, options.store)
         for cell in plan.cells:
-            record = None if options.force else runner.finished(cell, whatever_came=not options.retry_failed)
+            record = None if options.force else runner.finished(cell, include_failed=not options.retry_failed)
             if record is None:
                 todo.append(QueuedCell(plan, cell))
             else:
@@ -121,7 +121,7 @@ class Sweep:
 
     def __init__(self, options: SweepOptions, workers: Workers, observer: Observer):
         self._options, self._workers, self._observer = options, workers, observer
-        self._remarks: dict[int, Remarks] = {}
+        self._missing_files: dict[int, MissingFileWarnings] = {}
         self._requests: dict[int, str] = {}
         self._running: dict[Future[Done], tuple[Hashable, QueuedCell]] = {}
         self.seconds: dict[str, float] = {}
@@ -156,7 +156,7 @@ class Sweep:
     def _await_workers(self) -> None:
         """Sleep while there is no worker; warn the first time."""
         if not self._waited:
-            self._observer.warn("there is no worker at the moment; waiting for one")
+            self._observer.warn("no worker is available; waiting for one")
         self._waited = True
         time.sleep(POLL)
 
@@ -195,8 +195,8 @@ class Sweep:
         for warning in done.warnings:
             self._observer.warn(warning)
         record = dataclasses.replace(done.record, **queued.cell.labels)
-        remarks = self._remarks.setdefault(id(queued.plan), Remarks(queued.plan.request.save, self._observer))
-        remarks.unavailable(record)
+        missing = MissingFileWarnings(queued.plan.request.save, self._observer)
+        self._missing_files.setdefault(id(queued.plan), missing).check(record)
         self._observer.cell_finished(record, reused=done.reused)
         return record
 

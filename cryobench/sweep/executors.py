@@ -69,7 +69,7 @@ def check_reachable(spec: ExecutorSpec) -> None:
     host, _, port = spec.address.removeprefix("tcp://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), CONNECT_SECONDS) as connection:
-            if not connection.recv(1):  # a scheduler sends first; dask's client would wait for ever
+            if not connection.recv(1):  # a scheduler sends first; dask's client would wait forever
                 raise OSError("the connection was closed")
     except (OSError, ValueError) as error:
         raise ExecutorError(f"no dask scheduler answers at {spec.address}: {reason_of(error)}; start one with "
@@ -77,7 +77,7 @@ def check_reachable(spec: ExecutorSpec) -> None:
 
 
 class Workers(ABC):
-    """Workers with unique names. A context that ends them on exit."""
+    """Workers with unique names. A context manager that ends them on exit."""
 
     threads: int | None = None
     """Threads of torch in each worker."""
@@ -90,7 +90,7 @@ class Workers(ABC):
 
     @abstractmethod
     def names(self) -> Sequence[Hashable]:
-        """The present workers. Raises `ExecutorError` if there can be none any more."""
+        """The workers at this moment. Raises `ExecutorError` if the connection to them is lost for good."""
 
     @abstractmethod
     def submit(self, name: Hashable, job: Job) -> Future[Done]:
@@ -169,24 +169,24 @@ class Dask(Workers):
         self._executors: dict[Hashable, Executor] = {}
         self._jobs: dict[Future[Done], tuple[Hashable, Future[Done]]] = {}
         self._names: list[str] = []
-        self._asked = -LISTED_FOR
+        self._listed_at = -LISTED_FOR
 
     def names(self) -> Sequence[Hashable]:
         if self._client.status == "connecting":  # the connection was lost and is retried for `CONNECT_SECONDS`
             return []
         if self._client.status != "running":
             raise ExecutorError("the dask scheduler is gone")
-        if time.monotonic() - self._asked > LISTED_FOR:
+        if time.monotonic() - self._listed_at > LISTED_FOR:
             try:
                 self._names = list(self._client.scheduler_info()["workers"])
             except OSError:  # just lost; `status` shows it at the next call
                 return []
-            self._asked = time.monotonic()
+            self._listed_at = time.monotonic()
             self._fail_lost_jobs()
         return self._names
 
     def _fail_lost_jobs(self) -> None:
-        """Fail the jobs of workers that are gone. dask would keep such a job for ever for a worker of the same address;
+        """Fail the jobs of workers that are gone. dask would keep such a job forever, for a worker of the same address;
         with any worker allowed, it loses the job if there is none at that moment (dask/distributed#7346)."""
         self._jobs = {future: job for future, job in self._jobs.items() if not future.done()}
         for future, (name, at_dask) in self._jobs.items():
@@ -296,7 +296,7 @@ def _slurm(file: str) -> Any:
         raise ExecutorError(f"{file} cannot be read: {reason_of(error)}") from error
     jobs = options.pop("jobs", None) if isinstance(options, dict) else None
     if not isinstance(jobs, int) or jobs < 1:
-        raise ExecutorError(f"{file}: needs `jobs`, an integer from 1, beside the options of "
+        raise ExecutorError(f"{file}: needs `jobs`, a positive integer, and the options of "
                             "dask_jobqueue.SLURMCluster such as cores, memory and walltime")  # fmt: skip
     try:
         cluster = SLURMCluster(**options)

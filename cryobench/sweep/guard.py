@@ -42,11 +42,11 @@ def _prepare(threads: int | None, environment: dict[str, str]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
@@ -74,7 +74,7 @@ class Guard:
         self._process: psutil.Process | None = None
 
     def run(self, job: Job, prepare: Callable[[Job], None], run: Callable[[Job], Done]) -> Done:
-        """The result of `run(job)` in the child process, after `prepare(job)`, which its limits do not count.
+        """The result of `run(job)` in the child process, after `prepare(job)`, to which the limits do not apply.
 
         Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the child process dies.
         """

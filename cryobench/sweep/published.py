@@ -1,4 +1,4 @@
-"""The published results of a suite: its leaderboard as a page, and measured beside published numbers."""
+"""The leaderboard of a suite as a page, with published numbers for comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from cryobench.leaderboard.filter import with_metrics
 from cryobench.leaderboard.render import to_markdown
 from cryobench.leaderboard.statistics.bootstrap import mean
-from cryobench.plan.suite import Absent
+from cryobench.plan.suite import UnavailableGrid
 from cryobench.plan.suite_file import Reference, SuiteFile
 from cryobench.record import CLEAN, Record
 from cryobench.spec import parse
@@ -37,7 +37,7 @@ class PublishedNumber(NamedTuple):
 
 
 def published_numbers(
-    references: Sequence[Reference], records: Sequence[Record], absent: Sequence[Absent]
+    references: Sequence[Reference], records: Sequence[Record], unavailable: Sequence[UnavailableGrid]
 ) -> list[PublishedNumber]:
     """Each published number with ours, from the records of its cell. references: see `suite.references`."""
     found = []
@@ -45,7 +45,7 @@ def published_numbers(
         ours = [record for record in records if _matches(record, reference)]
         for metric, (least, greatest) in reference.values.items():
             text = f"{least:g}" if least == greatest else f"{least:g} to {greatest:g}"
-            measured, *why = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, absent))
+            measured, *why = _measured(ours[0], metric) if ours else (None, NOT_RUN, _reason(reference, unavailable))
             difference = None if measured is None else measured - min(max(measured, least), greatest)
             cell = reference.solver, reference.operator, metric, text, reference.source
             found.append(PublishedNumber(*cell, measured, difference, *why))
@@ -57,8 +57,8 @@ def _matches(record: Record, reference: Reference) -> bool:
     return same and fnmatchcase(record.data, reference.data)
 
 
-def _reason(reference: Reference, absent: Sequence[Absent]) -> str:
-    reasons = (grid.reason for grid in absent
+def _reason(reference: Reference, unavailable: Sequence[UnavailableGrid]) -> str:
+    reasons = (grid.reason for grid in unavailable
                if reference.solver in grid.solvers and reference.operator in grid.operators)  # fmt: skip
     return next(reasons, "no cell of this suite")
 
@@ -75,7 +75,7 @@ def with_published(frame: pd.DataFrame, numbers: Sequence[PublishedNumber]) -> p
     """A leaderboard with METRIC_published and METRIC_difference for each published number. Cells that were not run are
     rows at the end."""
     frame = frame.copy()
-    absent: dict[tuple[str, str], dict[str, str]] = {}
+    not_run: dict[tuple[str, str], dict[str, str]] = {}
     for number in numbers:
         columns = {f"{number.metric}_published": number.published, f"{number.metric}_difference": number.difference}
         own = (frame["solver"] == number.solver) & (frame["operator"] == number.operator)
@@ -85,26 +85,27 @@ def with_published(frame: pd.DataFrame, numbers: Sequence[PublishedNumber]) -> p
             frame.loc[own, name] = value
         if number.status == NOT_RUN:
             place = {"solver": number.solver, "operator": number.operator, "status": NOT_RUN, "reason": number.reason}
-            absent.setdefault((number.solver, number.operator), place).update(columns)
-    return pd.concat([frame, pd.DataFrame(absent.values())]) if absent else frame
+            not_run.setdefault((number.solver, number.operator), place).update(columns)
+    return pd.concat([frame, pd.DataFrame(not_run.values())]) if not_run else frame
 
 
 def report(
     suite: SuiteFile,
     frame: pd.DataFrame,
     numbers: Sequence[PublishedNumber],
-    absent: Sequence[Absent],
+    unavailable: Sequence[UnavailableGrid],
     made: str,
     command: str,
 ) -> str:
     """The results of a suite in Markdown: description, command, date and machine, and the leaderboard.
 
-    made: machine, version and date, in a line.
+    made: machine, version and date, on one line.
     """
     lines = [f"# {suite.title}", *(["", suite.about] if suite.about else []), "", f"{made}:", "", f"    {command}", ""]
     if numbers:
         lines += ["## Beside published numbers", "", *_table(numbers), ""]
-    lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}" for grid in absent]
+    lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}"
+              for grid in unavailable]  # fmt: skip
     named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
     names = [column["name"] for column in frame.attrs["columns"]]
     shown = with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
@@ -115,8 +116,8 @@ def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
     yield "| solver | operator | metric | published | ours | difference | source |"
     yield "|:--|:--|:--|--:|--:|--:|:--|"
     for row in numbers:
-        absence = row.reason if row.status == "ok" else f"{row.status}: {row.reason}"
-        ours = absence if row.measured is None else f"{row.measured:.4g}"
+        why = row.reason if row.status == "ok" else f"{row.status}: {row.reason}"
+        ours = why if row.measured is None else f"{row.measured:.4g}"
         difference = "" if row.difference is None else f"{row.difference:+.3g}"
         texts = f"`{row.solver}`", f"`{row.operator}`", row.metric, row.published, ours, difference, row.source
         yield f"| {' | '.join(texts)} |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-WORDS = {
+LABELS = {
     "network": "networks",
     "operators": "operators",
     "solver": "rest of the solvers",
@@ -20,6 +20,6 @@ WORDS = {
 def summary(seconds: Mapping[str, float]) -> str:
     """`networks 71%, operators 4%, ...`, the largest first; '' if all are zero."""
     total = sum(seconds.values())
-    shares = {word: seconds.get(name, 0.0) / total for name, word in WORDS.items()} if total > 0 else {}
+    shares = {label: seconds.get(name, 0.0) / total for name, label in LABELS.items()} if total > 0 else {}
     shown = sorted(shares.items(), key=lambda item: -item[1])
-    return ", ".join(f"{word} {share:.0%}" for word, share in shown if share >= 0.005)
+    return ", ".join(f"{label} {share:.0%}" for label, share in shown if share >= 0.005)

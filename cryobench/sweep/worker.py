@@ -27,7 +27,7 @@ _one_at_a_time = threading.Lock()
 
 def run(job: Job) -> Done:
     """Run a job in this process, or in a child process if the job has limits. Raises `ExecutorError` if this worker
-    plans another cell, `ResultsError` if the record cannot be saved, and `Stopped` beyond a limit."""
+    plans other cells, `ResultsError` if the record cannot be saved, and `Stopped` beyond a limit."""
     with _one_at_a_time:
         if job.limits:
             from cryobench.sweep.guard import guard
@@ -61,7 +61,7 @@ class Worker:
         self._loaded: Loaded = {}
 
     def add_plan(self, request: str, results: str, plan: Plan) -> None:
-        """Add a plan that was made already."""
+        """Add an existing plan."""
         from cryobench.results.store import Results
         from cryobench.runner import CellRunner, Observer
 
@@ -103,7 +103,7 @@ class Worker:
             reading = time.perf_counter() - start
             if job.hash not in cells:
                 raise ExecutorError(
-                    f"the worker on {platform.node()} plans another cell for the same request: install the same "
+                    f"the worker on {platform.node()} plans other cells for the same request: install the same "
                     "versions there, and keep data and weights in a folder that all machines share"
                 )
             before = Counter(runner.seconds)

@@ -13,7 +13,7 @@ from cryobench.core import Metric
 from cryobench.errors import ParameterError
 from cryobench.plan import grid
 from cryobench.plan.grid import Loaded, Plan
-from cryobench.plan.suite import excluded
+from cryobench.plan.suite import is_excluded
 from cryobench.record import CLEAN, Record
 from cryobench.registry import Registry, did_you_mean
 from cryobench.results.store import Results
@@ -48,7 +48,7 @@ def measure_of(by: str, metrics: Sequence[str], registry: Registry) -> Measure:
                     columns[name] = Measure(name, text, column.direction == "higher")
     if by not in columns:
         raise ParameterError(
-            f"--by {by!r} is no column of these metrics; {did_you_mean(by, columns)} (--metric adds others)"
+            f"--by {by!r} is not a column of these metrics; {did_you_mean(by, columns)} (--metric adds others)"
         )
     return columns[by]
 
@@ -82,7 +82,7 @@ class Objective:
         for request in self.task.requests:
             full = dataclasses.replace(request, solvers=(solver,), metrics=(self.measure.metric,))
             plan = grid.plan(full, self.registry, self.loaded)
-            cells = [cell for cell in plan.cells if cell.hash not in seen and not excluded(cell, self.task.excluded)]
+            cells = [cell for cell in plan.cells if cell.hash not in seen and not is_excluded(cell, self.task.excluded)]
             seen |= {cell.hash for cell in cells}
             found.append(dataclasses.replace(plan, cells=cells))
         if not seen:
@@ -98,7 +98,7 @@ class Objective:
                 number += 1
                 if number in left_out:
                     continue
-                known = None if self.force else runner.finished(cell, whatever_came=True)
+                known = None if self.force else runner.finished(cell, include_failed=True)
                 if retry_failed and known is not None and known.status == "failed":
                     known = None
                 yield ProblemResult(number, known or runner.run(cell), reused=known is not None)
@@ -131,7 +131,7 @@ def evaluations_of(record: Record) -> float:
     return record.counters.get("nfe", 0.0) * len(record.images)
 
 
-def falls_behind(scores: Sequence[float], finished: Sequence[Sequence[float]], measure: Measure) -> bool:
+def worse_than_median(scores: Sequence[float], finished: Sequence[Sequence[float]], measure: Measure) -> bool:
     """The median rule: whether the mean of these first scores is worse than the median, over finished trials, of their
     means over the same problems.
 

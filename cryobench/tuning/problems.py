@@ -14,7 +14,7 @@ from cryobench.io.selection import parse_images
 from cryobench.plan.dataset import open_stack, source_spec
 from cryobench.plan.grid import Request
 from cryobench.plan.presets import source_identity, stated_by
-from cryobench.plan.suite import lacking
+from cryobench.plan.suite import missing_distributions
 from cryobench.plan.suite_file import Grid, LocatedSpec, Rule, SuiteFile
 from cryobench.registry import Registry
 from cryobench.spec import Field, Spec, fields_of, parse
@@ -35,7 +35,7 @@ class TuningTask:
         return parse(self.solver).name
 
 
-def searched(solver: str, registry: Registry) -> list[Field]:
+def searched_fields(solver: str, registry: Registry) -> list[Field]:
     """The fields of a solver to search: those with a range whose value the spec does not state.
 
     Raises a `CryobenchError` for an invalid spec or one with a preset.
@@ -52,14 +52,14 @@ def searched(solver: str, registry: Registry) -> list[Field]:
 def from_request(request: Request, registry: Registry) -> list[TuningTask]:
     """A task for each solver of a request, on all of its problems."""
     for solver in request.solvers:
-        if not searched(solver, registry):
+        if not searched_fields(solver, registry):
             raise ParameterError(f"{solver!r} has nothing to tune: no parameter with a range that is not stated "
                                  f"(`cryobench show {parse(solver).name}` lists ranges)")  # fmt: skip
     return _check_unique([TuningTask(solver, (_problems(request),)) for solver in dict.fromkeys(request.solvers)])
 
 
 def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[list[TuningTask], list[str]]:
-    """A task for each solver of a suite that has ranges, on its problems in the suite; and messages on the others.
+    """A task for each solver of a suite that has ranges, on its problems in the suite; and messages on other solvers.
 
     `request` gives the images, the metrics and the options of the run. Its data and solvers, if any, replace those of
     the suite. Raises `SelectionError` if the suite tests on one of the images. Images of one source are compared by
@@ -71,15 +71,15 @@ def from_suite(suite: SuiteFile, request: Request, registry: Registry) -> tuple[
     tasks: dict[str, list[Request]] = {}
     left_out: dict[str, None] = {}
     for part in suite.grids:
-        missing = lacking(part)
+        missing = missing_distributions(part)
         if missing:
-            left_out[f"{', '.join(_texts(part.solvers))}: {missing} absent"] = None
+            left_out[f"{', '.join(_texts(part.solvers))}: {missing} not installed"] = None
             continue
         problems = _of_grid(part, request)
         try:
             _check_no_test_images(suite, problems, registry)
             for solver in request.solvers or _texts(part.solvers):
-                if parse(solver).after is None and searched(solver, registry):
+                if parse(solver).after is None and searched_fields(solver, registry):
                     tasks.setdefault(solver, []).append(_problems(problems))
                 else:
                     left_out[f"{solver}: nothing to tune"] = None
@@ -146,7 +146,7 @@ def _check_no_test_images(suite: SuiteFile, request: Request, registry: Registry
 def _origin_of(text: str, registry: Registry) -> str | None:
     try:
         return _origin(source_spec(text, {}, registry), registry)
-    except DataError:  # not on this machine, so no image here comes from it
+    except DataError:  # not on this machine, so no validation image can come from it
         return None
 
 

@@ -35,10 +35,10 @@ from cryobench.tuning.objective import (
     Objective,
     described,
     evaluations_of,
-    falls_behind,
     seconds_of,
+    worse_than_median,
 )
-from cryobench.tuning.problems import TuningTask, searched
+from cryobench.tuning.problems import TuningTask, searched_fields
 from cryobench.tuning.trial import Trial, Values
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Search:
-    """How to search, and the preset in `folder` for the best setting.
+    """Settings of a search, and the preset in `folder` that receives the best setting.
 
-    points: of the grid, per field. seed: of the search; problems have their own seeds. force: run cells again that are
-    saved already.
+    points: of the grid, per field. seed: of the search; problems have their own seeds. force: run saved cells again.
     """
 
     preset: str
@@ -127,7 +126,7 @@ class Outcome:
 
 
 class Tuning:
-    """The search for one solver, checked when it is constructed. loaded: images that need not be read again.
+    """The search for one solver, checked when it is constructed. loaded: images that were read before.
 
     Raises a `CryobenchError` for an invalid request.
     """
@@ -137,13 +136,13 @@ class Tuning:
         self.objective = Objective(task, search.measure, registry, Results(search.trials_folder), search.force,
                                    {} if loaded is None else loaded)  # fmt: skip
         self.base = registry.make("solvers", task.solver)
-        self.fields: list[Field] = searched(task.solver, registry)
+        self.fields: list[Field] = searched_fields(task.solver, registry)
         self.cells: list[Cell] = [cell for plan in self.objective.plans(task.solver) for cell in plan.cells]
 
     def lock(self) -> AcquireReturnProxy:
-        """Exclude other processes from tuning this solver for this preset; a context.
+        """Lock the tuning of this solver for this preset, as a context manager.
 
-        Raises `ResultsError` if another process does, or if trials cannot be saved.
+        Raises `ResultsError` if another process holds the lock, or if trials cannot be saved.
         """
         folder, name = self.search.trials_folder, self.task.name
         check_writable_folder(folder, "trials", "--presets")
@@ -211,7 +210,7 @@ class Tuning:
                 scores.append(self.objective.score(record))
                 evaluations += evaluations_of(record)
                 last = len(scores) == len(self.cells) - len(without)
-                if self.search.prune and not last and falls_behind(scores, finished, self.search.measure):
+                if self.search.prune and not last and worse_than_median(scores, finished, self.search.measure):
                     pruned = True
                     break
             if not scores or (skipped and default is not None):

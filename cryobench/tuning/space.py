@@ -79,20 +79,20 @@ def suggest(
     return next((values for values in drawn if values not in tried), None)
 
 
-def grid_points(search: Range | Choice, points: int, whole: bool) -> list[Any]:
+def grid_points(search: Range | Choice, points: int, integer: bool) -> list[Any]:
     """The grid values of a field: evenly spaced over its range with both ends, or all its options."""
     if isinstance(search, Choice):
         return list(search.options)
     scale, back = (math.log, math.exp) if search.log else (float, float)
     low, high = scale(search.low), scale(search.high)
     inner = [back(low + (high - low) * k / (points - 1)) for k in range(1, points - 1)]
-    numbers = [search.low, *(_rounded(number, whole) for number in inner), search.high]
+    numbers = [search.low, *(_rounded(number, integer) for number in inner), search.high]
     return list(dict.fromkeys([*search.also, *numbers]))
 
 
 def _on_grid(fields: Sequence[Field], done: Sequence[Trial], seed: int, points: int) -> Values | None:
     """The next grid point. The order is shuffled by the seed, so that a small budget covers the whole range."""
-    axes = [grid_points(cast(Range | Choice, field.search), points, field.whole) for field in fields]
+    axes = [grid_points(cast(Range | Choice, field.search), points, field.is_integer) for field in fields]
     size = math.prod(map(len, axes))
     if size > MOST_POINTS:
         raise ParameterError(
@@ -118,7 +118,7 @@ def _drawn(trial: optuna.Trial, fields: Sequence[Field]) -> Values:
             values[field.name] = trial.suggest_int(field.name, numbers.low, numbers.high, log=numbers.log)
         elif isinstance(numbers, FloatDistribution):
             number = trial.suggest_float(field.name, numbers.low, numbers.high, log=numbers.log)
-            values[field.name] = min(max(_rounded(number, whole=False), numbers.low), numbers.high)
+            values[field.name] = min(max(_rounded(number, integer=False), numbers.low), numbers.high)
     return values
 
 
@@ -128,7 +128,7 @@ def _distributions(field: Field) -> Mapping[str, BaseDistribution]:
     if isinstance(search, Choice):
         return {field.name: CategoricalDistribution(search.options)}
     assert search is not None
-    if field.whole:
+    if field.is_integer:
         numbers: BaseDistribution = IntDistribution(int(search.low), int(search.high), log=search.log)
     else:
         numbers = FloatDistribution(search.low, search.high, log=search.log)
@@ -140,5 +140,5 @@ def _kind(field: Field) -> str:
     return f"{field.name} is"
 
 
-def _rounded(number: float, whole: bool) -> float:
-    return round(number) if whole else float(f"{number:.{DIGITS}g}")
+def _rounded(number: float, integer: bool) -> float:
+    return round(number) if integer else float(f"{number:.{DIGITS}g}")

@@ -1,4 +1,4 @@
-"""`cryobench check`, as a person meets it."""
+"""The command `cryobench check`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rough(Solver):
 """
 
 
-def test_what_holds_what_does_not_and_what_to_do(cli, install_plugin):
+def test_rules_that_hold_or_are_broken_are_printed_with_remedies(cli, install_plugin):
     install_plugin("cryobench-rough", {"cryobench.solvers": {"rough": "rough:Rough"}}, rough=BROKEN)
     code, out, err = cli("check", "rough", "pinv")
     assert (code, err) == (1, "")
@@ -36,21 +36,21 @@ def test_what_holds_what_does_not_and_what_to_do(cli, install_plugin):
     assert cli("check", "pinv", "-q")[0] == 0
 
 
-def test_as_json(cli):
+def test_json_output(cli):
     code, out, _ = cli("check", "masks/superres", "noises/none", "--json")
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 0
-    assert [(each["kind"], each["spec"]) for each in told] == [("masks", "superres"), ("noises", "none")]
-    assert {rule["status"] for each in told for rule in each["rules"]} == {"holds", "does not apply"}
-    assert all(rule["remedy"] for each in told for rule in each["rules"])
+    assert [(each["kind"], each["spec"]) for each in report] == [("masks", "superres"), ("noises", "none")]
+    assert {rule["status"] for each in report for rule in each["rules"]} == {"holds", "does not apply"}
+    assert all(rule["remedy"] for each in report for rule in each["rules"])
 
 
-def test_a_name_of_several_kinds_is_checked_as_each(cli):
+def test_a_name_of_several_kinds_is_checked_for_each_kind(cli):
     out = cli("check", "tv", "-q")[1]
     assert [line for line in out.splitlines() if line[:1].strip()] == ["priors/tv", "solvers/tv"]
 
 
-def test_a_component_that_wants_values_says_so(cli):
+def test_a_missing_required_parameter_is_reported(cli):
     code, out, _ = cli("check", "sumpool")
     assert code == 1
     assert "made from its spec: block must be given: check a spec, as sumpool:VALUE" in out
@@ -58,7 +58,7 @@ def test_a_component_that_wants_values_says_so(cli):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("spec", "message"),
     [
         ("solvers/pinw", "no solver 'pinw'; did you mean 'pinv'?"),
         ("pinw", "nothing is registered as 'pinw'; did you mean 'pinv'?"),
@@ -66,7 +66,7 @@ def test_a_component_that_wants_values_says_so(cli):
         ("sumpool:4,4", "spec 'sumpool:4,4': expected key=value"),
     ],
 )
-def test_what_is_not_there_is_one_line(cli, asked, said):
-    code, out, err = cli("check", asked)
+def test_unknown_components_give_a_one_line_error(cli, spec, message):
+    code, out, err = cli("check", spec)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert said in err
+    assert message in err

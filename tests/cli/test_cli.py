@@ -1,4 +1,4 @@
-"""The command line as a person uses it: exit codes, one-line errors, stdout for results and stderr for the rest."""
+"""The command line: exit codes, one-line errors, results on stdout and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_first_command_of_the_readme_prints_a_ranked_table(cli):
     assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_the_command_on_a_real_particle(cli, shared):
+def test_run_on_a_real_particle(cli, shared):
     code, _, _ = cli(
         "run", "--solver", "pinv", "--solver", "dct", "--operator", "sumpool:2,count=2", "--operator", "fourier:0.5",
         "--data", shared / "data" / "sample_empiar10076.pt", "--csv", "board.csv",
@@ -63,7 +63,7 @@ def test_the_command_on_a_real_particle(cli, shared):
     assert 21.5 < float(floor["psnr"]) < 22.5
 
 
-def test_scripts_get_clean_streams(cli, blobs):
+def test_results_go_to_stdout_and_notes_to_stderr(cli, blobs):
     arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--quiet")
     code, out, err = cli(*arguments, "--json")
     assert (code, err) == (0, "")
@@ -73,14 +73,14 @@ def test_scripts_get_clean_streams(cli, blobs):
     assert [row["solver"] for row in csv.DictReader(io.StringIO(out))] == ["dct", "pinv"]
 
 
-def test_finished_cells_are_reused_and_said_to_be_and_the_leaderboard_finds_them(cli, blobs):
+def test_finished_cells_are_reused_and_ranked_by_leaderboard(cli, blobs):
     arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-o", "fourier:0.5", "-d", blobs)
     _, first, _ = cli(*arguments)
     _, second, err = cli(*arguments)
     assert first == second  # times included: the saved ones are shown
-    assert "4 of them there already (--force runs them again)" in err
+    assert "4 of them reused (--force runs them again)" in err
     _, _, err = cli(*arguments, "--force")
-    assert "there already" not in err
+    assert "reused" not in err
     code, board, _ = cli("leaderboard")
     assert code == 0
     assert "sumpool:4" in board
@@ -120,7 +120,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         (("-s", "dcd", "-o", "sumpool:4"), "no solver 'dcd'; did you mean 'dct'?"),
         (("-s", "dct", "-o", "sumpol:4"), "did you mean 'sumpool'"),
@@ -169,7 +169,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_one_line_and_exit_code_two(cli, arguments, wanted):
+def test_invalid_input_gives_one_line_and_exit_code_2(cli, arguments, expected):
     Path("taken").write_text("")
     Path("folder").mkdir()
     for name, write in BROKEN.items():
@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_exit_code_two(cli, arguments, wanted):
     code, out, err = cli("run", *arguments)
     assert code == 2
     assert out == ""
-    assert wanted in err
+    assert expected in err
     message = [line for line in err.splitlines() if not line.startswith(("Usage:", "Try "))]
     assert len([line for line in message if line.strip()]) == 1, err
     left = set(Path().iterdir()) - before
@@ -187,7 +187,7 @@ def test_bad_input_is_one_line_and_exit_code_two(cli, arguments, wanted):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_device_that_is_not_there_is_refused(cli):
+def test_an_unavailable_device_is_refused(cli):
     code, _, err = cli("run", *GOOD, "--device", "cuda")
     assert (code, err.count("\n")) == (2, 1)
     assert "no CUDA device" in err
@@ -201,7 +201,7 @@ def test_a_folder_without_permission_is_refused(cli, tmp_path):
     assert "Permission denied" in err
 
 
-def test_a_traceback_only_on_request(cli, monkeypatch):
+def test_debug_shows_the_traceback(cli, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cryobench", "run", "-s", "dcd", "-o", "sumpool:4", "--debug"])
     from cryobench.errors import UnknownName
 
@@ -216,7 +216,7 @@ from cryobench.core import Reconstruction, Solver
 
 @dataclass(frozen=True)
 class Zero(Solver):
-    '''Answers with a flat image.
+    '''Returns a constant image.
 
     A second paragraph.
     '''
@@ -233,7 +233,7 @@ class Plain: pass
 """
 
 
-def test_a_strangers_solver_is_a_row_and_a_failing_one_a_reason(cli, install_plugin):
+def test_plugin_solvers_are_rows_and_failures_show_their_reason(cli, install_plugin):
     install_plugin(
         "cryobench-zero",
         {"cryobench.solvers": {"zero": "zero_plugin:Zero", "late": "zero_plugin:Late"}},
@@ -250,23 +250,23 @@ def test_a_strangers_solver_is_a_row_and_a_failing_one_a_reason(cli, install_plu
     assert "A second paragraph." in shown
 
 
-def test_plugins_that_are_broken_shadow_a_name_or_are_no_dataclass(cli, install_plugin):
+def test_invalid_plugins_give_one_line_errors_and_do_not_affect_others(cli, install_plugin):
     install_plugin(
         "cryobench-bad",
         {"cryobench.solvers": {"raising": "bad_plugin:X", "pinv": "zero_plugin:Zero", "plain": "zero_plugin:Plain"}},
         bad_plugin="raise ImportError('libmagic is missing')",
         zero_plugin=SOLVER,
     )
-    for name, wanted in {
+    for name, expected in {
         "raising": "'raising' of cryobench-bad 1.0 cannot be imported: ImportError: libmagic is missing",
         "plain": "must be a frozen dataclass",
         "pinv": "registered by ",
     }.items():
         code, _, err = cli("run", "-s", name, "-o", "sumpool:16", "--no-floor")
         assert (code, err.count("\n")) == (2, 1)
-        assert wanted in err
+        assert expected in err
     code, _, _ = cli("run", "-s", "dct:steps=2", "-o", "sumpool:16", "--no-floor")
-    assert code == 0  # and the others work
+    assert code == 0  # the others still work
     _, listed, _ = cli("list", "solvers")
     assert "conflict: uninstall one" in listed
     code, problems, _ = cli("list", "--problems")
@@ -298,7 +298,7 @@ def test_a_plugins_command_is_listed_and_imported_when_invoked(cli, install_plug
     assert cli("run", "--help")[0] == 0  # a built-in command cannot be replaced
 
 
-def test_what_a_plugin_prints_is_not_among_the_results(cli, install_plugin):
+def test_output_of_plugins_goes_to_stderr(cli, install_plugin):
     noisy = SOLVER.replace("raise RuntimeError('too late')", "print('chatter'); return super().solve(problem, rng=rng)")
     install_plugin("cryobench-noisy", {"cryobench.solvers": {"noisy": "noisy_plugin:Late"}}, noisy_plugin=noisy)
     code, out, err = cli("run", "-s", "noisy", "-o", "sumpool:16", "--json", "--quiet")
@@ -307,12 +307,12 @@ def test_what_a_plugin_prints_is_not_among_the_results(cli, install_plugin):
     assert err == "chatter\n"
 
 
-def test_a_folder_named_like_a_source_does_not_hide_it(cli):
+def test_a_folder_with_the_name_of_a_source_does_not_hide_the_source(cli):
     Path("demo").mkdir()
     assert cli("run", "-s", "pinv", "-o", "sumpool:16", "-q")[0] == 0
 
 
-def test_a_terminal_that_knows_only_ascii_gets_no_traceback(tmp_path):
+def test_ascii_terminals_are_supported(tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     for command in (["show", "sumpool"], ["run", "-s", "pinv", "-o", "sumpool:16"]):
         done = python("-m", "cryobench", *command, env=environment, cwd=tmp_path)
@@ -330,7 +330,7 @@ def cryobench_run_finished(records):
 """
 
 
-def test_hooks_are_told_and_cannot_stop_a_run(cli, install_plugin):
+def test_hooks_are_called_and_cannot_stop_a_run(cli, install_plugin):
     install_plugin("cryobench-log", {"cryobench.hooks": {"log": "log_plugin", "gone": "no_module"}}, log_plugin=HOOK)
     code, out, err = cli("run", "-s", "pinv", "-o", "sumpool:16")
     assert code == 0
@@ -352,7 +352,7 @@ class Slow(Solver):
 """
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(install_plugin, tmp_path):
+def test_ctrl_c_keeps_finished_cells_and_says_how_to_continue(install_plugin, tmp_path):
     install_plugin("cryobench-slow", {"cryobench.solvers": {"slow": "slow_plugin:Slow"}}, slow_plugin=SLOW)
     process = subprocess.Popen(
         [sys.executable, "-m", "cryobench", "run", "-s", "slow", "-o", "sumpool:16"],
@@ -365,7 +365,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(install_plugin, tmp
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "1 of 2 cells are finished and kept in runs; the same command goes on from there" in err
+    assert "1 of 2 cells are finished and kept in runs; the same command continues from there" in err
     assert "Traceback" not in err
     assert [path.name.split("-")[3] for path in (tmp_path / "runs").iterdir()] == ["pinv"]
 
@@ -380,7 +380,9 @@ def test_list_show_env_and_version(cli):
     assert "random_binary" in out
     assert "cryobench.operators.sumpool:SumPool" in out
     _, out, _ = cli("show", "diffpir")
-    assert "\n    x0 <- argmin_x ||A x - y||^2 + rho_t ||x - x0||^2\n    eps = " in out  # formulas keep their lines
+    assert (
+        "\n    x0 <- argmin_x ||A x - y||^2 + rho_t ||x - x0||^2\n    eps = " in out
+    )  # formulas keep their line breaks
     assert "\nwith rho_t = " in out
     code, _, err = cli("show", "sumpol")
     assert (code, "did you mean 'sumpool'" in err) == (2, True)

@@ -1,4 +1,4 @@
-"""`cryobench compare` as a person and as a CI use it."""
+"""The command `cryobench compare`."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def save(folder: str, **cells: np.ndarray) -> Path:
 
 @pytest.fixture
 def results(cli):
-    """OLD and NEW: dct lost half a decibel, tv is as it was, pinv is only in OLD."""
+    """OLD and NEW: dct is 0.5 dB lower, tv is unchanged, pinv is only in OLD."""
     save("old", dct=VALUES, tv=VALUES, pinv=VALUES)
     save("new", dct=VALUES - 0.5, tv=VALUES)
     return cli
 
 
-def test_a_regression_is_exit_code_1_and_is_told(results):
+def test_a_regression_gives_exit_code_1_and_is_printed(results):
     code, out, err = results("compare", "old", "new")
     assert (code, err) == (1, "")
     assert "worse" in out
@@ -55,7 +55,7 @@ def test_a_regression_is_exit_code_1_and_is_told(results):
     assert out.rstrip().endswith("1 regression")
 
 
-def test_no_regression_is_exit_code_0(results):
+def test_no_regression_gives_exit_code_0(results):
     assert results("compare", "old", "old")[0] == 0
     code, out, _ = results("compare", "new", "old")  # better
     assert code == 0
@@ -64,26 +64,26 @@ def test_no_regression_is_exit_code_0(results):
 
 
 @pytest.mark.parametrize(("threshold", "code"), [("psnr:-0.4", 1), ("psnr:-0.6", 0), ("seconds:+20%,psnr:-0.4", 1)])
-def test_thresholds_decide(results, threshold, code):
+def test_fail_on_thresholds(results, threshold, code):
     assert results("compare", "old", "new", "--fail-on", threshold)[0] == code
 
 
-def test_metrics_choose_what_is_compared(results):
+def test_metrics_selects_the_compared_columns(results):
     assert results("compare", "old", "new", "--metrics", "seconds")[0] == 0
     _, out, _ = results("compare", "old", "new", "--metrics", "psnr", "--format", "csv")
     assert {row["column"] for row in csv.DictReader(io.StringIO(out))} == {"psnr"}
 
 
-def test_scripts_get_clean_streams(results):
+def test_results_go_to_stdout_and_notes_to_stderr(results):
     code, out, err = results("compare", "old", "new", "--format", "json")
     assert code == 1
-    told = json.loads(out)
-    assert [change["verdict"] for change in told["changes"] if change["column"] == "psnr"] == ["worse", "identical"]
-    assert err == f"regression: {told['regressions'][0]}\n"
+    report = json.loads(out)
+    assert [change["verdict"] for change in report["changes"] if change["column"] == "psnr"] == ["worse", "identical"]
+    assert err == f"regression: {report['regressions'][0]}\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("old", "absent"), "no results folder absent"),
         (("old", "empty"), "no finished cells in empty"),
@@ -94,16 +94,16 @@ def test_scripts_get_clean_streams(results):
         (("old", "new", "--tolerance", "-1"), "tolerance must be 0 or more"),
     ],
 )
-def test_nonsense_is_exit_code_2_and_one_line(results, arguments, said):
+def test_invalid_arguments_give_exit_code_2_and_one_line(results, arguments, message):
     Path("empty").mkdir()
     save("other", wiener=VALUES)
     code, out, err = results("compare", *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_damaged_and_foreign_folders_are_named_and_skipped(results):
+def test_damaged_and_foreign_folders_are_skipped_with_a_message(results):
     (damaged,) = Path("new").glob("*-tv-*")
     (damaged / "metrics.csv").write_text("image,psnr\nwrong,1\n")
     (Path("new") / "foreign").mkdir()
@@ -122,12 +122,12 @@ def test_single_run_folders_can_be_compared(results):
     assert "only in" not in out
 
 
-def test_runs_of_the_same_settings_differ_in_nothing_but_their_timing(cli, blobs):
+def test_runs_with_the_same_settings_differ_only_in_timing(cli, blobs):
     arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--quiet")
     for folder in ("first", "second"):
         cli(*arguments, "--out", folder)
     code, out, _ = cli("compare", "first", "second", "--metrics", "psnr,ssim", "--format", "json")
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 0
-    assert {change["verdict"] for change in told["changes"]} == {"identical"}
-    assert {change["solver"] for change in told["changes"]} == {"dct", "pinv"}
+    assert {change["verdict"] for change in report["changes"]} == {"identical"}
+    assert {change["solver"] for change in report["changes"]} == {"dct", "pinv"}

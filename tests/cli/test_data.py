@@ -66,7 +66,7 @@ def test_simulated_files_are_in_relions_format(cli, tmp_path):
         with mrcfile.open(tmp_path / "made" / f"{name}.mrcs") as file:
             assert file.is_image_stack()
             np.testing.assert_array_equal(file.data, np.stack([read(i) for i in range(6)]))
-    # and our own reader finds all of it again
+    # the package's own reader recovers the metadata
     code, out, _ = cli("data", "info", "made/particles.star", "--json")
     assert json.loads(out)["pixel_size"] == [pytest.approx(made.pixel_size(0))] * 2
     code, _, err = cli("data", "simulate", SMALL, "--out", "made")
@@ -95,13 +95,13 @@ def test_convert_keeps_the_table_and_normalises(cli, shared, tmp_path):
     blocks = starfile.read(tmp_path / "small.star")
     assert blocks["optics"]["rlnImagePixelSize"][0] == pytest.approx(1.31 * 5, rel=1e-3)
     assert blocks["particles"]["rlnDefocusU"].tolist()[0] == 15303.0
-    # inverted: the correlation with the images as they are is negative
+    # inverted: the correlation with the original images is negative
     plain = cli("data", "convert", source, "plain.npy", "--size", 64, "--images", "1:7")
     assert plain[0] == 0
     assert np.corrcoef(np.load(tmp_path / "plain.npy")[0].ravel(), images[0].ravel())[0, 1] < -0.99
 
 
-def test_a_table_can_be_ranked_by_the_clean_image_where_it_is_known(cli, blobs):
+def test_ranking_by_a_clean_metric_needs_clean_images(cli, blobs):
     code, out, _ = cli("run", "-s", "tikhonov:0.1", "-o", "identity", "-n", "gaussian:rel=1", "-d", f"simulate:{SMALL}",
                        "--by", "psnr_clean", "--json")  # fmt: skip
     assert code == 0
@@ -109,11 +109,11 @@ def test_a_table_can_be_ranked_by_the_clean_image_where_it_is_known(cli, blobs):
     assert scores == sorted(scores, reverse=True)
     code, _, err = cli("run", "-s", "pinv", "-o", "identity", "-d", blobs, "--by", "psnr_clean")
     assert code == 2
-    assert "--by 'psnr_clean' is no column of this run" in err
+    assert "--by 'psnr_clean' is not a column of this run" in err
 
 
 @pytest.mark.parametrize("suffix", [".mrcs", ".npy"])
-def test_convert_without_a_normalisation_keeps_every_bit(cli, tmp_path, suffix):
+def test_convert_without_normalisation_preserves_the_data(cli, tmp_path, suffix):
     images = np.random.default_rng(0).normal(size=(5, 8, 8)).astype(np.float32)
     images[2] = 3
     stack_file(tmp_path / "a.mrcs", images)
@@ -123,7 +123,7 @@ def test_convert_without_a_normalisation_keeps_every_bit(cli, tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["info", "nowhere.mrcs"], "neither a file here nor a registered source"),
         (["info", "simulate:6zu6"], "neither a packaged structure nor a file"),
@@ -143,7 +143,7 @@ def test_convert_without_a_normalisation_keeps_every_bit(cli, tmp_path, suffix):
         (["info", "zero.star"], "pixel size of 0"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(cli, tmp_path, arguments, says):
+def test_invalid_input_gives_one_line_and_exit_code_2(cli, tmp_path, arguments, message):
     stack_file(tmp_path / "a.mrcs", np.random.default_rng(0).normal(size=(5, 8, 8)))
     whole = (tmp_path / "a.mrcs").read_bytes()
     (tmp_path / "cut.mrcs").write_bytes(whole[:-100])
@@ -157,6 +157,6 @@ def test_bad_input_is_one_line_and_exit_code_2(cli, tmp_path, arguments, says):
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert says in err
+    assert message in err
     assert out == ""
     assert not list(tmp_path.glob("b.*"))

@@ -1,4 +1,4 @@
-"""`cryobench export` as a person uses it."""
+"""The command `cryobench export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryobench.results.store import Results
 
 @pytest.fixture
 def runs(cli) -> Path:
-    """Two cells of three images, and one that failed. In the current folder."""
+    """Two finished cells of three images and a failed one, in the current folder."""
     store = Results("runs")
     for place, (solver, status) in enumerate([("pinv", "ok"), ("dct:0.1", "ok"), ("dmplug", "failed")]):
         ran = status == "ok"
@@ -30,7 +30,7 @@ def runs(cli) -> Path:
     return store.root
 
 
-def test_every_table_is_written_and_said(cli, runs):
+def test_all_tables_are_written_and_reported(cli, runs):
     code, out, err = cli("export", "--csv", "a.csv", "--parquet", "a.parquet", "--benchopt", "b.parquet")
     assert (code, out) == (0, "")
     assert err.splitlines() == [
@@ -52,24 +52,24 @@ def test_csv_goes_to_stdout(cli, runs):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         ([], "error: nothing to write; give --csv FILE, --parquet FILE or --benchopt FILE"),
         (["--csv", "x", "--parquet", "./x"],
-         "error: two tables would be written to one file; give each a file of its own"),
+         "error: two tables would be written to the same file; give each its own file"),
         (["--benchopt", "x.pq"],
          "error: --benchopt x.pq: benchopt requires a name that ends in .parquet"),
-        (["--csv", "no/x.csv"], "error: cannot write no/x.csv: the folder no does not exist; make it first"),
-        (["gone", "--csv", "x"], "error: no results folder gone; `cryobench run` makes one"),
+        (["--csv", "no/x.csv"], "error: cannot write no/x.csv: the folder no does not exist; create it first"),
+        (["gone", "--csv", "x"], "error: no results folder gone; `cryobench run` creates one"),
         (["--benchopt", "x.parquet", "--by", "ssim"],
          "error: --by 'ssim' is not a metric of these records; there are psnr"),
         (["--csv", "x", "--benchopt", "x.parquet", "--by", "ssim"],
          "error: --by 'ssim' is not a metric of these records; there are psnr"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_leaves_no_file(cli, runs, arguments, wanted):
+def test_invalid_arguments_give_one_line_and_write_no_file(cli, runs, arguments, expected):
     before = sorted(Path().iterdir())
     code, out, err = cli("export", *arguments)
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == wanted
+    assert err.splitlines()[-1] == expected
     assert sorted(Path().iterdir()) == before

@@ -1,4 +1,4 @@
-"""`cryobench leaderboard` as a person uses it: formats, choices, mistakes in one line."""
+"""The command `cryobench leaderboard`: formats, filters and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BETTER = {"pinv": 0.0, "dct:0.1": 2.0, "tv:lam=0.1,iterations=9": 1.0}
 
 @pytest.fixture
 def runs(cli) -> Path:
-    """Two operators by two noises, three solvers each, floor among them, of eight images. In the current folder."""
+    """Two operators, two noises and three solvers with the floor, on eight images, in the current folder."""
     store = Results("runs")
     problems = [(operator, noise) for operator in ("sumpool:4", "fourier:0.5") for noise in ("none", "gaussian:0.1")]
     for place, (operator, noise) in enumerate(problems):
@@ -44,7 +44,7 @@ def rows(out: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(out)))
 
 
-def test_rich_is_what_is_printed_and_files_are_written_beside(cli, runs):
+def test_rich_is_printed_and_other_formats_are_written_to_files(cli, runs):
     code, out, err = cli("leaderboard", "--format", "csv=a.csv", "--format", "md=b.md", "--format", "json=c.json",
                          "--format", "latex=d.tex", "--format", "rich=e.txt", "--format", "html=f.html")  # fmt: skip
     assert (code, err) == (0, "")
@@ -61,20 +61,20 @@ def test_rich_is_what_is_printed_and_files_are_written_beside(cli, runs):
 
 
 @pytest.mark.parametrize("name", ["csv", "md", "json", "latex", "html"])
-def test_each_format_is_printed_as_it_is_written(cli, runs, name):
+def test_printed_and_written_output_are_equal(cli, runs, name):
     code, out, err = cli("leaderboard", "--format", name, "--format", f"{name}=file")
     assert (code, err) == (0, "")
     assert out == Path("file").read_text()
 
 
-def test_csv_and_json_are_short_for_formats(cli, runs):
+def test_csv_and_json_are_short_forms_of_format(cli, runs):
     assert cli("leaderboard", "--csv", "-")[1] == cli("leaderboard", "--format", "csv")[1]
     assert cli("leaderboard", "--json")[1] == cli("leaderboard", "--format", "json")[1]
     cli("leaderboard", "--csv", "short.csv", "--format", "csv=long.csv")
     assert Path("short.csv").read_bytes() == Path("long.csv").read_bytes()
 
 
-def test_the_statistics_are_in_the_csv(cli, runs):
+def test_the_csv_contains_the_statistics(cli, runs):
     found = rows(cli("leaderboard", "--format", "csv", "-o", "sumpool:4", "-n", "none")[1])
     assert [row["solver"] for row in found] == ["dct:0.1", "tv:lam=0.1,iterations=9", "pinv"]
     assert [row["beats_floor"] for row in found] == ["yes", "yes", ""]
@@ -83,7 +83,7 @@ def test_the_statistics_are_in_the_csv(cli, runs):
     assert [row["pareto_seconds"] for row in found] == ["True", "True", "True"]
 
 
-def test_solvers_problems_and_metrics_are_chosen(cli, runs):
+def test_filters_select_solvers_problems_and_metrics(cli, runs):
     def solvers(*options: str) -> set[str]:
         return {row["solver"] for row in rows(cli("leaderboard", "--csv", "-", *options)[1])}
 
@@ -106,7 +106,7 @@ def test_groups_have_headings_and_summaries(cli, runs):
     assert "2 of 2" in out
 
 
-def test_damaged_and_foreign_folders_are_named_and_left_out(cli, runs):
+def test_damaged_and_foreign_folders_are_skipped_with_a_message(cli, runs):
     (runs / "foreign").mkdir()
     damaged = next(runs.glob("*dct*"))
     (damaged / "record.json").write_text("{")
@@ -117,10 +117,10 @@ def test_damaged_and_foreign_folders_are_named_and_left_out(cli, runs):
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         (("--format", "cvs"), "--format cvs: 'cvs' is not a format; did you mean 'csv'?"),
-        (("--format", "csv="), "--format csv= lacks a file"),
+        (("--format", "csv="), "--format csv= needs a file"),
         (("--format", "csv", "--json"), "--format csv and --json would both write to stdout"),
         (("--csv", "-", "--format", "md"), "--format md and --csv - would both write to stdout"),
         (("--format", "md=x", "--format", "csv=x"), "--format csv=x would write x twice"),
@@ -132,14 +132,14 @@ def test_damaged_and_foreign_folders_are_named_and_left_out(cli, runs):
         (("elsewhere",), "no results folder elsewhere"),
     ],
 )
-def test_mistakes_are_one_line(cli, runs, options, wanted):
+def test_invalid_options_give_a_one_line_error(cli, runs, options, expected):
     code, out, err = cli("leaderboard", *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert wanted in err
+    assert expected in err
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
 
 
-def test_a_file_that_cannot_be_made_leaves_what_was_there(cli, runs, monkeypatch):
+def test_a_failed_write_keeps_the_existing_file(cli, runs, monkeypatch):
     Path("board.md").write_text("mine")
 
     def full(frame: pd.DataFrame) -> str:

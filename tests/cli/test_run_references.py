@@ -1,4 +1,4 @@
-"""The ceiling, the batch and the animation as a person asks for them."""
+"""The options --ceiling, --batch and --save animation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTICLES = "simulate:3mht,snr=1,count=4,size=32"
 RUN = ("run", "-s", "dct:steps=3", "-o", "sumpool:4", "-d", PARTICLES)
 
 
-def test_the_ceiling_is_a_row_without_a_rank_here_and_when_it_is_read_back(cli, monkeypatch):
+def test_the_ceiling_is_an_unranked_row_in_run_and_leaderboard(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     code, out, err = cli(*RUN, "--ceiling")
     assert code == 0
@@ -32,21 +32,21 @@ def test_the_ceiling_is_a_row_without_a_rank_here_and_when_it_is_read_back(cli, 
     ceiling = json.loads(cli("leaderboard", "--json", "--by", "psnr_clean")[1])[-1]
     assert (ceiling["solver"], ceiling["rank"], ceiling["psnr_clean"], ceiling["nfe"]) == ("ceiling", None, None, None)
     _, _, err = cli(*RUN, "--ceiling")
-    assert "3 of them there already" in err
+    assert "3 of them reused" in err
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         (("-s", "ceiling"), "use --ceiling"),
-        (("--batch", "many"), "--batch must be auto or a number of images from 1, got many"),
+        (("--batch", "many"), "--batch must be auto or a positive number of images, got many"),
         (("--save", "animaton"), "did you mean 'animation'?"),
     ],
 )
-def test_mistakes_are_one_line(cli, options, wanted):
+def test_invalid_options_give_a_one_line_error(cli, options, expected):
     code, out, err = cli(*RUN, *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert wanted in err
+    assert expected in err
     assert not Path("runs").exists()
 
 
@@ -57,7 +57,7 @@ def test_batch_takes_a_number_or_auto(cli):
         assert json.loads(record.read_text())["timing"]["batch"] == used
 
 
-def test_a_solver_that_offers_no_frames_is_one_warning(cli):
+def test_a_solver_without_recorded_iterates_gives_one_warning(cli):
     code, _, err = cli(*RUN, "--save", "animation", "--no-floor", "--quiet")
     assert code == 0
-    assert err == "warning: dct:steps=3 offers no frames while it solves: no animation of it is saved\n"
+    assert err == "warning: dct:steps=3 does not record its iterates: its animation is not saved\n"

@@ -77,7 +77,7 @@ def test_saved_cells_are_not_run_again(cli, suite):
     cli("sweep", suite, "--quiet")
     code, _, err = cli("sweep", suite)
     assert code == 0
-    assert "4 cells in runs/blobs, 4 of them there already" in err
+    assert "4 cells in runs/blobs, 4 of them reused" in err
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_saved_cells_are_not_run_again(cli, suite):
         (["blobs.yaml", "--device", "abacus"], "abacus"),
     ],
 )
-def test_an_invalid_command_is_an_error_of_one_line(cli, suite, arguments, message):
+def test_invalid_commands_give_a_one_line_error(cli, suite, arguments, message):
     code, out, err = cli("sweep", *arguments)
     assert code == 2
     assert out == ""
@@ -112,7 +112,7 @@ def plain(tmp_path, blobs):
     return path
 
 
-def test_a_dry_run_lists_what_would_be_run_and_runs_nothing(cli, plain, tmp_path):
+def test_a_dry_run_lists_the_cells_to_run_and_runs_none(cli, plain, tmp_path):
     code, out, _ = cli("sweep", plain, "--dry-run")
     assert (code, out.splitlines()[-1]) == (0, "6 of 6 cells to run; no estimate for 6 of them")
     assert not (tmp_path / "runs").exists()
@@ -125,18 +125,18 @@ def test_a_dry_run_lists_what_would_be_run_and_runs_nothing(cli, plain, tmp_path
     assert rows == {"pinv": ["1", "1"], "tikhonov": ["1", "1"], "dct": ["1", "1"]}
 
 
-def test_shards_fill_one_folder_and_the_plain_command_shows_all(cli, plain):
+def test_shards_share_a_folder_and_a_run_without_shard_shows_all_cells(cli, plain):
     for part in ("1/3", "2/3", "3/3"):
         code, _, err = cli("sweep", plain, "--shard", part)
         assert code == 0
         assert "2 cells in runs/grid" in err
     code, out, err = cli("sweep", plain, "--csv", "-")
     assert code == 0
-    assert "6 cells in runs/grid, 6 of them there already" in err
+    assert "6 cells in runs/grid, 6 of them reused" in err
     assert len(out.splitlines()) == 7
 
 
-def test_the_order_of_a_table_is_that_of_the_suite_on_every_executor(cli, plain):
+def test_tables_follow_the_order_of_the_suite_on_every_executor(cli, plain):
     tables = [cli("sweep", plain, "-e", where, "--out", f"out/{where}", "--csv", "-")[1]
               for where in ("local", "processes:2")]  # fmt: skip
     shown = [[line.split(",")[1:3] for line in table.splitlines()[1:]] for table in tables]
@@ -157,7 +157,7 @@ def test_the_schema_is_printed(cli):
         (["--shard", "4/3"], "--shard must be K/N"),
         (["--shard", "1/2", "--publish", "."], "--publish needs all results"),
         (["--time-limit", "soon"], "--time-limit must be like"),
-        (["--by", "pnsr"], "--by 'pnsr' is no column of this run; did you mean 'psnr'"),
+        (["--by", "pnsr"], "--by 'pnsr' is not a column of this run; did you mean 'psnr'"),
         (["--format", "cvs"], "did you mean 'csv'"),
     ],
 )
@@ -173,8 +173,8 @@ def test_a_full_disk_is_reported_and_the_same_command_continues(cli, plain, full
         code, out, err = cli("sweep", plain, "--quiet")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "No space left on device" in err
-    assert "2 of 6 cells are finished and kept in runs/grid; the same command goes on from there" in err
-    assert "6 cells in runs/grid, 2 of them there already" in cli("sweep", plain)[2]
+    assert "2 of 6 cells are finished and kept in runs/grid; the same command continues from there" in err
+    assert "6 cells in runs/grid, 2 of them reused" in cli("sweep", plain)[2]
 
 
 def test_a_dashboard_shows_running_cells_and_the_best(cli, plain, monkeypatch):

@@ -44,7 +44,7 @@ def test_a_finished_run_is_left_unchanged(cli, blobs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_the_step_and_the_message_says_how_to_continue(cli, blobs, tmp_path, monkeypatch, number, code):
+def test_a_signal_saves_the_step_and_the_message_says_how_to_continue(cli, blobs, tmp_path, monkeypatch, number, code):
     monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
     batch = Images.batch
 
@@ -64,7 +64,7 @@ def test_a_signal_keeps_the_step_and_the_message_says_how_to_continue(cli, blobs
     assert signal.getsignal(number) is before
     code, _, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert code == 0
-    assert "going on after step 1 of 4" in err
+    assert "continuing after step 1 of 4" in err
 
 
 def test_a_second_interrupt_stops_at_once(cli, blobs, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_second_interrupt_stops_at_once(cli, blobs, tmp_path, monkeypatch):
     assert State.load(tmp_path / "prior") is None
 
 
-def test_a_run_that_fails_exits_with_one(cli, blobs, monkeypatch):
+def test_a_failed_run_gives_exit_code_1(cli, blobs, monkeypatch):
     monkeypatch.setattr(loop.Training, "_losses", lambda self, network, batch: batch.level.requires_grad_() * np.nan)
     code, _, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert code == 1
@@ -96,11 +96,11 @@ def test_a_run_that_fails_exits_with_one(cli, blobs, monkeypatch):
         (("--data", "gone.npy"), "gone.npy"),
         (("--patience", 5), "give --validation"),
         (("--validation", "odd.npy"), "training images are 32 x 32, validation images 24 x 24"),
-        (("--device", "tpu"), "--device wants cpu, cuda, cuda:N or auto, got 'tpu'"),
+        (("--device", "tpu"), "--device must be cpu, cuda, cuda:N or auto, got 'tpu'"),
         (("--out", "taken"), "cannot train into taken: Not a directory"),
     ],
 )
-def test_an_invalid_request_is_one_line_and_exits_with_two(cli, blobs, tmp_path, given, message):
+def test_an_invalid_request_gives_one_line_and_exit_code_2(cli, blobs, tmp_path, given, message):
     np.save(tmp_path / "odd.npy", np.random.default_rng(0).normal(size=(2, 24, 24)).astype(np.float32))
     (tmp_path / "taken").write_text("")
     code, out, err = cli("train", "--data", blobs, "--out", "prior", *SMALL, *given)

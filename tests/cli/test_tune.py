@@ -51,7 +51,7 @@ def test_run_scores_the_setting_that_tune_found(cli, tmp_path):
     assert scores["toy@p"] == pytest.approx(settings(tmp_path)["toy"]["made"]["best"], rel=1e-3, abs=1e-7)
     assert scores["toy:way=bad@p"] == pytest.approx(scores["toy@p"] + 1 / 4, rel=1e-4)
     _, _, err = cli("run", *solvers, *problem)
-    assert "5 cells in runs, 5 of them there already" in err
+    assert "5 cells in runs, 5 of them reused" in err
     record = next(json.loads(path.read_text()) for path in tmp_path.glob("runs/*/record.json")
                   if json.loads(path.read_text())["solver"] == "toy@p")  # fmt: skip
     assert record["resolved"]["preset"] == "p"
@@ -62,13 +62,13 @@ def test_validation_images_are_not_scored(cli):
     cli("tune", "-s", "toy", *TOYS, "--trials", 3)
     code, _, err = cli("run", "-s", "toy@p", "-o", "identity", "-d", "spy", "--images", "0:6")
     assert code == 2
-    assert err.startswith("error: toy@p: image 4 of spy is one of those that the preset p was tuned on; ")
+    assert err.startswith("error: toy@p: image 4 of spy was used to tune the preset p; ")
     assert err.count("\n") == 1
 
 
 def test_the_table_as_csv_and_json(cli, tmp_path):
-    asked = ("tune", "-s", "toy", "-s", "other", *TOYS, "--trials", 6, "--quiet")
-    _, text, err = cli(*asked, "--json", "--csv", "t.csv")
+    command = ("tune", "-s", "toy", "-s", "other", *TOYS, "--trials", 6, "--quiet")
+    _, text, err = cli(*command, "--json", "--csv", "t.csv")
     assert err == ""
     rows = json.loads(text)
     assert [(row["solver"], row["trials"], row["evaluations"]) for row in rows] == [("toy", 6, 12), ("other", 6, 36)]
@@ -78,7 +78,7 @@ def test_the_table_as_csv_and_json(cli, tmp_path):
             key: row[key] for key in ("default", "best")
         }
         assert row["best"] <= row["default"]
-    _, again, _ = cli(*asked, "--csv", "-")
+    _, again, _ = cli(*command, "--csv", "-")
     assert list(csv.DictReader(io.StringIO(again))) == list(csv.DictReader((tmp_path / "t.csv").open()))
 
 
@@ -91,7 +91,7 @@ metrics: mse
 """
 
 
-def test_a_suite_gives_the_problems(cli, tmp_path):
+def test_problems_are_taken_from_the_suite(cli, tmp_path):
     (tmp_path / "s.yaml").write_text(SUITE)
     code, _, err = cli("tune", "s.yaml", "--images", "4:6", "--by", "mse", "--preset", "p", "--trials", 3)
     assert code == 0, err
@@ -125,16 +125,16 @@ def test_a_suite_that_names_the_preset_has_the_tuned_column(cli, tmp_path):
 
 
 def test_ctrl_c_saves_the_best_so_far_and_the_same_command_continues(cli, tmp_path):
-    asked = ("tune", "-s", "toy:interrupt=0.5", "-s", "other", *TOYS, "--trials", 15)
-    code, out, err = cli(*asked)
+    command = ("tune", "-s", "toy:interrupt=0.5", "-s", "other", *TOYS, "--trials", 15)
+    code, out, err = cli(*command)
     assert code == 130
     assert "stopped; the same command continues from there" in err
     assert "other" not in out
     stopped = settings(tmp_path)["toy"]
     assert stopped["made"]["trials"] < 15
     assert stopped["made"]["best"] <= stopped["made"]["default"]
-    asked = ("tune", "-s", "toy:interrupt=0.5", *TOYS, "--trials", stopped["made"]["trials"])
-    code, _, err = cli(*asked)
+    command = ("tune", "-s", "toy:interrupt=0.5", *TOYS, "--trials", stopped["made"]["trials"])
+    code, _, err = cli(*command)
     assert code == 0
     assert "trial" not in err
     assert settings(tmp_path)["toy"]["parameters"] == stopped["parameters"]
@@ -149,7 +149,7 @@ def test_a_solver_whose_default_fails_does_not_affect_the_others(cli, tmp_path):
     assert set(settings(tmp_path)) == {"other"}
 
 
-def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch):
+def test_concurrent_searches_for_one_preset_lose_no_setting(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = "from cryobench.cli import main; main()"
     searches = [
@@ -178,17 +178,17 @@ def test_two_searches_for_one_preset_at_once_lose_nothing(tmp_path, monkeypatch)
         (("-s", "toy", *TOYS, "--trials", 0), "at least 1"),
         (("-s", "toy", *TOYS, "--strategy", "gird"), "must be one of tpe, random, grid, got 'gird'"),
         (("-s", "toy", *TOYS, "--strategy", "grid", "--grid-points", 1), "--grid-points must be at least 2"),
-        (("-s", "toy", *TOYS, "--by", "lpips"), "'lpips' is no column"),
-        (("-s", "toy", *TOYS, "-m", "psnr"), "'mse' is no column of these metrics; there are psnr, psnr_clean"),
+        (("-s", "toy", *TOYS, "--by", "lpips"), "'lpips' is not a column"),
+        (("-s", "toy", *TOYS, "-m", "psnr"), "'mse' is not a column of these metrics; there are psnr, psnr_clean"),
         (("-s", "plain", *TOYS), "nothing to tune"),
         (("-s", "toy@p", *TOYS), "tune toy"),
         (("-s", "toy", *TOYS, "--images", "40"), "asks for image 40"),
         (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write trials to /proc/nowhere/p.trials"),
-        (("s.yaml", *TOYS), "exclude each other"),
+        (("s.yaml", *TOYS), "cannot be combined"),
         (("t.yaml", "--images", "4", "--preset", "p"), "cannot read the suite t.yaml"),
     ],
 )
-def test_an_invalid_request_is_one_line_and_writes_nothing(cli, tmp_path, arguments, message):
+def test_an_invalid_request_gives_one_line_and_writes_nothing(cli, tmp_path, arguments, message):
     (tmp_path / "s.yaml").write_text(SUITE)
     code, out, err = cli("tune", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)

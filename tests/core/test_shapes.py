@@ -17,7 +17,7 @@ from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool, SumPoolOperator
 from cryobench.registry import installed
-from cryobench.runner.checks import checked_answer, checked_measurements
+from cryobench.runner.checks import checked_measurements, checked_reconstruction
 from cryobench.testing.slices import CentralSlices
 
 N = 4
@@ -159,9 +159,9 @@ def test_a_problem_has_one_noise_level_or_one_for_each_image(sigmas):
 @pytest.mark.parametrize(
     ("y", "sigma", "wanted"),
     [
-        ((2, 1, N, N), (2, 1, 1, 1), r"y of shape \[2, 1, 4, 4\], wanted \[2, 3, 4, 4\]"),
+        ((2, 1, N, N), (2, 1, 1, 1), r"y of shape \[2, 1, 4, 4\], expected \[2, 3, 4, 4\]"),
         ((1, 3, N, N), (2, 1, 1, 1), r"y of shape \[1, 3, 4, 4\]"),
-        ((2, 3, N, N), (2, 1, 1, 1, 1), r"sigma of shape \[2, 1, 1, 1, 1\], wanted \[2, 1, 1, 1\]"),
+        ((2, 3, N, N), (2, 1, 1, 1, 1), r"sigma of shape \[2, 1, 1, 1, 1\], expected \[2, 1, 1, 1\]"),
         ((2, 3, N, N), (2,), r"sigma of shape \[2\]"),
         ((2, 3, N, N), (2, 3, N, N), "sigma of shape"),
     ],
@@ -175,8 +175,8 @@ def test_a_noise_model_that_gives_other_shapes_is_refused(y, sigma, wanted):
 @pytest.mark.parametrize("shape", [(2, 1, N, N), (2, N, N, N), (1, 1, N, N, N), (2, 3, N, N)])
 def test_an_answer_of_another_shape_is_refused(shape):
     problem = Problem(slices(), torch.zeros(2, 3, N, N).double(), NoNoise(), torch.zeros(2, 1, 1, 1).double())
-    with pytest.raises(PluginError, match=r"returned shape .*wanted \[2, 1, 4, 4, 4\]"):
-        checked_answer(Reconstruction(torch.zeros(shape, dtype=DOUBLE)), problem)
+    with pytest.raises(PluginError, match=r"returned shape .*expected \[2, 1, 4, 4, 4\]"):
+        checked_reconstruction(Reconstruction(torch.zeros(shape, dtype=DOUBLE)), problem)
 
 
 # ------------------------------------------------------------------------------------- some of the measurements

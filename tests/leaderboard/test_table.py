@@ -7,7 +7,7 @@ from board_records import MSE, OTHER, PSNR, absent, record
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import cells
 from cryobench.leaderboard.table import leaderboard
-from cryobench.record import STANDING, Record
+from cryobench.record import RANKING, Record
 
 
 def ranking(frame: pd.DataFrame) -> list[tuple[str, int | None]]:
@@ -22,7 +22,7 @@ def test_columns_in_order():
     second = record("tv", columns=[OTHER, PSNR], values={"other": [5.0, 5.0], "psnr": [20.0, 21.0]})
     assert list(leaderboard([first, second]).columns) == [
         "rank", "solver", "operator", "noise", "data", "seed", "n_images", "compression", "status", "reason",
-        "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi", *STANDING,
+        "mse", "mse_lo", "mse_hi", "psnr", "psnr_lo", "psnr_hi", "other", "other_lo", "other_hi", *RANKING,
         "seconds_per_image", "nfe", "operator_calls", "peak_memory_mib", "unmeasured", "overlap", "within", "device",
         "hardware", "version",
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def test_the_order_of_images_does_not_matter():
     alike = leaderboard([record("a", values, images=images), record("b", better, images=images)])
     turned = record("b", better[::-1], images=images[::-1])
     assert alike["p_holm"].iloc[1] < 0.05
-    columns = ["rank", "solver", "psnr", *STANDING]
+    columns = ["rank", "solver", "psnr", *RANKING]
     pd.testing.assert_frame_equal(leaderboard([record("a", values, images=images), turned])[columns], alike[columns])
 
 

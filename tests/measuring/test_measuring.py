@@ -1,4 +1,4 @@
-"""Measured into a file and made of it again: with no truth, no other file, and in the units of what was measured."""
+"""Measurement files, and reconstruction from them without the truth, in the units of the measured images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from cryobench.core import build_operator
 from cryobench.errors import CryobenchError, DataError, IncompatibleError
 from cryobench.io.scaling import scaling_of
-from cryobench.measuring.measure import Exposure, measure
+from cryobench.measuring.measure import Acquisition, measure
 from cryobench.measuring.measurements import load
 from cryobench.measuring.reconstruct import operator_of, reconstruct
 from cryobench.plan.dataset import open_stack
@@ -23,10 +23,10 @@ from cryobench.solvers.pinv import Pinv
 SIMULATED = "simulate:3mht+2nwl,snr=1,count=5,size=32"
 
 
-def measured_and_read(tmp_path, spec, data=SIMULATED, indices=(0, 3, 2), **exposure):
+def measured_and_read(tmp_path, spec, data=SIMULATED, indices=(0, 3, 2), **settings):
     stack = open_stack(str(data), {}, installed())
     path = tmp_path / "y.npz"
-    measure(Exposure(spec, **exposure), stack, list(indices), installed()).save(path)
+    measure(Acquisition(spec, **settings), stack, list(indices), installed()).save(path)
     return stack, load(path)
 
 
@@ -36,17 +36,17 @@ def images_of(measured, solver=None, **options):
 
 @pytest.mark.parametrize("scaling", ["minmax", "none", "meanstd", "relion"])
 @pytest.mark.parametrize("spec", ["sumpool:4,count=40", "identity", "fourier:1.0", "sumpool:2,count=24@identity"])
-def test_what_is_measured_completely_comes_back_in_its_own_units(tmp_path, spec, scaling):
+def test_complete_measurements_reproduce_the_images_in_their_units(tmp_path, spec, scaling):
     stack, measured = measured_and_read(tmp_path, spec, scaling=scaling, invert=True)
     operator = operator_of(measured, installed(), dtype=torch.float32, device=torch.device("cpu"))
     assert operator.rank == 32 * 32
     found = images_of(measured)
     for image, index in zip(found, (0, 3, 2), strict=True):
-        wanted = stack.read(index)
-        np.testing.assert_allclose(image, wanted, atol=2e-3 * np.abs(wanted).max())
+        expected = stack.read(index)
+        np.testing.assert_allclose(image, expected, atol=2e-3 * np.abs(expected).max())
 
 
-def test_the_file_holds_everything_that_made_it(tmp_path):
+def test_the_file_records_all_settings(tmp_path):
     stack, measured = measured_and_read(
         tmp_path, "sumpool:4,count=3", noise="gaussian:rel=0.1", scaling="relion", radius=10.0, seed=7
     )
@@ -61,7 +61,7 @@ def test_the_file_holds_everything_that_made_it(tmp_path):
     assert measured.about["radius_pixels"] == 10
     for column in stack.table.columns:
         np.testing.assert_allclose(measured.table[column], stack.table[column].iloc[[0, 3, 2]], rtol=1e-12)
-    # y is what the operator makes of the scaled image, and noise of that deviation
+    # y is the operator applied to the scaled image plus noise of the stated standard deviation
     live = build_operator(installed().make("operators", "sumpool:4,count=3"), (32, 32), seed=7)
     image = (stack.read(3) - float(measured.scale.offset[1])) / float(measured.scale.factor[1])
     residual = measured.y[1] - live.A(torch.from_numpy(image.astype(np.float32))[None, None])[0]
@@ -69,7 +69,7 @@ def test_the_file_holds_everything_that_made_it(tmp_path):
 
 
 @pytest.mark.parametrize(("scaling", "limits"), [("minmax", (-1.0, 1.0)), ("none", None), ("relion", None)])
-def test_the_scale_is_in_the_file_and_follows_from_the_name_in_format_1(tmp_path, scaling, limits):
+def test_the_scale_is_read_from_files_of_both_formats(tmp_path, scaling, limits):
     _, measured = measured_and_read(tmp_path, "sumpool:4", scaling=scaling)
     assert (measured.scale.name, measured.scale.range) == (scaling, limits)
     with np.load(tmp_path / "y.npz") as file:
@@ -84,25 +84,25 @@ def test_the_scale_is_in_the_file_and_follows_from_the_name_in_format_1(tmp_path
     torch.testing.assert_close(old.scale.factor, measured.scale.factor, rtol=0, atol=0)
 
 
-def test_relion_takes_the_radius_that_the_source_states(tmp_path):
+def test_relion_scaling_uses_the_radius_of_the_source(tmp_path):
     stack, measured = measured_and_read(tmp_path, "identity", scaling="relion")
     stated = stack.particle_radius(3) / stack.pixel_size(3)
     assert float(measured.scale.factor[1]) == scaling_of("relion", stack.read(3), "", radius=stated).factor
     assert float(measured.scale.factor[1]) != scaling_of("relion", stack.read(3), "").factor
 
 
-def test_the_old_name_of_scaling_is_refused_with_the_new_one(cli):
+def test_the_old_option_normalize_names_the_new_one(cli):
     code, _, err = cli("measure", "-o", "identity", "--data", "demo", "--out", "y.npz", "--normalize", "relion")
     assert (code, err.count("\n")) == (2, 1)
     assert "give --scaling relion" in err
 
 
 @pytest.mark.parametrize("spec", ["sumpool:4", "fourier:0.5", "sumpool:2,count=2@fourier:0.7"])
-def test_the_recorded_masks_are_used_whatever_would_be_drawn_now(tmp_path, spec, monkeypatch):
+def test_recorded_masks_are_used_instead_of_drawing_new_ones(tmp_path, spec, monkeypatch):
     _, measured = measured_and_read(tmp_path, spec)
     before = images_of(measured)
     for name in ("RandomBinary", "RandomFourier"):
-        monkeypatch.setattr(f"cryobench.operators.masks.{name}.draw", None)  # whoever draws fails
+        monkeypatch.setattr(f"cryobench.operators.masks.{name}.draw", None)  # drawing a mask would fail
     np.testing.assert_array_equal(images_of(measured), before)
 
 
@@ -127,25 +127,25 @@ def test_plain_arrays_are_sum_pooling(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "says"),
+    ("arrays", "message"),
     [
-        ({"x": np.zeros(3)}, "holds x, and no y"),
-        ({"y": np.zeros((2, 3, 4, 4))}, "has y and no masks"),
-        ({"y": np.zeros((3, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"wanted finite real numbers \[B, M, h, w\]"),
-        ({"y": np.full((1, 3, 4, 4), np.nan), "masks": np.zeros((3, 8, 8))}, "wanted finite real numbers"),
+        ({"x": np.zeros(3)}, "holds x, but no y"),
+        ({"y": np.zeros((2, 3, 4, 4))}, "has y but no masks"),
+        ({"y": np.zeros((3, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"expected finite real numbers \[B, M, h, w\]"),
+        ({"y": np.full((1, 3, 4, 4), np.nan), "masks": np.zeros((3, 8, 8))}, "expected finite real numbers"),
         ({"y": np.zeros((1, 3, 4, 4)), "masks": np.zeros((3, 8, 12))}, "for a block size K"),
-        ({"y": np.zeros((1, 2, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"wanted masks \[2, H, W\]"),
-        ({"y": np.zeros((1, 1, 4, 4)), "about": np.array("{}")}, "is damaged, or of another version"),
+        ({"y": np.zeros((1, 2, 4, 4)), "masks": np.zeros((3, 8, 8))}, r"expected masks \[2, H, W\]"),
+        ({"y": np.zeros((1, 1, 4, 4)), "about": np.array("{}")}, "is damaged or from another version"),
     ],
 )
-def test_files_that_are_no_measurements_are_refused_in_one_line(tmp_path, arrays, says):
+def test_invalid_measurement_files_give_a_one_line_error(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load(tmp_path / "a.npz")
     assert "\n" not in str(caught.value)
 
 
-def test_what_makes_no_sense_is_refused(tmp_path):
+def test_invalid_requests_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(DataError, match=r"is not a readable \.npz file"):
         load(tmp_path / "text.npz")
@@ -160,7 +160,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         images_of(measured, batch=0)
 
 
-def test_from_a_real_star_file_to_one_that_relion_refines(cli, shared, tmp_path):
+def test_measure_and_reconstruct_a_real_star_file(cli, shared, tmp_path):
     source = shared / "data" / "empiar_10076_7.star"
     code, _, err = cli("measure", "-o", "sumpool:4,count=8", "--data", source, "--size", 64, "--out", "y.npz")
     assert code == 0, err
@@ -181,7 +181,7 @@ def test_from_a_real_star_file_to_one_that_relion_refines(cli, shared, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["measure", "-o", "sumpool:4", "--data", "demo", "--out", "y.npy"], "written as .npz"),
         (["measure", "-o", "sumpol:4", "--data", "demo", "--out", "y.npz"], "did you mean 'sumpool'"),
@@ -191,11 +191,11 @@ def test_from_a_real_star_file_to_one_that_relion_refines(cli, shared, tmp_path)
         (["reconstruct", "none.npz", "--solver", "pinvv", "--out", "no/a.mrcs"], "the folder no does not exist"),
     ],
 )
-def test_bad_requests_are_one_line_and_exit_code_2(cli, tmp_path, arguments, says):
+def test_invalid_arguments_give_one_line_and_exit_code_2(cli, tmp_path, arguments, message):
     np.save(tmp_path / "noctf.npy", np.random.default_rng(0).normal(size=(2, 8, 8)))
     code, out, err = cli(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert says in err
+    assert message in err
     assert [path.name for path in tmp_path.iterdir()] == ["noctf.npy"]
 
 
@@ -204,5 +204,5 @@ def test_volumes_are_refused_before_anything_is_written(tmp_path, cli, monkeypat
     np.save("volume.npy", np.arange(64, dtype=np.float32).reshape(4, 4, 4))
     code, _, err = cli("measure", "-o", "identity", "--data", "volume:volume.npy", "--out", "y.npz")
     assert (code, err.count("\n")) == (2, 1)
-    assert "measure takes images (2-D), and volume.npy holds volumes of 4 x 4 x 4" in err
+    assert "measure takes images (2-D), but volume.npy holds volumes of 4 x 4 x 4" in err
     assert not (tmp_path / "y.npz").exists()

@@ -1,4 +1,4 @@
-"""A prior that cannot be used on the images is refused before any work, wherever in a solver it stands."""
+"""A prior that does not support the images is refused before any work, at any depth of nesting in a solver."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_every_data_set_is_checked_and_the_right_size_runs(sized, blobs):
         grid.plan(grid.Request(["with_prior"], ["sumpool:4"], data=both), installed())
 
 
-def test_a_prior_whose_check_breaks_is_named_in_one_line(sized, blobs):
+def test_a_prior_whose_check_raises_gives_a_one_line_error(sized, blobs):
     with pytest.raises(PluginError, match=r"prior .*ValueError: a negative side") as raised:
         cb.run("with_prior:prior=sized,prior.side=-1", "sumpool:4", data=blobs)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("solver", WRONG)
-def test_the_command_line_says_it_in_one_line(sized, blobs, cli, solver):
+def test_the_command_line_prints_a_one_line_error(sized, blobs, cli, solver):
     code, out, err = cli("run", "-s", solver, "-o", "sumpool:4", "-d", blobs)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "give --size" in err
@@ -88,8 +88,8 @@ def cell_hash(solver: str, data) -> str:
     return cell.hash
 
 
-def test_where_the_weights_lie_does_not_make_another_cell(tmp_path):
-    """A cell is known by what can change its numbers, and a path cannot."""
+def test_the_location_of_weights_does_not_change_the_hash(tmp_path):
+    """A path cannot change the results, so it is not part of the hash."""
     data = tmp_path / "images.npy"
     np.save(data, np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32))
     here, there, other = (tmp_path / name for name in ("here", "there", "other"))

@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "presets"
 
 
-def test_a_setting_survives_its_file(folder):
+def test_a_setting_round_trips(folder):
     validation = (Validation("demo", "demo", ("3", "10"), ("0" * 64, "1e10")),)
     texts = ("no", "off", "1e-05", "12", "-0.5", "12:30", "", "inf", "2026-01-02", "0x10", "~")
     odd = {f"key{number}": text for number, text in enumerate(texts)}
@@ -79,7 +79,7 @@ def test_stated_parameters_override_those_of_the_preset(folder, text, means, sho
         ("dct@../p", "expected a component name"),
     ],
 )
-def test_unknown_presets_and_settings_are_errors_of_one_line(folder, text, message):
+def test_unknown_presets_and_settings_give_a_one_line_error(folder, text, message):
     with pytest.raises(CryobenchError, match=message) as error:
         choose(text, installed(), folder)
     assert "\n" not in str(error.value)
@@ -89,7 +89,7 @@ def test_unknown_presets_and_settings_are_errors_of_one_line(folder, text, messa
     "text",
     ["", "solvers: 3", "a: [", "[]", "\x00", "solvers: {dct: {parameters: {lam: [1]}, validation: [], made: {}}}"],
 )
-def test_an_invalid_preset_file_is_an_error_of_one_line(folder, text):
+def test_an_invalid_preset_file_gives_a_one_line_error(folder, text):
     (folder / "p.yaml").write_text(text)
     with pytest.raises(ResultsError, match=r"p\.yaml is not a preset") as error:
         choose("dct@p", installed(), folder)
@@ -151,7 +151,7 @@ def tuned_on(folder: Path, text: str, images: str, **options: str) -> None:
 
 def test_validation_images_are_refused_in_any_file(folder, blobs, tmp_path):
     tuned_on(folder, "blobs.npy", "2,4")
-    with pytest.raises(SelectionError, match=r"dct@p: image 4 of blobs\.npy is one of those that the preset p was"):
+    with pytest.raises(SelectionError, match=r"dct@p: image 4 of blobs\.npy was used to tune the preset p"):
         planned("dct@p", images="3:6")
     assert len(planned("dct@p", images="0,1,3,5")) == 1
     assert len(planned("dct", images="2,4")) == 1
@@ -189,7 +189,7 @@ def started(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
-def test_processes_that_write_one_preset_at_the_same_time_lose_nothing(tmp_path):
+def test_concurrent_writes_of_one_preset_lose_no_setting(tmp_path):
     names = [f"solver{k}" for k in range(4)]
     writers = [started(PUT, tmp_path, name) for name in names]
     assert [writer.wait(120) for writer in writers] == [0] * len(names)

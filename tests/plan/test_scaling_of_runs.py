@@ -1,4 +1,4 @@
-"""The scale of a run: which map its images went through, where that is recorded, and what it changes."""
+"""The scaling of a run: how images are mapped, where the map is recorded, and what depends on it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_an_image_and_its_clean_partner_share_one_map(name):
     stack = registry.make("sources", SOURCE).open()
     for i in range(2):
         radius = stack.particle_radius(i) / stack.pixel_size(i) if name == "relion" else None
-        wanted = scaling_of(name, stack.read(i), "", radius=radius)
-        np.testing.assert_array_equal(data.images[i, 0], wanted.apply(stack.read(i)))
-        np.testing.assert_array_equal(data.clean[i, 0], wanted.apply(stack.clean(i)))
+        expected = scaling_of(name, stack.read(i), "", radius=radius)
+        np.testing.assert_array_equal(data.images[i, 0], expected.apply(stack.read(i)))
+        np.testing.assert_array_equal(data.clean[i, 0], expected.apply(stack.clean(i)))
     assert (data.scale.name, data.scale.range) == (name, None)
 
 
@@ -56,7 +56,7 @@ def test_psnr_does_not_depend_on_the_scaling_and_the_record_states_its_range(nam
     assert here.problem["scale"]["name"] == name
 
 
-def test_what_needs_a_range_is_skipped_and_an_unknown_scaling_refused():
+def test_solvers_that_need_a_range_are_skipped_and_unknown_scalings_refused():
     options = {"operators": "identity", "data": SOURCE, "images": "0"}
     records = cb.run(["tv:box=true"], noises="poisson:50", scaling="relion", **options)
     assert {record.status for record in records} == {"skipped"}
@@ -65,7 +65,7 @@ def test_what_needs_a_range_is_skipped_and_an_unknown_scaling_refused():
         cb.run("pinv", scaling="relio", **options)
 
 
-def test_suites_know_the_scalings(tmp_path):
+def test_the_suite_schema_lists_all_scalings(tmp_path):
     import json
     from pathlib import Path
 

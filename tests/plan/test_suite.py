@@ -116,22 +116,25 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path):
 def test_data_of_an_optional_grid_may_be_missing(tmp_path, monkeypatch):
     text = SMALL + "include:\n  - {data: '$PARTICLES', optional: data absent}\n"
     monkeypatch.setenv("PARTICLES", str(tmp_path / "particles.mrc"))
-    plans, absent = planned(tmp_path, text)
+    plans, unavailable = planned(tmp_path, text)
     assert len(plans) == 1
-    assert [grid.reason for grid in absent] == ["data absent"]
-    assert "particles.mrc" in absent[0].error
-    assert absent[0].operators == tuple(OPERATORS)
+    assert [grid.reason for grid in unavailable] == ["data absent"]
+    assert "particles.mrc" in unavailable[0].error
+    assert unavailable[0].operators == tuple(OPERATORS)
     with pytest.raises(SuiteError, match=r"line 8: .*particles\.mrc"):
         planned(tmp_path, text.replace(", optional: data absent", ""))
 
 
 def test_a_grid_without_its_plugin_is_skipped(tmp_path):
     text = SMALL + "include:\n  - {solvers: [swift, swifter:2], needs: [torch, no-such-plugin, nor-this]}\n"
-    plans, (absent,) = planned(tmp_path, text)
+    plans, (unavailable,) = planned(tmp_path, text)
     assert len(plans) == 1
-    assert (absent.solvers, absent.reason) == (("swift", "swifter:2"), "no-such-plugin and nor-this absent")
-    assert absent.error == "install no-such-plugin and nor-this to run them"
-    assert absent.operators == tuple(OPERATORS)
+    assert (unavailable.solvers, unavailable.reason) == (
+        ("swift", "swifter:2"),
+        "no-such-plugin and nor-this not installed",
+    )
+    assert unavailable.error == "install no-such-plugin and nor-this to run them"
+    assert unavailable.operators == tuple(OPERATORS)
     with pytest.raises(SuiteError, match="line 8: no solver 'swift'"):
         planned(tmp_path, text.replace(", no-such-plugin, nor-this", ""))
 
@@ -139,9 +142,9 @@ def test_a_grid_without_its_plugin_is_skipped(tmp_path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_published_suites_can_be_planned(path):
     suite = read_suite(path)
-    plans, absent = suites.plans(suite, installed())
-    assert plans or absent
+    plans, unavailable = suites.plans(suite, installed())
+    assert plans or unavailable
     for reference in suites.references(suite, installed()):
         known = {(cell.labels["solver"], cell.labels["operator"]) for plan in plans for cell in plan.cells}
-        known |= {(solver, operator) for grid in absent for solver in grid.solvers for operator in grid.operators}
+        known |= {(solver, operator) for grid in unavailable for solver in grid.solvers for operator in grid.operators}
         assert (reference.solver, reference.operator) in known

@@ -1,4 +1,4 @@
-"""Tables of records: nothing is lost or mixed up, and benchopt finds in its columns what it looks for."""
+"""Export of records as tables, in columns of cryobench and of benchopt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = [
 
 
 def record(solver="dct:0.1", operator="sumpool:4", seed=0, images="abc", **fields) -> Record:
-    """A cell whose numbers are its own."""
+    """A cell with random values that depend on its solver, operator and seed."""
     drawn = np.random.default_rng([*map(ord, solver + operator), seed, fields.pop("draw", 0)])
     values = {name: drawn.uniform(1, 30, len(images)).tolist() for name in ("psnr", "mse", "phase")}
     stated = {
@@ -45,7 +45,7 @@ def record(solver="dct:0.1", operator="sumpool:4", seed=0, images="abc", **field
 
 
 def several() -> list[Record]:
-    """Two problems, two seeds, three solvers; images in another order, of another number, and one metric missing."""
+    """Two problems, two seeds, three solvers. The order and number of images differ, and a metric is missing once."""
     cells = [
         record(solver, operator, seed)
         for operator in ("sumpool:4", "fourier:0.5")
@@ -68,22 +68,22 @@ def by_hand(records: list[Record]) -> dict[tuple[str, str], dict[str, float]]:
     }
 
 
-def test_there_is_a_row_for_each_image_with_the_numbers_of_that_image():
+def test_the_table_has_one_row_per_image_with_its_values():
     records = several()
-    table, wanted = export.images_table(records), by_hand(records)
-    assert len(table) == len(wanted) == sum(len(cell.images) for cell in records)
+    table, expected = export.images_table(records), by_hand(records)
+    assert len(table) == len(expected) == sum(len(cell.images) for cell in records)
     cells = {cell.hash: cell for cell in records}
     for row in table.to_dict("records"):
-        cell, metrics = cells[row["hash"]], wanted.pop((row["hash"], row["image"]))
+        cell, metrics = cells[row["hash"]], expected.pop((row["hash"], row["image"]))
         for name in ("psnr", "mse", "phase"):
             assert row[name] == metrics.get(name) or (name not in metrics and math.isnan(row[name]))
         assert [row[name] for name in ("solver", "operator", "seed")] == [cell.solver, cell.operator, cell.seed]
         assert row["seconds_per_image"] == cell.timing["seconds_per_image"]
         assert math.isnan(row["solver:iterations"]) == ("iterations" not in cell.solver_info)
-    assert not wanted
+    assert not expected
 
 
-def test_what_is_read_back_is_what_was_written(tmp_path):
+def test_tables_round_trip_through_csv_and_parquet(tmp_path):
     table = export.images_table([*several(), record(data='particles, "new".star', values={"psnr": [1.0, math.inf, 3]})])
     read = pd.read_csv(io.StringIO(to_csv(table)), dtype={"hash": str})
     pd.testing.assert_frame_equal(read, table, check_exact=True)
@@ -91,27 +91,27 @@ def test_what_is_read_back_is_what_was_written(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), table)
 
 
-def test_only_cells_with_numbers_are_read_each_once(tmp_path):
+def test_only_finished_cells_are_read_and_only_once(tmp_path):
     cells = several()
     for place, cell in enumerate([*cells, record("dmplug", status="failed", reason="no memory", values={})]):
         Results(tmp_path / "ab"[place % 2]).write(cell)
     Results(tmp_path / "b").write(cells[0])
     (tmp_path / "a" / "notes").mkdir()
-    said: list[str] = []
-    found = export.read_finished([tmp_path / "a", tmp_path / "b"], said.append)
+    messages: list[str] = []
+    found = export.read_finished([tmp_path / "a", tmp_path / "b"], messages.append)
     assert sorted(cell.hash for cell in found) == sorted(cell.hash for cell in cells)
-    assert [line.split("/")[-1] for line in said] == [
+    assert [line.split("/")[-1] for line in messages] == [
         "notes: not a run folder: record.json is missing",
         "failed or skipped, not exported: 1 of 13 cells",
     ]
     with pytest.raises(ResultsError, match="no finished cells in"):
-        export.read_finished([next((tmp_path / "a").glob("*dmplug*"))], said.append)
+        export.read_finished([next((tmp_path / "a").glob("*dmplug*"))], messages.append)
 
 
 # ---------------------------------------------------------------------------------------------------------- benchopt
 
 KEY = ["dataset_name", "objective_name", "solver_name", "idx_rep", "stop_val"]
-"""What benchopt tells rows apart by when it merges files."""
+"""The columns by which benchopt distinguishes rows when it merges files."""
 
 
 def test_a_repetition_is_the_same_image_of_the_same_seed_for_every_solver():
@@ -135,7 +135,7 @@ def test_a_repetition_is_the_same_image_of_the_same_seed_for_every_solver():
 
 
 @pytest.mark.parametrize(("by", "sign"), [("psnr", -1), ("mse", 1)])
-def test_the_objective_is_better_when_lower_and_the_metrics_are_as_they_were(by, sign):
+def test_the_objective_is_minimised_and_metrics_are_unchanged(by, sign):
     records = several()
     table, plain = export.benchopt_table(records, by), export.images_table(records)
     np.testing.assert_array_equal(table["objective_value"], sign * plain[by])
@@ -144,7 +144,7 @@ def test_the_objective_is_better_when_lower_and_the_metrics_are_as_they_were(by,
     assert set(table["obj_description"]) == {f"objective_value is {by}" + (", negated" if sign < 0 else "")}
 
 
-def test_cells_that_no_name_tells_apart_are_told_apart_by_their_hash():
+def test_cells_with_equal_names_are_distinguished_by_hash():
     twins = [record(draw=draw) for draw in (0, 1)]
     table = export.benchopt_table([*twins, record("pinv"), record(seed=1)])
     assert set(table["solver_name"]) == {"pinv", "dct:0.1", *(f"dct:0.1 #{cell.hash[:8]}" for cell in twins)}
@@ -159,7 +159,7 @@ def test_names_have_no_square_brackets():
     assert set(table["dataset_name"]) == {"stack(1).mrcs | sumpool:4 | noise none"}
 
 
-def test_parameters_have_columns_of_their_own():
+def test_parameters_have_separate_columns():
     resolved = {"dct:0.1": "dct:0.1,cut=none,steps=50", "elsewhere:7": "elsewhere:7"}
     table = export.benchopt_table([record(solver, resolved={"solver": full}) for solver, full in resolved.items()])
     table = table.drop_duplicates("solver_name").set_index("solver_name")
@@ -169,7 +169,7 @@ def test_parameters_have_columns_of_their_own():
     assert table["p_solver_steps"].isna().tolist() == [False, True]
 
 
-def test_the_file_is_what_benchopt_looks_into(tmp_path):
+def test_the_file_has_the_columns_and_metadata_of_benchopt(tmp_path):
     path = tmp_path / "results.parquet"
     bare = record("pinv", environment={}, timing={})
     export.write_benchopt(export.benchopt_table([*several(), bare]), path)
@@ -185,14 +185,14 @@ def test_the_file_is_what_benchopt_looks_into(tmp_path):
     assert all(pd.api.types.is_numeric_dtype(read[name]) for name in read if name.startswith("objective_v"))
 
 
-def test_benchopt_draws_it(tmp_path):
+def test_benchopt_plots_the_file(tmp_path):
     plots = pytest.importorskip("benchopt.plotting.default_plots")
     records = several()
     path = tmp_path / "results.parquet"
     export.write_benchopt(export.benchopt_table(records), path)
     frame = pd.read_parquet(path)
     dataset = "sumpool:4"
-    wanted = {
+    expected = {
         solver: [psnr for cell in records if (cell.solver, cell.operator) == (solver, dataset)
                  for psnr in cell.values["psnr"]]
         for solver in ("pinv", "dct:0.1", "tv:lam=0.1,iterations=9")
@@ -200,41 +200,41 @@ def test_benchopt_draws_it(tmp_path):
     chosen = {"dataset": f"demo | {dataset} | noise none", "objective": "cryobench"}
     column = {"objective_column": "objective_psnr"}
     boxes = plots.BoxPlot.get_instance().plot(frame, **chosen, **column, X_axis="Solver", Y_axis="Objective Metric")
-    assert {box["label"]: sorted(box["y"][0]) for box in boxes} == {name: sorted(own) for name, own in wanted.items()}
+    assert {box["label"]: sorted(box["y"][0]) for box in boxes} == {name: sorted(own) for name, own in expected.items()}
     curves = plots.ObjectiveCurvePlot.get_instance().plot(frame, **chosen, **column, X_axis="Time")
     assert {curve["label"]: curve["y"] for curve in curves} == {
-        name: [pytest.approx(np.median(own))] for name, own in wanted.items()
+        name: [pytest.approx(np.median(own))] for name, own in expected.items()
     }
     rows = plots.TablePlot.get_instance().plot(frame, **chosen)
-    assert [row[0] for row in rows] == sorted(wanted)
+    assert [row[0] for row in rows] == sorted(expected)
 
 
 @pytest.mark.parametrize(
-    ("by", "wanted"),
+    ("by", "expected"),
     [
         ("psrn", r"--by 'psrn' is not a metric of these records; did you mean 'psnr'\? there are mse, psnr"),
         ("phase", r"--by 'phase' does not state one direction; there are mse, psnr"),
     ],
 )
-def test_an_objective_must_be_better_one_way(by, wanted):
-    with pytest.raises(ParameterError, match=wanted):
+def test_an_objective_needs_a_direction(by, expected):
+    with pytest.raises(ParameterError, match=expected):
         export.benchopt_table(several(), by)
 
 
 @pytest.mark.parametrize(("table", "name"), [(export.images_table, "seed"), (export.benchopt_table, "name")])
-def test_a_metric_named_as_another_column_is_refused(table, name):
+def test_a_metric_with_the_name_of_another_column_is_refused(table, name):
     cell = record()
     cell.values[name] = [1.0, 2.0, 3.0]
     with pytest.raises(ParameterError, match=f"two columns of the table would be named '.*{name}'"):
         table([cell])
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_files_are_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     path.write_text("before")
 
-    def half(table, beside, **options):
-        Path(beside).write_text("half")
+    def half(table, path, **options):
+        Path(path).write_text("half")
         raise OSError("no space left")
 
     monkeypatch.setattr(export.pq, "write_table", half)

@@ -1,4 +1,4 @@
-"""Run folders appear whole or not at all, and read back as they were."""
+"""Run folders are written atomically and round-trip."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def record(**changes) -> Record:
     return Record(**(values | changes))
 
 
-def test_a_record_reads_back_as_it_was(tmp_path):
+def test_a_record_round_trips(tmp_path):
     results = Results(tmp_path / "deep" / "runs")
     results.check_writable()
     folder = results.write(record(), curves={"frc": np.ones((2, 3))})
@@ -50,7 +50,7 @@ def test_a_record_reads_back_as_it_was(tmp_path):
     assert Results(folder).read_all(report=pytest.fail) == [record()]
 
 
-def test_records_of_before_there_was_a_ceiling_are_read(tmp_path):
+def test_records_without_newer_fields_are_read(tmp_path):
     folder = Results(tmp_path).write(record(unavailable=[]))
     fields = json.loads((folder / "record.json").read_text())
     del fields["ceiling"], fields["unavailable"]
@@ -58,7 +58,7 @@ def test_records_of_before_there_was_a_ceiling_are_read(tmp_path):
     assert read_record(folder) == record(unavailable=[])
 
 
-def test_what_was_not_measured_reads_back_as_missing(tmp_path):
+def test_missing_values_round_trip(tmp_path):
     failed = record(status="failed", reason="it broke", values={}, columns=[], solver_info={}, compression=math.inf)
     assert read_record(Results(tmp_path).write(failed)) == failed
     unknown = record(values={"lpips": [math.nan, 0.5]})
@@ -69,7 +69,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys():
     assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
 
 
-def test_a_failing_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_keeps_the_existing_cell(tmp_path):
     results = Results(tmp_path)
     kept = results.write(record())
 
@@ -83,7 +83,7 @@ def test_a_failing_write_leaves_what_was_there(tmp_path):
     assert read_record(kept).status == "ok"
 
 
-def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatch):
+def test_a_failed_rename_restores_the_earlier_folder(tmp_path, monkeypatch):
     kept = Results(tmp_path).write(record())
     rename = Path.rename
 
@@ -126,7 +126,7 @@ def test_a_rename_that_fails_brings_the_earlier_folder_back(tmp_path, monkeypatc
     ],
     ids=str,
 )
-def test_valid_json_that_is_no_record_is_skipped(tmp_path, damage):
+def test_json_that_is_not_a_record_is_skipped(tmp_path, damage):
     folder = Results(tmp_path).write(record())
     fields = json.loads((folder / "record.json").read_text())
     (folder / "record.json").write_text(json.dumps(fields | damage))
@@ -181,7 +181,7 @@ def test_a_results_folder_stays_where_it_was_when_the_working_directory_changes(
     assert results.write(record()).parent == tmp_path / "runs"
 
 
-def test_a_table_may_go_to_a_pipe_or_through_a_link(tmp_path):
+def test_writing_follows_links_and_supports_devices(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "table.csv")
     with whole_file(tmp_path / "link.csv") as path:
         path.write_text("content")
@@ -192,7 +192,7 @@ def test_a_table_may_go_to_a_pipe_or_through_a_link(tmp_path):
     assert not Path(os.devnull).is_file()
 
 
-def test_writing_again_replaces(tmp_path):
+def test_a_second_write_replaces_the_first(tmp_path):
     results = Results(tmp_path)
     results.write(record())
     folder = Results(tmp_path).write(record(solver="dct:0.1"))
@@ -200,7 +200,7 @@ def test_writing_again_replaces(tmp_path):
     assert read_record(folder).solver == "dct:0.1"
 
 
-def test_damaged_and_foreign_folders_are_named_and_skipped(tmp_path):
+def test_damaged_and_foreign_folders_are_skipped_with_a_message(tmp_path):
     results = Results(tmp_path)
     good = results.write(record())
     (tmp_path / "holiday-photos").mkdir()
@@ -218,7 +218,7 @@ def test_damaged_and_foreign_folders_are_named_and_skipped(tmp_path):
         Results(tmp_path / "nowhere").read_all(print)
 
 
-def test_a_whole_file_replaces_or_vanishes(tmp_path):
+def test_whole_file_replaces_on_success_and_leaves_nothing_on_failure(tmp_path):
     target = tmp_path / "table.csv"
     with whole_file(target) as path:
         path.write_text("first")
@@ -236,7 +236,7 @@ def _umask() -> int:
     return mask
 
 
-def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path):
+def test_unwritable_paths_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="--out"):
         Results(tmp_path / "file" / "runs").check_writable()
@@ -261,7 +261,7 @@ for number in range(60):
 """
 
 
-def test_processes_that_write_the_same_cell_at_once_leave_it_whole(tmp_path):
+def test_concurrent_writes_of_one_cell_leave_it_complete(tmp_path):
     command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
     writers = [subprocess.Popen([*command, str(number)], cwd=tmp_path) for number in range(3)]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
@@ -269,10 +269,10 @@ def test_processes_that_write_the_same_cell_at_once_leave_it_whole(tmp_path):
     assert read_record(folder).reason.endswith(" 59")
 
 
-def test_what_another_process_finishes_is_found_after_a_while(tmp_path, monkeypatch):
+def test_cells_of_other_processes_are_found_after_the_cache_expires(tmp_path, monkeypatch):
     here, there = Results(tmp_path), Results(tmp_path)
     assert here.find(record().hash) is None
     folder = there.write(record())
-    assert here.find(record().hash) is None  # its listing is still good
+    assert here.find(record().hash) is None  # the cached listing is still valid
     monkeypatch.setattr("cryobench.results.store.LISTED_FOR", 0.0)
     assert here.find(record().hash) == folder

@@ -1,4 +1,4 @@
-"""As many images at once as memory holds, found by halving, and found once."""
+"""Batch sizes are halved until a batch fits in memory, once per task."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Listener(Observer):
 @pytest.mark.parametrize("most", [1, 5, 1024])
 @pytest.mark.parametrize("images", [1, 6, 100])
 @pytest.mark.parametrize("room", [1, 3, 1000])
-def test_the_batch_is_the_first_half_that_fits_and_is_tried_at_once_the_next_time(most, images, room):
+def test_the_batch_is_halved_until_it_fits_and_the_size_is_remembered(most, images, room):
     sizes, tried = BatchSizes(most, CPU), []
 
     def attempt(batch):
@@ -84,10 +84,10 @@ def test_the_batch_is_the_first_half_that_fits_and_is_tried_at_once_the_next_tim
     tried.clear()
     assert sizes.fit("task", images, attempt, pytest.fail) == found
     assert tried == [found]
-    assert sizes.fit("other task", 1, attempt, pytest.fail, most=1) == 1
+    assert sizes.fit("other task", 1, attempt, pytest.fail, maximum=1) == 1
 
 
-def test_what_is_no_lack_of_memory_or_cannot_be_halved_is_raised():
+def test_errors_other_than_out_of_memory_are_raised():
     def fails(batch):
         raise RuntimeError("shape mismatch")
 
@@ -96,21 +96,21 @@ def test_what_is_no_lack_of_memory_or_cannot_be_halved_is_raised():
 
 
 @pytest.mark.parametrize(
-    ("given", "device", "wanted"),
+    ("given", "device", "expected"),
     [("auto", CPU, 16), ("auto", CUDA, 1024), (3, CPU, 3), ("3", CUDA, 3), (5000, CUDA, 5000)],
 )
-def test_auto_follows_the_device_and_a_number_is_taken_as_it_is(given, device, wanted):
-    assert grid.resolve_batch(given, device) == wanted
+def test_auto_depends_on_the_device_and_a_number_is_used_unchanged(given, device, expected):
+    assert grid.resolve_batch(given, device) == expected
 
 
 @pytest.mark.parametrize("given", [0, -2, "0", "2.5", 2.5, "", "many", "9" * 5000, None])
-def test_other_batches_are_refused_in_one_line(blobs, given):
-    with pytest.raises(ParameterError, match="--batch must be auto or a number") as raised:
+def test_invalid_batches_give_a_one_line_error(blobs, given):
+    with pytest.raises(ParameterError, match="--batch must be auto or a positive number") as raised:
         cb.run("pinv", "sumpool:4", data=blobs, batch=given)
     assert len(str(raised.value)) < 120
 
 
-def test_auto_takes_sixteen_on_a_cpu_and_the_record_says_what_was_used(tmp_path):
+def test_auto_uses_16_on_a_cpu_and_the_record_states_the_batch(tmp_path):
     images = np.random.default_rng(0).normal(size=(20, 8, 8)).astype(np.float32)
     np.save(tmp_path / "noise.npy", images)
     for batch, used in (("auto", 16), (7, 7), (100, 20)):
@@ -118,7 +118,7 @@ def test_auto_takes_sixteen_on_a_cpu_and_the_record_says_what_was_used(tmp_path)
         assert record.timing["batch"] == used
 
 
-def test_what_worked_is_remembered_for_the_cells_of_the_same_solver_and_operator(hungry, blobs):
+def test_the_batch_size_is_remembered_per_solver_and_operator(hungry, blobs):
     listener = Listener()
     request = grid.Request(
         ["hungry", "hungry:4"], ["sumpool:4", "identity"], ["none", "gaussian:0.1"], [str(blobs)], images="0:6",
@@ -130,7 +130,7 @@ def test_what_worked_is_remembered_for_the_cells_of_the_same_solver_and_operator
     assert sorted(w.rpartition(" ")[2] for w in listener.warnings) == ["1", "1", "3", "3", "3", "3"]
 
 
-def test_a_solver_that_never_fits_is_not_started_again_with_more(hungry, blobs):
+def test_a_solver_that_never_fits_is_not_retried_with_a_larger_batch(hungry, blobs):
     listener = Listener()
     request = grid.Request(["hungry:0"], ["identity"], ["none", "gaussian:0.1"], [str(blobs)], floor=False)
     records = list(runner.execute(grid.plan(request, installed()), observer=listener))
@@ -138,11 +138,11 @@ def test_a_solver_that_never_fits_is_not_started_again_with_more(hungry, blobs):
     assert len(listener.warnings) == 2  # four images, then two, then one
 
 
-def test_measuring_and_scoring_make_do_with_less_too(hungry, blobs):
+def test_measuring_and_scoring_halve_their_batches(hungry, blobs):
     records = cb.run("dct:steps=3", "sumpool:4", data=blobs, images="0:6", noises="hungry_noise",
                      metrics=["psnr", "hungry_metric"])  # fmt: skip
     plain = cb.run("dct:steps=3", "sumpool:4", data=blobs, images="0:6", metrics=["psnr"])
-    for record, wanted in zip(records, plain, strict=True):
+    for record, expected in zip(records, plain, strict=True):
         assert record.status == "ok", record.reason
-        assert record.values["psnr"] == pytest.approx(wanted.values["psnr"])
+        assert record.values["psnr"] == pytest.approx(expected.values["psnr"])
         assert len(record.values["first_pixel"]) == 6

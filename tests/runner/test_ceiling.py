@@ -1,4 +1,4 @@
-"""The ceiling: clean + A^+ A (noisy - clean), a reference that is no solver and never ranked."""
+"""The ceiling: clean + A^+ A (noisy - clean), a reference that is not a solver and is never ranked."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def dataset(data=PARTICLES, images="0:4"):
 
 
 @pytest.mark.parametrize("operator", ["sumpool:4", "fourier:0.5", "ctf"])
-def test_it_is_the_clean_image_and_the_measured_part_of_its_noise(operator):
-    """Against the pseudo-inverse of a dense matrix, which shares no code with the operators."""
+def test_the_ceiling_is_the_clean_image_plus_the_measured_part_of_the_noise(operator):
+    """Compared with the pseudo-inverse of a dense matrix, which shares no code with the operators."""
     record = ceiling_of(cb.run("pinv", operator, ceiling=True, **FAST))
     data = dataset()
     pixels = torch.eye(32 * 32).reshape(-1, 1, 32, 32)
@@ -40,32 +40,32 @@ def test_it_is_the_clean_image_and_the_measured_part_of_its_noise(operator):
         one = cb.operator(operator, shape=(32, 32), pixel_size=data.pixel_size[i], table=row).select([0] * len(pixels))
         A = one.A(pixels).flatten(1).T.double().numpy()
         noise = (data.images[i] - data.clean[i]).double().flatten().numpy()
-        # 1e-5: what counts as zero, above the rounding of a float32 matrix
+        # singular values below 1e-5 count as zero, which is above the rounding error of a float32 matrix
         lost = noise - np.linalg.pinv(A, rcond=1e-5) @ (A @ noise)
         assert record.values["mse"][i] == pytest.approx(np.mean((lost / 2) ** 2), rel=0.02)
     assert max(record.values["measurement_mse"]) < 1e-10
 
 
-def test_where_everything_is_measured_it_is_the_measured_image_and_without_noise_too(tmp_path):
+def test_the_ceiling_is_exact_for_complete_measurements_or_images_without_noise(tmp_path):
     records = cb.run("pinv", "identity", ceiling=True, out=tmp_path, save=["reconstructions", "panel"], **FAST)
     (path,) = tmp_path.glob("*ceiling*/reconstructions.mrcs")
     assert max(ceiling_of(records).values["mse"]) < 1e-12
     scale = ceiling_of(records).problem["scale"]
     offset, factor = (np.array(scale[name])[:, None, None] for name in ("offset", "factor"))
-    wanted = offset + factor * dataset().images[:, 0].numpy()
-    np.testing.assert_allclose(mrcfile.read(path), wanted, atol=1e-5 * np.abs(wanted).max())
+    expected = offset + factor * dataset().images[:, 0].numpy()
+    np.testing.assert_allclose(mrcfile.read(path), expected, atol=1e-5 * np.abs(expected).max())
     noiseless = cb.run("pinv", "sumpool:8", ceiling=True, **FAST | {"data": "simulate:3mht,snr=none,count=6,size=32"})
     assert max(ceiling_of(noiseless).values["mse"]) < 1e-12
 
 
-def test_no_solver_comes_near_it():
+def test_no_solver_reaches_the_ceiling():
     records = cb.run(["dct", "tikhonov"], ["sumpool:4", "fourier:0.4"], ceiling=True, **FAST)
     for operator in ("sumpool:4", "fourier:0.4"):
         means = {r.solver: np.mean(r.values["psnr"]) for r in records if r.operator == operator}
         assert means.pop("ceiling") > max(means.values()) + 0.5
 
 
-def test_it_is_a_row_of_every_group_when_it_is_asked_for_and_has_no_costs_and_nothing_against_the_clean_image():
+def test_the_ceiling_is_an_unranked_row_per_problem_without_costs_or_clean_metrics():
     records = cb.run("dct:steps=3", ["sumpool:4", "fourier:0.5"], ceiling=True, **FAST)
     assert [(r.operator, r.solver, r.ceiling, r.status) for r in records] == [
         (operator, solver, solver == "ceiling", "ok")
@@ -84,7 +84,7 @@ def test_it_is_a_row_of_every_group_when_it_is_asked_for_and_has_no_costs_and_no
         assert frame["solver"][frame["rank"].isna()].tolist() == ["ceiling"] * 2
 
 
-def test_it_does_not_depend_on_the_batch():
+def test_the_ceiling_does_not_depend_on_the_batch():
     whole = ceiling_of(cb.run("pinv", ["ctf"], ceiling=True, **FAST))
     ones = ceiling_of(cb.run("pinv", ["ctf"], ceiling=True, batch=1, **FAST))
     assert whole.values["psnr"] == pytest.approx(ones.values["psnr"], rel=1e-6)
@@ -97,14 +97,14 @@ def test_it_does_not_depend_on_the_batch():
         ({"data": "simulate:3mht,snr=1,count=4,size=32,noise=solvent"}, "is not white"),
     ],
 )
-def test_where_it_is_none_it_is_skipped_with_the_reason(options, reason):
+def test_the_ceiling_is_skipped_where_it_is_not_a_bound(options, reason):
     pinv, ceiling = cb.run("pinv", "sumpool:4", ceiling=True, **FAST | options)
     assert (pinv.status, ceiling.status) == ("ok", "skipped")
     assert reason in ceiling.reason
     assert not ceiling.values
 
 
-def test_without_clean_images_it_is_skipped(blobs):
+def test_the_ceiling_is_skipped_without_clean_images(blobs):
     _, ceiling = cb.run("pinv", "sumpool:4", ceiling=True, data=blobs)
     assert ceiling.status == "skipped"
     assert "not known" in ceiling.reason
@@ -120,7 +120,7 @@ class Ceiling(Solver):
 """
 
 
-def test_it_cannot_be_had_as_a_solver_whoever_registers_the_name(install_plugin):
+def test_ceiling_is_refused_as_a_solver_even_if_a_plugin_registers_the_name(install_plugin):
     for _ in range(2):
         with pytest.raises(ParameterError, match="use --ceiling") as raised:
             cb.run("ceiling", "sumpool:4", **FAST)
@@ -128,14 +128,14 @@ def test_it_cannot_be_had_as_a_solver_whoever_registers_the_name(install_plugin)
         install_plugin("cryobench-c", {"cryobench.solvers": {"ceiling": "c_module:Ceiling"}}, c_module=SOLVER)
 
 
-def test_its_cell_is_its_own_and_is_found_again(tmp_path, monkeypatch):
+def test_the_hash_of_the_ceiling_and_its_reuse(tmp_path, monkeypatch):
     def hashes(solver="pinv", **options):
         request = grid.Request([solver], ["sumpool:4"], data=[PARTICLES], images="0:4", ceiling=True, **options)
         return {cell.labels["solver"]: cell.hash for cell in grid.plan(request, installed()).cells}
 
     first = hashes()
     assert first["ceiling"] != first["pinv"]
-    assert hashes("dct")["ceiling"] == first["ceiling"]  # who else runs does not matter
+    assert hashes("dct")["ceiling"] == first["ceiling"]  # other solvers of the run do not matter
     assert hashes(seeds=(1,))["ceiling"] != first["ceiling"]
     monkeypatch.setattr(grid, "CEILING_VERSION", 2)
     assert hashes() == first | {"ceiling": hashes()["ceiling"]} != first

@@ -1,4 +1,4 @@
-"""A grid of cells -> records: what is reused, what fails, what is skipped, and that no cell disturbs another."""
+"""Running a grid of cells: reused, failed and skipped cells, and isolation of cells from each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryobench.plan import dataset, grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.runner import Observer
-from cryobench.runner.bench import measure
+from cryobench.runner.measured_problem import measure
 from cryobench.runner.memory import BatchSizes
 
 STRANGE = """
@@ -181,7 +181,7 @@ def by_solver(records):
     return {record.solver: record for record in records}
 
 
-def test_the_floor_is_in_every_table_unless_it_is_refused(blobs):
+def test_the_floor_is_in_every_table_unless_disabled(blobs):
     records = run("dct", ["sumpool:4", "fourier:0.5"], data=blobs, images="0:2")
     assert [(r.operator, r.solver, r.floor) for r in records] == [
         ("sumpool:4", "pinv", True),
@@ -198,11 +198,11 @@ def test_on_compressible_images_the_dct_beats_the_floor_by_far(blobs):
     assert psnr["dct"] > psnr["pinv"] + 10
 
 
-def test_the_same_seed_gives_the_same_bits_twice_and_another_seed_others(blobs):
+def test_equal_seeds_give_equal_results_and_other_seeds_do_not(blobs):
     def values(seed):
         return [r.values for r in run("dct", "sumpool:4", noises="gaussian:rel=0.05", data=blobs, seed=seed)]
 
-    np.testing.assert_equal(values(0), values(0))  # equal where there is no number too
+    np.testing.assert_equal(values(0), values(0))  # NaN counts as equal
     assert values(0)[1]["psnr"] != values(1)[1]["psnr"]
 
 
@@ -218,7 +218,7 @@ def test_several_seeds_read_the_images_once(blobs, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["sumpool:2", "sumpool:4", "sumpool:8,mask=random_gaussian", "fourier:0.4"])
 @pytest.mark.parametrize("solver", ["dct:steps=40", "wavelet:steps=40", "tv:steps=40"])
-def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator, solver):
+def test_results_do_not_depend_on_the_batch_size(operator, solver):
     options = {"noises": ["none", "gaussian:rel=0.05"], "metrics": ["psnr", "mae"]}
     whole = run(solver, operator, images="0:8", batch=8, **options)
     alone = run(solver, operator, images="5", **options)
@@ -229,7 +229,7 @@ def test_an_image_alone_is_the_same_as_in_a_batch_of_eight(operator, solver):
             assert parts.values[metric] == pytest.approx(values, rel=1e-5)
 
 
-def test_reconstructions_alone_and_in_a_batch_agree_pixel_by_pixel(tmp_path):
+def test_reconstructions_do_not_depend_on_the_batch_size(tmp_path):
     def stack(images, batch):
         out = tmp_path / f"{images}-{batch}".replace(":", "-")
         run("dct", "sumpool:4", images=images, batch=batch, out=out, save=["reconstructions"])
@@ -241,22 +241,22 @@ def test_reconstructions_alone_and_in_a_batch_agree_pixel_by_pixel(tmp_path):
     assert np.abs(stack("5", 1) - whole[5]).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_a_broken_solver_fails_its_own_cell_in_one_line(strange, blobs):
+def test_a_broken_solver_fails_only_its_own_cell_with_a_one_line_reason(strange, blobs):
     records = by_solver(run([*(n.lower() for n in NAMES if n != "NotASolver"), "dct"], data=blobs, images="0:4"))
     assert records["raises"].reason.startswith("ValueError: two lines (strange_solvers.py:")
     assert "not finite" in records["nan"].reason
-    assert "shape [4, 1, 31, 32], wanted [4, 1, 32, 32]" in records["shape"].reason
-    assert "torch.float64, wanted torch.float32" in records["dtype"].reason
+    assert "shape [4, 1, 31, 32], expected [4, 1, 32, 32]" in records["shape"].reason
+    assert "torch.float64, expected torch.float32" in records["dtype"].reason
     assert "Tensor, not a Reconstruction" in records["bare"].reason
     assert {records[name].status for name in ("raises", "nan", "shape", "dtype", "bare")} == {"failed"}
     assert (records["declines"].status, records["declines"].reason) == ("skipped", "it is Sunday")
     assert records["looks"].status == "ok"
     assert records["dct"].status == "ok"
     clean = by_solver(run("dct", data=blobs, images="0:4"))
-    np.testing.assert_equal(records["dct"].values, clean["dct"].values)  # the vandal before it harmed only itself
+    np.testing.assert_equal(records["dct"].values, clean["dct"].values)  # the earlier solvers did not affect this cell
 
 
-def test_a_plugin_that_meddles_with_what_is_shared_harms_only_its_own_cell(strange, blobs):
+def test_a_plugin_that_modifies_shared_state_affects_only_its_own_cell(strange, blobs):
     clean = by_solver(run("dct", data=blobs))
     records = by_solver(run(["meddles", "dct"], data=blobs, metrics=["wipes", *grid.DEFAULT_METRICS]))
     assert "changed the operator" in records["meddles"].reason
@@ -266,23 +266,23 @@ def test_a_plugin_that_meddles_with_what_is_shared_harms_only_its_own_cell(stran
         np.testing.assert_equal(values, clean[solver].values)
 
 
-def test_a_plugin_that_exits_is_a_failure_like_any_other(strange, blobs):
+def test_a_plugin_that_exits_fails_its_cell(strange, blobs):
     records = by_solver(run(["quits", "dct"], data=blobs))
     assert (records["quits"].status, records["dct"].status) == ("failed", "ok")
     assert "SystemExit" in records["quits"].reason
 
 
 @pytest.mark.parametrize(
-    ("noise", "wanted"), [("nans", "not finite"), ("short", "y of shape [1, 4, 8, 8], wanted [4,")]
+    ("noise", "expected"), [("nans", "not finite"), ("short", "y of shape [1, 4, 8, 8], expected [4,")]
 )
-def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, noise, wanted):
+def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, noise, expected):
     (record,) = run("pinv", data=blobs, noises=noise)
     assert record.status == "failed"
-    assert wanted in record.reason
+    assert expected in record.reason
 
 
 @pytest.mark.parametrize(
-    ("solver", "metric", "wanted"),
+    ("solver", "metric", "expected"),
     [
         ("unhashable", "psnr", "cannot be hashed"),
         ("abstract", "psnr", "cannot be made: TypeError"),
@@ -290,20 +290,20 @@ def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, nois
         ("dct", "ranked", "'rank' is not an identifier or is reserved"),
     ],
 )
-def test_plugins_that_cannot_take_part_are_refused_in_one_line(strange, blobs, solver, metric, wanted):
-    with pytest.raises(PluginError, match=wanted) as error:
+def test_invalid_plugins_give_a_one_line_error(strange, blobs, solver, metric, expected):
+    with pytest.raises(PluginError, match=expected) as error:
         run(solver, data=blobs, metrics=metric)
     assert "\n" not in str(error.value)
 
 
-def test_a_strangers_version_counts_for_its_own_cells_alone(strange, blobs, tmp_path):
+def test_the_version_of_a_plugin_changes_only_the_hashes_of_its_cells(strange, blobs, tmp_path):
     def hashes(*solvers, operator="sumpool:4", metrics=("psnr", "mse")):
         request = grid.Request(solvers, [operator], data=[str(blobs)], metrics=metrics)
         return {cell.labels["solver"]: cell.hash for cell in grid.plan(request, installed()).cells}
 
     before = hashes("dct")
-    assert hashes("dct", "looks")["dct"] == before["dct"]  # who else runs does not matter
-    assert hashes("dct", metrics=("mse", "psnr")) == before  # nor does the order of the metrics
+    assert hashes("dct", "looks")["dct"] == before["dct"]  # other solvers of the run do not matter
+    assert hashes("dct", metrics=("mse", "psnr")) == before  # nor the order of the metrics
     masked = hashes("dct", operator="sumpool:4,mask=halves")
     metadata = next(strange.glob("*.dist-info/METADATA"))
     metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 2.0"))
@@ -322,7 +322,7 @@ def test_copies_of_a_file_share_cells_and_a_table(blobs, tmp_path):
     assert sorted(records.to_pandas()["rank"]) == [1, 2]
 
 
-def test_running_again_loses_nothing(strange, blobs, tmp_path, monkeypatch):
+def test_a_second_run_keeps_files_and_results(strange, blobs, tmp_path, monkeypatch):
     out = tmp_path / "runs"
     monkeypatch.setenv("FLAKY", str(tmp_path / "broken"))
     run("flaky", data=blobs, out=out, save=["reconstructions"], floor=False)
@@ -343,12 +343,12 @@ def test_a_cell_whose_code_has_changed_runs_again(strange, blobs, tmp_path, monk
 
     def rerun() -> list[bool]:
         plan = grid.plan(grid.Request(["pinv", "wavelet"], ["sumpool:4"], data=[str(blobs)], floor=False), installed())
-        came = []
+        finished = []
         observer = Observer()
         observer.warn = warnings.append
-        observer.cell_finished = lambda record, *, reused: came.append((record.solver, reused))
+        observer.cell_finished = lambda record, *, reused: finished.append((record.solver, reused))
         list(runner.execute(plan, store=Results(out), observer=observer))
-        return came
+        return finished
 
     assert rerun() == [("pinv", False), ("wavelet", False)]
     assert rerun() == [("pinv", True), ("wavelet", True)]
@@ -363,11 +363,11 @@ def test_a_cell_whose_code_has_changed_runs_again(strange, blobs, tmp_path, monk
     ]
     assert read_cells([out], pytest.fail)["solver"].to_pylist() == ["wavelet", "pinv"]
     assert rerun() == [("pinv", True), ("wavelet", True)]
-    code["pinv"] = "a" * 64  # back to the first version: its result is still there
+    code["pinv"] = "a" * 64  # the result of the first version is still stored
     assert rerun() == [("pinv", True), ("wavelet", True)]
 
 
-def test_out_of_memory_is_recognised_whoever_says_it():
+def test_out_of_memory_errors_of_all_libraries_are_recognised():
     for error in (
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
@@ -396,14 +396,14 @@ def test_out_of_memory_halves_the_batch(strange, blobs):
     assert "out of memory" in starved.reason
 
 
-def test_the_global_random_state_is_left_alone_and_strangers_are_repeatable(strange, blobs):
+def test_the_global_random_state_is_preserved_and_plugins_are_reproducible(strange, blobs):
     before = torch.random.get_rng_state()
     first, second = (run(["draws", "vandal"], data=blobs)[1].values for _ in range(2))
     np.testing.assert_equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_cell_that_is_there_is_reused_and_only_what_changes_numbers_makes_another(blobs, tmp_path):
+def test_cells_are_reused_unless_something_that_changes_results_differs(blobs, tmp_path):
     out = tmp_path / "runs"
 
     def hashes(**options):
@@ -444,7 +444,7 @@ def test_a_cell_that_is_there_is_reused_and_only_what_changes_numbers_makes_anot
     assert hashes()[0] != first
 
 
-def test_asking_for_a_file_that_is_missing_runs_again_and_failures_are_not_reused(strange, blobs, tmp_path):
+def test_a_missing_file_or_a_failure_causes_another_run(strange, blobs, tmp_path):
     out = tmp_path / "runs"
     run("dct", data=blobs, out=out)
     run("dct", data=blobs, out=out, save=["panel"])
@@ -462,7 +462,7 @@ def test_a_saved_stack_is_in_the_units_of_the_file(blobs, tmp_path):
     np.testing.assert_allclose(mrcfile.read(path), np.load(blobs)[2:5], atol=1e-6)
 
 
-def test_a_record_says_all_that_made_it(blobs, tmp_path):
+def test_a_record_states_all_settings(blobs, tmp_path):
     (record,) = run("dct", "sumpool:4", data=blobs, floor=False, out=tmp_path / "runs", noises="gaussian:rel=0.1")
     assert record.resolved["operator"] == "sumpool:4,count=none,mask=random_binary,mask.prob=0.5"
     assert record.resolved["solver"].startswith("dct:auto,form=auto,cut=none,")
@@ -480,7 +480,7 @@ def test_a_record_says_all_that_made_it(blobs, tmp_path):
     assert json.dumps(dataclasses.asdict(record))
 
 
-def test_poisson_noise_is_skipped_with_its_reason_where_it_makes_no_sense(blobs):
+def test_poisson_noise_is_skipped_for_operators_with_negative_weights(blobs):
     records = run("dct", ["fourier:0.5", "sumpool:4"], noises="poisson:100", data=blobs)
     assert [(r.status, "non-negative" in r.reason) for r in records[:2]] == [("skipped", True)] * 2
     assert [r.status for r in records[2:]] == ["ok", "ok"]
@@ -493,7 +493,7 @@ def test_curves_are_saved(strange, blobs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         ({"solvers": []}, "at least one"),
         ({"batch": 0}, "--batch"),
@@ -503,12 +503,12 @@ def test_curves_are_saved(strange, blobs, tmp_path):
         ({"metrics": ["psnr", "psnr", "curve", "curve"], "images": "0", "solvers": "notasolver"}, "derive from"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(strange, blobs, options, wanted):
-    with pytest.raises((ParameterError, PluginError, SpecError), match=wanted):
+def test_invalid_requests_are_refused(strange, blobs, options, expected):
+    with pytest.raises((ParameterError, PluginError, SpecError), match=expected):
         cb.run(**({"solvers": "dct", "operators": "sumpool:4", "data": blobs} | options))
 
 
-# ------------------------------------------------------------------- images that were taken or made each in its own way
+# ---------------------------------------------------------------- images with their own CTF, pixel size and clean image
 
 MICROSCOPE = """
 from dataclasses import dataclass
@@ -581,7 +581,7 @@ def microscope(install_plugin):
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["ctf", "sumpool:4,count=8@ctf", "fourier:0.6@ctf"])
 @pytest.mark.parametrize("solver", ["dct", "tikhonov"])
-def test_each_image_meets_its_own_ctf_whatever_its_batch(microscope, operator, solver):
+def test_each_image_uses_its_own_ctf_for_every_batch_size(microscope, operator, solver):
     options = {"noises": ["none", "gaussian:rel=0.1"], "metrics": ["psnr", "measurement_mse"], "data": "microscope"}
     whole = run(solver, operator, images="0:7", batch=7, **options)
     threes = run(solver, operator, images="0:7", batch=3, **options)
@@ -593,18 +593,18 @@ def test_each_image_meets_its_own_ctf_whatever_its_batch(microscope, operator, s
             assert one.values[name][0] == pytest.approx(values[5], rel=1e-4, abs=1e-9)
 
 
-def test_the_measurements_are_those_of_each_images_ctf(microscope):
+def test_measurements_use_the_ctf_of_each_image(microscope):
     plan = grid.plan(grid.Request(["pinv"], ["ctf"], data=["microscope"], images="1,4,6"), installed())
     data = plan.cells[0].dataset
-    bench = measure(plan.cells[0], plan, BatchSizes(plan.batch, plan.device))
+    measured = measure(plan.cells[0], plan, BatchSizes(plan.batch, plan.device))
     assert data.imaging.pixel_size == (2.1, 2.0, 2.0)
     for i, index in enumerate((1, 4, 6)):
         row = ctf_table(8).iloc[[index]].reset_index(drop=True)
         operator = cb.operator("ctf", shape=(32, 32), pixel_size=data.pixel_size[i], table=row)
-        assert torch.equal(bench.case.problem.y[i : i + 1], operator.A(data.images[i : i + 1]))
+        assert torch.equal(measured.case.problem.y[i : i + 1], operator.A(data.images[i : i + 1]))
 
 
-def test_metrics_are_told_against_the_clean_image_too(microscope):
+def test_metrics_are_also_computed_against_the_clean_image(microscope):
     (record,) = run("pinv", "identity", data="microscope", metrics=["psnr", "measurement_mse", "error"], images="2,0,5")
     assert record.status == "ok", record.reason
     names = [column["name"] for column in record.columns]
@@ -613,8 +613,8 @@ def test_metrics_are_told_against_the_clean_image_too(microscope):
     columns = {column["name"]: column for column in record.columns}
     assert columns["error_clean"] == columns["error"] | {"name": "error_clean"}
     noisy, clean = (x[[2, 0, 5]].double() for x in simulated(8, 32, snr=0.5))
-    wanted = (noisy - clean).square().mean(dim=(1, 2, 3))  # the identity gives the noisy image back
-    torch.testing.assert_close(torch.tensor(record.values["error_clean"]).double(), wanted, rtol=1e-4, atol=0)
+    expected = (noisy - clean).square().mean(dim=(1, 2, 3))  # the identity returns the noisy image
+    torch.testing.assert_close(torch.tensor(record.values["error_clean"]).double(), expected, rtol=1e-4, atol=0)
     assert max(record.values["error"]) < 1e-12
     assert record.problem["origin"] == {"structure": "7k00", "split": "test"}
     assert json.dumps(dataclasses.asdict(record))
@@ -635,7 +635,7 @@ def test_without_all_clean_images_there_are_no_clean_columns(microscope, clean):
     assert "origin" not in record.problem
 
 
-def test_what_can_change_the_numbers_is_part_of_the_hash(microscope):
+def test_the_hash_covers_everything_that_can_change_the_results(microscope):
     def hashed(source, operator="ctf"):
         return grid.plan(grid.Request(["pinv"], [operator], data=[source]), installed()).cells[0].hash
 
@@ -647,23 +647,23 @@ def test_what_can_change_the_numbers_is_part_of_the_hash(microscope):
 
 
 @pytest.mark.parametrize(
-    ("data", "operator", "metric", "wanted"),
+    ("data", "operator", "metric", "expected"),
     [
         ("microscope:table=none", "ctf", "psnr", "without a CTF"),
         ("microscope:table=none", "sumpool:4@ctf", "psnr", "without a CTF"),
         ("microscope", "ctf@sumpool:4", "psnr", "gives 4 images per image"),
         ("microscope:table=short", "identity", "psnr", "has 5 rows for 8 images"),
         ("microscope:cut", "identity", "psnr", "the clean image 0 of taken"),
-        ("microscope", "identity", ["psnr", "clash"], "give a column 'psnr_clean'"),
+        ("microscope", "identity", ["psnr", "clash"], "have a column 'psnr_clean'"),
     ],
 )
-def test_images_and_operators_that_do_not_fit_are_refused_before_any_work(microscope, data, operator, metric, wanted):
-    with pytest.raises(CryobenchError, match=wanted) as raised:
+def test_incompatible_images_and_operators_are_refused_before_any_work(microscope, data, operator, metric, expected):
+    with pytest.raises(CryobenchError, match=expected) as raised:
         run("pinv", operator, data=data, metrics=metric)
     assert "\n" not in str(raised.value)
 
 
-def test_a_solver_that_changes_one_images_optics_is_found_out(microscope):
+def test_a_solver_that_modifies_the_ctf_is_detected(microscope):
     sharper, pinv = run(["sharper", "pinv"], "ctf", data="microscope", floor=False, metrics=["psnr"])
     assert "changed the operator" in sharper.reason
     assert pinv.values == run("pinv", "ctf", data="microscope", metrics=["psnr"])[0].values

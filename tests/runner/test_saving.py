@@ -1,4 +1,4 @@
-"""What is saved beside a record: the course of a solver, and how uncertain it is."""
+"""Files saved with a record: iterates, figures, reconstructions and their deviation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cryobench.core import Column, Measured, Metric, Reconstruction, Solver
 
 @dataclass(frozen=True)
 class Shows(Solver):
-    '''From black to white, and its estimate from white to black.'''
+    '''Iterates go from black to white, and estimates from white to black.'''
     steps: int = 5
     def solve(self, problem, *, rng, progress=None):
         x = torch.full(problem.image_batch_shape, -1.0)
@@ -36,7 +36,7 @@ class Shows(Solver):
 
 @dataclass(frozen=True)
 class Unsure(Solver):
-    '''A deviation of `by` at every pixel of the first half of an image, and none in the other.'''
+    '''A deviation of `by` in the first half of an image and 0 in the other.'''
     by: float = 0.1
     only_small: bool = False
     info: bool = False
@@ -53,10 +53,10 @@ class Unsure(Solver):
         return Reconstruction(x, info, deviation=deviation)
 
 @dataclass(frozen=True)
-class Told(Metric):
-    columns = (Column("told", "none"),)
+class LargestDeviation(Metric):
+    columns = (Column("largest_deviation", "none"),)
     def measure(self, case, reconstruction):
-        return Measured({"told": reconstruction.deviation.amax(dim=(1, 2, 3))})
+        return Measured({"largest_deviation": reconstruction.deviation.amax(dim=(1, 2, 3))})
 """
 
 
@@ -64,7 +64,7 @@ class Told(Metric):
 def plugin(install_plugin):
     groups = {
         "cryobench.solvers": {"shows": "shows_plugin:Shows", "unsure": "shows_plugin:Unsure"},
-        "cryobench.metrics": {"told": "shows_plugin:Told"},
+        "cryobench.metrics": {"largest_deviation": "shows_plugin:LargestDeviation"},
     }
     return install_plugin("cryobench-shows", groups, shows_plugin=PLUGIN)
 
@@ -87,11 +87,11 @@ def execute(out, *, force=False, **options):
     return records, listener
 
 
-def test_the_course_of_the_first_image_is_an_animation(plugin, blobs, tmp_path):
+def test_the_iterates_of_the_first_image_are_saved_as_an_animation(plugin, blobs, tmp_path):
     records, listener = execute(tmp_path, solvers=["shows"], data=[str(blobs)], save=["animation"], floor=False,
                                 batch=2, images="0:6")  # fmt: skip
     assert listener.warnings == []
-    assert records[0].solver_info["recorded"] == [1, 1, 0, 0, 0, 0]  # the first batch alone is watched
+    assert records[0].solver_info["recorded"] == [1, 1, 0, 0, 0, 0]  # only the first batch is recorded
     (path,) = tmp_path.glob("*/animation.gif")
     with Image.open(path) as animation:
         assert animation.n_frames == 5
@@ -105,7 +105,7 @@ def test_the_course_of_the_first_image_is_an_animation(plugin, blobs, tmp_path):
     assert pixels.shape[0] >= FRAME_SIDE
 
 
-def test_a_long_course_is_thinned_and_has_its_first_and_its_last_frame(plugin, blobs, tmp_path):
+def test_many_iterates_are_thinned_and_the_first_and_last_are_kept(plugin, blobs, tmp_path):
     execute(tmp_path, solvers=["shows:1000"], data=[str(blobs)], save=["animation"], floor=False)
     (path,) = tmp_path.glob("*/animation.gif")
     with Image.open(path) as animation:
@@ -116,46 +116,46 @@ def test_a_long_course_is_thinned_and_has_its_first_and_its_last_frame(plugin, b
     assert (first, last) == (0, 255)
 
 
-def test_nothing_is_recorded_unless_it_is_asked_for(plugin, blobs, tmp_path):
+def test_iterates_are_recorded_only_on_request(plugin, blobs, tmp_path):
     records, _ = execute(tmp_path, solvers=["shows"], data=[str(blobs)], save=["reconstructions"], floor=False)
     assert set(records[0].solver_info["recorded"]) == {0}
     assert not list(tmp_path.glob("*/animation.gif"))
 
 
-def test_a_solver_without_frames_is_said_once_and_not_run_again_for_them(plugin, blobs, tmp_path):
-    asked = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "noises": ["none", "gaussian:0.1"], "ceiling": True}
-    records, first = execute(tmp_path, save=["animation"], **asked)
+def test_a_solver_without_iterates_gives_one_warning_and_is_not_run_again(plugin, blobs, tmp_path):
+    request = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "noises": ["none", "gaussian:0.1"], "ceiling": True}
+    records, first = execute(tmp_path, save=["animation"], **request)
     assert [record.status for record in records] == ["ok", "ok", "skipped"] * 2
-    assert len(first.warnings) == 1  # once of dct, and not of the floor, which nobody asked for
-    assert "dct:steps=3 offers no frames" in first.warnings[0]
+    assert len(first.warnings) == 1  # for dct, and not for the floor, which was not requested
+    assert "dct:steps=3 does not record its iterates" in first.warnings[0]
     assert not list(tmp_path.glob("*/animation.gif"))
-    again, second = execute(tmp_path, save=["animation"], **asked)
-    assert second.reused == [True, True, False] * 2  # what was skipped is looked at again, as ever
+    again, second = execute(tmp_path, save=["animation"], **request)
+    assert second.reused == [True, True, False] * 2  # skipped cells are run again
     assert [record for record in again if record.status == "ok"] == [r for r in records if r.status == "ok"]
     assert second.warnings == first.warnings
-    _, other = execute(tmp_path, save=["reconstructions"], **asked)  # another file: made, and nothing is said
+    _, other = execute(tmp_path, save=["reconstructions"], **request)  # another file is saved without a warning
     assert (other.warnings, len(list(tmp_path.glob("*/reconstructions.mrcs")))) == ([], 4)
-    _, both = execute(tmp_path, save=["reconstructions", "animation"], **asked)
+    _, both = execute(tmp_path, save=["reconstructions", "animation"], **request)
     assert both.reused == second.reused
 
 
-def test_a_ceiling_has_no_course_and_nothing_is_said_of_it(tmp_path):
-    asked = {"solvers": ["pinv"], "data": ["simulate:3mht,snr=1,count=4,size=32"], "ceiling": True}
-    records, listener = execute(tmp_path, save=["animation", "reconstructions"], **asked)
+def test_the_ceiling_has_no_iterates_and_gives_no_warning(tmp_path):
+    request = {"solvers": ["pinv"], "data": ["simulate:3mht,snr=1,count=4,size=32"], "ceiling": True}
+    records, listener = execute(tmp_path, save=["animation", "reconstructions"], **request)
     assert records[1].unavailable == ["animation"]
     assert all(warning.startswith("pinv ") for warning in listener.warnings)
     assert len(list(tmp_path.glob("*/reconstructions.mrcs"))) == 2
-    assert execute(tmp_path, save=["animation", "reconstructions"], **asked)[1].reused == [True, True]
+    assert execute(tmp_path, save=["animation", "reconstructions"], **request)[1].reused == [True, True]
 
 
-def test_an_animation_asked_for_later_runs_the_cell_again(plugin, blobs, tmp_path):
-    asked = {"solvers": ["shows"], "data": [str(blobs)], "floor": False}
+def test_an_animation_requested_later_runs_the_cell_again(plugin, blobs, tmp_path):
+    request = {"solvers": ["shows"], "data": [str(blobs)], "floor": False}
     out = tmp_path / "runs"
-    execute(out, save=["reconstructions"], **asked)
-    execute(out, save=["animation"], **asked)
+    execute(out, save=["reconstructions"], **request)
+    execute(out, save=["animation"], **request)
     (folder,) = out.iterdir()
     assert {"animation.gif", "reconstructions.mrcs"} <= {path.name for path in folder.iterdir()}
-    assert execute(out, save=["animation"], **asked)[1].reused == [True]
+    assert execute(out, save=["animation"], **request)[1].reused == [True]
 
 
 FIGURES = {"panel.png", "errors.png", "frc.png", "views.npz"}
@@ -165,9 +165,9 @@ def files(folder) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"record.json", "metrics.csv", "curves.npz"}
 
 
-def test_figures_are_all_that_a_solver_gives_and_nothing_is_said_of_what_it_does_not(plugin, blobs, tmp_path):
-    asked = {"solvers": ["shows", "dct:steps=3"], "data": [str(blobs)]}
-    records, listener = execute(tmp_path, save=["figures"], **asked)
+def test_figures_saves_what_the_solver_provides_without_warnings(plugin, blobs, tmp_path):
+    request = {"solvers": ["shows", "dct:steps=3"], "data": [str(blobs)]}
+    records, listener = execute(tmp_path, save=["figures"], **request)
     assert listener.warnings == []
     found = {next(tmp_path.glob(f"*-{record.hash[:12]}")): record for record in records}
     assert {record.solver: files(folder) for folder, record in found.items()} == {
@@ -175,20 +175,20 @@ def test_figures_are_all_that_a_solver_gives_and_nothing_is_said_of_what_it_does
         "dct:steps=3": FIGURES,
         "shows": FIGURES | {"animation.gif"},
     }
-    assert execute(tmp_path, save=["figures"], **asked)[1].reused == [True] * 3
-    assert execute(tmp_path, save=["panel", "frc"], **asked)[1].reused == [True] * 3
+    assert execute(tmp_path, save=["figures"], **request)[1].reused == [True] * 3
+    assert execute(tmp_path, save=["panel", "frc"], **request)[1].reused == [True] * 3
 
 
-def test_what_figures_lack_is_made_and_what_was_there_stays(blobs, tmp_path):
-    asked = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "floor": False}
+def test_missing_figures_are_added_and_existing_files_kept(blobs, tmp_path):
+    request = {"solvers": ["dct:steps=3"], "data": [str(blobs)], "floor": False}
     out = tmp_path / "runs"
-    execute(out, save=["panel", "reconstructions"], **asked)
-    assert execute(out, save=["figures"], **asked)[1].reused == [False]
+    execute(out, save=["panel", "reconstructions"], **request)
+    assert execute(out, save=["figures"], **request)[1].reused == [False]
     (folder,) = out.iterdir()
     assert files(folder) == FIGURES | {"reconstructions.mrcs"}
 
 
-def test_views_are_what_was_solved_and_what_it_was_solved_for(blobs, tmp_path):
+def test_views_contain_the_truth_and_the_reconstruction(blobs, tmp_path):
     execute(tmp_path / "runs", solvers=["dct:steps=3"], data=[str(blobs)], floor=False, images="1:6",
             save=["views", "reconstructions"])  # fmt: skip
     (folder,) = (tmp_path / "runs").iterdir()
@@ -217,22 +217,22 @@ def test_frc_is_computed_once_for_the_metric_and_its_figure(blobs, tmp_path, mon
 
 
 @pytest.mark.parametrize("batch", [1, 4, "auto"])
-def test_a_deviation_is_told_for_each_image_and_saved_in_the_units_of_the_file(plugin, blobs, tmp_path, batch):
-    options = {"data": blobs, "images": "1:6", "floor": False, "metrics": ["psnr", "told"], "batch": batch}
+def test_a_deviation_is_reported_per_image_and_saved_in_the_units_of_the_file(plugin, blobs, tmp_path, batch):
+    options = {"data": blobs, "images": "1:6", "floor": False, "metrics": ["psnr", "largest_deviation"], "batch": batch}
     (record,) = cb.run("unsure:0.2", "sumpool:4", out=tmp_path, save=["reconstructions"], **options)
     assert record.status == "ok", record.reason
     assert record.solver_info["deviation"] == pytest.approx([0.2 / 2**0.5] * 5)
-    assert record.values["told"] == pytest.approx([0.2] * 5)
+    assert record.values["largest_deviation"] == pytest.approx([0.2] * 5)
     (path,) = tmp_path.glob("*/deviation.mrcs")
     found, images = mrcfile.read(path), np.load(blobs)[1:6]
     span = np.ptp(images, axis=(1, 2))
     np.testing.assert_allclose(found[:, :16].max(axis=(1, 2)), 0.1 * span, rtol=1e-5)  # 0.2 of half the span
     np.testing.assert_allclose(found[:, :16].min(axis=(1, 2)), 0.1 * span, rtol=1e-5)
-    assert not found[:, 16:].any()  # and no offset
+    assert not found[:, 16:].any()  # no offset
     assert len(list(tmp_path.glob("*/reconstructions.mrcs"))) == 1
 
 
-def test_a_deviation_of_some_batches_is_none(plugin, blobs, tmp_path):
+def test_a_deviation_missing_in_some_batches_is_omitted(plugin, blobs, tmp_path):
     options = {"data": blobs, "floor": False, "out": tmp_path, "save": ["reconstructions"]}
     (record,) = cb.run("unsure:only_small=true", "sumpool:4", images="0:3", batch=2, **options)
     assert record.status == "ok"
@@ -241,23 +241,23 @@ def test_a_deviation_of_some_batches_is_none(plugin, blobs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "wanted"),
+    ("spec", "message"),
     [
         ("unsure:-1", "negative or not finite"),
         ("unsure:inf", "negative or not finite"),
         ("unsure:nan", "negative or not finite"),
-        ("unsure:flat=true", "deviation is [4, 32, 32], wanted a tensor [4, 1, 32, 32]"),
+        ("unsure:flat=true", "deviation is [4, 32, 32], expected a tensor [4, 1, 32, 32]"),
         ("unsure:info=true", "an info 'deviation'"),
     ],
 )
-def test_a_deviation_that_is_none_fails_the_cell(plugin, blobs, spec, wanted):
+def test_an_invalid_deviation_fails_the_cell(plugin, blobs, spec, message):
     (record,) = cb.run(spec, "sumpool:4", data=blobs, floor=False)
     assert record.status == "failed"
-    assert wanted in record.reason
+    assert message in record.reason
 
 
 @pytest.mark.parametrize("scaling", ["none", "relion", "p95"])
-def test_reconstructions_are_in_the_units_of_the_file_whatever_the_scaling(blobs, tmp_path, scaling):
+def test_reconstructions_are_in_the_units_of_the_file_for_every_scaling(blobs, tmp_path, scaling):
     import mrcfile
 
     images = 3 * np.load(blobs) + 1

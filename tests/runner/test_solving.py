@@ -1,4 +1,4 @@
-"""`run`, `reconstruct` and `cb.solve` solve in one way: priors prepared, random state isolated, answers checked."""
+"""`run`, `reconstruct` and `cb.solve` share preparation of priors, isolation of random state and checks of results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import cryobench as cb
 from cryobench.core import Problem, Progress, Reconstruction, Solver, meters
 from cryobench.errors import IncompatibleError, PluginError
-from cryobench.measuring.measure import Exposure, measure
+from cryobench.measuring.measure import Acquisition, measure
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import reconstruct
 from cryobench.plan.dataset import open_stack
@@ -34,7 +34,7 @@ class Global(Solver):
 
 @dataclass(frozen=True)
 class Wrong(Solver):
-    """Answers with what the contract does not allow."""
+    """Returns a reconstruction that breaks the contract."""
 
     how: str
 
@@ -46,7 +46,7 @@ class Wrong(Solver):
 @pytest.fixture
 def measured(blobs, tmp_path) -> Measurements:
     stack = open_stack(str(blobs), {}, installed())
-    measure(Exposure("sumpool:4"), stack, [0, 1, 2], installed()).save(tmp_path / "y.npz")
+    measure(Acquisition("sumpool:4"), stack, [0, 1, 2], installed()).save(tmp_path / "y.npz")
     return load(tmp_path / "y.npz")
 
 
@@ -67,7 +67,7 @@ def test_global_random_state_is_isolated_in_every_caller(measured):
 @pytest.mark.parametrize(
     ("how", "message"), [("nan", "not finite"), ("shape", "returned shape"), ("dtype", "torch.float64")]
 )
-def test_answers_are_checked_in_every_caller(how, message, measured):
+def test_reconstructions_are_checked_in_every_caller(how, message, measured):
     A = cb.operator("sumpool:4", shape=(32, 32))
     with pytest.raises(PluginError, match=message):
         cb.solve(Wrong(how), A, measured.y)
@@ -75,7 +75,7 @@ def test_answers_are_checked_in_every_caller(how, message, measured):
         list(reconstruct(measured, Wrong(how), installed()))
 
 
-def test_what_was_measured_is_returned():
+def test_solve_returns_the_reconstruction_and_its_cost():
     A = meters.CountingOperator(cb.operator("sumpool:4", shape=(32, 32)))
     y = torch.rand((5, *A.measurement_shape))
     problem = Problem(A, y, installed().make("noises", "none"), y.new_zeros((5, 1, 1, 1)))
@@ -85,7 +85,7 @@ def test_what_was_measured_is_returned():
     assert solved.reconstruction.x.shape == (5, 1, 32, 32)
     assert solved.reconstruction.info["iterations"].shape == (5,)
     assert solved.batch == 2
-    assert solved.course is None
+    assert solved.iterates is None
     assert 0 < solved.operator_seconds <= solved.solver_seconds
     assert solved.network_seconds == 0
     assert solved.counters["operator_calls"] == sum(solved.calls.values()) / 5 > 0
@@ -95,10 +95,10 @@ def test_what_was_measured_is_returned():
     torch.testing.assert_close(solved.reconstruction.x, together.reconstruction.x, rtol=0, atol=1e-5)
 
 
-def test_an_unsupported_problem_is_refused_in_a_line(measured):
+def test_an_unsupported_problem_gives_a_one_line_error(measured):
     with pytest.raises(IncompatibleError, match="diagonal in Fourier"):
         cb.solve("wiener", cb.operator("sumpool:4", shape=(32, 32)), measured.y)
-    with pytest.raises(IncompatibleError, match="cannot take these measurements: wiener needs"):
+    with pytest.raises(IncompatibleError, match="does not support these measurements: wiener needs"):
         reconstruct(measured, cb.solver("wiener"), installed())
 
 

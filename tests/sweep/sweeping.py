@@ -1,4 +1,4 @@
-"""Solvers that misbehave and log their runs, in every process of a sweep."""
+"""Solvers that log their runs, and fail, wait or die on request, in every process of a sweep."""
 
 from __future__ import annotations
 

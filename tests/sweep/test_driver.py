@@ -15,7 +15,7 @@ from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.sweep.driver import request_text, sharded
 from cryobench.sweep.job import Job
-from cryobench.sweep.utilisation import WORDS, summary
+from cryobench.sweep.utilisation import LABELS, summary
 from cryobench.sweep.worker import Worker
 
 
@@ -25,27 +25,27 @@ def planned(blobs, **options):
 
 
 def test_failed_cells_are_run_again_only_on_request(strange, blobs, tmp_path):
-    asked = {"data": [str(blobs)], "solvers": ["draws:1", "fails", "wiener"]}
-    first = swept(tmp_path / "out", **asked)
+    request = {"data": [str(blobs)], "solvers": ["draws:1", "fails", "wiener"]}
+    first = swept(tmp_path / "out", **request)
     assert [record.status for record in first] == ["ok", "failed", "skipped"]
     listener = Listener()
-    assert numbers(swept(tmp_path / "out", listener=listener, **asked)) == numbers(first)
+    assert numbers(swept(tmp_path / "out", listener=listener, **request)) == numbers(first)
     assert (listener.reused, runs(strange)) == (3, {"draws 1": 1, "fails 0": 1})
     (strange / "fixed").touch()
-    again = swept(tmp_path / "out", options={"retry_failed": True}, **asked)
+    again = swept(tmp_path / "out", options={"retry_failed": True}, **request)
     assert {record.solver: record.status for record in again} == {"draws:1": "ok", "fails": "ok", "wiener": "skipped"}
     assert runs(strange) == {"draws 1": 1, "fails 0": 2}
-    swept(tmp_path / "out", options={"force": True}, **asked)
+    swept(tmp_path / "out", options={"force": True}, **request)
     assert runs(strange) == {"draws 1": 2, "fails 0": 3}
 
 
 def test_a_forced_cell_that_fails_keeps_the_earlier_result(strange, blobs, tmp_path):
     (strange / "fixed").touch()
-    asked = {"data": [str(blobs)], "solvers": ["fails"]}
-    (good,) = swept(tmp_path / "out", **asked)
+    request = {"data": [str(blobs)], "solvers": ["fails"]}
+    (good,) = swept(tmp_path / "out", **request)
     (strange / "fixed").unlink()
     listener = Listener()
-    (failed,) = swept(tmp_path / "out", options={"force": True}, listener=listener, **asked)
+    (failed,) = swept(tmp_path / "out", options={"force": True}, listener=listener, **request)
     assert (good.status, failed.status) == ("ok", "failed")
     assert [record.status for record in Results(tmp_path / "out").read_all(pytest.fail)] == ["ok"]
     assert listener.warnings == ["fails on sumpool:4: the earlier result is kept"]
@@ -61,13 +61,13 @@ def test_shards_are_disjoint_and_cover_all_cells(strange, blobs, of):
 
 
 def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strange, blobs, tmp_path, full_disk):
-    asked = {"data": [str(blobs)], "solvers": [f"draws:{number}" for number in range(5)]}
+    request = {"data": [str(blobs)], "solvers": [f"draws:{number}" for number in range(5)]}
     with full_disk(after=3), pytest.raises(ResultsError, match="No space left on device; finished cells are kept"):
-        swept(tmp_path / "out", **asked)
+        swept(tmp_path / "out", **request)
     assert len(Results(tmp_path / "out").read_all(pytest.fail)) == 3
     assert len(list((tmp_path / "out").iterdir())) == 3
     listener = Listener()
-    assert len(swept(tmp_path / "out", listener=listener, **asked)) == 5
+    assert len(swept(tmp_path / "out", listener=listener, **request)) == 5
     assert listener.reused == 3
 
 
@@ -94,9 +94,9 @@ def test_relative_paths_start_from_the_folder_of_the_job(strange, blobs, tmp_pat
         Worker().run(Job(job.request, job.hash, job.results, "/nowhere"))
 
 
-def test_a_worker_that_plans_another_cell_for_the_request_is_an_error(strange, blobs, tmp_path):
+def test_a_worker_that_plans_other_cells_for_the_request_is_an_error(strange, blobs, tmp_path):
     job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
-    with pytest.raises(ExecutorError, match="plans another cell for the same request: install the same versions"):
+    with pytest.raises(ExecutorError, match="plans other cells for the same request: install the same versions"):
         Worker().run(job)
 
 
@@ -116,7 +116,7 @@ def test_a_worker_sets_the_number_of_torch_threads(strange, blobs, tmp_path):
         torch.set_num_threads(before)
 
 
-def test_a_request_survives_its_json(blobs):
+def test_a_request_round_trips_through_json(blobs):
     plan = planned(blobs, solvers=["dct"], seeds=(3, 4), images="1:3", noises=("none", "poisson:5"), batch=2)
     again = grid.plan(grid.Request(**json.loads(request_text(plan, "cpu"))), installed())
     assert [cell.hash for cell in again.cells] == [cell.hash for cell in plan.cells]
@@ -124,7 +124,7 @@ def test_a_request_survives_its_json(blobs):
 
 
 def test_shares_of_worker_time():
-    seconds = dict.fromkeys(WORDS, 1.0) | {"network": 12.0, "idle": 0.001}
+    seconds = dict.fromkeys(LABELS, 1.0) | {"network": 12.0, "idle": 0.001}
     assert summary(seconds).startswith("networks 67%, ")
     assert "idle" not in summary(seconds)  # less than half a percent
     assert summary({}) == summary({"idle": 0.0}) == ""

@@ -74,7 +74,9 @@ def test_a_worker_that_died_while_idle_is_replaced():
     with Processes(1, [""]) as workers:
         job = Job("{}", "none", "results", "/nowhere")
         dead = workers.submit(0, job)
-        assert isinstance(dead.exception(timeout=60), ExecutorError)  # it ran, and had no such folder
+        assert isinstance(
+            dead.exception(timeout=60), ExecutorError
+        )  # the worker ran the job and did not find the folder
         executor, pid = workers._executors[0]
         os.kill(pid.result(), signal.SIGKILL)
         until(lambda: executor._broken)
@@ -144,7 +146,7 @@ def dask_cluster(folder: Path, workers: int):
 def until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
@@ -166,7 +168,7 @@ def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is
         _, errors = sweep.communicate(timeout=60)
         assert sweep.returncode == 1
         assert "the dask scheduler is gone" in errors
-        assert "the same command goes on from there" in errors
+        assert "the same command continues from there" in errors
     finished = Results(tmp_path / "out").read_all(pytest.fail)
     assert {"pinv", "draws", *solvers[1:6], "waits:2"} <= {record.solver for record in finished}
     assert {record.status for record in finished} == {"ok"}
@@ -188,7 +190,7 @@ def test_a_missing_scheduler_is_reported_at_once():
     assert CONNECT_SECONDS < 10
 
 
-def test_a_listener_that_is_no_scheduler_is_reported(monkeypatch):
+def test_a_server_that_is_not_a_scheduler_is_reported(monkeypatch):
     monkeypatch.setattr("cryobench.sweep.executors.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"dask://127.0.0.1:{server.getsockname()[1]}"
@@ -233,7 +235,7 @@ def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
         ("jobs: 1", "cores"),
     ],
 )
-def test_an_invalid_slurm_file_is_an_error_of_one_line(strange, blobs, tmp_path, text, message):
+def test_an_invalid_slurm_file_gives_a_one_line_error(strange, blobs, tmp_path, text, message):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(text)
     with pytest.raises(ExecutorError, match=message) as error:
@@ -241,7 +243,7 @@ def test_an_invalid_slurm_file_is_an_error_of_one_line(strange, blobs, tmp_path,
     assert "\n" not in str(error.value)
 
 
-def test_two_sweeps_into_one_folder_do_not_disturb_each_other(strange, blobs, tmp_path):
+def test_concurrent_sweeps_share_a_results_folder(strange, blobs, tmp_path):
     suite = tmp_path / "suite.yaml"
     solvers = [f"draws:{number}" for number in range(20)]
     suite.write_text(f"data: {blobs}\nimages: '0:2'\nmetrics: psnr\nsolvers: {solvers}\noperators: sumpool:4\n")

@@ -94,7 +94,7 @@ def test_two_processes_continue_a_run_of_one(run, tmp_path, monkeypatch):
     training.run(lambda: training.step == 4)
     ended = two_processes(trained(command(run, tmp_path / "out"), monkeypatch), tmp_path)
     assert [code for code, _ in ended] == [0, 0], ended
-    assert "going on after step 4 of 8" in ended[0][1]
+    assert "continuing after step 4 of 8" in ended[0][1]
     assert ended[1][1] == ""
     two, whole = State.load(tmp_path / "out"), run(tmp_path / "whole")
     assert two is not None

@@ -1,4 +1,4 @@
-"""Searches that take milliseconds: toy solvers on two images of 8 x 8 pixels."""
+"""Fast searches: the solvers of `toys` on two images of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryobench.tuning.trial import Trial
 
 
 class Lab:
-    """Tunes toys into the preset `p` of a folder. `trials` holds those of the last search as plain values."""
+    """Tunes solvers of `toys` for the preset `p` of a folder. trials: those of the last search, as plain values."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -35,7 +35,7 @@ class Lab:
         return Tuning(task, self.search(**changed), installed())
 
     def tune(self, solver: str = "toy", stop_after: int | None = None, **changed) -> Outcome:
-        """stop_after: press Ctrl-C after this many trials."""
+        """stop_after: interrupt the search after this many trials."""
 
         def report(done) -> None:
             self.trials = [plain(trial) for trial in done]

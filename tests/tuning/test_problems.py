@@ -1,4 +1,4 @@
-"""Tuning tasks: the problems of a suite, without its test images, which are not even read."""
+"""Tuning tasks: the problems of a suite, without its test images, which are not read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryobench.plan.suite_file import read_suite
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.tuning.objective import Objective, measure_of
-from cryobench.tuning.problems import from_request, from_suite, searched
+from cryobench.tuning.problems import from_request, from_suite, searched_fields
 from cryobench.tuning.search import Budget, Search, Tuning
 
 SUITE = """
@@ -95,7 +95,7 @@ def test_solvers_that_cannot_be_tuned_are_refused(solver, message):
 
 
 def test_stated_parameters_are_not_searched():
-    names = [[field.name for field in searched(spec, installed())] for spec in ("toy", "toy:0.1", "toy:way=bad")]
+    names = [[field.name for field in searched_fields(spec, installed())] for spec in ("toy", "toy:0.1", "toy:way=bad")]
     assert names == [["x", "way"], ["way"], ["x"]]
 
 
@@ -153,7 +153,7 @@ def test_an_optional_grid_without_its_data_is_left_out(tmp_path):
 def test_a_grid_without_its_plugin_is_left_out_and_named(tmp_path):
     grid = "  - {solvers: [swift, swifter], needs: no-such-plugin}\n"
     found, left_out = tasks(tmp_path, SUITE.replace("exclude:", grid + "exclude:"))
-    assert "swift, swifter: no-such-plugin absent" in left_out
+    assert "swift, swifter: no-such-plugin not installed" in left_out
     assert found
 
 

@@ -18,7 +18,7 @@ from cryobench.plan.presets import parameters_of
 from cryobench.registry import installed
 from cryobench.results.store import Results, read_record
 from cryobench.spec import as_text
-from cryobench.tuning.objective import Measure, falls_behind, measure_of
+from cryobench.tuning.objective import Measure, measure_of, worse_than_median
 from cryobench.tuning.search import Budget
 
 PROBLEMS = ("identity", "fourier:0.5", "sumpool:2,count=4")
@@ -171,8 +171,8 @@ Tuning(task, search, installed()).run()
 """
 
 
-def test_a_killed_search_loses_the_cell_that_was_running_and_no_other(lab):
-    """SIGKILL in the middle of a trial; then a folder as SIGKILL in the middle of writing a record leaves it."""
+def test_a_killed_search_loses_only_the_running_cell(lab):
+    """SIGKILL during a trial, and a partial folder as left by SIGKILL while a record is written."""
     folder = lab.folder / "killed"
     script = textwrap.dedent(KILLED).format(tests=os.path.dirname(os.path.dirname(__file__)), folder=str(folder))  # noqa: PTH120
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -262,12 +262,12 @@ def test_pruning_stops_bad_trials_and_never_the_default(lab):
 def test_the_median_rule():
     finished = [[10.0, 0.0], [10.0, 2.0], [10.0, 4.0], [10.0, 6.0], [10.0, 8.0]]
     higher, lower = Measure("psnr", "psnr", True), Measure("mse", "mse", False)
-    assert not falls_behind([10.0], finished, higher)
-    assert falls_behind([9.9], finished, higher)
-    assert falls_behind([10.1], finished, lower)
-    assert falls_behind([10.0, 3.9], finished, higher)  # the mean so far, not the best problem so far
-    assert not falls_behind([10.0, 4.1], finished, higher)
-    assert not falls_behind([0.0], finished[:4], higher)  # too few finished trials
+    assert not worse_than_median([10.0], finished, higher)
+    assert worse_than_median([9.9], finished, higher)
+    assert worse_than_median([10.1], finished, lower)
+    assert worse_than_median([10.0, 3.9], finished, higher)  # the mean so far, not the best problem so far
+    assert not worse_than_median([10.0, 4.1], finished, higher)
+    assert not worse_than_median([0.0], finished[:4], higher)  # too few finished trials
 
 
 def test_a_solver_is_tuned_by_one_process_at_a_time(lab):
@@ -299,7 +299,7 @@ def test_the_preset_describes_the_search(lab):
 
 
 def test_an_unknown_column_is_refused(lab):
-    with pytest.raises(ParameterError, match="'pnsr' is no column of these metrics; did you mean 'psnr'"):
+    with pytest.raises(ParameterError, match="'pnsr' is not a column of these metrics; did you mean 'psnr'"):
         measure_of("pnsr", ["psnr"], installed())
 
 

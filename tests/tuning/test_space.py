@@ -1,4 +1,4 @@
-"""Suggested settings: inside the ranges, none twice, and on a grid all of them."""
+"""Suggested settings lie in their ranges and do not repeat; a grid suggests all its points."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def test_a_grid_ends_after_its_last_point():
 
 @pytest.mark.parametrize("points", [2, 3, 7])
 def test_grid_points_are_evenly_spaced_on_the_scale_of_the_range(points):
-    numbers = space.grid_points(Range(0.5, 50, log=True), points, whole=False)
+    numbers = space.grid_points(Range(0.5, 50, log=True), points, integer=False)
     assert (numbers[0], numbers[-1], len(numbers)) == (0.5, 50, points)
     assert [math.log(b / a) for a, b in pairwise(numbers)] == pytest.approx(
         [math.log(100) / (points - 1)] * (points - 1), rel=1e-3
     )
-    evenly = space.grid_points(Range(-1, 2), points, whole=False)
+    evenly = space.grid_points(Range(-1, 2), points, integer=False)
     assert [b - a for a, b in pairwise(evenly)] == pytest.approx([3 / (points - 1)] * (points - 1), rel=1e-3)
-    whole = space.grid_points(Range(1, 3), 9, whole=True)
+    whole = space.grid_points(Range(1, 3), 9, integer=True)
     assert whole == [1, 2, 3]
 
 
@@ -115,7 +115,7 @@ def test_built_in_solvers_accept_their_ranges_which_contain_the_defaults(name):
     solver = registry.make("solvers", name)
     default = {field.name: field.default for field in fields}
     for field in fields:
-        for value in space.grid_points(field.search, 3, field.whole):
+        for value in space.grid_points(field.search, 3, field.is_integer):
             changed = dataclasses.replace(solver, **{field.name: value})
             assert registry.make("solvers", str(registry.spec_of(changed))) == changed
         assert {field.name, f"{field.name} is"} & set(space.parameters(default, fields)[0])

@@ -18,7 +18,7 @@ AT_ONCE = 64
 
 
 @dataclass
-class Bench:
+class MeasuredProblem:
     """A measured problem, shared by the cells of one (operator, noise, data)."""
 
     operator: LinearOperator
@@ -27,15 +27,15 @@ class Bench:
     probe: torch.Tensor
     """The measurement of a fixed image, to detect solvers that change the operator."""
 
-    def measures_the_same(self) -> bool:
-        """Whether the operator is unchanged since it was built."""
+    def is_unchanged(self) -> bool:
+        """Whether the operator still gives the measurement that it gave when it was built."""
         try:
             return torch.equal(_probe(self.operator), self.probe)
-        except Exception:  # changed so much that it cannot measure at all
+        except Exception:  # the changed operator cannot be applied any more
             return False
 
 
-def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
+def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> MeasuredProblem:
     """Build the operator and measure the images. Factorisations are done here, and timed as set-up.
 
     Raises `Unsupported` if the noise model does not support the operator.
@@ -59,15 +59,15 @@ def measure(cell: Cell, plan: Plan, sizes: BatchSizes) -> Bench:
         return torch.cat([part.y for part in parts]), torch.cat([part.sigma for part in parts])
 
     task = ("measure", cell.resolved["operator"], data.shape)
-    y, sigma = sizes.fit(task, len(truth), measured, lambda batch: None, most=AT_ONCE)
+    y, sigma = sizes.fit(task, len(truth), measured, lambda batch: None, maximum=AT_ONCE)
     problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma, data.scale)
     clean = None if data.clean is None else data.clean.to(plan.device, plan.dtype)
     case = Case(problem, truth, data.ids, data.pixel_size, clean, cell.radii, data_range(data.scale, truth))
-    return Bench(operator, case, watch.seconds, _probe(operator))
+    return MeasuredProblem(operator, case, watch.seconds, _probe(operator))
 
 
 def data_range(scale: Scale, truth: torch.Tensor) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-    """The range of a scale; where it has none, the least and the greatest pixel of each image [B, C, *S]."""
+    """The range of a scale, or the minimum and maximum of each image [B, C, *S] if the scale has no range."""
     if scale.range is not None:
         return scale.range
     pixels = truth.flatten(1)
