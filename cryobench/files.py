@@ -144,7 +144,7 @@ def _owned_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder. The lock is also released when the process ends, even if it is killed. Raises `OSError` if another process holds it."""
+    """Lock a folder. The lock ends with the process, even if it is killed. Raises `OSError` if another process holds it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ def sync(path: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises `ValueError` for any other file, such as a pipe."""
+    """The content of a regular file of at most `limit` bytes. Raises `ValueError` for other files, such as pipes."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
