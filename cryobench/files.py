@@ -144,7 +144,7 @@ def _owned_folder(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder. The lock ends with the process, even if it is killed. Raises `OSError` if another process holds it."""
+    """Lock a folder until the block or the process ends. Raises `OSError` if another process holds the lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
