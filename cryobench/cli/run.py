@@ -132,6 +132,6 @@ def run(
         records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
     print_leaderboard(records, by, outputs, store.find)
     if not quiet:
-        note(observer.summary(store.root))
+        note(observer.summary(store.given))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -31,7 +31,7 @@ def check_by(by: str, plans: Sequence[Plan]) -> None:
 
 def collect(records: Iterable[Record], cells: int, store: Results) -> list[Record]:
     """Collect the records of a run. Finished cells are kept if it ends early (Ctrl-C, a full disk, lost workers)."""
-    kept = f"cells are finished and kept in {store.root}; the same command continues from there"
+    kept = f"cells are finished and kept in {store.given}; the same command continues from there"
     found: list[Record] = []
     try:
         with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results

@@ -143,7 +143,7 @@ def sweep(
     frame = leaderboard(records, by=by)
     show(frame, outputs, records, store.find)
     if not quiet:
-        note(observer.summary(store.root))
+        note(observer.summary(store.given))
     for grid in unavailable:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:

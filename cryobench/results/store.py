@@ -58,7 +58,9 @@ class Results:
     """A folder of run folders. Other processes may write to it; their cells are found after up to `LISTED_FOR`."""
 
     def __init__(self, root: Path | str):
-        self.root = Path(root).absolute()  # a plugin may change the working directory
+        self.given = Path(root)
+        """The folder as it was given, for messages."""
+        self.root = self.given.absolute()  # a plugin may change the working directory
         self._by_hash: dict[str, Path] = {}
         self._names: set[str] = set()
         self._unread: dict[str, list[str]] = {}
@@ -107,7 +109,7 @@ class Results:
             with whole_folder(target, self.find(record.hash)) as folder:
                 self._fill(folder, record, curves or {}, files or {})
         except OSError as error:
-            raise ResultsError(f"cannot write {target}: {error.strerror}; finished cells are kept") from error
+            raise ResultsError(f"cannot write {self.given / target.name}: {error.strerror}; finished cells are kept") from error
         self._by_hash[record.hash[:_HASH_SHOWN]] = target
         return target
 
@@ -132,7 +134,7 @@ class Results:
         Of records that differ only in the code of their components, the newest is returned.
         """
         if not self.root.is_dir():
-            raise ResultsError(f"no results folder {self.root}; `cryobench run` creates one")
+            raise ResultsError(f"no results folder {self.given}; `cryobench run` creates one")
         folders = (
             [self.root]
             if (self.root / RECORD).exists()
