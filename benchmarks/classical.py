@@ -131,8 +131,8 @@ class Case:
     def lam(self) -> float:
         return float(self.solver.lam)
 
-    def task(self) -> Objective:
-        return self.solver.task(self.problem)
+    def of_solver(self) -> Objective:
+        return self.solver.objective(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
         return self.exact.objective(x.double())
@@ -165,13 +165,13 @@ class Contender(NamedTuple):
 
 def ours(case: Case, kind: type[Method], name: str) -> Contender:
     def iterates() -> Iterator[torch.Tensor]:
-        method = kind(case.task())
+        method = kind(case.of_solver())
         while True:
-            restart = method.propose()
+            restart = method.step()
             yield method.x
             method.advance(restart)
 
-    return Contender(name, iterates, lambda steps: minimise(kind(case.task()), steps=steps, tol=0.0).x)
+    return Contender(name, iterates, lambda steps: minimise(kind(case.of_solver()), steps=steps, tol=0.0).x)
 
 
 def both(case: Case) -> list[Contender]:
@@ -213,7 +213,7 @@ def theirs(case: Case, kind: type, prior: Callable, name: str) -> Contender:
     from deepinv.optim.data_fidelity import L2
     from deepinv.physics import LinearPhysics
 
-    operator, y, start = case.problem.operator, case.problem.y, case.task().least
+    operator, y, start = case.problem.operator, case.problem.y, case.of_solver().least_squares
     physics = LinearPhysics(A=operator.A, A_adjoint=operator.A_adjoint)
     stepsize = 1 / operator.compute_norm() ** 2
 
@@ -392,10 +392,10 @@ def step_seconds(recipe: SumPool, count: int, size: int, settings: Settings) -> 
     operator.prepare()
     setup = time.perf_counter() - start
     y = operator.A(particles(count, size))
-    task = Dct(lam=1.0).task(Problem(operator, y, NoNoise(), torch.zeros((count, 1, 1, 1))))
+    objective = Dct(lam=1.0).objective(Problem(operator, y, NoNoise(), torch.zeros((count, 1, 1, 1))))
 
     def run() -> torch.Tensor:
-        return minimise(PrimalDual(task), steps=settings.cost_steps, tol=0.0).x
+        return minimise(PrimalDual(objective), steps=settings.cost_steps, tol=0.0).x
 
     run()
     return setup, medians([run], settings.repeats)[0] / settings.cost_steps

@@ -123,7 +123,7 @@ def test_pylops_finds_the_adjoint_right(at, dtype):
 
 
 @every
-def test_scipy_solves_to_the_least_norm_solution(at):
+def test_scipy_solves_to_the_minimum_norm_solution(at):
     operator, image = operators()[at]
     operator.cg_tol = 1e-12  # of those that iterate
     y = np.random.default_rng(1).standard_normal(math.prod(operator.measurement_shape))

@@ -397,7 +397,7 @@ def _unlocated(spec: Spec, component: Any) -> Spec:
         f"{field.name}.{name}"
         for field in fields_of(type(component))
         if isinstance(prior := getattr(component, field.name), Prior)
-        for name in prior.located_by
+        for name in prior.location_fields
     }
     return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
 

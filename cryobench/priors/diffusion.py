@@ -242,7 +242,7 @@ class Diffusion(Prior):
     count, and what the network predicts.
     """
 
-    located_by = ("source", "revision", "pickle")
+    location_fields = ("source", "revision", "pickle")
     source: Annotated[str, "embedded, a folder, or hf:OWNER/NAME on the Hugging Face hub"] = EMBEDDED
     revision: Annotated[str, "branch, tag or commit, on the hub"] = "main"
     pickle: Annotated[bool, "allow weights that are pickles, which can run code when read"] = False
@@ -301,7 +301,7 @@ class Diffusion(Prior):
         return self.find().card.get("trained_on", ())
 
     @property
-    def of_clean_images(self) -> bool:
+    def trained_on_clean(self) -> bool:
         """Whether it was trained on images without noise, as its card says."""
         return self.find().card.get("settings", {}).get("target") == "clean"
 
@@ -313,7 +313,7 @@ class Diffusion(Prior):
         return None if stated is None else (float(stated["mean"]), float(stated["deviation"]))
 
     @property
-    def of_turned_images(self) -> bool:
+    def trained_with_symmetries(self) -> bool:
         """Whether it was trained on images in all eight turns and flips, as its card says."""
         return self.find().card.get("settings", {}).get("turns") is True
 

@@ -13,7 +13,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import NOISE_OF_Y, data_step, errors_in_image
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler
 from cryobench.spec import Range
 
@@ -61,7 +61,7 @@ class Daps(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        least = least_norm(problem)
+        least = minimum_norm(problem)
         noise_of_y = draws.stream(NOISE_OF_Y) if (problem.sigma > 0).any() else None
         # the network cannot use levels beyond its schedule
         sigmas = polynomial(min(self.start, float(model.sigmas[-1])), self.end, self.steps)

@@ -11,7 +11,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import NOISE_OF_Y, noise_in_image
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in
 from cryobench.spec import Range
 
@@ -38,7 +38,7 @@ class Ddnm(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        operator, least = problem.operator, least_norm(problem)
+        operator, least = problem.operator, minimum_norm(problem)
         deviation = noise_in_image(problem, draws.stream(NOISE_OF_Y))
         noisy = bool((deviation > 0).any())
         x = draws.x_T()

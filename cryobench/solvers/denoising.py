@@ -9,10 +9,10 @@ import torch
 
 from cryobench.core import Problem
 from cryobench.numerics.linalg import dot, norm, tiny
-from cryobench.numerics.symmetry import turned, turned_back
+from cryobench.numerics.symmetry import inverse_transformed, transformed
 from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.rng import Rng, Stream
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.wiener import noise_power
 
 NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
@@ -40,7 +40,7 @@ def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tens
 
     Iterated from t = `NOISE_START`.
     """
-    operator, least = problem.operator, least_norm(problem)
+    operator, least = problem.operator, minimum_norm(problem)
     rank = max(operator.rank, 1)
     probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
     measured_probe = operator.A_dagger_A(probe.expand_as(least))
@@ -108,7 +108,7 @@ def splitting(
     x = least
     for k, s in enumerate(levels):
         kind = kinds[k % len(kinds)]
-        z = turned_back(model.denoise(turned(x, kind), s), kind)
+        z = inverse_transformed(model.denoise(transformed(x, kind), s), kind)
         if s > BLIND:
             room = room_beside_noise(model, z)
             z = z.clamp(-room, room)

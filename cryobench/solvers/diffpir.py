@@ -12,7 +12,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import data_step
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in, renoised
 from cryobench.spec import Range
 
@@ -40,7 +40,7 @@ class DiffPir(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        least = least_norm(problem)
+        least = minimum_norm(problem)
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)

@@ -10,10 +10,10 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
-from cryobench.numerics.symmetry import TURNS
+from cryobench.numerics.symmetry import SYMMETRIES
 from cryobench.rng import Rng
 from cryobench.solvers.denoising import geometric, splitting
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import WithDiffusion
 from cryobench.spec import Range
 
@@ -62,8 +62,8 @@ class Hqs(WithDiffusion):
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
         H, W = problem.operator.image_shape
-        kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
-        x = least = least_norm(problem)
+        kinds = range(SYMMETRIES) if self.turns and self.prior.trained_with_symmetries and H == W else [0]
+        x = least = minimum_norm(problem)
         steps = splitting(problem, model, least, self.levels(model.prediction), lam=self.lam, kinds=kinds)
         for k, (x, z) in enumerate(steps):
             recording.offer(x, z)

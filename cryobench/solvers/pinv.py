@@ -26,7 +26,7 @@ class Pinv(Solver):
     dims = (2, 3)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        return Reconstruction(least_norm(problem))
+        return Reconstruction(minimum_norm(problem))
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Tikhonov(Solver):
             raise ParameterError(f"tikhonov: lam must be zero, positive or auto, got {self.lam:g}")
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        operator, least = problem.operator, least_norm(problem)
+        operator, least = problem.operator, minimum_norm(problem)
         c = per_item(mean_intensity(operator, problem.y), least)
         lam = _discrepant(problem, least - c) if self.lam == "auto" else torch.full_like(c, self.lam)
         x = torch.where(lam > 0, c + operator.A_dagger_A(least - c, 1 / lam), least)
         return Reconstruction(x, {"lam": lam.flatten(), "misfit": norm(operator.A(x - least)).flatten()})
 
 
-def least_norm(problem: Problem) -> torch.Tensor:
+def minimum_norm(problem: Problem) -> torch.Tensor:
     """x = c + A^+ (y - c A 1), [B, C, *S], with c from `mean_intensity`."""
     operator, y = problem.operator, problem.y
     c = mean_intensity(operator, y)

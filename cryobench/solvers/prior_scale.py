@@ -18,7 +18,7 @@ from cryobench.numerics.linalg import dot, item_axes, per_item, tiny
 from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.rng import Rng
 from cryobench.solvers.denoising import data_gain, geometric, image_noise, splitting
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 
 VARIANCE_STEPS = 8
 """Steps of the estimate of an image's variance."""
@@ -43,7 +43,7 @@ class PriorScale:
         return Problem(problem.operator, y.to(problem.y.dtype), problem.noise, sigma.to(problem.sigma.dtype), MINMAX)
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
-        """Images x' on the scale of the problem. What y does not imply of their mean is 0, as in `least_norm`."""
+        """Images x' on the scale of the problem. What y does not imply of their mean is 0, as in `minimum_norm`."""
         x, dtype = x.double(), x.dtype
         level = torch.where(self.mean_known, self.offset, x.mean(dim=item_axes(x), keepdim=True))
         return ((x - level) / self.factor).to(dtype)
@@ -55,7 +55,7 @@ class PriorScale:
 
 def by_moments(problem: Problem, mean: float, deviation: float, rng: Rng) -> PriorScale:
     """The map that gives the images of a problem the mean and the deviation (over pixels) of a prior's images."""
-    response, least = problem.operator.mean_response, least_norm(problem)
+    response, least = problem.operator.mean_response, minimum_norm(problem)
     c = per_item(mean_intensity(problem.operator, problem.y), least)
     factor = deviation / image_variance(problem, least - c, rng).sqrt()
     known = per_item(dot(response, response) > 0, factor).expand_as(factor)
@@ -93,7 +93,7 @@ def by_extremes(problem: Problem, model: DiffusionModel, rng: Rng) -> PriorScale
     s = image_noise(problem, model, rng)
     noisy = NoisyImages(model, s)
     first = 1.0 if model.prediction == "epsilon" else 100.0
-    least = least_norm(problem)
+    least = minimum_norm(problem)
     *_, (x, _) = splitting(problem, noisy, least, [first, *LEVELS])
     c = model.denoise(x, (s.square() + LEVELS[-1] ** 2).sqrt())
     v = s.double().square()

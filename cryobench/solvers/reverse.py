@@ -64,7 +64,7 @@ class WithDiffusion(Solver):
                           f"training images; using {DEFAULT_INTENSITY[0]:g} and {DEFAULT_INTENSITY[1]:g}",
                           stacklevel=2)  # fmt: skip
         scale = by_moments(problem, *(self.prior.intensity or DEFAULT_INTENSITY), rng)
-        if not self.prior.of_clean_images:
+        if not self.prior.trained_on_clean:
             return scale
         model = self.prior.load(problem.operator.device)
         return by_extremes(scale.problem(problem), model, rng).after(scale)
@@ -78,7 +78,7 @@ class WithDiffusion(Solver):
         self.prior.check(problem.operator.image_shape)
         model = self.prior.load(problem.operator.device)
         if self.prior.noise == "auto":
-            return NoisyImages(model, image_noise(problem, model, rng)) if self.prior.of_clean_images else model
+            return NoisyImages(model, image_noise(problem, model, rng)) if self.prior.trained_on_clean else model
         if self.prior.noise == 0:
             return model
         return NoisyImages(model, problem.sigma.new_full(problem.sigma.shape, self.prior.noise))

@@ -13,11 +13,11 @@ from cryobench.core.operator import Shape
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError
 from cryobench.numerics.philox import RowDraws
-from cryobench.numerics.symmetry import TURNS, turned
+from cryobench.numerics.symmetry import SYMMETRIES, transformed
 
 MEASURED = 256
 """Images whose intensities are measured for the card of a prior."""
-_INDEX, _TURN, _NOISE, _LEVEL = range(4)
+_INDEX, _SYMMETRY, _NOISE, _LEVEL = range(4)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Images:
         return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
 
     def _read(self, numbers: torch.Tensor, *, clean: bool) -> torch.Tensor:
-        """These images in [-1, 1], turned, [n, 1, H, W]."""
+        """These images in [-1, 1], transformed by their symmetry, [n, 1, H, W]."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
         images = torch.empty(len(numbers), *self.shape, device=self._device)
@@ -83,8 +83,8 @@ class Images:
                 noisy, target = block(stack, chosen, clean=clean)
                 images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
-            kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()
-            images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
+            kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int().tolist()
+            images = torch.stack([transformed(image, kind) for image, kind in zip(images, kinds, strict=True)])
         return images.unsqueeze(1)
 
 

@@ -123,8 +123,8 @@ class Known(Prior):
 
     live: DiffusionModel
     noise: float | Literal["auto"] = 0.0
-    of_clean_images: bool = False
-    of_turned_images: bool = False
+    trained_on_clean: bool = False
+    trained_with_symmetries: bool = False
 
     def check(self, shape: Shape) -> None:
         if shape != self.live.image_shape:

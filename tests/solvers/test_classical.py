@@ -128,11 +128,11 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
     problem = measure(recipe, x, noise)
     answer = solve(solver, problem)
     assert answer.info["converged"].all()
-    task = solver.task(in_double(recipe, problem))
-    task.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
-    task.misfit = torch.full_like(task.misfit, math.inf)
-    reached = task.objective(answer.x.double()).flatten()
-    best = minimise(PrimalDual(task), steps=6000, tol=1e-6).info["objective"]
+    objective = solver.objective(in_double(recipe, problem))
+    objective.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
+    objective.misfit = torch.full_like(objective.misfit, math.inf)
+    reached = objective.value(answer.x.double()).flatten()
+    best = minimise(PrimalDual(objective), steps=6000, tol=1e-6).info["objective"]
     torch.testing.assert_close(reached, best, rtol=1e-4, atol=0)
 
 
@@ -140,10 +140,10 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
 @pytest.mark.parametrize("cut", [1.0, 2.0])
 def test_both_methods_find_the_same_minimum(solver, cut):
     problem = measure(SumPool(4, 6), images())
-    ways = [
+    methods = [
         replace(solver, lam=0.2, cut=cut, method=method, steps=5000, tol=1e-8) for method in ("primal_dual", "fista")
     ]
-    first, second = (solve(way, problem) for way in ways)
+    first, second = (solve(each, problem) for each in methods)
     torch.testing.assert_close(first.info["objective"], second.info["objective"], rtol=1e-6, atol=0)
 
 
@@ -319,8 +319,8 @@ def test_the_method_chosen_and_an_image_that_goes_another_way(recipe, solver, ex
     problem = measure(recipe or SumPool(4, 6), x, Gaussian(rel=0.1))
     if recipe is None:
         problem = replace(problem, operator=Bare(problem.operator))
-    ways = solver._ways(problem, solver.task(problem))
-    assert ways[expected].all()
+    methods = solver._methods(problem, solver.objective(problem))
+    assert methods[expected].all()
     # the second image is exact: it is solved in the constraint form, and the others as if it were not there
     sigma = problem.sigma.clone()
     sigma[1] = 0
@@ -372,7 +372,7 @@ def test_images_that_a_prior_cannot_take_are_a_reason_and_no_crash():
         ({"lam": -1.0}, "lam must be zero, positive or auto, got -1"),
         ({"lam": float("nan")}, "lam must be"),
         ({"lam": 0.1, "form": "constraint"}, "form=constraint has no weight"),
-        ({"method": "fista", "form": "constraint"}, "method=fista solves form=penalty"),
+        ({"method": "fista", "form": "constraint"}, "method=fista supports only form=penalty"),
         ({"method": "fista", "box": True}, "method=fista"),
         ({"share": 0.0}, "share"),
         ({"steps": 0}, "steps must be at least 1"),

@@ -34,7 +34,7 @@ from cryobench.solvers.dmplug import DmPlug, EarlyStopping, generated
 from cryobench.solvers.dps import Dps
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
-from cryobench.solvers.pinv import Pinv, least_norm
+from cryobench.solvers.pinv import Pinv, minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, differentiable
 
 SIZE = (16, 16)
@@ -98,7 +98,7 @@ def test_the_data_step_is_the_posterior_mean_of_a_white_prior(setting):
     """In particular where noise lives on the range of A alone, and sigma is its mean over y."""
     problem, _ = one_image(WHITE, setting)
     z = WHITE.mean[None, None].clone()
-    answer = data_step(problem, least_norm(problem), z, 0.2**2)
+    answer = data_step(problem, minimum_norm(problem), z, 0.2**2)
     np.testing.assert_allclose(answer[0, 0].numpy(), WHITE.posterior(problem).mean, atol=1e-7)
 
 
@@ -594,12 +594,12 @@ def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviati
     assert abs(float(found.square().mean().sqrt()) / deviation - 1) < 0.25, found
 
 
-def test_a_prior_of_clean_images_is_asked_for_noisy_ones():
+def test_a_prior_trained_on_clean_is_asked_for_noisy_ones():
     """With the noise stated, estimated, or none, as the prior has it."""
     problem, _ = one_image(COLOURED, "pool exact")
     clean = COLOURED.model()
     for noise, kind in ((0.0, type(clean)), (0.3, NoisyImages), ("auto", NoisyImages)):
-        solver = Hqs(Known(clean, noise=noise, of_clean_images=True))  # type: ignore[arg-type]
+        solver = Hqs(Known(clean, noise=noise, trained_on_clean=True))  # type: ignore[arg-type]
         assert type(solver.model(problem, rng(1))) is kind
     assert type(Hqs(Known(clean, noise="auto")).model(problem, rng(1))) is type(clean)  # type: ignore[arg-type]
 
@@ -663,7 +663,7 @@ def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
     true = model.denoise
 
     def found(of_turned: bool, **settings) -> torch.Tensor:
-        solver = Hqs(Known(model, of_turned_images=of_turned), steps=16, start=0.2, end=0.2, **settings)  # type: ignore[arg-type]
+        solver = Hqs(Known(model, trained_with_symmetries=of_turned), steps=16, start=0.2, end=0.2, **settings)  # type: ignore[arg-type]
         return solver.solve(problem, rng=rng(1)).x
 
     straight = found(False)

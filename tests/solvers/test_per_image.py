@@ -66,8 +66,8 @@ def test_pooled_after_a_ctf_the_objective_is_that_of_a_long_run(solver, noise):
     answer = solve(solver, measured)
     double, _ = problem(Composed(SumPool(4, 8), Ctf()), noise, torch.float64)
     double = replace(double, y=measured.y.double(), sigma=measured.sigma.double())
-    task = solver.task(double)
-    task.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
-    task.misfit = torch.full_like(task.misfit, math.inf)
-    best = minimise(PrimalDual(task), steps=1500, tol=1e-6).info["objective"]
-    torch.testing.assert_close(task.objective(answer.x.double()).flatten(), best, rtol=2e-4, atol=0)
+    objective = solver.objective(double)
+    objective.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
+    objective.misfit = torch.full_like(objective.misfit, math.inf)
+    best = minimise(PrimalDual(objective), steps=1500, tol=1e-6).info["objective"]
+    torch.testing.assert_close(objective.value(answer.x.double()).flatten(), best, rtol=2e-4, atol=0)

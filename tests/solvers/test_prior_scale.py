@@ -15,7 +15,7 @@ from cryobench.operators.sumpool import SumPool
 from cryobench.plan.dataset import load, source_spec
 from cryobench.registry import installed
 from cryobench.rng import Rng
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.prior_scale import PriorScale, by_moments, greatest, image_variance
 
 IDS = [str(i) for i in range(12)]
@@ -35,7 +35,7 @@ def test_the_variance_of_white_images_is_found_from_their_measurements(noise):
     operator = live(SumPool(4, 4), taken(12, (32, 32)))
     noisy = noise.apply(operator.A(x), operator, MINMAX, Rng(0, IDS))
     problem = Problem(operator, noisy.y, noise, noisy.sigma, Scale(MINMAX.offset, MINMAX.factor))
-    least = least_norm(problem)
+    least = minimum_norm(problem)
     found = image_variance(problem, least - least.mean(dim=(1, 2, 3), keepdim=True), Rng(0, IDS))
     assert float(found.mean()) == pytest.approx(9.0, rel=0.1)
     scale = by_moments(problem, -0.2, 0.2, Rng(0, IDS))

@@ -19,7 +19,7 @@ import torch
 
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, recording
 from cryobench.rng import Rng, generator
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import WithDiffusion
 from cryobench.solvers.wiener import noise_power
 from cryobench_deepinv.denoisers import Denoiser, as_denoiser
