@@ -131,7 +131,7 @@ class Case:
     def lam(self) -> float:
         return float(self.solver.lam)
 
-    def of_solver(self) -> Objective:
+    def solver_objective(self) -> Objective:
         return self.solver.objective(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
@@ -165,13 +165,13 @@ class Contender(NamedTuple):
 
 def ours(case: Case, kind: type[Method], name: str) -> Contender:
     def iterates() -> Iterator[torch.Tensor]:
-        method = kind(case.of_solver())
+        method = kind(case.solver_objective())
         while True:
             restart = method.step()
             yield method.x
             method.advance(restart)
 
-    return Contender(name, iterates, lambda steps: minimise(kind(case.of_solver()), steps=steps, tol=0.0).x)
+    return Contender(name, iterates, lambda steps: minimise(kind(case.solver_objective()), steps=steps, tol=0.0).x)
 
 
 def both(case: Case) -> list[Contender]:
@@ -213,7 +213,7 @@ def theirs(case: Case, kind: type, prior: Callable, name: str) -> Contender:
     from deepinv.optim.data_fidelity import L2
     from deepinv.physics import LinearPhysics
 
-    operator, y, start = case.problem.operator, case.problem.y, case.of_solver().least_squares
+    operator, y, start = case.problem.operator, case.problem.y, case.solver_objective().least_squares
     physics = LinearPhysics(A=operator.A, A_adjoint=operator.A_adjoint)
     stepsize = 1 / operator.compute_norm() ** 2
 

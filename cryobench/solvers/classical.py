@@ -34,7 +34,7 @@ class Regularised(Solver):
     lam: Annotated[
         float | Literal["auto"],
         Range(1e-3, 100, log=True, also=("auto",)),
-        "weight of R; auto: by the noise level, see docs/classical.md",
+        "weight of R; auto: from the noise level, see docs/classical.md",
     ] = "auto"
     form: Annotated[Literal["auto", "penalty", "constraint"], "auto: constraint where y is exact and lam=auto"] = "auto"
     cut: Annotated[

@@ -346,7 +346,7 @@ def test_the_calmest_iterate_is_that_of_the_windowed_variance():
     stopping, active, found = EarlyStopping(W, P), torch.arange(3), {}
     best = torch.zeros(3, dtype=torch.int64)
     for t in range(T):
-        better, done = stopping.look(walk[t, active])
+        better, done = stopping.update(walk[t, active])
         best[active[better]] = t
         for i in active[done].tolist():
             found[i] = (int(best[i]), t)

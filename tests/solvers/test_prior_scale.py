@@ -16,16 +16,16 @@ from cryobench.plan.dataset import load, source_spec
 from cryobench.registry import installed
 from cryobench.rng import Rng
 from cryobench.solvers.pinv import minimum_norm
-from cryobench.solvers.prior_scale import PriorScale, by_moments, greatest, image_variance
+from cryobench.solvers.prior_scale import PriorScale, by_moments, image_variance, median_maximum
 
 IDS = [str(i) for i in range(12)]
 
 
-def test_the_greatest_of_many_pixels_is_what_draws_give():
+def test_the_median_maximum_of_many_pixels_is_what_draws_give():
     mean = torch.linspace(-1, 1, 200, dtype=torch.float64).reshape(1, 1, 10, 20)
     draws = mean + 0.4 * torch.randn((4000, 1, 10, 20), generator=torch.manual_seed(0), dtype=torch.float64)
     wanted = float(draws.flatten(1).amax(dim=1).median())
-    found = greatest(mean.repeat(2, 1, 1, 1), torch.tensor([0.4, 0.0]))
+    found = median_maximum(mean.repeat(2, 1, 1, 1), torch.tensor([0.4, 0.0]))
     assert found.flatten().tolist() == pytest.approx([wanted, 1.0], abs=0.02)
 
 
