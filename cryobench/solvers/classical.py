@@ -163,7 +163,7 @@ class Wavelet(Regularised):
     """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
-    level: Annotated[int | None, "number of levels; none: as many as all sides can be halved"] = None
+    level: Annotated[int | None, "number of levels; none: the number of times that all sides can be halved"] = None
 
     default_cut = 2.5
 
@@ -175,7 +175,9 @@ class Wavelet(Regularised):
 class Tv(Regularised):
     """Few edges: R(x) = sum over pixels of the length of the gradient (total variation)."""
 
-    kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
+    kind: Annotated[Kind, "isotropic: length of the gradient at a pixel; anisotropic: every difference separately"] = (
+        "isotropic"
+    )
     backend: Annotated[Literal["torch", "proxtv"], "proxtv: the proximal step of the package prox-tv"] = "torch"
 
     default_cut = 1.5

@@ -1,4 +1,4 @@
-"""The images of a training run, each determined by the seed and its number."""
+"""The images of a training run, each determined by the seed and its number in the sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import SYMMETRIES, transformed
 
 MEASURED = 256
-"""Images whose intensities are measured for the card of a prior."""
+"""Number of images used for the mean and standard deviation in the card of a prior."""
 _INDEX, _SYMMETRY, _NOISE, _LEVEL = range(4)
 
 
@@ -54,8 +54,8 @@ class Images:
     def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
         """The images step * size to (step + 1) * size - 1, or a part of them; float32 on the device.
 
-        Their levels are stratified: image j has (u + j / size) mod 1 with one random u a batch, which is uniform for
-        each image and has less variance over the batch.
+        Their levels are stratified: image j has (u + j / size) mod 1 with one random u per batch, which is uniform
+        for each image and has less variance over the batch.
         """
         places = torch.arange(size)[part]
         numbers = step * size + places
@@ -66,7 +66,7 @@ class Images:
 
     @cached_property
     def intensity(self) -> dict[str, float]:
-        """Mean and deviation over pixels of the first images in [-1, 1], with their noise."""
+        """Mean and standard deviation over pixels of the first images in [-1, 1], with their noise."""
         images = self._read(torch.arange(MEASURED), clean=False).double()
         deviation = images.flatten(1).var(dim=1, correction=0).mean().sqrt()
         return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
@@ -89,9 +89,9 @@ class Images:
 
 
 def block(stack: Stack, images: Sequence[int], *, clean: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """These images of a stack, and the images to train on: the same, or without their noise. float32 [n, H, W] each.
+    """These images of a stack, and the images to train on: the same, or those without noise. float32 [n, H, W] each.
 
-    Raises `DataError` where the clean images are not known.
+    Raises `DataError` if the clean images are unknown.
     """
     noisy = _tensor(stack.read_block(images))
     if not clean:

@@ -181,8 +181,8 @@ def test_more_images_than_the_operator_knows_are_refused():
 @pytest.mark.parametrize(
     ("recipe", "imaging", "error", "wanted"),
     [
-        (Ctf(), Imaging((16, 16), (2.0,)), IncompatibleError, "without a CTF; state one, as ctf:15000"),
-        (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1)[[]].assign(x=1)), IncompatibleError, "without a CTF"),
+        (Ctf(), Imaging((16, 16), (2.0,)), IncompatibleError, "have no CTF; give one, as ctf:15000"),
+        (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1)[[]].assign(x=1)), IncompatibleError, "have no CTF"),
         (Ctf(), Imaging((16, 16), (None,), ctf_table(1)), IncompatibleError, "give ctf:...,pixel_size"),
         (Ctf(15000.0), Imaging((16, 16)), IncompatibleError, "pixel_size"),
         (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1).drop(columns="rlnVoltage")), DataError, "lacks rlnVoltage"),
@@ -197,8 +197,8 @@ def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({"astigmatism": 300.0}, "no defocus is stated"),
-        ({"voltage": 200.0}, "no defocus is stated"),
+        ({"astigmatism": 300.0}, "requires a defocus"),
+        ({"voltage": 200.0}, "requires a defocus"),
         ({"defocus": float("nan")}, "finite"),
         ({"defocus": 1e4, "voltage": 0.0}, "voltage must be positive"),
         ({"defocus": 1e4, "amplitude_contrast": 1.5}, r"\[0, 1\]"),

@@ -203,7 +203,7 @@ def test_images_of_the_prior_take_as_many_steps_as_asked_and_no_more_than_there_
     live = DiffusionModel(constant := Constant(0.0), torch.linspace(0.99, 0.01, 7))
     live.generate(images(), 50)
     assert constant.asked == [6, 5, 4, 3, 2, 1, 0]
-    assert "at least 1 step" in refused(lambda: live.generate(images(), 0), ParameterError)
+    assert "steps must be at least 1" in refused(lambda: live.generate(images(), 0), ParameterError)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
@@ -223,13 +223,13 @@ def test_a_schedule_that_ends_in_noise_alone_gives_finite_images(network, predic
 @pytest.mark.parametrize(
     ("alphas", "said"),
     [
-        ([0.9, 0.5, 0.0], "ends in noise alone"),
-        ([0.5, 0.9], "wanted a_t"),
-        ([0.9, math.nan], "wanted a_t"),
-        ([1.0, 0.9], "wanted a_t"),
-        ([0.9, -0.1], "wanted a_t"),
-        ([], "wanted a_t"),
-        ([[0.9, 0.5]], "wanted a_t"),
+        ([0.9, 0.5, 0.0], "ends in pure noise"),
+        ([0.5, 0.9], "expected a_t"),
+        ([0.9, math.nan], "expected a_t"),
+        ([1.0, 0.9], "expected a_t"),
+        ([0.9, -0.1], "expected a_t"),
+        ([], "expected a_t"),
+        ([[0.9, 0.5]], "expected a_t"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused(alphas, said):
@@ -383,7 +383,7 @@ def test_a_prediction_that_is_not_known_is_refused(folder):
 def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
     Diffusion(str(packed)).check((16, 16))
     message = refused(lambda: Diffusion(str(packed)).check((32, 32)), IncompatibleError)
-    assert "trained on images of 16 x 16, and these are 32 x 32; give --size 16 to resample them" in message
+    assert "trained on images of 16 x 16, got 32 x 32; give --size 16 to resample them" in message
     assert "`cryobench train`" in message
     folder = pipeline(tmp_path, unet(sample_size=(16, 24)))
     message = refused(lambda: Diffusion(str(folder)).check((16, 16)), IncompatibleError)
@@ -395,10 +395,10 @@ def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
     ("spoil", "said"),
     [
         (lambda weights: {name: weights[name] for name in list(weights)[3:]}, "3 are missing ("),
-        (lambda weights: weights | {"more": torch.zeros(2)}, "1 are too many (more)"),
+        (lambda weights: weights | {"more": torch.zeros(2)}, "1 are unexpected (more)"),
         (
             lambda weights: weights | {"conv_in.bias": torch.zeros(9)},
-            "1 have another shape (conv_in.bias (9,) for (8,))",
+            "1 have a wrong shape (conv_in.bias (9,) for (8,))",
         ),
         (lambda weights: weights | {"conv_in.bias": torch.full((8,), math.nan)}, "1 are not finite (conv_in.bias)"),
     ],

@@ -113,4 +113,4 @@ def test_products_along_the_axes_refuse_channels_they_would_drop():
 
 
 def test_prox_tv_takes_images_alone():
-    assert "it takes images (2-D)" in str(unsupported_dims(ProxTv, (8, 8, 8)))
+    assert "it supports images (2-D)" in str(unsupported_dims(ProxTv, (8, 8, 8)))

@@ -649,8 +649,8 @@ def test_what_can_change_the_numbers_is_part_of_the_hash(microscope):
 @pytest.mark.parametrize(
     ("data", "operator", "metric", "wanted"),
     [
-        ("microscope:table=none", "ctf", "psnr", "without a CTF"),
-        ("microscope:table=none", "sumpool:4@ctf", "psnr", "without a CTF"),
+        ("microscope:table=none", "ctf", "psnr", "have no CTF"),
+        ("microscope:table=none", "sumpool:4@ctf", "psnr", "have no CTF"),
         ("microscope", "ctf@sumpool:4", "psnr", "gives 4 images per image"),
         ("microscope:table=short", "identity", "psnr", "has 5 rows for 8 images"),
         ("microscope:cut", "identity", "psnr", "the clean image 0 of taken"),
