@@ -83,7 +83,7 @@ def test_closed_forms_of_different_images_against_numpy(shape):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (15, 9)], ids=repr)
-def test_an_image_gets_the_same_bits_alone_in_a_part_and_in_a_batch(shape):
+def test_results_do_not_depend_on_the_batch(shape):
     imaging, x = taken(9, shape), images(9, shape, torch.float32)
     operator = live(Ctf(), imaging, torch.float32)
     y = operator.A(x)
@@ -115,7 +115,7 @@ def test_norm_and_rank_are_those_of_all_images_in_every_part():
     assert (chosen.compute_norm(), chosen.rank) == (operator.compute_norm(), operator.rank)
 
 
-def test_what_is_null_is_told_from_what_is_small():
+def test_null_coefficients_are_distinguished_from_small_ones():
     def operator(dtype):
         w = torch.ones(1, 1, 16, 9, dtype=torch.float64)
         w[..., 1, 2], w[..., 3, 4] = 2e-6, 5e-7
@@ -162,7 +162,7 @@ def test_a_stated_ctf_serves_all_images_and_a_pixel_size_each_its_own():
     torch.testing.assert_close(override.transfer, shared.transfer)
 
 
-def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
+def test_without_amplitude_contrast_constant_images_measure_zero():
     operator = build_operator(
         Ctf(15000.0, amplitude_contrast=0.0, pixel_size=2.0), (15, 9), seed=0, dtype=torch.float32, device=CPU
     )
@@ -172,7 +172,7 @@ def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
     assert operator.rank == 15 * 9 - 1
 
 
-def test_more_images_than_the_operator_knows_are_refused():
+def test_more_images_than_the_operator_was_built_for_are_refused():
     operator = live(Ctf(), taken(3, (16, 16)))
     with pytest.raises(IncompatibleError, match="is for 3 different images, got 2; use `select` first"):
         operator.A(images(2, (16, 16)))
@@ -188,7 +188,7 @@ def test_more_images_than_the_operator_knows_are_refused():
         (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1).drop(columns="rlnVoltage")), DataError, "lacks rlnVoltage"),
     ],
 )
-def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted):
+def test_missing_metadata_is_named_before_any_work(recipe, imaging, error, wanted):
     with pytest.raises(error, match=wanted) as raised:
         check_operator(recipe, imaging)
     assert "\n" not in str(raised.value)
@@ -206,6 +206,6 @@ def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted
         ({"pixel_size": 0.0}, "pixel_size"),
     ],
 )
-def test_impossible_parameters_are_refused(values, wanted):
+def test_invalid_parameters_are_refused(values, wanted):
     with pytest.raises(ParameterError, match=wanted):
         Ctf(**values)

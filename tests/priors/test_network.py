@@ -1,4 +1,4 @@
-"""Reading a network by diffusers' own loader: local files only, no code, nothing on the screen."""
+"""Reading a network with the loader of diffusers: local files only, without executing code or printing."""
 
 from __future__ import annotations
 

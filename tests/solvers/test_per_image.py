@@ -38,7 +38,7 @@ def problem(recipe, noise, dtype=torch.float32):
 @every_solver
 @every_operator
 @every_noise
-def test_an_image_is_the_same_alone_and_in_a_batch(solver, recipe, noise):
+def test_results_do_not_depend_on_the_batch(solver, recipe, noise):
     measured, _ = problem(recipe, noise)
     whole = solve(solver, measured)
     for i in range(3):
