@@ -135,7 +135,7 @@ class Case:
         return self.solver.objective(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
-        return self.exact.objective(x.double())
+        return self.exact.value(x.double())
 
     def gap(self, x: torch.Tensor) -> torch.Tensor:
         return self.objective(x) / self.optimum - 1
@@ -147,7 +147,7 @@ def make_case(recipe: OperatorRecipe, solver: Regularised, cut: float, settings:
     problem = measured(recipe, settings.images, settings.size)
     lams = replace(solver, cut=cut, steps=settings.reference).solve(problem, rng=rng_of(settings.images)).info["lam"]
     solver = replace(solver, cut=cut, lam=float(lams.median()))
-    exact = solver.task(measured(recipe, settings.images, settings.size, torch.float64))
+    exact = solver.objective(measured(recipe, settings.images, settings.size, torch.float64))
     optimum = minimise(PrimalDual(exact), steps=settings.reference, tol=1e-7).info["objective"]
     return Case(recipe, solver, problem, exact, optimum.reshape(-1, 1, 1, 1))
 
@@ -186,7 +186,7 @@ def deepinv_priors(case: Case) -> dict[str, Callable]:
 
     class OurProx(Prior):
         def prox(self, x, *_, gamma, **__):
-            return case.exact.sparsity.prox(x, torch.full((1, 1, 1, 1), gamma))
+            return case.exact.prior.prox(x, torch.full((1, 1, 1, 1), gamma))
 
     def tv(**options) -> Prior:
         prior = TVPrior(**options)

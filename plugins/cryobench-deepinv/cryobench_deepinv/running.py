@@ -60,7 +60,7 @@ class ImageTask:
     def start(self) -> torch.Tensor:
         """The `pinv` solution, [1, 1, H, W], in [0, 1]: the initial point of methods that converge slowly in the
         components with small singular values."""
-        return (least_norm(self.part) + 1) / 2
+        return (minimum_norm(self.part) + 1) / 2
 
 
 def task_of(problem: Problem, i: int, norm: float = 1.0) -> ImageTask:
