@@ -131,11 +131,11 @@ class Case:
     def lam(self) -> float:
         return float(self.solver.lam)
 
-    def task(self) -> Objective:
-        return self.solver.task(self.problem)
+    def solver_objective(self) -> Objective:
+        return self.solver.objective(self.problem)
 
     def objective(self, x: torch.Tensor) -> torch.Tensor:
-        return self.exact.objective(x.double())
+        return self.exact.value(x.double())
 
     def gap(self, x: torch.Tensor) -> torch.Tensor:
         return self.objective(x) / self.optimum - 1
@@ -147,7 +147,7 @@ def make_case(recipe: OperatorRecipe, solver: Regularised, cut: float, settings:
     problem = measured(recipe, settings.images, settings.size)
     lams = replace(solver, cut=cut, steps=settings.reference).solve(problem, rng=rng_of(settings.images)).info["lam"]
     solver = replace(solver, cut=cut, lam=float(lams.median()))
-    exact = solver.task(measured(recipe, settings.images, settings.size, torch.float64))
+    exact = solver.objective(measured(recipe, settings.images, settings.size, torch.float64))
     optimum = minimise(PrimalDual(exact), steps=settings.reference, tol=1e-7).info["objective"]
     return Case(recipe, solver, problem, exact, optimum.reshape(-1, 1, 1, 1))
 
@@ -165,13 +165,13 @@ class Contender(NamedTuple):
 
 def ours(case: Case, kind: type[Method], name: str) -> Contender:
     def iterates() -> Iterator[torch.Tensor]:
-        method = kind(case.task())
+        method = kind(case.solver_objective())
         while True:
-            restart = method.propose()
+            restart = method.step()
             yield method.x
             method.advance(restart)
 
-    return Contender(name, iterates, lambda steps: minimise(kind(case.task()), steps=steps, tol=0.0).x)
+    return Contender(name, iterates, lambda steps: minimise(kind(case.solver_objective()), steps=steps, tol=0.0).x)
 
 
 def both(case: Case) -> list[Contender]:
@@ -186,7 +186,7 @@ def deepinv_priors(case: Case) -> dict[str, Callable]:
 
     class OurProx(Prior):
         def prox(self, x, *_, gamma, **__):
-            return case.exact.sparsity.prox(x, torch.full((1, 1, 1, 1), gamma))
+            return case.exact.prior.prox(x, torch.full((1, 1, 1, 1), gamma))
 
     def tv(**options) -> Prior:
         prior = TVPrior(**options)
@@ -213,7 +213,7 @@ def theirs(case: Case, kind: type, prior: Callable, name: str) -> Contender:
     from deepinv.optim.data_fidelity import L2
     from deepinv.physics import LinearPhysics
 
-    operator, y, start = case.problem.operator, case.problem.y, case.task().least
+    operator, y, start = case.problem.operator, case.problem.y, case.solver_objective().least_squares
     physics = LinearPhysics(A=operator.A, A_adjoint=operator.A_adjoint)
     stepsize = 1 / operator.compute_norm() ** 2
 
@@ -392,10 +392,10 @@ def step_seconds(recipe: SumPool, count: int, size: int, settings: Settings) -> 
     operator.prepare()
     setup = time.perf_counter() - start
     y = operator.A(particles(count, size))
-    task = Dct(lam=1.0).task(Problem(operator, y, NoNoise(), torch.zeros((count, 1, 1, 1))))
+    objective = Dct(lam=1.0).objective(Problem(operator, y, NoNoise(), torch.zeros((count, 1, 1, 1))))
 
     def run() -> torch.Tensor:
-        return minimise(PrimalDual(task), steps=settings.cost_steps, tol=0.0).x
+        return minimise(PrimalDual(objective), steps=settings.cost_steps, tol=0.0).x
 
     run()
     return setup, medians([run], settings.repeats)[0] / settings.cost_steps

@@ -123,7 +123,7 @@ def test_the_adjoint_passes_the_dot_test_of_pylops(at, dtype):
 
 
 @every
-def test_lsqr_finds_the_least_norm_solution(at):
+def test_lsqr_finds_the_minimum_norm_solution(at):
     operator, image = operators()[at]
     operator.cg_tol = 1e-12  # for iterative operators
     y = np.random.default_rng(1).standard_normal(math.prod(operator.measurement_shape))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cryobench.core import meters
 from cryobench.core import Reconstruction, Solver
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.spec import Choice, Range
 
 
@@ -33,7 +33,7 @@ class Toy(Solver):
         for _ in range(self.cost):
             meters.count(meters.NETWORK, problem.batch)
         off = ((self.x - 0.3) ** 2 + (self.way == "bad")) ** 0.5
-        return Reconstruction(least_norm(problem) + off)
+        return Reconstruction(minimum_norm(problem) + off)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Plain(Solver):
     x: Annotated[float, "no range"] = 0.0
 
     def solve(self, problem, *, rng, progress=None):
-        return Reconstruction(least_norm(problem) + self.x)
+        return Reconstruction(minimum_norm(problem) + self.x)
 '''
 
 SPY = '''

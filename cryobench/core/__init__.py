@@ -1,4 +1,4 @@
-"""The contract: operators, problems, solvers, priors, noises, metrics and sources, and what runs them measures.
+"""The contract of components: operators, problems, solvers, priors, noise models, metrics and sources.
 
 Lives here: the base classes that every component derives from, and the meters and recordings around a solver.
 May be imported by all but `numerics`, `spec`, `rng` and `errors`.

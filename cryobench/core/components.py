@@ -73,11 +73,11 @@ class NoiseModel(ABC):
 class Prior:
     """A registered prior: a model of images, independent of the measurements. Solvers declare the type they require.
 
-    located_by: the parameters that give the location of the weights; results depend on the weights only.
+    location_fields: the parameters that give the location of the weights; results depend on the weights only.
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
-    located_by: ClassVar[tuple[str, ...]] = ()
+    location_fields: ClassVar[tuple[str, ...]] = ()
 
     def check(self, shape: Shape) -> None:
         """Raise a `CryobenchError` if the prior does not support images of this shape or cannot be found."""

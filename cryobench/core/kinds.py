@@ -1,4 +1,4 @@
-"""The base class of each kind of component, and how components of another contract are recognised."""
+"""The base class of each kind of component, and the recognition of components written for an older contract."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARAMETERS: dict[str, dict[str, int]] = {
 
 
 def older_method(kind: str, cls: type) -> str | None:
-    """The method which shows that a class was written for contract 1; None where none does."""
+    """The name of a method which shows that a class was written for contract 1, or None."""
     for name in _REMOVED.get(kind, ()):
         if callable(getattr(cls, name, None)):
             return name

@@ -144,7 +144,7 @@ class LinearOperator(ABC):
     def rows(self, part: slice | torch.Tensor) -> LinearOperator:
         """The operator for some of its measurements: x -> (A x)[:, part], `part` a slice, indices or a mask [M].
 
-        Structured operators override it where the part has closed forms too.
+        Structured operators override it if the part also has closed forms.
         """
         chosen = chosen_rows(self, part)
         whole = torch.arange(self.measurement_shape[0], device=self.device)
@@ -161,7 +161,7 @@ class LinearOperator(ABC):
 
 
 def chosen_rows(operator: LinearOperator, part: slice | torch.Tensor) -> torch.Tensor:
-    """The numbers of the chosen measurements, [m]. Raises `ValueError` where there are none."""
+    """The indices of the chosen measurements, [m]. Raises `ValueError` if there are none."""
     count = operator.measurement_shape[0]
     chosen = torch.arange(count, device=operator.device)[part]
     if chosen.ndim != 1 or len(chosen) == 0:
@@ -170,9 +170,9 @@ def chosen_rows(operator: LinearOperator, part: slice | torch.Tensor) -> torch.T
 
 
 class RowsOperator(LinearOperator):
-    """Some of the measurements of an operator. y holds only those; the others count as zero in the adjoint.
+    """Some of the measurements of an operator: y holds only those, and the adjoint sets the others to zero.
 
-    part: their numbers, [m]. `compute_norm` stays that of all images in what is selected.
+    part: their indices, [m]. After `select`, `compute_norm` remains that of all images.
     """
 
     def __init__(self, operator: LinearOperator, part: torch.Tensor):
@@ -189,7 +189,7 @@ class RowsOperator(LinearOperator):
 
     def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
         whole = y.new_zeros((len(y), *self._whole.measurement_shape))
-        whole.index_add_(1, self._part, y)  # a measurement that was chosen twice counts twice
+        whole.index_add_(1, self._part, y)  # not an assignment: a measurement may be chosen twice
         return self._whole.A_adjoint(whole)
 
     def select(self, images: slice | torch.Tensor) -> RowsOperator:

@@ -13,7 +13,7 @@ _recording: ContextVar[Recording | _Mapped | None] = ContextVar("cryobench_frame
 
 
 class Recording:
-    """At most `most` of the offered pairs, evenly spaced, and the last one, as float32 on the CPU.
+    """At most `most` of the offered pairs, evenly spaced, and the last pair, as float32 on the CPU.
 
     frames: pairs (iterate, current estimate of the image), each [n, H, W], for the first n images of the batch.
     steps: the step number of each pair, from 1.
@@ -26,11 +26,11 @@ class Recording:
         self._last: Pair | None = None
 
     def offer(self, x: torch.Tensor, estimate: torch.Tensor) -> None:
-        """Offer a pair, [B, 1, H, W] each; every stride-th is kept. If that is too many, every other one is dropped."""
-        turn = self._offered % self._stride == 0
+        """Offer a pair, [B, 1, H, W] each. Every stride-th is kept; if they are too many, half are dropped."""
+        due = self._offered % self._stride == 0
         self._offered += 1
         self._last = self._first_images(x), self._first_images(estimate)
-        if turn:
+        if due:
             self._keep(self._last)
             if len(self.frames) > self._most:
                 del self.frames[1::2], self.steps[1::2]
@@ -43,7 +43,7 @@ class Recording:
         self._last = None
 
     def _first_images(self, images: torch.Tensor) -> torch.Tensor:
-        """[n, H, W], a copy on the same device, since solvers may modify theirs in place."""
+        """[n, H, W], a copy on the same device, since solvers may modify the originals in place."""
         return images[: self._images, 0].detach().clone()
 
     def _keep(self, pair: Pair) -> None:

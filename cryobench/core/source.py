@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Stack(ABC):
-    """An open stack of n images, each an array of the same shape; reads only the images that are asked for."""
+    """An open stack of n images, each an array of the same shape; reads only the requested images."""
 
     shape: Shape
     """The shape of an image: (H, W), or (D, H, W) for volumes."""
@@ -80,7 +80,7 @@ class Stack(ABC):
     def origin(self) -> Mapping[str, str]:
         """Structure, split and seed of simulated images; empty for others.
 
-        A prior trained on images of the same origin has seen the images that it is scored on.
+        A prior trained on images of the same origin may have been trained on the images that it is evaluated on.
         """
         return {}
 

@@ -17,7 +17,7 @@ def rfftn(
 ) -> torch.Tensor:
     """Half spectra [..., *S[:-1], S[-1] // 2 + 1] of real images [..., *S] with `dims` axes, in the same precision."""
     axes = tuple(range(-dims, 0))
-    if not _scipys(images):
+    if not _use_scipy(images):
         return torch.fft.rfftn(images, dim=axes, norm=norm)
     from scipy.fft import rfftn
 
@@ -27,7 +27,7 @@ def rfftn(
 def irfftn(spectrum: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Real images [..., *S] from half spectra [..., *S[:-1], S[-1] // 2 + 1], `shape` = S."""
     axes = tuple(range(-len(shape), 0))
-    if not _scipys(spectrum):
+    if not _use_scipy(spectrum):
         return torch.fft.irfftn(spectrum, s=tuple(shape), dim=axes)
     from scipy.fft import irfftn
 
@@ -52,5 +52,5 @@ def whole_spectrum(half: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return torch.cat([half, mirrored], dim=-1)
 
 
-def _scipys(x: torch.Tensor) -> bool:
+def _use_scipy(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and not (torch.is_grad_enabled() and x.requires_grad)

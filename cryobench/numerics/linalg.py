@@ -121,7 +121,7 @@ def conjugate_gradients(
         r = r - step * q
         z = precondition(r)
         rz_next = dot(r, z[0])
-        onward = torch.where(active, rz_next / rz.clamp_min(tiny(b)), 0.0)
-        p = tuple(new + onward * old for new, old in zip(z, p, strict=True))
+        beta = torch.where(active, rz_next / rz.clamp_min(tiny(b)), 0.0)
+        p = tuple(new + beta * old for new, old in zip(z, p, strict=True))
         rz = torch.where(active & (curvature <= 0), 0.0, rz_next)
     return x

@@ -52,8 +52,8 @@ class RowDraws:
         """Standard normal numbers, [B, count] (Box & Muller 1958); otherwise as `uniform`."""
         a, b, c, d = self._fractions(rows, purpose, count, dtype)
         numbers = []
-        for fraction, turns in ((a, b), (c, d)):
-            radius, angle = fraction.log_().mul_(-2).sqrt_(), turns.mul_(2 * math.pi)
+        for fraction, angle_fraction in ((a, b), (c, d)):
+            radius, angle = fraction.log_().mul_(-2).sqrt_(), angle_fraction.mul_(2 * math.pi)
             numbers += [radius * angle.cos(), radius * angle.sin()]
         return torch.stack(numbers, dim=-1).flatten(1)[:, :count]
 

@@ -50,7 +50,7 @@ class Composed(OperatorRecipe):
 
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the operator that is applied to the image."""
+        """The dimensions of the inner operator."""
         return self.inner.dims
 
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
@@ -71,7 +71,7 @@ class Composed(OperatorRecipe):
     ) -> LinearOperator:
         inner = self.inner.build(imaging, _of("inner.", drawn), dtype=dtype, device=device)
         seen = self._seen(imaging, inner.measurement_shape)
-        check_operator(self.outer, seen)  # `check` does not where the inner operator states no shape
+        check_operator(self.outer, seen)  # `check` does not do this if the inner operator states no shape
         outer = self.outer.build(seen, _of("outer.", drawn), dtype=dtype, device=device)
         return compose(outer, inner)
 
@@ -147,16 +147,16 @@ class ComposedOperator(LinearOperator):
         return self.inner.A_adjoint(self.outer.A_adjoint_A(self.inner.A(x)))
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
-        if not (self.outer.closed_form and self._of_all._reaches_all):
+        if not (self.outer.closed_form and self._of_all._full_row_rank):
             return super().A_dagger(y)
-        least = self.outer.A_dagger(y)
-        return self.inner.A_dagger(least) if self._sees_all else self._solve_whitened(least)
+        v = self.outer.A_dagger(y)
+        return self.inner.A_dagger(v) if self._full_column_rank else self._solve_whitened(v)
 
     def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
         if not self.outer.closed_form:
             return super().A_dagger_A(x, gamma)
         each = per_item(torch.as_tensor(gamma, dtype=x.dtype, device=x.device), x)
-        if not (self._sees_all and self.inner.closed_form):
+        if not (self._full_column_rank and self.inner.closed_form):
             return self._solve_whitened(self.outer.A_dagger_A(self.inner.A(x)), each)
         measured = self.inner.A_dagger_A(x)
         if each.isinf().all():
@@ -171,10 +171,10 @@ class ComposedOperator(LinearOperator):
     def _solve_whitened(self, v: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
         """(A^T A + 1/gamma)^-1 A^T r for v = S^+ r, [B, 1, *s] -> [B, C, *S]."""
         a, C, S = self._gain, self.inner, self.outer
-        own = a * per_item(torch.as_tensor(gamma, dtype=v.dtype, device=v.device), v)
+        a_gamma = a * per_item(torch.as_tensor(gamma, dtype=v.dtype, device=v.device), v)
 
         def whiten(r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return S.A_dagger_A(r, own) / a, r
+            return S.A_dagger_A(r, a_gamma) / a, r
 
         def apply(w: torch.Tensor, Dw: torch.Tensor) -> torch.Tensor:
             return Dw - a * w + C.A(C.A_adjoint(w))
@@ -194,12 +194,12 @@ class ComposedOperator(LinearOperator):
         return torch.where(a > 0, a, 1.0)
 
     @property
-    def _reaches_all(self) -> bool:
+    def _full_row_rank(self) -> bool:
         """Whether C is known to have full row rank, so that A x = y has a solution whenever S x = y has one."""
         return self.inner.closed_form and self.inner.rank == math.prod(self.inner.measurement_shape)
 
     @property
-    def _sees_all(self) -> bool:
+    def _full_column_rank(self) -> bool:
         """Whether S has full column rank, P = 1: A and C then have the same null space. (C of full row rank: A^+ = C^+
         S^+.)"""
         return self.outer.rank == math.prod(self.outer.domain_shape)

@@ -1,7 +1,7 @@
 """`ctf`: the contrast transfer function of the microscope multiplies the spectrum, A = F^-1 diag(CTF) F.
 
-One row of a spectrum stands for ky = 1/2 and -1/2 cycles/pixel, and one column for kx = 1/2 and -1/2. There an
-astigmatic CTF has two values: their mean is taken, which keeps A real and self-adjoint.
+One row of a spectrum represents both ky = 1/2 and -1/2 cycles/pixel, and one column both kx = 1/2 and -1/2. An
+astigmatic CTF has two values there; their mean is used, which keeps A real and self-adjoint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _STATED = ("astigmatism", "angle", "voltage", "cs", "amplitude_contrast", "phase_shift")
-"""What describes the one CTF that is stated with `defocus`."""
+"""The parameters that require `defocus`: they describe one CTF for all images."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Ctf(OperatorRecipe):
     phase_shift: Annotated[float, "of a phase plate, degrees"] = 0.0
     b_factor: Annotated[float | None, "of the envelope exp(-B k^2 / 4), Å^2; none: the image's own, or 0"] = None
     pixel_size: Annotated[float | None, "Å; none: the image's own"] = None
-    phase_flipped: Annotated[bool, "take |CTF|, that of images with their phases flipped"] = False
+    phase_flipped: Annotated[bool, "use |CTF|, for phase-flipped images"] = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -51,8 +51,8 @@ class Ctf(OperatorRecipe):
                 raise ParameterError(f"ctf: {field.name} must be a finite number, got {value:g}")
             if self.defocus is None and field.name in _STATED and value != field.default:
                 raise ParameterError(
-                    f"ctf: {field.name}={value:g} describes a stated CTF, and no defocus is stated; give it, as "
-                    "ctf:15000, or leave both out for each image's own CTF"
+                    f"ctf: {field.name}={value:g} requires a defocus; give one, as ctf:15000, or "
+                    f"omit {field.name} to use each image's own CTF"
                 )
         if self.voltage <= 0:
             raise ParameterError(f"ctf: voltage must be positive, in kV, got {self.voltage:g}")
@@ -71,7 +71,7 @@ class Ctf(OperatorRecipe):
     def build(
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> SpectralOperator:
-        """One CTF for all images where defocus is stated and they have one pixel size, else one for each."""
+        """One CTF for all images if `defocus` is given and they share a pixel size, else one per image."""
         sizes, parameters = self._pixel_sizes(imaging), self._parameters(imaging)
         shared = self.defocus is not None and len(set(sizes)) == 1
         half = aliased(parameters, imaging.shape, sizes[0] if shared else sizes)
@@ -84,16 +84,18 @@ class Ctf(OperatorRecipe):
         )
 
     def _pixel_sizes(self, imaging: Imaging) -> tuple[float, ...]:
-        """Å per pixel, one number or one an image."""
+        """Å per pixel, one number or one per image."""
         if self.pixel_size is not None:
             return (self.pixel_size,)
         known = tuple(size for size in imaging.pixel_size if size is not None)
         if not known or len(known) < len(imaging.pixel_size):
-            raise IncompatibleError("ctf requires the pixel size, which the images lack; give ctf:...,pixel_size=Å")
+            raise IncompatibleError(
+                "ctf requires the pixel size, which the images do not state; give ctf:...,pixel_size=Å"
+            )
         return known
 
     def _parameters(self, imaging: Imaging) -> CtfParameters:
-        """The stated CTF, [1], or each image's own, [B]. Raises `DataError` for a table that holds half of one."""
+        """The given CTF, [1], or each image's own, [B]. Raises `DataError` for a table with an incomplete CTF."""
         if self.defocus is None:
             parameters = _own(imaging.table)
         else:
@@ -109,15 +111,15 @@ class Ctf(OperatorRecipe):
 
 def _own(table: pd.DataFrame | None) -> CtfParameters:
     if table is None or not set(COLUMNS.values()) & set(table.columns):
-        raise IncompatibleError("ctf: the images come without a CTF; state one, as ctf:15000 (defocus in Å), "
-                                "or give a .star file that has rlnDefocusU")  # fmt: skip
+        raise IncompatibleError("ctf: the images have no CTF; give one, as ctf:15000 (defocus in Å), "
+                                "or a .star file with rlnDefocusU")  # fmt: skip
     return CtfParameters.from_table(table, "the table of the images")
 
 
 def aliased(parameters: CtfParameters, shape: Shape, pixel_size: float | tuple[float, ...]) -> torch.Tensor:
     """The CTF on the half spectrum, the mean of its two values at +1/2 and -1/2 cycles/pixel: [B, 1, H, W // 2 + 1].
 
-    The CTF at (-kx, ky), which is that at (kx, -ky), is the CTF of the mirrored astigmatism at (kx, ky).
+    The CTF at (-kx, ky), equal to that at (kx, -ky), is the CTF at (kx, ky) with the angle of astigmatism negated.
     """
     H, W = shape
     half = transfer(parameters, shape, pixel_size)

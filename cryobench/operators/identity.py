@@ -1,4 +1,4 @@
-"""`identity`: the image itself is measured. With noise this is denoising."""
+"""`identity`: y = x. With noise this is denoising."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mask generators: what multiplies the image (pixel masks) or its spectrum (Fourier masks).
+"""Mask generators. Pixel masks multiply the image, Fourier masks its spectrum.
 
 A mask depends only on (seed, generator, image shape). Masks are drawn on the CPU, one random stream per mask, so that
 the first M masks of a longer draw are the same. The base class of a generator states its domain; operators raise an
@@ -41,8 +41,8 @@ class RandomBinary(PixelMask):
 class RandomGaussian(PixelMask):
     """Independent standard normal pixels.
 
-    The public CryoSENSE code divides each pixel by its norm over the masks; that would make a mask depend on how
-    many are drawn, so it is left out. A common factor changes no closed-form solution.
+    The public CryoSENSE code divides each pixel by its norm over the masks; here that is omitted,
+    because a mask would depend on how many are drawn. A common factor changes no closed-form solution.
     """
 
     dims = (2, 3)
@@ -114,7 +114,7 @@ class FourierRing(FourierMask):
 
     dims = (2, 3)
 
-    hermitian: Annotated[bool, "make the mask the same at k and -k (only the Nyquist row and column change)"] = False
+    hermitian: Annotated[bool, "make the mask equal at k and -k (only the Nyquist row and column change)"] = False
 
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
         radius = reduce(torch.hypot, _centred_frequencies(shape)) * shape[0]
@@ -130,20 +130,21 @@ class FourierRing(FourierMask):
 
 @dataclass(frozen=True)
 class FourierRadial(FourierMask):
-    """Whole spokes: of 100 angular sectors round(100 rho) are drawn without replacement, all alike.
+    """Whole spokes: of 100 angular sectors round(100 rho) are drawn without replacement, with
+    equal probability.
 
-    A sector and its mirror image are drawn apart, as in the public CryoSENSE code; `hermitian=true` draws half as
-    many pairs of opposite sectors.
+    A sector and its mirror image are drawn independently, as in the public CryoSENSE code; `hermitian=true` draws half
+    as many pairs of opposite sectors.
     """
 
     hermitian: Annotated[bool, "draw opposite sectors together"] = False
 
     def draw(self, rho: float, shape: Shape, seed: int) -> torch.Tensor:
         ky, kx = _centred_frequencies(shape)
-        turn = torch.atan2(kx, ky) / (2 * math.pi) + 0.5
+        angle = torch.atan2(kx, ky) / (2 * math.pi) + 0.5
         if self.hermitian:
-            turn = (2 * turn) % 1.0
-        sector = (turn * BANDS).long().clamp_max(BANDS - 1)
+            angle = (2 * angle) % 1.0
+        sector = (angle * BANDS).long().clamp_max(BANDS - 1)
         kept = _gumbel_top_k(torch.zeros(BANDS), _bands_kept(rho), _stream(self, shape, seed))
         mask = kept[sector]
         return _or_mirror(mask) if self.hermitian else mask
@@ -161,7 +162,7 @@ def _or_mirror(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _same_on_mirror(draws: torch.Tensor) -> torch.Tensor:
-    """Give k and -k one draw: that of whichever comes first in memory."""
+    """Use one draw for k and -k: the one that comes first in memory."""
     index = torch.arange(draws.numel()).reshape(draws.shape)
     return torch.where(mirror(index) < index, mirror(draws), draws)
 

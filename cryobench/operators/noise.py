@@ -1,4 +1,4 @@
-"""Noise models: what a detector adds to exact measurements. All draws are keyed by (seed, image id)."""
+"""Noise models: the noise that a detector adds to exact measurements. All draws are keyed by (seed, image id)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Poisson(NoiseModel):
     """Counting noise: counts ~ Poisson(dose * A((x - lo) / (hi - lo))), scaled back to the units of y.
 
     [lo, hi] is the range of the scale, [-1, 1] by default. `dose` is the mean count for one pixel of full intensity
-    behind a mask of one. Needs an operator of non-negative pixel weights. The stated sigma is the root mean square
+    behind a mask of one. Requires an operator with non-negative pixel weights. The stated sigma is the root mean square
     deviation of an entry, estimated from the counts.
     """
 

@@ -4,7 +4,7 @@
 
 Cut the image into its P = (H/K)(W/K) blocks of K^2 pixels: A is block-diagonal, for each block p a dense matrix
 B_p [M, K^2] of mask values. `A` and `A^T` are one batched matrix product, and everything else follows from the
-eigenvalues of the smaller of B_p B_p^T [M, M] and B_p^T B_p [K^2, K^2], found once. No autograd anywhere.
+eigenvalues of the smaller of B_p B_p^T [M, M] and B_p^T B_p [K^2, K^2], found once. No autograd is used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class SumPool(OperatorRecipe):
     """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels."""
 
     block: Annotated[int, "side K of the pooled blocks, in pixels"]
-    count: Annotated[int | None, "number M of masks; none means ceil(K^2 / 4), a compression of 4"] = None
-    mask: Annotated[PixelMask, Component("masks"), "what multiplies the image"] = RandomBinary()
+    count: Annotated[int | None, "number M of masks; none: ceil(K^2 / 4), a compression of 4"] = None
+    mask: Annotated[PixelMask, Component("masks"), "masks that multiply the image"] = RandomBinary()
 
     def __post_init__(self) -> None:
         if self.block < 1:
@@ -113,8 +113,8 @@ class SumPoolOperator(FactoredOperator):
     @property
     def eigenvalue_tolerance(self) -> torch.Tensor:
         """10 n eps s_max per block, n the Gram size and eps that of float64: singular values below about
-        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero: a Gram matrix does not resolve smaller
-        ones."""
+        1.5e-6 (K = 32) to 1e-7 (K = 2) of the block's largest count as zero, because a Gram matrix does not resolve
+        them."""
         s = self.eigenvalues
         return 10 * s.shape[-1] * torch.finfo(s.dtype).eps * s.amax(dim=-1, keepdim=True)
 

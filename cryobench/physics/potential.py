@@ -4,8 +4,8 @@
 
 f_e is the electron scattering factor of a neutral atom in Å, five Gaussians in s = |k| / 2 (International Tables C,
 4.3.2.2; the table that gemmi has), 47.878 V Å^2 = h^2 / (2 pi m e). The sum over atoms is a non-uniform Fourier
-transform (finufft) with a relative error of 1e-4, so atoms may be off the grid. Water around the particle is left
-out: real proteins have less contrast at low frequencies.
+transform (finufft) with a relative error of 1e-4, so atoms may be off the grid. The water around the particle
+is omitted: real proteins have less contrast at low frequencies.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The 2-D Fourier transform of a projection is a central slice of the 3-D transfor
 
     P(kx, ky) = V(R (kx, ky, 0)),      R = A^T,  A = Rz(psi) Ry(tilt) Rz(rot)
 
-with RELION's Euler angles (passive: A takes the volume's axes to the image's; projection is along the image's z axis).
+with RELION's Euler angles (passive: A maps the axes of the volume to those of the image; projection is along z of the
+image).
 V is interpolated trilinearly on a grid twice as fine as the box's own (the volume is padded with zeros), and the volume
 is divided beforehand by the envelope of that interpolation, sinc^2 along each axis. The remaining error is 1.6% (root
 mean square against exact sums over atoms, for a ribosome that fills 0.65 of the box), less near the centre.
@@ -82,6 +83,6 @@ def euler_angles(uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
 def shift_phase(n: int, shift: torch.Tensor) -> torch.Tensor:
     """exp(-2 pi i k . shift), which shifts images by `shift` = (x, y) pixels [B, 2] -> complex64 [B, n, n // 2 + 1]."""
     k = torch.fft.fftfreq(n, dtype=shift.dtype, device=shift.device)
-    turns = -2 * torch.pi * shift[:, :, None] * k  # [B, 2, n]
-    x, y = torch.polar(torch.ones_like(turns), turns).to(torch.complex64).unbind(1)
+    phase = -2 * torch.pi * shift[:, :, None] * k  # [B, 2, n]
+    x, y = torch.polar(torch.ones_like(phase), phase).to(torch.complex64).unbind(1)
     return y[:, :, None] * x[:, None, : n // 2 + 1]

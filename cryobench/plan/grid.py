@@ -369,7 +369,7 @@ def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
     for part in with_nested(component.inner if composed else component):
         kind = registry.origin_of(type(part)).kind
         name = f"{kind.removesuffix('s')} {registry.spec_of(part)}"
-        reason = unsupported_dims(part, dataset.shape, name, f"{dataset.label} holds")
+        reason = unsupported_dims(part, dataset.shape, name, f"but {dataset.label} holds")
         if reason is not None:
             others = _names_for(kind, len(dataset.shape), registry)
             use = f"use {' or '.join(filter(None, (', '.join(others[:-1]), others[-1])))}" if others else "leave it out"
@@ -400,7 +400,7 @@ def _unlocated(spec: Spec, component: Any) -> Spec:
         f"{field.name}.{name}"
         for field in fields_of(type(component))
         if isinstance(prior := getattr(component, field.name), Prior)
-        for name in prior.located_by
+        for name in prior.location_fields
     }
     return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
 

@@ -2,7 +2,7 @@
 
 A network is trained to denoise images at every noise level t = 0 .. T-1 (Ho, Jain & Abbeel 2020, eq. 4):
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps,    eps ~ N(0, I),    a_t falling from nearly 1 to nearly 0.
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps,    eps ~ N(0, I),    a_t decreasing from nearly 1 to nearly 0.
 
 It predicts eps, x_0 or v = sqrt(a_t) eps - sqrt(1 - a_t) x_0 (Salimans & Ho 2022, appendix D); both eps and x_0 follow
 from each of them. x_t / sqrt(a_t) is an image with white noise of standard deviation sigma_t = sqrt((1 - a_t) / a_t),
@@ -35,7 +35,7 @@ EMBEDDED = "embedded"
 
 
 class Prediction(NamedTuple):
-    """A network's estimate of the noise in x_t and of the image without it, each [B, 1, H, W]."""
+    """The network's estimates of the noise in x_t and of the noise-free image, each [B, 1, H, W]."""
 
     eps: torch.Tensor
     x0: torch.Tensor
@@ -62,7 +62,7 @@ class DiffusionModel:
         bfloat16: bool = False,
     ):
         if prediction not in PREDICTIONS:
-            raise DataError(f"the network predicts {prediction!r}; known are {', '.join(PREDICTIONS)}")
+            raise DataError(f"the network predicts {prediction!r}; expected one of {', '.join(PREDICTIONS)}")
         reason = unusable(unet.config)
         if reason:
             raise DataError(f"the model {reason}")
@@ -134,13 +134,13 @@ class DiffusionModel:
 
     @torch.no_grad()
     def generate(self, noise: torch.Tensor, steps: int = 50) -> torch.Tensor:
-        """Images [B, 1, H, W] of the prior alone, from noise x_T ~ N(0, I): DDIM (Song, Meng & Ermon 2021, eq. 12).
+        """Samples [B, 1, H, W] of the prior from noise x_T ~ N(0, I), by DDIM (Song, Meng & Ermon 2021, eq. 12).
 
-        `steps` levels, at most all T of them, evenly from T - 1 to 0. Each estimate of x_0 is clamped to [-1, 1] and
+        At min(steps, T) levels, evenly spaced from T - 1 to 0. Each estimate of x_0 is clamped to [-1, 1] and
         eps recomputed from it, as diffusers' `DDIMScheduler` does with `use_clipped_model_output`.
         """
         if steps < 1:
-            raise ParameterError(f"images of a prior take at least 1 step, got {steps}")
+            raise ParameterError(f"steps must be at least 1, got {steps}")
         x = noise
         levels = torch.linspace(self.T - 1, 0, min(steps, self.T)).round().int().tolist()
         for t, then in zip(levels, [*levels[1:], -1], strict=True):
@@ -167,7 +167,7 @@ class DiffusionModel:
         return above - 1 + (log - low) / (high - low)
 
     def alpha_between(self, t: float) -> float:
-        """a_t at a level between two of the network's, sigma_t linear in log sigma between theirs."""
+        """a_t at a level between two integers, with log sigma_t interpolated linearly."""
         below = math.floor(t)
         if below == t:
             return self.alpha(below)
@@ -185,7 +185,7 @@ class DiffusionModel:
 
 
 class NoisyImages(DiffusionModel):
-    """The model of images with white noise, from a model of clean images: exact, at no further cost.
+    """The model of images with white noise, derived exactly and at no cost from a model of clean images.
 
     x = c + s n with c a clean image. At level t, z = x_t / sqrt(a_t) is c with noise of variance sigma_t^2 + s^2, which
     the network removes; the fraction s^2 / (sigma_t^2 + s^2) of the removed noise belongs to x:
@@ -221,13 +221,15 @@ def _check_sigma(sigma: float) -> None:
 
 def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
     """a_t [T]. Raises `DataError` for a schedule that is invalid for the network's prediction type."""
-    falls = alphas.ndim == 1 and len(alphas) > 0 and bool((alphas.diff() <= 0).all())
-    if not falls or not ((alphas >= 0) & (alphas < 1)).all():
-        raise DataError("the noise schedule is none: wanted a_t, the products of 1 - beta, falling from below 1 to 0")
+    decreasing = alphas.ndim == 1 and len(alphas) > 0 and bool((alphas.diff() <= 0).all())
+    if not decreasing or not ((alphas >= 0) & (alphas < 1)).all():
+        raise DataError(
+            "the noise schedule is invalid; expected a_t, the products of 1 - beta, decreasing from below 1 to 0"
+        )
     if prediction == "epsilon" and alphas[-1] == 0:
         raise DataError(
-            "the noise schedule ends in noise alone (zero terminal SNR), where the network, which predicts that noise, "
-            "says nothing of the image; wanted a network that predicts v or the image, or another schedule"
+            "the noise schedule ends in pure noise (zero terminal SNR), where a network that predicts the noise does "
+            "not determine the image; expected a network that predicts v or the image, or another schedule"
         )
     return alphas
 
@@ -236,25 +238,25 @@ def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
 class Diffusion(Prior):
     """A denoising diffusion model: a diffusers `UNet2DModel` with its scheduler, in a folder or on the hub.
 
-    `embedded` is the one in the package. A folder is a diffusers pipeline (`unet/`, `scheduler/`), as `cryobench train`
-    writes it, or holds the network alone, which is then taken for a DDPM of 1000 linear steps. `hf:OWNER/NAME` is a
-    repository on the Hugging Face hub, taken from the local cache where it is there. Of the scheduler only its betas
-    count, and what the network predicts.
+    `embedded` is the model in the package. A folder is a diffusers pipeline (`unet/`, `scheduler/`), as written by
+    `cryobench train`, or holds a network without a scheduler, which is assumed to be a DDPM of 1000 linear steps.
+    `hf:OWNER/NAME` is a repository on the Hugging Face hub, read from the local cache if it is there. Only the betas
+    and the prediction type of the scheduler are used.
     """
 
-    located_by = ("source", "revision", "pickle")
+    location_fields = ("source", "revision", "pickle")
     source: Annotated[str, "embedded, a folder, or hf:OWNER/NAME on the Hugging Face hub"] = EMBEDDED
     revision: Annotated[str, "branch, tag or commit, on the hub"] = "main"
-    pickle: Annotated[bool, "allow weights that are pickles, which can run code when read"] = False
+    pickle: Annotated[bool, "allow pickled weights, which can run code when read"] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], "of the network; auto: bfloat16 on CUDA, else float32"
     ] = "auto"
     noise: Annotated[
         float | Literal["auto"],
-        "deviation of the white noise on the images, beside what was trained on; auto: from the measurements where the "
-        "training images had none, else 0",
+        "standard deviation of the white noise of the images, in addition to that of the training images; auto: "
+        "estimated from the measurements if the training images had none, else 0",
     ] = "auto"
-    _made_in: Path | None = field(init=False, repr=False, compare=False, default=None)
+    _base: Path | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.source.strip():
@@ -264,19 +266,19 @@ class Diffusion(Prior):
         if self.noise != "auto" and not 0 <= self.noise < math.inf:
             raise ParameterError(f"diffusion: noise must be zero, positive or auto, got {self.noise:g}")
         if self.source != EMBEDDED and not self.source.startswith((HUB, "/", "~")):
-            # a relative folder is meant from where it was written, wherever the process goes before it loads
-            object.__setattr__(self, "_made_in", Path.cwd())
+            # a relative path refers to the current folder now, which may change before the model is loaded
+            object.__setattr__(self, "_base", Path.cwd())
 
     def prepare(self, device: torch.device) -> None:
         self.load(device)
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
-        """The live model on a device; read once and kept. Raises `DataError` for what cannot be read as one."""
+        """The live model on a device, cached after it is read. Raises `DataError` if it cannot be read."""
         folder = self.find()
         return _loaded(folder, _digest(folder, folder.stamp), str(device), self.precision)
 
     def check(self, shape: Shape) -> None:
-        """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` where it is no prior."""
+        """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` for an invalid model."""
         folder = self.find()
         config = folder.unet_config
         reason = unusable(config) or unusable_schedule(folder.scheduler_config)
@@ -286,7 +288,7 @@ class Diffusion(Prior):
         if shape != trained:
             resample = f"give --size {trained[0]} to resample them, " if trained[0] == trained[1] else "give "
             raise IncompatibleError(
-                f"the prior {self.source} was trained on images of {trained[0]} x {trained[1]}, and these are "
+                f"the prior {self.source} was trained on images of {trained[0]} x {trained[1]}, got "
                 f"{shape[0]} x {shape[1]}; {resample}another prior, or train one with `cryobench train`"
             )
         folder.check_weights()
@@ -297,47 +299,47 @@ class Diffusion(Prior):
         return _digest(folder, folder.stamp)
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
-        """From the model card that `cryobench train` writes; empty without one."""
+        """The origins in the model card that `cryobench train` writes; empty without a card."""
         return self.find().card.get("trained_on", ())
 
     @property
-    def of_clean_images(self) -> bool:
-        """Whether it was trained on images without noise, as its card says."""
+    def trained_on_clean(self) -> bool:
+        """Whether the training images had no noise, from the model card."""
         return self.find().card.get("settings", {}).get("target") == "clean"
 
     @property
     def intensity(self) -> tuple[float, float] | None:
-        """Mean and deviation over pixels of the images in [-1, 1] that it was trained on, with their noise; None where
-        its card does not state them."""
+        """Mean and standard deviation over pixels of the training images in [-1, 1], with their noise; None if the card
+        does not state them."""
         stated = self.find().card.get("intensity")
         return None if stated is None else (float(stated["mean"]), float(stated["deviation"]))
 
     @property
-    def of_turned_images(self) -> bool:
-        """Whether it was trained on images in all eight turns and flips, as its card says."""
+    def trained_with_symmetries(self) -> bool:
+        """Whether the training images were transformed by all symmetries of the square, from the model card."""
         return self.find().card.get("settings", {}).get("turns") is True
 
     def find(self) -> ModelFolder:
         """The model folder and its card. Raises `DataError` if it does not exist."""
         if self.source != EMBEDDED:
-            return find_model(self.source, base=self._made_in, revision=self.revision, pickle=self.pickle)
+            return find_model(self.source, base=self._base, revision=self.revision, pickle=self.pickle)
         packaged = Path(__file__).parent / EMBEDDED
         if not packaged.is_dir():
-            raise DataError(f"the packaged prior is not in this installation: there is no {packaged}; "
+            raise DataError(f"the packaged prior is missing in this installation: {packaged} does not exist; "
                             "reinstall cryobench, or give another prior")  # fmt: skip
         return find_model(str(packaged))
 
 
 @dataclass(frozen=True)
 class Embedded(Diffusion):
-    """The diffusion model in the package, 128 x 128, trained on simulated particles; its card says on which."""
+    """The diffusion model in the package, 128 x 128, trained on the simulated particles listed in its card."""
 
     source: Annotated[Literal["embedded"], "the packaged network"] = EMBEDDED
 
 
 @lru_cache(maxsize=8)
 def _digest(folder: ModelFolder, stamp: object) -> str:
-    """Of its content; `stamp` changes with it, so that a folder that was written anew is read anew."""
+    """SHA-256 of the content. `stamp` is a cache key: it changes when the files do, so that they are read again."""
     digest = hashlib.sha256()
     for config in (folder.unet_config, folder.scheduler_config):
         # entries with an underscore name the diffusers version and path that wrote the file
@@ -366,7 +368,7 @@ def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> Di
         )
     except CryobenchError as error:
         raise DataError(f"the prior in {folder.root} cannot be used: {error}") from error
-    except Exception as error:  # of diffusers, safetensors and torch, each with exceptions of its own
+    except Exception as error:  # diffusers, safetensors and torch have their own exceptions
         raise DataError(f"the prior in {folder.root} cannot be read: {described(error)}") from error
 
 

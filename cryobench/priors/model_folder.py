@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def surely_complete(self) -> bool:
-        """Whether no file can be missing: a network in `unet/` should have a schedule beside it."""
+        """Whether no file can be missing: a network in `unet/` belongs to a pipeline, which has a schedule."""
         return self.schedule is not None or "/" not in self.config
 
 
@@ -178,7 +178,7 @@ def layout_of(names: Iterable[str], source: str, pickle: bool) -> Layout:
     if whole:
         raise DataError(
             f"diffusion: the weights of {source} are a pickle, {whole[0][3][0]}, which can run code when it is read; "
-            "convert it to safetensors, or give pickle=true if you trust it"
+            "convert it to safetensors, or give pickle=true if you trust the source"
         )
     if found:
         (_, _, shards), files = min(found.items())

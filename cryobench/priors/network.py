@@ -1,4 +1,4 @@
-"""Reading a network and its noise levels from a model folder, and which of them can be priors of grey images.
+"""Reading a network and its noise levels from a model folder, and checking that they can be a prior of grey images.
 
 Configurations are checked without diffusers, whose import takes seconds.
 """
@@ -32,7 +32,7 @@ def image_shape(config: Mapping[str, Any]) -> Shape:
 
 
 def unusable(config: Mapping[str, Any]) -> str | None:
-    """Why a network with this configuration cannot be a prior of grey images, or None."""
+    """The reason why a network with this configuration cannot be a prior of grey images, or None."""
     size, channels, out = (config.get(name) for name in ("sample_size", "in_channels", "out_channels"))
     sides = [size, size] if isinstance(size, int) else size
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
@@ -40,7 +40,9 @@ def unusable(config: Mapping[str, Any]) -> str | None:
     if not (isinstance(channels, int) and isinstance(out, int) and channels > 0):
         return f"has a network with {channels!r} input and {out!r} output channels; expected two numbers"
     if out == 2 * channels:
-        return f"has a network that also predicts a variance ({channels} channels in, {out} out); expected equal ones"
+        return (
+            f"has a network that also predicts a variance ({channels} channels in, {out} out); expected equal numbers"
+        )
     if channels != out or math.isqrt(channels) ** 2 != channels:
         return (
             f"has a network with {channels} input and {out} output channels; expected 1, or r^2 of both: grey images, "
@@ -62,19 +64,22 @@ _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "tra
 
 
 def unusable_schedule(config: Mapping[str, Any]) -> str | None:
-    """Why a scheduler with this configuration is not of x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, or None."""
+    """The reason why a scheduler with this configuration is not supported, or None.
+
+    Supported are schedules x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps.
+    """
     name = config.get("_class_name", "DDPMScheduler")
     betas = config.get("beta_schedule") or config.get("trained_betas")
     if not betas and name != "DDPMScheduler":
         return f"has a {name}, which is not defined by betas; expected the scheduler of a DDPM, such as DDPMScheduler"
     predicts = config.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS or config.get("use_flow_sigmas"):
-        return f"has a scheduler with the prediction type {predicts!r}; known are {', '.join(PREDICTIONS)}"
+        return f"has a scheduler with the prediction type {predicts!r}; expected one of {', '.join(PREDICTIONS)}"
     return None
 
 
 def read_network(folder: ModelFolder) -> UNet2DModel:
-    """The network with its weights, in float32, read by diffusers from local files without running code in them.
+    """The network with its weights in float32, read by diffusers from local files without executing code in them.
 
     Raises `DataError` for weights that cannot be read or do not fit the configuration.
     """
@@ -90,7 +95,7 @@ def read_network(folder: ModelFolder) -> UNet2DModel:
                 local_files_only=True,
                 torch_dtype=torch.float32,
                 disable_mmap=True,  # a memory-mapped file could be overwritten while the model is in use
-                ignore_mismatched_sizes=True,  # they are in the report, and refused below
+                ignore_mismatched_sizes=True,  # they are in the report, and an error below
                 output_loading_info=True,
             )
         unet, report = loaded
@@ -103,8 +108,8 @@ def read_network(folder: ModelFolder) -> UNet2DModel:
     infinite = [name for name, tensor in unet.state_dict().items() if name not in wrong and not tensor.isfinite().all()]
     faults = [
         _some("are missing", sorted(report["missing_keys"])),
-        _some("are too many", sorted(report["unexpected_keys"])),
-        _some("have another shape", wrong_shapes),
+        _some("are unexpected", sorted(report["unexpected_keys"])),
+        _some("have a wrong shape", wrong_shapes),
         _some("are not finite", infinite),
     ]
     if any(faults):
@@ -116,7 +121,7 @@ def read_network(folder: ModelFolder) -> UNet2DModel:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """No warnings and no progress bars of diffusers inside: `read_network` raises for what they report."""
+    """Suppress warnings and progress bars of diffusers: `read_network` raises an error for what they report."""
     from diffusers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

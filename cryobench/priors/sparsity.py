@@ -36,7 +36,7 @@ _PROX_STEPS = 2000
 class Sparsity(Prior):
     """The norm R(x) = max <u, K x> over the dual ball; see the module."""
 
-    cut: Annotated[float, "an entry is sparse beyond this many RMS of the dense rest; 1: the plain norm"] = 1.0
+    cut: Annotated[float, "entries above this many RMS of the dense part are sparse; 1: the plain norm"] = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.cut < float("inf"):
@@ -44,10 +44,10 @@ class Sparsity(Prior):
 
     dims = (2, 3)
     prox_tolerance = 1e-7
-    """Where `prox` is not closed form: the relative duality gap it stops at."""
+    """The relative duality gap at which an iterative `prox` stops."""
 
     def norm_squared(self, dims: int) -> float:
-        """A bound of ||K||^2 for images of `dims` axes, tight for large ones. At 1 `prox` is closed form."""
+        """An upper bound of ||K||^2 for images of `dims` axes, tight for large ones. If 1, `prox` is closed form."""
         return 1.0
 
     def unsupported(self, shape: Shape) -> str | None:
@@ -78,20 +78,21 @@ class Sparsity(Prior):
         """The nearest point with |u|_i <= radius."""
         return torch.clamp(u, -radius, radius)
 
-    # ------------------------------------------------------------------------------------------------ what follows
+    # ------------------------------------------------------------------------------------------------ derived methods
 
     def value(self, x: torch.Tensor) -> torch.Tensor:
         """R(x) of each image, [B, 1, ..., 1]."""
         m = self.magnitude(self.penalised(self.analysis(x)))
         if self.cut == 1:
             return total(m)
-        # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2, or 1 wherever m > 0 if that is less
+        # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2; if no theta reaches that norm, it is 1
+        # wherever m > 0 (theta = inf, and 0 inf = nan counts as 0)
         theta = _root(m.square(), self._energy(x), per_item(m.new_ones(len(m)), m))
         u = (theta.sqrt() * m).nan_to_num(0.0, posinf=1.0).clamp_max(1)
         return total(u * m)
 
     def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-        """The nearest point of the dual ball of that radius, [B, 1, ..., 1]: scaled down, then clipped."""
+        """The projection on the dual ball of this radius, [B, 1, ..., 1]: u is scaled down, then clipped."""
         u = self.penalised(u)
         if self.cut > 1:
             m2, r2 = self.magnitude(u).square(), radius.square()
@@ -99,7 +100,7 @@ class Sparsity(Prior):
         return self.clip(u, radius)
 
     def dual_step(self, u: torch.Tensor, radius: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The proximal step of size sigma of the conjugate of radius R: here the projection, whatever sigma."""
+        """The prox of sigma times the conjugate of `radius` R: the projection, for any sigma."""
         return self.project(u, radius)
 
     def prox(self, z: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
@@ -142,10 +143,10 @@ class Sparsity(Prior):
         for i in range(_PROX_STEPS):
             x_before = z - self.adjoint(v)
             u_next = self.project(v + step * self.analysis(x_before), threshold)
-            uphill = dot(v - u_next, u_next - u) > 0
+            ascent = dot(v - u_next, u_next - u) > 0
             t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
-            momentum = torch.where(uphill, 0.0, (t - 1) / t_next)
-            v, t = u_next + momentum * (u_next - u), torch.where(uphill, 1.0, t_next)
+            momentum = torch.where(ascent, 0.0, (t - 1) / t_next)
+            v, t = u_next + momentum * (u_next - u), torch.where(ascent, 1.0, t_next)
             u = torch.where(done, u, u_next)
             if i % 10 == 9:
                 x = z - self.adjoint(u)
@@ -163,7 +164,7 @@ class Sparsity(Prior):
 
 
 def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> torch.Tensor:
-    """theta of each image with sum min(theta m2, cap) = level, [B, 1, ..., 1]; inf where the sum stays below level.
+    """theta of each image with sum min(theta m2, cap) = level, [B, 1, ..., 1]; inf if the sum is always below level.
 
     The sum is concave and piecewise linear in theta, so Newton's method from the left is exact after a few steps. Sums
     are computed in float64, so that they do not depend on the batch size.
@@ -171,10 +172,10 @@ def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> t
     theta = level / total(m2)
     clipped = torch.full(theta.shape, -1, device=m2.device)
     while True:
-        beyond = m2 >= cap / theta
-        now = beyond.sum(dim=item_axes(beyond), keepdim=True)
-        if (now <= clipped).all():
+        capped = m2 >= cap / theta
+        count = capped.sum(dim=item_axes(capped), keepdim=True)
+        if (count <= clipped).all():
             return theta
-        clipped = torch.maximum(now, clipped)
-        rest = total(m2.masked_fill(beyond, 0))
-        theta = torch.where(rest > 0, (level - cap * now) / rest, torch.inf)
+        clipped = torch.maximum(count, clipped)
+        rest = total(m2.masked_fill(capped, 0))
+        theta = torch.where(rest > 0, (level - cap * count) / rest, torch.inf)

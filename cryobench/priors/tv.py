@@ -22,12 +22,15 @@ _PROXTV_STEPS = 1000
 
 @dataclass(frozen=True)
 class TotalVariation(Sparsity):
-    """K: differences to the next pixel along every axis, none across the edge (Rudin, Osher & Fatemi 1992).
+    """K: differences to the next pixel along every axis, without periodic wrap (Rudin, Osher & Fatemi 1992).
 
-    isotropic: |u| is the length of the gradient at a pixel; anisotropic: every difference counts on its own.
+    isotropic: |u| is the length of the gradient at a pixel; anisotropic: |u| is the magnitude of each
+    difference.
     """
 
-    kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
+    kind: Annotated[Kind, "isotropic: length of the gradient at a pixel; anisotropic: every difference separately"] = (
+        "isotropic"
+    )
 
     def norm_squared(self, dims: int) -> float:
         return 4.0 * dims  # the largest eigenvalue 4 sin^2 of each axis (Chambolle 2004)

@@ -24,13 +24,13 @@ from cryobench.priors.sparsity import Sparsity
 
 @dataclass(frozen=True)
 class WaveletSparsity(Sparsity):
-    """K: a separable discrete wavelet transform of `level` levels, its approximation band left alone.
+    """K: a separable discrete wavelet transform of `level` levels; its approximation band is not penalised.
 
     Coefficients are laid out as in `pywt.coeffs_to_array`: the approximation band in the corner at 0 of every axis.
     """
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
-    level: Annotated[int | None, "number of levels; none: as many as all sides can be halved"] = None
+    level: Annotated[int | None, "number of levels; none: the number of times that all sides can be halved"] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,16 +42,16 @@ class WaveletSparsity(Sparsity):
             ) from None
         L = level_matrix(self.family, 64, torch.float64, torch.device("cpu"))
         if not torch.allclose(L @ L.mT, torch.eye(64, dtype=L.dtype), atol=1e-9):
-            raise ParameterError(f"wavelet: {self.family} is not orthogonal; take one of haar, db*, sym* or coif*")
+            raise ParameterError(f"wavelet: {self.family} is not orthogonal; use one of haar, db*, sym* or coif*")
         if self.level is not None and self.level < 1:
             raise ParameterError(f"wavelet: level must be at least 1, got {self.level}")
 
     def unsupported(self, shape: Shape) -> str | None:
-        most, size = _halvings(shape), " x ".join(map(str, shape))
-        if most == 0:
-            return f"a wavelet transform halves all sides, which {size} does not allow"
-        if self.level is not None and self.level > most:
-            return f"{size} pixels can be halved {most} times, not level={self.level}"
+        maximum, size = _halvings(shape), " x ".join(map(str, shape))
+        if maximum == 0:
+            return f"a wavelet transform needs even sides, got {size}"
+        if self.level is not None and self.level > maximum:
+            return f"{size} pixels can be halved {maximum} times, not level={self.level}"
         return None
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
@@ -88,12 +88,12 @@ class WaveletSparsity(Sparsity):
 
 
 def _corner(shape: Shape) -> tuple[slice | EllipsisType, ...]:
-    """The part of that shape at the start of the last axes."""
+    """The index of the corner of this shape at 0 of the last axes."""
     return (..., *(slice(n) for n in shape))
 
 
 def _halvings(shape: Shape) -> int:
-    """How often all sides can be halved."""
+    """The number of times that all sides can be halved."""
     common = math.gcd(*shape)
     return (common & -common).bit_length() - 1
 

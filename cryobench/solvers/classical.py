@@ -1,4 +1,4 @@
-"""`dct`, `wavelet` and `tv`, and `sparse` with any sparsity prior: names on the proximal engine."""
+"""`dct`, `wavelet` and `tv`, and `sparse` with any sparsity prior, solved by the methods of `proximal`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cryobench.priors.tv import Kind, ProxTv, TotalVariation
 from cryobench.priors.wavelet import WaveletSparsity
 from cryobench.rng import Rng
 from cryobench.solvers.methods import Fista, PrimalDual
-from cryobench.solvers.pinv import expected_misfit, least_norm
-from cryobench.solvers.proximal import Objective, finished, joined, minimise
+from cryobench.solvers.pinv import expected_misfit, minimum_norm
+from cryobench.solvers.proximal import Objective, combined, least_squares_result, minimise
 from cryobench.spec import Component, Range
 
 
@@ -34,7 +34,7 @@ class Regularised(Solver):
     lam: Annotated[
         float | Literal["auto"],
         Range(1e-3, 100, log=True, also=("auto",)),
-        "weight of R; auto: by the noise level, see docs/classical.md",
+        "weight of R; auto: from the noise level, see docs/classical.md",
     ] = "auto"
     form: Annotated[Literal["auto", "penalty", "constraint"], "auto: constraint where y is exact and lam=auto"] = "auto"
     cut: Annotated[
@@ -46,20 +46,20 @@ class Regularised(Solver):
     method: Annotated[Literal["auto", "primal_dual", "fista"], "auto: fista where A has no closed form"] = "auto"
     steps: Annotated[int, "maximum number of steps"] = 5000
     tol: Annotated[float, "stop an image at this duality gap, relative to its objective"] = 5e-5
-    box: Annotated[bool, "hold every pixel in the range of the scale, [-1, 1] by default"] = False
+    box: Annotated[bool, "constrain every pixel to the range of the scale, [-1, 1] by default"] = False
     share: Annotated[float, "form=penalty, lam=auto, exact y: misfit relative to the structure in y"] = 0.01
     trace: Annotated[bool, "keep objective, change and gap of every step as curves"] = False
 
-    default_cut = 2.0  # what each prior takes is measured: docs/adr/0006
+    default_cut = 2.0  # measured for each prior: docs/adr/0006
 
     def __post_init__(self) -> None:
         name = type(self).__name__.lower()
         if self.lam != "auto" and not 0 <= self.lam < math.inf:
             raise ParameterError(f"{name}: lam must be zero, positive or auto, got {self.lam:g}")
         if self.form == "constraint" and self.lam != "auto":
-            raise ParameterError(f"{name}: form=constraint has no weight; leave out lam={self.lam:g}, or form")
+            raise ParameterError(f"{name}: form=constraint has no weight; omit lam={self.lam:g}, or form")
         if self.method == "fista" and (self.form == "constraint" or self.box):
-            raise ParameterError(f"{name}: method=fista solves form=penalty without box; take method=primal_dual")
+            raise ParameterError(f"{name}: method=fista supports only form=penalty without box; use method=primal_dual")
         if not 0 < self.share < 1:
             raise ParameterError(f"{name}: share must lie in (0, 1), got {self.share:g}")
         if self.steps < 1:
@@ -76,77 +76,83 @@ class Regularised(Solver):
 
     @abstractmethod
     def regulariser(self, cut: float) -> Sparsity:
-        """R with that split."""
+        """R with this cut."""
 
     def bounds(self, problem: Problem) -> tuple[float, float] | None:
-        """The range in which `box` holds every pixel; None without `box`."""
+        """The range of every pixel with `box`; None without."""
         return problem.scale.range if self.box else None
 
     def unsupported(self, problem: Problem) -> str | None:
         if self.box and problem.scale.range is None:
             return f"box=true needs intensities of known range; scaling {problem.scale.name} has none, use minmax"
         if problem.operator.channels != 1:
-            return f"it takes images of one channel, and these have {problem.operator.channels}"
+            return f"it supports images of one channel, got {problem.operator.channels}"
         shape = problem.operator.image_shape
         return unsupported_dims(self.sparsity, shape) or self.sparsity.unsupported(shape)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        task = self.task(problem)
+        objective = self.objective(problem)
         iterate = partial(minimise, steps=self.steps, tol=self.tol, trace=self.trace, progress=progress)
-        ways = {
-            "done": finished,
-            "fista": lambda task: iterate(Fista(task)),
-            "primal_dual": lambda task: iterate(PrimalDual(task)),
+        methods = {
+            "none": least_squares_result,
+            "fista": lambda objective: iterate(Fista(objective)),
+            "primal_dual": lambda objective: iterate(PrimalDual(objective)),
         }
         # the method is chosen per image, so that results do not depend on the batch
-        chosen = {name: torch.nonzero(images.flatten()).flatten() for name, images in self._ways(problem, task).items()}
-        answers = {name: (images, ways[name](task.take(images))) for name, images in chosen.items() if len(images)}
-        return joined(list(answers.values()))
+        parts = []
+        for name, chosen in self._methods(problem, objective).items():
+            images = torch.nonzero(chosen.flatten()).flatten()
+            if len(images):
+                parts.append((images, methods[name](objective.take(images))))
+        return combined(parts)
 
-    def _ways(self, problem: Problem, task: Objective) -> dict[str, torch.Tensor]:
-        """Which images need no iteration, and which method minimises the others."""
-        operator, exact = problem.operator, task.exact
-        done = exact & (operator.rank == math.prod(operator.image_shape))  # the constraint has a unique solution
+    def _methods(self, problem: Problem, objective: Objective) -> dict[str, torch.Tensor]:
+        """The images of each method, bool [B, 1, ..., 1]; those of `none` need no iteration."""
+        operator, constrained = problem.operator, objective.constrained
+        # with full column rank the constraint has a unique solution
+        none = constrained & (operator.rank == math.prod(operator.image_shape))
         if self.method == "auto":
-            fista = ~exact & (not operator.closed_form and not self.box)
+            fista = ~constrained & (not operator.closed_form and not self.box)
         else:
-            fista = torch.full_like(exact, self.method == "fista")
-        return {"done": done, "fista": fista & ~done, "primal_dual": ~fista & ~done}
+            fista = torch.full_like(constrained, self.method == "fista")
+        return {"none": none, "fista": fista & ~none, "primal_dual": ~fista & ~none}
 
-    def task(self, problem: Problem) -> Objective:
-        """The objective: the form and, with `lam=auto`, the target misfit of the weight."""
+    def objective(self, problem: Problem) -> Objective:
+        """The objective for a problem: its form and, with `lam=auto`, the target misfit that determines the weight."""
         operator, prior = problem.operator, self.sparsity
-        least = least_norm(problem)
-        structure = least - per_item(mean_intensity(operator, problem.y), least)
+        least_squares = minimum_norm(problem)
+        structure = least_squares - per_item(mean_intensity(operator, problem.y), least_squares)
         measured = operator.A(structure)
-        measured_norm = per_item(norm(measured), least)
+        measured_norm = per_item(norm(measured), least_squares)
         if self.lam != "auto":
             lam = torch.full_like(measured_norm, self.lam)
-            misfit, exact = torch.full_like(lam, math.inf), torch.zeros_like(lam, dtype=torch.bool)
+            misfit, constrained = torch.full_like(lam, math.inf), torch.zeros_like(lam, dtype=torch.bool)
         else:
             misfit = self._misfit(problem, measured_norm)
-            exact = misfit == 0
+            constrained = misfit == 0
             # initial weight: lam K^T u = A^T r at the minimiser, for a residual r of norm `misfit` and |u| = 1
             gain = norm(operator.A_adjoint(measured)) / measured_norm.clamp_min(tiny(misfit))
             lam = misfit * gain / math.sqrt(structure[0].numel() * prior.norm_squared(structure.ndim - 2))
-            lam, misfit = torch.where(exact, 1.0, lam), torch.where(exact, math.inf, misfit)
-        outside = operator.A(least) - problem.y
-        beyond = per_item(dot(outside, outside), least) / 2
-        return Objective(operator, prior, least, norm(structure), beyond, exact, lam, misfit, self.bounds(problem))
+            lam, misfit = torch.where(constrained, 1.0, lam), torch.where(constrained, math.inf, misfit)
+        residual = operator.A(least_squares) - problem.y
+        constant = per_item(dot(residual, residual), least_squares) / 2
+        return Objective(operator, prior, least_squares, norm(structure), constant, constrained, lam, misfit,
+                         self.bounds(problem))  # fmt: skip
 
     def _misfit(self, problem: Problem, structure: torch.Tensor) -> torch.Tensor:
-        """The target misfit, 0 for the constraint form; `structure`: the misfit of a constant image."""
+        """The target misfit, 0 for the constraint form. structure: the misfit of a constant image."""
         if self.form == "constraint":
             return torch.zeros_like(structure)
         misfit = per_item(expected_misfit(problem), structure)
         if self.form == "penalty" or self.method == "fista":
             misfit = torch.where(misfit > 0, misfit, self.share * structure)
+        # a constant image has the misfit `structure` at any larger lam, so a larger target could not be reached
         return torch.minimum(misfit, 0.99 * structure)
 
 
 @dataclass(frozen=True)
 class Dct(Regularised):
-    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; `cryobench show dct` has the prior."""
+    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; see `cryobench show dct` for the prior."""
 
     def regulariser(self, cut: float) -> Sparsity:
         return DctSparsity(cut)
@@ -157,7 +163,7 @@ class Wavelet(Regularised):
     """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
-    level: Annotated[int | None, "number of levels; none: as many as all sides can be halved"] = None
+    level: Annotated[int | None, "number of levels; none: the number of times that all sides can be halved"] = None
 
     default_cut = 2.5
 
@@ -169,14 +175,16 @@ class Wavelet(Regularised):
 class Tv(Regularised):
     """Few edges: R(x) = sum over pixels of the length of the gradient (total variation)."""
 
-    kind: Annotated[Kind, "length of the gradient at a pixel, or each difference by itself"] = "isotropic"
+    kind: Annotated[Kind, "isotropic: length of the gradient at a pixel; anisotropic: every difference separately"] = (
+        "isotropic"
+    )
     backend: Annotated[Literal["torch", "proxtv"], "proxtv: the proximal step of the package prox-tv"] = "torch"
 
     default_cut = 1.5
 
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Those of the backend: prox-tv takes images alone."""
+        """The dimensions of the backend: prox-tv supports images only."""
         return self.sparsity.dims
 
     def regulariser(self, cut: float) -> Sparsity:
@@ -185,7 +193,8 @@ class Tv(Regularised):
 
 @dataclass(frozen=True)
 class _HasPrior:
-    """The field of `Sparse` that comes before those of `Regularised`, and so is bound by the bare value of a spec."""
+    """The first field of `Sparse`, in a base class so that it precedes those of `Regularised`: the bare value of a spec
+    binds it."""
 
     prior: Annotated[Sparsity, Component("priors"), "a sparsity prior: dct, tv, wavelet or a plugin's"] = (
         TotalVariation()
@@ -196,7 +205,7 @@ class _HasPrior:
 class Sparse(Regularised, _HasPrior):
     """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in sparse:tv,prior.kind=anisotropic."""
 
-    cut: Annotated[float | None, Range(1, 4, also=(None,)), "in place of the prior's own"] = None
+    cut: Annotated[float | None, Range(1, 4, also=(None,)), "overrides the cut of the prior"] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prior, Sparsity):

@@ -16,14 +16,14 @@ from cryobench.solvers.reverse import Draws, Sampler, ancestral, levels
 from cryobench.spec import Range
 
 ZETA = {16: 1.0, math.inf: 10.0}
-"""zeta by block size: the entry of the smallest key that is not below K. Operators without blocks have K = 1."""
+"""zeta by block size K: the entry of the smallest key >= K. Operators without blocks have K = 1."""
 
 
 @dataclass(frozen=True)
 class CryoSense(Sampler):
-    """CryoSENSE: DDPM steps, each followed by a step down the data term with momentum.
+    """CryoSENSE: DDPM steps, each followed by a gradient step on the data term with momentum.
 
-        x_prev, x0 = DDPM step from x_t, and its estimate of x_0, clamped to [-1, 1]
+        x_prev, x0 = DDPM step from x_t, and its estimate of x_0 clamped to [-1, 1]
         z = clamp(x0 - beta_i v, -1, 1)                     look-ahead
         g = grad_z mean((A z - y)^2),  g = g / (||g|| + 1e-8) for each image
         v = beta_i v + zeta_i g
@@ -77,4 +77,4 @@ class CryoSense(Sampler):
 
 def zeta_of(block: int) -> float:
     """The published step size for a block of K x K pixels."""
-    return next(value for most, value in ZETA.items() if block <= most)
+    return next(value for largest, value in ZETA.items() if block <= largest)

@@ -13,7 +13,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import NOISE_OF_Y, data_step, errors_in_image
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler
 from cryobench.spec import Range
 
@@ -23,8 +23,8 @@ class Daps(Sampler):
     """Decoupled annealing posterior sampling (Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with
     Decoupled Noise Annealing", algorithm 1): for noise levels s that fall from `start` to `end`, z = image + s noise,
 
-        x0 = where the probability-flow ODE takes z:  dz/ds = (z - E[x | z]) / s
-        x ~ p(x_0 | x0, y),  p(x_0 | z) taken for N(x0, s^2)
+        x0 = end point of the probability-flow ODE from z:  dz/ds = (z - E[x | z]) / s
+        x ~ p(x_0 | x0, y),  assuming p(x_0 | z) = N(x0, s^2)
         z = x + s' noise,    s' the next level
 
     The paper draws x by Langevin steps. For a linear A the draw is one proximal step (perturb and optimise):
@@ -44,10 +44,12 @@ class Daps(Sampler):
     """
 
     steps: Annotated[int, Range(10, 200, log=True), "noise levels"] = 50
-    ode_steps: Annotated[int, "network evaluations at each of them"] = 5
+    ode_steps: Annotated[int, "network evaluations per level"] = 5
     start: Annotated[float, Range(1, 100, log=True), "first noise level, on images in [-1, 1]"] = 100.0
     end: Annotated[float, Range(0.02, 0.5, log=True), "last noise level"] = 0.1
-    spread: Annotated[float, Range(0, 1), "noise about the end of the ODE, as a share of the noise level"] = 0.0
+    spread: Annotated[
+        float, Range(0, 1), "noise added to the end point of the ODE, as a fraction of the noise level"
+    ] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,18 +63,18 @@ class Daps(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        least = least_norm(problem)
+        least_squares = minimum_norm(problem)
         noise_of_y = draws.stream(NOISE_OF_Y) if (problem.sigma > 0).any() else None
         # the network cannot use levels beyond its schedule
         sigmas = polynomial(min(self.start, float(model.sigmas[-1])), self.end, self.steps)
-        x = torch.zeros_like(least)
+        x = torch.zeros_like(least_squares)
         z = sigmas[0] * draws.x_T()
         for i, s in enumerate(sigmas):
             u = x0 = flow(model, z, s, self.ode_steps)
             last = i == self.steps - 1
             if self.spread > 0 and not last:
                 u = x0 + self.spread * s * draws.noise()
-            perturbed = least if noise_of_y is None else least + errors_in_image(problem, noise_of_y)
+            perturbed = least_squares if noise_of_y is None else least_squares + errors_in_image(problem, noise_of_y)
             x = data_step(problem, perturbed, u, s**2)
             recording.offer(z / math.sqrt(1 + s**2), x0)
             if not last:
@@ -94,7 +96,7 @@ def flow(model: DiffusionModel, z: torch.Tensor, s: float, steps: int) -> torch.
 
 
 def polynomial(start: float, end: float, steps: int, rho: float = 7) -> list[float]:
-    """`steps` levels from start to end, their rho-th roots evenly spaced (Karras et al. 2022, eq. 5); one is start."""
+    """`steps` levels from start to end, rho-th roots evenly spaced (Karras et al. 2022, eq. 5); `start` for one."""
     if steps == 1:
         return [start]
     high, low = start ** (1 / rho), end ** (1 / rho)

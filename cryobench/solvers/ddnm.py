@@ -1,4 +1,4 @@
-"""`ddnm`: the reverse process with the range component from the measurements and the null space from the network."""
+"""`ddnm`: the reverse process, with the range component from the measurements and the null space from the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import NOISE_OF_Y, noise_in_image
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in
 from cryobench.spec import Range
 
@@ -21,7 +21,7 @@ class Ddnm(Sampler):
     """DDNM and its noisy form DDNM+ (Wang, Yu & Zhang 2023, "Zero-Shot Image Restoration Using Denoising Diffusion
     Null-Space Model", eqs. 13 and 17-19):
 
-        x0 <- x0 - w A^+ (A x0 - y)                     on the range of A, from y
+        x0 <- x0 - w A^+ (A x0 - y)                     replaces the measured component
         x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (sqrt(1 - eta^2) eps + eta noise)
 
     with w = 1 where y is exact. Where y is noisy, A^+ y has noise of deviation s_x (estimated by one application of A^+
@@ -29,7 +29,7 @@ class Ddnm(Sampler):
     a_s w^2 s_x^2 that enters with y is subtracted from the noise drawn on the range of A.
     """
 
-    eta: Annotated[float, Range(0, 1), "share of fresh noise in a step, 0 (none) to 1"] = 0.85
+    eta: Annotated[float, Range(0, 1), "fraction of fresh noise in a step, 0 (none) to 1"] = 0.85
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +38,7 @@ class Ddnm(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        operator, least = problem.operator, least_norm(problem)
+        operator, least_squares = problem.operator, minimum_norm(problem)
         deviation = noise_in_image(problem, draws.stream(NOISE_OF_Y))
         noisy = bool((deviation > 0).any())
         x = draws.x_T()
@@ -47,9 +47,9 @@ class Ddnm(Sampler):
             # eps is that of the uncorrected x0: recomputing it from the corrected x0 would undo part of the correction
             eps = noise_in(model, x, x0, t)
             b = model.alpha(then)
-            # without noise in y w is 1; at the last level the quotient would be 0 / 0
+            # w is 1 without noise in y: at the last level the quotient would be 0 / 0
             w = torch.where(deviation > 0, (((1 - b) / b) ** 0.5 / deviation).clamp_max(1.0), 1.0)
-            x0 = x0 + w * operator.A_dagger_A(least - x0)
+            x0 = x0 + w * operator.A_dagger_A(least_squares - x0)
             if t == 0:
                 x = x0
             else:

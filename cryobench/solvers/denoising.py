@@ -1,4 +1,4 @@
-"""Steps that solvers with a denoiser share: the data term, the noise of the images, half-quadratic splitting."""
+"""Steps shared by the solvers with a denoiser: data term, noise of the images, half-quadratic splitting."""
 
 from __future__ import annotations
 
@@ -9,61 +9,65 @@ import torch
 
 from cryobench.core import Problem
 from cryobench.numerics.linalg import dot, norm, tiny
-from cryobench.numerics.symmetry import turned, turned_back
+from cryobench.numerics.symmetry import inverse_transformed, transformed
 from cryobench.priors.diffusion import DiffusionModel, NoisyImages
 from cryobench.rng import Rng, Stream
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.wiener import noise_power
 
 NOISE_STEPS, NOISE_START, NOISE_PROBE = 3, 0.3, 0.1
-"""The estimate of the images' own noise: its steps, of two network evaluations each; where it starts; the length of its
-probe over t, long enough for bfloat16."""
+"""Parameters of `image_noise`: number of iterations, of two network evaluations each; initial t; length of the probe
+relative to t, large enough for bfloat16."""
 NOISE_OF_Y = "noise of y"
-"""What draws of the noise in y are for."""
-LEAST_NOISE = 0.01
-"""The least deviation that the images' own noise is taken for, on images in [-1, 1]."""
-BLIND = 10.0
-"""The noise level beyond which a network tells the mean of the images it knows, and little of the one it is shown."""
+"""The purpose (`Rng.stream`) of draws of the noise in y."""
+MINIMUM_NOISE = 0.01
+"""Lower bound of the estimated standard deviation of the images' own noise, for images in [-1, 1]."""
+MEAN_ONLY = 10.0
+"""Above this noise level the output of a network is close to the mean of its training images, whatever its input."""
 
 
 @torch.no_grad()
 def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
-    """The deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
+    """The standard deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
 
-    The network D takes noise of variance t^2 = s^2 + w^2 off x, w^2 being that of the noise of y in the least-norm
-    solution. x is that solution where y has measured; elsewhere it is what D last took for the image, with noise n as
-    strong, for D has learned to see through noise that is everywhere. What D takes off the measured part is less than
-    the noise, by what D leaves of it, which its divergence there tells (Stein 1981; by one random probe b, Ramani, Blu
-    & Unser 2008):
+    The network D removes noise of variance t^2 = s^2 + w^2 from x, with w^2 the variance that the noise of y has in the
+    minimum-norm solution. The measured component of x is that of the minimum-norm solution. The unmeasured component is
+    the last output of D plus noise n of deviation t, because D was trained on noise in all components. D removes less
+    than all the noise from the measured component; the fraction that remains is the divergence of D there (Stein 1981;
+    estimated with one random probe b, Ramani, Blu & Unser 2008):
 
         t^2 = ||A^+ A (x - D(x))||^2 / rank A / (1 - div),    div = <A^+ A b, D(x + e b) - D(x)> / (e rank A)
 
-    Iterated from t = `NOISE_START`.
+    Iterated `NOISE_STEPS` times from t = `NOISE_START`.
     """
-    operator, least = problem.operator, least_norm(problem)
+    operator, least_squares = problem.operator, minimum_norm(problem)
     rank = max(operator.rank, 1)
-    probe = rng.stream("probe").normal(least.shape[1:], dtype=least.dtype, device=least.device).sign()
-    measured_probe = operator.A_dagger_A(probe.expand_as(least))
+    probe = (
+        rng.stream("probe")
+        .normal(least_squares.shape[1:], dtype=least_squares.dtype, device=least_squares.device)
+        .sign()
+    )
+    measured_probe = operator.A_dagger_A(probe.expand_as(least_squares))
     fill = rng.stream("fill")
     of_y = noise_in_image(problem, rng.stream(NOISE_OF_Y)).double().square()
-    measured, t = least, torch.full_like(problem.sigma, NOISE_START)
+    measured, t = least_squares, torch.full_like(problem.sigma, NOISE_START)
     for _ in range(NOISE_STEPS):
-        n = t * fill.normal(least.shape[1:], dtype=least.dtype, device=least.device)
+        n = t * fill.normal(least_squares.shape[1:], dtype=least_squares.dtype, device=least_squares.device)
         x = measured + n - operator.A_dagger_A(n)
         c = model.denoise(x, t)
         e = NOISE_PROBE * t
         left = dot(measured_probe, model.denoise(x + e * probe, t) - c) / (e * rank)
-        taken = operator.A_dagger_A(least - c)
+        taken = operator.A_dagger_A(least_squares - c)
         variance = dot(taken, taken).double() / rank / (1 - left.double().clamp_max(0.95))
-        t = variance.clamp(LEAST_NOISE**2, 1.0).sqrt().to(t.dtype)
+        t = variance.clamp(MINIMUM_NOISE**2, 1.0).sqrt().to(t.dtype)
         measured = c + taken
-    return (t.double().square() - of_y).clamp_min(LEAST_NOISE**2).sqrt().to(t.dtype)
+    return (t.double().square() - of_y).clamp_min(MINIMUM_NOISE**2).sqrt().to(t.dtype)
 
 
 def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
-    """The deviation of the noise in A^+ y on the range of A, per image [B, 1, 1, 1]; 0 where y is exact.
+    """The standard deviation of the noise in A^+ y per measured component, per image [B, 1, 1, 1]; 0 where y is exact.
 
-    Told by one application of A^+ to noise from `stream`.
+    Estimated by one application of A^+ to noise from `stream`.
     """
     if not (problem.sigma > 0).any():
         return problem.sigma
@@ -71,22 +75,22 @@ def noise_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
 
 
 def errors_in_image(problem: Problem, stream: Stream) -> torch.Tensor:
-    """A draw of A^+ (sigma n), n ~ N(0, I): what the noise of y is in the least-norm solution, [B, 1, H, W]."""
+    """A draw of A^+ (sigma n), n ~ N(0, I): the noise of y in the minimum-norm solution, [B, 1, H, W]."""
     n = stream.normal(problem.y.shape[1:], dtype=problem.y.dtype, device=problem.y.device)
     return problem.operator.A_dagger(noise_power(problem).sqrt().to(n.dtype) * n)
 
 
-def data_step(problem: Problem, least: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
+def data_step(problem: Problem, least_squares: torch.Tensor, z: torch.Tensor, variance: float) -> torch.Tensor:
     """The mean of p(x | z, y) for x ~ N(z, variance), y ~ N(A x, sigma^2), [B, 1, H, W].
 
-    Where y is exact it is the projection of z on {x : A x = y}. least: a least-squares solution of A x = y. Where noise
-    lives on the range of A alone, sigma^2 is that of a coefficient that has any.
+    Where y is exact it is the projection of z on {x : A x = y}. least_squares: a least-squares solution of A x =
+    y. If the noise is confined to the range of A, sigma^2 is its variance in a measured coefficient.
     """
-    return z + data_gain(problem, least - z, variance)
+    return z + data_gain(problem, least_squares - z, variance)
 
 
 def data_gain(problem: Problem, x: torch.Tensor, variance: float | torch.Tensor) -> torch.Tensor:
-    """(A^T A + (sigma^2 / variance) I)^-1 A^T A x, [B, C, *S]; variance: positive, of all images or of each."""
+    """(A^T A + (sigma^2 / variance) I)^-1 A^T A x, [B, C, *S]. variance: positive, one for all images or per image."""
     sigma2 = noise_power(problem).to(x.dtype)
     gamma = torch.where(sigma2 > 0, variance / sigma2.clamp_min(tiny(sigma2)), math.inf)
     return problem.operator.A_dagger_A(x, gamma)
@@ -95,32 +99,33 @@ def data_gain(problem: Problem, x: torch.Tensor, variance: float | torch.Tensor)
 def splitting(
     problem: Problem,
     model: DiffusionModel,
-    least: torch.Tensor,
+    least_squares: torch.Tensor,
     levels: Sequence[float],
     *,
     lam: float = 1.0,
     kinds: Sequence[int] = (0,),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Half-quadratic splitting from the least-norm solution: (x, the denoised z) of each noise level, as in `hqs`.
+    """Half-quadratic splitting from the minimum-norm solution, as in `hqs`: yields (x, denoised z) for each level.
 
-    kinds: turns and flips that the network sees x in, one after the other.
+    kinds: symmetries (`transformed`) applied to x before the network, one per step in turn.
     """
-    x = least
+    x = least_squares
     for k, s in enumerate(levels):
         kind = kinds[k % len(kinds)]
-        z = turned_back(model.denoise(turned(x, kind), s), kind)
-        if s > BLIND:
-            room = room_beside_noise(model, z)
-            z = z.clamp(-room, room)
-        x = data_step(problem, least, z, s**2 / lam)
+        z = inverse_transformed(model.denoise(transformed(x, kind), s), kind)
+        if s > MEAN_ONLY:
+            bound = mean_bound(model, z)
+            z = z.clamp(-bound, bound)
+        x = data_step(problem, least_squares, z, s**2 / lam)
         yield x, z
 
 
-def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
-    """How far from 0 the mean of images x in [-1, 1] can lie, [B, 1, 1, 1]; or one number for all, [].
+def mean_bound(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
+    """The largest plausible distance from 0 of the mean of images x in [-1, 1], [B, 1, 1, 1]; [] if one for all.
 
-    In N pixels white noise of deviation n reaches about n sqrt(2 ln N) to either side, which leaves 1 less that: of an
-    image that is nearly noise, a mean that was learned on clearer ones is wrong. 1 where the noise is not told apart.
+    White noise of deviation n in N pixels has extremes of about +-n sqrt(2 ln N), so that the bound is 1 minus that. In
+    images that are mostly noise, the mean of less noisy training images would be wrong. The bound is 1 if the model
+    does not have the noise separately.
     """
     if not isinstance(model, NoisyImages):
         return x.new_ones(())
@@ -128,7 +133,7 @@ def room_beside_noise(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
 
 
 def geometric(start: float, end: float, steps: int) -> list[float]:
-    """`steps` numbers from start to end, each the same fraction of the one before; `end` alone for one."""
+    """`steps` numbers from start to end in geometric progression; `end` for one step."""
     if steps == 1:
         return [end]
     return [start * (end / start) ** (k / (steps - 1)) for k in range(steps)]

@@ -12,7 +12,7 @@ from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.solvers.denoising import data_step
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in, renoised
 from cryobench.spec import Range
 
@@ -28,7 +28,7 @@ class DiffPir(Sampler):
     with rho_t = lam sigma^2 / sigma_t^2. Where y is exact the first line is the projection on {x : A x = y}.
     """
 
-    zeta: Annotated[float, Range(0, 1), "share of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3
+    zeta: Annotated[float, Range(0, 1), "fraction of fresh noise in the variance of a step, 0 (none) to 1"] = 0.3
     lam: Annotated[float, Range(0.5, 50, log=True), "weight of the prior where y is noisy"] = 8.0
 
     def __post_init__(self) -> None:
@@ -40,11 +40,11 @@ class DiffPir(Sampler):
 
     @torch.no_grad()
     def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
-        least = least_norm(problem)
+        least_squares = minimum_norm(problem)
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):
             x0 = model.predict(x, t).x0.clamp_(-1, 1)
-            x0 = data_step(problem, least, x0, float(model.sigmas[t]) ** 2 / self.lam)
+            x0 = data_step(problem, least_squares, x0, float(model.sigmas[t]) ** 2 / self.lam)
             eps = noise_in(model, x, x0, t)
             x = renoised(x0, eps, draws.noise() if t > 0 else None, model.alpha(then), self.zeta)
             recording.offer(x, x0)

@@ -23,9 +23,9 @@ class DmPlug(WithDiffusion):
 
         argmin_z mean (A R(z) - y)^2
 
-    R(z): DDIM without fresh noise from the seed z, x0 clamped to [-1, 1]. The descent is by
-    Adam (0.9, 0.999) from z ~ N(0, I), at most `steps` steps of `ddim_steps` network evaluations and their gradient
-    each. With three steps the levels are those of the published code, 666, 333 and 0 of 1000.
+    R(z): DDIM without fresh noise from the seed z, x0 clamped to [-1, 1]. The optimiser is Adam (0.9, 0.999) from
+    z ~ N(0, I), with at most `steps` steps of `ddim_steps` network evaluations and their gradient each. With three DDIM
+    steps the levels are those of the published code, 666, 333 and 0 of 1000.
 
     It stops by ES-WMV (Wang et al. 2021, "Early Stopping for Deep Image Prior", algorithm 1, whose window and patience
     are the defaults): with VAR the variance of the last `window` images R(z), summed over pixels, the result is the
@@ -40,16 +40,16 @@ class DmPlug(WithDiffusion):
     after an image has stopped.
     """
 
-    steps: Annotated[int, Range(200, 5000, log=True), "most steps of Adam"] = 5000
+    steps: Annotated[int, Range(200, 5000, log=True), "maximum number of steps of Adam"] = 5000
     lr: Annotated[float, Range(1e-3, 0.1, log=True), "learning rate"] = 1e-2
-    window: Annotated[int, "images over which their variance is taken"] = 100
-    patience: Annotated[int, "steps without a lower variance after which an image is done"] = 1000
+    window: Annotated[int, "number of iterates over which the variance is taken"] = 100
+    patience: Annotated[int, "steps without a lower variance after which an image stops"] = 1000
     ddim_steps: Annotated[int, "network evaluations from the seed to the image"] = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("window", 2), ("patience", 1), ("ddim_steps", 1)):
-            if getattr(self, name) < least:
-                raise ParameterError(f"dmplug: {name} must be at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("steps", 1), ("window", 2), ("patience", 1), ("ddim_steps", 1)):
+            if getattr(self, name) < minimum:
+                raise ParameterError(f"dmplug: {name} must be at least {minimum}, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ParameterError(f"dmplug: lr must be positive, got {self.lr:g}")
 
@@ -60,9 +60,9 @@ class DmPlug(WithDiffusion):
         seed = Seed(Draws(problem, rng).x_T(), self.lr)
         stopping = EarlyStopping(self.window, self.patience)
         operator, y = problem.operator, problem.y
-        answer = torch.zeros(problem.image_batch_shape, dtype=dtype, device=device)
-        shown = answer.clone()
-        loss_of_answer, curve = torch.zeros(B, dtype=dtype, device=device), []
+        result = torch.zeros(problem.image_batch_shape, dtype=dtype, device=device)
+        iterates = result.clone()
+        loss_of_result, curve = torch.zeros(B, dtype=dtype, device=device), []
         iterations = torch.full((B,), self.steps, device=device)
         stopped = torch.zeros(B, dtype=torch.bool, device=device)
         for i in range(self.steps):
@@ -73,12 +73,12 @@ class DmPlug(WithDiffusion):
             residual = operator.A(x) - y
             loss = residual.square().mean(dim=item_axes(residual))
             curve.append(torch.full((B,), math.nan, dtype=dtype, device=device).index_copy(0, active, loss))
-            uphill = operator.A_adjoint(residual) * (2 / residual[0].numel())
+            gradient = operator.A_adjoint(residual) * (2 / residual[0].numel())
 
-            better, done = stopping.look(x)
-            answer[active[better]], loss_of_answer[active[better]] = x[better], loss[better]
-            shown[active] = x
-            recording.offer(shown, shown)
+            better, done = stopping.update(x)
+            result[active[better]], loss_of_result[active[better]] = x[better], loss[better]
+            iterates[active] = x
+            recording.offer(iterates, iterates)
             if progress is not None:
                 progress(i + 1, self.steps)
             if done.any():
@@ -86,14 +86,14 @@ class DmPlug(WithDiffusion):
                 if done.all():
                     break
             keep = ~done
-            seed.descend(torch.autograd.grad(image, z, uphill)[0])
+            seed.descend(torch.autograd.grad(image, z, gradient)[0])
             if done.any():
                 active, y, operator = active[keep], y[keep], operator.select(keep)
                 model = model.select(keep)
                 seed.take(keep)
                 stopping.take(keep)
-        info = {"iterations": iterations, "loss": loss_of_answer, "stopped": stopped}
-        return Reconstruction(answer, info, {"loss": torch.stack(curve, dim=1)})
+        info = {"iterations": iterations, "loss": loss_of_result, "stopped": stopped}
+        return Reconstruction(result, info, {"loss": torch.stack(curve, dim=1)})
 
 
 def generated(model: DiffusionModel, z: torch.Tensor, steps: int) -> torch.Tensor:
@@ -106,7 +106,7 @@ def generated(model: DiffusionModel, z: torch.Tensor, steps: int) -> torch.Tenso
 
 
 class Seed:
-    """z [B, 1, H, W] and the state of Adam (Kingma & Ba 2015, algorithm 1): elementwise, and so each image's own."""
+    """z [B, 1, H, W] and the state of Adam (Kingma & Ba 2015, algorithm 1), independent for each image."""
 
     def __init__(self, z: torch.Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         self.z, self.m, self.v, self.k = z, torch.zeros_like(z), torch.zeros_like(z), 0
@@ -126,32 +126,32 @@ class Seed:
 
 
 class EarlyStopping:
-    """ES-WMV for each image: keeps the minimum of the variance over the last `window` iterates, and counts patience."""
+    """ES-WMV per image: minimum of the variance over the last `window` iterates, and number of steps since."""
 
     def __init__(self, window: int, patience: int):
         self._window, self._patience = window, patience
-        self._last = self._least = self._waited = torch.empty(0)
+        self._last = self._minimum = self._waited = torch.empty(0)
         self._seen = 0
 
-    def look(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """For the next iterates [B, 1, H, W]: whether each is the best so far, and whether its image is done, bool [B].
+    def update(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """For the next iterates [B, 1, H, W]: whether each is the best so far, and whether its image stops, bool [B].
 
         Until the first window is full the latest iterate is the best.
         """
         if self._seen == 0:
             self._last = x.new_empty((len(x), self._window, *x.shape[1:]))
-            self._least = x.new_full((len(x),), math.inf)
+            self._minimum = x.new_full((len(x),), math.inf)
             self._waited = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._last[:, self._seen % self._window] = x
         self._seen += 1
         if self._seen < self._window:
             return torch.ones_like(self._waited, dtype=torch.bool), torch.zeros_like(self._waited, dtype=torch.bool)
         variance = total(self._last.var(dim=1, correction=0)).flatten()
-        better = variance < self._least
-        self._least = torch.where(better, variance, self._least)
+        better = variance < self._minimum
+        self._minimum = torch.where(better, variance, self._minimum)
         self._waited = torch.where(better, 0, self._waited + 1)
         return better, self._waited >= self._patience
 
     def take(self, images: torch.Tensor) -> None:
         """Keep only the state of some of the images."""
-        self._last, self._least, self._waited = self._last[images], self._least[images], self._waited[images]
+        self._last, self._minimum, self._waited = self._last[images], self._minimum[images], self._waited[images]

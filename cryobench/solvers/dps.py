@@ -21,7 +21,7 @@ class Dps(Sampler):
     """Diffusion posterior sampling (Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse
     Problems", algorithm 1, for Gaussian noise), at every level
 
-        x_s = a draw given x_t and x0(x_t)   the ancestral step, x0 in [-1, 1]
+        x_s = a draw given x_t and x0(x_t)   the ancestral step, x0 clamped to [-1, 1]
         x_s <- x_s - zeta grad_{x_t} ||y - A x0(x_t)|| / ||A||
 
     The gradient is that of the norm, J^T A^T (A x0 - y) / ||A x0 - y|| with J the Jacobian of the network's x0, as in
@@ -47,8 +47,8 @@ class Dps(Sampler):
         for i, t, then in levels(model, self.steps):
             (_, x0), vjp = differentiable(model, x, t)
             residual = operator.A(x0) - y
-            uphill = operator.A_adjoint(residual / norm(residual).clamp_min(tiny(y))) / scale
-            step = self.zeta * vjp(uphill)
+            gradient = operator.A_adjoint(residual / norm(residual).clamp_min(tiny(y))) / scale
+            step = self.zeta * vjp(gradient)
             x = ancestral(model, x, x0, t, then, draws.noise() if t > 0 else None) - step
             recording.offer(x, x0)
             progress(i + 1, self.steps)

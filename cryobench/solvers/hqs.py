@@ -10,10 +10,10 @@ import torch
 
 from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
-from cryobench.numerics.symmetry import TURNS
+from cryobench.numerics.symmetry import SYMMETRIES
 from cryobench.rng import Rng
 from cryobench.solvers.denoising import geometric, splitting
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import WithDiffusion
 from cryobench.spec import Range
 
@@ -26,14 +26,14 @@ class Hqs(WithDiffusion):
         z = E[x | x + s n = x_k]                                    the network
         x_{k+1} = argmin_x 1/2 ||A x - y||^2 + 1/(2 g) ||x - z||^2
 
-    from the least-norm solution x_0, with g = s^2 / (lam sigma^2). The second step is closed form, and where y is exact
+    from the minimum-norm solution x_0, with g = s^2 / (lam sigma^2). The second step is closed form; if y is exact
     (sigma = 0) it is the projection on {x : A x = y}.
 
     The first level is so high that the input carries no information: z is the mean of the training images, clamped to
-    the range that the noise of the image leaves (`room_beside_noise`), and unmeasured components start from that mean.
-    This matters if y lacks the lowest frequencies: the network treats the error of a coefficient that is wrong by far
-    more than s, as 0 is there, as part of the image. It requires a network that predicts the image or v: for one that
-    predicts the noise, z contains its error and rounding multiplied by s.
+    the range left by the noise of the image (`mean_bound`), and unmeasured components start from that mean.
+    This matters if y lacks the lowest frequencies: x_0 is 0 there, and the network takes an error far larger than s for
+    part of the image. The high level requires a network that predicts the image or v: for a network that predicts the
+    noise, z contains the error and the rounding of the prediction multiplied by s.
 
     If the network was trained on images in all eight rotations and flips, each step transforms x_k by another of them,
     so that errors that are not equivariant average out (Terris et al. 2024, "Equivariant plug-and-play image
@@ -48,7 +48,7 @@ class Hqs(WithDiffusion):
     start: Annotated[float, Range(0.1, 10, log=True), "noise level of the second step"] = 0.3
     end: Annotated[float, Range(0.01, 0.5, log=True), "noise level of the last step"] = 0.1
     lam: Annotated[float, Range(0.1, 10, log=True), "weight of the prior where y is noisy"] = 1.0
-    turns: Annotated[bool, "another turn or flip at each step, for priors trained on all of them"] = True
+    turns: Annotated[bool, "apply another rotation or flip at each step, for priors trained on all of them"] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -62,9 +62,9 @@ class Hqs(WithDiffusion):
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
         H, W = problem.operator.image_shape
-        kinds = range(TURNS) if self.turns and self.prior.of_turned_images and H == W else [0]
-        x = least = least_norm(problem)
-        steps = splitting(problem, model, least, self.levels(model.prediction), lam=self.lam, kinds=kinds)
+        kinds = range(SYMMETRIES) if self.turns and self.prior.trained_with_symmetries and H == W else [0]
+        x = least_squares = minimum_norm(problem)
+        steps = splitting(problem, model, least_squares, self.levels(model.prediction), lam=self.lam, kinds=kinds)
         for k, (x, z) in enumerate(steps):
             recording.offer(x, z)
             if progress is not None:
@@ -72,7 +72,7 @@ class Hqs(WithDiffusion):
         return Reconstruction(x)
 
     def levels(self, prediction: str) -> list[float]:
-        """The noise level of each step with a network of this prediction; `end` alone for one step."""
+        """The noise level of each step for this prediction type of the network; `end` for one step."""
         if self.steps == 1:
             return [self.end]
         first = self.first

@@ -10,10 +10,12 @@ from cryobench.numerics.linalg import dot, norm, tiny, total
 from cryobench.solvers.proximal import Method, Objective
 
 _STEP_RANGE = 100
-"""Largest factor by which tau may change: with inconsistent constraints it would diverge."""
-_INNER_SHARE = 0.01
+"""Largest factor by which tau may differ from its initial value: with inconsistent constraints it would diverge."""
+_INNER_TOLERANCE = 0.01
 """Inside FISTA an iterative prox stops when its steps are this fraction of the last FISTA step, so that its error
 decreases with them (Schmidt, Le Roux & Bach 2011)."""
+_SUFFICIENT, _NECESSARY, _LONG = 0.2, 0.8, 0.36
+"""The parameters of the restart criterion of Applegate et al. 2023, section 4: see `PrimalDual.step`."""
 
 
 class PrimalDual(Method):
@@ -31,161 +33,178 @@ class PrimalDual(Method):
 
     If K K^T = 1, T and P depend only on s = x - tau K^T u, and s is iterated (Douglas-Rachford splitting; O'Connor &
     Vandenberghe 2020): the other component of z would only accumulate rounding errors. Otherwise K x and K^T u are
-    iterated with z, so that each step applies K and K^T only once. In both cases x is stored as its difference from
-    A^+ y, the argument of A_dagger_A.
+    iterated with z, so that each step applies K and K^T only once. In both cases x is stored as its offset from A^+ y,
+    the argument of A_dagger_A.
     """
 
-    def __init__(self, task: Objective):
-        self.task = task
-        self.norm_squared = task.prior.norm_squared(task.least.ndim - 2) + (task.bounds is not None)
-        self.splits = self.norm_squared == 1
-        self.K_least = self._K(task.least)
-        self.moved = self.anchor_x = self.KTu = self.g = torch.zeros_like(task.least)
-        self.u = self.anchor_u = torch.zeros_like(self.K_least)
-        self.Kx = self.K_least
-        # initial tau balances the primal and dual distances: `spread` over the norm of a u on the surface of the ball
-        size = task.lam * math.sqrt(self.u[0].numel() * self.norm_squared)
-        self.tau = torch.where((size > 0) & (task.spread > 0), task.spread / size.clamp_min(tiny(size)), 1.0)
-        self.least_tau, self.most_tau = self.tau / _STEP_RANGE, self.tau * _STEP_RANGE
-        self.k, self.age = torch.zeros_like(size), torch.zeros_like(size)
-        self.first = self.previous = self.residual = torch.full_like(size, math.inf)
-        self.at = self.anchor = self._image()
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.norm_squared = objective.prior.norm_squared(objective.least_squares.ndim - 2) + (
+            objective.bounds is not None
+        )
+        self.orthonormal = self.norm_squared == 1
+        self.K_start = self._K(objective.least_squares)
+        self.offset = self.anchor_x = self.KTu = self.stationarity = torch.zeros_like(objective.least_squares)
+        self.u = self.anchor_u = torch.zeros_like(self.K_start)
+        self.Kx = self.K_start
+        # tau starts as the expected distance to the minimiser in x over that in u, the norm of a u with all |u_i| = lam
+        size = objective.lam * math.sqrt(self.u[0].numel() * self.norm_squared)
+        self.tau = torch.where(
+            (size > 0) & (objective.structure_norm > 0), objective.structure_norm / size.clamp_min(tiny(size)), 1.0
+        )
+        self.tau_min, self.tau_max = self.tau / _STEP_RANGE, self.tau * _STEP_RANGE
+        self.k, self.iterations = torch.zeros_like(size), torch.zeros_like(size)
+        self.first_residual = self.previous_residual = self.residual = torch.full_like(size, math.inf)
+        self.z = self.anchor = self._mapped()
 
     @property
     def x(self) -> torch.Tensor:
-        return self.task.least + self.moved
+        return self.objective.least_squares + self.offset
 
     def _K(self, x: torch.Tensor) -> torch.Tensor:
-        Kx = self.task.prior.analysis(x)
-        return Kx if self.task.bounds is None else torch.cat([Kx, x], dim=1)
+        Kx = self.objective.prior.analysis(x)
+        return Kx if self.objective.bounds is None else torch.cat([Kx, x], dim=1)
 
     def _KT(self, u: torch.Tensor) -> torch.Tensor:
-        if self.task.bounds is None:
-            return self.task.prior.adjoint(u)
-        return self.task.prior.adjoint(u[:, :-1]) + u[:, -1:]
+        if self.objective.bounds is None:
+            return self.objective.prior.adjoint(u)
+        return self.objective.prior.adjoint(u[:, :-1]) + u[:, -1:]
 
     def _dual_step(self, u: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        if self.task.bounds is None:
-            return self.task.prior.dual_step(u, self.task.lam, sigma)
-        inside = u[:, -1:] - sigma * (u[:, -1:] / sigma).clamp(*self.task.bounds)
-        return torch.cat([self.task.prior.dual_step(u[:, :-1], self.task.lam, sigma), inside], dim=1)
+        if self.objective.bounds is None:
+            return self.objective.prior.dual_step(u, self.objective.lam, sigma)
+        # Moreau decomposition: the prox of the support function of the box, from the projection on the box
+        box = u[:, -1:] - sigma * (u[:, -1:] / sigma).clamp(*self.objective.bounds)
+        return torch.cat([self.objective.prior.dual_step(u[:, :-1], self.objective.lam, sigma), box], dim=1)
 
     def _primal_step(self, s: torch.Tensor) -> torch.Tensor:
-        return s - self.task.operator.A_dagger_A(s, torch.where(self.task.exact, math.inf, self.tau))
+        return s - self.objective.operator.A_dagger_A(s, torch.where(self.objective.constrained, math.inf, self.tau))
 
-    def _image(self) -> tuple[torch.Tensor, ...]:
-        """The iterated variables, at T z."""
-        return (self.moved - self.tau * self.KTu,) if self.splits else (self.moved, self.u, self.Kx, self.KTu)
+    def _mapped(self) -> tuple[torch.Tensor, ...]:
+        """T z: s alone where K K^T = 1, else (x, u, K x, K^T u)."""
+        return (self.offset - self.tau * self.KTu,) if self.orthonormal else (self.offset, self.u, self.Kx, self.KTu)
 
     def _split(self) -> torch.Tensor:
         """Apply T to s. Returns the squared residual."""
-        (s,) = self.at
-        self.moved = self._primal_step(s)
-        self.u = self._dual_step((self.K_least + self._K(2 * self.moved - s)) / self.tau, 1 / self.tau)
+        (s,) = self.z
+        self.offset = self._primal_step(s)
+        self.u = self._dual_step((self.K_start + self._K(2 * self.offset - s)) / self.tau, 1 / self.tau)
         self.KTu = self._KT(self.u)
-        self.g = self.KTu - (self.moved - s) / self.tau
-        return self.tau * dot(self.g, self.g)
+        self.stationarity = self.KTu - (self.offset - s) / self.tau
+        return self.tau * dot(self.stationarity, self.stationarity)
 
     def _hybrid(self) -> torch.Tensor:
         """Apply T to z. Returns the squared residual."""
-        x, u, Kx, KTu = self.at
+        x, u, Kx, KTu = self.z
         sigma = 1 / (self.tau * self.norm_squared)
-        self.moved = self._primal_step(x - self.tau * KTu)
-        self.Kx = self.K_least + self._K(self.moved)
+        self.offset = self._primal_step(x - self.tau * KTu)
+        self.Kx = self.K_start + self._K(self.offset)
         self.u = self._dual_step(u + sigma * (2 * self.Kx - Kx), sigma)
         self.KTu = self._KT(self.u)
         du, KTdu = self.u - u, self.KTu - KTu
-        self.g = KTdu - (self.moved - x) / self.tau
-        # ||T z - z||_P^2 with the square completed in dx; the rest is >= 0 but for rounding, as tau sigma ||K||^2 = 1
-        return self.tau * dot(self.g, self.g) + (dot(du, du) / sigma - self.tau * dot(KTdu, KTdu)).clamp_min(0)
+        self.stationarity = KTdu - (self.offset - x) / self.tau
+        # ||T z - z||_P^2 with the square completed in dx; since tau sigma ||K||^2 = 1, the second term is negative only
+        # by rounding
+        return self.tau * dot(self.stationarity, self.stationarity) + (
+            dot(du, du) / sigma - self.tau * dot(KTdu, KTdu)
+        ).clamp_min(0)
 
-    def propose(self) -> torch.Tensor:
-        self.residual = (self._split() if self.splits else self._hybrid()).sqrt()
-        fresh = self.k == 0
-        self.first = torch.where(fresh, self.residual, self.first)
-        falls = self.residual <= 0.2 * self.first
-        stalls = (self.residual <= 0.8 * self.first) & (self.residual > self.previous)
-        lasts = self.k >= 0.36 * (self.age + 1)
-        return ~fresh & (falls | stalls | lasts)
+    def step(self) -> torch.Tensor:
+        self.residual = (self._split() if self.orthonormal else self._hybrid()).sqrt()
+        just_restarted = self.k == 0
+        self.first_residual = torch.where(just_restarted, self.residual, self.first_residual)
+        sufficient = self.residual <= _SUFFICIENT * self.first_residual
+        necessary = (self.residual <= _NECESSARY * self.first_residual) & (self.residual > self.previous_residual)
+        long = self.k >= _LONG * (self.iterations + 1)
+        return ~just_restarted & (sufficient | necessary | long)
 
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
         x = self.x
-        if self.task.bounds is None:
+        if self.objective.bounds is None:
             return penalty - dot(self.KTu, x)
-        # u is the dual block of the box: its support function max(lo u, hi u) replaces lam R
-        low, high = self.task.bounds
+        # u is the dual block of the box: its support function max(lo u, hi u) replaces lam R. The iterate x may lie
+        # outside the box; the part outside is added in absolute value, so that it cannot make the gap smaller
+        low, high = self.objective.bounds
         u, inside = self.u[:, -1:], x.clamp(low, high)
-        held = total(torch.maximum(low * u, high * u) - u * inside + (u * (x - inside)).abs())
-        return penalty - dot(self.KTu - u, x) + held
+        box = total(torch.maximum(low * u, high * u) - u * inside + (u * (x - inside)).abs())
+        return penalty - dot(self.KTu - u, x) + box
 
-    def imbalance(self) -> torch.Tensor:
-        return self.g
+    def gradient(self) -> torch.Tensor:
+        return self.stationarity
 
-    def movement(self) -> torch.Tensor:
+    def step_length(self) -> torch.Tensor:
         return self.residual * self.tau.sqrt()
 
     def advance(self, restart: torch.Tensor) -> None:
         if restart.any():
-            moved, turned = norm(self.moved - self.anchor_x), norm(self.u - self.anchor_u)
-            target = moved / (turned * math.sqrt(self.norm_squared)).clamp_min(tiny(moved))
-            target = (self.tau * target).sqrt().clamp(self.least_tau, self.most_tau)
-            self.tau = torch.where(restart & (moved > 0) & (turned > 0), target, self.tau)
-            self.anchor_x = torch.where(restart, self.moved, self.anchor_x)
+            # tau should be the ratio of the distances to the minimiser in x and in u; the distances moved since the
+            # last restart only estimate them, so tau moves halfway
+            primal, dual = norm(self.offset - self.anchor_x), norm(self.u - self.anchor_u)
+            target = primal / (dual * math.sqrt(self.norm_squared)).clamp_min(tiny(primal))
+            target = (self.tau * target).sqrt().clamp(self.tau_min, self.tau_max)
+            self.tau = torch.where(restart & (primal > 0) & (dual > 0), target, self.tau)
+            self.anchor_x = torch.where(restart, self.offset, self.anchor_x)
             self.anchor_u = torch.where(restart, self.u, self.anchor_u)
-        image = self._image()
-        self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(image, self.anchor, strict=True))
-        # after a restart the anchor and the next point are both T z
+        mapped = self._mapped()
+        self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(mapped, self.anchor, strict=True))
+        # after a restart the anchor and the next point are both T z (a = 0)
         a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
-        self.at = tuple(
-            a * (2 * new - at) + (1 - a) * anchor for new, at, anchor in zip(image, self.at, self.anchor, strict=True)
+        self.z = tuple(
+            a * (2 * new - old) + (1 - a) * anchor for new, old, anchor in zip(mapped, self.z, self.anchor, strict=True)
         )
-        self.k, self.age = torch.where(restart, 0.0, self.k + 1), self.age + 1
-        self.previous = torch.where(restart, math.inf, self.residual)
+        self.k, self.iterations = torch.where(restart, 0.0, self.k + 1), self.iterations + 1
+        self.previous_residual = torch.where(restart, math.inf, self.residual)
 
-    def reweigh(self, ratio: torch.Tensor) -> None:
+    def rescale_dual(self, ratio: torch.Tensor) -> None:
+        # u scales with lam, so tau, the ratio of primal to dual distances, scales with 1 / lam
         self.u, self.KTu = self.u * ratio, self.KTu * ratio
-        self.tau, self.least_tau, self.most_tau = self.tau / ratio, self.least_tau / ratio, self.most_tau / ratio
+        self.tau, self.tau_min, self.tau_max = self.tau / ratio, self.tau_min / ratio, self.tau_max / ratio
 
 
 class Fista(Method):
     """FISTA (Beck & Teboulle 2009) with gradient-based adaptive restart (O'Donoghue & Candes 2015, eq. 12)."""
 
-    def __init__(self, task: Objective):
-        self.task = task
-        curvature = task.operator.norms.to(task.lam.dtype).square().expand_as(task.lam)
-        self.step = 1 / torch.where(curvature > 0, curvature, 1.0)
-        self.new = self.before = self.at = task.least
-        self.u = torch.zeros_like(task.prior.analysis(task.least))
-        self.t = torch.ones_like(task.lam)
-        self.moved = task.spread
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        curvature = objective.operator.norms.to(objective.lam.dtype).square().expand_as(objective.lam)
+        self.step_size = 1 / torch.where(curvature > 0, curvature, 1.0)
+        self.current = self.previous = self.extrapolated = objective.least_squares
+        self.u = torch.zeros_like(objective.prior.analysis(objective.least_squares))
+        self.t = torch.ones_like(objective.lam)
+        self.length = objective.structure_norm
 
     @property
     def x(self) -> torch.Tensor:
-        return self.new
+        return self.current
 
-    def propose(self) -> torch.Tensor:
-        task, step = self.task, self.step
-        z = self.at - step * task.operator.A_adjoint_A(self.at - task.least)
-        self.before = self.new
-        self.new, self.u = task.prior.dual_prox(z, step * task.lam, self.u, _INNER_SHARE * self.moved)
-        self.moved = norm(self.new - self.at)
-        # gradient criterion: restart if the momentum points uphill
-        return dot(self.at - self.new, self.new - self.before) > 0
+    def step(self) -> torch.Tensor:
+        objective, step_size = self.objective, self.step_size
+        z = self.extrapolated - step_size * objective.operator.A_adjoint_A(self.extrapolated - objective.least_squares)
+        self.previous = self.current
+        self.current, self.u = objective.prior.dual_prox(
+            z, step_size * objective.lam, self.u, _INNER_TOLERANCE * self.length
+        )
+        self.length = norm(self.current - self.extrapolated)
+        # gradient criterion: restart if the momentum points in an ascent direction
+        return dot(self.extrapolated - self.current, self.current - self.previous) > 0
 
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
-        return penalty - dot(self.u, self.task.prior.analysis(self.new)) / self.step
+        # the prox has the threshold step_size lam, so its dual solution u is step_size times that of the objective
+        return penalty - dot(self.u, self.objective.prior.analysis(self.current)) / self.step_size
 
-    def imbalance(self) -> torch.Tensor:
-        d = self.at - self.new
-        return d / self.step - self.task.operator.A_adjoint_A(d)
+    def gradient(self) -> torch.Tensor:
+        # the optimality of the prox gives K^T u / step_size = d / step_size - A^T A (extrapolated - A^+ y); to it, the
+        # gradient of the data term at `current` is added
+        d = self.extrapolated - self.current
+        return d / self.step_size - self.objective.operator.A_adjoint_A(d)
 
-    def movement(self) -> torch.Tensor:
-        return self.moved
+    def step_length(self) -> torch.Tensor:
+        return self.length
 
     def advance(self, restart: torch.Tensor) -> None:
         t = torch.where(restart, 1.0, self.t)
         self.t = (1 + (1 + 4 * t**2).sqrt()) / 2
-        self.at = self.new + torch.where(restart, 0.0, (t - 1) / self.t) * (self.new - self.before)
+        self.extrapolated = self.current + torch.where(restart, 0.0, (t - 1) / self.t) * (self.current - self.previous)
 
-    def reweigh(self, ratio: torch.Tensor) -> None:
+    def rescale_dual(self, ratio: torch.Tensor) -> None:
         self.u = self.u * ratio

@@ -26,7 +26,7 @@ class Pinv(Solver):
     dims = (2, 3)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        return Reconstruction(least_norm(problem))
+        return Reconstruction(minimum_norm(problem))
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tikhonov(Solver):
     """argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2, with c the mean intensity estimated from y.
 
     One proximal step from c. `lam=auto` chooses the weight at which ||A x - A A^+ y|| equals the expected norm of the
-    noise (Morozov's discrepancy principle); where y is exact this is lam = 0, which is `pinv`.
+    noise (Morozov's discrepancy principle); if y is exact this is lam = 0, which is `pinv`.
     """
 
     dims = (2, 3)
@@ -42,7 +42,7 @@ class Tikhonov(Solver):
     lam: Annotated[
         float | Literal["auto"],
         Range(1e-4, 100, log=True, also=("auto",)),
-        "weight of the squared norm; auto: by the noise level",
+        "weight of the squared norm; auto: from the noise level",
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -50,14 +50,14 @@ class Tikhonov(Solver):
             raise ParameterError(f"tikhonov: lam must be zero, positive or auto, got {self.lam:g}")
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        operator, least = problem.operator, least_norm(problem)
-        c = per_item(mean_intensity(operator, problem.y), least)
-        lam = _discrepant(problem, least - c) if self.lam == "auto" else torch.full_like(c, self.lam)
-        x = torch.where(lam > 0, c + operator.A_dagger_A(least - c, 1 / lam), least)
-        return Reconstruction(x, {"lam": lam.flatten(), "misfit": norm(operator.A(x - least)).flatten()})
+        operator, least_squares = problem.operator, minimum_norm(problem)
+        c = per_item(mean_intensity(operator, problem.y), least_squares)
+        lam = _discrepancy_weight(problem, least_squares - c) if self.lam == "auto" else torch.full_like(c, self.lam)
+        x = torch.where(lam > 0, c + operator.A_dagger_A(least_squares - c, 1 / lam), least_squares)
+        return Reconstruction(x, {"lam": lam.flatten(), "misfit": norm(operator.A(x - least_squares)).flatten()})
 
 
-def least_norm(problem: Problem) -> torch.Tensor:
+def minimum_norm(problem: Problem) -> torch.Tensor:
     """x = c + A^+ (y - c A 1), [B, C, *S], with c from `mean_intensity`."""
     operator, y = problem.operator, problem.y
     c = mean_intensity(operator, y)
@@ -75,9 +75,11 @@ def expected_misfit(problem: Problem) -> torch.Tensor:
     return problem.sigma * dimensions**0.5
 
 
-def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
-    """The weight at which the misfit of the Tikhonov solution, which increases with it, is the expected one: by
-    bisection between 1e-8 and 1e8 ||A||^2; 0 where the expected misfit is 0."""
+def _discrepancy_weight(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
+    """The weight at which the misfit of the Tikhonov solution equals the expected one; 0 where that is 0.
+
+    By bisection between 1e-8 and 1e8 ||A||^2, since the misfit increases with the weight.
+    """
     operator, target = problem.operator, per_item(expected_misfit(problem), structure)
     scale = operator.norms.to(target.dtype).square()
     scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(target)
@@ -85,6 +87,6 @@ def _discrepant(problem: Problem, structure: torch.Tensor) -> torch.Tensor:
     for _ in range(40):
         middle = (low * high).sqrt()
         misfit = norm(operator.A(operator.A_dagger_A(structure, 1 / middle) - structure))
-        less = per_item(misfit, structure) < target
-        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+        below = per_item(misfit, structure) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return torch.where(target > 0, (low * high).sqrt(), 0.0)

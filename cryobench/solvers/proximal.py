@@ -25,29 +25,32 @@ from cryobench.numerics.linalg import concatenate_curves, dot, norm, per_item, t
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01
+"""Largest relative deviation of the misfit from its target."""
 _WEIGHT_CHANGES = 30
-_LOOK = 10
-"""Steps between two evaluations of the gap, which need further applications of A and K."""
-_REACH = 0.3
+"""Maximum number of changes of the weight of an image."""
+_GAP_INTERVAL = 10
+"""The gap is evaluated at every tenth step, since it needs further applications of A and K."""
+_DISTANCE_FRACTION = 0.3
 """Lower bound of the distance to the minimiser that the gap assumes, relative to the distance from the start."""
 
 
 @dataclass
 class Objective:
-    """The objective of each image; every tensor but the images is [B, 1, ..., 1], with as many axes as they.
+    """The objective of each image. Tensors other than `least_squares` are [B, 1, ..., 1], with as many axes as images.
 
-    least: A^+ y, a least-squares solution and the initial point, [B, C, *S]. spread: the norm of A^+ y minus the mean
-    intensity, the unit of changes. beyond: 1/2 ||A A^+ y - y||^2, the constant part of the data term. exact: whether
-    the constraint form is solved. lam: the weight; 1 in the constraint form. misfit: if finite, lam is adjusted until
-    ||A x - A A^+ y|| has this value (the discrepancy principle). bounds: the range of every pixel, or None.
+    least_squares: A^+ y, a least-squares solution and the initial point, [B, C, *S]. structure_norm: ||A^+ y - c|| for
+    the mean intensity c, the unit of changes of x. constant: 1/2 ||A A^+ y - y||^2, the part of the data term that does
+    not depend on x. constrained: whether the constraint form is solved. lam: the weight; 1 in the constraint form.
+    misfit: if finite, lam is adjusted until ||A x - A A^+ y|| has this value (the discrepancy principle). bounds: the
+    range of every pixel, or None.
     """
 
     operator: LinearOperator
     prior: Sparsity
-    least: torch.Tensor
-    spread: torch.Tensor
-    beyond: torch.Tensor
-    exact: torch.Tensor
+    least_squares: torch.Tensor
+    structure_norm: torch.Tensor
+    constant: torch.Tensor
+    constrained: torch.Tensor
     lam: torch.Tensor
     misfit: torch.Tensor
     bounds: tuple[float, float] | None = None
@@ -58,22 +61,22 @@ class Objective:
 
     def misfit_of(self, x: torch.Tensor) -> torch.Tensor:
         """||A x - A A^+ y||, [B, 1, ..., 1]."""
-        return per_item(norm(self.operator.A(x - self.least)), x)
+        return per_item(norm(self.operator.A(x - self.least_squares)), x)
 
     def data_term(self, misfit: torch.Tensor) -> torch.Tensor:
         """1/2 ||A x - y||^2 for an x with that misfit, 0 in the constraint form, [B, 1, ..., 1]."""
-        return torch.where(self.exact, 0.0, misfit.square() / 2 + self.beyond)
+        return torch.where(self.constrained, 0.0, misfit.square() / 2 + self.constant)
 
     def penalty(self, x: torch.Tensor) -> torch.Tensor:
         """lam R(x), [B, 1, ..., 1]."""
         return self.lam * self.prior.value(x)
 
-    def objective(self, x: torch.Tensor) -> torch.Tensor:
+    def value(self, x: torch.Tensor) -> torch.Tensor:
         """Data term plus penalty, [B, 1, ..., 1]."""
         return self.data_term(self.misfit_of(x)) + self.penalty(x)
 
 
-class _Rows:
+class _PerImage:
     """Base class of states whose attributes are tensors, or tuples of them, with one row per active image."""
 
     def take(self, images: torch.Tensor) -> None:
@@ -87,10 +90,10 @@ class _Rows:
                 setattr(self, name, tuple(tensor[images] for tensor in value))
 
 
-class Method(_Rows, ABC):
-    """An iterative method."""
+class Method(_PerImage, ABC):
+    """An iterative method. `minimise` calls `step`, evaluates the stopping rule, and calls `advance`."""
 
-    task: Objective
+    objective: Objective
 
     @property
     @abstractmethod
@@ -98,88 +101,96 @@ class Method(_Rows, ABC):
         """The current iterate, [B, C, *S]."""
 
     @abstractmethod
-    def propose(self) -> torch.Tensor:
+    def step(self) -> torch.Tensor:
         """Compute the next `x`. Returns which images should restart."""
 
-    def gap(self, penalty: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
-        """The duality gap at `x`, with lam R = `penalty`: a bound of F(x) - F(x') for all x' within distance `reach`.
+    def gap(self, penalty: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+        """The duality gap at `x`, with lam R = `penalty`: an upper bound of F(x) - F(x') for all x' within distance
+        `radius` of x.
 
-        With g = `imbalance`, F(x) - F(x') <= lam R(x) - <u, K x> + <g, x - x'> - 1/2 ||A (x - x')||^2. Along large
+        With g = `gradient`, F(x) - F(x') <= lam R(x) - <u, K x> + <g, x - x'> - 1/2 ||A (x - x')||^2. Along large
         singular values of A the last term dominates g: with h = (I + gamma A^T A)^-1 g, any gamma > 0, this is
 
-            <= lam R(x) - <u, K x> + reach ||h|| + gamma/2 <h, g - h>,      here gamma = reach / ||g||.
+            <= lam R(x) - <u, K x> + radius ||h|| + gamma/2 <h, g - h>,      here gamma = radius / ||g||.
 
-        The simpler bound `reach ||g||` would never reach the tolerance in float32, because the rounding of a large
+        The simpler bound `radius ||g||` would never radius the tolerance in float32, because the rounding of a large
         gradient dominates it. (A localized duality gap, as in Applegate et al. 2023, with the curvature of the data
         term.)
         """
-        task, g, slack = self.task, self.imbalance(), self.slackness(penalty).clamp_min(0)
-        if not task.operator.closed_form:
-            return slack + reach * norm(g)
-        gamma = reach / norm(g).clamp_min(tiny(g))
-        h = g - task.operator.A_dagger_A(g, torch.where(task.exact, math.inf, gamma))
-        steep = torch.where(task.exact, 0.0, gamma / 2 * dot(h, g - h).clamp_min(0))
-        return slack + reach * norm(h) + steep
+        # the slackness is negative only by rounding
+        objective, g, slack = self.objective, self.gradient(), self.slackness(penalty).clamp_min(0)
+        if not objective.operator.closed_form:
+            return slack + radius * norm(g)
+        gamma = radius / norm(g).clamp_min(tiny(g))
+        h = g - objective.operator.A_dagger_A(g, torch.where(objective.constrained, math.inf, gamma))
+        # in the constraint form A (x - x') = 0, and h is the component of g in the null space of A
+        curvature = torch.where(objective.constrained, 0.0, gamma / 2 * dot(h, g - h).clamp_min(0))
+        return slack + radius * norm(h) + curvature
 
     @abstractmethod
     def slackness(self, penalty: torch.Tensor) -> torch.Tensor:
-        """lam R(x) - <u, K x>, with lam R = `penalty`."""
+        """lam R(x) - <u, K x>, with lam R = `penalty`; non-negative for u in the dual ball, 0 at the minimiser."""
 
     @abstractmethod
-    def imbalance(self) -> torch.Tensor:
-        """The gradient of the data term at x plus K^T u, [B, C, *S]; 0 at the minimiser."""
+    def gradient(self) -> torch.Tensor:
+        """The gradient of the Lagrangian in x: that of the data term plus K^T u, [B, C, *S]; 0 at the minimiser."""
 
     @abstractmethod
-    def movement(self) -> torch.Tensor:
-        """Length of the step to `x`, in units of the image."""
+    def step_length(self) -> torch.Tensor:
+        """Length of the last step, in units of the image."""
 
     @abstractmethod
     def advance(self, restart: torch.Tensor) -> None:
-        """Prepare the next step from `x`: with momentum, or without where `restart` is set."""
+        """Prepare the next step: with momentum, or without for the images in `restart`."""
 
     @abstractmethod
-    def reweigh(self, ratio: torch.Tensor) -> None:
+    def rescale_dual(self, ratio: torch.Tensor) -> None:
         """Rescale the dual variables after lam was multiplied by `ratio`."""
 
 
-class _Reach(_Rows):
-    """An estimate of the distance to the minimiser: how far each image moved since the number of steps was last a power
-    of two, or between the last two powers, whichever is larger."""
+class _DistanceEstimate(_PerImage):
+    """An estimate of the distance of each image to the minimiser.
 
-    def __init__(self, task: Objective):
-        self.start = self.x = task.least
-        self.before = task.spread
+    It is the larger of two distances: that moved since the number of steps was last a power of two, and that moved
+    between the last two powers. Single steps would underestimate it where convergence is slow.
+    """
 
-    def of(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.maximum(norm(x - self.x), self.before).clamp_min(_REACH * norm(x - self.start))
+    def __init__(self, objective: Objective):
+        self.start = self.x = objective.least_squares
+        self.before = objective.structure_norm
 
-    def mark(self, x: torch.Tensor) -> None:
+    def estimate(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(norm(x - self.x), self.before).clamp_min(_DISTANCE_FRACTION * norm(x - self.start))
+
+    def update(self, x: torch.Tensor) -> None:
         self.before, self.x = norm(x - self.x), x
 
 
-class _WeightSearch(_Rows):
+class _WeightSearch(_PerImage):
     """Finds the weight of each image for the target misfit, by the secant method on log misfit against log lam."""
 
-    def __init__(self, task: Objective):
-        self.start = task.lam
-        self.changes = torch.zeros_like(task.lam)
-        self.slope = torch.full_like(task.lam, 0.8)
-        self.lam = self.misfit = torch.full_like(task.lam, math.nan)
+    def __init__(self, objective: Objective):
+        self.start = objective.lam
+        self.changes = torch.zeros_like(objective.lam)
+        self.slope = torch.full_like(objective.lam, 0.8)
+        self.lam = self.misfit = torch.full_like(objective.lam, math.nan)
 
-    def ratio(self, look: torch.Tensor, misfit: torch.Tensor, task: Objective) -> tuple[torch.Tensor, torch.Tensor]:
-        """For the images in `look`: whether the misfit is off the target, and the factor by which to multiply lam.
+    def ratio(
+        self, candidates: torch.Tensor, misfit: torch.Tensor, objective: Objective
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For the images in `candidates`: whether the misfit is off the target, and the factor to multiply lam by.
 
-        The weight is kept after many changes, or once lam has moved by six orders of magnitude without success.
+        The weight is not changed after many changes, or once it has moved by six orders of magnitude.
         """
-        misfit = misfit.clamp_min(1e-3 * task.misfit)
-        near = ((task.lam / self.start).log10().abs() < 6) & (self.changes < _WEIGHT_CHANGES)
-        off = look & ((misfit / task.misfit - 1).abs() > MISFIT_TOLERANCE) & near
-        slope = (misfit / self.misfit).log() / (task.lam / self.lam).log()
+        misfit = misfit.clamp_min(1e-3 * objective.misfit)
+        adjustable = ((objective.lam / self.start).log10().abs() < 6) & (self.changes < _WEIGHT_CHANGES)
+        off = candidates & ((misfit / objective.misfit - 1).abs() > MISFIT_TOLERANCE) & adjustable
+        slope = (misfit / self.misfit).log() / (objective.lam / self.lam).log()
         # far from convergence the misfit is unreliable, so the slope is clamped to plausible values
         self.slope = torch.where(off & slope.isfinite(), slope.clamp(0.4, 2.5), self.slope)
-        self.lam, self.misfit = torch.where(off, task.lam, self.lam), torch.where(off, misfit, self.misfit)
+        self.lam, self.misfit = torch.where(off, objective.lam, self.lam), torch.where(off, misfit, self.misfit)
         self.changes = self.changes + off.to(self.changes.dtype)
-        return off, torch.where(off, (task.misfit / misfit).pow(1 / self.slope).clamp(0.1, 10), 1.0)
+        return off, torch.where(off, (objective.misfit / misfit).pow(1 / self.slope).clamp(0.1, 10), 1.0)
 
 
 def minimise(
@@ -187,47 +198,48 @@ def minimise(
 ) -> Reconstruction:
     """Iterate until every image's duality gap is at most `tol` times its objective, or for `steps` steps.
 
-    The gap is evaluated every tenth step. An image whose step is below the rounding error has converged too.
+    The gap is evaluated at every tenth step. An image whose step is below the rounding error has also converged.
 
-    info: `iterations`, whether it `converged` before the last step, the last `gap`, relative to the `objective`, the
-    weight `lam` and the `misfit` ||A x - A A^+ y||. curves, with `trace`: `objective`, `gap` and `change` (of x,
-    relative to `spread`) at every step, NaN after an image has stopped; the first two cost one A and one R per step.
+    info: `iterations`, whether the image `converged`, the last `gap`, relative to the `objective`, the weight `lam` and
+    the `misfit` ||A x - A A^+ y||. curves, with `trace`: `objective`, `gap` and `change` (of x,
+    relative to `structure_norm`) at every step, NaN after an image has stopped; the first two cost one A and one R per
+    step.
     """
-    task = method.task
-    B, device = len(task.lam), task.lam.device
+    objective = method.objective
+    B, device = len(objective.lam), objective.lam.device
     active = torch.arange(B, device=device)
-    result, lam = task.least.clone(), task.lam.clone()
+    result, lam = objective.least_squares.clone(), objective.lam.clone()
     iterations = torch.full((B,), steps, device=device)
     converged = torch.zeros(B, dtype=torch.bool, device=device)
-    gaps = task.lam.new_zeros(B)
-    curves = {name: task.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "gap") if trace}
-    search, reach = _WeightSearch(task), _Reach(task)
+    gaps = objective.lam.new_zeros(B)
+    curves = {name: objective.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "gap") if trace}
+    search, distance = _WeightSearch(objective), _DistanceEstimate(objective)
     for i in range(steps):
-        before, own = method.x, method.task
-        restart = method.propose()
-        stop, gap = torch.zeros_like(restart), torch.full_like(own.lam, math.inf)
-        last, due = i == steps - 1, i % _LOOK == _LOOK - 1
+        before, current = method.x, method.objective
+        restart = method.step()
+        stop, gap = torch.zeros_like(restart), torch.full_like(current.lam, math.inf)
+        last, due = i == steps - 1, i % _GAP_INTERVAL == _GAP_INTERVAL - 1
         if trace or due or last:
-            penalty = own.penalty(method.x)
-            objective = own.data_term(own.misfit_of(method.x)) + penalty
-            gap = method.gap(penalty, reach.of(method.x)) / objective.clamp_min(tiny(gap))
+            penalty = current.penalty(method.x)
+            value = current.data_term(current.misfit_of(method.x)) + penalty
+            gap = method.gap(penalty, distance.estimate(method.x)) / value.clamp_min(tiny(gap))
             if due or last:
-                stop = (gap <= tol) | (method.movement() <= torch.finfo(gap.dtype).eps * norm(method.x))
+                stop = (gap <= tol) | (method.step_length() <= torch.finfo(gap.dtype).eps * norm(method.x))
             if trace:
-                change = norm(method.x - before) / own.spread.clamp_min(tiny(gap))
-                for name, values in (("objective", objective), ("change", change), ("gap", gap)):
+                change = norm(method.x - before) / current.structure_norm.clamp_min(tiny(gap))
+                for name, values in (("objective", value), ("change", change), ("gap", gap)):
                     curves[name][active, i] = values.flatten()
-        look = (restart | stop) & own.misfit.isfinite()
-        if look.any():
-            off, ratio = search.ratio(look, own.misfit_of(method.x), own)
-            own.lam = own.lam * ratio
-            method.reweigh(ratio)
+        candidates = (restart | stop) & current.misfit.isfinite()
+        if candidates.any():
+            off, ratio = search.ratio(candidates, current.misfit_of(method.x), current)
+            current.lam = current.lam * ratio
+            method.rescale_dual(ratio)
             stop, restart = stop & ~off, restart | off
         if progress is not None:
             progress(i + 1, steps)
         done = torch.ones_like(stop).flatten() if last else stop.flatten()
         if done.any():
-            result[active[done]], lam[active[done]] = method.x[done], own.lam[done]
+            result[active[done]], lam[active[done]] = method.x[done], current.lam[done]
             gaps[active[done]] = gap[done].flatten()
             iterations[active[done]] = i + 1
             converged[active[done]] = stop.flatten()[done]
@@ -237,25 +249,25 @@ def minimise(
             active, restart = active[keep], restart[keep]
             method.take(keep)
             search.take(keep)
-            reach.take(keep)
+            distance.take(keep)
         if (i + 1).bit_count() == 1:
-            reach.mark(method.x)
+            distance.update(method.x)
         method.advance(restart)
-    task.lam = lam
-    result = result if task.bounds is None else result.clamp(*task.bounds)
+    objective.lam = lam
+    result = result if objective.bounds is None else result.clamp(*objective.bounds)
     length = int(iterations.max())
     curves = {name: values[:, :length] for name, values in curves.items()}
-    return _report(task, result, iterations, converged, gaps, curves)
+    return _report(objective, result, iterations, converged, gaps, curves)
 
 
-def finished(task: Objective) -> Reconstruction:
+def least_squares_result(objective: Objective) -> Reconstruction:
     """The result A^+ y for images that need no iteration."""
-    B, device = len(task.lam), task.lam.device
+    B, device = len(objective.lam), objective.lam.device
     none = torch.zeros(B, dtype=torch.int64, device=device)
-    return _report(task, task.least, none, none == 0, torch.zeros_like(task.lam).flatten(), {})
+    return _report(objective, objective.least_squares, none, none == 0, torch.zeros_like(objective.lam).flatten(), {})
 
 
-def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
+def combined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
     """Combine results for disjoint sets of images, each given with its indices. Shorter curves are padded with NaN."""
     order = torch.cat([images for images, _ in parts]).argsort()
     answers = [answer for _, answer in parts]
@@ -269,7 +281,7 @@ def joined(parts: list[tuple[torch.Tensor, Reconstruction]]) -> Reconstruction:
 
 
 def _report(
-    task: Objective,
+    objective: Objective,
     x: torch.Tensor,
     iterations: torch.Tensor,
     converged: torch.Tensor,
@@ -277,6 +289,6 @@ def _report(
     curves: dict[str, torch.Tensor],
 ) -> Reconstruction:
     info = {"iterations": iterations, "converged": converged, "gap": gap}
-    misfit = task.misfit_of(x)
-    numbers = {"objective": task.data_term(misfit) + task.penalty(x), "lam": task.lam, "misfit": misfit}
+    misfit = objective.misfit_of(x)
+    numbers = {"objective": objective.data_term(misfit) + objective.penalty(x), "lam": objective.lam, "misfit": misfit}
     return Reconstruction(x, info | {name: values.flatten() for name, values in numbers.items()}, curves)

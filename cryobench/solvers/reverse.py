@@ -1,6 +1,6 @@
 """Common parts of solvers with a diffusion prior: the prior, the reverse process, random draws, several samples.
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DiffusionModel.alpha`, 1 where there is no noise
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DiffusionModel.alpha`, 1 without noise
 
 A sampler goes through a decreasing list of noise levels. At each, the network estimates x_0, the measurements correct
 the estimate, and noise brings it to the next level; samplers differ in the correction.
@@ -26,12 +26,12 @@ from cryobench.solvers.prior_scale import PriorScale, by_extremes, by_moments
 from cryobench.spec import ByName, Component, Range
 
 DEFAULT_INTENSITY = -0.2, 0.2
-"""Mean and deviation of particle images in [-1, 1], for a prior whose card does not state those of its images."""
+"""Mean and standard deviation of particle images in [-1, 1], for a prior whose card does not state them."""
 
 
 @dataclass(frozen=True)
 class WithDiffusion(Solver):
-    """A solver with a diffusion prior. The prior's images are in [-1, 1], those of a problem on any scale."""
+    """A solver with a diffusion prior. Its images are in [-1, 1]; those of a problem may have any scale."""
 
     prior: Annotated[
         Diffusion,
@@ -42,7 +42,7 @@ class WithDiffusion(Solver):
 
     @final
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        """`solve_in_range`, where the range of the scale is not [-1, 1] on measurements mapped to the prior's scale."""
+        """`solve_in_range`, on measurements mapped to the scale of the prior unless the range is [-1, 1]."""
         if problem.scale.range == MINMAX.range:
             return self.solve_in_range(problem, rng=rng, progress=progress)
         scale = self.prior_scale(problem, rng)
@@ -54,17 +54,17 @@ class WithDiffusion(Solver):
 
     @abstractmethod
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        """`solve` for images in [-1, 1], as those on which the prior was trained."""
+        """`solve` for images in [-1, 1], the range of the training images of the prior."""
 
     def prior_scale(self, problem: Problem, rng: Rng) -> PriorScale:
-        """The map from images of this problem to those of the prior, estimated from y; see `prior_scale`."""
+        """The map from the scale of this problem to that of the prior, estimated from y (module `prior_scale`)."""
         self.prior.check(problem.operator.image_shape)
         if self.prior.intensity is None:
             warnings.warn(f"the card of the prior {self.prior.source} does not state the mean and the deviation of its "
                           f"training images; using {DEFAULT_INTENSITY[0]:g} and {DEFAULT_INTENSITY[1]:g}",
                           stacklevel=2)  # fmt: skip
         scale = by_moments(problem, *(self.prior.intensity or DEFAULT_INTENSITY), rng)
-        if not self.prior.of_clean_images:
+        if not self.prior.trained_on_clean:
             return scale
         model = self.prior.load(problem.operator.device)
         return by_extremes(scale.problem(problem), model, rng).after(scale)
@@ -72,13 +72,13 @@ class WithDiffusion(Solver):
     def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
         """The live prior for the images of a problem, on its device.
 
-        Real images have noise, which a prior of clean images does not model: its deviation is estimated from y with a
-        few network evaluations, unless the prior states it. Raises `IncompatibleError` for images of another size.
+        A prior of clean images does not model the noise of real images. Its standard deviation is estimated from y with
+        a few network evaluations, unless the prior states it. Raises `IncompatibleError` for images of another size.
         """
         self.prior.check(problem.operator.image_shape)
         model = self.prior.load(problem.operator.device)
         if self.prior.noise == "auto":
-            return NoisyImages(model, image_noise(problem, model, rng)) if self.prior.of_clean_images else model
+            return NoisyImages(model, image_noise(problem, model, rng)) if self.prior.trained_on_clean else model
         if self.prior.noise == 0:
             return model
         return NoisyImages(model, problem.sigma.new_full(problem.sigma.shape, self.prior.noise))
@@ -87,7 +87,9 @@ class WithDiffusion(Solver):
 def differentiable(
     model: DiffusionModel, x: torch.Tensor, t: int
 ) -> tuple[Prediction, Callable[[torch.Tensor], torch.Tensor]]:
-    """What the network makes of x_t, x0 clamped to [-1, 1], and v -> J^T v for J = dx0/dx_t, once; v is [B, 1, H, W].
+    """The prediction of the network, x0 clamped to [-1, 1], and a function v -> J^T v with J = dx0/dx_t.
+
+    The function can be called once; v is [B, 1, H, W].
 
     The x0 of an image depends only on its own x_t, so J^T v is per image.
     """
@@ -112,11 +114,11 @@ class Draws:
         return self.stream("x_T").normal(self._shape, **self._like)
 
     def noise(self) -> torch.Tensor:
-        """The next N(0, I)."""
+        """The next draw of N(0, I)."""
         return self._noise.normal(self._shape, **self._like)
 
     def stream(self, purpose: str) -> Stream:
-        """The draws of this sample for a purpose."""
+        """The random numbers of this sample for a purpose."""
         return self._rng.stream(f"{purpose} {self._sample}" if self._sample else purpose)
 
 

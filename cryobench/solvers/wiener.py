@@ -24,7 +24,7 @@ class Wiener(Solver):
 
     c: the mean intensity estimated from y. N: the power of the noise in a coefficient. S: the power of the image,
     estimated from y: in a shell of frequencies one pixel wide, mean(|F(y - c A 1)|^2 - N) / mean(w^2), at least 0.
-    Where y is exact it is `pinv`. A given `snr` is S/N at all frequencies, also where y is exact. (Wiener 1949,
+    If y is exact the result is `pinv`. A given `snr` is S/N at all frequencies, also if y is exact. (Wiener 1949,
     Extrapolation, Interpolation and Smoothing of Stationary Time Series, ch. 3.)
     """
 
@@ -33,7 +33,7 @@ class Wiener(Solver):
     snr: Annotated[
         float | Literal["auto"],
         Range(0.01, 1000, log=True, also=("auto",)),
-        "S/N, one number for all frequencies; auto: by shells, from y",
+        "S/N at all frequencies; auto: estimated from y in shells",
     ] = "auto"
 
     def __post_init__(self) -> None:

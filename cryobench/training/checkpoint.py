@@ -1,4 +1,4 @@
-"""The checkpoint of a training run: all it needs to continue exactly, in one file that is replaced atomically."""
+"""The checkpoint of a training run: the state needed to continue exactly, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class State:
         try:
             with whole_file(path) as beside:
                 torch.save(values, beside)
-                with beside.open("rb+") as file:  # some file systems report only here that they are full
+                with beside.open("rb+") as file:  # some file systems report a full disk only here
                     os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
             previous = "the previous one is intact" if path.exists() else "there is no previous one"

@@ -124,7 +124,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _initial_weights(card: Mapping[str, Any]) -> str:
-    """A sentence on the initial weights; empty for random ones."""
+    """A sentence on the initial weights; empty for random weights."""
     start = card["settings"]["warm_start"]
     if not start:
         return ""

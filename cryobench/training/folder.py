@@ -49,7 +49,7 @@ def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:
     state = State.load(out)
     if state is None:
         if (out / "model_index.json").exists() or (out / "unet").exists():
-            raise ResultsError(f"{out} holds a model and no {checkpoint.NAME} to continue from; give another --out, "
+            raise ResultsError(f"{out} holds a model but no {checkpoint.NAME} to continue from; give another --out, "
                                "or remove the model")  # fmt: skip
         return None
     different = state.settings.differences(settings)
@@ -58,10 +58,10 @@ def find_state(out: Path, settings: Settings, shape: Shape) -> State | None:
                         for name in different)  # fmt: skip
         raise ResultsError(f"{out} holds another training run ({was}); give the same values, or another --out")
     if state.step > settings.steps:
-        raise ResultsError(f"{out} holds a run of {state.step} steps already, and --steps is {settings.steps}; give "
+        raise ResultsError(f"{out} already holds a run of {state.step} steps, but --steps is {settings.steps}; give "
                            f"--steps {state.step} or more, or another --out")  # fmt: skip
     before = export.read_card(out).get("image_shape", list(shape))
     if list(before) != list(shape):
-        raise ResultsError(f"the run in {out} was on images of {before[0]} x {before[1]}, and these are "
+        raise ResultsError(f"the run in {out} was on images of {before[0]} x {before[1]}, got "
                            f"{shape[0]} x {shape[1]}; give the same images, or another --out")  # fmt: skip
     return state

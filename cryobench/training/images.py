@@ -1,4 +1,4 @@
-"""The images of a training run, each determined by the seed and its number."""
+"""The images of a training run, each determined by the seed and its number in the sequence."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cryobench.core.operator import Shape
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError
 from cryobench.numerics.philox import RowDraws
-from cryobench.numerics.symmetry import TURNS, turned
+from cryobench.numerics.symmetry import SYMMETRIES, transformed
 
 MEASURED = 256
-"""Images whose intensities are measured for the card of a prior."""
-_INDEX, _TURN, _NOISE, _LEVEL = range(4)
+"""Number of images used for the mean and standard deviation in the card of a prior."""
+_INDEX, _SYMMETRY, _NOISE, _LEVEL = range(4)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Images:
     def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
         """The images step * size to (step + 1) * size - 1, or a part of them; float32 on the device.
 
-        Their levels are stratified: image j has (u + j / size) mod 1 with one random u a batch, which is uniform for
-        each image and has less variance over the batch.
+        Their levels are stratified: image j has (u + j / size) mod 1 with one random u per batch, which is uniform
+        for each image and has less variance over the batch.
         """
         places = torch.arange(size)[part]
         numbers = step * size + places
@@ -66,13 +66,13 @@ class Images:
 
     @cached_property
     def intensity(self) -> dict[str, float]:
-        """Mean and deviation over pixels of the first images in [-1, 1], with their noise."""
+        """Mean and standard deviation over pixels of the first images in [-1, 1], with their noise."""
         images = self._read(torch.arange(MEASURED), clean=False).double()
         deviation = images.flatten(1).var(dim=1, correction=0).mean().sqrt()
         return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
 
     def _read(self, numbers: torch.Tensor, *, clean: bool) -> torch.Tensor:
-        """These images in [-1, 1], turned, [n, 1, H, W]."""
+        """These images in [-1, 1], transformed by their symmetry, [n, 1, H, W]."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
         images = torch.empty(len(numbers), *self.shape, device=self._device)
@@ -83,15 +83,15 @@ class Images:
                 noisy, target = block(stack, chosen, clean=clean)
                 images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
         if self._turns:
-            kinds = (self._draws.uniform(numbers, _TURN, 1)[:, 0] * TURNS).int().tolist()
-            images = torch.stack([turned(image, kind) for image, kind in zip(images, kinds, strict=True)])
+            kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int().tolist()
+            images = torch.stack([transformed(image, kind) for image, kind in zip(images, kinds, strict=True)])
         return images.unsqueeze(1)
 
 
 def block(stack: Stack, images: Sequence[int], *, clean: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """These images of a stack, and the images to train on: the same, or without their noise. float32 [n, H, W] each.
+    """These images of a stack, and the images to train on: the same, or those without noise. float32 [n, H, W] each.
 
-    Raises `DataError` where the clean images are not known.
+    Raises `DataError` if the clean images are unknown.
     """
     noisy = _tensor(stack.read_block(images))
     if not clean:

@@ -2,8 +2,8 @@
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps;    a step on || f(x_t, t) - target ||^2;    target = eps, or v
 
-Noise, levels, images and turns of step k depend on (seed, k) only, so a run that was killed and continued ends with the
-same weights as an uninterrupted one. Several processes (accelerate) share each batch.
+Noise, levels, images and symmetries of step k depend on (seed, k) only, so a run that was killed and continued ends
+with the same weights as an uninterrupted one. Several processes (accelerate) share each batch.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class TrainingObserver:
         """Training starts, or continues after `step` updates."""
 
     def stepped(self, step: int, loss: float) -> None:
-        """`step` updates are done; the loss of the last one."""
+        """`step` updates are done. loss: that of the last update."""
 
     def validated(self, step: int, loss: float, best: float) -> None:
-        """The validation loss of the averaged weights, and the lowest so far."""
+        """A validation is done. loss: that of the averaged weights. best: the lowest so far."""
 
     def saved(self, step: int) -> None:
-        """The checkpoint and the pipeline are those of this step."""
+        """The checkpoint and the pipeline of this step are written."""
 
     def say(self, message: str) -> None:
-        """Information."""
+        """A message for the user."""
 
     def warn(self, message: str) -> None:
-        """A probable mistake."""
+        """A warning for the user."""
 
 
 def train(
@@ -83,7 +83,7 @@ class Training:
     out: the folder, which holds a diffusers pipeline from the first checkpoint on. Files are replaced atomically.
 
     Raises `ParameterError` or `IncompatibleError` if images, network and processes do not match, and `ResultsError` if
-    the folder holds something else or cannot be written.
+    the folder holds another run or cannot be written.
     """
 
     def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
@@ -204,7 +204,7 @@ class Training:
         for k in range(-(-_VALIDATED // self.settings.batch)):
             with self.processes.together():
                 batch = images.batch(k, self.settings.batch, self._part)
-            losses.append(self.processes.joined(self._losses(self.averaged, batch)))
+            losses.append(self.processes.gathered(self._losses(self.averaged, batch)))
         loss = float(torch.cat(losses).double().mean())
         if loss < self.best:
             self.best, self.best_step = loss, self.step
@@ -353,5 +353,5 @@ def _share(batch: int, processes: Processes) -> slice:
 
 
 def _paths(specs: Sequence[str]) -> set[Path]:
-    """Specs as absolute paths, so that one file has one path."""
+    """Specs as absolute paths, so that different spellings of a file are equal."""
     return {Path(spec).expanduser().resolve() for spec in specs}

@@ -13,7 +13,7 @@ import torch
 from cryobench.errors import DeviceError, TrainingError, reason_of
 
 _TIMEOUT = timedelta(hours=2)
-"""How long processes wait for each other: the first draws samples and writes while the others wait."""
+"""Maximum time that processes wait for each other: the first draws samples and writes files while others wait."""
 
 
 class Processes:
@@ -44,22 +44,22 @@ class Processes:
         self.main: bool = self.accelerator.is_main_process
         kind = self.accelerator.distributed_type
         if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise DeviceError(f"accelerate is configured for {kind.value}, and training supports data parallelism "
+            raise DeviceError(f"accelerate is configured for {kind.value}, but training supports data parallelism "
                               "only; see `accelerate config`")  # fmt: skip
         if self.device.type != device.type:
-            raise DeviceError(f"--device is {device.type}, and accelerate was started for {self.device.type}; give "
+            raise DeviceError(f"--device is {device.type}, but accelerate was started for {self.device.type}; give "
                               "both the same")  # fmt: skip
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds in any process."""
+        """Whether the flag is true in any process."""
         return flag if self.count == 1 else self.mean(torch.tensor(float(flag), device=self.device)) > 0
 
     def mean(self, value: torch.Tensor) -> float:
-        """The mean of a number over the processes, the same in all."""
+        """The mean of a number over the processes, returned to all of them."""
         total: Any = self.accelerator.reduce(value.detach(), "mean")
         return float(total)
 
-    def joined(self, values: torch.Tensor) -> torch.Tensor:
+    def gathered(self, values: torch.Tensor) -> torch.Tensor:
         """The values [n] of all processes, concatenated."""
         return self.accelerator.gather(values)  # pyright: ignore[reportReturnType]
 

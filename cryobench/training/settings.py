@@ -76,7 +76,7 @@ ARCHITECTURES = {
     "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
     "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
 }
-"""tiny: for trials and tests; small: of the packaged prior; the others: of CryoSENSE."""
+"""tiny: for trials and tests. small: the network of the packaged prior. The others: the networks of CryoSENSE."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.network not in ARCHITECTURES:
-            raise ParameterError(f"unknown network {self.network!r}; there are {', '.join(ARCHITECTURES)}")
-        least = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,
+            raise ParameterError(f"unknown network {self.network!r}; expected one of {', '.join(ARCHITECTURES)}")
+        minimum = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,
                  "checkpoint_every": 1}  # fmt: skip
-        for name, bound in least.items():
+        for name, bound in minimum.items():
             if getattr(self, name) < bound:
                 raise ParameterError(f"{name} must be at least {bound}, got {getattr(self, name)}")
         for name, known in (("target", ("images", "clean")), ("levels", ("uniform", "mixed"))):
@@ -131,7 +131,7 @@ class Settings:
         if not self.data:
             raise ParameterError("training needs at least one source of images, got none; give --data")
         if self.patience and not self.validation:
-            raise ParameterError(f"patience is {self.patience}, which needs a validation loss; give "
+            raise ParameterError(f"patience={self.patience} requires a validation loss; give "
                                  "--validation")  # fmt: skip
 
     def learning_rate(self, step: int) -> float:

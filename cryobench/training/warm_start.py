@@ -34,7 +34,7 @@ def load_weights(network: UNet2DModel, source: str, shape: Shape, prediction: st
     if predicts != prediction:
         different.append(f"it predicts {predicts}, expected {prediction}")
     if different:
-        raise IncompatibleError(f"--warm-start {source} has another network than the one to train "
+        raise IncompatibleError(f"--warm-start {source} has a different network "
                                 f"({'; '.join(different)}); give the --network it was trained with")  # fmt: skip
     network.load_state_dict(read_network(folder).state_dict())
     return folder.card

@@ -112,7 +112,7 @@ def test_solvers_without_volume_support_are_skipped_with_a_reason(cli, balls):
             assert 4 * VOXEL <= float(rows[name]["frc"]) <= 24 * VOXEL
         else:
             assert rows[name]["status"] == "skipped"
-            assert "it takes images (2-D), and these are volumes (3-D) of 12 x 12 x 12" in rows[name]["reason"]
+            assert "it supports images (2-D), got volumes (3-D) of 12 x 12 x 12" in rows[name]["reason"]
     assert rows["ceiling"]["status"] == "skipped"
 
 
@@ -130,7 +130,7 @@ def test_components_without_volume_support_are_refused_before_any_work(balls):
             with pytest.raises(IncompatibleError) as caught:
                 plan(Request(**request), installed())
             assert str(caught.value).startswith(
-                f"{option} {spec} takes images (2-D), and a.mrc holds volumes (3-D) of 24 x 24 x 24; use "
+                f"{option} {spec} supports images (2-D), but a.mrc holds volumes (3-D) of 24 x 24 x 24; use "
             )
             assert (" identity" in str(caught.value)) == (kind == "operators")
             refused += 1
@@ -172,10 +172,10 @@ class Both(Solver):
     data = f"volume:{balls}/a.mrc"
     code, _, err = cli("run", "-s", "pinv", "-o", "fourier:0.5,mask=flat", "-d", data)
     assert code == 2
-    assert "mask flat takes images (2-D), and a.mrc holds volumes (3-D) of 24 x 24 x 24; use " in err
+    assert "mask flat supports images (2-D), but a.mrc holds volumes (3-D) of 24 x 24 x 24; use " in err
     code, _, err = cli("run", "-s", "both", "-o", "identity", "-d", data)
     assert code == 2
-    assert "prior plane takes images (2-D), and a.mrc holds volumes (3-D)" in err
+    assert "prior plane supports images (2-D), but a.mrc holds volumes (3-D)" in err
 
 
 def test_figures_show_the_central_sections(cli, balls):

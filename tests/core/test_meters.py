@@ -1,4 +1,4 @@
-"""What a solver costs is measured from outside it."""
+"""The meters of the cost of a solver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryobench.core.meters import NETWORK, PeakMemory, Stopwatch, calling, count
 CPU = torch.device("cpu")
 
 
-def test_the_resident_set_of_a_block_is_seen():
+def test_the_peak_resident_set_of_a_block_is_measured():
     with PeakMemory(CPU) as small:
         pass
     with PeakMemory(CPU) as large:

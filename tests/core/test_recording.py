@@ -1,4 +1,4 @@
-"""A recording keeps the first and the last of what solvers offer, and few enough of the rest."""
+"""A recording keeps the first and the last offered pair, and a bounded number in between."""
 
 from __future__ import annotations
 

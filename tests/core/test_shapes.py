@@ -55,7 +55,7 @@ def test_a_number_for_each_item_multiplies_items(axes):
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 6])
-def test_another_number_of_numbers_than_items_is_an_error(count):
+def test_a_wrong_count_of_numbers_is_an_error(count):
     with pytest.raises(ValueError, match=rf"{count} numbers of shape \[{count}\] for a batch of 3 items"):
         per_item(torch.ones(count), torch.ones(3, 1, count, count))
 
@@ -69,7 +69,7 @@ def test_another_number_of_numbers_than_items_is_an_error(count):
         ((2, 16), (2, 1)),
     ],
 )
-def test_an_inner_product_of_other_shapes_is_an_error(a, b):
+def test_an_inner_product_of_different_shapes_is_an_error(a, b):
     with pytest.raises(ValueError, match="an inner product of items of shape"):
         dot(torch.ones(a), torch.ones(b))
 
@@ -173,7 +173,7 @@ def test_a_noise_model_that_gives_other_shapes_is_refused(y, sigma, wanted):
 
 
 @pytest.mark.parametrize("shape", [(2, 1, N, N), (2, N, N, N), (1, 1, N, N, N), (2, 3, N, N)])
-def test_an_answer_of_another_shape_is_refused(shape):
+def test_a_reconstruction_of_another_shape_is_refused(shape):
     problem = Problem(slices(), torch.zeros(2, 3, N, N).double(), NoNoise(), torch.zeros(2, 1, 1, 1).double())
     with pytest.raises(PluginError, match=r"returned shape .*expected \[2, 1, 4, 4, 4\]"):
         checked_reconstruction(Reconstruction(torch.zeros(shape, dtype=DOUBLE)), problem)

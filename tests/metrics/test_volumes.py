@@ -136,5 +136,5 @@ def test_the_errors_in_and_beside_the_range_are_those_of_the_dense_projection():
 
 
 def test_lpips_refuses_volumes_in_one_line():
-    with pytest.raises(IncompatibleError, match=r"metric lpips takes images \(2-D\)"):
+    with pytest.raises(IncompatibleError, match=r"metric lpips supports images \(2-D\)"):
         check_dims("metric", Lpips(), (32, 32, 32))

@@ -7,7 +7,7 @@ from cryobench.numerics.fft import half_frequencies, irfftn, rfftn, whole_spectr
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads, for as long as a test takes."""
+    """Sets the number of threads during a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -15,7 +15,7 @@ def threads():
 
 @pytest.mark.parametrize("norm", ["backward", "ortho"])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 12), (50, 31), (6, 9, 8), (8, 4, 7)])
-def test_they_are_torchs(shape, norm):
+def test_transforms_equal_those_of_torch(shape, norm):
     x = torch.randn((2, 3, *shape), generator=torch.Generator().manual_seed(0))
     axes = tuple(range(2, x.ndim))
     spectrum = rfftn(x, len(shape))
@@ -61,7 +61,7 @@ def test_a_volume_has_the_same_bits_in_any_batch_on_any_number_of_threads(thread
         assert torch.equal(irfftn(spectrum[2:], x.shape[2:]), volume[2:])
 
 
-def test_a_gradient_goes_through():
+def test_transforms_are_differentiable():
     x = torch.randn((1, 1, 8, 8), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: irfftn(2 * rfftn(x), (8, 8)), (x,))
     with torch.no_grad():

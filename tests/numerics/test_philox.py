@@ -1,4 +1,4 @@
-"""Philox against the published answers; its numbers against the distributions they are to have."""
+"""Philox against published outputs, and its numbers against their distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`outer@inner`: closed forms where both parts have one basis, elsewhere iterations that end at the dense answer."""
+"""`outer@inner`: closed forms if both parts share a basis, else iterations that converge to the dense solution."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def flat(x: torch.Tensor) -> np.ndarray:
 
 
 @compositions
-def test_it_measures_what_the_inner_one_gives(recipe):
+def test_it_applies_the_inner_operator_and_then_the_outer(recipe):
     operator, x = live(recipe, taken(3, SHAPE)), images(3)
     inner = live(recipe.inner, taken(3, SHAPE))
     outer = live(recipe.outer, taken(3, inner.measurement_shape[1:], pixel_size=2 * 16 / inner.measurement_shape[1]))
@@ -114,7 +114,7 @@ def test_norm_and_rank_against_numpy(recipe):
 
 
 @compositions
-def test_single_precision_ends_where_double_does(recipe):
+def test_single_precision_agrees_with_double(recipe):
     imaging = taken(3, (32, 32))
     double, single = live(recipe, imaging), live(recipe, imaging, torch.float32)
     x, z = images(3, (32, 32)), images(3, (32, 32), seed=2)
@@ -127,8 +127,8 @@ def test_single_precision_ends_where_double_does(recipe):
 
 
 @compositions
-def test_an_image_is_the_same_alone_in_a_part_and_in_a_batch(recipe):
-    """Bit for bit: an iteration inside that ended one step earlier would show in the fifth digit."""
+def test_results_do_not_depend_on_the_batch(recipe):
+    """Bit for bit: an inner iteration that stopped one step earlier would change the fifth digit."""
     imaging, shape = taken(9, (32, 32)), (32, 32)
     operator, x = live(recipe, imaging, torch.float32), images(9, shape, torch.float32)
     y, gamma = operator.A(x), torch.rand(9, 1, 1, 1, generator=torch.Generator().manual_seed(3)) * 5
@@ -150,7 +150,7 @@ def test_norm_and_rank_are_those_of_all_images_in_every_part():
     assert CountingOperator(operator).select(slice(0, 1)).compute_norm() == operator.compute_norm()
 
 
-def test_what_needs_no_iteration_does_without():
+def test_closed_forms_are_used_without_iteration():
     imaging = taken(3, SHAPE)
     for recipe in RECIPES[5:10]:
         operator = live(recipe, imaging)
@@ -162,7 +162,7 @@ def test_what_needs_no_iteration_does_without():
 
 @pytest.mark.parametrize("recipe", RECIPES[:3], ids=repr)
 @pytest.mark.parametrize("gamma", [1e3, np.inf])
-def test_the_preconditioner_saves_most_of_the_steps_and_the_answer_is_better(recipe, gamma):
+def test_the_preconditioner_reduces_the_steps_and_the_error(recipe, gamma):
     shape = (64, 64)
     operator, x = live(recipe, taken(2, shape)), images(2, shape)
     operator.cg_tol = 1e-6
@@ -190,12 +190,12 @@ def test_noise_comes_after_the_outer_operator():
     noise = Gaussian(0.1).apply(y, operator, MINMAX, Rng(0, list("abc"))).y - y
     torch.testing.assert_close(operator.outer.on_range(noise), noise)
     ctf = live(Composed(OWN, Fourier(0.4)), taken(3, SHAPE))
-    assert not ctf.noise_in_range  # white: the detector does not know what the spectrum was rid of
+    assert not ctf.noise_in_range  # white: detector noise is added after the inner operator
     assert live(Composed(SumPool(4), Fourier(0.4)), Imaging(SHAPE)).noise_in_range is False
     assert live(Composed(Fourier(0.5), OWN), taken(3, SHAPE)).noise_in_range
 
 
-def test_only_pixels_that_add_up_count_particles():
+def test_only_compositions_of_nonnegative_operators_are_nonnegative():
     assert live(Composed(SumPool(2), SumPool(2, 1)), Imaging(SHAPE)).nonnegative
     assert not live(Composed(SumPool(2), OWN), taken(1, SHAPE)).nonnegative
 
@@ -232,7 +232,7 @@ def test_parts_that_do_not_fit_are_refused_before_any_work(recipe, shape, wanted
     assert "\n" not in str(raised.value)
 
 
-def test_parts_that_only_show_when_built_are_refused_then():
+def test_parts_without_a_stated_shape_are_refused_when_built():
     class Silent(SumPool):
         def check(self, imaging):
             return None
@@ -243,7 +243,7 @@ def test_parts_that_only_show_when_built_are_refused_then():
         live(recipe, taken(2, SHAPE))
 
 
-def test_a_preconditioner_changes_the_steps_and_not_the_answer():
+def test_a_preconditioner_changes_the_steps_and_not_the_solution():
     scale = torch.logspace(0, 4, 64, dtype=torch.float64).reshape(1, 1, 8, 8)
     b, steps = images(2, (8, 8)), []
 
@@ -261,6 +261,6 @@ def test_a_preconditioner_changes_the_steps_and_not_the_answer():
     assert few < many / 5
 
 
-def test_the_device_and_dtype_are_those_asked_for():
+def test_the_device_and_dtype_are_those_requested():
     operator = build_operator(RECIPES[0], taken(2, SHAPE), seed=0, dtype=torch.float32, device=CPU)
     assert (operator.dtype, operator.device, operator.cg_tol) == (torch.float32, CPU, 1e-6)

@@ -83,7 +83,7 @@ def test_closed_forms_of_different_images_against_numpy(shape):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (15, 9)], ids=repr)
-def test_an_image_gets_the_same_bits_alone_in_a_part_and_in_a_batch(shape):
+def test_results_do_not_depend_on_the_batch(shape):
     imaging, x = taken(9, shape), images(9, shape, torch.float32)
     operator = live(Ctf(), imaging, torch.float32)
     y = operator.A(x)
@@ -115,7 +115,7 @@ def test_norm_and_rank_are_those_of_all_images_in_every_part():
     assert (chosen.compute_norm(), chosen.rank) == (operator.compute_norm(), operator.rank)
 
 
-def test_what_is_null_is_told_from_what_is_small():
+def test_null_coefficients_are_distinguished_from_small_ones():
     def operator(dtype):
         w = torch.ones(1, 1, 16, 9, dtype=torch.float64)
         w[..., 1, 2], w[..., 3, 4] = 2e-6, 5e-7
@@ -162,7 +162,7 @@ def test_a_stated_ctf_serves_all_images_and_a_pixel_size_each_its_own():
     torch.testing.assert_close(override.transfer, shared.transfer)
 
 
-def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
+def test_without_amplitude_contrast_constant_images_measure_zero():
     operator = build_operator(
         Ctf(15000.0, amplitude_contrast=0.0, pixel_size=2.0), (15, 9), seed=0, dtype=torch.float32, device=CPU
     )
@@ -172,7 +172,7 @@ def test_without_amplitude_contrast_a_constant_image_leaves_no_trace():
     assert operator.rank == 15 * 9 - 1
 
 
-def test_more_images_than_the_operator_knows_are_refused():
+def test_more_images_than_the_operator_was_built_for_are_refused():
     operator = live(Ctf(), taken(3, (16, 16)))
     with pytest.raises(IncompatibleError, match="is for 3 different images, got 2; use `select` first"):
         operator.A(images(2, (16, 16)))
@@ -181,14 +181,14 @@ def test_more_images_than_the_operator_knows_are_refused():
 @pytest.mark.parametrize(
     ("recipe", "imaging", "error", "wanted"),
     [
-        (Ctf(), Imaging((16, 16), (2.0,)), IncompatibleError, "without a CTF; state one, as ctf:15000"),
-        (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1)[[]].assign(x=1)), IncompatibleError, "without a CTF"),
+        (Ctf(), Imaging((16, 16), (2.0,)), IncompatibleError, "have no CTF; give one, as ctf:15000"),
+        (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1)[[]].assign(x=1)), IncompatibleError, "have no CTF"),
         (Ctf(), Imaging((16, 16), (None,), ctf_table(1)), IncompatibleError, "give ctf:...,pixel_size"),
         (Ctf(15000.0), Imaging((16, 16)), IncompatibleError, "pixel_size"),
         (Ctf(), Imaging((16, 16), (2.0,), ctf_table(1).drop(columns="rlnVoltage")), DataError, "lacks rlnVoltage"),
     ],
 )
-def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted):
+def test_missing_metadata_is_named_before_any_work(recipe, imaging, error, wanted):
     with pytest.raises(error, match=wanted) as raised:
         check_operator(recipe, imaging)
     assert "\n" not in str(raised.value)
@@ -197,8 +197,8 @@ def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({"astigmatism": 300.0}, "no defocus is stated"),
-        ({"voltage": 200.0}, "no defocus is stated"),
+        ({"astigmatism": 300.0}, "requires a defocus"),
+        ({"voltage": 200.0}, "requires a defocus"),
         ({"defocus": float("nan")}, "finite"),
         ({"defocus": 1e4, "voltage": 0.0}, "voltage must be positive"),
         ({"defocus": 1e4, "amplitude_contrast": 1.5}, r"\[0, 1\]"),
@@ -206,6 +206,6 @@ def test_what_is_missing_is_named_before_any_work(recipe, imaging, error, wanted
         ({"pixel_size": 0.0}, "pixel_size"),
     ],
 )
-def test_impossible_parameters_are_refused(values, wanted):
+def test_invalid_parameters_are_refused(values, wanted):
     with pytest.raises(ParameterError, match=wanted):
         Ctf(**values)

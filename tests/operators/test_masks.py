@@ -1,4 +1,4 @@
-"""Masks follow the seed, are nested, and keep what they say."""
+"""Masks depend on the seed, are nested, and keep the stated fraction."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ def test_rings_are_rings_and_favour_the_centre():
     assert kept[64, 64] > 0.5
 
 
-def test_spokes_are_all_alike():
+def test_spokes_have_equal_probability():
     kept = torch.stack([FourierRadial().draw(0.5, (64, 64), seed) for seed in range(200)]).float().mean(0)
     assert kept[kept.isfinite()].sub(0.5).abs().max() < 5 * math.sqrt(0.25 / 200)

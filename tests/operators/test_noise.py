@@ -1,4 +1,4 @@
-"""Noise of the stated level, keyed by image, and nowhere that was not measured."""
+"""Noise has the stated level, is keyed by image, and is confined to measured coefficients."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_relative_noise_ignores_the_offset_of_the_image():
     torch.testing.assert_close(sigma, 0.05 * structure, rtol=0.02, atol=0)
 
 
-def test_an_image_gets_its_own_noise_whatever_its_batch():
+def test_noise_does_not_depend_on_the_batch():
     operator, y, _ = measured(SumPool(4))
     for noise in (Gaussian(0.1), Gaussian(rel=0.1), Poisson(20.0)):
         whole = noise.apply(y, operator, MINMAX, Rng(0, IDS)).y
@@ -56,7 +56,7 @@ def test_an_image_gets_its_own_noise_whatever_its_batch():
         assert not torch.equal(noise.apply(y, operator, MINMAX, Rng(1, IDS)).y, whole)
 
 
-def test_fourier_noise_stays_on_what_was_measured():
+def test_fourier_noise_is_confined_to_measured_coefficients():
     operator, y, _ = measured(Fourier(0.3))
     noisy = Gaussian(0.1).apply(y, operator, MINMAX, Rng(0, IDS))
     noise = noisy.y - y
@@ -101,6 +101,6 @@ def test_poisson_noise_needs_nonnegative_weights():
         lambda: Poisson(-3.0),
     ],
 )
-def test_impossible_levels_are_refused(make):
+def test_invalid_levels_are_refused(make):
     with pytest.raises(ParameterError):
         make()

@@ -131,7 +131,7 @@ def test_the_proximal_step_in_single_precision_is_that_in_double(recipe, shape, 
 
 @cases
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_measured_of_an_image_against_numpy(recipe, shape, dtype):
+def test_the_measured_component_against_numpy(recipe, shape, dtype):
     """A_dagger_A: the projection on the range of A^T at gamma = inf, its Tikhonov filter below, per image."""
     operator, x = build(recipe, shape, dtype), images(shape, 3, dtype)
     matrix = build(recipe, shape).A(torch.eye(x[0].numel(), dtype=torch.float64).reshape(-1, 1, *shape)).flatten(1).mT
@@ -163,7 +163,7 @@ def test_the_default_iterations_agree_with_the_closed_forms(recipe):
     closed = build(recipe, (16, 16))
 
     class Bare(LinearOperator):
-        """The same operator with nothing but A and its adjoint."""
+        """The same operator with A and its adjoint only."""
 
         image_shape, measurement_shape = closed.image_shape, closed.measurement_shape
         dtype, device, cg_tol = closed.dtype, closed.device, 1e-13
@@ -195,7 +195,7 @@ def test_gradients_flow_through_the_operator(recipe, shape):
 
 
 @cases
-def test_an_image_alone_is_measured_as_in_a_batch(recipe, shape):
+def test_measurements_do_not_depend_on_the_batch(recipe, shape):
     operator, x = build(recipe, shape, torch.float32), images(shape, 8, torch.float32)
     y = operator.A(x)
     for method, batch in ((operator.A, x), (operator.A_adjoint, y), (operator.A_dagger, y)):
@@ -212,7 +212,7 @@ def test_an_image_alone_is_measured_as_in_a_batch(recipe, shape):
     ids=name,
 )
 def test_the_size_of_a_batch_does_not_change_the_rounding(recipe):
-    """Sizes for which torch changes its kernel between one image and many; iterations would blow the gap up."""
+    """Sizes for which torch changes its kernel between one image and many; iterations would amplify the difference."""
     operator, x = build(recipe, (64, 64), torch.float32), images((64, 64), 17, torch.float32)
     y = operator.A(x)
     for method, batch in (
@@ -227,7 +227,7 @@ def test_the_size_of_a_batch_does_not_change_the_rounding(recipe):
             assert (method(batch[part]) - whole[part]).abs().max() <= 1e-7 * whole.abs().max()
 
 
-def test_pooling_is_what_it_says():
+def test_sum_pooling_equals_its_definition():
     operator = build(SumPool(4, 3), (8, 12))
     x = images((8, 12), 2)
     masks = RandomBinary().draw(3, (8, 12), 3).double()
@@ -235,7 +235,7 @@ def test_pooling_is_what_it_says():
     torch.testing.assert_close(operator.A(x), wanted)
 
 
-def test_fourier_is_what_it_says():
+def test_fourier_equals_its_definition():
     mask = RandomFourier().draw(0.4, (15, 12), 0)
     operator = FourierOperator(mask, nominal_compression=2.5, dtype=torch.float64, device=CPU)
     x = images((15, 12), 2)
@@ -274,12 +274,12 @@ def test_effective_compression_is_that_of_the_rank():
         (lambda: Checkerboard(tile=0), "got 0"),
     ],
 )
-def test_impossible_operators_are_refused(make, wanted):
+def test_invalid_operators_are_refused(make, wanted):
     with pytest.raises((IncompatibleError, ParameterError), match=wanted):
         make()
 
 
-def test_calls_are_counted_per_image_and_nothing_else_changes():
+def test_the_counting_operator_counts_per_image_and_changes_no_result():
     inner = build(SumPool(4, 3), (8, 8))
     operator, x = CountingOperator(inner), images((8, 8), 2)
     with counting() as calls:

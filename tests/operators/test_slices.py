@@ -120,12 +120,12 @@ def test_wiener_refuses_it_in_one_line():
 @pytest.mark.parametrize(
     ("recipe", "shape", "message"),
     [
-        (SumPool(2), (N, N, N), "takes images"),
-        (Ctf(9000.0, pixel_size=2.0), (N, N, N), "takes images"),
-        (CentralSlices(), (N, N), "takes volumes"),
+        (SumPool(2), (N, N, N), "supports images"),
+        (Ctf(9000.0, pixel_size=2.0), (N, N, N), "supports images"),
+        (CentralSlices(), (N, N), "supports volumes"),
         (CentralSlices(), (N, N, 4), "a cube"),
-        (Fourier(0.5, FourierRadial()), (N, N, N), "mask fourierradial takes images"),
-        (Composed(CentralSlices(), ONE), (N, N, N), "takes volumes"),
+        (Fourier(0.5, FourierRadial()), (N, N, N), "mask fourierradial supports images"),
+        (Composed(CentralSlices(), ONE), (N, N, N), "supports volumes"),
         (Composed(SumPool(2), CentralSlices()), (N, N, N), "gives 3 images per image"),
         (Composed(SumPool(4), ONE), (N, N, N), "does not divide"),
     ],

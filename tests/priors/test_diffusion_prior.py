@@ -33,13 +33,13 @@ def network():
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, network) -> Path:
-    """A pipeline on disk, not to be changed."""
+    """A pipeline on disk; tests must not change it."""
     return pipeline(tmp_path_factory.mktemp("packed"), network)
 
 
 @pytest.fixture
 def folder(packed, tmp_path) -> Path:
-    """A copy of it, to be changed."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(packed, tmp_path / "model"))
 
 
@@ -61,7 +61,7 @@ def refused(call, kind: type[CryobenchError] = DataError) -> str:
 
 
 def change(path: Path, **values) -> None:
-    """Change a JSON file; None takes a name out."""
+    """Change a JSON file; None removes a name."""
     changed = json.loads(path.read_text()) | values
     write(path, {name: value for name, value in changed.items() if value is not None or name not in values})
 
@@ -96,8 +96,8 @@ def test_eps_and_x0_are_those_of_diffusers_at_every_level(network, prediction, s
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 999), st.sampled_from(PREDICTIONS))
-def test_eps_and_x0_make_up_the_image_at_any_level_and_in_any_dtype(level, prediction):
-    """sqrt(a) x_0 + sqrt(1 - a) eps = x_t, whatever the network says; float64 in is float64 out."""
+def test_eps_and_x0_sum_to_x_t_at_any_level_and_dtype(level, prediction):
+    """sqrt(a) x_0 + sqrt(1 - a) eps = x_t for any network output; float64 input gives float64 output."""
     live = model(Constant(0.3), prediction)
     x = images().double()
     found = live.predict(x, level)
@@ -113,7 +113,7 @@ def between(values: torch.Tensor, level: float) -> torch.Tensor:
 
 
 class Constant:
-    """In place of a network: says the same number everywhere, and keeps the levels it was asked at."""
+    """Replaces a network: constant output, and records the requested levels."""
 
     dtype = torch.float32
 
@@ -137,7 +137,7 @@ def test_the_level_of_a_sigma_inverts_the_sigma_of_a_level(level):
     assert live.level_of(sigma) == pytest.approx(level, abs=1e-6)
 
 
-def test_the_sigmas_rise_from_nearly_none_to_nearly_all():
+def test_the_sigmas_increase():
     live = model(Constant(0.0))
     a = live.alphas_cumprod
     assert (live.sigmas.square() - (1 - a) / a).abs().max() < 1e-9 * live.sigmas[-1] ** 2
@@ -163,14 +163,14 @@ def test_denoising_is_continuous_in_sigma_and_agrees_with_the_levels(network, pr
         assert jumps.max() < 3 * jumps.median()
 
 
-def test_beyond_the_ends_of_the_schedule_denoising_goes_on_from_them():
+def test_beyond_the_schedule_denoising_uses_its_end_levels():
     live = model(constant := Constant(0.5))
     live.denoise(images(), 1e-6)
     live.denoise(images(), 1e6)
     assert constant.asked == [0.0, 999.0]
 
 
-def test_without_noise_the_image_is_the_answer_and_the_network_is_not_asked():
+def test_without_noise_the_image_is_returned_without_a_network_evaluation():
     live = model(constant := Constant(0.5), "sample")
     with meters.counting() as counts:
         assert live.denoise(z := images(), 0.0) is z
@@ -179,7 +179,7 @@ def test_without_noise_the_image_is_the_answer_and_the_network_is_not_asked():
 
 
 @pytest.mark.parametrize("sigma", [-1e-9, -1.0, math.nan, math.inf])
-def test_a_noise_level_that_is_none_is_refused(sigma):
+def test_an_invalid_noise_level_is_refused(sigma):
     live = model(Constant(0.0))
     for call in (lambda: live.denoise(images(), sigma), lambda: live.level_of(sigma)):
         assert "a noise level must be zero or positive, and finite" in refused(call, ParameterError)
@@ -199,15 +199,15 @@ def test_images_of_the_prior_are_those_of_ddim(network, prediction):
     assert (live.generate(noise, 10) - x).abs().max() < 1e-4
 
 
-def test_images_of_the_prior_take_as_many_steps_as_asked_and_no_more_than_there_are():
+def test_generation_uses_at_most_all_levels():
     live = DiffusionModel(constant := Constant(0.0), torch.linspace(0.99, 0.01, 7))
     live.generate(images(), 50)
     assert constant.asked == [6, 5, 4, 3, 2, 1, 0]
-    assert "at least 1 step" in refused(lambda: live.generate(images(), 0), ParameterError)
+    assert "steps must be at least 1" in refused(lambda: live.generate(images(), 0), ParameterError)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
-def test_a_schedule_that_ends_in_noise_alone_gives_finite_images(network, prediction):
+def test_a_schedule_that_ends_in_pure_noise_gives_finite_images(network, prediction):
     live = model(network, prediction, rescale_betas_zero_snr=True)
     assert live.alpha(live.T - 1) == 0
     x = images()
@@ -223,16 +223,16 @@ def test_a_schedule_that_ends_in_noise_alone_gives_finite_images(network, predic
 @pytest.mark.parametrize(
     ("alphas", "said"),
     [
-        ([0.9, 0.5, 0.0], "ends in noise alone"),
-        ([0.5, 0.9], "wanted a_t"),
-        ([0.9, math.nan], "wanted a_t"),
-        ([1.0, 0.9], "wanted a_t"),
-        ([0.9, -0.1], "wanted a_t"),
-        ([], "wanted a_t"),
-        ([[0.9, 0.5]], "wanted a_t"),
+        ([0.9, 0.5, 0.0], "ends in pure noise"),
+        ([0.5, 0.9], "expected a_t"),
+        ([0.9, math.nan], "expected a_t"),
+        ([1.0, 0.9], "expected a_t"),
+        ([0.9, -0.1], "expected a_t"),
+        ([], "expected a_t"),
+        ([[0.9, 0.5]], "expected a_t"),
     ],
 )
-def test_a_schedule_that_is_none_is_refused(alphas, said):
+def test_an_invalid_schedule_is_refused(alphas, said):
     assert said in refused(lambda: DiffusionModel(Constant(0.0), torch.tensor(alphas), "epsilon"))
 
 
@@ -323,7 +323,7 @@ def test_the_same_network_is_read_in_every_form(tmp_path, network, form):
 @pytest.mark.parametrize(
     "name", ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
 )
-def test_of_a_scheduler_the_betas_and_the_prediction_count(tmp_path, folder, name):
+def test_only_the_betas_and_prediction_type_of_a_scheduler_are_used(tmp_path, folder, name):
     import diffusers.schedulers
 
     values = {"beta_schedule": "scaled_linear", "beta_start": 1e-3, "beta_end": 0.01, "num_train_timesteps": 300}
@@ -336,7 +336,7 @@ def test_of_a_scheduler_the_betas_and_the_prediction_count(tmp_path, folder, nam
     torch.testing.assert_close(live.alphas_cumprod, scheduler.alphas_cumprod.double(), rtol=1e-6, atol=0)
 
 
-def test_a_network_alone_is_a_ddpm_of_linear_steps(tmp_path, network):
+def test_a_network_without_a_scheduler_is_a_ddpm_of_linear_steps(tmp_path, network):
     network.save_pretrained(tmp_path)
     live = Diffusion(str(tmp_path)).load()
     assert (live.prediction, live.T) == ("epsilon", 1000)
@@ -368,13 +368,13 @@ def test_a_schedule_without_betas_is_refused(folder, name):
         ({"sample_size": []}, "sample_size []"),
     ],
 )
-def test_a_network_that_is_no_prior_of_grey_images_is_refused_before_it_is_read(folder, values, said):
+def test_a_network_for_other_images_is_refused_before_it_is_read(folder, values, said):
     change(folder / "unet" / "config.json", **values)
     (folder / WEIGHTS).write_bytes(b"")
     assert said in refused(lambda: Diffusion(str(folder)).check((16, 16)))
 
 
-def test_a_prediction_that_is_not_known_is_refused(folder):
+def test_an_unknown_prediction_type_is_refused(folder):
     change(folder / "scheduler" / "scheduler_config.json", prediction_type="flow")
     for call in (lambda: Diffusion(str(folder)).check((16, 16)), Diffusion(str(folder)).load):
         assert "prediction type 'flow'" in refused(call)
@@ -383,7 +383,7 @@ def test_a_prediction_that_is_not_known_is_refused(folder):
 def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
     Diffusion(str(packed)).check((16, 16))
     message = refused(lambda: Diffusion(str(packed)).check((32, 32)), IncompatibleError)
-    assert "trained on images of 16 x 16, and these are 32 x 32; give --size 16 to resample them" in message
+    assert "trained on images of 16 x 16, got 32 x 32; give --size 16 to resample them" in message
     assert "`cryobench train`" in message
     folder = pipeline(tmp_path, unet(sample_size=(16, 24)))
     message = refused(lambda: Diffusion(str(folder)).check((16, 16)), IncompatibleError)
@@ -395,10 +395,10 @@ def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
     ("spoil", "said"),
     [
         (lambda weights: {name: weights[name] for name in list(weights)[3:]}, "3 are missing ("),
-        (lambda weights: weights | {"more": torch.zeros(2)}, "1 are too many (more)"),
+        (lambda weights: weights | {"more": torch.zeros(2)}, "1 are unexpected (more)"),
         (
             lambda weights: weights | {"conv_in.bias": torch.zeros(9)},
-            "1 have another shape (conv_in.bias (9,) for (8,))",
+            "1 have a wrong shape (conv_in.bias (9,) for (8,))",
         ),
         (lambda weights: weights | {"conv_in.bias": torch.full((8,), math.nan)}, "1 are not finite (conv_in.bias)"),
     ],
@@ -411,7 +411,7 @@ def test_weights_that_do_not_fit_are_refused(folder, spoil, said):
     assert f"its weights do not fit unet/config.json: {said}" in message
 
 
-def test_weights_that_are_cut_short_are_refused_before_any_work(folder):
+def test_truncated_weights_are_refused_before_any_work(folder):
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     assert "download it again" in refused(lambda: Diffusion(str(folder)).check((16, 16)))
@@ -419,7 +419,7 @@ def test_weights_that_are_cut_short_are_refused_before_any_work(folder):
 
 
 @pytest.mark.parametrize("values", [{"beta_schedule": "square"}, {"num_train_timesteps": 0}, {"beta_end": 2.0}])
-def test_betas_that_make_no_schedule_are_refused(folder, values):
+def test_invalid_betas_are_refused(folder, values):
     change(folder / "scheduler" / "scheduler_config.json", **values)
     assert "the prior in" in refused(Diffusion(str(folder)).load)
 
@@ -441,7 +441,7 @@ def test_bfloat16_on_the_cpu_is_near_float32(packed):
 # -------------------------------------------------------------------------------------------- digests and staleness
 
 
-def test_the_digest_follows_the_content_and_not_the_place(packed, folder):
+def test_the_digest_depends_on_the_content_and_not_the_location(packed, folder):
     wanted = Diffusion(str(packed)).weights_digest()
     prior = Diffusion(str(folder))
     assert prior.weights_digest() == wanted
@@ -451,7 +451,7 @@ def test_the_digest_follows_the_content_and_not_the_place(packed, folder):
     assert prior.weights_digest() != wanted
 
 
-def test_weights_that_are_replaced_are_read_anew(folder):
+def test_replaced_weights_are_read_again(folder):
     prior = Diffusion(str(folder))
     digest, live, x = prior.weights_digest(), prior.load(), images()
     stat = (folder / WEIGHTS).stat()
@@ -467,12 +467,12 @@ def test_a_live_model_outlives_its_file(folder):
     live, x = Diffusion(str(folder)).load(), images()
     before = live.predict(x, 3).x0
     path = folder / WEIGHTS
-    with path.open("r+b") as file:  # in place: whoever had mapped the file would see it
+    with path.open("r+b") as file:  # in place: visible to a process that has mapped the file
         file.write(bytes(path.stat().st_size))
     assert torch.equal(live.predict(x, 3).x0, before)
 
 
-def test_a_relative_folder_is_meant_from_where_it_was_written(packed, monkeypatch, tmp_path):
+def test_a_relative_folder_refers_to_the_current_folder_at_creation(packed, monkeypatch, tmp_path):
     monkeypatch.chdir(packed.parent)
     prior = Diffusion(packed.name)
     monkeypatch.chdir(tmp_path)
@@ -482,7 +482,7 @@ def test_a_relative_folder_is_meant_from_where_it_was_written(packed, monkeypatc
     assert "is not a folder" in refused(lambda: Diffusion(packed.name).check((16, 16)))
 
 
-def test_what_it_was_trained_on_is_told_by_its_card(folder):
+def test_the_card_states_the_training_images(folder):
     assert list(Diffusion(str(folder)).trained_on()) == []
     write(folder / "cryobench.json", {"trained_on": [{"structure": "3o21", "split": "train"}]})
     assert list(Diffusion(str(folder)).trained_on()) == [{"structure": "3o21", "split": "train"}]
@@ -545,7 +545,7 @@ def test_a_prior_is_a_spec_a_name_or_a_folder_and_its_spec_makes_it_again(solver
         assert str(registry.spec_of(registry.make("solvers", again), full=full)) == again
 
 
-def test_names_that_are_none_say_what_there_is(tmp_path, monkeypatch):
+def test_unknown_names_are_errors_that_list_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     registry = installed()
 

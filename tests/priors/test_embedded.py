@@ -1,4 +1,4 @@
-"""The packaged prior: what it was trained on, what it weighs, and what it is worth on structures it has not seen."""
+"""The packaged prior: its training data, its size, and its quality on held-out structures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def decibels(x: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def oracle(prior: Sparsity, z: torch.Tensor, truth: torch.Tensor, sigma: float) -> float:
-    """The best mean PSNR of argmin 1/2 ||x - z||^2 + lam R(x) over lam, which only who holds the truth can choose."""
+    """The best mean PSNR of argmin 1/2 ||x - z||^2 + lam R(x) over lam, chosen with the truth."""
     lams = [sigma * factor for factor in (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)]
     weights = [torch.full((len(z), 1, 1, 1), lam) for lam in lams]
     found = [decibels(prior.prox(z, weight), truth) for weight in weights]
@@ -66,7 +66,7 @@ def test_it_denoises_held_out_particles_better_than_tv_and_wavelets_with_the_bes
     assert ours > max(tv, wavelet) + (1.0 if sigma == 0.3 else 0.0)
 
 
-def test_it_has_not_seen_the_structures_of_the_test_split():
+def test_it_was_not_trained_on_structures_of_the_test_split():
     trained = {name for origin in Embedded().trained_on() for name in origin["structure"].split(",")}
     entries = catalogue()
     assert trained
@@ -75,7 +75,7 @@ def test_it_has_not_seen_the_structures_of_the_test_split():
     assert not seen & {entry["pdb"] for entry in entries.values() if entry["split"] != "train"}
 
 
-def test_it_is_small_whole_and_says_what_it_is():
+def test_it_is_small_and_complete_and_has_a_card():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 20 * 2**20
     card = find_model(str(FOLDER)).card
     assert card["image_shape"] == [128, 128]
@@ -84,7 +84,7 @@ def test_it_is_small_whole_and_says_what_it_is():
     assert {CARD, "README.md", "loss.csv", "model_index.json"} <= {path.name for path in FOLDER.iterdir()}
 
 
-def test_others_can_load_it():
+def test_diffusers_can_load_it():
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 
     pipeline = DDPMPipeline.from_pretrained(str(FOLDER))
@@ -114,7 +114,7 @@ def rng() -> Rng:
     return Rng(0, [str(i) for i in range(IMAGES)])
 
 
-def test_the_noise_of_held_out_particles_is_found_from_a_quarter_of_the_measurements(particles):
+def test_the_noise_of_held_out_particles_is_estimated_from_a_quarter_of_the_measurements(particles):
     x, clean = particles
     model = Hqs().model(exactly_measured(SumPool(8, 16), x), rng())
     assert isinstance(model, NoisyImages)
@@ -124,7 +124,7 @@ def test_the_noise_of_held_out_particles_is_found_from_a_quarter_of_the_measurem
 
 @pytest.mark.parametrize(("recipe", "gain"), [(SumPool(16, 64), 0.5), (Fourier(0.25), 2.0)], ids=["pool", "fourier"])
 def test_hqs_recovers_held_out_particles_far_above_the_floor(particles, recipe, gain):
-    """Also where the measurements leave out the mean over the pixels, as those of `fourier:0.25` do."""
+    """Also if the measurements do not determine the mean over pixels, as with `fourier:0.25`."""
     problem = exactly_measured(recipe, particles[0])
     found, floor = (decibels(solver.solve(problem, rng=rng()).x, particles[0]) for solver in (Hqs(), Pinv()))
     print(f"\n{recipe}: hqs {found:.2f}, pinv {floor:.2f} dB")

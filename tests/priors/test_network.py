@@ -1,4 +1,4 @@
-"""Reading a network by diffusers' own loader: local files only, no code, nothing on the screen."""
+"""Reading a network with the loader of diffusers: local files only, without executing code or printing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_weights_that_do_not_fit_are_reported_by_the_error_alone(folder, capfd):
     unet(block_out_channels=(8, 8)).save_pretrained(folder / "other")
     (folder / "other" / Path(WEIGHTS).name).replace(folder / WEIGHTS)
     capfd.readouterr()
-    with pytest.raises(DataError, match=r"do not fit unet/config.json: .* have another shape \(") as caught:
+    with pytest.raises(DataError, match=r"do not fit unet/config.json: .* have a wrong shape \(") as caught:
         read_network(find_model(str(folder)))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -144,7 +144,7 @@ def test_the_dct_prox_is_scipys_transform_soft_thresholded():
 
 
 @every_prior
-def test_a_warm_start_and_the_batch_change_nothing(prior):
+def test_results_do_not_depend_on_the_start_or_the_batch(prior):
     z, t = images(5, (16, 16), torch.float32), torch.linspace(0.05, 0.5, 5).reshape(-1, 1, 1, 1)
     x, u = prior.dual_prox(z, t)
     torch.testing.assert_close(prior.dual_prox(z + 0.001, t, u)[0], x + 0.001, atol=1e-3, rtol=0)
@@ -184,15 +184,13 @@ def test_entries_beyond_the_cut_are_the_sparse_part(cut):
         (lambda: ProxTv(1.0, "isotropic"), "anisotropic"),
     ],
 )
-def test_impossible_priors_are_refused(make, wanted):
+def test_invalid_priors_are_refused(make, wanted):
     with pytest.raises(ParameterError, match=wanted):
         make()
 
 
-def test_a_prior_says_which_images_it_cannot_take():
-    assert (
-        WaveletSparsity().unsupported((15, 16)) == "a wavelet transform halves all sides, which 15 x 16 does not allow"
-    )
+def test_unsupported_images_give_a_reason():
+    assert WaveletSparsity().unsupported((15, 16)) == "a wavelet transform needs even sides, got 15 x 16"
     assert "halved 2 times, not level=3" in str(WaveletSparsity(level=3).unsupported((12, 16)))
     assert WaveletSparsity(level=2).unsupported((12, 16)) is None
     assert TotalVariation().unsupported((1, 1))

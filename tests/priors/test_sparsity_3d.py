@@ -112,5 +112,5 @@ def test_products_along_the_axes_refuse_channels_they_would_drop():
             call()
 
 
-def test_prox_tv_takes_images_alone():
-    assert "it takes images (2-D)" in str(unsupported_dims(ProxTv, (8, 8, 8)))
+def test_prox_tv_supports_images_only():
+    assert "it supports images (2-D)" in str(unsupported_dims(ProxTv, (8, 8, 8)))

@@ -649,8 +649,8 @@ def test_the_hash_covers_everything_that_can_change_the_results(microscope):
 @pytest.mark.parametrize(
     ("data", "operator", "metric", "expected"),
     [
-        ("microscope:table=none", "ctf", "psnr", "without a CTF"),
-        ("microscope:table=none", "sumpool:4@ctf", "psnr", "without a CTF"),
+        ("microscope:table=none", "ctf", "psnr", "have no CTF"),
+        ("microscope:table=none", "sumpool:4@ctf", "psnr", "have no CTF"),
         ("microscope", "ctf@sumpool:4", "psnr", "gives 4 images per image"),
         ("microscope:table=short", "identity", "psnr", "has 5 rows for 8 images"),
         ("microscope:cut", "identity", "psnr", "the clean image 0 of taken"),

@@ -1,4 +1,4 @@
-"""A diffusion model of which everything is known: the exact denoiser of a Gaussian prior, and its exact posterior.
+"""A diffusion model in closed form: the exact denoiser of a Gaussian prior, and its exact posterior.
 
 Images x ~ N(m, C), C diagonal in Fourier with power c(k) (the variance of an orthonormal coefficient). With white noise
 on them, x_t = sqrt(a) x + sqrt(1 - a) eps, every coefficient is estimated on its own:
@@ -89,7 +89,7 @@ class Posterior:
 
 
 class _Network:
-    """What stands in for the UNet: exact, in float64, differentiable."""
+    """Replaces the UNet: exact, in float64, differentiable."""
 
     dtype = torch.float64
 
@@ -119,12 +119,12 @@ def alpha(alphas: torch.Tensor, t: float) -> float:
 
 @dataclass(frozen=True)
 class Known(Prior):
-    """A prior of which the live model is given."""
+    """A prior with a given live model."""
 
     live: DiffusionModel
     noise: float | Literal["auto"] = 0.0
-    of_clean_images: bool = False
-    of_turned_images: bool = False
+    trained_on_clean: bool = False
+    trained_with_symmetries: bool = False
 
     def check(self, shape: Shape) -> None:
         if shape != self.live.image_shape:

@@ -63,7 +63,7 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 class Bare(LinearOperator):
-    """An operator without closed forms: A and its adjoint alone."""
+    """An operator with A and its adjoint only, without closed forms."""
 
     def __init__(self, inner: LinearOperator):
         self.inner = inner
@@ -85,7 +85,7 @@ class Bare(LinearOperator):
 @pytest.mark.parametrize("cut", [1.0, 2.0])
 @pytest.mark.parametrize("recipe", [SumPool(4, 6), Fourier(0.4)], ids=repr)
 @pytest.mark.parametrize("form", ["penalty", "constraint", "box"])
-def test_the_objective_is_that_of_a_convex_solver(solver, cut, recipe, form):
+def test_the_objective_equals_that_of_a_convex_solver(solver, cut, recipe, form):
     x = images(1)
     problem = measure(recipe, x, Gaussian(rel=0.1) if form != "constraint" else None)
     if form == "constraint":
@@ -119,8 +119,8 @@ def test_the_defaults_reach_the_objective_of_a_long_run(solver, cut, noise, reci
 @pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.05)], ids=["exact", "noisy"])
-def test_a_large_smooth_image_takes_many_steps_and_as_many_as_it_needs(solver, noise):
-    # a residual of its steps, which are small beside what is left to go, would end it too early
+def test_a_large_smooth_image_does_not_stop_too_early(solver, noise):
+    # a stopping rule based on the step length would stop too early: steps are far shorter than the remaining distance
     _reaches_the_objective_of_a_long_run(replace(solver, cut=1.0), Fourier(0.5), noise, simulated(1, 128)[0])
 
 
@@ -128,11 +128,11 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
     problem = measure(recipe, x, noise)
     answer = solve(solver, problem)
     assert answer.info["converged"].all()
-    task = solver.task(in_double(recipe, problem))
-    task.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
-    task.misfit = torch.full_like(task.misfit, math.inf)
-    reached = task.objective(answer.x.double()).flatten()
-    best = minimise(PrimalDual(task), steps=6000, tol=1e-6).info["objective"]
+    objective = solver.objective(in_double(recipe, problem))
+    objective.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
+    objective.misfit = torch.full_like(objective.misfit, math.inf)
+    reached = objective.value(answer.x.double()).flatten()
+    best = minimise(PrimalDual(objective), steps=6000, tol=1e-6).info["objective"]
     torch.testing.assert_close(reached, best, rtol=1e-4, atol=0)
 
 
@@ -140,10 +140,10 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
 @pytest.mark.parametrize("cut", [1.0, 2.0])
 def test_both_methods_find_the_same_minimum(solver, cut):
     problem = measure(SumPool(4, 6), images())
-    ways = [
+    methods = [
         replace(solver, lam=0.2, cut=cut, method=method, steps=5000, tol=1e-8) for method in ("primal_dual", "fista")
     ]
-    first, second = (solve(way, problem) for way in ways)
+    first, second = (solve(each, problem) for each in methods)
     torch.testing.assert_close(first.info["objective"], second.info["objective"], rtol=1e-6, atol=0)
 
 
@@ -178,7 +178,7 @@ def test_denoising_is_one_prox(solver):
 @every_solver
 @pytest.mark.parametrize("noise", [Gaussian(rel=0.05), Gaussian(rel=0.5), Poisson(3.0)], ids=repr)
 @pytest.mark.parametrize("recipe", [SumPool(2, 2), SumPool(4, 16)], ids=repr)
-def test_the_misfit_is_what_the_noise_is_expected_to_leave(solver, noise, recipe):
+def test_the_misfit_is_the_expected_norm_of_the_noise(solver, noise, recipe):
     x, _ = simulated(2, 32)
     problem = measure(recipe, x, noise)
     answer = solve(solver, problem)
@@ -198,7 +198,7 @@ def test_the_expected_misfit_is_that_of_noise():
 
 @every_solver
 @pytest.mark.parametrize("recipe", [SumPool(4, 6), Fourier(0.4)], ids=repr)
-def test_exact_measurements_are_met_exactly(solver, recipe):
+def test_exact_measurements_are_fitted_exactly(solver, recipe):
     problem = measure(recipe, images(dtype=torch.float32))
     answer = solve(solver, problem)
     torch.testing.assert_close(problem.operator.A(answer.x), problem.y, atol=2e-4, rtol=0)
@@ -210,7 +210,7 @@ def test_exact_measurements_are_met_exactly(solver, recipe):
 
 
 @every_solver
-def test_noise_without_structure_ends(solver):
+def test_noise_without_structure_converges(solver):
     problem = measure(SumPool(2, 4), torch.zeros(2, 1, 16, 16))
     problem = replace(problem, y=problem.y + 0.1, sigma=torch.ones(2, 1, 1, 1))
     answer = solve(solver, problem)
@@ -221,7 +221,7 @@ def test_noise_without_structure_ends(solver):
 
 
 @every_solver
-def test_where_nothing_is_lost_the_answer_is_the_floor(solver):
+def test_with_full_column_rank_the_result_is_the_floor(solver):
     x = images(2, (16, 16), torch.float32)
     problem = measure(SumPool(4, 30), x)
     torch.testing.assert_close(solve(solver, problem).x, solve(Pinv(), problem).x, rtol=0, atol=0)
@@ -252,7 +252,7 @@ def test_a_stated_weight_gives_the_plain_norm_and_auto_the_split():
 @pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("method", ["primal_dual", "fista"])
-def test_an_image_stops_on_its_own_and_is_the_same_alone(solver, method):
+def test_results_and_stopping_do_not_depend_on_the_batch(solver, method):
     x = images(6, (32, 32), torch.float32)
     x[3] = torch.randn(x[3].shape, generator=torch.Generator().manual_seed(1))  # one that is done at another step
     problem = measure(SumPool(4, 6), x, Gaussian(rel=0.1))
@@ -277,7 +277,7 @@ def test_the_stopping_reason_is_reported(solver):
 
 @every_solver
 @pytest.mark.parametrize("method", ["primal_dual", "fista"])
-def test_the_course_is_recorded_on_request(solver, method):
+def test_curves_are_recorded_on_request(solver, method):
     problem = measure(SumPool(4, 6), images(3))
     solver = replace(solver, lam=0.2, method=method, trace=True, tol=1e-4)
     answer = solve(solver, problem)
@@ -295,7 +295,7 @@ def test_the_course_is_recorded_on_request(solver, method):
 
 @every_solver
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.1)], ids=["exact", "noisy"])
-def test_an_operator_without_closed_forms_will_do(solver, noise):
+def test_operators_without_closed_forms_are_supported(solver, noise):
     problem = measure(SumPool(4, 6), images(), noise)
     bare = replace(problem, operator=Bare(problem.operator))
     solver = replace(solver, tol=1e-5)
@@ -314,14 +314,14 @@ def test_an_operator_without_closed_forms_will_do(solver, noise):
     ],
     ids=repr,
 )
-def test_the_method_chosen_and_an_image_that_goes_another_way(recipe, solver, expected):
+def test_the_method_is_chosen_per_image(recipe, solver, expected):
     x = images(3, (32, 32), torch.float32)
     problem = measure(recipe or SumPool(4, 6), x, Gaussian(rel=0.1))
     if recipe is None:
         problem = replace(problem, operator=Bare(problem.operator))
-    ways = solver._ways(problem, solver.task(problem))
-    assert ways[expected].all()
-    # the second image is exact: it is solved in the constraint form, and the others as if it were not there
+    methods = solver._methods(problem, solver.objective(problem))
+    assert methods[expected].all()
+    # the second image is exact: it is solved in the constraint form, which does not change the other images
     sigma = problem.sigma.clone()
     sigma[1] = 0
     mixed = replace(problem, sigma=sigma)
@@ -342,7 +342,7 @@ def test_progress_is_reported():
     assert seen == [(i, 5) for i in range(1, 6)]
 
 
-def test_a_box_holds_only_on_request():
+def test_the_box_constraint_is_optional():
     x = images(dtype=torch.float32).sign()
     problem = measure(SumPool(2, 2), x)
     assert solve(Dct(cut=1.0), problem).x.abs().max() > 1.05
@@ -352,16 +352,16 @@ def test_a_box_holds_only_on_request():
 
 
 @every_solver
-def test_contradicting_constraints_end_unconverged(solver):
+def test_inconsistent_constraints_are_reported_as_unconverged(solver):
     problem = measure(SumPool(2, 2), 3 * images(dtype=torch.float32))
     answer = solve(replace(solver, box=True, steps=500), problem)
     assert answer.x.isfinite().all()
     assert not answer.info["converged"].any()
 
 
-def test_images_that_a_prior_cannot_take_are_a_reason_and_no_crash():
+def test_unsupported_images_give_a_reason():
     problem = measure(Fourier(0.5), images(1, (15, 15)))
-    assert "halves all sides" in str(Wavelet().unsupported(problem))
+    assert "needs even sides" in str(Wavelet().unsupported(problem))
     assert Dct().unsupported(problem) is None
 
 
@@ -372,7 +372,7 @@ def test_images_that_a_prior_cannot_take_are_a_reason_and_no_crash():
         ({"lam": -1.0}, "lam must be zero, positive or auto, got -1"),
         ({"lam": float("nan")}, "lam must be"),
         ({"lam": 0.1, "form": "constraint"}, "form=constraint has no weight"),
-        ({"method": "fista", "form": "constraint"}, "method=fista solves form=penalty"),
+        ({"method": "fista", "form": "constraint"}, "method=fista supports only form=penalty"),
         ({"method": "fista", "box": True}, "method=fista"),
         ({"share": 0.0}, "share"),
         ({"steps": 0}, "steps must be at least 1"),
@@ -380,7 +380,7 @@ def test_images_that_a_prior_cannot_take_are_a_reason_and_no_crash():
         ({"cut": 0.5}, "cut must be 1"),
     ],
 )
-def test_impossible_parameters_are_refused(make, values, wanted):
+def test_invalid_parameters_are_refused(make, values, wanted):
     with pytest.raises(ParameterError, match=wanted):
         make(**values)
 
@@ -437,7 +437,7 @@ def best_of_three(problem: Problem, truth: torch.Tensor, **parameters) -> float:
 @pytest.mark.parametrize("noise", NOISES, ids=["exact", "noise"])
 @pytest.mark.parametrize("recipe", CELLS, ids=repr)
 def test_on_simulated_particles_the_best_beats_the_floor(recipe, noise, snr):
-    """Scored against the clean image, whether the image that was measured is clean or mostly noise."""
+    """Evaluated against the clean image, for measured images that are clean or mostly noise."""
     x, clean = simulated(2, 64, seed=1, snr=snr)
     problem = measure(recipe, x, noise)
     assert best_of_three(problem, clean) > psnr(solve(Pinv(), problem).x, clean)
@@ -474,12 +474,12 @@ def test_none_is_below_its_published_recipe(particle, make, recipe, published):
         ("sparse:prior=dct,prior.cut=2,lam=0.1", "dct:lam=0.1,cut=2"),
     ],
 )
-def test_any_sparsity_prior_is_solved_with_as_the_named_ones_are(spec, named):
+def test_sparse_with_a_prior_equals_the_named_solver(spec, named):
     A = cb.operator("sumpool:4", shape=(16, 16))
     y = A.A(torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)))
     assert torch.equal(cb.solve(spec, A, y), cb.solve(named, A, y))
 
 
-def test_a_prior_that_is_no_sparsity_prior_is_refused():
+def test_other_priors_are_refused():
     with pytest.raises(IncompatibleError, match="requires a sparsity prior"):
         cb.solver("sparse:prior=embedded")

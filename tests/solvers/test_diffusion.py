@@ -1,4 +1,4 @@
-"""Every solver with a diffusion prior: against a prior of which the posterior is known, and the contract they share."""
+"""Every solver with a diffusion prior: against a prior with known posterior, and their common contract."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from cryobench.solvers.dmplug import DmPlug, EarlyStopping, generated
 from cryobench.solvers.dps import Dps
 from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pigdm import PiGdm
-from cryobench.solvers.pinv import Pinv, least_norm
+from cryobench.solvers.pinv import Pinv, minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, differentiable
 
 SIZE = (16, 16)
@@ -95,10 +95,10 @@ def test_denoising_is_the_posterior_mean(prediction, sigma):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_data_step_is_the_posterior_mean_of_a_white_prior(setting):
-    """In particular where noise lives on the range of A alone, and sigma is its mean over y."""
+    """In particular if the noise is confined to the range of A and sigma is its mean over y."""
     problem, _ = one_image(WHITE, setting)
     z = WHITE.mean[None, None].clone()
-    answer = data_step(problem, least_norm(problem), z, 0.2**2)
+    answer = data_step(problem, minimum_norm(problem), z, 0.2**2)
     np.testing.assert_allclose(answer[0, 0].numpy(), WHITE.posterior(problem).mean, atol=1e-7)
 
 
@@ -107,7 +107,7 @@ HALF = torch.tensor([0.5], dtype=torch.float64)
 
 
 def one_step(solver: Sampler, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Its answer, and the x_T it came from."""
+    """The result of the solver and its x_T."""
     x_T = Draws(problem, rng(1)).x_T()
     return solver.solve(problem, rng=rng(1)).x, x_T
 
@@ -170,7 +170,7 @@ def test_a_level_of_daps_draws_from_the_posterior_of_its_gaussian(setting):
 
 
 class _Recording:
-    """A model that keeps what it was given to denoise."""
+    """A model that records its inputs."""
 
     def __init__(self, model, seen: list[torch.Tensor]):
         self._model, self._seen, self.sigmas = model, seen, model.sigmas
@@ -206,7 +206,7 @@ COPIES = 150
 
 @dataclass(frozen=True)
 class Outcome:
-    """What many answers to one problem are like. Squares are means over pixels."""
+    """Statistics of many results of one problem. Squares are means over pixels."""
 
     posterior_deviation: float
     bias: float
@@ -240,7 +240,7 @@ def outcome(solver: type, setting: str, prior: GaussianPrior) -> Outcome:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", [*PROJECTING, PiGdm], ids=lambda s: s.__name__)
-def test_where_the_prior_is_white_projections_find_the_posterior_mean(solver):
+def test_with_a_white_prior_projections_find_the_posterior_mean(solver):
     """The measured components carry no information on the rest, so any bias is a mistake. The bound is 5 deviations
     of the sum of squares of the Monte Carlo errors of the 240 directions that are not measured."""
     found = outcome(solver, "pool exact", WHITE)
@@ -265,7 +265,7 @@ def test_means_are_near_the_posterior_mean_and_beat_the_floor(solver, setting):
 
 @pytest.mark.parametrize("setting", ["pool exact", "pool noisy", "fourier noisy"])
 @pytest.mark.parametrize("solver", [Daps, PiGdm], ids=lambda s: s.__name__)
-def test_samples_spread_as_the_posterior_does_and_their_mean_is_nearer_by_their_variance(solver, setting):
+def test_samples_have_the_posterior_variance_and_their_mean_has_half_the_squared_error(solver, setting):
     found = outcome(solver, setting, COLOURED)
     assert 0.78 < found.deviation / found.posterior_deviation < 1.1
     # a sample's squared error is the mean's and its variance; for the exact posterior that is twice: 3 dB
@@ -279,8 +279,8 @@ def test_answers_agree_with_exact_measurements(solver):
 
 
 @pytest.mark.slow
-def test_noise_about_the_end_of_the_ode_is_noise_too_much():
-    """Why `spread` is 0: with it the variance of what is not measured is about twice what it should be."""
+def test_noise_added_to_the_end_of_the_ode_doubles_the_variance():
+    """The reason for `spread` = 0: otherwise the variance of unmeasured components is about twice the correct one."""
     problem, _ = one_image(WHITE, "pool exact")
     many = Problem(problem.operator, problem.y.repeat(60, 1, 1, 1), problem.noise, problem.sigma.repeat(60, 1, 1, 1))
     variance = {
@@ -294,7 +294,7 @@ def test_noise_about_the_end_of_the_ode_is_noise_too_much():
 
 @pytest.mark.parametrize("solver", [Dps, CryoSense], ids=lambda s: s.__name__)
 def test_gradient_steps_beat_the_floor(solver):
-    """They do not meet the measurements: a gradient of fixed length overshoots by about a step."""
+    """They do not fit the measurements exactly: a gradient of fixed length overshoots by about a step."""
     problem, truth = one_image(COLOURED, "pool exact")
     many = Problem(problem.operator, problem.y.repeat(20, 1, 1, 1), problem.noise, problem.sigma.repeat(20, 1, 1, 1))
     mean = solver(Known(COLOURED.model()), steps=200).solve(many, rng=rng(20)).x.mean(0)
@@ -306,7 +306,7 @@ def test_gradient_steps_beat_the_floor(solver):
 
 
 def test_dmplug_is_adam_on_the_seed():
-    """Without stopping, the answer and the losses are those of torch's Adam and autograd through everything."""
+    """Without early stopping, result and losses equal those of torch's Adam with autograd through all operations."""
     problem, _ = one_image(COLOURED, "pool noisy")
     model, steps = COLOURED.model(), 12
     found = DmPlug(Known(model), steps=steps, window=steps + 1).solve(problem, rng=rng(1))
@@ -325,8 +325,8 @@ def test_dmplug_is_adam_on_the_seed():
     assert losses[-1] < losses[0]
 
 
-def test_the_calmest_iterate_is_that_of_the_windowed_variance():
-    """Against the rule written out for each image by itself, on walks whose steps shrink and grow again."""
+def test_early_stopping_follows_the_windowed_variance():
+    """Against a direct implementation per image, on random walks whose steps shrink and grow again."""
     W, P, T = 5, 7, 60
     size = 0.05 + np.abs(np.array([[t - 20 - 9 * i for i in range(3)] for t in range(T)])) / 20
     walk = torch.from_numpy(np.random.default_rng(0).normal(size=(T, 3, 1, 4, 4)) * size[:, :, None, None, None])
@@ -346,7 +346,7 @@ def test_the_calmest_iterate_is_that_of_the_windowed_variance():
     stopping, active, found = EarlyStopping(W, P), torch.arange(3), {}
     best = torch.zeros(3, dtype=torch.int64)
     for t in range(T):
-        better, done = stopping.look(walk[t, active])
+        better, done = stopping.update(walk[t, active])
         best[active[better]] = t
         for i in active[done].tolist():
             found[i] = (int(best[i]), t)
@@ -358,7 +358,7 @@ def test_the_calmest_iterate_is_that_of_the_windowed_variance():
     assert len({end for _, end in wanted}) == 3
 
 
-def test_an_image_that_has_stopped_costs_nothing_and_does_not_touch_the_others():
+def test_stopped_images_are_not_computed_and_do_not_change_the_others():
     problem, _ = contract_problem(Gaussian(rel=0.3), torch.float64)
     solver = DmPlug(Known(COLOURED.model()), steps=60, window=4, patience=3, lr=0.3)
     with meters.counting() as calls:
@@ -397,7 +397,7 @@ SAMPLERS = [name for name, (solver, _, _) in FEW.items() if issubclass(solver, S
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Diffusion:
-    """A random network for 16 x 16, saved and read again as a user's would be."""
+    """A random network for 16 x 16, saved and read again as a user's model is."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     torch.manual_seed(0)
@@ -416,7 +416,7 @@ def few(name: str, prior, **changes):
 
 
 def contract_problem(noise=None, dtype=torch.float32, recipe=None) -> tuple[Problem, torch.Tensor]:
-    """Three images, each with its own CTF; where there is noise, the second has none all the same."""
+    """Three images, each with its own CTF; with noise, the second image is still exact."""
     x = COLOURED.draw(3, seed=2).to(dtype)
     problem = measure(live(recipe or Ctf(), taken(3, SIZE, pixel_size=4.0), dtype), x, noise)
     if noise is None:
@@ -429,7 +429,7 @@ def contract_problem(noise=None, dtype=torch.float32, recipe=None) -> tuple[Prob
 @pytest.mark.slow
 @every_solver
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.2)], ids=["exact", "noisy"])
-def test_the_same_seed_gives_the_same_answer_and_another_another(name, noise, prior):
+def test_results_depend_on_the_seed_only(name, noise, prior):
     problem, _ = contract_problem(noise)
     solver = few(name, prior)
     first = solver.solve(problem, rng=rng(3)).x
@@ -442,7 +442,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_another(name, noise, pr
 @every_solver
 @pytest.mark.parametrize("recipe", [None, POOL], ids=["ctf", "pool"])
 @pytest.mark.parametrize("noise", [None, Gaussian(rel=0.2)], ids=["exact", "noisy"])
-def test_an_image_is_the_same_alone_and_in_a_batch(name, recipe, noise, prior):
+def test_results_do_not_depend_on_the_batch(name, recipe, noise, prior):
     """In double precision: CPUs round a batch and an image differently, and division by sqrt(a_T) magnifies that."""
     problem, _ = contract_problem(noise, torch.float64, recipe)
     folder = prior.find()
@@ -463,7 +463,7 @@ def test_float64_is_accepted(name, prior):
 
 
 @every_solver
-def test_network_evaluations_are_what_it_says_and_progress_and_frames_keep_up(name, prior):
+def test_network_evaluations_progress_and_frames_are_as_stated(name, prior):
     problem, _ = contract_problem(Gaussian(rel=0.2))
     seen: list[tuple[int, int]] = []
     with meters.counting() as calls, recording(images=2, most=100) as kept:
@@ -477,14 +477,14 @@ def test_network_evaluations_are_what_it_says_and_progress_and_frames_keep_up(na
 
 @pytest.mark.parametrize("name", [name for name in FEW if FEW[name][0] in PROJECTING])
 @pytest.mark.parametrize("recipe", [POOL, OPTICS], ids=["pool", "ctf"])
-def test_exact_measurements_are_met_whatever_the_network_says(name, recipe, prior):
+def test_exact_measurements_are_fitted_for_any_network(name, recipe, prior):
     problem, _ = contract_problem(None, recipe=recipe)
     x = few(name, prior).solve(problem, rng=rng(3)).x
     assert (problem.operator.A(x) - problem.y).abs().max() < 1e-4 * problem.y.abs().max()
 
 
 @every_solver
-def test_an_operator_that_iterates_is_accepted(name, prior):
+def test_iterative_operators_are_supported(name, prior):
     from cryobench.operators.composed import Composed
 
     problem, _ = contract_problem(Gaussian(rel=0.2), recipe=Composed(POOL, Ctf()))
@@ -584,7 +584,7 @@ def test_its_predictions_are_those_of_a_model_of_noisy_images(t):
 
 @pytest.mark.parametrize("setting", ["pool exact", "pool noisy", "fourier noisy", "identity noisy"])
 @pytest.mark.parametrize("deviation", [0.15, 0.4])
-def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviation):
+def test_the_noise_of_the_images_is_estimated_from_the_measurements(setting, deviation):
     recipe, noise = SETTINGS[setting]
     x = COLOURED.draw(24, seed=2)
     x = x + deviation * torch.randn(x.shape, generator=torch.manual_seed(3), dtype=x.dtype)
@@ -594,12 +594,12 @@ def test_the_noise_of_the_images_is_found_from_the_measurements(setting, deviati
     assert abs(float(found.square().mean().sqrt()) / deviation - 1) < 0.25, found
 
 
-def test_a_prior_of_clean_images_is_asked_for_noisy_ones():
-    """With the noise stated, estimated, or none, as the prior has it."""
+def test_a_prior_of_clean_images_models_the_noise_of_the_images():
+    """With the noise stated, estimated or absent, as given by the prior."""
     problem, _ = one_image(COLOURED, "pool exact")
     clean = COLOURED.model()
     for noise, kind in ((0.0, type(clean)), (0.3, NoisyImages), ("auto", NoisyImages)):
-        solver = Hqs(Known(clean, noise=noise, of_clean_images=True))  # type: ignore[arg-type]
+        solver = Hqs(Known(clean, noise=noise, trained_on_clean=True))  # type: ignore[arg-type]
         assert type(solver.model(problem, rng(1))) is kind
     assert type(Hqs(Known(clean, noise="auto")).model(problem, rng(1))) is type(clean)  # type: ignore[arg-type]
 
@@ -614,7 +614,7 @@ class WithoutTheMean(FourierMask):
         return mask
 
 
-def test_hqs_begins_what_is_not_measured_at_the_mean_of_the_prior():
+def test_hqs_starts_unmeasured_components_from_the_mean_of_the_prior():
     """Here the mean over the pixels, which is 0 in the least-norm solution: steps of a level far below its deviation
     leave it there."""
     prior = GaussianPrior()
@@ -630,7 +630,7 @@ def test_hqs_begins_what_is_not_measured_at_the_mean_of_the_prior():
     assert rms(not_begun - wanted) > 0.3 * rms(wanted)
 
 
-def test_the_mean_of_the_prior_is_taken_within_what_noise_leaves_of_the_range():
+def test_the_mean_of_the_prior_is_clamped_to_the_range_left_by_the_noise():
     """Of an image of a mean of -0.9 and noise on it that fills [-1, 1] by half, only -0.5 is plausible."""
     prior = GaussianPrior(deviation=0.01)
     prior.mean = torch.full_like(prior.mean, -0.9)
@@ -663,7 +663,7 @@ def test_hqs_shows_a_network_every_turn_that_it_was_trained_on(monkeypatch):
     true = model.denoise
 
     def found(of_turned: bool, **settings) -> torch.Tensor:
-        solver = Hqs(Known(model, of_turned_images=of_turned), steps=16, start=0.2, end=0.2, **settings)  # type: ignore[arg-type]
+        solver = Hqs(Known(model, trained_with_symmetries=of_turned), steps=16, start=0.2, end=0.2, **settings)  # type: ignore[arg-type]
         return solver.solve(problem, rng=rng(1)).x
 
     straight = found(False)

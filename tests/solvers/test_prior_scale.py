@@ -15,27 +15,27 @@ from cryobench.operators.sumpool import SumPool
 from cryobench.plan.dataset import load, source_spec
 from cryobench.registry import installed
 from cryobench.rng import Rng
-from cryobench.solvers.pinv import least_norm
-from cryobench.solvers.prior_scale import PriorScale, by_moments, greatest, image_variance
+from cryobench.solvers.pinv import minimum_norm
+from cryobench.solvers.prior_scale import PriorScale, by_moments, image_variance, median_maximum
 
 IDS = [str(i) for i in range(12)]
 
 
-def test_the_greatest_of_many_pixels_is_what_draws_give():
+def test_the_median_maximum_equals_that_of_random_draws():
     mean = torch.linspace(-1, 1, 200, dtype=torch.float64).reshape(1, 1, 10, 20)
     draws = mean + 0.4 * torch.randn((4000, 1, 10, 20), generator=torch.manual_seed(0), dtype=torch.float64)
     wanted = float(draws.flatten(1).amax(dim=1).median())
-    found = greatest(mean.repeat(2, 1, 1, 1), torch.tensor([0.4, 0.0]))
+    found = median_maximum(mean.repeat(2, 1, 1, 1), torch.tensor([0.4, 0.0]))
     assert found.flatten().tolist() == pytest.approx([wanted, 1.0], abs=0.02)
 
 
 @pytest.mark.parametrize("noise", [NoNoise(), Gaussian(rel=0.5)])
-def test_the_variance_of_white_images_is_found_from_their_measurements(noise):
+def test_the_variance_of_white_images_is_estimated_from_measurements(noise):
     x = 5 + 3 * torch.randn((12, 1, 32, 32), generator=torch.manual_seed(1), dtype=torch.float64)
     operator = live(SumPool(4, 4), taken(12, (32, 32)))
     noisy = noise.apply(operator.A(x), operator, MINMAX, Rng(0, IDS))
     problem = Problem(operator, noisy.y, noise, noisy.sigma, Scale(MINMAX.offset, MINMAX.factor))
-    least = least_norm(problem)
+    least = minimum_norm(problem)
     found = image_variance(problem, least - least.mean(dim=(1, 2, 3), keepdim=True), Rng(0, IDS))
     assert float(found.mean()) == pytest.approx(9.0, rel=0.1)
     scale = by_moments(problem, -0.2, 0.2, Rng(0, IDS))
@@ -68,7 +68,7 @@ def test_frames_are_recorded_on_the_scale_of_the_problem():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("operator", "noise"), [("sumpool:16", "none"), ("sumpool:4", "gaussian:rel=0.1")])
-def test_hqs_loses_nothing_on_relion_normalised_measurements(operator, noise):
+def test_hqs_is_as_good_on_relion_normalised_measurements(operator, noise):
     """Scored in the units of the file, with one range: that of each image there."""
     registry, psnr = installed(), {}
     for scaling in ("minmax", "relion"):

@@ -133,7 +133,7 @@ def test_the_estimated_power_is_that_of_the_image():
 
 
 @pytest.mark.parametrize("recipe", DIAGONAL, ids=repr)
-def test_an_image_is_the_same_alone_and_in_a_batch(recipe):
+def test_results_do_not_depend_on_the_batch(recipe):
     x, imaging = images(6, (32, 32), torch.float32), taken(6, (32, 32))
     problem = measure(live(recipe, imaging, torch.float32), x, Gaussian(rel=0.3))
     sigma = problem.sigma.clone()
@@ -154,6 +154,6 @@ def test_operators_that_are_not_diagonal_are_refused_with_a_reason():
 
 
 @pytest.mark.parametrize("snr", [0.0, -1.0, float("nan"), float("inf")])
-def test_impossible_ratios_are_refused(snr):
+def test_invalid_ratios_are_refused(snr):
     with pytest.raises(ParameterError, match="snr must be positive or auto"):
         Wiener(snr)

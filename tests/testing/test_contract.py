@@ -156,6 +156,6 @@ def test_a_rule_is_tested_in_every_stated_dimension(registry):
 )
 def test_images_of_another_number_of_axes_are_refused_in_one_line(spec, shape, registry):
     kind = "metrics" if spec == "toymetric" else "solvers"
-    with pytest.raises(IncompatibleError, match=r"takes .* and these are") as error:
+    with pytest.raises(IncompatibleError, match=r"supports .*, got") as error:
         check_dims(kind.removesuffix("s"), registry.make(kind, spec), shape)
     assert "\n" not in str(error.value)

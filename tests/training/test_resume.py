@@ -192,7 +192,7 @@ def test_a_folder_belongs_to_one_run_and_is_locked(run, tmp_path):
 def test_images_of_another_size_are_refused(run, tmp_path):
     run(tmp_path / "out")
     np.save(run.data, np.load(run.data)[:, :16, :16])
-    with pytest.raises(ResultsError, match="was on images of 32 x 32, and these are 16 x 16"):
+    with pytest.raises(ResultsError, match="was on images of 32 x 32, got 16 x 16"):
         run.training(tmp_path / "out")
 
 
@@ -213,7 +213,7 @@ def a_file(out: Path) -> None:
     ("prepare", "message"),
     [
         (broken_checkpoint, "is not a checkpoint of this version"),
-        (other_model, r"holds a model and no checkpoint\.pt to continue from"),
+        (other_model, r"holds a model but no checkpoint\.pt to continue from"),
         (a_file, "cannot train into .*out: Not a directory"),
     ],
 )

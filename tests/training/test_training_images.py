@@ -10,7 +10,7 @@ import torch
 
 from cryobench.errors import DataError
 from cryobench.io.scaling import between, minmax
-from cryobench.numerics.symmetry import turned
+from cryobench.numerics.symmetry import transformed
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.stacks import File
 from cryobench.training.images import Images, scaled
@@ -107,10 +107,10 @@ def test_noise_is_standard_normal(blobs):
 
 def test_the_turns_are_the_eight_symmetries_of_a_square():
     image = torch.arange(16.0).reshape(4, 4)
-    all_eight = {tuple(turned(image, kind).flatten().tolist()) for kind in range(8)}
+    all_eight = {tuple(transformed(image, kind).flatten().tolist()) for kind in range(8)}
     assert len(all_eight) == 8
     assert tuple(image.flatten().tolist()) in all_eight
-    products = {tuple(turned(turned(image, a), b).flatten().tolist()) for a in range(8) for b in range(8)}
+    products = {tuple(transformed(transformed(image, a), b).flatten().tolist()) for a in range(8) for b in range(8)}
     assert products == all_eight  # closed: a group
 
 

@@ -65,7 +65,7 @@ def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"network": "huge"}, "unknown network 'huge'; there are tiny, small, cryosense-128, cryosense-256"),
+        ({"network": "huge"}, "unknown network 'huge'; expected one of tiny, small, cryosense-128, cryosense-256"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0"),
@@ -74,7 +74,7 @@ def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
         ({"target": "noise"}, "target must be images or clean, got 'noise'"),
         ({"levels": "few"}, "levels must be uniform or mixed, got 'few'"),
         ({"data": ()}, "at least one source of images, got none; give --data"),
-        ({"patience": 5}, "patience is 5, which needs a validation loss; give --validation"),
+        ({"patience": 5}, "patience=5 requires a validation loss; give --validation"),
     ],
 )
 def test_invalid_settings_are_refused(given, message):

@@ -83,7 +83,7 @@ def test_another_network_is_refused(run, first, tmp_path, name, value, message):
 
 
 def test_images_of_another_size_and_missing_priors_are_refused(run, first, tmp_path):
-    with pytest.raises(IncompatibleError, match="was trained on images of 128 x 128, and these are 32 x 32"):
+    with pytest.raises(IncompatibleError, match="was trained on images of 128 x 128, got 32 x 32"):
         run(tmp_path / "second", warm_start="embedded")
     with pytest.raises(DataError, match="is not a folder"):
         run(tmp_path / "second", warm_start="nowhere")

@@ -88,7 +88,7 @@ class DenoiserModel(DiffusionModel):
 class DenoiserPrior(Diffusion, ABC):
     """A prior that wraps a denoiser of deepinv, without the parameters of weights on disk."""
 
-    located_by = ()
+    location_fields = ()
     revision: str = field(init=False, repr=False, default="main")
     pickle: bool = field(init=False, repr=False, default=False)
     precision: Literal["auto", "float32", "bfloat16"] = field(init=False, repr=False, default="float32")
@@ -114,7 +114,7 @@ class DenoiserPrior(Diffusion, ABC):
         return ()
 
     @property
-    def of_clean_images(self) -> bool:
+    def trained_on_clean(self) -> bool:
         return False
 
     @property
@@ -122,7 +122,7 @@ class DenoiserPrior(Diffusion, ABC):
         return None
 
     @property
-    def of_turned_images(self) -> bool:
+    def trained_with_symmetries(self) -> bool:
         return False
 
 

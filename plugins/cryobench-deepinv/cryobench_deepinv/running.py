@@ -19,7 +19,7 @@ import torch
 
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, recording
 from cryobench.rng import Rng, generator
-from cryobench.solvers.pinv import least_norm
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import WithDiffusion
 from cryobench.solvers.wiener import noise_power
 from cryobench_deepinv.denoisers import Denoiser, as_denoiser
@@ -60,7 +60,7 @@ class ImageTask:
     def start(self) -> torch.Tensor:
         """The `pinv` solution, [1, 1, H, W], in [0, 1]: the initial point of methods that converge slowly in the
         components with small singular values."""
-        return (least_norm(self.part) + 1) / 2
+        return (minimum_norm(self.part) + 1) / 2
 
 
 def task_of(problem: Problem, i: int, norm: float = 1.0) -> ImageTask:

@@ -37,7 +37,7 @@ def test_it_is_the_operator_over_the_scale_in_every_dtype(spec):
 
 
 @every_operator
-def test_the_pseudo_inverse_is_the_least_norm_solution(spec):
+def test_the_pseudo_inverse_is_the_minimum_norm_solution(spec):
     A = operator(spec)
     y = A.A(normal(2, 1, 16, 16))
     x = as_physics(A, scale=SCALE).A_dagger(y)

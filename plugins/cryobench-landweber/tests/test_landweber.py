@@ -9,7 +9,7 @@ from cryobench.testing import solver_contract
 test_contract = solver_contract("landweber")
 
 
-def test_it_converges_to_the_least_norm_solution():
+def test_it_converges_to_the_minimum_norm_solution():
     A = cb.operator("sumpool:4,mask=random_gaussian", shape=(16, 16), dtype="float64")
     x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = A.A(x)
