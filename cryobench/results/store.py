@@ -109,7 +109,9 @@ class Results:
             with whole_folder(target, self.find(record.hash)) as folder:
                 self._fill(folder, record, curves or {}, files or {})
         except OSError as error:
-            raise ResultsError(f"cannot write {self.given / target.name}: {error.strerror}; finished cells are kept") from error
+            raise ResultsError(
+                f"cannot write {self.given / target.name}: {error.strerror}; finished cells are kept"
+            ) from error
         self._by_hash[record.hash[:_HASH_SHOWN]] = target
         return target
 
