@@ -41,7 +41,8 @@ def images(data: str | None, chosen: str | None) -> torch.Tensor:
     """[B, 1, H, W] float32 in [-1, 1]."""
     stack = (File(data) if data else Demo()).open()
     numbers = parse_images(chosen, len(stack)) if chosen else range(len(stack))
-    return torch.stack([torch.from_numpy(minmax(stack.read(i), stack.label)[0]) for i in numbers]).unsqueeze(1)
+    scaled = [minmax(image, stack.label).apply(image) for image in map(stack.read, numbers)]
+    return torch.stack([torch.from_numpy(image) for image in scaled]).unsqueeze(1)
 
 
 def measured(recipe: OperatorRecipe, noise: NoiseModel, truth: torch.Tensor, rng: Rng) -> Problem:

@@ -17,7 +17,7 @@ from cryobench.figures import (
     ring_correlations,
     write_views,
 )
-from cryobench.figures.moving import LAST_MILLISECONDS, MILLISECONDS
+from cryobench.figures.gif import LAST_MILLISECONDS, MILLISECONDS
 from cryobench.figures.style import round_length
 
 

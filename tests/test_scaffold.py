@@ -12,7 +12,7 @@ import pytest
 from cryobench.contract import CONTRACT
 from cryobench.errors import ParameterError, ResultsError
 from cryobench.registry import installed
-from cryobench.scaffold import KINDS, TRIES, create
+from cryobench.scaffold import EXAMPLES, KINDS, create
 from cryobench.testing import examine
 
 
@@ -31,7 +31,7 @@ def test_a_new_component_satisfies_its_contract_and_its_command_runs(kind, insta
     assert any(result.status == "holds" for result in results)
     pyproject = tomllib.loads((tmp_path / "cryobench-brand-new" / "pyproject.toml").read_text())
     assert pyproject["project"]["entry-points"]["cryobench.contract"] == {str(CONTRACT): "cryobench_brand_new"}
-    code, out, err = cli(*TRIES[kind].format(name="brand_new").split()[1:])
+    code, out, err = cli(*EXAMPLES[kind].format(name="brand_new").split()[1:])
     assert code == 0, err
     assert "brand_new" in out
 

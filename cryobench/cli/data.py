@@ -31,7 +31,7 @@ def info(
 
     from cryobench.cli.output import note
     from cryobench.files import check_writable_file
-    from cryobench.io.summary import facts, summarise
+    from cryobench.io.summary import summarise, summary_lines
 
     if sheet is not None:
         check_writable_file(sheet)
@@ -42,7 +42,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), indent=1))
     else:
-        lines = facts(summary)
+        lines = summary_lines(summary)
         width = max(map(len, lines))
         for name, value in lines.items():
             typer.echo(f"{name:<{width}}  {value}")
@@ -64,7 +64,7 @@ def simulate(
     """
     from cryobench.cli.output import note
     from cryobench.errors import ResultsError
-    from cryobench.io.conversion import Clean
+    from cryobench.io.conversion import CleanStack
     from cryobench.io.conversion import convert as write
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
@@ -77,7 +77,7 @@ def simulate(
     except OSError as error:
         raise ResultsError(f"cannot create the folder {out}: {error.strerror}; choose another --out") from error
     for name in names:
-        source = stack if name == "particles" else Clean(stack)
+        source = stack if name == "particles" else CleanStack(stack)
         written = write(source, out / f"{name}.mrcs")
         note(f"{len(stack)} images in {' and '.join(map(str, written))}")
 
@@ -126,11 +126,11 @@ def _opened(data, size: int | None, as_stack: bool, data_root: str | None):
 
 def _write_sheet(stack, images: str | None, clean: bool, path: Path) -> int:
     from cryobench import figures
-    from cryobench.io.conversion import Clean
+    from cryobench.io.conversion import CleanStack
     from cryobench.io.selection import parse_images
 
     chosen = parse_images(images, len(stack), 32, label=stack.label)
-    source = Clean(stack) if clean else stack
+    source = CleanStack(stack) if clean else stack
     figures.sheet([source.read(index) for index in chosen], titles=[str(index) for index in chosen],
                   pixel_size=[stack.pixel_size(index) for index in chosen], path=path)  # fmt: skip
     return len(chosen)

@@ -22,6 +22,6 @@ def new(
         f"{folder}\n\n"
         f"  pip install -e {folder}\n"
         f"  cryobench check {scaffold.KINDS[kind]}/{name}\n"
-        f"  {scaffold.TRIES[kind].format(name=name)}\n\n"
+        f"  {scaffold.EXAMPLES[kind].format(name=name)}\n\n"
         f"Then write your {kind} in {folder / f'cryobench_{name}.py'}."
     )

@@ -7,7 +7,7 @@ a figure is drawn, and Matplotlib's global state is never changed. May be import
 from __future__ import annotations
 
 from cryobench.figures.curves import common_size, ring_correlations
-from cryobench.figures.moving import animation
+from cryobench.figures.gif import animation
 from cryobench.figures.panels import error_maps, panel, sheet
 from cryobench.figures.views import Views, read_views, write_views
 

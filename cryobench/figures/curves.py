@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import BLUE, GREY, SKY, VERMILION, axed, pixel_sizes, save
+from cryobench.figures.style import BLUE, GREY, SKY, VERMILION, figure_axes, pixel_sizes, save
 
 AGAINST_TRUTH, HALF_MAPS = 1 / 2, 1 / 7
 """Thresholds: against a truth, and between half maps."""
-MOST_LINES = 64
+MAX_LINES = 64
 
 
 def ring_correlations(
@@ -41,9 +41,9 @@ def ring_correlations(
         )
     size = common_size(pixel_sizes(pixel_size, len(curves)))
     shown = frequency / (size or 1.0)
-    figure, axes = axed(1, 1, (5.2, 3.6))
+    figure, axes = figure_axes(1, 1, (5.2, 3.6))
     axis = axes[0, 0]
-    for curve in curves[:MOST_LINES]:
+    for curve in curves[:MAX_LINES]:
         axis.plot(shown, curve, color=SKY, linewidth=0.7, alpha=0.8)
     noun, part = ("volume", "shell") if shells else ("image", "ring")
     label = f"1 {noun}" if len(curves) == 1 else f"mean of {len(curves)} {noun}s"

@@ -1,4 +1,4 @@
-"""Truth beside reconstruction, error maps, and sheets of particles."""
+"""Truth and reconstruction side by side, error maps, and sheets of particles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import DIVERGING, ROWS, SEQUENTIAL, blank, note, pixel_sizes, save, scale_bar, shortened
+from cryobench.figures.style import (
+    DIVERGING,
+    ROWS,
+    SEQUENTIAL,
+    image_axes,
+    note,
+    pixel_sizes,
+    save,
+    scale_bar,
+    shortened,
+)
 
 SHEET_COLUMNS = 8
 HEADS = ("truth", "adjoint, own scale", "reconstruction", "reconstruction − truth")
@@ -41,7 +51,7 @@ def panel(
     sizes = pixel_sizes(pixel_size, len(truth))
     errors = reconstruction[:rows] - truth[:rows]
     limit = _largest(errors)
-    figure, axes = blank(rows, len(HEADS), (10.4, 0.35 + rows * 2.4 * truth.shape[1] / truth.shape[2]))
+    figure, axes = image_axes(rows, len(HEADS), (10.4, 0.35 + rows * 2.4 * truth.shape[1] / truth.shape[2]))
     _write_heads(axes, HEADS)
     mappable: Any = None
     for row in range(rows):
@@ -89,7 +99,7 @@ def error_maps(
     if deviation is not None:
         unsigned["stated deviation"] = np.asarray(deviation, dtype=float)[:rows]
     count = len(signed) + len(unsigned)
-    figure, axes = blank(rows, count, (2.6 * count + 1.2, 0.35 + rows * 2.4 * truth.shape[1] / truth.shape[2]))
+    figure, axes = image_axes(rows, count, (2.6 * count + 1.2, 0.35 + rows * 2.4 * truth.shape[1] / truth.shape[2]))
     _write_heads(axes, [*signed, *unsigned])
     limit = _largest(np.stack(list(signed.values())))
     _draw_maps(figure, axes[:, : len(signed)], signed, DIVERGING, -limit, limit)
@@ -113,7 +123,7 @@ def sheet(
     images = [image[len(image) // 2] if image.ndim == 3 else image for image in images]
     columns = min(SHEET_COLUMNS, len(images))
     rows = math.ceil(len(images) / columns)
-    figure, axes = blank(rows, columns, (1.2 * columns, 1.35 * rows * images[0].shape[0] / images[0].shape[1]))
+    figure, axes = image_axes(rows, columns, (1.2 * columns, 1.35 * rows * images[0].shape[0] / images[0].shape[1]))
     for axis, image, title, size in zip(axes.flat, images, titles, pixel_size, strict=False):
         low, high = np.percentile(image, (0.5, 99.5))
         axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")

@@ -32,16 +32,16 @@ SEQUENTIAL = "cividis"
 """For values without sign; perceived alike with and without colour blindness (Nuñez et al., 2018)."""
 
 
-def blank(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+def image_axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure with [rows, columns] axes without ticks, for images."""
-    figure, axes = axed(rows, columns, inches)
+    figure, axes = figure_axes(rows, columns, inches)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     return figure, axes
 
 
-def axed(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+def figure_axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
     """A figure with [rows, columns] axes; Matplotlib's global state is not changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -98,19 +98,19 @@ def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
     """Write a PNG. grey: one byte per pixel, for figures without colour: noise does not compress."""
     from PIL import Image
 
-    with whole(path) as beside:
-        figure.savefig(beside, format="png", metadata={"Software": None})
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
         if grey:
-            with Image.open(beside) as image:
-                image.convert("L").save(beside, format="png")
+            with Image.open(temporary) as image:
+                image.convert("L").save(temporary, format="png")
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path that replaces `path` at the end. Raises `ResultsError` where it cannot be written."""
     try:
-        with whole_file(path) as beside:
-            yield beside
+        with whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise ResultsError(f"cannot write the figure {path}: {error.strerror or error}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.figures.style import ROWS, grey, pixel_sizes, whole
+from cryobench.figures.style import ROWS, atomic_path, grey, pixel_sizes
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def write_views(
             f"{len(images)} ids"
         )
     sizes = [math.nan if size is None else size for size in pixel_sizes(pixel_size, len(truth))]
-    with whole(path) as beside, beside.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             truth=grey(truth[:ROWS]),

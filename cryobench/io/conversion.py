@@ -24,7 +24,7 @@ def written_files(path: Path) -> list[Path]:
     suffix = path.suffix.lower()
     if suffix not in known:
         raise ParameterError(f"cannot write {path}: its suffix is {suffix!r}; give one of {', '.join(known)}")
-    return [path, *(path.with_suffix(other) for other in known[suffix].beside)]
+    return [path, *(path.with_suffix(other) for other in known[suffix].companions)]
 
 
 def convert(
@@ -61,7 +61,7 @@ def _chunks(
         yield np.stack([scaled(number, image) for number, image in zip(numbers, images, strict=True)])
 
 
-class Clean(Stack):
+class CleanStack(Stack):
     """The clean images of a stack, as a stack. Reading raises `DataError` where they are not known."""
 
     def __init__(self, stack: Stack):

@@ -38,7 +38,7 @@ class FileImages:
     table: pd.DataFrame | None = None
 
     @staticmethod
-    def of(file: ImageFile) -> FileImages:
+    def from_file(file: ImageFile) -> FileImages:
         """All images of one file."""
         numbers = np.arange(file.count)
         return FileImages([file], np.zeros_like(numbers), numbers)
@@ -50,65 +50,69 @@ class Format:
 
     read(path, as_stack, data_root) opens a file by its headers, with the parameters of the source `file`.
     write(path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack; None: read only.
-    beside: the suffixes of the files that `write` adds beside the path.
+    companions: the suffixes of the files that `write` adds next to the path.
     """
 
     read: Callable[[Path, bool, str | None], FileImages]
     write: Callable[[Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
-    beside: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
 
 
 def _read_mrc(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
-    return FileImages.of(open_mrc(path, as_stack=as_stack))
+    return FileImages.from_file(open_mrc(path, as_stack=as_stack))
 
 
 def _read_mrcs(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
-    return FileImages.of(open_mrc(path, as_stack=True))
+    return FileImages.from_file(open_mrc(path, as_stack=True))
 
 
 FORMATS: dict[str, Format] = {
     ".mrc": Format(_read_mrc),
-    ".mrcs": Format(_read_mrcs, write_particles, beside=(".star",)),
+    ".mrcs": Format(_read_mrcs, write_particles, companions=(".star",)),
     **{f".mrc{packed}": Format(_read_mrc) for packed in COMPRESSIONS},
     **{f".mrcs{packed}": Format(_read_mrcs) for packed in COMPRESSIONS},
     ".star": Format(lambda path, as_stack, data_root: _listed(path, read_star(path, data_root))),
     ".cs": Format(lambda path, as_stack, data_root: _listed(path, read_cs(path, data_root))),
-    ".npy": Format(lambda path, as_stack, data_root: FileImages.of(open_npy(path)), write_npy),
-    ".pt": Format(lambda path, as_stack, data_root: FileImages.of(open_pt(path))),
+    ".npy": Format(lambda path, as_stack, data_root: FileImages.from_file(open_npy(path)), write_npy),
+    ".pt": Format(lambda path, as_stack, data_root: FileImages.from_file(open_pt(path))),
 }
-"""The file formats by suffix; of several that fit a name, the longest counts."""
+"""The file formats by suffix; if several match a name, the longest is used."""
 
 
 def open_images(path: Path, *, as_stack: bool = False, data_root: str | None = None) -> FileImages:
     """Open a file by its headers. Raises `DataError` for an unknown suffix and for a file that cannot be read.
 
-    as_stack: take the sections of an MRC volume as images. data_root: where the stacks of a table are looked for first.
+    as_stack: read the sections of an MRC volume as images. data_root: the first folder in which the stacks of a table
+    are searched.
     """
-    fitting = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
-    if not fitting:
+    matching = [suffix for suffix in FORMATS if path.name.lower().endswith(suffix)]
+    if not matching:
         if path.is_dir():
             check_file(path)
-        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; known are {', '.join(FORMATS)}")
-    return FORMATS[max(fitting, key=len)].read(path, as_stack, data_root)
+        map_suffix = any(path.name.lower().endswith(f".map{packed}") for packed in ("", *COMPRESSIONS))
+        hint = f": for a density map give --data volume:{path}" if map_suffix else ""
+        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
+    return FORMATS[max(matching, key=len)].read(path, as_stack, data_root)
 
 
 def _listed(path: Path, particles: Particles) -> FileImages:
-    """The images that a table lists; its stacks are MRC files. Raises `DataError` for one that its stack lacks."""
+    """The images that a table lists; its stacks are MRC files. Raises `DataError` for an image that is not in its
+    stack."""
     files = [open_mrc(stack, as_stack=True) for stack in particles.stacks]
     counts = np.array([file.count for file in files])[particles.stack_of]
     absent = (particles.page < 0) | (particles.page >= counts)
     if absent.any():
         row = int(np.argmax(absent))
         raise DataError(
-            f"{path}: row {row + 1} asks for image {particles.page[row] + 1} of {files[particles.stack_of[row]].path}, "
-            f"which has {counts[row]}, counted from 1; give the stack this file was written for"
+            f"{path}: row {row + 1} names image {particles.page[row] + 1} of {files[particles.stack_of[row]].path}, "
+            f"which has {counts[row]}, counted from 1; give the stack that belongs to this file"
         )
     table = _with_pixel_sizes(particles, files)
     return FileImages(files, particles.stack_of, particles.page, particles.pixel_sizes, table)
 
 
 def _with_pixel_sizes(particles: Particles, files: list[ImageFile]) -> pd.DataFrame | None:
-    """The table, with the pixel sizes of the files' headers if it has none: its lengths in pixels need them."""
+    """The table, with the pixel sizes of the files' headers if it has none, for its lengths in pixels."""
     headers = [files[number].pixel_size for number in particles.stack_of]
     if particles.table is None or particles.pixel_sizes is not None or None in headers:
         return particles.table

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cryobench.errors import DataError, ParameterError, described, reason_of
 
-SECONDS = 5.0
+TIMEOUT = 5.0
 """Time after which the hub counts as unreachable."""
 
 

@@ -1,4 +1,4 @@
-"""Affine intensity scales of one image of any dimension, each with its inverse."""
+"""Affine intensity scalings of an image or volume, each with its inverse."""
 
 from __future__ import annotations
 
@@ -34,38 +34,16 @@ class Scaling:
         return replace(self, factor=-self.factor)
 
 
-def between(lo: float, hi: float) -> Scaling:
-    """From [lo, hi] to [-1, 1]."""
-    return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)
-
-
-def minmax(image: np.ndarray, where: str) -> tuple[np.ndarray, float, float]:
-    """Scale an image to [-1, 1]: float32 x = 2 (image - lo) / (hi - lo) - 1. Returns (x, lo, hi).
-
-    `undo(x, lo, hi)` is the inverse. Raises `DataError`, which begins with `where`, for an image that is empty,
-    constant or not finite.
-    """
-    lo, hi = _range(image, where)
-    return between(lo, hi).apply(image), lo, hi
-
-
-def undo(scaled: np.ndarray, lo: float, hi: float) -> np.ndarray:
-    """The inverse of `minmax`: from [-1, 1] to [lo, hi], float32 of the same shape."""
-    return between(lo, hi).undo(scaled)
-
-
-# --------------------------------------------------------------------------------------------- scalings by name
-
-
 def none_scaling(image: np.ndarray, where: str) -> Scaling:
-    """The values as they are."""
+    """The identity."""
     _finite_range(image, where)
     return Scaling(0.0, 1.0)
 
 
-def minmax_scaling(image: np.ndarray, where: str) -> Scaling:
-    """The minimum to -1 and the maximum to 1."""
-    return between(*_range(image, where))
+def minmax(image: np.ndarray, where: str) -> Scaling:
+    """The minimum to -1 and the maximum to 1: x = 2 (image - lo) / (hi - lo) - 1."""
+    lo, hi = _range(image, where)
+    return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)  # halves do not overflow
 
 
 def meanstd(image: np.ndarray, where: str) -> Scaling:
@@ -93,24 +71,22 @@ def relion(image: np.ndarray, where: str, *, radius: float | None = None) -> Sca
             "give a smaller radius, or use another scaling"
         )
     if background.min() == background.max():
-        raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation, as minmax")
+        raise DataError(f"{where} has a constant background, {background[0]:g}; use another normalisation")
     return _standard(background)
 
 
 def p95(image: np.ndarray, where: str) -> Scaling:
-    """The 95th percentile of the positive pixels to 1 and 0 to 0, for images without negative pixels."""
+    """The 95th percentile of the positive pixels to 1, and 0 to 0, for images without negative pixels."""
     lo, _ = _range(image, where)
     if lo < 0:
-        raise DataError(
-            f"{where} has negative pixels, down to {lo:g}, and p95 keeps 0 where it is; use meanstd, relion or minmax"
-        )
+        raise DataError(f"{where} has negative pixels, down to {lo:g}; p95 expects none: use meanstd, relion or minmax")
     return Scaling(0.0, float(np.percentile(image[image > 0].astype(np.float64), 95)))
 
 
 MINMAX = "minmax"
-"""The map that every run uses unless another is asked for, and the only one whose images have a known range."""
+"""The default map, and the only one whose images have a known range."""
 NORMALISATIONS: dict[str, Callable[..., Scaling]] = {
-    MINMAX: minmax_scaling,
+    MINMAX: minmax,
     "none": none_scaling,
     "meanstd": meanstd,
     "relion": relion,
@@ -125,10 +101,10 @@ Each raises `DataError` for an image that is empty, not finite or, except by `no
 def scaling_of(
     name: str, image: np.ndarray, where: str, *, radius: float | None = None, invert: bool = False
 ) -> Scaling:
-    """The scaling of an image by the normalisation `name`. radius: of the particle in pixels, for `relion`.
+    """The scaling of an image by the normalisation `name`.
 
-    invert: with inverted contrast. Raises `ParameterError` for an unknown name and for a radius with another
-    normalisation, `DataError` for an image that cannot be scaled so.
+    radius: of the particle in pixels, for `relion` only. invert: invert the contrast. Raises `ParameterError` for an
+    unknown name and for a radius with another normalisation, `DataError` for an image that cannot be scaled.
     """
     if name not in NORMALISATIONS:
         raise ParameterError(f"unknown normalisation {name!r}; known are {', '.join(NORMALISATIONS)}")
@@ -140,7 +116,7 @@ def scaling_of(
 
 
 def scale_of(name: str, maps: Sequence[Scaling]) -> Scale:
-    """The scale of a batch of images, each with its own map of this name. Of the maps `minmax` alone has a range."""
+    """The scale of a batch of images, each with its own map of this name. Only `minmax` has a range."""
     offset = torch.tensor([each.offset for each in maps], dtype=torch.float64)
     factor = torch.tensor([each.factor for each in maps], dtype=torch.float64)
     return Scale(offset, factor, (-1.0, 1.0) if name == MINMAX else None, name)
@@ -152,7 +128,7 @@ def _finite_range(image: np.ndarray, where: str) -> tuple[float, float]:
         raise DataError(f"{where} has no pixels; choose another image")
     lo, hi = float(image.min()), float(image.max())
     if not (np.isfinite(lo) and np.isfinite(hi)):
-        raise DataError(f"{where} holds values that are not finite; leave this image out")
+        raise DataError(f"{where} has values that are not finite; leave this image out")
     return lo, hi
 
 

@@ -74,7 +74,7 @@ def _defocus(table: pd.DataFrame | None) -> tuple[float, float] | None:
     return float(mean.min()), float(mean.max())
 
 
-def facts(summary: Summary) -> dict[str, str]:
+def summary_lines(summary: Summary) -> dict[str, str]:
     """A summary as lines of text, by name."""
     lines = {
         "data": summary.label,

@@ -128,7 +128,7 @@ class _Totals:
 def _written(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears at `path` when the block ends without an error, and not at all otherwise."""
     try:
-        with whole_file(path) as beside, beside.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             yield file
     except OSError as error:
         raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
@@ -150,9 +150,9 @@ def write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numb
 def write_npy(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
     """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array. Raises `DataError`."""
     try:
-        with whole_file(path) as beside:
+        with whole_file(path) as temporary:
             shape = (len(numbers), *stack.shape)
-            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             start = 0
             for chunk in chunks:
                 array[start : start + len(chunk)] = chunk

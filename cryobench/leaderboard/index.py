@@ -164,5 +164,5 @@ def _load(path: Path) -> pa.Table:
 
 
 def _save(table: pa.Table, path: Path) -> None:
-    with whole_file(path) as beside:
-        pq.write_table(table.replace_schema_metadata(_identity()), beside, compression="zstd")
+    with whole_file(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(_identity()), temporary, compression="zstd")

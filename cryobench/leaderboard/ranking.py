@@ -13,7 +13,7 @@ from cryobench.leaderboard.statistics.bootstrap import interval_ends
 from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare_many
 from cryobench.record import COSTS
 
-MOST_ROWS = 100
+MAX_ROWS = 100
 """Rows of a comparison up to which all pairs are tested; the number of pairs grows with their square."""
 
 YES, NO, UNCLEAR = "yes", "no", "unclear"
@@ -53,8 +53,8 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
         paired = values.of(members)
         if paired is None:
             found["untested"][members] = "not tested: some rows do not have a value for each image"
-        elif len(members) > MOST_ROWS:
-            found["untested"][members] = f"not tested: more than {MOST_ROWS} rows; choose with --solvers"
+        elif len(members) > MAX_ROWS:
+            found["untested"][members] = f"not tested: more than {MAX_ROWS} rows; choose with --solvers"
         else:
             to_test.append((members, paired))
     results = compare_many([paired for _, paired in to_test], higher=higher)
@@ -62,7 +62,7 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
         others = members[1:]
         own = slice(len(others))  # the leader is the first row, and the first pairs are its own
         found["rank"][members], found["tied"][members] = tested.ranks, tested.tied
-        found["untested"][members] = tested.why_not
+        found["untested"][members] = tested.reason
         found["diff_leader"][others] = 0.0 - tested.pairs["difference"][own]
         for name in ("p_holm", "images_needed"):
             found[name][others] = tested.pairs[name][own]

@@ -26,11 +26,11 @@ EDGE = 5.0
 class Within:
     """`image`, `circle` (the particle's, or the largest in the image) or `circle:75` (radius in Å)."""
 
-    shape: str = IMAGE
+    region: str = IMAGE
     radius: float | None = None
 
     def __str__(self) -> str:
-        return self.shape if self.radius is None else f"{self.shape}:{repr(self.radius).removesuffix('.0')}"
+        return self.region if self.radius is None else f"{self.region}:{repr(self.radius).removesuffix('.0')}"
 
     def radii(
         self,
@@ -44,7 +44,7 @@ class Within:
         pixel_size: Å per pixel, particle_radius: Å, None where unknown. Raises `ParameterError`, naming the data by
         their `label`, where a radius was given and the pixel size is not known or the circle is not in the image.
         """
-        if self.shape == IMAGE:
+        if self.region == IMAGE:
             return None
         largest = min(image_shape) / 2
         if self.radius is None:
@@ -70,12 +70,12 @@ def parse_within(text: str) -> Within:
     """Parse the value of `--within`. Raises `ParameterError` for invalid text."""
     if text in (IMAGE, CIRCLE):
         return Within(text)
-    shape, _, number = text.partition(":")
+    region, _, number = text.partition(":")
     try:
         radius = float(number)
     except ValueError:
         radius = math.nan
-    if shape == CIRCLE and 0 < radius < math.inf:
+    if region == CIRCLE and 0 < radius < math.inf:
         return Within(CIRCLE, radius)
     raise ParameterError(f"--within wants image, circle, or circle:75 with a radius in Å, got {text!r}")
 

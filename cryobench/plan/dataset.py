@@ -126,15 +126,15 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     for index in indices:
         where = f"image {index} of {stack.label}"
         image = guarded(f"{where} cannot be read", lambda i=index: stack.read(i))
-        between_its_limits, low, high = minmax(image, where)
+        between_limits = minmax(image, where).apply(image)  # raises for a constant image, whatever the scaling
         if scaled and image.shape != scaled[0].shape:
             raise DataError(
                 f"{where} has shape {image.shape}, the images before it {scaled[0].shape}; use one size per run"
             )
         maps.append(image_scaling(scaling, image, stack, index))
-        scaled.append(between_its_limits if scaling == MINMAX else maps[-1].apply(image))
-        limits.append((low, high))
-        digests.append(image_digest(between_its_limits))
+        scaled.append(between_limits if scaling == MINMAX else maps[-1].apply(image))
+        limits.append((float(image.min()), float(image.max())))
+        digests.append(image_digest(between_limits))
     pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
     ids = tuple(str(index) for index in indices)
     table, clean = _table(stack, indices), _clean(stack, indices, maps)

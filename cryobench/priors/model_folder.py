@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import CryobenchError, DataError, ParameterError, described
-from cryobench.io.hub import SECONDS, Repository
+from cryobench.io.hub import TIMEOUT, Repository
 
 CARD = "cryobench.json"
 HUB = "hf:"
@@ -203,12 +203,12 @@ def _on_hub(repository: Repository, pickle: bool) -> ModelFolder:
         import huggingface_hub
 
         # a request of our own, since a download without an answer is retried for minutes
-        info = huggingface_hub.HfApi().model_info(repository.name, revision=repository.revision, timeout=SECONDS)
+        info = huggingface_hub.HfApi().model_info(repository.name, revision=repository.revision, timeout=TIMEOUT)
         names = {sibling.rfilename for sibling in info.siblings or ()}
         layout = layout_of(names, source, pickle)
         parts = [layout.config, *layout.weights, *filter(None, [layout.index]), *_SCHEDULES, "model_index.json", CARD]
         root = Path(huggingface_hub.snapshot_download(repository.name, revision=repository.revision,
-                                                      allow_patterns=parts, etag_timeout=SECONDS))  # fmt: skip
+                                                      allow_patterns=parts, etag_timeout=TIMEOUT))  # fmt: skip
     except CryobenchError:
         raise
     except Exception as error:  # from the hub's client, the HTTP library or the disk

@@ -16,7 +16,7 @@ from cryobench.registry import Registry, did_you_mean, installed
 KINDS = {"solver": "solvers", "operator": "operators", "mask": "masks", "noise": "noises", "prior": "priors",
          "metric": "metrics", "source": "sources"}  # fmt: skip
 """The kinds that `cryobench new` makes, and the registry name of each."""
-TRIES = {
+EXAMPLES = {
     "solver": "cryobench run --solver {name} --operator sumpool:16 --images 0:2",
     "operator": "cryobench run --solver tikhonov --operator {name} --images 0:2",
     "mask": "cryobench run --solver tikhonov --operator sumpool:4,mask={name} --images 0:2",
@@ -55,7 +55,7 @@ A {kind} for cryobench.
 ```
 pip install ./cryobench-{dashed}
 cryobench check {kinds}/{name}
-{tries}
+{example}
 ```
 
 `cryobench_{name}.py` holds the {kind}, a frozen dataclass; `pyproject.toml` registers it under the entry-point group
@@ -98,7 +98,7 @@ def create(kind: str, name: str, parent: Path, registry: Registry | None = None)
             new = Path(made) / folder.name
             (new / "tests").mkdir(parents=True)
             (new / "pyproject.toml").write_text(PYPROJECT.format(**words))
-            (new / "README.md").write_text(README.format(**words, tries=TRIES[kind].format(**words)))
+            (new / "README.md").write_text(README.format(**words, example=EXAMPLES[kind].format(**words)))
             (new / "tests" / f"test_{name}.py").write_text(TEST.format(**words))
             (new / f"cryobench_{name}.py").write_text(_module(kind, words["cls"], name))
             new.rename(folder)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECIPE = Simulate("6zu5+6zu5-large+6zu5-small+3o21", snr=2.0, count=32)
-_MADE_BY = (
+_INPUTS = (
     "sources/simulate.py",
     "sources/microscope.json",
     "sources/structures/catalogue.json",
@@ -100,7 +100,7 @@ def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
     images, clean = made.image.numpy(), made.signal.numpy()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside, beside.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, images=images, clean=clean)
     except OSError:
         return images, clean  # the cache cannot be written: they are computed again next time
@@ -110,6 +110,6 @@ def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
 def _digest() -> str:
     """Digest of all that determines the images."""
     digest = hashlib.sha256(repr(RECIPE).encode())
-    for name in _MADE_BY:
+    for name in _INPUTS:
         digest.update((Path(__file__).parents[1] / name).read_bytes())
     return digest.hexdigest()[:12]

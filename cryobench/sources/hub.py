@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cryobench.core import Source
 from cryobench.errors import ParameterError
-from cryobench.io.hub import SECONDS, Repository
+from cryobench.io.hub import TIMEOUT, Repository
 from cryobench.sources.stacks import File, FileStack
 
 _PATH = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^/\s][^\s]*)")
@@ -65,9 +65,9 @@ class Hub(Source):
         try:
             # a request of our own, since a download without an answer is retried for minutes
             url = huggingface_hub.hf_hub_url(*at, repo_type=self.kind, revision=self.revision)
-            huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
+            huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
             return Path(
-                huggingface_hub.hf_hub_download(*at, repo_type=self.kind, revision=self.revision, etag_timeout=SECONDS)
+                huggingface_hub.hf_hub_download(*at, repo_type=self.kind, revision=self.revision, etag_timeout=TIMEOUT)
             )
         except Exception as error:  # from the hub's client, the HTTP library or the disk
             fetch = (

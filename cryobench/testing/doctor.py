@@ -1,4 +1,4 @@
-"""Problems of installed plugins, each with its distribution. A broken plugin does not affect others."""
+"""Problems of installed plugins, each with its distribution. A broken plugin does not affect the others."""
 
 from __future__ import annotations
 
@@ -55,16 +55,19 @@ def _violations(kind: str, cls: type) -> Iterator[str]:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         yield f"lacks {', '.join(missing)}, which contract {CONTRACT} requires; install a newer release"
-    for name, wanted in inspect.getmembers(base, inspect.isfunction):
+    for name, expected in inspect.getmembers(base, inspect.isfunction):
         given = getattr(cls, name, None)
-        if given is not wanted and not name.startswith("_") and inspect.isfunction(given) and not _takes(given, wanted):
-            yield (f"has {name}{inspect.signature(given)}, contract {CONTRACT} has {name}{inspect.signature(wanted)}; "
-                   "install a newer release, or see docs/plugins.md")  # fmt: skip
+        if given is expected or name.startswith("_") or not inspect.isfunction(given) or _accepts(given, expected):
+            continue
+        yield (
+            f"has {name}{inspect.signature(given)}, contract {CONTRACT} has {name}{inspect.signature(expected)}; "
+            "install a newer release, or see docs/plugins.md"
+        )
 
 
-def _takes(given: object, wanted: object) -> bool:
-    """Whether one function can be called as the other is."""
-    parameters = inspect.signature(wanted).parameters.values()  # pyright: ignore[reportArgumentType]
+def _accepts(given: object, expected: object) -> bool:
+    """Whether `given` can be called with the arguments of `expected`."""
+    parameters = inspect.signature(expected).parameters.values()  # pyright: ignore[reportArgumentType]
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:
@@ -95,19 +98,19 @@ def _unmet(distribution: Distribution) -> Iterator[str]:
         return
     for text in distribution.requires or ():
         try:
-            wanted = Requirement(text)
+            expected = Requirement(text)
         except InvalidRequirement:
             yield f"has an invalid requirement, {text!r}"
             continue
-        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+        if expected.marker is not None and not expected.marker.evaluate({"extra": ""}):
             continue
         try:
-            there = version_of(wanted.name)
+            there = version_of(expected.name)
         except PackageNotFoundError:
-            yield f"needs {wanted.name}, which is not installed: pip install '{wanted.name}{wanted.specifier}'"
+            yield f"requires {expected.name}, which is not installed: pip install '{expected.name}{expected.specifier}'"
             continue
-        if not wanted.specifier.contains(there, prereleases=True):
-            if wanted.name == PACKAGE:
-                yield f"was written for cryobench {wanted.specifier}, and this is {there}: upgrade one of them"
+        if not expected.specifier.contains(there, prereleases=True):
+            if expected.name == PACKAGE:
+                yield f"requires cryobench {expected.specifier}, but this is {there}; upgrade one of them"
             else:
-                yield f"needs {wanted.name} {wanted.specifier}, and {there} is installed"
+                yield f"requires {expected.name} {expected.specifier}, but {there} is installed"

@@ -26,7 +26,7 @@ class MaskSubject(Subject):
         return self._draw(count, shape or self.shape, seed)
 
     def _draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
-        generator = self.made_again()
+        generator = self.make_another()
         if isinstance(generator, PixelMask):
             return generator.draw(count, shape, seed)
         return generator.draw(_RHO, shape, seed)
@@ -35,7 +35,7 @@ class MaskSubject(Subject):
 @RULES(
     "it accepts a common image size", "raise IncompatibleError in draw only for shapes that it cannot mask", vital=True
 )
-def takes(subject: MaskSubject) -> None:
+def accepts(subject: MaskSubject) -> None:
     _ = subject.shape
 
 
@@ -45,11 +45,11 @@ def takes(subject: MaskSubject) -> None:
 )
 def shape(subject: MaskSubject) -> None:
     pixel = isinstance(subject.component, PixelMask)
-    wanted = ((_COUNT, *subject.shape), torch.float32) if pixel else (subject.shape, torch.bool)
+    expected = ((_COUNT, *subject.shape), torch.float32) if pixel else (subject.shape, torch.bool)
     got = subject.draw()
     require(
-        (tuple(got.shape), got.dtype) == wanted,
-        f"it gave {got.dtype} {list(got.shape)}, expected {wanted[1]} {list(wanted[0])}",
+        (tuple(got.shape), got.dtype) == expected,
+        f"it gave {got.dtype} {list(got.shape)}, expected {expected[1]} {list(expected[0])}",
     )
     require(got.isfinite().all(), "it gave values that are NaN or infinite")
 

@@ -18,7 +18,7 @@ from cryobench.testing.rules import (
     particles,
     require,
     require_equal,
-    untouched,
+    unmodified,
 )
 from cryobench.testing.slices import CentralSlices
 
@@ -114,14 +114,14 @@ def alone(subject: MetricSubject) -> None:
         case = subject.one(i)
         one = subject.component.measure(case, subject.answer(0.1, case))
         for name, values in subject.measured.values.items():
-            wanted = values[i : i + 1].double()
-            if not wanted.isnan().any():
-                require_equal(one.values[name].double(), wanted, 1e-4, f"{name} of image {i} alone")
+            expected = values[i : i + 1].double()
+            if not expected.isnan().any():
+                require_equal(one.values[name].double(), expected, 1e-4, f"{name} of image {i} alone")
 
 
 @RULES("the same images give the same numbers", "use no random numbers, or a generator with a fixed seed")
 def repeatable(subject: MetricSubject) -> None:
-    again = subject.made_again().measure(subject.case, subject.answer(0.1))
+    again = subject.make_another().measure(subject.case, subject.answer(0.1))
     for name, values in subject.measured.values.items():
         require(
             torch.equal(values.nan_to_num(), again.values[name].nan_to_num()),
@@ -140,5 +140,5 @@ def global_state(subject: MetricSubject) -> None:
 @RULES("it does not modify its input", "write `x = x - y`, not `x -= y`")
 def inputs(subject: MetricSubject) -> None:
     case, answer = subject.case, subject.answer(0.1)
-    with untouched(case.truth, case.problem.y, answer.x):
+    with unmodified(case.truth, case.problem.y, answer.x):
         subject.component.measure(case, answer)

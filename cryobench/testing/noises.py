@@ -17,7 +17,7 @@ from cryobench.testing.rules import (
     global_state_unchanged,
     particles,
     require,
-    untouched,
+    unmodified,
 )
 from cryobench.testing.slices import CentralSlices
 
@@ -59,7 +59,7 @@ class NoiseSubject(Subject):
     "see cryobench.testing.noises.OPERATORS, and what unsupported returns",
     vital=True,
 )
-def takes(subject: NoiseSubject) -> None:
+def accepts(subject: NoiseSubject) -> None:
     _ = subject.operator
 
 
@@ -101,7 +101,7 @@ def global_state(subject: NoiseSubject) -> None:
 @RULES("it does not modify its input", "write `y = y + noise`, not `y += noise`")
 def inputs(subject: NoiseSubject) -> None:
     y = subject.exact.clone()
-    with untouched(y):
+    with unmodified(y):
         subject.component.apply(y, subject.operator, MINMAX, Rng(SEED, _IDS))
 
 

@@ -18,7 +18,7 @@ from cryobench.testing.rules import (
     global_state_unchanged,
     require,
     require_equal,
-    untouched,
+    unmodified,
 )
 
 RULES = Rules()
@@ -102,7 +102,7 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
     "raise IncompatibleError in check only for images that it cannot measure",
     vital=True,
 )
-def takes(subject: OperatorSubject) -> None:
+def accepts(subject: OperatorSubject) -> None:
     _ = subject.operator
 
 
@@ -117,11 +117,11 @@ def shapes(subject: OperatorSubject) -> None:
         declared in (None, A.measurement_shape), f"check returns {declared}, the operator has {A.measurement_shape}"
     )
     require(A.image_shape == subject.imaging.shape, f"image_shape is {A.image_shape}, expected {subject.imaging.shape}")
-    for name, got, wanted in (
+    for name, got, expected in (
         ("A", A.A(x), (len(x), *A.measurement_shape)),
         ("A_adjoint", A.A_adjoint(subject.measurements()), tuple(x.shape)),
     ):
-        require(tuple(got.shape) == wanted, f"{name} gave shape {list(got.shape)}, expected {list(wanted)}")
+        require(tuple(got.shape) == expected, f"{name} gave shape {list(got.shape)}, expected {list(expected)}")
 
 
 @RULES(
@@ -165,13 +165,12 @@ def normal(subject: OperatorSubject) -> None:
 
 @RULES("compute_norm is the largest singular value", "return ||A||, not its square, or do not override compute_norm")
 def norm(subject: OperatorSubject) -> None:
-    wanted = torch.linalg.matrix_norm(subject.matrix, 2).item()
+    expected = torch.linalg.matrix_norm(subject.matrix, 2).item()
     got = subject.first.norms.flatten()[0].item()
-    require(
-        abs(got - wanted) <= 1e-3 * wanted, f"the norm of the first image is {got:.6g}, that of the matrix {wanted:.6g}"
-    )
-    most, stated = subject.operator.norms.max().item(), subject.operator.compute_norm()
-    require(abs(stated - most) <= 1e-3 * most, f"compute_norm() is {stated:.6g}, the largest of the norms {most:.6g}")
+    close = abs(got - expected) <= 1e-3 * expected
+    require(close, f"the norm for the first image is {got:.6g}, that of the matrix {expected:.6g}")
+    largest, stated = subject.operator.norms.max().item(), subject.operator.compute_norm()
+    require(abs(stated - largest) <= 1e-3 * largest, f"compute_norm() is {stated:.6g}, the largest norm {largest:.6g}")
 
 
 @RULES("rank is that of A", "count the non-zero singular values, or do not override rank")
@@ -199,17 +198,17 @@ def dagger_A(subject: OperatorSubject) -> None:
     require_equal(_flat(subject.first.A_dagger_A(x)), torch.linalg.pinv(D) @ (D @ _flat(x)), ITERATED,
                   "A_dagger_A at gamma = inf")  # fmt: skip
     gamma = 0.7
-    wanted = torch.linalg.solve(D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D.T @ (D @ _flat(x)))
-    require_equal(_flat(subject.first.A_dagger_A(x, gamma)), wanted, ITERATED, f"A_dagger_A at gamma = {gamma}")
+    expected = torch.linalg.solve(D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D.T @ (D @ _flat(x)))
+    require_equal(_flat(subject.first.A_dagger_A(x, gamma)), expected, ITERATED, f"A_dagger_A at gamma = {gamma}")
 
 
 @RULES("prox_l2 is the minimiser", "solve (A^T A + I / gamma) x = A^T y + z / gamma, or do not override prox_l2")
 def prox(subject: OperatorSubject) -> None:
     z, y, D, gamma = subject.images(1), subject.measurements(1), subject.matrix, 0.7
-    wanted = torch.linalg.solve(
+    expected = torch.linalg.solve(
         D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D.T @ _flat(y) + _flat(z) / gamma
     )
-    require_equal(_flat(subject.first.prox_l2(z, y, gamma)), wanted, ITERATED, f"prox_l2 at gamma = {gamma}")
+    require_equal(_flat(subject.first.prox_l2(z, y, gamma)), expected, ITERATED, f"prox_l2 at gamma = {gamma}")
 
 
 @RULES("A is differentiable", "write A in differentiable torch operations: no numpy, no detach")
@@ -226,8 +225,8 @@ def gradient(subject: OperatorSubject) -> None:
 
 @RULES("mean_response is A of a constant image", "do not override mean_response, or compute it from the same weights")
 def mean_response(subject: OperatorSubject) -> None:
-    wanted, largest = subject.matrix.sum(dim=1, keepdim=True), subject.matrix.abs().sum(dim=1).max().item()
-    require_equal(_flat(subject.first.mean_response[:1]), wanted, EXACT, "mean_response against the row sums of the "
+    expected, largest = subject.matrix.sum(dim=1, keepdim=True), subject.matrix.abs().sum(dim=1).max().item()
+    require_equal(_flat(subject.first.mean_response[:1]), expected, EXACT, "mean_response against the row sums of the "
                   "matrix", scale=largest)  # fmt: skip
 
 
@@ -261,7 +260,7 @@ def rows(subject: OperatorSubject) -> None:
         shape = tuple(y.shape[1:])
         require(tuple(B.measurement_shape) == shape, f"its measurements are {tuple(B.measurement_shape)}, not {shape}")
         shifted, Dx, Dy = D.T @ D + torch.eye(D.shape[1], dtype=D.dtype) / gamma, D @ _flat(x), D.T @ _flat(y)
-        for name, got, wanted, tolerance in (
+        for name, got, expected, tolerance in (
             ("A", B.A(x), Dx, EXACT),
             ("A_adjoint", B.A_adjoint(y), Dy, EXACT),
             ("A_adjoint_A", B.A_adjoint_A(x), D.T @ Dx, EXACT),
@@ -269,7 +268,7 @@ def rows(subject: OperatorSubject) -> None:
             ("A_dagger_A", B.A_dagger_A(x, gamma), torch.linalg.solve(shifted, D.T @ Dx), ITERATED),
             ("prox_l2", B.prox_l2(x, y, gamma), torch.linalg.solve(shifted, Dy + _flat(x) / gamma), ITERATED),
         ):
-            require_equal(_flat(got), wanted, tolerance, f"{name} of rows({part})")
+            require_equal(_flat(got), expected, tolerance, f"{name} of rows({part})")
         largest, actual = torch.linalg.matrix_norm(D, 2).item(), int(torch.linalg.matrix_rank(D))
         got = B.norms.flatten()[0].item()
         require(abs(got - largest) <= 1e-3 * largest, f"the norm of rows({part}) is {got:.6g}, not {largest:.6g}")
@@ -282,9 +281,9 @@ def rows(subject: OperatorSubject) -> None:
 )
 def seeded(subject: OperatorSubject) -> None:
     x = subject.images()
-    wanted = subject.operator.A(x)
+    expected = subject.operator.A(x)
     torch.rand(1)  # advances the global generator
-    require_equal(subject.build().A(x), wanted, 0.0, "A of a second operator of the same seed")
+    require_equal(subject.build().A(x), expected, 0.0, "A of a second operator of the same seed")
 
 
 @RULES(
@@ -300,7 +299,7 @@ def global_state(subject: OperatorSubject) -> None:
 @RULES("it does not modify its input", "write `x = x * w`, not `x *= w`")
 def inputs(subject: OperatorSubject) -> None:
     A, x, y = subject.operator, subject.images(), subject.measurements()
-    with untouched(x, y):
+    with unmodified(x, y):
         _ = A.A(x), A.A_adjoint(y), A.A_dagger(y), A.prox_l2(x, y, 0.7)
 
 

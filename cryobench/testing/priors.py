@@ -67,7 +67,7 @@ def checks(subject: PriorSubject) -> None:
 
 @RULES("its weights have a digest", "return a fixed text for fixed weights from weights_digest(), '' without weights")
 def digest(subject: PriorSubject) -> None:
-    first, again = subject.component.weights_digest(), subject.made_again().weights_digest()
+    first, again = subject.component.weights_digest(), subject.make_another().weights_digest()
     require(isinstance(first, str), f"weights_digest() is a {type(first).__name__}, expected a str")
     require(first == again, f"weights_digest() is {first!r}, and {again!r} for an equal prior")
 

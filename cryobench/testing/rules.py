@@ -89,7 +89,7 @@ class Subject:
         check_kind(self.kind, self.text, made)
         return made
 
-    def made_again(self) -> Any:
+    def make_another(self) -> Any:
         """Another object of the same component."""
         return self.registry.make(self.kind, self.spec)
 
@@ -155,18 +155,20 @@ def require(true: object, how: str) -> None:
         raise Broken(how)
 
 
-def require_equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str, *, scale: float = 0.0) -> None:
-    """Raise `Broken` unless two tensors agree within `tolerance` times `scale`, at least the largest of `wanted`."""
-    require(got.shape == wanted.shape, f"{what}: shape {list(got.shape)}, expected {list(wanted.shape)}")
-    if not wanted.numel():
+def require_equal(
+    got: torch.Tensor, expected: torch.Tensor, tolerance: float, what: str, *, scale: float = 0.0
+) -> None:
+    """Raise `Broken` unless two tensors agree within `tolerance` times max(`scale`, the largest |expected|)."""
+    require(got.shape == expected.shape, f"{what}: shape {list(got.shape)}, expected {list(expected.shape)}")
+    if not expected.numel():
         return
-    off = (got - wanted).abs().max().item()
-    scale = max(wanted.abs().max().item(), scale, torch.finfo(torch.float32).tiny)
+    off = (got - expected).abs().max().item()
+    scale = max(expected.abs().max().item(), scale, torch.finfo(torch.float32).tiny)
     require(off <= tolerance * scale, f"{what}: off by {off / scale:.2g} of the largest value, {tolerance:g} allowed")
 
 
 @contextmanager
-def untouched(*tensors: torch.Tensor) -> Iterator[None]:
+def unmodified(*tensors: torch.Tensor) -> Iterator[None]:
     """Raise `Broken` where the block changes one of these tensors."""
     before = [tensor.clone() for tensor in tensors]
     yield

@@ -34,7 +34,7 @@ from cryobench.testing.rules import (
     global_state_unchanged,
     particles,
     require,
-    untouched,
+    unmodified,
 )
 from cryobench.testing.slices import CentralSlices
 
@@ -141,7 +141,7 @@ class SolverSubject(Subject):
     "see cryobench.testing.solvers.PROBLEMS, and what unsupported returns",
     vital=True,
 )
-def takes(subject: SolverSubject) -> None:
+def accepts(subject: SolverSubject) -> None:
     _ = subject.first
 
 
@@ -150,8 +150,8 @@ def takes(subject: SolverSubject) -> None:
     "return Reconstruction(x) with x of shape problem.image_batch_shape, [B, C, *S]",
 )
 def shape(subject: SolverSubject) -> None:
-    got, wanted = tuple(subject.answer.x.shape), subject.problem().image_batch_shape
-    require(got == wanted, f"x has shape {list(got)}, expected {list(wanted)}")
+    got, expected = tuple(subject.answer.x.shape), subject.problem().image_batch_shape
+    require(got == expected, f"x has shape {list(got)}, expected {list(expected)}")
 
 
 @RULES(
@@ -182,7 +182,7 @@ def finite(subject: SolverSubject) -> None:
     "draw all random numbers from rng.stream(PURPOSE), and use no time or global generator",
 )
 def seeded(subject: SolverSubject) -> None:
-    again = subject.made_again().solve(subject.problem(), rng=Rng(SEED, _IDS))
+    again = subject.make_another().solve(subject.problem(), rng=Rng(SEED, _IDS))
     require(torch.equal(again.x, subject.answer.x), "a second run with the same seed gave different images")
 
 
@@ -199,7 +199,7 @@ def global_state(subject: SolverSubject) -> None:
 @RULES("it does not modify the measurements", "write `y = y - b`, not `y -= b`, or work on a clone")
 def inputs(subject: SolverSubject) -> None:
     problem = subject.problem()
-    with untouched(problem.y, problem.sigma):
+    with unmodified(problem.y, problem.sigma):
         subject.solve(problem)
 
 

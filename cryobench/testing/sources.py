@@ -11,7 +11,7 @@ from cryobench.errors import SelectionError
 from cryobench.testing.rules import Broken, DoesNotApply, Rules, Subject, global_state_unchanged, require
 
 RULES = Rules()
-_MOST = 4
+_MAX_IMAGES = 4
 """Largest number of images that are read."""
 
 
@@ -27,7 +27,7 @@ class SourceSubject(Subject):
 
     @property
     def indices(self) -> range:
-        return range(min(_MOST, len(self.stack)))
+        return range(min(_MAX_IMAGES, len(self.stack)))
 
 
 @RULES("it opens", "return a cryobench.core.Stack of at least one image from open()", vital=True)
@@ -43,16 +43,16 @@ def shape(subject: SourceSubject) -> None:
     for index in subject.indices:
         image = subject.stack.read(index)
         require(isinstance(image, np.ndarray), f"image {index} is a {type(image).__name__}, expected an array")
-        wanted = tuple(subject.stack.shape)
-        require((image.shape, image.dtype) == (wanted, np.float32),
-                f"image {index} is {image.dtype} {image.shape}, expected float32 {wanted}")  # fmt: skip
+        expected = tuple(subject.stack.shape)
+        require((image.shape, image.dtype) == (expected, np.float32),
+                f"image {index} is {image.dtype} {image.shape}, expected float32 {expected}")  # fmt: skip
         require(np.isfinite(image).all(), f"image {index} has values that are NaN or infinite")
 
 
 @RULES("images do not depend on the order of reading", "compute an image from the parameters and its index alone")
 def repeatable(subject: SourceSubject) -> None:
     forwards = [subject.stack.read(index).copy() for index in subject.indices]
-    other = subject.made_again().open()
+    other = subject.make_another().open()
     for index in reversed(subject.indices):
         require(
             np.array_equal(other.read(index), forwards[index]),
@@ -107,4 +107,4 @@ def clean(subject: SourceSubject) -> None:
 @RULES("it does not change global state", "draw from its own generator")
 def global_state(subject: SourceSubject) -> None:
     with global_state_unchanged():
-        subject.made_again().open().read(0)
+        subject.make_another().open().read(0)

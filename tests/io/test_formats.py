@@ -9,7 +9,7 @@ import pytest
 
 from cryobench.core import Stack
 from cryobench.errors import DataError, ParameterError
-from cryobench.io.conversion import Clean, convert, written_files
+from cryobench.io.conversion import CleanStack, convert, written_files
 from cryobench.io.formats import FORMATS, FileImages, Format
 from cryobench.io.image_files import ImageFile
 from cryobench.sources.stacks import File
@@ -39,7 +39,7 @@ def open_raw(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
     def read(first: int, out: np.ndarray) -> None:
         out[...] = images[first : first + len(out)]
 
-    return FileImages.of(ImageFile(path, len(images), images.shape[1:], 1.5, lambda: read))  # pyright: ignore[reportArgumentType]
+    return FileImages.from_file(ImageFile(path, len(images), images.shape[1:], 1.5, lambda: read))  # pyright: ignore[reportArgumentType]
 
 
 def write_raw(path: Path, chunks, stack: Stack, numbers) -> None:
@@ -58,7 +58,7 @@ def test_one_entry_registers_a_format_of_volumes(raw):
     assert (len(stack), stack.shape, stack.pixel_size(1)) == (3, (4, 5, 6), 1.5)
     np.testing.assert_array_equal(stack.read_block([2, 0]), IMAGES[[2, 0]])
     np.testing.assert_array_equal(stack.read(1), IMAGES[1])
-    with pytest.raises(DataError, match=r"known are .*\.raw"):
+    with pytest.raises(DataError, match=r"unknown suffix .*expected .*\.raw"):
         File("a.tif").open()
     with pytest.raises(ParameterError, match=r"give one of \.mrcs, \.npy, \.raw"):
         written_files(Path("a.tif"))
@@ -82,7 +82,7 @@ def test_volumes_are_written_as_npy(tmp_path):
 
 def test_unknown_clean_images_are_refused():
     with pytest.raises(DataError, match="the clean images of volumes are not known"):
-        Clean(Volumes()).read(0)
+        CleanStack(Volumes()).read(0)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -55,7 +55,7 @@ def test_average_ranks_and_wins():
     )
     assert [each.solver for each in found.solvers] == ["tv", "dct", "pinv"]
     assert [(each.beats_floor, each.with_floor) for each in found.solvers] == [(3, 3), (2, 3), (0, 0)]
-    assert (found.n_blocks, found.left_out, found.why_not) == (3, [], "")
+    assert (found.n_blocks, found.left_out, found.reason) == (3, [], "")
 
 
 def test_lower_is_better_is_the_negative_of_higher():
@@ -142,7 +142,7 @@ def test_where_friedman_sees_nothing_all_are_one_group():
 def test_nothing_to_summarise(given):
     found = summarise(given, higher=True, floor="a")
     assert (found.n_blocks, found.statistic, found.p, found.critical_difference, found.groups) == (0, *[None] * 3, [])
-    assert "two" in found.why_not
+    assert "two" in found.reason
     assert all(each.average_rank is None for each in found.solvers)
 
 

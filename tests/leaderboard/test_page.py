@@ -96,9 +96,9 @@ def test_many_images_are_told_by_the_five_numbers_of_their_box():
 def test_box_plots_stop_at_a_number_of_values_with_the_ranking_metric_first(monkeypatch):
     records = results()
     ran = sum(len(r.images) for r in records if r.status == "ok")
-    monkeypatch.setattr(content, "MOST_VALUES", ran)
+    monkeypatch.setattr(content, "MAX_VALUES", ran)
     assert set(data_of(page(records, by="mse"))["boxes"]) == {"mse"}
-    monkeypatch.setattr(content, "MOST_VALUES", 2 * ran)
+    monkeypatch.setattr(content, "MAX_VALUES", 2 * ran)
     assert set(data_of(page(records))["boxes"]) == {"psnr", "mse"}
 
 
@@ -136,7 +136,7 @@ def test_what_there_is_no_room_for_is_counted_and_every_comparison_has_a_turn(tm
     records = [record(solver, operator, quality) for operator in ("identity", "fourier:0.5")
                for solver, quality in (("a", 21), ("b", 20), ("c", 19))]  # fmt: skip
     places = folders(tmp_path, records)
-    monkeypatch.setattr(embedded, "MOST_ROWS", 4)
+    monkeypatch.setattr(embedded, "MAX_ROWS", 4)
     data = data_of(page(records, places))
     assert set(data["views"]) == {"0", "1", "3", "4"}
     assert data["left_out"] == 2
@@ -150,7 +150,7 @@ def test_of_very_many_rows_the_tables_are_whole_and_the_details_those_of_the_fir
     records = [record("a"), record("b", quality=21), record("c", quality=22)]
     places = folders(tmp_path, records)
     full = data_of(page(records, places))
-    monkeypatch.setattr("cryobench.leaderboard.page.MOST_DETAILED", 2)
+    monkeypatch.setattr("cryobench.leaderboard.page.MAX_DETAILED", 2)
     data = data_of(page(records, places))
     assert data["texts"] == full["texts"]
     assert set(full["numbers"]) - set(data["numbers"]) == {"mse_lo", "mse_hi"}
@@ -191,7 +191,7 @@ def test_a_curve_runs_along_the_compression_where_it_differs_else_along_the_para
 
 def test_a_curve_stays_within_one_noise_and_data_set():
     curves = data_of(page(results()))["curves"]
-    assert [(curve["family"], [x for _, x in curve["stands"]]) for curve in curves] == [
+    assert [(curve["family"], [x for _, x in curve["points"]]) for curve in curves] == [
         ("sumpool:8,count=x", [2, 4])
     ] * 2
     assert {curve["context"].split(" · ")[0] for curve in curves} == {"noise none", "noise gaussian:0.1"}

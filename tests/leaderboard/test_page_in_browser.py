@@ -373,6 +373,14 @@ def test_ring_correlations_are_drawn_in_the_units_that_are_known(whole, opened, 
     assert other.get_by_text("spatial frequency (cycles/pixel)").count() == 1
 
 
+def test_correlations_of_volumes_are_those_of_shells(opened, tmp_path):
+    volumes = record("a", problem={"image_shape": [16, 16, 16], "pixel_size_angstrom": [2.0] * 4})
+    shown = opened(page([volumes], {volumes.hash: fill(tmp_path / "volumes", 1)}))
+    assert shown.locator("figcaption", has_text="Fourier shell correlation with the truth").count() == 1
+    assert shown.get_by_text("Mean over volumes").count() > 0
+    assert shown.get_by_text("ring correlation").count() == 0
+
+
 # --- size, width, colour, paper ---------------------------------------------------------------------------------------
 
 

@@ -95,7 +95,7 @@ def assert_same(one: Paired, other: Paired) -> None:
     pd.testing.assert_frame_equal(pd.DataFrame(one.pairs), pd.DataFrame(other.pairs), check_exact=True)
     assert (one.ranks == other.ranks).all()
     assert (one.tied == other.tied).all()
-    assert one.why_not == other.why_not
+    assert one.reason == other.reason
 
 
 def test_neither_batches_nor_company_change_a_result(monkeypatch):
@@ -152,14 +152,14 @@ def test_too_few_images_give_no_p_and_the_reason(n_rows, n_images, least):
     values = np.arange(n_rows)[:, None] + np.zeros(n_images)
     result = compare(values, higher=True)
     assert all(math.isnan(pair.p) and math.isnan(pair.p_holm) and pair.better == -1 for pair in rows(result))
-    assert f"with {n_images} image" in result.why_not
-    assert f"none can be below {least}, and" in result.why_not
+    assert f"with {n_images} image" in result.reason
+    assert f"none can be below {least}, and" in result.reason
     enough = images_to_test(n_rows * (n_rows - 1) // 2)
-    assert f"{enough} images would do" in result.why_not
+    assert f"{enough} images would do" in result.reason
     assert (result.ranks.tolist(), result.tied.tolist()) == (list(range(n_rows, 0, -1)), [False] * n_rows)
     steps = np.arange(1, n_rows + 1)[:, None] * np.arange(1, enough + 1)
     tested = compare(steps, higher=True)
-    assert tested.why_not == ""
+    assert tested.reason == ""
     assert tested.pairs["p_holm"].min() <= LEVEL
 
 
@@ -182,4 +182,4 @@ def test_infinite_values_are_numbers():
 def test_one_row_is_compared_with_nothing():
     for n_images in (1, 5):
         result = compare(np.ones((1, n_images)), higher=True)
-        assert (rows(result), result.ranks.tolist(), result.why_not) == ([], [1], "")
+        assert (rows(result), result.ranks.tolist(), result.reason) == ([], [1], "")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cryobench.leaderboard.statistics.power import LEVEL, POWER, images_needed, images_to_test, least_p, reachable
+from cryobench.leaderboard.statistics.power import LEVEL, POWER, images_needed, images_to_test, reachable, smallest_p
 from cryobench.leaderboard.statistics.signed_rank import signed_rank
 
 
@@ -17,7 +17,7 @@ def sample(n_images: int, effect: float) -> np.ndarray:
 
 @pytest.mark.parametrize("n_images", range(1, 12))
 def test_least_p_is_that_of_differences_of_one_sign(n_images):
-    assert signed_rank(np.arange(1.0, n_images + 1)[None, :])[0] == pytest.approx(least_p(n_images))
+    assert signed_rank(np.arange(1.0, n_images + 1)[None, :])[0] == pytest.approx(smallest_p(n_images))
 
 
 @pytest.mark.parametrize("tests", [1, 3, 10, 45, 190])

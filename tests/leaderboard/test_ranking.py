@@ -85,7 +85,7 @@ def test_a_cost_is_one_number_a_cell():
 
 
 def test_too_many_rows_are_not_tested(monkeypatch):
-    monkeypatch.setattr(ranking, "MOST_ROWS", 3)
+    monkeypatch.setattr(ranking, "MAX_ROWS", 3)
     frame = board(values([0, 1, 2, 3]))
     assert frame["rank"].tolist() == [1, 2, 3, 4]
     assert frame["untested"].str.contains("more than 3 rows").all()

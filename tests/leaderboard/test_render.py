@@ -332,12 +332,12 @@ def test_groups_have_headings_and_a_summary_each(written, by, headings):
 
 
 def test_a_terminal_shows_whole_comparisons_up_to_a_limit_and_says_what_it_leaves_out(monkeypatch):
-    monkeypatch.setattr(terminal, "MOST_ROWS", 7)
+    monkeypatch.setattr(terminal, "MAX_ROWS", 7)
     shown = text(several(), 120)
     assert shown.count("· noise") == 2
     assert "not shown: 9 more rows of 3 more comparisons; choose with --operator" in " ".join(shown.split())
     assert "5 of 5" in shown  # the summary is of all
-    monkeypatch.setattr(terminal, "MOST_ROWS", 2)
+    monkeypatch.setattr(terminal, "MAX_ROWS", 2)
     shown = text(several(), 120)
     assert shown.count("· noise") == 1  # the first comparison is shown whatever its size
     assert "not shown: 12 more rows of 4 more comparisons; choose" in " ".join(shown.split())

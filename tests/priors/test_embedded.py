@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryobench.core import OperatorRecipe, Problem, build_operator
-from cryobench.io.scaling import between, minmax
+from cryobench.io.scaling import minmax
 from cryobench.operators.fourier import Fourier
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.sumpool import SumPool
@@ -33,7 +33,7 @@ IMAGES = 6
 def held_out() -> torch.Tensor:
     """Images [B, 1, 128, 128] of the held-out structures, through the CTF and without noise, as it was trained on."""
     stack = Simulate(HELD_OUT, snr=None, seed=7).open()
-    images = [minmax(stack.read(i), "")[0] for i in range(IMAGES)]
+    images = [minmax(image := stack.read(i), "").apply(image) for i in range(IMAGES)]
     return torch.from_numpy(np.stack(images)).unsqueeze(1)
 
 
@@ -99,9 +99,9 @@ def test_diffusers_can_load_it():
 def particles() -> tuple[torch.Tensor, torch.Tensor]:
     """Particles of the held-out structures with noise of their own, and the clean images, [B, 1, 128, 128] each."""
     stack = Simulate(HELD_OUT, snr=2.0, seed=7).open()
-    images = [minmax(stack.read(i), "") for i in range(IMAGES)]
-    clean = np.stack([between(low, high).apply(stack.clean(i)) for i, (_, low, high) in enumerate(images)])
-    x = np.stack([image for image, _, _ in images])
+    scalings = [minmax(stack.read(i), "") for i in range(IMAGES)]
+    x = np.stack([scaling.apply(stack.read(i)) for i, scaling in enumerate(scalings)])
+    clean = np.stack([scaling.apply(stack.clean(i)) for i, scaling in enumerate(scalings)])
     return torch.from_numpy(x).unsqueeze(1), torch.from_numpy(clean).unsqueeze(1)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 import cryobench as cb
 from cryobench import runner
 from cryobench.figures import read_views
-from cryobench.figures.moving import FRAME_SIDE
+from cryobench.figures.gif import FRAME_SIDE
 from cryobench.plan import grid
 from cryobench.registry import installed
 from cryobench.results.store import Results

@@ -522,7 +522,7 @@ def test_invalid_cryosparc_tables_are_refused(project):
     folder, *_ = project
     path = folder / "p.cs"
     signed = with_fields(cs_table()[["blob/path"]].copy(), {"blob/idx": np.array([0, -1, 0])})
-    assert "row 2 asks for image 0 of" in refused(write_cs(path, signed))
+    assert "row 2 names image 0 of" in refused(write_cs(path, signed))
     for field, values in {"pose": np.zeros((3, 2)), "shift": np.zeros(3), "psize_A": np.zeros(3)}.items():
         fields = {"alignments3D/shift": np.zeros((3, 2)), f"alignments3D/{field}": values}
         message = refused(write_cs(path, with_fields(cs_table(), fields)))
@@ -531,7 +531,7 @@ def test_invalid_cryosparc_tables_are_refused(project):
     assert "passthrough" in refused(write_cs(path, np.zeros(3)))
     assert "lists no images" in refused(write_cs(path, cs_table()[:0]))
     assert "row 1 has a pixel size of 0" in refused(write_cs(path, cs_table(blob_psize_A=0)))
-    assert "row 2 asks for image 4" in refused(write_cs(path, cs_table(blob_idx=[0, 3, 0])))
+    assert "row 2 names image 4" in refused(write_cs(path, cs_table(blob_idx=[0, 3, 0])))
     assert "--data-root" in refused(write_cs(path, cs_table(blob_path=b"J3/none.mrcs")))
     with path.open("wb") as file:
         np.savez(file, rows=cs_table())
@@ -550,6 +550,13 @@ def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
     message = refused(tmp_path / "a.tif")
     assert "'.tif'" in message
     assert all(suffix in message for suffix in FORMATS)
+    assert "volume:" not in message
+
+
+@pytest.mark.parametrize("name", ["a.map", "A.MAP.GZ"])
+def test_a_map_file_names_the_source_volume(tmp_path, name):
+    (tmp_path / name).write_bytes(b"map")
+    assert f"--data volume:{tmp_path / name}" in refused(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -725,7 +732,7 @@ def test_malformed_star_references_are_refused(tmp_path, name):
 def test_star_references_beyond_the_end_are_refused(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     message = refused(write_star(tmp_path / "p.star", ["2@a.mrcs", "3@a.mrcs"]))
-    assert "row 2 asks for image 3" in message
+    assert "row 2 names image 3" in message
     assert "which has 2" in message
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cryobench.errors import DataError, ParameterError
-from cryobench.io.summary import facts, summarise
+from cryobench.io.summary import summarise, summary_lines
 from cryobench.registry import installed
 from cryobench.sources.stacks import File
 from cryobench.sources.volume import VolumeStack
@@ -186,5 +186,5 @@ def test_a_file_that_vanishes_after_opening(tmp_path):
 
 
 def test_a_summary_counts_voxels(tmp_path):
-    lines = facts(summarise(opened(write_map(tmp_path / "a.mrc", noise(4, 5, 6)))))
+    lines = summary_lines(summarise(opened(write_map(tmp_path / "a.mrc", noise(4, 5, 6)))))
     assert (lines["images"], lines["size"], lines["pixel size"]) == ("1", "4 x 5 x 6 voxels", "1.5 Å per pixel")

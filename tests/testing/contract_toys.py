@@ -72,7 +72,7 @@ class ToySolver(Solver):
         return Reconstruction(x)
 
     def unsupported(self, problem):
-        return {"reason": "", "takes": "it is out of order"}.get(self.broken)
+        return {"reason": "", "accepts": "it is out of order"}.get(self.broken)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Toy(OperatorRecipe):
 
     def check(self, imaging):
         H, W = imaging.shape
-        if self.broken == "takes" or ((H % 2 or W % 2) and self.broken != "check"):
+        if self.broken == "accepts" or ((H % 2 or W % 2) and self.broken != "check"):
             raise IncompatibleError(f"even sides are required, got {imaging.shape}")
         return (1, H // 2, W // 2)
 
@@ -236,7 +236,7 @@ class ToyMask(PixelMask):
     broken: str = ""
 
     def draw(self, count, shape, seed):
-        if self.broken == "takes":
+        if self.broken == "accepts":
             raise IncompatibleError("it is out of order")
         if self.broken == "seeded":
             return torch.rand((count, *shape), generator=_clock())
@@ -272,7 +272,7 @@ class ToyNoise(NoiseModel):
     broken: str = ""
 
     def unsupported(self, operator, scale):
-        return "it is out of order" if self.broken == "takes" else None
+        return "it is out of order" if self.broken == "accepts" else None
 
     def apply(self, y, operator, scale, rng):
         if self.broken == "seeded":

@@ -141,7 +141,7 @@ def test_a_solver_that_is_not_a_component_is_detected(name, rule, how, registry)
 
 
 def test_a_reason_must_be_one_line(registry):
-    assert "unsupported() returned ''" in broken("solvers", "toysolver:broken=reason", registry)["takes"]
+    assert "unsupported() returned ''" in broken("solvers", "toysolver:broken=reason", registry)["accepts"]
 
 
 def test_a_rule_is_tested_in_every_stated_dimension(registry):

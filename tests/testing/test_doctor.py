@@ -72,10 +72,10 @@ def test_a_name_clash_with_a_built_in_names_both(install_plugin, cli):
 @pytest.mark.parametrize(
     ("requirement", "message"),
     [
-        ("no-such-package>=2", "{odd} needs no-such-package, which is not installed: pip install 'no-such"),
-        ("numpy<1", "{odd} needs numpy <1, and "),
-        ("cryobench<0.0.1", "{odd} was written for cryobench <0.0.1, and this is "),
-        ("cryobench==99.*", "{odd} was written for cryobench ==99.*, and this is "),
+        ("no-such-package>=2", "{odd} requires no-such-package, which is not installed: pip install 'no-such"),
+        ("numpy<1", "{odd} requires numpy <1, but "),
+        ("cryobench<0.0.1", "{odd} requires cryobench <0.0.1, but this is "),
+        ("cryobench==99.*", "{odd} requires cryobench ==99.*, but this is "),
         ("?!", "{odd} has an invalid requirement, '?!'"),
         ('no-such-package; extra == "more"', None),
         ('no-such-package; python_version < "3"', None),

@@ -26,7 +26,7 @@ from cryobench.record import Record
 SCRIPTS = ("data", "format", "marks", "charts", "table", "pictures", "main")
 """The parts of the script, in order; together they are one function."""
 
-MOST_DETAILED = 20_000
+MAX_DETAILED = 20_000
 """Rows of which a page has all details: about 10 MB."""
 
 
@@ -38,11 +38,11 @@ def to_page(frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str]
     images. Of more than 20,000 rows the page has the tables, with intervals of the ranking metric alone, and the plots
     and images of the first 20,000 records.
     """
-    by_hash = {record.hash: record for record in islice(records, MOST_DETAILED)}
+    by_hash = {record.hash: record for record in islice(records, MAX_DETAILED)}
     of_rows = [by_hash.get(hash) for hash in frame.index.get_level_values("hash")]
-    data = page_data(frame, of_rows, intervals=len(frame) <= MOST_DETAILED)
+    data = page_data(frame, of_rows, intervals=len(frame) <= MAX_DETAILED)
     data |= embed(of_rows, data["comparisons"]["row"], find)
-    data["left_out"] += max(len(frame) - MOST_DETAILED, 0)
+    data["left_out"] += max(len(frame) - MAX_DETAILED, 0)
     data["version"] = environment.version()
     style = _part("page.css")
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)

@@ -18,9 +18,9 @@ from cryobench.record import COSTS, Record
 DIGITS = 6
 """Significant digits of a number."""
 DOTS = 32
-"""Images up to which a row has all its values; above, it has the five numbers of a box."""
-MOST_VALUES = 500_000
-"""Numbers for box plots, of all rows and metrics; the ranking metric comes first."""
+"""Rows with at most this many images have all their values, others the five numbers of a box plot."""
+MAX_VALUES = 500_000
+"""Maximum number of values for box plots over all rows and metrics; the ranking metric comes first."""
 FILTERS = ("noise", "data", "within", "seed")
 """Fields by which comparisons can be selected."""
 SHARED = ("operator", "noise", "data", "seed", "n_images", "compression", "within")
@@ -28,11 +28,10 @@ SHARED = ("operator", "noise", "data", "seed", "n_images", "compression", "withi
 
 
 def page_data(frame: pd.DataFrame, records: Sequence[Record | None], *, intervals: bool = True) -> dict[str, Any]:
-    """Columns, comparisons, box plots and curves of a leaderboard. records: of each row, None where unknown.
-    intervals: of all metrics, else of the ranking metric alone.
+    """Columns, comparisons, box plots and curves of a leaderboard.
 
-    A text column is its distinct texts and the index of each row into them. role: 0 a solver, 1 the floor, 2 the
-    ceiling.
+    records: of each row, None where unknown. intervals: of all metrics, else only of the ranking metric. A text column
+    consists of its distinct texts and the index of each row into them. role: 0 a solver, 1 the floor, 2 the ceiling.
     """
     by = frame.attrs["by"]
     metrics = [column["name"] for column in frame.attrs["columns"]]
@@ -61,7 +60,7 @@ def page_data(frame: pd.DataFrame, records: Sequence[Record | None], *, interval
 
 
 def numbers(values: Any) -> list[float | str | None]:
-    """Numbers for JSON, to six significant digits: missing as null, infinite ones as text."""
+    """Numbers for JSON, to six significant digits: missing ones as null, infinite ones as text."""
     given = np.asarray(pd.array(values, dtype="Float64").to_numpy(dtype=float, na_value=np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** np.clip(DIGITS - 1 - np.floor(np.log10(np.abs(given))), -300, 300)
@@ -73,7 +72,7 @@ def numbers(values: Any) -> list[float | str | None]:
 
 
 def _coded(column: Any) -> dict[str, list[Any]]:
-    """The distinct texts, and the index of each row into them; -1 where the row has none."""
+    """The distinct texts, and the index of each row into them; -1 for a missing text."""
     codes, distinct = pd.factorize(column)
     return {"distinct": [str(text) for text in distinct], "codes": codes.tolist()}
 
@@ -83,7 +82,8 @@ def _comparisons(
 ) -> dict[str, list[Any]]:
     """The comparisons as columns, and `row`, the comparison of each row.
 
-    pixel_size: Å, None where it is unknown or images differ. side: the shorter side of an image, in pixels.
+    pixel_size: Å, None where it is unknown or images differ. side: the shortest side of an image, in pixels. axes: 2
+    for images, 3 for volumes.
     """
     codes, _ = pd.factorize(frame.index.get_level_values("group"))
     known: dict[int, Mapping[str, Any]] = {}
@@ -92,25 +92,28 @@ def _comparisons(
             known.setdefault(code, record.problem)
     problems = [known.get(code, {}) for code in range(len(boards))]
     return {
-        **{name: [board.of[name].removeprefix(f"{name} ") for board in boards] for name in FILTERS},
-        "operator": [board.of["operator"] for board in boards],
+        **{name: [board.title_parts[name].removeprefix(f"{name} ") for board in boards] for name in FILTERS},
+        "operator": [board.title_parts["operator"] for board in boards],
         "compression": numbers([_compression(board) for board in boards]),
-        "n_images": [int(board.ran["n_images"][0]) if len(board) else None for board in boards],
+        "n_images": [int(board.columns["n_images"][0]) if len(board) else None for board in boards],
         "context": [_context(board) for board in boards],
         "remarks": [remarks(board, [*(column["name"] for column in board.metrics), *COSTS]) for board in boards],
         "pixel_size": [common_size(problem.get("pixel_size_angstrom") or [None]) for problem in problems],
         "side": [min(problem.get("image_shape") or [0]) for problem in problems],
+        "axes": [len(problem.get("image_shape") or [0, 0]) for problem in problems],
         "row": codes.tolist(),
     }
 
 
 def _compression(board: Board) -> float | None:
-    return board.ran["compression"][0] if len(board) else None
+    return board.columns["compression"][0] if len(board) else None
 
 
 def _context(board: Board) -> str:
     """The problem without the operator and its compression: `noise none · demo · 4 images · seed 0`."""
-    return " · ".join(text for name, text in board.of.items() if text and name not in ("operator", "compression"))
+    return " · ".join(
+        text for name, text in board.title_parts.items() if text and name not in ("operator", "compression")
+    )
 
 
 def _summary(overall: TableBlock) -> dict[str, Any]:
@@ -125,9 +128,10 @@ def _curves(boards: Sequence[Board]) -> list[dict[str, Any]]:
     for number, board in enumerate(boards):
         contexts.setdefault(_context(board), []).append(number)
     curves = []
-    for family in families(board.of["operator"] for board in boards):
+    for family in families(board.title_parts["operator"] for board in boards):
         for context, members in contexts.items():
-            places = [(number, boards[number].of["operator"], _compression(boards[number])) for number in members]
+            of = {number: boards[number] for number in members}
+            places = [(number, board.title_parts["operator"], _compression(board)) for number, board in of.items()]
             along = axis(family, [place for place in places if place[1] in family.values])
             if along is not None:
                 curves.append({"family": family.pattern, "context": context, **along._asdict()})
@@ -135,9 +139,9 @@ def _curves(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 
 def _boxes(by: str, metrics: Sequence[str], records: Sequence[Record | None]) -> dict[str, list[list[Any] | None]]:
-    """For each metric and row its values over the images, in the order of the record, or the five numbers of a box."""
+    """For each metric and row: the values of the images, in the order of the record, or the five numbers of a box."""
     found: dict[str, list[list[Any] | None]] = {}
-    left = MOST_VALUES
+    left = MAX_VALUES
     for name in sorted(metrics, key=lambda name: name != by):
         ran = [record.values.get(name) if record is not None and record.status == "ok" else None for record in records]
         boxes = [_box(row) if row else [] for row in ran]
@@ -151,7 +155,7 @@ def _boxes(by: str, metrics: Sequence[str], records: Sequence[Record | None]) ->
 
 
 def _box(values: Sequence[float]) -> Sequence[float]:
-    """The values; of more than `DOTS` the minimum, quartiles and maximum of the finite ones."""
+    """The values; for more than `DOTS` values, the minimum, quartiles and maximum of the finite ones."""
     if len(values) <= DOTS:
         return values
     known = [value for value in values if math.isfinite(value)]

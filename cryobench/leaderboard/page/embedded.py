@@ -21,7 +21,7 @@ from cryobench.figures import read_views
 from cryobench.record import Record
 from cryobench.results.store import CURVES, VIEWS
 
-MOST_ROWS = 2_000
+MAX_ROWS = 2_000
 """Run folders that are read."""
 PICTURE_BYTES = 12_000_000
 """Size of all images as text."""
@@ -40,7 +40,7 @@ def embed(
     pictures: dict[str, int] = {}
     room, left_out = PICTURE_BYTES, 0
     for looked, (row, folder) in enumerate(_in_turn(records, comparisons, find)):
-        if looked >= MOST_ROWS:
+        if looked >= MAX_ROWS:
             left_out += 1
             continue
         curve = _mean_frc(folder / CURVES)

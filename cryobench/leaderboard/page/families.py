@@ -31,7 +31,7 @@ class Axis(NamedTuple):
     """The abscissa of a curve, and its comparisons (number, x) by increasing x."""
 
     label: str
-    stands: list[tuple[int, float]]
+    points: list[tuple[int, float]]
 
 
 def families(operators: Iterable[str]) -> list[Family]:
@@ -62,8 +62,8 @@ def axis(family: Family, places: Sequence[tuple[int, str, float | None]]) -> Axi
     """
     compressions = [(number, compression) for number, _, compression in places]
     parameters = [(number, _number(family.values[operator])) for number, operator, _ in places]
-    for label, stands in ((COMPRESSION, compressions), (f"x of {family.pattern}", parameters)):
-        known = sorted(((number, x) for number, x in stands if x is not None), key=lambda stand: stand[1])
+    for label, points in ((COMPRESSION, compressions), (f"x of {family.pattern}", parameters)):
+        known = sorted(((number, x) for number, x in points if x is not None), key=lambda point: point[1])
         distinct = all(second - first > SAME * abs(second) for (_, first), (_, second) in pairwise(known))
         if len(known) == len(places) > 1 and distinct:
             return Axis(label, known)

@@ -24,7 +24,7 @@ OVERLAPS = {
 }
 FRONT = "◆"
 FRONTS = {"pareto_seconds": "seconds_per_image", "pareto_nfe": "nfe"}
-"""Whether a row is on the Pareto front, and the cost of that front."""
+"""Columns that state whether a row is on a Pareto front, and the cost of that front."""
 
 MIXED = {
     "device": "rows come from different devices",
@@ -38,31 +38,33 @@ NOT_COMPRESSIVE = 1.0 + 1e-9
 
 @dataclass(frozen=True)
 class Board:
-    """A comparison. ran: its rows that have results, as lists by column; NaN or None where a value is missing.
+    """A comparison.
 
-    of: the parts of its title. unranked: a line for each cell without results.
+    title_parts: by name. columns: lists over the rows that have results; NaN or None where a value is missing.
+    unranked: a line for each cell without results.
     """
 
-    of: Mapping[str, str]
+    title_parts: Mapping[str, str]
     by: str
     metrics: Sequence[Mapping[str, str]]
-    ran: Mapping[str, list[Any]]
+    columns: Mapping[str, list[Any]]
     unranked: Sequence[str]
 
     def __len__(self) -> int:
-        return len(self.ran["solver"])
+        return len(self.columns["solver"])
 
     @property
     def title(self) -> str:
         """`sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00`."""
-        parts = dict(self.of)
+        parts = dict(self.title_parts)
         parts["data"] = ", ".join(part for part in (parts["data"], parts.pop("n_images")) if part)
         return " · ".join(part for part in parts.values() if part)
 
     @property
     def subject(self) -> str:
         """The title without seed and images."""
-        return " · ".join(self.of[name] for name in ("operator", "noise", "data", "within", "dtype") if self.of[name])
+        named = (self.title_parts[name] for name in ("operator", "noise", "data", "within", "dtype"))
+        return " · ".join(part for part in named if part)
 
     @property
     def n_rows(self) -> int:
@@ -70,7 +72,8 @@ class Board:
 
 
 def boards(frame: pd.DataFrame) -> Iterator[Board]:
-    """The comparisons of a leaderboard, in order. Columns are lists: slicing the frame would dominate the run time."""
+    """The comparisons of a leaderboard, in order. Columns are lists because slicing the frame would dominate the run
+    time."""
     columns = {  # NaN for a missing float, None for anything else that is missing
         str(name): column.tolist() if column.dtype == "float64" else column.to_numpy(object, na_value=None).tolist()
         for name, column in frame.items()
@@ -81,10 +84,10 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
         places = list(members)
         ran = [place for place in places if columns["status"][place] == "ok"]
         yield Board(
-            of=_title_parts(columns, places),
+            title_parts=_title_parts(columns, places),
             by=frame.attrs["by"],
             metrics=metrics,
-            ran={name: [column[place] for place in ran] for name, column in columns.items()},
+            columns={name: [column[place] for place in ran] for name, column in columns.items()},
             unranked=[_unranked(columns, place) for place in places if columns["status"][place] != "ok"],
         )
 
@@ -123,7 +126,7 @@ def remarks(board: Board, shown: Sequence[str]) -> list[str]:
 
 def _of_rows(board: Board) -> Iterator[str]:
     """Tests, images needed, solvers not above the floor; mixed hardware and versions; training data; compression."""
-    ran = board.ran
+    ran = board.columns
     yield from dict.fromkeys(reason for reason in ran["untested"] if reason)
     needed = [
         f"{one_line(solver)} {count}"
@@ -147,7 +150,7 @@ def _of_rows(board: Board) -> Iterator[str]:
 
 def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
     """Meaning of columns and marks, and reasons for missing means."""
-    ran = board.ran
+    ran = board.columns
     if any(cost in shown and any(ran[mark]) for mark, cost in FRONTS.items()):
         yield f"{FRONT} Pareto front: no other row is as good in {board.by} and as cheap"
     if any(ran["ceiling"]):

@@ -84,8 +84,8 @@ def _place(name: str, by: str, detail: bool) -> int:
 
 def _rank(board: Board) -> TextColumn:
     """Ranks; `=` marks shared ones, and a blank then aligns the others."""
-    ends = ("=", " ") if any(board.ran["tied"]) else ("", "")
-    ranks = zip(board.ran["rank"], board.ran["tied"], strict=True)
+    ends = ("=", " ") if any(board.columns["tied"]) else ("", "")
+    ranks = zip(board.columns["rank"], board.columns["tied"], strict=True)
     cells = [NO_VALUE + ends[1] if rank is None else f"{rank}{ends[not tied]}" for rank, tied in ranks]
     return TextColumn("rank", ("#",), cells)
 
@@ -94,7 +94,7 @@ def _solver(board: Board, width: int) -> TextColumn:
     """Solver specs in lines of at most `width`, with marks for the floor and for what a prior was trained on."""
     cells = [
         folded(one_line(solver) + (" (floor)" if floor else "") + OVERLAPS[seen or ""].partition(" ")[0], width)
-        for solver, floor, seen in zip(*(board.ran[name] for name in ("solver", "floor", "overlap")), strict=True)
+        for solver, floor, seen in zip(*(board.columns[name] for name in ("solver", "floor", "overlap")), strict=True)
     ]
     return TextColumn("solver", ("solver",), cells)
 
@@ -102,8 +102,8 @@ def _solver(board: Board, width: int) -> TextColumn:
 def _metric(board: Board, column: Mapping[str, str], digits: int, full: bool) -> TextColumn:
     """The means of a metric with `digits` significant digits; in full with intervals `[lo, hi]`, if there are any."""
     name, ends = column["name"], (ARROWS.get(column["direction"], ""), column["unit"])
-    decimals = decimals_of(board.ran[name], digits)
-    means = aligned(fixed_all(board.ran[name], decimals))
+    decimals = decimals_of(board.columns[name], digits)
+    means = aligned(fixed_all(board.columns[name], decimals))
     intervals = _intervals(board, name, partial(fixed_all, decimals=decimals)) if full else []
     if not any(intervals):
         return TextColumn(name, _short_header(name, *ends), means, _header(name, *ends))
@@ -113,7 +113,7 @@ def _metric(board: Board, column: Mapping[str, str], digits: int, full: bool) ->
 
 def _intervals(board: Board, name: str, written: Callable[[list[float]], list[str]]) -> list[str]:
     """`[lo, hi]`, padded to one width; all '' where no row has one."""
-    los, his = (board.ran[f"{name}_{end}"] for end in ("lo", "hi"))
+    los, his = (board.columns[f"{name}_{end}"] for end in ("lo", "hi"))
     if all(map(math.isnan, los)):
         return [""] * len(board)
     ends = zip(aligned(written(los)), aligned(written(his)), los, strict=True)
@@ -122,16 +122,16 @@ def _intervals(board: Board, name: str, written: Callable[[list[float]], list[st
 
 def _difference(board: Board, full: bool) -> TextColumn:
     """The paired difference of each row to the first; in full with interval and p-value."""
-    decimals = decimals_of(board.ran[board.by], 4)
+    decimals = decimals_of(board.columns[board.by], 4)
 
     def written(values: list[float]) -> list[str]:
         return [signed(value, decimals) for value in values]
 
-    means = aligned(written(board.ran[DIFFERENCE]))
+    means = aligned(written(board.columns[DIFFERENCE]))
     if not full:
         return TextColumn(DIFFERENCE, ("to the", "first"), means)
     intervals = [text.replace(NO_VALUE, " ") for text in _intervals(board, DIFFERENCE, written)]
-    tests = [text.rjust(7) if text else "" for text in map(p_value, board.ran["p_holm"])]
+    tests = [text.rjust(7) if text else "" for text in map(p_value, board.columns["p_holm"])]
     parts = [part for part in (means, intervals, tests) if any(part)]
     cells = [" ".join(texts).rstrip() for texts in zip(*parts, strict=True)]
     header = " ".join(what for what, part in ((INTERVAL, intervals), ("p (Holm)", tests)) if any(part))
@@ -162,8 +162,8 @@ def _cost(board: Board, name: str, full: bool) -> TextColumn:
     """A cost; marked where the row is on the Pareto front."""
     *first, last = COST_HEADERS[name]
     header = (*first, f"{last} {ARROWS['lower']}" if name == board.by else last)
-    cells = [cost(value) for value in board.ran[name]]
-    marks = [board.ran[mark] for mark, against in FRONTS.items() if against == name]
+    cells = [cost(value) for value in board.columns[name]]
+    marks = [board.columns[mark] for mark, against in FRONTS.items() if against == name]
     if marks and any(marks[0]):
         cells = [f"{cell} {FRONT if on_front else ' '}" for cell, on_front in zip(cells, marks[0], strict=True)]
     return TextColumn(name, header, cells)

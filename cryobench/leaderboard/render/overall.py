@@ -27,8 +27,8 @@ class TableBlock(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Comparisons that share the value by which the leaderboard is grouped. heading: '' where it is not grouped.
-    overall: None for a single comparison, and where solvers have too few comparisons in common."""
+    """Comparisons with the same value of the grouping column. heading: '' if the leaderboard is not grouped. overall:
+    None for a single comparison, and if solvers have too few comparisons in common."""
 
     heading: str
     boards: Sequence[Board]
@@ -40,7 +40,11 @@ def sections(frame: pd.DataFrame) -> Iterator[Section]:
     by = frame.attrs.get("group_by")
     directions = {column["name"]: column["direction"] for column in frame.attrs["columns"]}
     higher = directions.get(frame.attrs["by"]) != "lower" and frame.attrs["by"] not in COSTS
-    for heading, members in groupby(boards(frame), key=lambda board: board.of[by] or f"{by} not known" if by else ""):
+
+    def heading_of(board: Board) -> str:
+        return board.title_parts[by] or f"{by} not known" if by else ""
+
+    for heading, members in groupby(boards(frame), key=heading_of):
         found = list(members)
         yield Section(heading, found, _overall(heading, found, higher))
 
@@ -49,18 +53,19 @@ def _overall(heading: str, found: Sequence[Board], higher: bool) -> TableBlock |
     blocks = [Block(board.subject, _scores(board)) for board in found if len(board)]
     if len({block.label for block in blocks}) < 2:
         return None
-    floors = [s for board in found for s, floor in zip(board.ran["solver"], board.ran["floor"], strict=True) if floor]
+    rows = (row for board in found for row in zip(board.columns["solver"], board.columns["floor"], strict=True))
+    floors = [solver for solver, floor in rows if floor]
     summary = summarise(blocks, higher=higher, floor=floors[0] if floors else None)
-    if summary.why_not:
+    if summary.reason:
         return None
     title = "all comparisons" + (f" of {heading}" if heading else "")
     return TableBlock(title, _columns(summary, set(floors)), list(_remarks(summary, found[0].by)))
 
 
 def _scores(board: Board) -> dict[str, float | None]:
-    """The mean of each solver. Of several rows of one solver (different versions, say) the first counts."""
+    """The mean of each solver. If a solver has several rows (such as different versions), the first is used."""
     scores: dict[str, float | None] = {}
-    columns = (board.ran[name] for name in ("solver", "ceiling", "rank", board.by))
+    columns = (board.columns[name] for name in ("solver", "ceiling", "rank", board.by))
     for solver, ceiling, rank, mean in zip(*columns, strict=True):
         if not ceiling:
             scores.setdefault(solver, None if rank is None else mean)

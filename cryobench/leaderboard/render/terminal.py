@@ -17,14 +17,14 @@ from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, se
 
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 """Rows up to which comparisons are shown; more would take long and are hard to read in a terminal."""
 
 
 def rich_tables(frame: pd.DataFrame) -> RenderableType:
     """One table for each comparison, its skipped and failed cells below it.
 
-    Comparisons beyond `MOST_ROWS` rows are counted, not shown; average ranks are over all.
+    Comparisons beyond `MAX_ROWS` rows are counted, not shown; average ranks are over all.
     """
     return Deferred(lambda options: _parts(frame, options))
 
@@ -62,7 +62,7 @@ def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
     """The sections with the comparisons that are shown, at least one, and a remark on those that are not."""
     shown: list[Section] = []
     hidden: list[Board] = []
-    room = MOST_ROWS
+    room = MAX_ROWS
     for part in parts:
         boards: list[Board] = []
         for board in part.boards:
@@ -138,9 +138,9 @@ def _rendered(block: str | TableBlock, layout: _Layout, encoded: Callable[[str],
 
 def _style(board: Board, place: int) -> str:
     """The best are bold, floor and ceiling are dim; rank and names show the same."""
-    if board.ran["rank"][place] == 1:
+    if board.columns["rank"][place] == 1:
         return "bold"
-    return "dim" if board.ran["floor"][place] or board.ran["ceiling"][place] else ""
+    return "dim" if board.columns["floor"][place] or board.columns["ceiling"][place] else ""
 
 
 def _table(

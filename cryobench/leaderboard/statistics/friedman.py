@@ -53,7 +53,7 @@ class AverageRanks:
     by the chi-squared approximation. critical_difference: average ranks that differ by at least this much differ
     significantly (Nemenyi, level 0.05), where p <= 0.05. groups: largest sets of solvers without a significant
     difference, in order of average rank; a solver may be in several. left_out: labels of the incomplete blocks.
-    why_not: the reason where fewer than two solvers or two blocks are complete; the other fields are then None or
+    reason: the reason where fewer than two solvers or two blocks are complete; the other fields are then None or
     empty.
     """
 
@@ -64,7 +64,7 @@ class AverageRanks:
     critical_difference: float | None
     groups: list[tuple[str, ...]]
     left_out: list[str]
-    why_not: str = ""
+    reason: str = ""
 
 
 def summarise(blocks: Sequence[Block], *, higher: bool, floor: str | None = "pinv") -> AverageRanks:
@@ -80,8 +80,8 @@ def summarise(blocks: Sequence[Block], *, higher: bool, floor: str | None = "pin
     average = dict(zip(scores.columns[ranked], ranks.mean(axis=0).tolist(), strict=True)) if ranked else {}
     solvers = [_solver_rank(name, average.get(name), scores, higher, floor) for name in scores.columns]
     if not ranked:
-        why_not = "no summary: it requires two or more solvers that have scores in two or more comparisons"
-        return AverageRanks(solvers, 0, None, None, None, [], left_out, why_not)
+        reason = "no summary: it requires two or more solvers that have scores in two or more comparisons"
+        return AverageRanks(solvers, 0, None, None, None, [], left_out, reason)
     solvers.sort(key=lambda solver: math.inf if solver.average_rank is None else solver.average_rank)
     statistic, p = friedman(ranks)
     critical = critical_difference(*ranks.shape[::-1])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cryobench.leaderboard.statistics.power import LEVEL, images_needed, images_to_test, least_p, reachable
+from cryobench.leaderboard.statistics.power import LEVEL, images_needed, images_to_test, reachable, smallest_p
 from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 
 RESAMPLES = 2_000
@@ -32,14 +32,14 @@ class Paired(NamedTuple):
     ranks: 1 + the number of significantly better rows. tied: whether another row has the same rank. Equal rank is not
     transitive: of A ~ B ~ C, A and C may differ, and the ranks are then 1, 1, 2. Nor do ranks follow the means: a row
     of lower mean may vary too much for any row to be significantly better.
-    why_not: the reason where n images cannot make a difference significant, else ''. p, p_holm are then NaN, and ranks
+    reason: the reason where n images cannot make a difference significant, else ''. p, p_holm are then NaN, and ranks
     and tied are those of the means.
     """
 
     pairs: Mapping[str, np.ndarray]
     ranks: np.ndarray
     tied: np.ndarray
-    why_not: str
+    reason: str
 
 
 def compare_many(comparisons: Sequence[np.ndarray], *, higher: bool) -> list[Paired]:
@@ -71,8 +71,8 @@ def _compare(values: np.ndarray, higher: bool) -> list[Paired]:
         mean = differences.sum(axis=1) / n_images
     p = p_holm = np.full(len(mean), np.nan)
     better = np.full(shape, -1)
-    why_not = _why_not(n_images, len(first))
-    if why_not:
+    reason = _reason(n_images, len(first))
+    if reason:
         means = values.mean(axis=2) * (1 if higher else -1)
         ranks = 1 + (means[:, None, :] > means[:, :, None]).sum(axis=2)
     else:
@@ -91,7 +91,7 @@ def _compare(values: np.ndarray, higher: bool) -> list[Paired]:
             {"first": first, "second": second} | {name: column[place] for name, column in columns.items()},
             ranks[place],
             tied[place],
-            why_not,
+            reason,
         )
         for place in range(n_comparisons)
     ]
@@ -103,12 +103,12 @@ def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.where(one == other, 0.0, one - other)
 
 
-def _why_not(n_images: int, n_pairs: int) -> str:
+def _reason(n_images: int, n_pairs: int) -> str:
     """Why no pair can be significant, or ''."""
     if not n_pairs or reachable(n_images, n_pairs):
         return ""
     images, pairs = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((n_images, "image"), (n_pairs, "pair")))
-    least = min(1.0, least_p(n_images) * n_pairs)
+    least = min(1.0, smallest_p(n_images) * n_pairs)
     return (  # this text is in published tables
         f"no p-values: with {images} and {pairs} of rows none can be below {least:.2g}, and {LEVEL} is wanted; "
         f"{images_to_test(n_pairs)} images would do"

@@ -1,5 +1,5 @@
-// Plots as SVG, as wide as their container, drawn again when its width changes.
-const MOST_SERIES = 14;
+// Plots as SVG, as wide as their container, redrawn when its width changes.
+const MAX_SERIES = 14;
 const HEIGHT = 300;
 const EDGE = { top: 12, right: 16, bottom: 50, left: 56 };
 const BOX_ROW = [28, 46];
@@ -53,7 +53,7 @@ function logarithmic(low, high, from, to) {
   return scale;
 }
 
-// A scale over these numbers with a margin; logarithmic if they are positive and their ratio exceeds `far`.
+// A scale of these numbers with a margin; logarithmic if they are positive and their ratio exceeds `far`.
 function scaleOver(values, from, to, far = Infinity) {
   const low = Math.min(...values), high = Math.max(...values);
   if (low > 0 && high / low > far) return logarithmic(low / 1.3, high * 1.3, from, to);
@@ -88,7 +88,7 @@ function yAxis(svg, scale, width, label) {
 
 const plainTicks = (scale, most) => scale.ticks(most).map((at) => ({ at, text: plain(at) }));
 
-// Ticks at these values, without those whose numbers would overlap.
+// Ticks at these values, except those whose labels would overlap.
 function ticksAt(values, scale, gap = 34) {
   const kept = [];
   for (const at of values) if (!kept.length || Math.abs(scale(at) - scale(kept.at(-1))) >= gap) kept.push(at);
@@ -109,27 +109,27 @@ const ends = (row, name) => ["_lo", "_hi"].map((end) => number(name + end, row))
 const qualityScale = (rows) => scaleOver(rows.flatMap((row) => [quality(row), ...ends(row, page.by)]).filter(isNumber),
   HEIGHT - EDGE.bottom, EDGE.top);
 
-// The rows for which a plot has room: the first ones, and always the references.
-const fitting = (rows, most = MOST_SERIES) => rows.filter((row, place) => place < most || isReference(row));
+// The rows that fit into a plot: the first ones, and always the references.
+const fitting = (rows, most = MAX_SERIES) => rows.filter((row, place) => place < most || isReference(row));
 
-// Quality over the operators of a family: a line for each solver.
+// Quality over the operators of a family: one line for each solver.
 function curvePlot(curve, rows) {
   const shown = new Set(rows);
   const series = new Map();
-  for (const [comparison, x] of curve.stands) {
+  for (const [comparison, x] of curve.points) {
     for (const row of rowsOf[comparison]) {
       if (!shown.has(row) || !ran(row) || !isNumber(quality(row))) continue;
       if (!series.has(nameOf(row))) series.set(nameOf(row), []);
       series.get(nameOf(row)).push([x, row]);
     }
   }
-  const lines = [...series.values()].slice(0, MOST_SERIES);
+  const lines = [...series.values()].slice(0, MAX_SERIES);
   const drawnRows = lines.flat().map(([, row]) => row);
   if (!drawnRows.length) return null;
   const title = `${headed(page.by)} on ${curve.family}`;
-  const description = `${curve.context}. A line for each of ${count(lines.length, "solver")}, with 95% intervals.`;
+  const description = `${curve.context}. One line for each of ${count(lines.length, "solver")}, with 95% intervals.`;
   return plot(title, description, (svg, width) => {
-    const xs = curve.stands.map(([, x]) => x);
+    const xs = curve.points.map(([, x]) => x);
     const x = scaleOver(xs, EDGE.left, width - EDGE.right, 3), y = qualityScale(drawnRows);
     xAxis(svg, x, ticksAt(xs, x), width, HEIGHT, curve.label);
     yAxis(svg, y, width, withUnit(page.by));
@@ -142,15 +142,17 @@ function curvePlot(curve, rows) {
   }, legend(lines.map((places) => places[0][1])), note(description));
 }
 
-// Fourier ring correlations, mean over the images of each row.
+// Fourier ring correlations (shell correlations of volumes), mean over the images of each row.
 function frcPlot(comparison, rows) {
   const known = fitting(rows.filter((row) => page.frc[row]));
   if (!known.length) return null;
   const size = page.comparisons.pixel_size[comparison];
   const side = page.comparisons.side[comparison];
-  const description = `Mean over images for ${count(known.length, "row")}; dashed the threshold 1/2 against a truth, `
-    + "dotted 1/7 between half maps.";
-  return plot("Fourier ring correlation with the truth", description, (svg, width) => {
+  const [things, part, short] = page.comparisons.axes[comparison] === 3
+    ? ["volumes", "shell", "FSC"] : ["images", "ring", "FRC"];
+  const description = `Mean over ${things} for ${count(known.length, "row")}. Dashed: the threshold 1/2 for a truth; `
+    + "dotted: 1/7 for half maps.";
+  return plot(`Fourier ${part} correlation with the truth`, description, (svg, width) => {
     const frequency = (ring) => (ring + 1) / side / (size || 1);
     const last = Math.max(...known.map((row) => page.frc[row].length)) - 1;
     const x = linear(0, frequency(last), EDGE.left, width - EDGE.right);
@@ -158,7 +160,7 @@ function frcPlot(comparison, rows) {
     const length = (at) => `${plain(Number((1 / at).toPrecision(2)))} ${size ? "Å" : "px"}`;
     const ticks = plainTicks(x, width > 420 ? 7 : 4).map((tick) => ({ ...tick, below: tick.at && length(tick.at) }));
     xAxis(svg, x, ticks, width, HEIGHT, size ? "spatial frequency (1/Å)" : "spatial frequency (cycles/pixel)");
-    yAxis(svg, y, width, "FRC");
+    yAxis(svg, y, width, short);
     for (const [level, dash] of [[1 / 2, "6 4"], [1 / 7, "2 3"]]) {
       const at = { x1: EDGE.left, x2: width - EDGE.right, y1: y(level), y2: y(level) };
       svg.append(drawn("line", { class: "threshold", "stroke-dasharray": dash, ...at }));
@@ -170,7 +172,7 @@ function frcPlot(comparison, rows) {
       svg.append(filled(curve, {}, [drawn("title", {}, label)]));
     }
     return HEIGHT;
-  }, legend(known), note(`Frequency with its length in ${size ? "Å" : "pixels"} below. ${description}`));
+  }, legend(known), note(`Frequencies, with the lengths in ${size ? "Å" : "pixels"} below them. ${description}`));
 }
 
 // Quality against a cost, with the Pareto front.
@@ -184,7 +186,7 @@ function costPlot(rows, costName) {
   }
   const shown = unique([...fitting(known), ...front]);
   const names = front.map(nameOf).join(", ");
-  const description = `${count(shown.length, "row")}; the line joins the Pareto front: ${names}.`;
+  const description = `${count(shown.length, "row")}; the line connects the Pareto front: ${names}.`;
   return plot("Quality against", description, (svg, width) => {
     if (!shown.length) return 0;
     const x = scaleOver(shown.map(costOf), EDGE.left, width - EDGE.right, 5), y = qualityScale(shown);
@@ -200,7 +202,7 @@ function costPlot(rows, costName) {
         `${nameOf(row)}: ${plain(quality(row))}, ${plain(costOf(row))} ${COST_LABELS[costName]}`)));
     return HEIGHT;
   }, legend(shown), note(shown.length
-    ? "Line and rings: the Pareto front, rows that no other exceeds in both." : "No row has both numbers."));
+    ? "Line and rings: the Pareto front, rows that no other row exceeds in both." : "No row has both numbers."));
 }
 
 // Minimum, quartiles and maximum, by linear interpolation.
@@ -212,7 +214,7 @@ function fiveNumbers(values) {
   });
 }
 
-// Up to page.dots images a row has all its values, above only five numbers.
+// Rows of at most page.dots images have all their values, others five numbers.
 const hasDots = (row) => page.comparisons.n_images[comparisonOf[row]] <= page.dots;
 
 function boxPlot(rows, name) {
@@ -221,7 +223,7 @@ function boxPlot(rows, name) {
   const description = boxes
     ? `Boxes from the first to the third quartile with the median, whiskers to the extremes${
         known.some(hasDots) ? ", dots for images" : ""}; ${count(known.length, "row")}.`
-    : "Not in this page because of its size; the CSV and the run folders have it.";
+    : "Omitted to limit the size of this page; see the CSV file or the run folders.";
   return plot("Spread over images", description, (svg, width) => {
     if (!known.length) return 0;
     const left = Math.min(190, Math.round(width * 0.36));

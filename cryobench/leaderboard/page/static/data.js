@@ -1,8 +1,8 @@
-// The data of the page. A row is a number; a column has a value for each row, null where there is none.
+// The data of the page. Rows are numbered; a column has one value for each row, null where it is missing.
 const page = JSON.parse(document.getElementById("data").textContent);
 const SOLVER = 0, FLOOR = 1, CEILING = 2;
 
-// JSON has no infinity, which is text there.
+// JSON has no infinity: it is encoded as text.
 const decoded = (values) => values && values.map((value) => (typeof value === "string" ? Number(value) : value));
 for (const name in page.numbers) page.numbers[name] = decoded(page.numbers[name]);
 for (const name in page.boxes) page.boxes[name] = page.boxes[name].map(decoded);

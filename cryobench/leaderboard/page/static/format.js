@@ -2,7 +2,7 @@
 const ARROWS = { higher: "↑", lower: "↓", none: "" };
 const NO_VALUE = "–";
 
-// The number of decimals with which the median value has so many significant digits; at most six.
+// The number of decimals with which the median value has `digits` significant digits; at most six.
 function decimals(values, digits) {
   const sizes = values.filter((value) => isNumber(value) && value !== 0).map(Math.abs).sort((a, b) => a - b);
   if (!sizes.length) return 0;
@@ -20,7 +20,7 @@ function fixed(value, places) {
   return shown.replace("-", "−").replace("e−", "e-").replace("e+", "e");
 }
 
-// Two significant digits, the reproducibility of timings; integers in full.
+// Two significant digits, because timings are not more reproducible; integers in full.
 function cost(value) {
   if (isNumber(value) && (Number.isInteger(value) || Math.abs(value) >= 100)) return String(Math.round(value));
   return fixed(value, decimals([value], 2));

@@ -7,7 +7,7 @@ const [tools, tabs, panel] = ["tools", "tabs", "panel"].map((id) => document.get
 const operators = unique(page.comparisons.operator);
 const status = element("p", { role: "status", class: "status" });
 
-// The ranking metric, the same against the other image, metrics of other aspects, all others.
+// The ranking metric, the same metric against the other image, metrics of other aspects, all others.
 const ASPECTS = ["ssim", "frc", "lpips", "null_error"];
 const base = (name) => name.replace(/_clean$/, "");
 function interest(name) {
@@ -35,7 +35,7 @@ function build() {
   ].filter(Boolean).join(" · ");
   if (page.left_out) {
     document.querySelector("footer").append(element("p", {},
-      `Left out for the size of the page: ring correlations and images of ${count(page.left_out, "row")}.`));
+      `Omitted to limit the size of this page: Fourier correlations and images of ${count(page.left_out, "row")}.`));
   }
   filled(tools, { onsubmit: (event) => event.preventDefault() }, [...filterFields(), columnChoice(), status]);
   filled(tabs, { onkeydown: onTabKey }, ["Overview", ...operators].map(tab));
@@ -101,13 +101,13 @@ function show() {
 }
 
 function overview(rows) {
-  const shown = page.curves.filter((curve) => curve.stands.some(([comparison]) => comparisonFits(comparison)));
+  const shown = page.curves.filter((curve) => curve.points.some(([comparison]) => comparisonFits(comparison)));
   const plots = shown.slice(0, SECTIONS_AT_ONCE).map((curve) => curvePlot(curve, rows)).filter(Boolean);
   return [
     element("section", {}, element("h2", {}, "Best row of each comparison"), leaders()),
     element("section", {}, element("h2", {}, "Quality against compression"),
       plots.length ? element("div", { class: "plots curves" }, plots)
-        : note("No curve: that requires operators that differ in one parameter alone, ",
+        : note("No curve: it requires operators that differ in one parameter only, ",
             "such as sumpool:8,count=8 and sumpool:8,count=16."),
       shown.length > SECTIONS_AT_ONCE
         && note(`The first ${SECTIONS_AT_ONCE} of ${shown.length} curves; filter to see others.`)),
@@ -115,11 +115,11 @@ function overview(rows) {
   ];
 }
 
-// A row for each comparison: its leader, and the difference to the floor.
+// One row for each comparison: its leader, and the difference to the floor.
 function leaders() {
   const leads = (row) => ran(row) && page.role[row] !== CEILING && number("rank", row) !== null;
   const rows = rowsOf.map((_, comparison) => shownRows(comparison).find(leads)).filter((row) => row !== undefined);
-  if (!rows.length) return note("No row fits the filters.");
+  if (!rows.length) return note("No row matches the filters.");
   const gain = (row) => {
     const floor = rowsOf[comparisonOf[row]].find((other) => page.role[other] === FLOOR && ran(other));
     return floor === undefined || quality(floor) === null || quality(row) === null ? null : quality(row) - quality(floor);
@@ -160,11 +160,11 @@ function summary({ title, heads, rows, remarks }) {
     remarkList(remarks));
 }
 
-// The comparisons of an operator, a few at once.
+// The comparisons of an operator, a few at a time.
 function sections(operator) {
   const ofIt = (comparison) => page.comparisons.operator[comparison] === operator && shownRows(comparison).length;
   const chosen = [...rowsOf.keys()].filter(ofIt);
-  if (!chosen.length) return [note("No row fits the filters.")];
+  if (!chosen.length) return [note("No row matches the filters.")];
   const made = chosen.slice(0, SECTIONS_AT_ONCE).map(section);
   if (chosen.length === made.length) return made;
   const onclick = () => {

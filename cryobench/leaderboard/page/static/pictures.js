@@ -1,6 +1,6 @@
-// Reconstructions beside the truth, zoomed and moved together.
-const MOST_PICTURES = 24;
-const MOST_ZOOM = 16;
+// Reconstructions and the truth side by side, zoomed and moved together.
+const MAX_PICTURES = 24;
+const MAX_ZOOM = 16;
 // Violet below the truth, orange above it: ends and middle of Matplotlib's PuOr.
 const BELOW = [84, 39, 136], SAME = [247, 247, 247], ABOVE = [179, 88, 6];
 
@@ -21,7 +21,7 @@ function pixels(image) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-// Full colour at a quarter of the range: errors are small compared with the range of an image.
+// Full colour at a quarter of the range, because errors are small compared with the range of an image.
 function difference(reconstruction, truth) {
   const made = pixels(reconstruction), other = pixels(truth);
   for (let k = 0; k < made.data.length; k += 4) {
@@ -32,11 +32,11 @@ function difference(reconstruction, truth) {
   return made;
 }
 
-// The viewer of the rows that have images; null where none has.
+// The viewer of the rows that have images; null if none has.
 function viewer(rows) {
   const pictured = rows.filter((row) => page.views[row]);
   if (!pictured.length) return null;
-  const shown = fitting(pictured, MOST_PICTURES);
+  const shown = fitting(pictured, MAX_PICTURES);
   const first = page.views[shown[0]];
   const state = { image: 0, differences: false, zoom: 1, x: 0.5, y: 0.5 };
   const frames = [frame("truth", null), ...shown.map((row) => frame(nameOf(row), row))];
@@ -98,7 +98,7 @@ function viewer(rows) {
 
   // Zoom with (px, py) of a window, from 0 to 1, fixed.
   function zoom(factor, px = 0.5, py = 0.5) {
-    const next = Math.min(MOST_ZOOM, Math.max(1, state.zoom * factor));
+    const next = Math.min(MAX_ZOOM, Math.max(1, state.zoom * factor));
     state.x += (px - 0.5) * (1 / state.zoom - 1 / next);
     state.y += (py - 0.5) * (1 / state.zoom - 1 / next);
     state.zoom = next;

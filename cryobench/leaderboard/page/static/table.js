@@ -5,8 +5,8 @@ const OVERLAPS = {
   structure: ["†", "its prior was trained on other images of the same structure"],
 };
 
-// Columns are { name, head, sort, better, cell }: the header, the sort key of a row, the better direction, the contents
-// of a cell. heading: the column that names the row. words: aligned left.
+// Columns are { name, head, sort, better, cell }: name, header, sort key of a row, better direction, contents of a cell.
+// heading: the column that names the row. words: aligned left.
 function leaderboardColumns(rows) {
   const shown = rows.filter(ran);
   const names = chosenMetrics().sort((a, b) => (b === page.by) - (a === page.by));
@@ -32,7 +32,7 @@ function numberColumn(rows, name, head, digits, intervals, better = direction(na
   return { name, head, sort: (row) => number(name, row), better, cell };
 }
 
-// "[20.1, 20.9]" in small letters, null where there is none.
+// "[20.1, 20.9]" in small letters, null without an interval.
 function interval(row, name, places) {
   const [low, high] = ends(row, name);
   if (low === null || high === null) return null;

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import grey, whole
+from cryobench.figures.style import atomic_path, grey
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,9 +37,15 @@ def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequenc
         )
     pictures = [_frame(x, estimate, step) for (x, estimate), step in zip(frames, steps, strict=True)]
     durations = [MILLISECONDS] * (len(pictures) - 1) + [LAST_MILLISECONDS]
-    with whole(Path(path)) as beside:
+    with atomic_path(Path(path)) as temporary:
         pictures[0].save(
-            beside, format="gif", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False
+            temporary,
+            format="gif",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=durations,
+            loop=0,
+            optimize=False,
         )
 
 
