@@ -1,9 +1,9 @@
 """Records as an Arrow table of the columns that a leaderboard uses, one row per record.
 
-Plain fields of a record are columns of the same name; nested ones are JSON texts, stored once however many rows share
-them. A metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its
-95% bootstrap interval, which depend on the record alone and are costly. Solver diagnostics and resolved parameters are
-left out.
+Plain fields of a record are columns of the same name. Nested fields are JSON texts; equal texts are stored once. A
+metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its 95%
+bootstrap interval, which are stored because they are costly and depend only on the record. Solver diagnostics and
+resolved parameters are omitted.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ VALUES, MEAN, LOW, HIGH = "values:", "mean:", "lo:", "hi:"
 
 
 def cells(records: Sequence[Record]) -> pa.Table:
-    """The columns of records, in their order. Raises various errors for a record whose fields have wrong types."""
+    """The table of records, in their order. Raises various errors for a record whose fields have wrong types."""
     for column in (column for record in records for column in record.columns):
         if not isinstance(column.get("name"), str) or column.get("direction", "none") not in DIRECTIONS:
             raise ValueError(f"invalid metric column {column}: name or direction")
     columns = {name: pa.array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
     for name in NESTED:
         nested = [getattr(record, name) for record in records]
-        if name == "environment":  # without what is a column of its own, all cells of a solver in a run share the text
+        if name == "environment":  # without the fields that have their own column, all cells of a solver in a run share the text
             nested = [{key: value for key, value in own.items() if key not in OWN_COLUMNS} for own in nested]
         columns[name] = pa.array([json.dumps(own, ensure_ascii=False) for own in nested], TEXT)
     derived = [_derived(record) for record in records]
@@ -61,12 +61,12 @@ def cells(records: Sequence[Record]) -> pa.Table:
 
 
 def metric_names(table: pa.Table) -> list[str]:
-    """The metrics of which any record has values."""
+    """The metrics for which any record has values."""
     return [name.removeprefix(VALUES) for name in table.column_names if name.startswith(VALUES)]
 
 
 def texts(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """A text column without gaps as codes [rows] into its distinct texts, in order of first appearance."""
+    """A text column without missing values as codes [rows] into its distinct texts, in order of first appearance."""
     encoded = table[name].cast(pa.string()).dictionary_encode().combine_chunks()
     if isinstance(encoded, pa.ChunkedArray):  # no rows, no chunk
         return np.empty(0, dtype=np.int64), []
@@ -74,14 +74,14 @@ def texts(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers as float64 [rows], missing as NaN."""
+    """A column of numbers as float64 [rows]; missing values are NaN."""
     if name not in table.column_names:
         return np.full(table.num_rows, np.nan)
     return table[name].cast(pa.float64()).to_numpy()
 
 
 def per_image(table: pa.Table, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a metric in one array, and the offsets [rows + 1] of the rows; missing as NaN."""
+    """All values of a metric in one array, and the offsets [rows + 1] of the rows; missing values are NaN."""
     if VALUES + metric not in table.column_names:
         return np.empty(0), np.zeros(table.num_rows + 1, dtype=np.int64)
     lists = pa.concat_arrays(table[VALUES + metric].chunks) if table.num_rows else pa.array([], NUMBERS)
@@ -91,7 +91,7 @@ def per_image(table: pa.Table, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class StoredRecords:
-    """Iterates over the records of an Arrow table of cells, without the fields that the table leaves out.
+    """Iterates over the records of an Arrow table of cells, without the fields that the table omits.
 
     Records share equal nested fields, which must not be modified.
     """
@@ -139,7 +139,7 @@ def _derived(record: Record) -> dict[str, Any]:
 
 
 def _hardware(record: Record) -> str | None:
-    """The hardware of timings: the GPU, or the processor and its number of threads. None where neither is known."""
+    """The hardware of timings: the GPU, or the processor and the number of threads; None if unknown."""
     kind, _, model = str(record.environment.get("device", "")).partition(" ")
     if model:
         return model
@@ -151,7 +151,7 @@ def _hardware(record: Record) -> str | None:
 
 
 def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
-    """The columns of every metric. Only a cell that ran has means: a failed one may have numbers for some images."""
+    """The columns of every metric. Only cells that ran have means: a failed one may have values for some images."""
     columns: dict[str, pa.Array] = {}
     for name in dict.fromkeys(name for record in records for name in record.values):
         series = [record.values.get(name) for record in records]

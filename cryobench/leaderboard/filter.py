@@ -17,15 +17,15 @@ from cryobench.registry import did_you_mean
 
 GroupBy = Literal["operator", "noise", "data", "compression"]
 FILTERS = {"solver": "--solvers", "operator": "--operator", "noise": "--noise", "data": "--data"}
-"""The fields by which rows are selected, and their options."""
+"""The fields by which rows are selected, and their command-line options."""
 
 
 def choose(table: pa.Table, patterns: Mapping[str, Sequence[str]]) -> pa.Table:
-    """The cells whose solver, operator, noise and data match one of the patterns each, with the floor and ceiling of
+    """The cells whose solver, operator, noise and data each match one of the patterns, and the floor and ceiling of
     their comparisons.
 
     A pattern is a glob for the whole spec or for its name before the colon: `dct`, `tv:*`, `sumpool:?`.
-    Raises `ParameterError` for patterns without a match.
+    Raises `ParameterError` if no cell matches the patterns of a field.
     """
     for name in ("operator", "noise", "data"):
         table = table.filter(pa.array(_matches(table, name, patterns.get(name, ()))))
@@ -45,24 +45,26 @@ def _matches(table: pa.Table, name: str, patterns: Sequence[str]) -> np.ndarray:
     matches = [any(fnmatchcase(part, pattern) for pattern in patterns for part in both) for both in parts]
     if not any(matches):
         some = ", ".join(distinct[:5]) + (" ..." if len(distinct) > 5 else "")
-        raise ParameterError(f"{FILTERS[name]} {','.join(patterns)} matches nothing here; there are: {some}")
+        raise ParameterError(f"{FILTERS[name]} {','.join(patterns)} matches nothing; the results have: {some}")
     return np.array(matches)[codes]
 
 
-def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
-    """The leaderboard with the ranking metric and the wanted metric columns: names, globs, and names of metrics for all
-    their columns NAME_...
+def with_metrics(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
+    """The leaderboard with the ranking metric and the given metric columns.
 
-    Raises `ParameterError` for a name without a column.
+    A pattern is the name of a column, a glob, or the name of a metric, which selects all its columns NAME_... Raises
+    `ParameterError` for a pattern without a column.
     """
     metrics = frame.attrs["columns"]
     names = [column["name"] for column in metrics]
     kept = {frame.attrs["by"]}
-    for want in wanted:
-        found = [name for name in names if fnmatchcase(name, want)]
-        found = found or [name for name in names if name.startswith(f"{want}_")]
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        found = found or [name for name in names if name.startswith(f"{pattern}_")]
         if not found:
-            raise ParameterError(f"--metrics {want!r} is not a column here; {did_you_mean(want, names)}")
+            raise ParameterError(
+                f"--metrics {pattern!r} is not a column of these results; {did_you_mean(pattern, names)}"
+            )
         kept.update(found)
     shown = frame.drop(columns=[f"{name}{end}" for name in names if name not in kept for end in ("", "_lo", "_hi")])
     shown.attrs = frame.attrs | {"columns": [column for column in metrics if column["name"] in kept]}
@@ -70,7 +72,7 @@ def with_metrics(frame: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:
 
 
 def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The leaderboard sorted by operator, noise or data of its comparisons, in order of first appearance, or by
+    """The leaderboard with its comparisons sorted by operator, noise or data, in order of first appearance, or by
     compression. Renderings have a heading and average ranks for each group.
 
     Raises `ParameterError` for any other `by`.

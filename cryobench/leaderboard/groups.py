@@ -1,4 +1,4 @@
-"""Comparisons: groups of cells that may be ranked against each other."""
+"""Comparisons: groups of cells that can be ranked against each other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from cryobench.leaderboard.cells import texts
 
 
 def comparisons(table: pa.Table) -> tuple[np.ndarray, list[str]]:
-    """The number [rows] of the comparison of each cell, in order of first appearance, and its data label.
+    """The number [rows] of the comparison of each cell, in order of first appearance, and the data label of each
+    comparison.
 
-    Cells of one comparison have equal operator, noise, images, seed, dtype and part of the image in which metrics were
-    computed. Images of equal content are one data set, with the label that is seen first; their order does not matter.
+    Cells of a comparison have the same operator, noise, images, seed, dtype and evaluated region. Images with the same
+    content are the same data set, labelled as where they appear first; their order does not matter.
     """
     codes, distinct = {}, {}
     for name in ("operator", "noise", "data", "digest", "images", "dtype", "within"):
@@ -34,7 +35,8 @@ def comparisons(table: pa.Table) -> tuple[np.ndarray, list[str]]:
 
 
 def _data_labels(labels: Sequence[str], digests: Sequence[str]) -> list[str]:
-    """Labels, with `#` and the start of the digest where one label has several: four digits, or more to distinguish."""
+    """The labels. If a label has several digests, `#` and the first digits of the digest are appended: four, or as many
+    as distinguish them."""
     known: dict[str, list[str]] = {}
     for label, digest in dict.fromkeys(zip(labels, digests, strict=True)):
         if digest:

@@ -1,8 +1,8 @@
 """The cells of a results folder, cached in one Parquet file beside the run folders.
 
-Only folders that are new, or whose files changed, are read. The index is derived from the run folders alone: it may be
-deleted, and is made again if it is damaged or of another version. It is replaced atomically: of two processes that
-write it at once the later one wins, and what only the other one read is read again the next time.
+Only folders that are new, or whose files changed, are read. The index contains nothing that is not in the run folders:
+it may be deleted, and is rebuilt if it is damaged or of another version. It is replaced atomically: if two processes
+write it at the same time, the later one wins, and folders that only the other one read are read again the next time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LAYOUT = "1"
 """Increased whenever the content of columns of `cells` changes and their names do not."""
 
 FOLDER, STAMP, DAMAGE = "folder", "stamp", "damage"
-"""Columns beside the cells: the run folder, its `_stamp`, and why it could not be read, else ''."""
+"""Columns added to the cells: the run folder, its `_stamp`, and the reason why it could not be read, else ''."""
 
 CHUNK = 2000
-"""Run folders read at once."""
+"""Number of run folders read at once."""
 
 LONG = 5000
-"""Number of run folders from which on indexing is reported, as it takes a while."""
+"""Number of run folders above which indexing is reported, because it takes a while."""
 
 Report = Callable[[str], None]
 
@@ -44,7 +44,7 @@ Report = Callable[[str], None]
 def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     """The cells of results folders, or of single run folders, with the path of each as `FOLDER`; oldest first in each.
 
-    Of cells of one hash, and of those that differ only in the code of their components, the last is used. Folders that
+    If several cells have the same hash, or differ only in the code of their components, the last is used. Folders that
     are not run folders are reported and skipped.
     Raises `ResultsError` for a folder that does not exist.
     """
@@ -54,7 +54,7 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
             raise ResultsError(f"no results folder {root}; `cryobench run` creates one")
         single = (root / RECORD).exists()
         base = root.parent if single else root
-        table = _read(base, {root.name: ""}) if single else _all_of(root, report)
+        table = _read(base, {root.name: ""}) if single else _read_indexed(root, report)
         paths = [os.fsencode(base) + b"/" + name for name in table[FOLDER].to_pylist()]
         table = table.set_column(table.column_names.index(FOLDER), FOLDER, pa.array(paths, pa.binary()))
         table = table.sort_by([("created", "ascending"), (FOLDER, "ascending")])
@@ -79,8 +79,8 @@ def run_folder_finder(table: pa.Table) -> Callable[[str], Path | None]:
     return find
 
 
-def _all_of(root: Path, report: Report) -> pa.Table:
-    """The cells of a results folder, from its index as far as it is valid. Updates the index where possible."""
+def _read_indexed(root: Path, report: Report) -> pa.Table:
+    """The cells of a results folder, read from its index where that is valid. Updates the index if possible."""
     with os.scandir(root) as entries:
         folders = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     stamps = {name: _stamp(f"{root}/{name}") for name in folders}
@@ -92,7 +92,7 @@ def _all_of(root: Path, report: Report) -> pa.Table:
     known = set(compress(names, unchanged))
     unread = {name: stamp for name, stamp in stamps.items() if stamp and name not in known}
     if len(unread) >= LONG:
-        report(f"indexing {len(unread)} run folders of {root}; the next time they are not read again")
+        report(f"indexing {len(unread)} run folders of {root}; later calls use the index")
     todo = list(unread.items())
     tables = [kept, *(_read(root, dict(todo[start : start + CHUNK])) for start in range(0, len(todo), CHUNK))]
     table = _joined(tables)
@@ -101,12 +101,12 @@ def _all_of(root: Path, report: Report) -> pa.Table:
             _save(table, root / INDEX)
         except OSError as error:  # the cells are valid without an index
             if len(unread) >= LONG:
-                report(f"the index of {root} cannot be kept: {error.strerror}")
+                report(f"the index of {root} cannot be written: {error.strerror}")
     return _joined([table, _read(root, {name: stamp for name, stamp in stamps.items() if not stamp})])
 
 
 def _stamp(folder: str) -> str:
-    """Modification time and size of the files of a run folder. '' where one is missing."""
+    """Modification time and size of the files of a run folder; '' if one is missing."""
     try:
         files = [os.stat(f"{folder}/{name}") for name in (RECORD, METRICS)]  # noqa: PTH116 - twice as fast as a Path
     except OSError:
@@ -115,7 +115,7 @@ def _stamp(folder: str) -> str:
 
 
 def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
-    """The cells of run folders of `root`, given as name and stamp; an unreadable one has a `DAMAGE` and no cell."""
+    """The cells of run folders of `root`, given by name and stamp. An unreadable folder has a `DAMAGE` and no cell."""
     records, damages = {}, {}
     for name in stamps:
         try:
@@ -136,7 +136,7 @@ def _read(root: Path, stamps: dict[str, str]) -> pa.Table:
 
 
 def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
-    """The cells of records by folder name, and the reasons for records whose fields are invalid."""
+    """The cells of records by folder name, and the reasons why records are invalid."""
     try:
         return cells(list(records.values())), {}
     except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -147,7 +147,7 @@ def _cells(records: dict[str, Record]) -> tuple[pa.Table, dict[str, str]]:
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of all rows; columns that a table does not have are null."""
+    """One table of all rows; columns that are missing in a table are null."""
     return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 
 
@@ -156,7 +156,7 @@ def _identity() -> dict[bytes, bytes]:
 
 
 def _load(path: Path) -> pa.Table:
-    """The table of an index; an empty one where it is absent, damaged, not readable or of another version."""
+    """The table of an index; empty if the index is missing, damaged, not readable or of another version."""
     with suppress(OSError, pa.ArrowException), pq.ParquetFile(path) as file:
         if _identity().items() <= (file.schema_arrow.metadata or {}).items():
             return file.read()

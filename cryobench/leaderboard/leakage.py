@@ -12,8 +12,8 @@ IMAGES, STRUCTURE, NOTHING = "images", "structure", ""
 def overlap(record: Record) -> str:
     """What the images of a cell and the training images of its priors have in common, as far as both origins are known.
 
-    "images": structure, split and seed, so training data may include these images. "structure": other images of the
-    same structure, of a part of it, or of one that contains it. "": nothing known.
+    "images": structure, split and seed, so the training data may include these images. "structure": the structure, or
+    one is a part of the other, but other images. "": nothing known.
     """
     scored = record.problem.get("origin", {})
     trained = record.problem.get("trained_on", [])

@@ -14,21 +14,23 @@ from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare_many
 from cryobench.record import COSTS
 
 MAX_ROWS = 100
-"""Rows of a comparison up to which all pairs are tested; the number of pairs grows with their square."""
+"""Maximum number of rows of a comparison in which pairs are tested; the number of pairs grows quadratically."""
 
 YES, NO, UNCLEAR = "yes", "no", "unclear"
-"""Whether a row beats the floor: significantly; its mean is not better; its mean is better, but not significantly."""
+"""Whether a row beats the floor. YES: significantly; NO: its mean is not better; UNCLEAR: its mean is better, but not
+significantly."""
 
 
 Standings = dict[str, np.ndarray]
 
 
 def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, *, higher: bool) -> Standings:
-    """Columns [rows] of a leaderboard whose rows belong to `groups` and have `scores`, NaN where a row is not ranked.
+    """Columns [rows] of a leaderboard whose rows belong to `groups` and have `scores` (NaN: the row is not ranked).
 
-    by: a metric, tested image by image, or a cost, which is one number per cell. NaN or '' for a row without rank.
+    by: a metric, tested image by image, or a cost, which is one number per cell. Rows that are not ranked have NaN or
+    ''.
 
-    rank: 1 + the number of significantly better rows, or of better means where nothing is tested (`untested` has the
+    rank: 1 + the number of significantly better rows, or of better means if nothing is tested (`untested` is the
     reason). tied: whether another row has the same rank. diff_leader: the mean of the row minus that of the leader (the
     best mean), with the 95% interval of the paired difference. p_holm: of that difference, corrected over all pairs of
     the comparison. images_needed: to detect a difference of this size. beats_floor: `YES`, `NO` or `UNCLEAR`.
@@ -60,7 +62,7 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
     results = compare_many([paired for _, paired in to_test], higher=higher)
     for (members, _), tested in zip(to_test, results, strict=True):
         others = members[1:]
-        own = slice(len(others))  # the leader is the first row, and the first pairs are its own
+        own = slice(len(others))  # the leader is the first row, and its pairs come first
         found["rank"][members], found["tied"][members] = tested.ranks, tested.tied
         found["untested"][members] = tested.reason
         found["diff_leader"][others] = 0.0 - tested.pairs["difference"][own]
@@ -74,7 +76,7 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
 
 
 def _by_means(found: Standings, rows: np.ndarray, groups: np.ndarray, scores: np.ndarray) -> None:
-    """Ranks and differences from means alone, of rows sorted by group and score."""
+    """Set ranks and differences from means alone, for rows sorted by group and score."""
     first = np.append(True, groups[1:] != groups[:-1])
     better = first | np.append(True, scores[1:] != scores[:-1])
     places = np.arange(len(rows))
@@ -89,7 +91,7 @@ def _by_means(found: Standings, rows: np.ndarray, groups: np.ndarray, scores: np
 def _floors_by_means(
     found: Standings, floors: np.ndarray, rows: np.ndarray, groups: np.ndarray, scores: np.ndarray, *, higher: bool
 ) -> None:
-    """`beats_floor` from means alone; of several floors in a group the best counts."""
+    """`beats_floor` from means alone; if a group has several floors, the best is used."""
     of_group = np.full(groups.max() + 1, np.nan)
     of_group[groups[floors[::-1]]] = scores[floors[::-1]]  # the best is written last
     floor = of_group[groups[rows]]
@@ -99,7 +101,7 @@ def _floors_by_means(
 
 
 class _PerImage:
-    """The values of a metric by row, the images sorted by name: records may have them in different orders."""
+    """The values of a metric by row, sorted by image name, because records may have images in different orders."""
 
     def __init__(self, table: pa.Table, metric: str):
         self._values, offsets = per_image(table, metric)
@@ -108,7 +110,7 @@ class _PerImage:
         self._sorting = [np.argsort(list(map(str, json.loads(images))), kind="stable") for images in distinct]
 
     def of(self, rows: np.ndarray) -> np.ndarray | None:
-        """The values [rows, images] of rows of the same images; None where a row does not have a value for each."""
+        """The values [rows, images] of rows with the same images; None if a row does not have a value for each."""
         sorting = [self._sorting[images] for images in self._images[rows].tolist()]
         if list(map(len, sorting)) != self._lengths[rows].tolist():
             return None
@@ -116,7 +118,7 @@ class _PerImage:
 
 
 def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The intervals of the differences to the leaders, computed together for equal numbers of images."""
+    """Set the intervals of the differences to the leaders; rows with equal numbers of images are computed together."""
     lengths: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for rows, values in tested:
         if len(rows) > 1 and values.shape[1] > 1:
@@ -129,8 +131,8 @@ def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def pareto(groups: np.ndarray, scores: np.ndarray, costs: np.ndarray, *, higher: bool) -> list[bool | None]:
-    """Whether a row is on the Pareto front: no other row of its group is as good in score and cost, and better in one.
-    None where a row has no score or no cost."""
+    """Whether a row is on the Pareto front: no other row of its group is as good in both score and cost, and better in
+    one. None for a row without a score or a cost."""
     quality = scores if higher else -scores
     rows = np.flatnonzero(~np.isnan(quality) & ~np.isnan(costs))
     rows = rows[np.lexsort((-quality[rows], costs[rows], groups[rows]))]  # by cost, and at equal cost the best first

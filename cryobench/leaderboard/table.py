@@ -1,6 +1,6 @@
-"""Records into one ranked table.
+"""A ranked table of records.
 
-The columns are those of the published CSV. Renderings also need the index: `group` (the number of the row's
+The columns are those of the published CSV. Renderings also use the index: `group` (the number of the row's
 comparison), `floor` and `ceiling` (whether the row is one of these references), `dtype` and `hash`; and `frame.attrs`:
 `by`, and `columns`, the name, direction and unit of each metric.
 """
@@ -35,15 +35,15 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     """One row per record (or row of their `cells`), ranked by `by` among the rows of a comparison (see `groups`).
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
-    the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing where an image has no
-    value. Comparisons are in order of first appearance, the best row first; the ceiling, rows without a value of `by`,
-    skipped and failed rows come last and have no rank. For ranks and tests see `ranking.standings`. pareto_seconds,
-    pareto_nfe: whether no other row is as good in `by` and in that cost, and better in one. seconds_per_image in s,
-    peak_memory_mib in MiB, nfe and operator_calls per image, compression N / rank(A), unmeasured: reasons for missing
-    metrics, as JSON, overlap: see `leakage.overlap`, within: the part of images in which metrics were computed,
-    hardware: of the timings. Two data sets of one label become label#1a2b.
+    the 95% bootstrap interval (missing for one image); those of `TRAILING`. A mean is missing if an image has no value.
+    Comparisons are in order of first appearance, the best row first; the ceiling, rows without a value of `by`, skipped
+    and failed rows come last and have no rank. For ranks and tests see `ranking.standings`. pareto_seconds, pareto_nfe:
+    whether no other row is as good in both `by` and that cost, and better in one. seconds_per_image: s.
+    peak_memory_mib: MiB. nfe, operator_calls: per image. compression: N / rank(A). unmeasured: reasons for missing
+    metrics, as JSON. overlap: see `leakage.overlap`. within: the evaluated region. hardware: of the timings. If two
+    data sets have the same label, it becomes label#1a2b.
 
-    Raises `ParameterError` where nothing can be ranked by `by`, or a metric has the name of another column.
+    Raises `ParameterError` if nothing can be ranked by `by`, or a metric has the name of another column.
     """
     table = cells(records) if isinstance(records, Sequence) else records
     metrics = _metric_columns(table)
@@ -73,13 +73,14 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
 
 
 def _stated(table: pa.Table) -> list[dict[str, str]]:
-    """All different statements of the records about their metric columns, in first-seen order."""
+    """The distinct descriptions of metric columns in the records, in order of first appearance."""
     columns = [column for text in texts(table, "columns")[1] for column in json.loads(text)]
     return list({json.dumps(column, sort_keys=True): column for column in columns}.values())
 
 
 def _metric_columns(table: pa.Table) -> dict[str, dict[str, str]]:
-    """The metrics of all records by name, in first-seen order; without a statement a metric has no direction."""
+    """The metrics of all records by name, in order of first appearance. A metric without a description has no
+    direction."""
     found: dict[str, dict[str, str]] = {}
     for column in [*_stated(table), *({"name": name} for name in metric_names(table))]:
         found.setdefault(column["name"], {"direction": "none", "unit": "", **column})
@@ -99,7 +100,7 @@ def _higher_is_better(by: str, table: pa.Table, metrics: Mapping[str, Mapping[st
         return False
     stated = {column.get("direction", "none") for column in _stated(table) if column["name"] == by}
     if len(stated) > 1:
-        raise ParameterError(f"cannot rank by {by!r}: these records state different directions; rank them separately")
+        raise ParameterError(f"cannot rank by {by!r}: its direction differs between records; rank them separately")
     if stated and stated <= {"higher", "lower"}:
         return stated == {"higher"}
     if not metrics:  # nothing was measured: only reasons are shown

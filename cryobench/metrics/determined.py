@@ -1,11 +1,10 @@
-"""The error split in the component that the measurements determine and the one that depends on the prior.
+"""The error, split into the component that the measurements determine and the one that depends on the prior.
 
     e = x - truth = A^+ A e + (1 - A^+ A) e
 
 The first component is 0 if the measurements are exact and A x = y. The second does not affect the measurements: it
-depends only on the prior of the method, and hallucinations that are consistent with the measurements are in it. (The
-split of Schwab, Antholzer and Haltmeier 2019, Inverse Problems 35:025008, and of Wang, Yu and Zhang 2023,
-arXiv:2212.00490.)
+depends only on the prior of the method and includes hallucinations that are consistent with the measurements.
+(Schwab, Antholzer and Haltmeier 2019, Inverse Problems 35:025008; Wang, Yu and Zhang 2023, arXiv:2212.00490.)
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class NullError(Metric):
     columns = (Column("null_error", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        _, invented = _parts(case, reconstruction)
-        return Measured({"null_error": mean_inside(case, invented.square()).sqrt()})
+        _, undetermined = _parts(case, reconstruction)
+        return Measured({"null_error": mean_inside(case, undetermined.square()).sqrt()})
 
 
 _last: tuple[weakref.ref[LinearOperator], torch.Tensor, torch.Tensor] | None = None
-"""The operator, the error e and A^+ A e of the last call, which both metrics use for the same error."""
+"""The operator, the error e and A^+ A e of the last call, because both metrics use them for the same error."""
 
 
 def _determined(operator: LinearOperator, error: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Agreement with the truth, image by image.
 
-All but `measurement_mse` are computed with the data range mapped to [0, 1] (`Case.unit_range`). Values outside the
-range are not clipped. `--within circle` restricts all but `measurement_mse` to the pixels inside the circle.
+All metrics except `measurement_mse` are computed with the data range mapped to [0, 1] (`Case.unit_range`), without
+clipping, and `--within circle` restricts them to the pixels inside the circle.
 """
 
 from __future__ import annotations

@@ -9,6 +9,6 @@ from cryobench.core import Case, Measured, Metric
 
 def not_measured(metric: Metric, case: Case, reason: str) -> Measured:
     """NaN in every column of a metric for every image, with the reason."""
-    nothing = torch.full((len(case.truth),), torch.nan, dtype=torch.float64)
+    values = torch.full((len(case.truth),), torch.nan, dtype=torch.float64)
     names = [column.name for column in metric.columns]
-    return Measured(dict.fromkeys(names, nothing), unmeasured=dict.fromkeys(names, reason))
+    return Measured(dict.fromkeys(names, values), unmeasured=dict.fromkeys(names, reason))

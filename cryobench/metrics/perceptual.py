@@ -1,4 +1,4 @@
-"""Perceptual similarity to the truth, by a network trained on photographs."""
+"""Perceptual similarity to the truth, computed by a network trained on photographs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cryobench.metrics.within import inside, mean_inside
 from cryobench.numerics.linalg import per_item
 
 ABSENT = "absent"
-SMALLEST = 31
-"""Side in pixels of the smallest image for which AlexNet's layers have an output."""
+MIN_SIDE = 31
+"""Shortest side, in pixels, for which all of AlexNet's layers have an output."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Lpips(Metric):
     """Learned perceptual image patch similarity (Zhang et al. 2018, CVPR, equation 1): the distance between deep
     features of the two images, version 0.1 with AlexNet, as the package `lpips` computes it.
 
-    Images go in with the data range mapped to [-1, 1], as three equal channels; outside the circle, where there is
-    one, both are set to the truth's mean inside it. The features were learned on photographs and weighted by what
-    people judge to be similar, not on particles. AlexNet's weights, 233 MiB, are read from torch's cache
-    ($TORCH_HOME/hub/checkpoints) and never downloaded: where they are absent the column is empty, with the reason.
+    The data range is mapped to [-1, 1], and the image is repeated in three channels. Pixels outside the circle, if
+    there is one, are set to the truth's mean inside it. The features were learned on photographs, not on particles,
+    and weighted by human judgements of similarity. AlexNet's weights, 233 MiB, are read from torch's cache
+    ($TORCH_HOME/hub/checkpoints) and never downloaded: without them the column is empty, with the reason.
     """
 
     columns = (Column("lpips", "lower"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        if min(case.truth.shape[2:]) < SMALLEST:
-            return not_measured(self, case, f"AlexNet needs images of {SMALLEST} pixels a side or more")
+        if min(case.truth.shape[2:]) < MIN_SIDE:
+            return not_measured(self, case, f"AlexNet needs images of {MIN_SIDE} pixels a side or more")
         try:
             network = _network(_weights(), case.truth.device)
         except DependencyError as error:
@@ -76,7 +76,7 @@ def _weights() -> _Weights:
     """AlexNet's weights in torch's cache. Raises `DependencyError` if they are absent."""
     try:
         from torchvision.models import AlexNet_Weights
-    except Exception as error:  # builds of torch and torchvision that do not fit raise more than ImportError
+    except Exception as error:  # incompatible builds of torch and torchvision raise more than ImportError
         raise DependencyError(f"torchvision cannot be imported: {described(error)}") from error
     name = AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -98,10 +98,10 @@ def _digest(weights: _Weights) -> str:
 
 @lru_cache(maxsize=1)
 def _network(weights: _Weights, device: torch.device) -> Any:
-    """The LPIPS network with these weights. Raises `DependencyError` where they are not AlexNet's.
+    """The LPIPS network with these weights. Raises `DependencyError` if they are not AlexNet's.
 
-    The package creates a network without weights, which are then loaded from the file: with weights it would download
-    absent ones.
+    The package creates a network without weights, which are then loaded from the file; otherwise it would download
+    missing weights.
     """
     try:
         import lpips
@@ -116,6 +116,6 @@ def _network(weights: _Weights, device: torch.device) -> Any:
             for number, layer in part.named_children():
                 named = f"features.{number}."
                 layer.load_state_dict({key: state[named + key] for key in layer.state_dict()})
-    except Exception as error:  # of unpickling, of torch, of the packages
+    except Exception as error:  # unpickling, torch and the packages raise many kinds of errors
         raise DependencyError(f"AlexNet's weights {weights.path} cannot be used: {described(error)}") from error
     return network.float().eval().to(device)

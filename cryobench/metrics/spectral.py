@@ -1,8 +1,8 @@
-"""Agreement with the truth ring by ring in Fourier space (of volumes: shell by shell), in the field's own units.
+"""Agreement with the truth by rings of Fourier space (shells for volumes), in the units of the field.
 
-Every curve has an entry for each ring of `rings.py`, entry i for ring i + 1, at `ring_frequencies(shape)[i]`. The mean
-over the pixels measured is taken off both images, and inside a circle both are multiplied by the same soft mask
-(`within.soft_mask`). A ring whose coefficients are no larger than the rounding of float32 holds nothing: it is empty.
+Every curve has an entry for each ring of `rings.py`: entry i for ring i + 1, at `ring_frequencies(shape)[i]`. The mean
+over the evaluated pixels is subtracted from both images. With a circle, both are multiplied by the same soft mask
+(`within.soft_mask`). A ring is empty if its coefficients are no larger than the rounding errors of float32.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cryobench.numerics.linalg import item_axes
 
 HALF, SEVENTH = 1 / 2, 1 / 7
 ROUNDING = 1e-6
-"""The RMS of a ring's coefficients, in that of the image, up to which the ring is empty: 8 times the spacing of
-float32, above what storing an image or transforming it leaves."""
+"""RMS of a ring's coefficients relative to that of the image up to which the ring is empty: 8 times the spacing of
+float32, more than the rounding errors of storing and transforming an image."""
 _NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels gives the same in pixels"
 _NO_SIGNAL = "the truth is constant where it is measured"
 
@@ -31,15 +31,15 @@ _NO_SIGNAL = "the truth is constant where it is measured"
 class Frc(Metric):
     """Fourier ring correlation with the truth, FRC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over ring r.
 
-    (Saxton and Baumeister 1982, J. Microsc. 127:127.) Of volumes it is the Fourier shell correlation (Harauz and van
-    Heel 1986, Optik 73:146), ring r being a shell. An empty ring counts as 0.
+    (Saxton and Baumeister 1982, J. Microsc. 127:127.) For volumes, ring r is a shell and this is the Fourier shell
+    correlation (Harauz and van Heel 1986, Optik 73:146). An empty ring counts as 0.
 
-    `frc`: the resolution in Å at which the curve first falls below 1/2, linear between rings. That is the threshold
-    against a reference without error; the 1/7 of `frc_seventh` is its like between two half maps (Rosenthal and
-    Henderson 2003, J. Mol. Biol. 333:721), and flatters here. They lie between 2 pixels, where the curve never falls,
-    and the side of the box, where it begins below (`rings.crossing`). `frc_pixels`: `frc` in pixels. `frc_area`: the
-    mean of the curve over the rings, the area under it, 1 for the truth itself. Amplitudes do not count:
-    FRC(c X) = FRC(X) for c > 0.
+    `frc`: the resolution in Å at which the curve first falls below 1/2, interpolated linearly between rings. 1/2 is the
+    threshold against a reference without error. `frc_seventh`: the same for 1/7, the corresponding threshold between
+    two half maps (Rosenthal and Henderson 2003, J. Mol. Biol. 333:721), which is too optimistic here. Both range from
+    2 pixels (the curve never falls below the threshold) to the side of the box (it starts below; `rings.crossing`).
+    `frc_pixels`: `frc` in pixels. `frc_area`: the mean of the curve over the rings, that is the area under it; 1 for
+    the truth. The contrast does not matter: FRC(c X) = FRC(X) for c > 0.
     """
 
     dims = (2, 3)
@@ -68,12 +68,12 @@ class Frc(Metric):
 
 @dataclass(frozen=True)
 class Ssnr(Metric):
-    """Spectral signal-to-noise ratio in dB: over each ring the power of the truth over that of the error,
+    """Spectral signal-to-noise ratio in dB: the power of the truth divided by that of the error in each ring,
     SSNR(r) = sum |T|^2 / sum |X - T|^2 (after Unser, Trus and Steven 1987, Ultramicroscopy 23:39).
 
-    `ssnr` is the mean over the rings through f(s) = s / (1 + s): the SSNR that, the same in every ring, has their mean
-    f. Thus neither rings that were measured exactly nor hopeless ones decide it. 0 dB is what an empty image has, and
-    infinity an exact one. Rings in which neither truth nor error holds anything are left out, NaN in the curve `ssnr`.
+    `ssnr` is the generalised mean over the rings with f(s) = s / (1 + s): the SSNR whose f is the mean of f over the
+    rings. Neither rings without error nor rings without any agreement dominate it. It is 0 dB for an empty image and
+    infinite for an exact one. Rings in which both truth and error are empty are excluded, and NaN in the curve `ssnr`.
     """
 
     dims = (2, 3)
@@ -84,7 +84,7 @@ class Ssnr(Metric):
         error = rings.sums(_power(rings.estimate - rings.truth))
         nothing = rings.truth_empty & rings.is_empty(error, rings.truth_level)
         signal = torch.where(nothing, torch.nan, rings.truth_power)
-        # the mean of f, and one less it
+        # the mean of f, and 1 minus it
         share, rest = ((part / (signal + error)).nanmean(dim=1) for part in (signal, error))
         values = {"ssnr": 10 * (share / rest).log10()}
         return Measured(values, {"ssnr": 10 * (signal / error).log10()}, _if_missing(values, _NO_SIGNAL))
@@ -92,12 +92,12 @@ class Ssnr(Metric):
 
 @dataclass(frozen=True)
 class Phase(Metric):
-    """Mean phase error in degrees: over each ring the mean of |arg(X T*)|, weighted by the truth's amplitude |T|.
+    """Mean phase error in degrees: the mean of |arg(X T*)| over each ring, weighted by the truth's amplitude |T|.
 
-    After the phase residual of Frank, Verschoor and Boublik 1981 (Science 214:1353), with the mean in place of the root
-    mean square and weights that a solver has no hand in. 0 for the truth, 90 for phases without any relation to its;
-    a coefficient that the reconstruction leaves empty counts 90. `phase` is the mean of the curve `phase` over the
-    rings, all alike; those that are empty in the truth are left out, NaN in the curve.
+    After the phase residual of Frank, Verschoor and Boublik 1981 (Science 214:1353), with the mean instead of the root
+    mean square and weights that do not depend on the solver. It is 0 for the truth and 90 for unrelated phases; an
+    empty coefficient of the reconstruction counts as 90. `phase` is the unweighted mean of the curve `phase` over the
+    rings. Rings that are empty in the truth are excluded, and NaN in the curve.
     """
 
     dims = (2, 3)
@@ -115,8 +115,8 @@ class Phase(Metric):
 
 @dataclass(frozen=True)
 class _Rings:
-    """Half spectra of truth and estimate, complex128 in the layout of `rfftn`, and up to which power a coefficient of
-    them is rounding, [B, 1, ..., 1]."""
+    """Half spectra of truth and estimate, complex128 in the layout of `rfftn`, and the power of a coefficient up to
+    which it is a rounding error (`..._level`), [B, 1, ..., 1]."""
 
     truth: torch.Tensor
     estimate: torch.Tensor
@@ -144,7 +144,7 @@ class _Rings:
         return self.is_empty(self.estimate_power, self.estimate_level)
 
     def is_empty(self, power: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        """Which rings, of this power [B, R], hold nothing but rounding."""
+        """Which rings, of this power [B, R], contain only rounding errors."""
         return power <= level.flatten(1) * ring_counts(self.shape, power.device)
 
 
@@ -157,7 +157,8 @@ def _rings_of(case: Case, reconstruction: Reconstruction) -> _Rings:
 
 
 def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The half spectrum of an image without its mean under the mask, and the power of rounding in a coefficient."""
+    """The half spectrum of an image minus its mean under the mask, and the power of the rounding error of a
+    coefficient."""
     weight = torch.ones_like(image) if mask is None else mask
     axes = item_axes(image)
     level = ROUNDING**2 * (weight * image).square().mean(dim=axes, keepdim=True)
@@ -166,7 +167,7 @@ def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Ten
 
 
 def _if_missing(values: dict[str, torch.Tensor], reason: str) -> dict[str, str]:
-    """The reason, for the columns that have no number for some image."""
+    """The reason, for the columns with a NaN."""
     return {name: reason for name, column in values.items() if column.isnan().any()}
 
 

@@ -1,4 +1,4 @@
-"""Calibration of the standard deviation per pixel, for solvers that estimate one."""
+"""Calibration of the standard deviation of each pixel, for solvers that estimate one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Coverage(Metric):
     """How often the truth lies in the central intervals of N(x, deviation^2), pixel by pixel.
 
     `coverage`: the fraction of pixels with |truth - x| <= 1.645 deviation, which is 0.9 for a calibrated solver, more
-    if the deviation is too large and less if it is too small. `coverage_error`: over the levels 0.05, 0.10 to 0.95 the
-    mean of |observed - nominal| (the calibration error of Kuleshov, Fenner and Ermon 2018, ICML, with absolute values
-    and central intervals): 0 is calibrated; near 0.5 all or none of the pixels are covered at every level. The curve
-    `coverage` is the fraction at each of these levels. A deviation of 0 covers only exact pixels.
+    if the deviation is too large and less if it is too small. `coverage_error`: the mean of |observed - nominal| over
+    the levels 0.05, 0.10 to 0.95 (the calibration error of Kuleshov, Fenner and Ermon 2018, ICML, with absolute values
+    and central intervals): 0 for a calibrated solver, about 0.5 if all or none of the pixels are covered at every
+    level. The curve `coverage` is the fraction at each of these levels. A deviation of 0 covers only exact pixels.
     """
 
     dims = (2, 3)

@@ -1,4 +1,4 @@
-"""The evaluated region (`--within`): the whole image, or a circle (ball for volumes) around its centre.
+"""The evaluated region (`--within`): the whole image, or a circle (of volumes: a ball) around its centre.
 
 The centre is pixel n // 2 of every axis. The radius is the given one, else that of the particle if the source states
 it, else the largest that fits into the image.
@@ -19,7 +19,7 @@ from cryobench.numerics.linalg import item_axes, per_item
 
 IMAGE, CIRCLE = "image", "circle"
 EDGE = 5.0
-"""Width in pixels of the raised-cosine edge around the circle, for what is measured in Fourier space."""
+"""Width in pixels of the raised-cosine edge around the circle, for metrics in Fourier space."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Within:
     ) -> tuple[float, ...] | None:
         """The radius of every image's circle in pixels; None for the whole image.
 
-        pixel_size: Å per pixel, particle_radius: Å, None where unknown. Raises `ParameterError`, naming the data by
-        their `label`, where a radius was given and the pixel size is not known or the circle is not in the image.
+        pixel_size: Å per pixel; particle_radius: Å; None where unknown. label: the name of the data in messages. Raises
+        `ParameterError` if a radius is given and the pixel size is unknown or the circle does not fit into the image.
         """
         if self.region == IMAGE:
             return None
@@ -53,7 +53,7 @@ class Within:
             return tuple(min(max(radius, 1.0), largest) for radius in known)
         if None in pixel_size:
             raise ParameterError(
-                f"--within {self}: the pixel size of {label} is not known, so that a radius in Å is none in pixels; "
+                f"--within {self}: the pixel size of {label} is not known, and a radius in Å requires it; "
                 f"use --within {CIRCLE}"
             )
         pixels = [self.radius / size for size in pixel_size if size is not None]
@@ -61,7 +61,7 @@ class Within:
             if not 1 <= radius <= largest:
                 raise ParameterError(
                     f"--within {self}: that is a radius of {radius:.3g} pixels on {label} at {size:.3g} Å per pixel; "
-                    f"wanted from 1 to {largest:g}, which is half the image"
+                    f"expected 1 to {largest:g}, half the image"
                 )
         return tuple(pixels)
 
@@ -77,7 +77,7 @@ def parse_within(text: str) -> Within:
         radius = math.nan
     if region == CIRCLE and 0 < radius < math.inf:
         return Within(CIRCLE, radius)
-    raise ParameterError(f"--within wants image, circle, or circle:75 with a radius in Å, got {text!r}")
+    raise ParameterError(f"--within: expected image, circle, or circle:75 with a radius in Å, got {text!r}")
 
 
 def inside(case: Case) -> torch.Tensor:

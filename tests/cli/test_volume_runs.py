@@ -211,7 +211,7 @@ def test_within_takes_a_ball_radius_in_angstrom(cli, balls):
     assert float(row["psnr"]) == pytest.approx(-10 * np.log10(np.mean(error[away <= 24 / VOXEL] ** 2)), abs=1e-3)
     code, _, err = cli(*arguments, "--within", "circle:60")
     assert code == 2
-    assert "from 1 to 12" in err
+    assert "expected 1 to 12" in err
 
 
 def test_invalid_volumes_are_refused_and_valid_ones_converted(cli, balls):

@@ -55,7 +55,7 @@ def test_problems_are_chosen():
 def test_what_fits_nothing_is_an_error_that_says_what_there_is(name):
     with pytest.raises(ParameterError) as caught:
         choose(CELLS, {name: ["nothing*"]})
-    assert "nothing* matches nothing here; there are: " in str(caught.value)
+    assert "nothing* matches nothing; the results have: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +83,7 @@ def test_metric_columns_are_chosen_and_the_ranking_one_stays(wanted, kept):
 
 
 def test_an_unknown_metric_is_an_error():
-    with pytest.raises(ParameterError, match="--metrics 'pnsr' is not a column here; did you mean 'psnr'"):
+    with pytest.raises(ParameterError, match="--metrics 'pnsr' is not a column of these results; did you mean 'psnr'"):
         with_metrics(METRICS, ["pnsr"])
 
 

@@ -203,8 +203,8 @@ def test_where_nothing_can_be_written_it_works_all_the_same(runs, monkeypatch):
     said: list[str] = []
     read_cells([runs], said.append)
     assert said == [
-        f"indexing 4 run folders of {runs}; the next time they are not read again",
-        f"the index of {runs} cannot be kept: Permission denied",
+        f"indexing 4 run folders of {runs}; later calls use the index",
+        f"the index of {runs} cannot be written: Permission denied",
     ]
 
 

@@ -208,7 +208,7 @@ def test_by_without_a_better_direction():
 
 
 def test_records_that_disagree_on_the_direction():
-    with pytest.raises(ParameterError, match="different directions"):
+    with pytest.raises(ParameterError, match="its direction differs"):
         leaderboard([record("a"), record("b", columns=[PSNR | {"direction": "lower"}])])
 
 

@@ -120,7 +120,7 @@ def test_weights_of_another_network_are_named(torch_home):
 
 
 def test_images_that_are_too_small_have_no_number(weights):
-    side = perceptual.SMALLEST
+    side = perceptual.MIN_SIDE
     measured = measure(Lpips(), case_of(images(1, (side, side))), images(1, (side, side), seed=1))
     assert measured.values["lpips"].isfinite().all()
     measured = measure(Lpips(), case_of(images(1, (64, side - 1))), images(1, (64, side - 1)))

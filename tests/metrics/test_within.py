@@ -102,7 +102,7 @@ def test_what_can_be_said(text, within):
 @pytest.mark.parametrize("text", ["", "square", "circle:", "circle:-5", "circle:0", "circle:nan", "circle:inf",
                                   "circle:big", "circle:5,3", "image:4", "circle:7@image"])  # fmt: skip
 def test_what_cannot_is_one_line(text):
-    with pytest.raises(ParameterError, match="--within wants image, circle, or circle:75") as error:
+    with pytest.raises(ParameterError, match="--within: expected image, circle, or circle:75") as error:
         parse_within(text)
     assert "\n" not in str(error.value)
 
@@ -129,9 +129,9 @@ def test_the_particle_is_taken_from_the_source_and_the_largest_circle_where_it_s
     ("data", "within", "wanted"),
     [
         ("stated:unknown=true", "circle:25", "the pixel size of rings is not known"),
-        ("stated", "circle:33", "16.5 pixels on rings at 2 Å per pixel; wanted from 1 to 16"),
+        ("stated", "circle:33", "16.5 pixels on rings at 2 Å per pixel; expected 1 to 16"),
         ("stated", "circle:1", "0.5 pixels"),
-        ("stated", "disc", "--within wants"),
+        ("stated", "disc", "--within: expected"),
     ],
 )
 def test_a_circle_that_makes_no_sense_is_refused_before_any_work(plugin, data, within, wanted, tmp_path):

@@ -1,6 +1,6 @@
 """The cells of two results, and changes between them.
 
-Cells match if they are the same task. Content hashes also cover versions of packages, which may differ here.
+Cells match if they are the same task. Content hashes are not compared: they also cover versions of packages.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ ChangeKind = Literal[
 ]  # fmt: skip
 """Outcome for one column of a cell.
 
-Metrics: better, worse and, without a stated direction, changed are significant; within noise is not. identical: equal
-for every image. untested: too few images to be significant. lost: a mean in OLD and none in NEW, because an image has
-no number; gained: the reverse; no number: none in either. Costs: faster and slower are seconds, cheaper and dearer the
+Metrics: better, worse and (without a stated direction) changed are significant; within noise is not. identical: equal
+for every image. untested: too few images to be significant. lost: a mean in OLD but not in NEW, because an image has
+no number; gained: the reverse; no number: in neither. Costs: faster and slower for seconds, cheaper and dearer for
 others."""
 NO_CHANGE = ("within noise", "identical", "untested", "no number", "within tolerance")
 REGRESSIONS = ("worse", "lost")
@@ -31,9 +31,9 @@ FOR_THE_WORSE = (*REGRESSIONS, "slower", "dearer")
 class Change:
     """One column of one cell in OLD and NEW.
 
-    old, new: the mean over images, or the cost; None where there is none. difference: new - old; of a metric with the
-    ends lo and hi of its 95% bootstrap interval, paired by image (None for one image and infinite differences).
-    p, p_holm: signed-rank test, None where not tested. passed: the threshold that is exceeded, or ''.
+    old, new: the mean over images, or the cost; None if missing. difference: new - old. lo, hi: for a metric, the 95%
+    bootstrap interval of the difference, paired by image (None for one image and infinite differences). p, p_holm:
+    signed-rank test, None if not tested. passed: the threshold that is exceeded, or ''.
     """
 
     solver: str
@@ -65,8 +65,8 @@ class Change:
 
 
 class Match(NamedTuple):
-    """Cells of two results. only_old, only_new: cells of one of them. repeated: the number of records that were
-    replaced by a later one of the same cell in the same results."""
+    """Cells of two results. only_old, only_new: cells in one of them only. repeated: the number of records that were
+    replaced by a later record of the same cell in the same results."""
 
     pairs: list[tuple[Record, Record]]
     only_old: list[Record]
@@ -75,28 +75,29 @@ class Match(NamedTuple):
 
 
 def match(old: Sequence[Record], new: Sequence[Record]) -> Match:
-    """The cells of old and new, in the order of old. Raises `ResultsError` where they have none in common."""
-    before = {_cell(record): record for record in old}  # the last record of a cell stays
-    after = {_cell(record): record for record in new}
+    """The cells of old and new, in the order of old. Raises `ResultsError` if they have none in common."""
+    before = {_cell_key(record): record for record in old}  # the last record of a cell is kept
+    after = {_cell_key(record): record for record in new}
     pairs = [(before[found], after[found]) for found in before if found in after]
     if not pairs:
         examples = f" (such as {described(old[0])} and {described(new[0])})" if old and new else ""
         raise ResultsError(
-            f"no cell is in both results{examples}: compare those of equal solver, operator, noise, data, seed, images"
+            f"no cell is in both results{examples}; compare results with the same solvers, operators, noise, data, "
+            "seeds and images"
         )
     only_old = [record for found, record in before.items() if found not in after]
     only_new = [record for found, record in after.items() if found not in before]
     return Match(pairs, only_old, only_new, len(old) + len(new) - len(before) - len(after))
 
 
-def _cell(record: Record) -> tuple[Any, ...]:
-    """What two records of one cell have in common; images by digest where it is known, else by label."""
+def _cell_key(record: Record) -> tuple[Any, ...]:
+    """What two records of the same cell have in common; images by digest if it is known, else by label."""
     images = record.problem.get("data_digest") or record.data, tuple(sorted(record.images))
-    return record.solver, record.operator, record.noise, record.seed, *images, *precision_and_part(record)
+    return record.solver, record.operator, record.noise, record.seed, *images, *dtype_and_region(record)
 
 
-def precision_and_part(record: Record) -> tuple[str, str]:
-    """The dtype of a record, and the part of images in which metrics were computed."""
+def dtype_and_region(record: Record) -> tuple[str, str]:
+    """The dtype of a record, and the region in which metrics were computed."""
     return str(record.environment.get("dtype", "float32")), str(record.problem.get("within") or "image")
 
 
@@ -105,8 +106,8 @@ def described(record: Record | Change) -> str:
     return f"{record.solver} on {record.operator}, noise {record.noise}, {record.data}, seed {record.seed}"
 
 
-def stated(record: Record, column: str) -> tuple[str, str]:
-    """Direction and unit that a record states for a metric; "none" and "" where it states nothing."""
+def direction_and_unit(record: Record, column: str) -> tuple[str, str]:
+    """Direction and unit that a record states for a metric; "none" and "" if it states none."""
     for found in record.columns:
         if found.get("name") == column:
             return found.get("direction", "none"), found.get("unit", "")
@@ -114,10 +115,10 @@ def stated(record: Record, column: str) -> tuple[str, str]:
 
 
 def directions(pairs: Iterable[tuple[Record, Record]]) -> dict[str, str]:
-    """The columns that pairs of records have in common, and the direction of each; costs last."""
+    """The columns that both records of a pair have, and the direction of each; costs last."""
     found: dict[str, str] = {}
     for before, after in pairs:
         for name in before.values:
             if name in after.values:
-                found.setdefault(name, stated(before, name)[0])
+                found.setdefault(name, direction_and_unit(before, name)[0])
     return found | dict.fromkeys(COSTS, "lower")

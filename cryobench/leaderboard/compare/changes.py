@@ -1,8 +1,8 @@
 """Changes between two results of the same cells, such as of different versions or machines.
 
 Metrics are tested image by image with the signed-rank test and Holm's correction over all tests, metrics and cells
-together: where all changes are random, a result contains a significant change with probability 0.05 at most. A cost is
-one number per cell, and counts as changed beyond a stated tolerance.
+together: if all changes are random, the probability of any significant change is at most 0.05. A cost is one number per
+cell, and counts as changed beyond a stated tolerance.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cryobench.leaderboard.compare.change import (
     Change,
     ChangeKind,
     described,
+    direction_and_unit,
     directions,
+    dtype_and_region,
     match,
-    precision_and_part,
-    stated,
 )
 from cryobench.leaderboard.compare.thresholds import Threshold, known_column, thresholds
 from cryobench.leaderboard.statistics.bootstrap import interval_ends, mean
@@ -33,16 +33,19 @@ from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 from cryobench.record import COSTS, Record
 
 TOLERANCE = 0.2
-"""Relative change of a cost up to which it counts as unchanged."""
+"""Maximum relative change of a cost that counts as unchanged."""
 
 Pairs = Sequence[tuple[Record, Record]]
 
 
 @dataclass
 class Changes:
-    """All changes. broken: cells that ran and no longer do. mended: the reverse. only_old, only_new: cells of one
-    result. regressions: `broken`, and metrics that got significantly worse or lost their number, or with thresholds
-    the changes that exceed one. remarks: notes for the reader."""
+    """All changes.
+
+    broken: cells that ran and no longer do. mended: the reverse. only_old, only_new: cells in one result only.
+    regressions: `broken`, and the metrics that got significantly worse or lost their mean; with thresholds, `broken`
+    and the changes that exceed one. remarks: notes for the reader.
+    """
 
     changes: list[Change]
     regressions: list[str]
@@ -63,7 +66,7 @@ def changes(
 ) -> Changes:
     """Changes from old to new in `columns` (all metrics and costs by default). fail_on: see `thresholds`.
 
-    Raises `ResultsError` where no cell is in both, `ParameterError` for a column that is not in both, an invalid
+    Raises `ResultsError` if no cell is in both, `ParameterError` for a column that is not in both, an invalid
     threshold or a negative tolerance.
     """
     if not 0 <= tolerance < math.inf:
@@ -95,7 +98,7 @@ def changes(
 
 
 def _change(record: Record, column: str, unit: str, direction: str, old: float | None, new: float | None) -> Change:
-    where = record.solver, record.operator, record.noise, record.data, record.seed, *precision_and_part(record)
+    where = record.solver, record.operator, record.noise, record.data, record.seed, *dtype_and_region(record)
     return Change(*where, len(record.images), column, unit, direction, old, new)
 
 
@@ -105,9 +108,11 @@ def _metric_changes(ran: Pairs, names: Sequence[str]) -> list[Change]:
     lengths: dict[int, list[tuple[Change, np.ndarray]]] = {}
     for name in names:
         for before, after in ran:
-            if name not in before.values or name not in after.values or stated(before, name) != stated(after, name):
+            if name not in before.values or name not in after.values:
                 continue
-            direction, unit = stated(after, name)
+            direction, unit = direction_and_unit(after, name)
+            if (direction, unit) != direction_and_unit(before, name):
+                continue
             change = _change(after, name, unit, direction, mean(before.values[name]), mean(after.values[name]))
             made.append(change)
             if change.old is None or change.new is None:
@@ -144,9 +149,9 @@ def _by_image(record: Record, name: str) -> np.ndarray:
 
 
 def _fewest_images(counts: dict[int, int]) -> float:
-    """The number of images from which on changes are tested, of the counts of changes by number of images.
+    """The number of images above or at which changes are tested. counts: of changes, by number of images.
 
-    Changes of fewer images cannot be significant among that many tests, and would reduce the power of the others.
+    Changes over fewer images cannot be significant among that many tests, and would reduce the power of the others.
     The choice depends on numbers of images and not on values, so Holm's correction remains valid.
     """
     for n_images in sorted(counts):
@@ -156,7 +161,7 @@ def _fewest_images(counts: dict[int, int]) -> float:
 
 
 def _kind(change: Change, p_holm: float, sign: int) -> ChangeKind:
-    """Significant only where ranks and mean have the same sign."""
+    """Significant only if ranks and mean have the same sign."""
     if p_holm > LEVEL or change.difference is None or sign != np.sign(change.difference):
         return "within noise"
     if change.direction not in ("higher", "lower"):
@@ -185,7 +190,7 @@ def _cost(record: Record, name: str) -> float | None:
 
 
 def _passed(change: Change, limits: Sequence[Threshold]) -> str:
-    """The first threshold that a change exceeds; none where its interval contains 0, as it may be random."""
+    """The first threshold that a change exceeds; none if its interval contains 0, since it may be random."""
     for limit in limits:
         if limit.column != change.column:
             continue
@@ -213,15 +218,16 @@ def _remarks(
     tolerance: float,
 ) -> Iterator[str]:
     if repeated:
-        yield f"not compared: {repeated} records that have a later one of the same cell"
+        yield f"not compared: {repeated} records that were replaced by a later one of the same cell"
     for side, other, label in ((0, 1, "OLD"), (1, 0, "NEW")):
         alone = {name for pair in ran for name in pair[side].values if name not in pair[other].values}
         if alone and metrics is None:
             yield f"for some cells only {label} has {', '.join(sorted(alone))}"
     both = {name for pair in ran for name in pair[0].values if name in pair[1].values}
     for name in sorted(both if metrics is None else both & set(metrics)):
-        if any(name in b.values and name in a.values and stated(b, name) != stated(a, name) for b, a in ran):
-            yield f"{name} is not compared where the results state different directions or units"
+        both_have = ((b, a) for b, a in ran if name in b.values and name in a.values)
+        if any(direction_and_unit(b, name) != direction_and_unit(a, name) for b, a in both_have):
+            yield f"{name} is not compared where its direction or unit differs"
     tests = sum(change.p is not None for change in every)
     untested = sum(change.verdict == "untested" for change in every)
     if tests:
@@ -233,10 +239,10 @@ def _remarks(
             f"that requires {images} images, or fewer columns (--metrics)"
         )
     if costs and ran:
-        yield f"costs are one number per cell, changed beyond {100 * tolerance:g}%: a timing has no interval"
-    elsewhere = sum(_machine(before) != _machine(after) for before, after in ran)
-    if costs and elsewhere:
-        yield f"costs are not comparable for {elsewhere} of the cells: they ran on different hardware"
+        yield f"costs are one number per cell, without intervals; differences beyond {100 * tolerance:g}% are changes"
+    moved = sum(_machine(before) != _machine(after) for before, after in ran)
+    if costs and moved:
+        yield f"costs are not comparable for {moved} of the cells: they ran on different hardware"
 
 
 def _machine(record: Record) -> tuple[Any, ...]:

@@ -30,12 +30,12 @@ def rich_changes(found: Changes) -> RenderableType:
 
 
 def to_csv(found: Changes) -> str:
-    """A row for each column of each cell, numbers with all their digits, missing empty."""
+    """One row for each column of each cell; numbers with all their digits, missing ones empty."""
     return tables.to_csv(pd.DataFrame(found.changes, columns=list(Change.__dataclass_fields__), dtype=object))
 
 
 def to_json(found: Changes) -> str:
-    """An object with the fields of `Changes`. Missing is null; infinity, which JSON does not have, is "inf"."""
+    """An object with the fields of `Changes`. Missing values are null; infinity, which JSON lacks, is "inf"."""
     data = asdict(found)
     data["changes"] = [{name: _json(value) for name, value in change.items()} for change in data["changes"]]
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -72,7 +72,7 @@ def _parts(found: Changes, options: ConsoleOptions) -> Iterator[RenderableType]:
 
 
 def _counts(changes: Sequence[Change]) -> list[list[str]]:
-    """For each column the number of cells of each kind of change; the first row is the header."""
+    """For each column, the number of cells with each kind of change; the first row is the header."""
     number = Counter((change.column, change.verdict) for change in changes)
     kinds = [kind for kind in get_args(ChangeKind) if any(key[1] == kind for key in number)]
     columns = dict.fromkeys(change.column for change in changes)
@@ -102,7 +102,7 @@ def _row(change: Change) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], text: Callable[[str], Text]) -> Table:
-    """A table with a header. Solvers are folded where necessary; numbers are aligned right."""
+    """A table with a header. Solvers are wrapped if necessary; numbers are aligned right."""
     head, *body = rows
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(head):

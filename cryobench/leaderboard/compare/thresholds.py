@@ -15,8 +15,8 @@ _CHANGE = re.compile(r"([+-])(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)(%?)", re.IGNORECASE
 
 
 class Threshold(NamedTuple):
-    """A change of a column's mean beyond which it has got worse. sign: -1 for a drop, 1 for a rise. amount: in the
-    column's unit, or relative to the old mean."""
+    """A limit for the change of a column's mean for the worse. sign: -1 for a drop, 1 for a rise. amount: in the unit
+    of the column, or relative to the old mean."""
 
     column: str
     sign: int
@@ -34,9 +34,9 @@ class Threshold(NamedTuple):
 
 
 def thresholds(text: str, directions: Mapping[str, str]) -> list[Threshold]:
-    """The thresholds in a text such as `psnr:-0.1,seconds:+20%`. directions: of each column, higher, lower or none.
+    """The thresholds in a text such as `psnr:-0.1,seconds:+20%`. directions: of each column: higher, lower or none.
 
-    Raises `ParameterError` for an unknown column, an invalid change, and a change for the better.
+    Raises `ParameterError` for an unknown column, an invalid change, and an improvement.
     """
     return [_threshold(part.strip(), directions) for part in text.split(",")]
 
@@ -50,12 +50,12 @@ def _threshold(text: str, directions: Mapping[str, str]) -> Threshold:
     sign, amount, percent = found.groups()
     worse = {"higher": "-", "lower": "+"}.get(directions[column], sign)
     if sign != worse:
-        raise ParameterError(f"{text!r} is a change for the better: {name} gets worse with '{worse}'; write {worse}")
+        raise ParameterError(f"{text!r} is an improvement: {name} gets worse with '{worse}'; write {worse}")
     return Threshold(column, -1 if sign == "-" else 1, float(amount) / (100 if percent else 1), bool(percent))
 
 
 def known_column(name: str, directions: Mapping[str, str]) -> str:
-    """The full name of a column. Raises `ParameterError` where it is not in both results."""
+    """The full name of a column. Raises `ParameterError` if it is not in both results."""
     column = ALIASES.get(name, name)
     if column not in directions:
         raise ParameterError(f"no column {name!r} in both results; {did_you_mean(name, directions)}")
