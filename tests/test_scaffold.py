@@ -60,7 +60,7 @@ def test_generated_tests_fail_if_the_contract_is_broken(install_plugin, tmp_path
         ("solver", "Dct", "not a valid name"),
         ("solver", "class", "not a valid name"),
         ("solver", "../x", "not a valid name"),
-        ("solver", "dct", "is registered already, by cryobench"),
+        ("solver", "dct", "is already registered by cryobench"),
     ],
 )
 def test_invalid_kinds_and_names_are_refused(kind, name, message, tmp_path):
@@ -71,7 +71,7 @@ def test_invalid_kinds_and_names_are_refused(kind, name, message, tmp_path):
 
 def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path, monkeypatch):
     (create("mask", "rows", tmp_path) / "mine").touch()
-    with pytest.raises(ParameterError, match="exists already; remove it"):
+    with pytest.raises(ParameterError, match="already exists; remove it"):
         create("mask", "rows", tmp_path)
     with pytest.raises(ParameterError, match="is not a folder"):
         create("mask", "other", tmp_path / "nowhere")

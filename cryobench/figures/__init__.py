@@ -1,7 +1,7 @@
 """Figures and animations of reconstructions.
 
-Lives here: panels, error maps, curves, animations, and small copies of images. Matplotlib and Pillow are imported when
-a figure is drawn, and Matplotlib's global state is never changed. May be imported by the runner and everything above.
+Lives here: panels, error maps, curves, animations, and thumbnails. Matplotlib and Pillow are imported when a figure is
+drawn, and Matplotlib's global state is never changed. May be imported by the runner and everything above.
 """
 
 from __future__ import annotations

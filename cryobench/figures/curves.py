@@ -1,4 +1,4 @@
-"""Curves of Fourier ring correlations."""
+"""Curves of Fourier ring and shell correlations."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ def ring_correlations(
     shells: bool = False,
     path: str | Path,
 ) -> None:
-    """Write a PNG of Fourier ring correlations with the truth: thin lines for images, a thick one for their mean.
+    """Write a PNG of Fourier ring correlations with the truth: thin lines for images, a thick line for their mean.
 
-    shells: they are Fourier shell correlations, of volumes.
+    curves: [B, L]; the first 64 are drawn, the mean is over all. frequency: [L] in cycles per pixel. pixel_size:
+    ångström per pixel, of all images or of each; if it is known and the same for all, the lower axis is in 1/Å and the
+    upper one in Å, else in cycles per pixel and in pixels. shells: the curves are Fourier shell correlations of
+    volumes. The threshold 1/2 is dashed, 1/7 dotted. The file is written atomically.
 
-    curves: [B, L], the first 64 are drawn, the mean is of all. frequency: [L] in cycles per pixel. pixel_size: ångström
-    per pixel, of all images or of each; where it is known and equal for all, the lower axis is in 1/Å and the upper one
-    in Å, else in cycles per pixel and in pixels. Threshold 1/2 is dashed, 1/7 dotted. The file is written atomically.
-
-    Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
+    Raises `ParameterError` for inconsistent arrays, `ResultsError` if the file cannot be written.
     """
     curves, frequency = np.asarray(curves, dtype=float), np.asarray(frequency, dtype=float)
     if curves.ndim != 2 or not curves.size or frequency.shape != curves.shape[1:]:
         raise ParameterError(
-            f"ring correlations [B, L] need a frequency [L] for each ring; got {curves.shape} and {frequency.shape}"
+            f"expected ring correlations [B, L] and frequencies [L]; got {curves.shape} and {frequency.shape}"
         )
     size = common_size(pixel_sizes(pixel_size, len(curves)))
     shown = frequency / (size or 1.0)
@@ -62,15 +61,15 @@ def ring_correlations(
 
 
 def common_size(sizes: Sequence[float | None]) -> float | None:
-    """The pixel size of all images; None where they differ or one is unknown."""
+    """The pixel size of all images; None if they differ or one is unknown."""
     return sizes[0] if len(set(sizes)) == 1 else None
 
 
 def _draw_lengths(axis: Any, highest: float, unit: str) -> None:
     """The upper axis: the lengths of frequencies, at a few round numbers."""
-    wanted = [length for decade in (1, 10, 100) for length in (decade, 2 * decade, 3 * decade, 5 * decade)]
+    candidates = [length for decade in (1, 10, 100) for length in (decade, 2 * decade, 3 * decade, 5 * decade)]
     lengths: list[float] = []
-    for length in (length for length in wanted if 1 / length <= highest):
+    for length in (length for length in candidates if 1 / length <= highest):
         if not lengths or 1 / lengths[-1] - 1 / length > 0.07 * highest:  # labels do not overlap
             lengths.append(length)
     above = axis.secondary_xaxis("top")

@@ -25,14 +25,14 @@ def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequenc
     """Write a GIF of the iterations of a solver: the iterate on the left, the estimate of the image on the right.
 
     frames: (iterate, estimate), each [H, W], shown in the window [-1, 1]. steps: the step of each frame, shown below.
-    The animation loops, and the last frame stays for three seconds. The file is written atomically.
+    The animation loops, and the last frame is shown for three seconds. The file is written atomically.
 
-    Raises `ParameterError` for no frames, or frames of different shapes, `ResultsError` where it cannot be written.
+    Raises `ParameterError` for no frames or frames of different shapes, `ResultsError` if the file cannot be written.
     """
     shapes = {np.shape(image) for pair in frames for image in pair}
     if len(shapes) != 1 or len(steps) != len(frames) or any(len(shape) != 2 for shape in shapes):
         raise ParameterError(
-            f"an animation needs frames [H, W] of one shape with a step each; got {len(frames)} frames of shapes "
+            f"expected frames [H, W] of one shape, with a step each; got {len(frames)} frames of shapes "
             f"{sorted(shapes)} and {len(steps)} steps"
         )
     pictures = [_frame(x, estimate, step) for (x, estimate), step in zip(frames, steps, strict=True)]

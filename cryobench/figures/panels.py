@@ -36,11 +36,11 @@ def panel(
     pixel_size: PixelSizes = None,
     path: str | Path,
 ) -> None:
-    """Write a PNG with a row for each of the first four images: truth, adjoint, reconstruction and error.
+    """Write a PNG with one row for each of the first four images: truth, adjoint, reconstruction and error.
 
-    truth, adjoint, reconstruction: [B, H, W]. Truth and reconstruction are shown in the window [-1, 1]; the adjoint
-    A^T y is not in image units, and each is shown between its extremes. Errors have one symmetric scale. titles: a
-    label for each image. pixel_size: ångström per pixel, of all images or of each; a scale bar is drawn where it is
+    truth, adjoint, reconstruction: [B, H, W]. Truth and reconstruction are shown in the window [-1, 1]. The adjoint
+    A^T y is not in image units; each one is shown between its extremes. Errors share one symmetric scale. titles: one
+    label for each image. pixel_size: ångström per pixel, of all images or of each; a scale bar is drawn if it is
     known. The file is written atomically.
 
     Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
@@ -80,16 +80,16 @@ def error_maps(
 ) -> None:
     """Write a PNG with error maps of the first four reconstructions, a row for each.
 
-    truth, reconstruction: [B, H, W], and so are clean (the truth without noise) and deviation (the standard deviation
-    that the solver states for each pixel), where they are known. Columns: the signed difference to the truth and to
-    the clean image, on one symmetric scale; the absolute difference to the truth and the stated deviation, on another
-    common scale. Images range from -1 to 1. The file is written atomically.
+    truth, reconstruction: [B, H, W]. clean, deviation: [B, H, W] if known, the truth without noise and the standard
+    deviation that the solver states for each pixel. Columns: the signed differences from the truth and from the clean
+    image, on one symmetric scale; the absolute difference from the truth and the stated deviation, on another scale.
+    Images range from -1 to 1. The file is written atomically.
 
     Raises `ParameterError` for inconsistent arrays, `ResultsError` where the file cannot be written.
     """
     truth, reconstruction = np.asarray(truth, dtype=float), np.asarray(reconstruction, dtype=float)
     further = [np.asarray(images, dtype=float) for images in (clean, deviation) if images is not None]
-    _check("figure of errors", (truth, reconstruction, *further), titles)
+    _check("error figure", (truth, reconstruction, *further), titles)
     rows = min(len(truth), ROWS)
     sizes = pixel_sizes(pixel_size, len(truth))
     signed = {"reconstruction − truth": reconstruction[:rows] - truth[:rows]}
@@ -117,8 +117,8 @@ def sheet(
 
     Each is shown between its own 0.5th and 99.5th percentile.
 
-    titles and pixel_size (Å per pixel, None where it is unknown): one for each image. The file is written atomically.
-    Raises `ResultsError` where it cannot be written.
+    titles and pixel_size (Å per pixel, None if unknown): one for each image. The file is written atomically. Raises
+    `ResultsError` if it cannot be written.
     """
     images = [image[len(image) // 2] if image.ndim == 3 else image for image in images]
     columns = min(SHEET_COLUMNS, len(images))
@@ -137,9 +137,9 @@ def _check(what: str, arrays: Sequence[np.ndarray], titles: Sequence[str]) -> No
     shapes = [images.shape for images in arrays]
     truth = arrays[0]
     if truth.ndim != 3 or not truth.size or len(set(shapes)) > 1:
-        raise ParameterError(f"a {what} needs equal shapes [B, H, W]; got {', '.join(map(str, shapes))}")
+        raise ParameterError(f"{what}: expected arrays of one shape [B, H, W]; got {', '.join(map(str, shapes))}")
     if isinstance(titles, str) or len(titles) < min(len(truth), ROWS):
-        raise ParameterError(f"a {what} needs a title for each of its {min(len(truth), ROWS)} rows; got {titles!r}")
+        raise ParameterError(f"{what}: expected a title for each of {min(len(truth), ROWS)} rows; got {titles!r}")
 
 
 def _write_heads(axes: np.ndarray, heads: Sequence[str]) -> None:
@@ -185,13 +185,13 @@ def _extremes(image: np.ndarray) -> tuple[float, float]:
 
 
 def _largest(errors: np.ndarray) -> float:
-    """The error of full colour: the 99.8th percentile, so that outliers do not set the scale."""
+    """The error shown in full colour: the 99.8th percentile, so that outliers do not determine the scale."""
     finite = np.abs(errors[np.isfinite(errors)])
     limit = float(np.quantile(finite, 0.998)) if finite.size else 0.0
     return limit or (float(finite.max()) if finite.size else 0.0) or 1.0
 
 
 def _extend(errors: np.ndarray, limit: float) -> str:
-    """The ends of a symmetric colour bar that errors exceed."""
+    """The ends of a symmetric colour bar that are exceeded by errors."""
     below, above = bool((errors < -limit).any()), bool((errors > limit).any())
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 4
-"""Most images in a figure."""
+"""Maximum number of images in a figure."""
 LABEL_LENGTH = 32
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#666666"
 DIVERGING = "PuOr_r"
 """For signed errors: violet below the truth, orange above it."""
 SEQUENTIAL = "cividis"
-"""For values without sign; perceived alike with and without colour blindness (Nuñez et al., 2018)."""
+"""For non-negative values; looks the same with and without colour blindness (Nuñez et al., 2018)."""
 
 
 def image_axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Figure, np.ndarray]:
@@ -52,13 +52,13 @@ def figure_axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[F
 
 
 def note(axis: Axes, text: str) -> None:
-    """A small text in the lower right corner, on white; scale bars are in the left one."""
+    """A small text in the lower right corner, on white; scale bars are in the lower left corner."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
     axis.text(0.96, 0.04, text, transform=axis.transAxes, fontsize=7, ha="right", va="bottom", bbox=box)
 
 
 def scale_bar(axis: Axes, shape: Sequence[int], pixel_size: float) -> None:
-    """A bar of a round length, about a quarter of the image wide; white on a dark edge, to be seen on any image."""
+    """A bar of a round length, about a quarter of the image wide; white with a dark edge, visible on any image."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -81,16 +81,16 @@ def round_length(length: float) -> float:
 
 
 def shortened(label: str) -> str:
-    """The label without its middle where it is long: image ids differ at the end."""
+    """The label, without its middle if it is long, because image ids differ at the end."""
     half = LABEL_LENGTH // 2
     return label if len(label) <= LABEL_LENGTH else f"{label[: half - 1]}…{label[-half:]}"
 
 
 def pixel_sizes(pixel_size: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    """Ångström per pixel of each image, None where it is unknown or invalid."""
+    """Ångström per pixel of each image, None if unknown or invalid."""
     sizes = [pixel_size] * count if pixel_size is None or isinstance(pixel_size, (int, float)) else list(pixel_size)
     if len(sizes) != count:
-        raise ParameterError(f"a figure needs one pixel size, or one for each of {count} images; got {len(sizes)}")
+        raise ParameterError(f"expected one pixel size, or one for each of {count} images; got {len(sizes)}")
     return [float(size) if size is not None and math.isfinite(size) and size > 0 else None for size in sizes]
 
 
@@ -107,7 +107,7 @@ def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces `path` at the end. Raises `ResultsError` where it cannot be written."""
+    """A temporary path that replaces `path` at the end. Raises `ResultsError` if it cannot be written."""
     try:
         with whole_file(path) as temporary:
             yield temporary

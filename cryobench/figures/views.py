@@ -1,4 +1,4 @@
-"""Small copies of images, for the HTML page."""
+"""Thumbnails of images and reconstructions, for the HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryobench.figures.style import ROWS, atomic_path, grey, pixel_sizes
 class Views:
     """A few images and their reconstructions, uint8 [n, H, W]: 0 for -1 and below, 255 for 1 and above.
 
-    images: the id of each. pixel_size: ångström per pixel of each, None where it is unknown.
+    images: the id of each. pixel_size: ångström per pixel of each, None if unknown.
     """
 
     truth: np.ndarray
@@ -41,7 +41,7 @@ def write_views(
     """
     if truth.shape != reconstruction.shape or truth.ndim != 3 or len(images) != len(truth):
         raise ParameterError(
-            f"views need equal shapes [B, H, W] and an id each; got {truth.shape}, {reconstruction.shape} and "
+            f"expected views of one shape [B, H, W] with an id each; got {truth.shape}, {reconstruction.shape} and "
             f"{len(images)} ids"
         )
     sizes = [math.nan if size is None else size for size in pixel_sizes(pixel_size, len(truth))]
@@ -56,7 +56,7 @@ def write_views(
 
 
 def read_views(path: Path) -> Views:
-    """Read a file of `write_views`. Raises `ResultsError` where it is missing, damaged or of another kind."""
+    """Read a file of `write_views`. Raises `ResultsError` if it is missing, damaged or another kind of file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             truth, reconstruction = file["truth"], file["reconstruction"]

@@ -23,7 +23,7 @@ def written_files(path: Path) -> list[Path]:
     known = {suffix: format for suffix, format in FORMATS.items() if format.write is not None}
     suffix = path.suffix.lower()
     if suffix not in known:
-        raise ParameterError(f"cannot write {path}: its suffix is {suffix!r}; give one of {', '.join(known)}")
+        raise ParameterError(f"cannot write {path}: its suffix is {suffix!r}; expected one of {', '.join(known)}")
     return [path, *(path.with_suffix(other) for other in known[suffix].companions)]
 
 
@@ -39,7 +39,7 @@ def convert(
     """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy. Returns the files written.
 
     normalize: a name of `scaling.NORMALISATIONS`, applied image by image; radius: of the particle in pixels, for
-    relion. invert: multiply by -1. Bounded memory; files appear complete or not at all. Raises `DataError` or
+    relion. invert: multiply by -1. Memory is bounded; files are written atomically. Raises `DataError` or
     `ParameterError`.
     """
     files = written_files(path)
@@ -62,7 +62,7 @@ def _chunks(
 
 
 class CleanStack(Stack):
-    """The clean images of a stack, as a stack. Reading raises `DataError` where they are not known."""
+    """The clean images of a stack, as a stack. Reading raises `DataError` if they are not known."""
 
     def __init__(self, stack: Stack):
         self._stack, self.shape, self.label = stack, stack.shape, f"{stack.label} without noise"

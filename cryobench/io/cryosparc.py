@@ -32,7 +32,7 @@ _MICROGRAPH = "location/micrograph_path"
 def read_cs(path: Path, data_root: str | None) -> Particles:
     """Read a CryoSPARC particle table.
 
-    Paths of stacks are relative to the project's folder; they are looked for under `data_root`, the table's folder, its
+    Paths of stacks are relative to the project's folder. They are searched under `data_root`, the table's folder, its
     parents, then the current folder. Raises `DataError` for a file that is not a particle table and for missing stacks.
     """
     check_file(path, "CryoSPARC table")
@@ -70,7 +70,7 @@ def _rows(path: Path) -> np.ndarray:
 
 
 def _text(name: bytes | str) -> str:
-    """A path, without the leading > by which CryoSPARC marks links."""
+    """A path, without the leading > with which CryoSPARC marks links."""
     return (name.decode() if isinstance(name, bytes) else str(name)).lstrip(">")
 
 
@@ -89,7 +89,7 @@ def _ctf(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _alignment(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> dict[str, np.ndarray]:
-    """Orientation, shift, half set and micrograph in RELION's columns, those that the table has."""
+    """Orientation, shift, half set and micrograph in RELION's columns, as far as the table has them."""
     fields = rows.dtype.names or ()
     columns: dict[str, np.ndarray] = {}
     if _POSE in fields:

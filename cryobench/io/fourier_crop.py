@@ -17,11 +17,11 @@ def square_crop(image: np.ndarray) -> np.ndarray:
 def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
     """Resample a square image or a cube to n pixels a side, by cropping its spectrum or padding it with zeros. float32.
 
-    The mean is kept. Pixel j of the result is at j N / n of the image. For n < N it is a sharp
-    low-pass, and an image without frequencies at or above n / 2 cycles per image is sampled exactly; for n > N it is
-    sinc interpolation, which adds no information. With an even side, +n/2 and -n/2 are the same
-    frequency: cropping adds the two, padding splits it into halves, so that cropping undoes padding. (The convention of
-    `scipy.signal.resample`.) Raises `DataError` for an image that is not square, and for n < 1.
+    The mean is preserved. Pixel j of the result is at j N / n of the image. n < N is a sharp low-pass filter, and an
+    image without frequencies at or above n / 2 cycles per image is sampled exactly. n > N is sinc interpolation, which
+    adds no information. For an even side, +n/2 and -n/2 are the same frequency: cropping adds the two, padding splits
+    it into halves, so that cropping is the inverse of padding (the convention of `scipy.signal.resample`). Raises
+    `DataError` for an image that is not square, and for n < 1.
     """
     N = image.shape[0]
     if image.shape != (N,) * image.ndim or N < 1 or n < 1:
@@ -38,7 +38,7 @@ def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
     """Crop or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N."""
     N = len(spectrum)
     kept = min(N, n)
-    h = kept // 2  # frequencies -h to kept - h - 1 fit, which leaves out +h of an even side
+    h = kept // 2  # frequencies -h to kept - h - 1 fit, so +h of an even side does not
     resized = np.zeros((n, *spectrum.shape[1:]), spectrum.dtype)
     resized[: kept - h] = spectrum[: kept - h]
     if h:

@@ -9,7 +9,7 @@ from typing import Literal
 from cryobench.errors import DataError, ParameterError, described, reason_of
 
 TIMEOUT = 5.0
-"""Time after which the hub counts as unreachable."""
+"""Seconds after which the hub counts as unreachable."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Repository:
     def refused(
         self, what: str, error: Exception, *, fetch: str, file: str = "", naming: str = "name", lack: str = ""
     ) -> DataError:
-        """The error for a failed download of `what`: the hub's answer, or how to fetch it on another machine.
+        """The error for a failed download of `what`: the hub's answer, or how to download it on another machine.
 
-        fetch: the instructions for a machine with a network. naming: the parameters that name the repository. lack: why
-        the files in the local cache are not enough, '' if there are none.
+        fetch: instructions for a machine with a network. naming: the parameters that name the repository. lack: why
+        the files in the local cache are not sufficient, '' if there are none.
         """
         answer = self._answer(error, file, naming)
         if answer:
@@ -67,7 +67,7 @@ class Repository:
             GatedRepoError: f"{self.name} is gated; ask for access on the hub, then log in with `hf auth login`",
             RepositoryNotFoundError: f"there is no {self.kind} repository {self.name} on the hub, or it is private; "
             f"correct the {naming}, or log in with `hf auth login`",
-            EntryNotFoundError: f"{self.name} has no file {file} at revision {self.revision}; correct it",
+            EntryNotFoundError: f"{self.name} has no file {file} at revision {self.revision}; correct the name",
         }
         if isinstance(error, LocalEntryNotFoundError):
             return None

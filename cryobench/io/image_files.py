@@ -35,7 +35,7 @@ COMPRESSIONS = {
     ".gz": (gzip.open, mrcfile.gzipmrcfile.GzipMrcFile),
     ".bz2": (bz2.open, mrcfile.bzip2mrcfile.Bzip2MrcFile),
 }
-"""Of compressed MRC files, by suffix: the function that unpacks them and the class that reads their headers."""
+"""Compressed MRC files, by suffix: the function that decompresses them and the class that reads their headers."""
 
 _MRC_HEADER_BYTES = 1024
 _EXPECTED = {
@@ -46,7 +46,7 @@ _EXPECTED = {
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file of `count` images of one shape, and their pixel size in Å if known, as its header states.
+    """A file of `count` images of one shape, with their pixel size in Å if known, according to its header.
 
     `open` returns the function that reads pixels. The file is closed when that function is garbage-collected.
     """
@@ -77,12 +77,12 @@ def check_file(path: Path, what: str = "image file") -> None:
 
 
 def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
-    """Open an MRC file, plain or .gz or .bz2, by its header. as_stack: take the sections of a volume as images.
+    """Open an MRC file, plain or .gz or .bz2, by its header. as_stack: read the sections of a volume as images.
 
-    axes: of one image; with 3 the file holds a volume, or several of one shape (an MRC2014 volume stack).
-    A compressed file is unpacked when its first image is read, into a temporary file that is deleted after its last
-    use. Raises `DataError` for a file that is not MRC, is complex, truncated or longer than its header says, and for a
-    volume without `as_stack`.
+    axes: number of axes of an image; with 3 the file is a volume or an MRC2014 stack of volumes. A compressed file is
+    decompressed when its first image is read, into a temporary file that is deleted after its last use. Raises
+    `DataError` for a file that is not MRC, is complex, truncated or longer than its header says, and for a volume
+    without `as_stack`.
     """
     check_file(path, "MRC file")
     header = _mrc_header(path)
@@ -103,7 +103,7 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
     if axes == 2 and count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
         raise DataError(
             f"{path} is a volume of {count} sections by its header (space group {header.ispg}); expected a stack of "
-            f"images: pass --data volume:{path} to take it as a volume, --as-stack (as_stack=true) to take its "
+            f"images: pass --data volume:{path} to read it as a volume, --as-stack (as_stack=true) to read its "
             "sections as images, or a star file that names it"
         )
 
@@ -118,9 +118,9 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
 
 
 class _MrcReader:
-    """Reads consecutive images of an open file in one request a call.
+    """Reads consecutive images of an open file, one request per call.
 
-    Threads may share it: the position is part of each request. The descriptor is closed with the last reference.
+    Threads may share it, since the position is part of each request. The descriptor is closed with the last reference.
     """
 
     def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, ...]):
@@ -178,18 +178,18 @@ def _unpack(path: Path, plain: IO[bytes]) -> int:
         with COMPRESSIONS[path.suffix.lower()][0](path, "rb") as packed:
             shutil.copyfileobj(packed, plain, 1 << 20)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked: {reason_of(error)}; copy or download it again") from error
+        raise DataError(f"{path} cannot be decompressed: {reason_of(error)}; copy or download it again") from error
     plain.flush()
     return plain.tell()
 
 
 def _check_mrc_size(path: Path, size: int, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
     expected = offset + math.prod(shape) * itemsize
-    said = f"its header ({size_text(shape)}) asks for {expected} bytes, the file has {size}"
+    sizes = f"its header ({size_text(shape)}) requires {expected} bytes, the file has {size}"
     if size < expected:
-        raise DataError(f"{path} is truncated: {said}; copy or download it again")
+        raise DataError(f"{path} is truncated: {sizes}; copy or download it again")
     if size > expected:
-        raise DataError(f"{path} is longer than its header says: {said}; correct the header, or write the file again")
+        raise DataError(f"{path} is longer than its header says: {sizes}; correct the header, or write the file again")
 
 
 def _mrc_pixel_size(header: Any) -> float | None:
@@ -289,7 +289,7 @@ def _array_reader(array: np.ndarray) -> ReadImages:
     """Reads copies of images of a memory-mapped [N, *shape]."""
 
     def read(first: int, out: np.ndarray) -> None:
-        with np.errstate(over="ignore"):  # values beyond float32 become inf, which the stack refuses
+        with np.errstate(over="ignore"):  # values beyond float32 become inf, which the stack rejects
             out[...] = array[first : first + len(out)]
 
     return read

@@ -1,4 +1,4 @@
-"""Particle tables, RELION's and CryoSPARC's: the images that they list, and where the stacks are found."""
+"""Particle tables of RELION and CryoSPARC: the images that they list, and the search for their stacks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _folders(table: Path, data_root: str | None) -> list[Path]:
 
 
 def _find(name: str, folders: list[Path], table: Path) -> Path:
-    """The stack of this name in the first folder that has it (an absolute path is looked for at that path only)."""
+    """The stack of this name in the first folder that has it (an absolute path is used as it is)."""
     tried = list(dict.fromkeys(folder / name for folder in folders))
     for candidate in tried:
         if candidate.is_file():

@@ -26,10 +26,10 @@ def parse_images(text: str | None, n: int, default: int = 4, *, label: str = "th
         numbers = _range(item.strip(), text, n)
         if numbers[-1] >= n:
             beyond = next(number for number in numbers[max(0, _steps_below(numbers, n)) :] if number >= n)
-            raise SelectionError(f"--images {text} asks for image {beyond}, but {label} has {_count(n)}")
+            raise SelectionError(f"--images {text} selects image {beyond}, but {label} has {_count(n)}")
         for number in numbers:
             if number in chosen:
-                raise SelectionError(f"--images {text} asks for image {number} twice; ask for each image once")
+                raise SelectionError(f"--images {text} selects image {number} twice; select each image once")
             chosen[number] = None
     return list(chosen)
 
@@ -38,7 +38,7 @@ def _range(item: str, text: str, n: int) -> range:
     """The numbers of one comma-separated item; never empty."""
     match = _ITEM.fullmatch(item)
     if match is None:
-        fault = "counts from the end" if re.search(r"-\s*[0-9]", item) else "is not a choice of images"
+        fault = "counts from the end" if re.search(r"-\s*[0-9]", item) else "is not a selection of images"
         raise SelectionError(f"--images {text!r}: {item!r} {fault}; {_FORMS}")
     if match["one"]:
         return range(int(match["one"]), int(match["one"]) + 1)
@@ -47,12 +47,12 @@ def _range(item: str, text: str, n: int) -> range:
         raise SelectionError(f"--images {text}: the step of {item!r} is 0; {_FORMS}")
     numbers = range(int(match["start"] or 0), int(match["stop"] or n), step)
     if not numbers:
-        raise SelectionError(f"--images {text}: {item!r} holds no image; {_FORMS}")
+        raise SelectionError(f"--images {text}: {item!r} selects no image; {_FORMS}")
     return numbers
 
 
 def _steps_below(numbers: range, n: int) -> int:
-    """How many of the numbers lie below n, without iterating over a range that may be huge."""
+    """How many of the numbers are below n, without iterating over a range that may be huge."""
     return (n - numbers.start + numbers.step - 1) // numbers.step
 
 

@@ -20,9 +20,9 @@ _TEXT = ["rlnImageName", "rlnMicrographName", "rlnOpticsGroupName"]
 
 
 def read_star(path: Path, data_root: str | None) -> Particles:
-    """Read a particle star file, of RELION 3.0 (one table) or 3.1 (an optics table and a particle table).
+    """Read a particle star file of RELION 3.0 (one table) or 3.1 (an optics table and a particle table).
 
-    Stacks are looked for under `data_root`, the star file's folder, its parents, then the current folder. Raises
+    Stacks are searched under `data_root`, the star file's folder, its parents, then the current folder. Raises
     `DataError` for a file that is not a star file, for missing or malformed image names, and for missing stacks.
     """
     check_file(path, "star file")
@@ -75,7 +75,7 @@ def _as_table(block: Any) -> pd.DataFrame:
 
 
 def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add to each row the columns of its optics group; a column that both tables have is kept from the row."""
+    """Add the columns of its optics group to each row; columns that both tables have are not replaced."""
     if _GROUP not in table.columns or _GROUP not in optics.columns:
         raise DataError(
             f"{path} has an optics table, but not {_GROUP} in both tables; expected RELION 3.1's two tables"

@@ -1,4 +1,4 @@
-"""One pass through a stack in chunks; the next chunks are read while the current one is processed."""
+"""One pass through a stack in chunks. The next chunks are read while the current one is processed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryobench.core import Stack
 
 CHUNK_BYTES = 16 << 20
 AHEAD = 2
-"""Chunks read in advance: memory is bounded by twice as many, however long the stack."""
+"""Chunks read in advance. Memory is bounded by twice as many, independent of the length of the stack."""
 
 Chunk = tuple[list[int], np.ndarray]
 """Numbers of images, and those images, float32 [n, *shape]."""
@@ -22,9 +22,9 @@ Chunk = tuple[list[int], np.ndarray]
 def stream(stack: Stack, images: Sequence[int] | None = None, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """Read all images, or these in this order, in chunks of about `chunk_bytes` bytes.
 
-    Yields (numbers, images float32 [n, *shape]), n >= 1. One thread reads up to `AHEAD` chunks in advance; it ends when
-    the iterator is exhausted or closed, as by leaving a `for` loop. An error of reading is raised after the chunks
-    before it.
+    Yields (numbers, images float32 [n, *shape]), n >= 1. One thread reads up to `AHEAD` chunks in advance. It ends when
+    the iterator is exhausted or closed, for example by leaving a `for` loop. A read error is raised after the chunks
+    that precede it.
     """
     numbers = range(len(stack)) if images is None else images
     length = max(1, chunk_bytes // (4 * math.prod(stack.shape)))

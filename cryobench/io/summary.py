@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SAMPLE = 256
-"""The largest number of images that statistics are computed from, evenly spaced in the stack."""
+"""Maximum number of images, evenly spaced in the stack, from which statistics are computed."""
 
 
 @dataclass(frozen=True)

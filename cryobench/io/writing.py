@@ -45,7 +45,7 @@ _OPTICS = (
     "rlnMagMat11",
     _PIXEL_SIZE,
 )
-"""The columns that RELION 3.1 reads from the optics table only, beside the size of the images."""
+"""The columns that RELION 3.1 reads only from the optics table, besides the size of the images."""
 _OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize", "rlnImageDimensionality"]
 """Columns that describe the images as stored; replaced when they are written."""
 
@@ -56,9 +56,9 @@ _OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize",
 def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size: float | None = None) -> int:
     """Write images [n, H, W], or an iterable of such chunks, as an MRC image stack of float32. Returns their number.
 
-    pixel_size: Å, or None if unknown. Memory is that of one chunk. The file appears complete or not at all; an existing
-    one is replaced. Raises `DataError` for no images, for images that differ in shape or are not finite, and where the
-    file cannot be written.
+    pixel_size: Å, or None if unknown. One chunk is held in memory. The file is written atomically and replaces an
+    existing one. Raises `DataError` for no images, for images that differ in shape or are not finite, and if the file
+    cannot be written.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
     totals = _Totals()
@@ -87,7 +87,7 @@ class _Totals:
             raise DataError(f"{path}: got images of shape {list(block.shape)}; expected [n, H, W]")
         if self.count and block.shape[1:] != self.shape:
             raise DataError(
-                f"{path}: got images of {block.shape[1:]} after images of {self.shape}; write one shape a file"
+                f"{path}: got images of {block.shape[1:]} after images of {self.shape}; write one file for each shape"
             )
         finite = np.isfinite(block).all(axis=(1, 2))
         if not finite.all():
@@ -182,7 +182,7 @@ def write_star(
     of the table's origins in pixels, if the table does not state it.
 
     Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
-    pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` where a conversion is not
+    pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
     possible or the file cannot be written.
     """
     import pandas as pd
@@ -234,7 +234,7 @@ def _lengths(pixel_size: PixelSize) -> np.ndarray | None:
 
 
 def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(optics table, particle table): a group for each combination of optics columns, numbered from 1."""
+    """(optics table, particle table): one group for each combination of optics columns, numbered from 1."""
     import pandas as pd
 
     if _GROUP not in table.columns:

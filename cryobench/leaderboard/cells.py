@@ -33,7 +33,7 @@ PLAIN = {
 LEFT_OUT = ("resolved", "solver_info", "values")
 NESTED = [field.name for field in fields(Record) if field.name not in (*PLAIN, *LEFT_OUT)]
 OWN_COLUMNS = ("created", "hash_without_code")
-"""Fields of `environment` that differ from cell to cell."""
+"""Fields of `environment` that differ between cells."""
 DERIVED = {
     **dict.fromkeys(OWN_COLUMNS, pa.string()),
     "n_images": pa.int64(),
@@ -52,7 +52,7 @@ def cells(records: Sequence[Record]) -> pa.Table:
     columns = {name: pa.array([getattr(record, name) for record in records], kind) for name, kind in PLAIN.items()}
     for name in NESTED:
         nested = [getattr(record, name) for record in records]
-        if name == "environment":  # without the fields that have their own column, all cells of a solver in a run share the text
+        if name == "environment":  # without fields that have their own column, cells of a solver and run share the text
             nested = [{key: value for key, value in own.items() if key not in OWN_COLUMNS} for own in nested]
         columns[name] = pa.array([json.dumps(own, ensure_ascii=False) for own in nested], TEXT)
     derived = [_derived(record) for record in records]

@@ -1,4 +1,4 @@
-"""New plugin packages: `cryobench new solver NAME` writes one that installs and passes the tests of its contract."""
+"""New plugin packages: `cryobench new solver NAME` writes a package that installs and satisfies its contract."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ test_contract = {kind}_contract("{name}")
 def create(kind: str, name: str, parent: Path, registry: Registry | None = None) -> Path:
     """Write the package of a new component to `parent`/cryobench-NAME, completely or not at all; return the folder.
 
-    Raises `ParameterError` for an unknown kind, an invalid or registered name, and a folder that exists already or
-    whose parent does not; `ResultsError` where it cannot be written.
+    Raises `ParameterError` for an unknown kind, an invalid or registered name, an existing folder, and a missing
+    parent; `ResultsError` if the folder cannot be written.
     """
     if kind not in KINDS:
         raise ParameterError(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
@@ -87,10 +87,10 @@ def create(kind: str, name: str, parent: Path, registry: Registry | None = None)
     registry = registry or installed()
     if registry.origins(KINDS[kind], name):
         owner = registry.origins(KINDS[kind], name)[0].distribution
-        raise ParameterError(f"{kind} {name!r} is registered already, by {owner}; choose another name")
+        raise ParameterError(f"{kind} {name!r} is already registered by {owner}; choose another name")
     folder = parent / f"cryobench-{name.replace('_', '-')}"
     if folder.exists():
-        raise ParameterError(f"{folder} exists already; remove it, or choose another name")
+        raise ParameterError(f"{folder} already exists; remove it, or choose another name")
     words = {"kind": kind, "kinds": KINDS[kind], "name": name, "dashed": name.replace("_", "-"),
              "cls": name.title().replace("_", ""), "version": version(), "contract": CONTRACT}  # fmt: skip
     try:

@@ -24,7 +24,7 @@ _INPUTS = (
     "physics/projection.py",
     "physics/potential.py",
 )
-"""The files that determine the images beside the recipe: when one changes, the images are computed again."""
+"""The files that determine the images, besides the recipe: when one changes, the images are computed again."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Demo(Source):
 
     The images of `simulate:6zu5+6zu5-large+6zu5-small+3o21,snr=2,count=32`: the CTF of a 300 kV microscope at defoci
     as measured on real particles, and white noise. Real images have twenty times the noise variance. The noise is part
-    of the images, as in a file; the clean images are known, and metrics are also computed against them. Computed at
-    first use and kept in the cache folder ($CRYOBENCH_CACHE, else ~/.cache/cryobench).
+    of the images, as in a file; the clean images are known, and metrics are also computed against them. The images are
+    computed at first use and kept in the cache folder ($CRYOBENCH_CACHE, else ~/.cache/cryobench).
     """
 
     def open(self) -> DemoStack:
@@ -95,7 +95,7 @@ def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["images"], arrays["clean"]
-    except Exception:  # missing, truncated or foreign: numpy raises many kinds of errors
+    except Exception:  # missing, truncated or another format: numpy raises many kinds of errors
         made = stack.particles(range(len(stack)))
     images, clean = made.image.numpy(), made.signal.numpy()
     try:
@@ -108,7 +108,7 @@ def _cached(stack: SimulatedStack) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digest() -> str:
-    """Digest of all that determines the images."""
+    """Digest of everything that determines the images."""
     digest = hashlib.sha256(repr(RECIPE).encode())
     for name in _INPUTS:
         digest.update((Path(__file__).parents[1] / name).read_bytes())

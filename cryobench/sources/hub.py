@@ -24,10 +24,10 @@ class Hub(Source):
     """
 
     path: Annotated[str, "OWNER/NAME/FILE on the Hugging Face hub"]
-    kind: Annotated[Literal["dataset", "model"], "what kind of repository it is"] = "dataset"
+    kind: Annotated[Literal["dataset", "model"], "kind of the repository"] = "dataset"
     revision: Annotated[str, "branch, tag or commit"] = "main"
     size: Annotated[int | None, "resample images to this many pixels a side, as the source `file` does"] = None
-    as_stack: Annotated[bool, "take the sections of an MRC volume as images"] = False
+    as_stack: Annotated[bool, "read the sections of an MRC volume as images"] = False
     invert: Annotated[bool, "multiply by -1: contrast inversion"] = False
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Hub(Source):
 
         at = (self.repository, self.file)
         try:
-            # a request of our own, since a download without an answer is retried for minutes
+            # a separate request, since a download without an answer is retried for minutes
             url = huggingface_hub.hf_hub_url(*at, repo_type=self.kind, revision=self.revision)
             huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
             return Path(

@@ -1,9 +1,9 @@
 """The source `simulate`: particle images of atomic structures, with clean images, poses and CTF known.
 
-    atoms -> potential V -> projection P = slice of V, turned and shifted -> signal = CTF * P -> image = signal + noise
+    atoms -> potential V -> projection P = slice of V, rotated and shifted -> signal = CTF * P -> image = signal + noise
 
-The random numbers of a particle depend on (seed, structure, split, its number) only, so that particle 17 is the same in
-any batch. They are drawn by counter (`philox.py`), for all particles at once and on the device.
+The random numbers of a particle depend only on (seed, structure, split, its number), so that particle 17 is the same in
+any batch. They come from a counter-based generator (`philox.py`), for all particles at once and on the device.
 The CTF acts on the box as a circular convolution, as the operator `ctf` does.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FILL = 0.65
 """Diameter of the particle over the side of the box, where no pixel size is given."""
 _CHUNK = 16
-"""Images simulated at once when one is read, since its neighbours are likely to be read next."""
+"""Number of images simulated at once when one is read, since its neighbours are likely to be read next."""
 _POSE, _SHIFT, _CTF, _SOLVENT = range(4)
 """The purposes of a particle's random numbers."""
 _Made = TypeVar("_Made")
@@ -47,7 +47,7 @@ class Simulate(Source):
 
     The signal-to-noise ratio is the variance of the CTF-modulated signal, within the circle whose radius is that of the
     farthest atom, over the variance of the noise. Protein is white where the CTF is positive, as in particles for
-    RELION; `invert=true` makes it dark, as on the micrograph. Water is left out.
+    RELION; `invert=true` makes it dark, as on the micrograph. Water molecules are omitted.
     """
 
     structure: Annotated[
@@ -57,7 +57,7 @@ class Simulate(Source):
     count: Annotated[int, "number of images"] = 256
     size: Annotated[int, "side of the images, in pixels"] = 128
     pixel_size: Annotated[float | None, f"Å per pixel; none: the particle fills {FILL:g} of the box"] = None
-    split: Annotated[Split, "which images; the splits are disjoint"] = "test"
+    split: Annotated[Split, "split of the images; the splits are disjoint"] = "test"
     seed: Annotated[int, "seed of poses, CTF and noise"] = 0
     chains: Annotated[str, "chains of the structure, joined by commas, or all"] = "all"
     assembly: Annotated[str | None, "biological assembly of a file to build; none: as deposited"] = None
@@ -234,7 +234,7 @@ class SimulatedStack(Stack):
         return self._by_specimen(indices, self._of_one_specimen)
 
     def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
-        """The results of `make(number of the structure, indices [n])` for each structure, in the order of `indices`."""
+        """The results of `make(structure number, indices [n])` of each structure, in the order of `indices`."""
         rows = torch.tensor(list(indices), device=self.device)
         of = rows % len(self._specimens)
         chosen = [(of == number).nonzero()[:, 0] for number in range(len(self._specimens))]
@@ -245,7 +245,7 @@ class SimulatedStack(Stack):
         recipe, specimen, n = self.recipe, self._specimens[number], self.recipe.size
         drawn, pixel = self._draw(number, rows), specimen.pixel_size
         rotations = matrices(drawn.rot, drawn.tilt, drawn.psi).float()
-        # a projection is a sum of voxels along a line; times their side it is the line integral
+        # a projection is a sum of voxels along a line; multiplied by their side it is the line integral
         spectra = specimen.projector.slices(rotations) * pixel
         # slices have their origin at pixel 0, images at n // 2
         spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
@@ -295,7 +295,7 @@ class SimulatedStack(Stack):
         return getattr(block, what)[index - start].cpu().numpy().copy()
 
     def _block(self, images: Sequence[int]) -> SimulatedParticles:
-        """These particles; the last block is kept, so that its noisy and clean images are computed once."""
+        """These particles. The last block is kept, so that its noisy and clean images are computed once."""
         numbers, last = tuple(images), self._last
         if last is None or last[0] != numbers:
             self._last = last = numbers, self.particles(numbers)

@@ -1,6 +1,6 @@
 """The source `file`: images of a file in any format of `cryobench.io.formats`.
 
-Opening reads headers only, and reading an image reads the bytes of that image only.
+Opening reads only headers, and reading an image reads only the bytes of that image.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_OPEN = 8
-"""Files kept open at a time: a table may list thousands, and a process may open a limited number."""
+"""Maximum number of open files: a table may list thousands, and a process may open a limited number."""
 _PIECE_BYTES = 1 << 20
-"""Bytes read in one request: few enough to be checked and resized while in the processor's cache."""
+"""Bytes read in one request, small enough to be checked and resized in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class File(Source):
     """Images of an MRC, star, CryoSPARC, numpy or torch file, optionally resized and inverted."""
 
     path: Annotated[str, f"image file: {', '.join(FORMATS)}"]
-    data_root: Annotated[str | None, "folder in which the stacks of a .star or .cs file are looked for first"] = None
-    as_stack: Annotated[bool, "take the sections of an MRC volume as images"] = False
+    data_root: Annotated[str | None, "folder that is searched first for the stacks of a .star or .cs file"] = None
+    as_stack: Annotated[bool, "read the sections of an MRC volume as images"] = False
     size: Annotated[
         int | None, "crop images to a square and resample them in Fourier space to this many pixels a side"
     ] = None
@@ -74,7 +74,7 @@ class FileStack(Stack):
         if size is not None:
             if len(self._stored) != 2:
                 raise DataError(
-                    f"size={size} resamples 2-D images; {label} has {size_text(self._stored)}: leave it out"
+                    f"size={size} resamples 2-D images, but {label} has {size_text(self._stored)}; leave it out"
                 )
             self.shape = (size, size)
 
@@ -150,7 +150,7 @@ class FileStack(Stack):
             return
         row = int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
         raise DataError(
-            f"image {images[row]} of {self.label} holds {np.sum(~finite[row])} values that are not finite (NaN or "
+            f"image {images[row]} of {self.label} has {np.sum(~finite[row])} values that are not finite (NaN or "
             f"infinite); leave it out with --images{self._where(images[row])}"
         )
 

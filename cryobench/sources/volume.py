@@ -1,6 +1,6 @@
 """The source `volume`: density maps, such as those of the Electron Microscopy Data Bank.
 
-Opening reads headers only, and reading a volume reads that volume only.
+Opening reads only headers, and reading a volume reads only that volume.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from cryobench.io.image_files import COMPRESSIONS, ImageFile, ReadImages, change
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
 ISOTROPIC = 1e-3
-"""The relative difference of voxel sizes that is rounding: headers often have cells of three decimals."""
+"""Relative difference of voxel sizes that counts as rounding: headers often have cells with three decimals."""
 
 
 @dataclass(frozen=True)
 class Volume(Source):
-    """Volumes of MRC maps (one a file, or several as an MRC2014 volume stack) or of .npy files [D, H, W] or
+    """Volumes of MRC maps (one per file, or several as an MRC2014 volume stack) or of .npy files [D, H, W] or
     [N, D, H, W].
 
-    Volumes are arrays in the order z, y, x, whatever order of axes a map's header states. Their voxels are cubes: a map
-    with other voxels is refused, because shells and balls would be ellipsoids. All have one shape.
+    Volumes are arrays in the order z, y, x, for any axis order in the header of the map. All must have the same shape.
+    Maps with non-cubic voxels are refused, because shells and balls would be ellipsoids.
     """
 
     path: Annotated[
@@ -41,13 +41,13 @@ class Volume(Source):
         "several are separated by commas, in double quotes",
     ]
     size: Annotated[
-        int | None, "resample volumes to this many voxels a side in Fourier space, cutting them to a cube first"
+        int | None, "crop volumes to a cube and resample them in Fourier space to this many voxels a side"
     ] = None
     invert: Annotated[bool, "multiply by -1: contrast inversion"] = False
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ParameterError("volume: the path is empty; give a map, such as volume:MAP.mrc")
+            raise ParameterError("volume: the path is empty; expected a map, such as volume:MAP.mrc")
         if self.size is not None and self.size < 2:
             raise ParameterError(f"volume: size must be at least 2 voxels, got {self.size}")
 
@@ -59,7 +59,7 @@ class Volume(Source):
 
 
 class VolumeStack(Stack):
-    """The volumes of one or more files, in the order of the files. Raises `DataError` where their shapes differ.
+    """The volumes of one or more files, in the order of the files. Raises `DataError` if their shapes differ.
 
     size: voxels a side to resample to. invert: multiply by -1.
     """
@@ -71,7 +71,8 @@ class VolumeStack(Stack):
             if file.shape != self._stored:
                 raise DataError(
                     f"{files[0].path} holds a volume of {size_text(self._stored)} and {file.path} one of "
-                    f"{size_text(file.shape)} voxels; the volumes of a run must have one shape: run them separately"
+                    f"{size_text(file.shape)} voxels; the volumes of a run must have the same shape: run them "
+                    "separately"
                 )
         self.shape: Shape = self._stored if size is None else (size, size, size)
         self._volumes = [(file, number) for file in files for number in range(file.count)]
@@ -92,7 +93,7 @@ class VolumeStack(Stack):
         bad = int(volume.size - np.isfinite(volume).sum())
         if bad:
             raise DataError(
-                f"volume {index} of {self.label} ({file.path}) holds {bad} values that are not finite (NaN or "
+                f"volume {index} of {self.label} ({file.path}) has {bad} values that are not finite (NaN or "
                 "infinite); leave it out with --images"
             )
         if self._size is not None:
@@ -107,11 +108,11 @@ class VolumeStack(Stack):
 
 
 def _files(text: str) -> list[Path]:
-    """The files that a path, a folder or a pattern stands for, those of the latter two sorted by name."""
+    """The file at a path, or the files in a folder or of a pattern, sorted by name."""
     path = Path(text).expanduser()
     if path.is_dir():
         found = [file for file in path.iterdir() if _suffix(file) in SUFFIXES]
-        missing = f"the folder {path} has no maps ({', '.join(SUFFIXES)}); give one that has, or a file"
+        missing = f"the folder {path} has no maps ({', '.join(SUFFIXES)}); give another folder, or a file"
     elif path.exists() or not glob.has_magic(text):
         return [path]
     else:
@@ -123,7 +124,7 @@ def _files(text: str) -> list[Path]:
 
 
 def _suffix(path: Path) -> str:
-    """The suffix in lower case, that of compression left out."""
+    """The suffix in lower case, without that of compression."""
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
 
@@ -131,8 +132,8 @@ def _opened(path: Path) -> ImageFile:
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
         raise DataError(
-            f"{path} has the unknown suffix {path.suffix!r}; volumes are read from {', '.join(SUFFIXES)}, maps also as "
-            ".gz or .bz2"
+            f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}, for maps also with .gz or "
+            ".bz2"
         )
     file = open_npy(path, axes=3) if suffix == ".npy" else _opened_map(path)
     if min(file.shape) < 2:
@@ -149,7 +150,7 @@ def _opened_map(path: Path) -> ImageFile:
         raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
     file = dataclasses.replace(file, pixel_size=_voxel_size(path, header))
     stored = [int(header.maps), int(header.mapr), int(header.mapc)]  # 3 for z, 2 for y, 1 for x
-    if stored in ([3, 2, 1], [0, 0, 0]):  # some programs leave them empty
+    if stored in ([3, 2, 1], [0, 0, 0]):  # some programs write zeros
         return file
     if sorted(stored) != [1, 2, 3]:
         raise DataError(f"{path} has a damaged MRC header: its axes are {stored[::-1]}; expected 1, 2 and 3")
@@ -170,7 +171,7 @@ def _opened_map(path: Path) -> ImageFile:
 
 
 def _voxel_size(path: Path, header: Any) -> float | None:
-    """Å per voxel, or None where the header lacks it. Raises `DataError` unless it is the same along x, y and z."""
+    """Å per voxel, or None if the header lacks it. Raises `DataError` unless it is the same along x, y and z."""
     lengths = [float(header.cella[axis]) for axis in "xyz"]
     intervals = [int(header[f"m{axis}"]) for axis in "xyz"]
     if not all(0 < length < math.inf for length in lengths) or min(intervals) < 1:

@@ -6,8 +6,8 @@
 
 `cryobench check landweber:20` tests the same rules and prints which hold, which are broken, and what to do. A rule that
 does not apply to a component is skipped, with the reason. Components are tested on small synthetic images, and on small
-volumes where they state 3 in `dims`, on the CPU (the rules on dtype and device on CUDA too); give a slow solver few
-steps.
+volumes if they state 3 in `dims`, on the CPU (for the rules on dtype and device also on CUDA). Test a slow solver with
+few steps.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def rules(kind: str) -> list[Rule]:
 
 
 def examine(kind: str, spec: str, registry: Registry | None = None) -> Iterator[RuleResult]:
-    """Test a component against every rule of its kind; ends after a vital rule that is broken."""
+    """Test a component against every rule of its kind; stops after a broken vital rule."""
     subject = KINDS[kind][0](kind, spec, registry)
     for rule in rules(kind):
         result = check_rule(rule, subject)
@@ -86,7 +86,7 @@ def _suite(kind: str, spec: str) -> Callable[..., None]:
 
     @pytest.mark.parametrize("rule", rules(kind), ids=lambda rule: rule.name)
     def test_contract(rule: Rule) -> None:
-        if not subjects:  # made by the first test: collection makes no component
+        if not subjects:  # made by the first test, so that collection makes no component
             subjects.append(KINDS[kind][0](kind, spec))
         result = check_rule(rule, subjects[0])
         if result.status == "does not apply":

@@ -14,7 +14,7 @@ RULES = Rules()
 
 
 @RULES(
-    "it is registered, and is made from its spec",
+    "it is registered and can be made from its spec",
     "register a frozen dataclass of the kind's base class, and give every required parameter in the spec",
     vital=True,
     once=True,
@@ -25,12 +25,12 @@ def builds(subject: Subject) -> None:
         subject.component  # noqa: B018 - evaluated for the errors that it raises
     except SpecError as error:
         if missing and subject.text == subject.spec.name:
-            raise Broken(f"{', '.join(missing)} must be given: check a spec, as {subject.text}:VALUE") from error
+            raise Broken(f"{', '.join(missing)} must be given: check a spec such as {subject.text}:VALUE") from error
         raise
 
 
 @RULES(
-    "it states its dimensions, and other images are refused",
+    "it states its dimensions, and refuses other images",
     "set dims to (2,) for images, (3,) for volumes, or (2, 3) for both",
     vital=True,
     once=True,
@@ -41,14 +41,14 @@ def dimensions(subject: Subject) -> None:
     dims = subject.component.dims
     valid = isinstance(dims, tuple) and dims and set(dims) <= set(SHAPES) and len(set(dims)) == len(dims)
     require(valid, f"dims is {dims!r}, expected (2,), (3,) or (2, 3)")
-    require(subject.by_dims, f"dims is {dims!r}, and its masks or priors state none of these")
+    require(subject.by_dims, f"dims is {dims!r}, but its masks or priors state none of these")
     for refused in {1, 2, 3, 4} - set(dims):
         try:
             check_dims(subject.kind, subject.component, (8,) * refused)
         except IncompatibleError as error:
-            require("\n" not in str(error), f"images of {refused} axes are refused in more than one line")
+            require("\n" not in str(error), f"the error for images of {refused} axes has more than one line")
             continue
-        raise Broken(f"dims is {dims!r}, and images of {refused} axes are accepted")
+        raise Broken(f"dims is {dims!r}, but images of {refused} axes are accepted")
 
 
 @RULES(

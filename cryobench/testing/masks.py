@@ -12,7 +12,7 @@ from cryobench.testing.rules import SEED, DoesNotApply, Rules, Subject, global_s
 RULES = Rules()
 _COUNT, _RHO = 4, 0.4
 NOMINAL = 0.1
-"""Largest difference between the kept fraction of a Fourier mask and the requested one, on 64 x 64 or 16 x 16 x 16."""
+"""Maximum difference between the kept and the requested fraction of a Fourier mask, on 64 x 64 or 16 x 16 x 16."""
 
 
 class MaskSubject(Subject):
@@ -85,7 +85,7 @@ def nonnegative(subject: MaskSubject) -> None:
     if isinstance(subject.component, FourierMask) or not subject.component.nonnegative:
         raise DoesNotApply("it does not state so")
     least = subject.draw().min().item()
-    require(least >= 0, f"it states so, and has a pixel of {least:.3g}")
+    require(least >= 0, f"it states so, but has a pixel of {least:.3g}")
 
 
 @RULES(

@@ -61,7 +61,7 @@ class MetricSubject(Subject):
         return measured
 
 
-@RULES("it states its columns", "give `columns: ClassVar` as Column(name, direction, unit), and exactly these values")
+@RULES("it states its columns", "set `columns` to Column(name, direction, unit), and return exactly these values")
 def columns(subject: MetricSubject) -> None:
     stated = [column.name for column in subject.component.columns]
     require(
@@ -75,7 +75,7 @@ def columns(subject: MetricSubject) -> None:
         )
     got = set(subject.measured.values)
     require(
-        got == set(stated), f"it states {', '.join(sorted(stated))} and measures {', '.join(sorted(got)) or 'nothing'}"
+        got == set(stated), f"it states {', '.join(sorted(stated))} but returns {', '.join(sorted(got)) or 'nothing'}"
     )
 
 

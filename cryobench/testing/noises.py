@@ -26,9 +26,9 @@ _IMAGES, _DRAWS = 4, 16
 _SHAPES = {2: (32, 32), 3: (8, 8, 8)}
 _IDS = tuple(map(str, range(_IMAGES)))
 OPERATORS = {2: ("sumpool:2", "identity", "fourier:0.5"), 3: (CentralSlices(), "identity", "fourier:0.5")}
-"""Operators on which a noise model is tested, by the number of axes: the first that it accepts."""
+"""Operators by number of axes. A noise model is tested on the first that it accepts."""
 DEVIATION = 0.1
-"""Largest relative difference between the stated deviation and the root mean square of the noise."""
+"""Maximum relative difference between the stated deviation and the root mean square of the noise."""
 
 
 class NoiseSubject(Subject):
@@ -44,7 +44,7 @@ class NoiseSubject(Subject):
             if reason is None:
                 return live
             reasons.append(f"{spec}: {reason}")
-        raise Broken(f"it refuses all of the usual operators ({'; '.join(reasons)})")
+        raise Broken(f"it refuses all usual operators ({'; '.join(reasons)})")
 
     @cached_property
     def exact(self) -> torch.Tensor:

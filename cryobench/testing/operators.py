@@ -1,4 +1,4 @@
-"""The contract of measurement operators: every method is compared with the dense matrix of the operator."""
+"""The contract of measurement operators. Every method is compared with the dense matrix of the operator."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cryobench.testing.rules import (
 
 RULES = Rules()
 EXACT, ITERATED = 1e-8, 1e-4
-"""Relative errors allowed in float64: of one application, and of a result that may be iterated."""
+"""Maximum relative errors in float64: of one application, and of a result that may be iterative."""
 _SHAPES: dict[int, tuple[Shape, ...]] = {
     2: ((16, 16), (32, 32), (64, 64), (128, 128)),
     3: ((4, 6, 8), (8, 8, 8)),
 }
-"""Shapes on which an operator is tested, by the number of axes: the first that it accepts."""
+"""Shapes by number of axes. An operator is tested on the first that it accepts."""
 ODD_SHAPES: dict[int, tuple[Shape, ...]] = {
     2: ((1, 1), (7, 5), (16, 24)),
     3: ((1, 1, 1), (7, 5, 3), (4, 8, 12)),
@@ -235,7 +235,7 @@ def nonnegative(subject: OperatorSubject) -> None:
     if not subject.operator.nonnegative:
         raise DoesNotApply("it does not state so")
     least = subject.matrix.min().item()
-    require(least >= -EXACT, f"it states so, and has a weight of {least:.3g}")
+    require(least >= -EXACT, f"it states so, but has a weight of {least:.3g}")
 
 
 @RULES("results do not depend on the batch", "measure every image on its own; override select if images differ")
@@ -314,7 +314,7 @@ def check(subject: OperatorSubject) -> None:
         try:
             _measure(subject, shape, imaging)
         except Exception as error:
-            raise Broken(f"it accepts images of {shape}, and fails on them: {described(error)}") from error
+            raise Broken(f"it accepts images of {shape}, but fails on them: {described(error)}") from error
 
 
 def _measure(subject: OperatorSubject, shape: Shape, imaging: Imaging) -> None:

@@ -1,4 +1,4 @@
-"""Rules of a contract, and how a component is tested against one."""
+"""Rules of a contract, and the test of a component against a rule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES: dict[int, tuple[Shape, ...]] = {
     2: ((32, 32), (64, 64), (128, 128), (256, 256)),
     3: ((8, 8, 16), (8, 8, 8), (16, 16, 16), (32, 32, 32)),
 }
-"""Shapes on which a component is tested, by the number of axes: the first that it accepts."""
+"""Shapes by number of axes. A component is tested on the first that it accepts."""
 
 
 class Broken(AssertionError):
@@ -37,9 +37,9 @@ class DoesNotApply(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """A requirement on every component of a kind. remedy: what to do where it is broken.
+    """A requirement on every component of a kind. remedy: what to do if it is broken.
 
-    check: takes a `Subject`; raises `Broken` or `DoesNotApply`. vital: where it is broken, no other rule is tested.
+    check: takes a `Subject`; raises `Broken` or `DoesNotApply`. vital: if it is broken, no other rule is tested.
     once: tested once, not for each number of axes that the component states.
     """
 
@@ -73,7 +73,7 @@ class Rules(list[Rule]):
 
 
 class Subject:
-    """A component under test on images of `dims` axes, and what its rules share. Each kind has a subclass."""
+    """A component under test on images of `dims` axes, with values shared by its rules. Each kind has a subclass."""
 
     def __init__(self, kind: str, text: str, registry: Registry | None = None, dims: int = 2):
         self.kind, self.text, self.registry, self.dims = kind, text, registry or installed(), dims
@@ -117,7 +117,7 @@ class Subject:
 
 
 def check_rule(rule: Rule, subject: Subject) -> RuleResult:
-    """Test a component against a rule, in every number of axes that it states. Any other exception breaks it too."""
+    """Test a component against a rule, for every number of axes that it states. Any exception counts as broken."""
     if rule.once:
         return _check_one(rule, subject)
     try:
@@ -169,7 +169,7 @@ def require_equal(
 
 @contextmanager
 def unmodified(*tensors: torch.Tensor) -> Iterator[None]:
-    """Raise `Broken` where the block changes one of these tensors."""
+    """Raise `Broken` if the block changes one of these tensors."""
     before = [tensor.clone() for tensor in tensors]
     yield
     for tensor, kept in zip(tensors, before, strict=True):
@@ -178,7 +178,7 @@ def unmodified(*tensors: torch.Tensor) -> Iterator[None]:
 
 @contextmanager
 def global_state_unchanged() -> Iterator[None]:
-    """Raise `Broken` where the block changes global state."""
+    """Raise `Broken` if the block changes global state."""
     before = _global_state()
     yield
     after = _global_state()
@@ -188,7 +188,7 @@ def global_state_unchanged() -> Iterator[None]:
 
 @contextmanager
 def _restored_state() -> Iterator[None]:
-    """Restore global state after the block, so that a rule does not depend on those before it."""
+    """Restore global state after the block, so that rules do not depend on each other."""
     before = _global_state()
     try:
         yield
@@ -221,7 +221,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def particles(shape: Shape, count: int = 3) -> torch.Tensor:
-    """Smooth test images or volumes in [-1, 1], each another sum of Gaussian spots, float64 [count, 1, *S]."""
+    """Smooth test images or volumes in [-1, 1], different sums of Gaussian spots, float64 [count, 1, *S]."""
     g = torch.Generator().manual_seed(SEED)
     axes = [torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape]
     images = []

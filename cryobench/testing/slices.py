@@ -33,7 +33,7 @@ class CentralSlices(OperatorRecipe):
 
 
 class CentralSlicesOperator(LinearOperator):
-    """[B, 1, n, n, n] -> [B, count, n, n]: A and its adjoint alone, no closed forms."""
+    """[B, 1, n, n, n] -> [B, count, n, n]: A and its adjoint, without closed forms."""
 
     nonnegative = True
 

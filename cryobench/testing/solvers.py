@@ -40,7 +40,7 @@ from cryobench.testing.slices import CentralSlices
 
 RULES = Rules()
 SAME = 1e-4
-"""Largest difference between an image alone and in a batch, images being in [-1, 1]: rounding is below it."""
+"""Maximum difference between an image alone and in a batch, for images in [-1, 1]: larger than rounding errors."""
 PROBLEMS: dict[int, tuple[tuple[str | OperatorRecipe, str], ...]] = {
     2: (
         ("sumpool:2", "none"),
@@ -59,7 +59,7 @@ PROBLEMS: dict[int, tuple[tuple[str | OperatorRecipe, str], ...]] = {
         ("fourier:0.5", "gaussian:rel=0.05"),
     ),
 }
-"""Operators and noises on which a solver is tested, by the number of axes; most rules use the first that it accepts."""
+"""Operators and noises by number of axes. A solver is tested on those that it accepts, by most rules on the first."""
 DTYPES = (torch.float32, torch.float64)
 _IDS = ("first", "second", "third")
 
@@ -117,7 +117,7 @@ class SolverSubject(Subject):
             if reason is None:
                 return operator, noise
             reasons.append(f"{operator}: {reason}")
-        raise Broken(f"it refuses all of the usual problems ({'; '.join(reasons)})")
+        raise Broken(f"it refuses all usual problems ({'; '.join(reasons)})")
 
     def problem(self, images: slice = slice(None), dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
         return self.trial(*self.first, dtype, device).problem(images)
@@ -238,8 +238,8 @@ def unsupported(subject: SolverSubject) -> None:
             try:
                 x = subject.solve(problem, _IDS[:1]).x
             except Exception as error:
-                raise Broken(f"it accepts {trial.name}, and fails on it: {described(error)}") from error
-            require(x.isfinite().all(), f"it accepts {trial.name}, and its answer has NaN or infinity")
+                raise Broken(f"it accepts {trial.name}, but fails on it: {described(error)}") from error
+            require(x.isfinite().all(), f"it accepts {trial.name}, but its answer has NaN or infinity")
 
 
 @RULES("its progress rises to the number of steps", "call progress(done, steps) after every step, done = 1 ... steps")

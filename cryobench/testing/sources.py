@@ -12,7 +12,7 @@ from cryobench.testing.rules import Broken, DoesNotApply, Rules, Subject, global
 
 RULES = Rules()
 _MAX_IMAGES = 4
-"""Largest number of images that are read."""
+"""Maximum number of images that are read."""
 
 
 class SourceSubject(Subject):
@@ -67,7 +67,7 @@ def bounds(subject: SourceSubject) -> None:
             subject.stack.read(index)
         except SelectionError:
             continue
-        raise Broken(f"read({index}) returns an image, and there are {len(subject.stack)}")
+        raise Broken(f"read({index}) returns an image, but there are only {len(subject.stack)}")
 
 
 @RULES("images may be modified", "return a copy from read: scalings work in place")

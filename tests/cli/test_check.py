@@ -53,7 +53,7 @@ def test_a_name_of_several_kinds_is_checked_for_each_kind(cli):
 def test_a_missing_required_parameter_is_reported(cli):
     code, out, _ = cli("check", "sumpool")
     assert code == 1
-    assert "made from its spec: block must be given: check a spec, as sumpool:VALUE" in out
+    assert "made from its spec: block must be given: check a spec such as sumpool:VALUE" in out
     assert out.splitlines()[-2] == "  1 BROKEN"
 
 

@@ -182,7 +182,7 @@ def test_concurrent_searches_for_one_preset_lose_no_setting(tmp_path, monkeypatc
         (("-s", "toy", *TOYS, "-m", "psnr"), "'mse' is not a column of these metrics; there are psnr, psnr_clean"),
         (("-s", "plain", *TOYS), "nothing to tune"),
         (("-s", "toy@p", *TOYS), "tune toy"),
-        (("-s", "toy", *TOYS, "--images", "40"), "asks for image 40"),
+        (("-s", "toy", *TOYS, "--images", "40"), "selects image 40"),
         (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write trials to /proc/nowhere/p.trials"),
         (("s.yaml", *TOYS), "cannot be combined"),
         (("t.yaml", "--images", "4", "--preset", "p"), "cannot read the suite t.yaml"),

@@ -60,7 +60,7 @@ def test_one_entry_registers_a_format_of_volumes(raw):
     np.testing.assert_array_equal(stack.read(1), IMAGES[1])
     with pytest.raises(DataError, match=r"unknown suffix .*expected .*\.raw"):
         File("a.tif").open()
-    with pytest.raises(ParameterError, match=r"give one of \.mrcs, \.npy, \.raw"):
+    with pytest.raises(ParameterError, match=r"expected one of \.mrcs, \.npy, \.raw"):
         written_files(Path("a.tif"))
 
 

@@ -599,7 +599,7 @@ def test_a_stack_with_fewer_images_than_its_header_says_is_refused_also_in_a_sta
     star = write_star(tmp_path / "p.star", ["1@a.mrcs"])
     os.truncate(path, 1024 + 3 * 256)
     for file in (path, star):
-        assert f"{path} is truncated: its header (4 x 8 x 8) asks for 2048 bytes, the file has 1792" in refused(file)
+        assert f"{path} is truncated: its header (4 x 8 x 8) requires 2048 bytes, the file has 1792" in refused(file)
 
 
 @pytest.mark.parametrize("opened", [False, True])
@@ -711,7 +711,7 @@ def test_an_image_that_is_not_finite_is_named_and_the_others_are_read(tmp_path, 
     stack = File(str(path)).open()
     stack.read(0)
     stack.read(2)
-    with pytest.raises(DataError, match=r"image 1 of a\.mrcs holds 1 values that are not finite"):
+    with pytest.raises(DataError, match=r"image 1 of a\.mrcs has 1 values that are not finite"):
         stack.read(1)
     assert f"2@{path}" in refused(star)
 
@@ -847,24 +847,24 @@ def test_selections_of_images(text, n, expected):
 @pytest.mark.parametrize(
     ("text", "n", "said"),
     [
-        ("5:3", 10, "'5:3' holds no image"),
-        ("4:4", 10, "'4:4' holds no image"),
-        ("7:", 7, "'7:' holds no image"),
+        ("5:3", 10, "'5:3' selects no image"),
+        ("4:4", 10, "'4:4' selects no image"),
+        ("7:", 7, "'7:' selects no image"),
         ("-1", 10, "'-1' counts from the end"),
         ("0:-1", 10, "'0:-1' counts from the end"),
-        ("", 10, "'' is not a choice of images"),
-        ("1,", 10, "'' is not a choice of images"),
-        ("a", 10, "'a' is not a choice of images"),
-        ("1.5", 10, "'1.5' is not a choice of images"),
-        ("0:8:2:1", 10, "'0:8:2:1' is not a choice of images"),
-        ("٣", 10, "is not a choice of images"),
+        ("", 10, "'' is not a selection of images"),
+        ("1,", 10, "'' is not a selection of images"),
+        ("a", 10, "'a' is not a selection of images"),
+        ("1.5", 10, "'1.5' is not a selection of images"),
+        ("0:8:2:1", 10, "'0:8:2:1' is not a selection of images"),
+        ("٣", 10, "is not a selection of images"),
         ("0:8:0", 10, "the step of '0:8:0' is 0"),
-        ("0:8", 7, "--images 0:8 asks for image 7, but FILE has 7 images, 0 to 6"),
-        ("0:99999999999", 7, "asks for image 7, but FILE"),
-        ("1:20:5", 7, "asks for image 11, but FILE"),
-        ("50:60", 7, "asks for image 50, but FILE"),
-        ("1", 1, "asks for image 1, but FILE has 1 image, number 0"),
-        ("3,1:5", 7, "asks for image 3 twice"),
+        ("0:8", 7, "--images 0:8 selects image 7, but FILE has 7 images, 0 to 6"),
+        ("0:99999999999", 7, "selects image 7, but FILE"),
+        ("1:20:5", 7, "selects image 11, but FILE"),
+        ("50:60", 7, "selects image 50, but FILE"),
+        ("1", 1, "selects image 1, but FILE has 1 image, number 0"),
+        ("3,1:5", 7, "selects image 3 twice"),
         (None, 0, "FILE has no images"),
     ],
 )

@@ -1,8 +1,8 @@
 """A leaderboard as one HTML file without dependencies: no server, no network, no framework.
 
-Style, script and data are inside it. A Content-Security-Policy allows this style and this script by their hashes and
-nothing else, so that no request can leave the page and no text of a record can run as script. The script makes tables
-and plots from compact data, on demand.
+The file contains style, script and data. A Content-Security-Policy allows only this style and this script, by their
+hashes, so the page cannot send requests and no text of a record can run as script. The script builds tables and plots
+from compact data, on demand.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from cryobench.leaderboard.page.embedded import embed
 from cryobench.record import Record
 
 SCRIPTS = ("data", "format", "marks", "charts", "table", "pictures", "main")
-"""The parts of the script, in order; together they are one function."""
+"""The parts of the script, in order; they are concatenated into one function."""
 
 MAX_DETAILED = 20_000
-"""Rows of which a page has all details: about 10 MB."""
+"""Maximum number of rows for which a page has all details: about 10 MB."""
 
 
 def to_page(frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str], Path | None]) -> str:
     """The page of a leaderboard.
 
-    frame: of `leaderboard.table.leaderboard`, with its index and attributes; rows may have been removed. records: those
-    of the leaderboard, in any order. find: returns the run folder of a record by its hash, for ring correlations and
-    images. Of more than 20,000 rows the page has the tables, with intervals of the ranking metric alone, and the plots
-    and images of the first 20,000 records.
+    frame: from `leaderboard.table.leaderboard`, with its index and attributes; rows may have been removed. records:
+    those of the leaderboard, in any order. find: returns the run folder of a record by its hash, for ring correlations
+    and images. With more than 20,000 rows, the page has intervals of the ranking metric only, and plots and images of
+    the first 20,000 records only.
     """
     by_hash = {record.hash: record for record in islice(records, MAX_DETAILED)}
     of_rows = [by_hash.get(hash) for hash in frame.index.get_level_values("hash")]

@@ -1,7 +1,7 @@
 """Ring correlations and small images of the run folders, for the page.
 
-Rows are taken in turns, the first of every comparison before the second of any, until a budget is used: a page of
-10,000 rows must still open. Rows with missing or damaged files have no picture.
+The size is limited, because a page of 10,000 rows must still open: the first row of every comparison is embedded, then
+the second, and so on up to a limit. Rows with missing or damaged files have no picture.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from cryobench.record import Record
 from cryobench.results.store import CURVES, VIEWS
 
 MAX_ROWS = 2_000
-"""Run folders that are read."""
+"""Maximum number of run folders that are read."""
 PICTURE_BYTES = 12_000_000
-"""Size of all images as text."""
+"""Maximum size of all images as text."""
 
 
 def embed(
@@ -33,7 +33,7 @@ def embed(
     """The contents of the run folders. records, comparisons: of each row. find: returns a folder by hash.
 
     frc: mean over the images of a row, in thousandths, by row number. pictures: distinct images as PNG in base64.
-    views: by row number, indices into the pictures. left_out: number of rows beyond the budget.
+    views: by row number, indices into the pictures. left_out: number of rows beyond the limit.
     """
     frc: dict[int, list[int]] = {}
     views: dict[int, dict[str, Any]] = {}
@@ -57,7 +57,7 @@ def embed(
             continue
         views[row] = {"images": found.images, "pixel_size": found.pixel_size}
         for kind in ("truth", "reconstruction"):
-            texts = list(map(_png, getattr(found, kind)))  # those shared with other rows, as the truth is, are free
+            texts = list(map(_png, getattr(found, kind)))  # images shared by rows, as the truth is, are stored once
             room -= sum(len(text) for text in set(texts) - pictures.keys())
             views[row][kind] = [pictures.setdefault(text, len(pictures)) for text in texts]
     return {"frc": frc, "pictures": list(pictures), "views": views, "left_out": left_out}

@@ -1,4 +1,4 @@
-"""Families of operators that differ in one parameter, over which quality is drawn as a curve."""
+"""Families of operators that differ in one parameter, for curves of quality against this parameter."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cryobench.spec import Spec, parse
 
 Key = tuple[int, str]
 """A parameter: the index of its component in the composition, outermost first, and its name, '' for a bare value."""
-SAME = 0.01
-"""Relative difference up to which compressions are equal: N / rank(A) rounds."""
+TOLERANCE = 0.01
+"""Relative difference up to which compressions count as equal, because rank(A) is an integer."""
 COMPRESSION = "effective compression N / rank(A)"
 
 
 class Family(NamedTuple):
-    """Two or more operators. pattern: their spec with x for the parameter. values: its text in each operator, None
-    where it has its default."""
+    """Two or more operators that differ in one parameter. pattern: their spec with x for the parameter. values: its
+    text in each operator, None for the default."""
 
     pattern: str
     values: dict[str, str | None]
@@ -35,7 +35,7 @@ class Axis(NamedTuple):
 
 
 def families(operators: Iterable[str]) -> list[Family]:
-    """The families among operator specs. An operator may be in several or none; invalid specs are in none."""
+    """The families of operator specs. An operator may be in several or none; invalid specs are in none."""
     found: dict[tuple, dict[str, str | None]] = {}
     chains: dict[str, list[Spec]] = {}
     for text in dict.fromkeys(operators):
@@ -55,16 +55,16 @@ def families(operators: Iterable[str]) -> list[Family]:
 
 
 def axis(family: Family, places: Sequence[tuple[int, str, float | None]]) -> Axis | None:
-    """The axis for comparisons (number, operator, effective compression) of a family; None where there is no curve.
+    """The axis for comparisons (number, operator, effective compression) of a family; None if there is no curve.
 
-    The effective compression where it distinguishes them, else the parameter if it is a number, such as block sizes of
-    equal compression.
+    The effective compression if it distinguishes them, else the parameter if it is a number (such as block sizes with
+    equal compression).
     """
     compressions = [(number, compression) for number, _, compression in places]
     parameters = [(number, _number(family.values[operator])) for number, operator, _ in places]
     for label, points in ((COMPRESSION, compressions), (f"x of {family.pattern}", parameters)):
         known = sorted(((number, x) for number, x in points if x is not None), key=lambda point: point[1])
-        distinct = all(second - first > SAME * abs(second) for (_, first), (_, second) in pairwise(known))
+        distinct = all(second - first > TOLERANCE * abs(second) for (_, first), (_, second) in pairwise(known))
         if len(known) == len(places) > 1 and distinct:
             return Axis(label, known)
     return None

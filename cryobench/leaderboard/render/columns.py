@@ -35,8 +35,8 @@ INTERVAL = "[95% interval]"
 
 
 class TextColumn(NamedTuple):
-    """A column as text: lines of its header, and one cell per row. one_line: the header where it is not narrow, if it
-    differs."""
+    """A column as text: the lines of its header, and one cell per row. one_line: the header in one line, if it differs
+    from the joined lines."""
 
     name: str
     header: Sequence[str]
@@ -53,7 +53,7 @@ class TextColumn(NamedTuple):
 
 
 def makers(board: Board, solver_width: int = 10**6) -> dict[str, Callable[[bool], TextColumn]]:
-    """Functions that make the columns by name, narrow (False), or in full (True) with intervals where there are any.
+    """Functions that make the columns, by name: narrow (False), or in full (True) with intervals if there are any.
 
     In order: rank, solver, the ranking column, the difference to the leader, other metrics, costs."""
     found: dict[str, Callable[[bool], TextColumn]] = {
@@ -83,7 +83,7 @@ def _place(name: str, by: str, detail: bool) -> int:
 
 
 def _rank(board: Board) -> TextColumn:
-    """Ranks; `=` marks shared ones, and a blank then aligns the others."""
+    """Ranks; shared ones are marked by `=`, the others padded by a blank."""
     ends = ("=", " ") if any(board.columns["tied"]) else ("", "")
     ranks = zip(board.columns["rank"], board.columns["tied"], strict=True)
     cells = [NO_VALUE + ends[1] if rank is None else f"{rank}{ends[not tied]}" for rank, tied in ranks]
@@ -121,7 +121,7 @@ def _intervals(board: Board, name: str, written: Callable[[list[float]], list[st
 
 
 def _difference(board: Board, full: bool) -> TextColumn:
-    """The paired difference of each row to the first; in full with interval and p-value."""
+    """The paired difference between each row and the first; in full with interval and p-value."""
     decimals = decimals_of(board.columns[board.by], 4)
 
     def written(values: list[float]) -> list[str]:
@@ -170,6 +170,6 @@ def _cost(board: Board, name: str, full: bool) -> TextColumn:
 
 
 def text_columns(board: Board, in_full: Sequence[str] = ()) -> list[TextColumn]:
-    """All columns, those in `in_full` with intervals; no difference to the first where there is no second row."""
+    """All columns, those in `in_full` with intervals; without differences if there is only one row."""
     made = [make(name in in_full) for name, make in makers(board).items()]
     return [column for column in made if column.name != DIFFERENCE or any(cell.strip() for cell in column.cells)]

@@ -61,7 +61,7 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 
 def _markdown_cells(column: TextColumn) -> Iterator[str]:
-    """Only solver names contain what must be escaped."""
+    """Only solver names contain characters that must be escaped."""
     return (cell.translate(MARKDOWN) if column.name == "solver" else cell.strip() for cell in column.cells)
 
 
@@ -84,7 +84,7 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 
 def _latex_cells(column: TextColumn) -> Iterator[str]:
-    """Most columns contain numbers and nothing to escape."""
+    """Most columns contain only numbers, which need no escaping."""
     return map(str.strip if LATEX_SPECIAL.isdisjoint("".join(column.cells)) else _latex, column.cells)
 
 
@@ -93,7 +93,7 @@ def _latex(text: str) -> str:
 
 
 def to_html(frame: pd.DataFrame) -> str:
-    """All columns with all intervals, without style."""
+    """All columns with all intervals, without a style sheet."""
     lines: list[str] = []
     for part in _blocks(frame, [DIFFERENCE, *(column["name"] for column in frame.attrs["columns"])]):
         if isinstance(part, str):

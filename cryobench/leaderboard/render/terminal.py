@@ -18,13 +18,13 @@ from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, se
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
 MAX_ROWS = 1000
-"""Rows up to which comparisons are shown; more would take long and are hard to read in a terminal."""
+"""Maximum number of rows shown; more would take long and are hard to read in a terminal."""
 
 
 def rich_tables(frame: pd.DataFrame) -> RenderableType:
     """One table for each comparison, its skipped and failed cells below it.
 
-    Comparisons beyond `MAX_ROWS` rows are counted, not shown; average ranks are over all.
+    Comparisons beyond `MAX_ROWS` rows are counted but not shown; average ranks are over all.
     """
     return Deferred(lambda options: _parts(frame, options))
 
@@ -59,7 +59,7 @@ def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableT
 
 
 def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
-    """The sections with the comparisons that are shown, at least one, and a remark on those that are not."""
+    """The sections with the comparisons that are shown (at least one), and a remark on the others."""
     shown: list[Section] = []
     hidden: list[Board] = []
     room = MAX_ROWS
@@ -78,7 +78,7 @@ def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
 
 
 class _Layout(NamedTuple):
-    """The columns of all tables, in full or not, their widths, and the columns for which there was no room."""
+    """The columns of all tables and whether they are in full, their widths, and the columns that do not fit."""
 
     columns: Mapping[str, bool]
     widths: Mapping[str, int]
@@ -93,8 +93,8 @@ class _Layout(NamedTuple):
 def _layout(boards: Sequence[Board], width: int) -> _Layout:
     """Columns that fit into `width` in every table, so that all tables align.
 
-    Rank, solver and the ranking column are always shown. Time, difference to the leader, its interval, and the other
-    columns are added where they fit, and last the intervals of further metrics.
+    Rank, solver and the ranking column are always shown. If they fit, these are added in order: time, difference to
+    the leader, its interval, the other columns, the intervals of other metrics.
     """
     solver_width = max(16, width // 4)
     made = [makers(board, solver_width) for board in boards]
@@ -108,12 +108,12 @@ def _layout(boards: Sequence[Board], width: int) -> _Layout:
     rank, solver, ranking, *others = sizes
     chosen = {rank: False, solver: False, ranking: True}
     room = width - sum(sizes[name][full] + GAP for name, full in chosen.items()) + GAP
-    wishes = [("seconds_per_image", False), (DIFFERENCE, False), (DIFFERENCE, True)]
-    for name, full in [*wishes, *((name, full) for full in (False, True) for name in others)]:
-        granted = chosen.get(name)
-        if name not in others or (granted is None if full else granted is not None):
+    preferred = [("seconds_per_image", False), (DIFFERENCE, False), (DIFFERENCE, True)]
+    for name, full in [*preferred, *((name, full) for full in (False, True) for name in others)]:
+        current = chosen.get(name)
+        if name not in others or (current is None if full else current is not None):
             continue
-        more = sizes[name][full] - (-GAP if granted is None else sizes[name][granted])
+        more = sizes[name][full] - (-GAP if current is None else sizes[name][current])
         if more <= room:
             chosen[name] = full
             room -= more
@@ -137,7 +137,7 @@ def _rendered(block: str | TableBlock, layout: _Layout, encoded: Callable[[str],
 
 
 def _style(board: Board, place: int) -> str:
-    """The best are bold, floor and ceiling are dim; rank and names show the same."""
+    """The best rows are bold, floor and ceiling are dim; ranks and names show this without styles."""
     if board.columns["rank"][place] == 1:
         return "bold"
     return "dim" if board.columns["floor"][place] or board.columns["ceiling"][place] else ""

@@ -12,7 +12,7 @@ DECIMALS = 6
 SMALLEST = [10.0 ** (1 - decimals) for decimals in range(DECIMALS + 1)]
 """By number of decimals: the smallest number that has two significant digits."""
 LARGEST = 1e7
-"""Numbers from here on are scientific."""
+"""Numbers from this size on are in scientific notation."""
 
 
 def decimals_of(values: Iterable[float], digits: int) -> int:
@@ -30,7 +30,7 @@ def aligned(texts: Sequence[str]) -> list[str]:
 
 
 def fixed_all(values: Sequence[float], decimals: int) -> list[str]:
-    """`fixed` of each; faster where no value is special."""
+    """`fixed` of each value, with a fast path for ordinary values."""
     sizes = list(map(abs, values))
     if SMALLEST[decimals] <= min(sizes) and max(sizes) < LARGEST and not math.isnan(sum(sizes)):
         return list(map(f"%.{decimals}f".__mod__, values))
@@ -38,8 +38,8 @@ def fixed_all(values: Sequence[float], decimals: int) -> list[str]:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """Fixed point with `decimals` decimals, from 0.1 up with more where two significant digits require it; scientific
-    where there are fewer digits, or more than seven before the point."""
+    """Fixed point with `decimals` decimals, or more if two significant digits of a value from 0.1 to 10 require it.
+    Scientific notation with fewer than two significant digits, or more than seven before the point."""
     if SMALLEST[decimals] <= abs(value) < LARGEST:
         return f"{value:.{decimals}f}"
     if 0.1 <= abs(value) < 10:
@@ -57,7 +57,7 @@ def signed(value: float, decimals: int) -> str:
 
 
 def cost(value: float) -> str:
-    """Two significant digits, the reproducibility of timings; integers in full."""
+    """Two significant digits, because timings are not more reproducible; integers in full."""
     if math.isnan(value):
         return NO_VALUE
     if math.isinf(value) or value == int(value) or abs(value) >= 100:
@@ -66,7 +66,7 @@ def cost(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """`p=0.012`; '' for none."""
+    """`p=0.012`; '' for NaN."""
     if math.isnan(p):
         return ""
     return "p<0.001" if p < 0.001 else f"p={p:.2f}" if p >= 0.1 else f"p={p:.2g}"
@@ -74,7 +74,7 @@ def p_value(p: float) -> str:
 
 @lru_cache(maxsize=10_000)  # comparisons have the same solvers
 def one_line(text: Any) -> str:
-    """Text as one line of printable characters: reasons may contain line breaks, labels from files terminal codes."""
+    """Text as one line of printable characters: reasons may contain line breaks, and labels terminal codes."""
     return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
 
 

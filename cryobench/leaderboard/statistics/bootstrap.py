@@ -1,4 +1,4 @@
-"""Means over images and their bootstrap intervals. Needs numpy alone."""
+"""Means over images and their bootstrap intervals. Depends on numpy only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cryobench.errors import ParameterError
 Interval = tuple[float | None, float | None]
 
 CHUNK = 2_000_000
-"""Numbers held at once, of resamples and of their sums: 8 MiB each as float32, whatever the size of the data."""
+"""Maximum number of resamples, and of their sums, held at once: 8 MiB each as float32, for any size of the data."""
 EXACT = 2**24
 """The largest number up to which float32 represents every integer."""
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean over images, or None where it is not defined for every image.
+    """The mean over images, or None if a value is missing (None or NaN).
 
-    An image without a number (None or NaN) is not dropped: solvers fail on the hard images, and a mean over the
-    others would be biased in their favour. Infinite values (the PSNR of an exact image) are kept.
+    Images without a value are not dropped: solvers fail on difficult images, so a mean over the others would be biased.
+    Infinite values (the PSNR of an exact image) are kept.
     """
     numbers = [math.nan if value is None else float(value) for value in values]
     if not numbers or any(map(math.isnan, numbers)):
@@ -37,9 +37,9 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap interval (lo, hi) of the mean of `values` [images], in their unit.
 
-    (None, None) for fewer than two images, and where an image's value is None, NaN or infinite: no image is dropped.
-    The same values and seed give the same interval. For few images it is too narrow, as every percentile bootstrap
-    is: the coverage of nominal 95% intervals of normal data is about 80% for 4 images, 90% for 10 and 94% for 50.
+    (None, None) for fewer than two images, and if a value is None, NaN or infinite: no image is dropped. The same
+    values and seed give the same interval. With few images, percentile bootstrap intervals are too narrow: the coverage
+    of nominal 95% intervals of normal data is about 80% for 4 images, 90% for 10 and 94% for 50.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     Raises `ParameterError` for a level outside (0, 1) or fewer than one resample.
@@ -71,11 +71,11 @@ def bootstrap_intervals(
 def interval_ends(
     data: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ends lo and hi [series] of the `bootstrap_interval` of data [series, images]; NaN where there is none.
+    """The ends lo and hi [series] of the `bootstrap_interval` of data [series, images]; NaN if there is none.
 
     All series share their resamples. Deviations from the mean of a series are rounded to integers, in units of n / 2^24
-    of the largest of n images. float32 sums integers exactly, so a result does not depend on the order of additions in
-    a product, nor on the other series. Up to ten thousand images this rounding is far below the variance of resampling.
+    of the largest one, for n images. float32 sums integers exactly, so the result depends neither on the order of
+    summation nor on the other series. Up to ten thousand images this rounding is far below the variance of resampling.
     """
     n_images = data.shape[1]
     ends = np.full((2, len(data)), math.nan)

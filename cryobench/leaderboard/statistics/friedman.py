@@ -19,10 +19,10 @@ from cryobench.leaderboard.statistics.signed_rank import midranks
 
 
 class Block(NamedTuple):
-    """One comparison. scores: the mean of each solver; None where it has none.
+    """One comparison. scores: the mean of each solver, None if missing.
 
-    label: operator, noise and data. Blocks of one label (other seeds or images) are not independent: their scores are
-    averaged into one block.
+    label: operator, noise and data. Blocks with the same label (other seeds or images) are not independent: their
+    scores are averaged into one block.
     """
 
     label: str
@@ -50,11 +50,10 @@ class AverageRanks:
     """Solvers over blocks, best average rank first, excluded solvers last.
 
     n_blocks: complete blocks, in which all ranked solvers have a score. statistic, p: Friedman's, corrected for ties,
-    by the chi-squared approximation. critical_difference: average ranks that differ by at least this much differ
-    significantly (Nemenyi, level 0.05), where p <= 0.05. groups: largest sets of solvers without a significant
-    difference, in order of average rank; a solver may be in several. left_out: labels of the incomplete blocks.
-    reason: the reason where fewer than two solvers or two blocks are complete; the other fields are then None or
-    empty.
+    by the chi-squared approximation. critical_difference: if p <= 0.05, average ranks that differ by at least this much
+    differ significantly (Nemenyi, level 0.05). groups: largest sets of solvers without a significant difference, in
+    order of average rank; a solver may be in several. left_out: labels of the incomplete blocks. reason: why there are
+    no average ranks (fewer than two solvers or two complete blocks), else ''; the other fields are then None or empty.
     """
 
     solvers: list[SolverRank]
@@ -70,8 +69,8 @@ class AverageRanks:
 def summarise(blocks: Sequence[Block], *, higher: bool, floor: str | None = "pinv") -> AverageRanks:
     """Average ranks of solvers over comparisons. higher: whether a higher score is better. floor: its solver name.
 
-    Ranks are taken over the complete blocks. Solvers skip what they do not support: the solver absent from most blocks
-    is excluded, the last of several, until at least half of the blocks are complete.
+    Ranks are computed over the complete blocks. Since solvers may skip problems, the solver that is missing in the most
+    blocks (the last one in a tie) is excluded, repeatedly, until at least half of the blocks are complete.
     """
     scores = _merged(blocks)
     ranked, complete = _complete(scores.notna().to_numpy())
@@ -115,7 +114,7 @@ def critical_difference(n_solvers: int, n_blocks: int) -> float:
 
 
 def _merged(blocks: Sequence[Block]) -> pd.DataFrame:
-    """The mean score [label, solver] over the blocks of each label; NaN where a solver has no score in one of them."""
+    """The mean score [label, solver] over the blocks of each label; NaN if a solver has no score in one of them."""
     solvers = list(dict.fromkeys(solver for block in blocks for solver in block.scores))
     by_label: dict[str, list[Mapping[str, float | None]]] = {}
     for label, scores in blocks:
@@ -125,7 +124,7 @@ def _merged(blocks: Sequence[Block]) -> pd.DataFrame:
 
 
 def _complete(present: np.ndarray) -> tuple[list[int], np.ndarray]:
-    """The ranked solvers, and which blocks have a score of all of them, of present [blocks, solvers]."""
+    """The ranked solvers, and which blocks have scores of all of them. present: [blocks, solvers]."""
     solvers = list(range(present.shape[1]))
     while len(solvers) > 1:
         complete = np.asarray(present[:, solvers].all(axis=1))

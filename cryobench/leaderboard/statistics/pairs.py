@@ -1,8 +1,8 @@
 """Paired comparison of all rows of a table.
 
-All solvers see the same images, and the difficulty of an image is common to them. So the test is on the differences of
-two rows image by image, over all pairs of rows. Testing the leader alone against the k - 1 others is wrong: the leader
-was chosen by the same data. The tests simulate how often that errs.
+All solvers are given the same images, and the difficulty of an image is common to them. Therefore the differences of
+two rows are tested image by image, for all pairs of rows. Testing only the leader against the k - 1 others is invalid,
+because the leader was selected with the same data; the test suite simulates the resulting error rate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from cryobench.leaderboard.statistics.power import LEVEL, images_needed, images_
 from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 
 RESAMPLES = 2_000
-"""Bootstrap resamples of a difference; an end of its interval varies by 6% of its standard error from seed to seed."""
+"""Bootstrap resamples of a difference; an end of its interval varies between seeds by 6% of its standard error."""
 
 BATCH = 4_000_000
-"""Differences held at once: 32 MiB."""
+"""Maximum number of differences held at once: 32 MiB."""
 
 
 class Paired(NamedTuple):
@@ -30,9 +30,9 @@ class Paired(NamedTuple):
     corrected over all pairs. images_needed: see `power.images_needed`. better: the row that is significantly better
     (p_holm <= 0.05, ranks and mean of the same sign), else -1.
     ranks: 1 + the number of significantly better rows. tied: whether another row has the same rank. Equal rank is not
-    transitive: of A ~ B ~ C, A and C may differ, and the ranks are then 1, 1, 2. Nor do ranks follow the means: a row
-    of lower mean may vary too much for any row to be significantly better.
-    reason: the reason where n images cannot make a difference significant, else ''. p, p_holm are then NaN, and ranks
+    transitive: if A ~ B and B ~ C, A and C may differ, and the ranks are then 1, 1, 2. Ranks may also disagree with the
+    means: a row with a lower mean may vary too much for any row to be significantly better.
+    reason: why n images cannot make a difference significant, else ''. With a reason, p and p_holm are NaN, and ranks
     and tied are those of the means.
     """
 
@@ -45,8 +45,8 @@ class Paired(NamedTuple):
 def compare_many(comparisons: Sequence[np.ndarray], *, higher: bool) -> list[Paired]:
     """Compare all pairs of rows of each array [rows, images]. higher: whether higher is better.
 
-    Infinite values (the PSNR of an exact image) are allowed, NaN is not; equal infinities differ by 0. Arrays of one
-    shape are computed together; the result is that of each alone.
+    Infinite values (the PSNR of an exact image) are allowed, NaN is not; equal infinities differ by 0. Arrays of the
+    same shape are computed together, which does not change the results.
     """
     shapes: dict[tuple[int, ...], list[int]] = {}
     for place, values in enumerate(comparisons):
@@ -116,5 +116,5 @@ def _reason(n_images: int, n_pairs: int) -> str:
 
 
 def _losses(lost: np.ndarray, row_of_pair: np.ndarray, n_rows: int) -> np.ndarray:
-    """How many of the pairs [comparisons, pairs] each row lost, [comparisons, rows]."""
+    """The number of pairs that each row lost, [comparisons, rows]. lost: [comparisons, pairs]."""
     return lost.astype(int) @ (row_of_pair[:, None] == np.arange(n_rows)).astype(int)

@@ -1,7 +1,7 @@
 """The Wilcoxon signed-rank test of many pairs at once, exact for few images; Holm's correction.
 
-The null distribution is that of random signs: under no difference each image's difference is as likely as its negative.
-Conditional on the sizes of the differences the test is exact for any distribution, ties and zeros included.
+Under the null hypothesis the difference of an image is as likely as its negative, so the null distribution is that of
+random signs. Conditional on the sizes of the differences, the test is exact for any distribution, with ties and zeros.
 
 Wilcoxon, Biometrics Bulletin 1 (1945) 80. Zeros as in Pratt, JASA 54 (1959) 655: they are ranked and carry no sign.
 (If they are dropped before ranking, a difference can become less significant as every image moves in its direction.)
@@ -21,8 +21,8 @@ zeros) and a continuity correction of half the step between possible values."""
 def signed_rank(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two-sided p and direction [pairs] of the signed-rank test of differences [pairs, images] against zero.
 
-    direction: sign of W+ - W-. Infinite differences have the highest ranks. p = 1 where all differences are 0. No
-    difference may be NaN.
+    direction: sign of W+ - W-. Infinite differences have the highest ranks. p = 1 if all differences are 0. Differences
+    must not be NaN.
     """
     ranks = midranks(np.abs(differences))
     signed = np.sign(differences) * ranks

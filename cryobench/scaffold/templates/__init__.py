@@ -1,1 +1,1 @@
-"""What `cryobench new` starts from, a kind each: working components of the name Example."""
+"""Templates of `cryobench new`, one for each kind: working components with the name Example."""

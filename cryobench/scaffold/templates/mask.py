@@ -1,4 +1,4 @@
-"""Masks of open rows, as a cryobench mask generator."""
+"""Masks of random rows, as a cryobench mask generator."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,13 +11,13 @@ from cryobench.rng import generator
 
 @dataclass(frozen=True)
 class Example(PixelMask):
-    """Rows that are open or closed as a whole, each open with probability `prob`."""
+    """Masks whose rows are 1 with probability `prob`, else 0."""
 
-    prob: Annotated[float, "probability that a row is open"] = 0.5
+    prob: Annotated[float, "probability that a row is 1"] = 0.5
 
     def draw(self, count: int, shape: Shape, seed: int) -> torch.Tensor:
         masks = []
-        for index in range(count):  # a stream each: the first masks of a longer draw are the same
+        for index in range(count):  # one generator per mask: the first masks of a longer draw are the same
             g = generator(seed, self, shape, index)
             masks.append((torch.rand((shape[0], 1), generator=g) < self.prob).float().expand(shape))
         return torch.stack(masks)

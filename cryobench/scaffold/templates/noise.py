@@ -1,4 +1,4 @@
-"""Uniform noise, as of rounding, as a cryobench noise model."""
+"""Uniform noise, such as rounding errors, as a cryobench noise model."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,7 @@ from cryobench.rng import Rng
 
 @dataclass(frozen=True)
 class Example(NoiseModel):
-    """Noise that is uniform between -width / 2 and width / 2, of deviation width / sqrt(12)."""
+    """Noise that is uniform between -width / 2 and width / 2, with standard deviation width / sqrt(12)."""
 
     dims = (2, 3)
 
@@ -24,4 +24,4 @@ class Example(NoiseModel):
         return Noisy(y + self.width * (u - 0.5), sigma)
 
     def unsupported(self, operator: LinearOperator, scale: Scale) -> str | None:
-        return "y lies on a subspace, and this noise would leave it" if operator.noise_in_range else None
+        return "y lies in a subspace, which this noise would leave" if operator.noise_in_range else None

@@ -13,8 +13,8 @@ from cryobench.errors import IncompatibleError
 class ExampleOperator(LinearOperator):
     """y = sums of `bin` neighbouring columns, [B, 1, H, W] -> [B, 1, H, W / bin].
 
-    `A` and its transpose are enough: norm, pseudo-inverse and proximal step then come by iteration. Where you know
-    them in closed form, override them, and set `closed_form`.
+    `A` and its transpose are sufficient: norm, pseudo-inverse and proximal step are then computed iteratively. If you
+    know closed forms, override them and set `closed_form`.
     """
 
     nonnegative = True

@@ -9,10 +9,10 @@ from cryobench.priors.sparsity import Sparsity
 
 @dataclass(frozen=True)
 class Example(Sparsity):
-    """R(x) = sum of |x|_i over all pixels: few of them differ from zero.
+    """R(x) = sum of |x_i| over all pixels, for images with few non-zero pixels.
 
     `analysis` is the K of R(x) = ||K x||_1 and `adjoint` its transpose; `norm_squared` bounds ||K||^2, by default 1.
-    With K K^T = 1 the proximal step is soft thresholding, else it is iterated.
+    If K K^T = 1, the proximal step is soft thresholding, else it is computed iteratively.
     """
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:

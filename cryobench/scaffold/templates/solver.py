@@ -10,9 +10,9 @@ from cryobench.rng import Rng
 
 @dataclass(frozen=True)
 class Example(Solver):
-    """Steepest descent on 1/2 ||A x - y||^2 from zero, with the best step along each gradient (Cauchy 1847).
+    """Steepest descent on 1/2 ||A x - y||^2 from zero, with the optimal step along each gradient (Cauchy 1847).
 
-    Replace this by your method. Everything is done per image, so that images do not depend on each other.
+    Replace this with your method. Everything is computed per image, so that results do not depend on the batch.
     """
 
     dims = (2, 3)
@@ -25,7 +25,7 @@ class Example(Solver):
         x = 0 * back_projection
         for i in range(self.steps):
             g = A.A_adjoint_A(x) - back_projection
-            curvature, slope = dot(Ag := A.A(g), Ag), dot(g, g)  # one number an image
+            curvature, slope = dot(Ag := A.A(g), Ag), dot(g, g)  # one number per image
             x = x - slope / per_item(curvature, x).clamp_min(1e-30) * g
             if progress is not None:
                 progress(i + 1, self.steps)

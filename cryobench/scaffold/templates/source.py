@@ -1,4 +1,4 @@
-"""Made images of a few spots, as a cryobench data source."""
+"""Synthetic images of a few spots, as a cryobench data source."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +9,7 @@ from cryobench.core import Source, Stack
 
 
 class ExampleStack(Stack):
-    """Images that are made when they are read. Image `index` follows from (seed, index) alone."""
+    """Images that are computed when they are read. Image `index` depends only on (seed, index)."""
 
     def __init__(self, count: int, size: int, noise: float, seed: int):
         self.shape, self.label = (size, size), "example"
@@ -33,12 +33,12 @@ class ExampleStack(Stack):
 
 @dataclass(frozen=True)
 class Example(Source):
-    """Images of eight Gaussian spots, and white noise."""
+    """Images of eight Gaussian spots with white noise."""
 
     count: Annotated[int, "images"] = 100
     size: Annotated[int, "side of an image, in pixels"] = 128
     noise: Annotated[float, "standard deviation of the noise"] = 0.2
-    seed: Annotated[int, "of the images"] = 0
+    seed: Annotated[int, "random seed"] = 0
 
     def open(self) -> Stack:
         return ExampleStack(self.count, self.size, self.noise, self.seed)

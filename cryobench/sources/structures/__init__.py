@@ -25,7 +25,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
 
 
 def names_of(text: str) -> list[str]:
-    """The structures in a text: one, several joined by '+', or all packaged ones of a split."""
+    """The structures that a text names: one, several joined by '+', or all packaged ones of a split."""
     in_split = [name for name, entry in catalogue().items() if entry["split"] == text]
     return in_split or text.split("+")
 
@@ -34,7 +34,7 @@ def read_structure(name: str, *, chains: str = "all", assembly: str | None = Non
     """The atoms of a packaged structure, or of a file.
 
     chains: names joined by commas, or "all". assembly: the biological assembly of the file to build. Hydrogens, water
-    and all but the first alternative conformation are left out. Raises `DataError`.
+    and all but the first alternative conformation are omitted. Raises `DataError`.
     """
     if name in catalogue():
         if assembly is not None:
@@ -62,7 +62,7 @@ def _read_file(path: Path, assembly: str | None) -> tuple[list[str], np.ndarray,
     inner = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if not path.exists() and inner not in _SUFFIXES:
         known = ", ".join(catalogue())
-        raise DataError(f"{path} is neither a packaged structure nor a file; packaged are {known}")
+        raise DataError(f"{path} is neither a packaged structure nor a file; the packaged structures are {known}")
     check_file(path, "mmCIF or PDB file")
     if inner not in _SUFFIXES:
         raise DataError(f"{path} has no suffix of a coordinate file; expected {', '.join(_SUFFIXES)}, also with .gz")
