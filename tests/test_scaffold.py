@@ -69,7 +69,7 @@ def test_invalid_kinds_and_names_are_refused(kind, name, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path, monkeypatch):
+def test_a_folder_is_not_overwritten_and_written_atomically(tmp_path, monkeypatch):
     (create("mask", "rows", tmp_path) / "mine").touch()
     with pytest.raises(ParameterError, match="already exists; remove it"):
         create("mask", "rows", tmp_path)
@@ -86,7 +86,7 @@ def test_a_folder_is_not_overwritten_and_appears_whole(tmp_path, monkeypatch):
     assert (tmp_path / "cryobench-rows" / "mine").exists()
 
 
-def test_the_command_says_what_to_do_next(cli, tmp_path):
+def test_the_command_prints_the_next_steps(cli, tmp_path):
     code, out, _ = cli("new", "metric", "ncc", "--into", tmp_path)
     assert code == 0
     assert f"cryobench check {KINDS['metric']}/ncc" in out

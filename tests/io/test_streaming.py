@@ -157,7 +157,7 @@ def test_reading_keeps_a_bounded_number_of_chunks_ahead():
     chunks.close()
 
 
-def test_leaving_early_ends_the_thread():
+def test_closing_the_iterator_ends_the_thread():
     stack = Counting(1000)
     for _ in stream(stack, chunk_bytes=IMAGE):
         assert threads()

@@ -39,7 +39,7 @@ def test_deterministic_and_seeded():
     assert bootstrap_interval(values) != bootstrap_interval(values, seed=1)
 
 
-def test_an_interval_does_not_depend_on_its_company_or_the_chunks(monkeypatch):
+def test_an_interval_does_not_depend_on_other_series_or_chunks(monkeypatch):
     rng = np.random.default_rng(0)
     values, other, shorter = rng.normal(size=30).tolist(), rng.normal(size=30).tolist(), [1.0, 2.0]
     alone = bootstrap_interval(values)
@@ -65,7 +65,7 @@ def test_one_image_has_no_interval():
 
 
 @pytest.mark.parametrize("spread", [1e-40, 1e-9, 1e40])
-def test_any_unit_will_do(spread):
+def test_very_large_and_small_units(spread):
     """Sums are taken in float32, of which the largest number is 3e38."""
     values = np.random.default_rng(0).normal(size=20)
     ends = bootstrap_interval(values.tolist())
@@ -101,6 +101,6 @@ def test_mean():
 
 
 @pytest.mark.parametrize("wrong", [{"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}])
-def test_refuses(wrong):
+def test_invalid_parameters_are_refused(wrong):
     with pytest.raises(ParameterError, match=next(iter(wrong))):
         bootstrap_interval([1.0, 2.0], **wrong)

@@ -59,7 +59,7 @@ def test_a_shift_of_all_images_is_better_or_worse_by_the_metrics_direction(metri
     assert bool(found.regressions) == (verdict == "worse")
 
 
-def test_swapping_old_and_new_turns_every_verdict():
+def test_swapping_old_and_new_reverses_every_verdict():
     old, new = record(values={"psnr": NOISE.tolist(), "mse": NOISE.tolist()}), record()
     new.values = {"psnr": (NOISE + 1 + NOISE[::-1]).tolist(), "mse": (NOISE + 1 + NOISE[::-1]).tolist()}
     new.timing["seconds_per_image"] = 9.0
@@ -78,7 +78,7 @@ def test_images_are_paired_by_name():
     assert one(changes([old], [new])).verdict == "better"  # a hundredth, seen as every image has it
 
 
-def test_tests_are_wilcoxons_corrected_by_holm_over_all_metrics_and_cells():
+def test_p_values_are_wilcoxons_with_holms_correction_over_all_metrics_and_cells():
     rng = np.random.default_rng(3)
     old = [record(solver, 25 + rng.normal(size=12)) for solver in "abcd"]
     new = [record(solver, 25.3 + rng.normal(size=12)) for solver in "abcd"]
@@ -91,7 +91,7 @@ def test_tests_are_wilcoxons_corrected_by_holm_over_all_metrics_and_cells():
     assert [change.p_holm for change in found] == pytest.approx(holm(np.array(p)))
 
 
-def test_what_is_identical_is_no_test():
+def test_identical_cells_do_not_count_as_tests():
     """Ten solvers that did not change do not hide the one that did."""
     old = [record(solver, NOISE[:7]) for solver in "abcdefghij"]
     new = [record(solver, NOISE[:7]) for solver in "bcdefghij"] + [record("a", NOISE[:7] - 1)]
@@ -110,7 +110,7 @@ def test_cells_of_few_images_are_not_tested_and_do_not_count():
     assert any("8 not tested: too few images" in remark for remark in found.remarks)
 
 
-def test_under_no_change_one_answer_in_twenty_is_wrong_at_most():
+def test_without_changes_at_most_one_result_in_twenty_is_significant():
     rng = np.random.default_rng(0)
     names = [f"solver{place}" for place in range(8)]
     wrong = 0
@@ -137,20 +137,20 @@ def test_under_no_change_one_answer_in_twenty_is_wrong_at_most():
         ({"images": [f"other@{place}" for place in range(12)]}, False),
     ],
 )
-def test_cells_are_matched_by_what_they_were_to_do(changed, matched):
+def test_cells_are_matched_by_their_task(changed, matched):
     anchor = record("anchor")
     found = changes([anchor, record()], [anchor, record(**changed)], columns=["psnr"])
     assert len(found.changes) == 1 + matched
     assert (len(found.only_old), len(found.only_new)) == (0, 0) if matched else (1, 1)
 
 
-def test_the_last_record_of_a_cell_counts():
+def test_the_last_record_of_a_cell_is_used():
     found = changes([record(psnr=NOISE), record()], [record()])
     assert one(found).verdict == "identical"
     assert any("not compared: 1 records" in remark for remark in found.remarks)
 
 
-def test_a_cell_that_no_longer_runs_is_a_regression_whatever_the_thresholds():
+def test_a_cell_that_no_longer_runs_is_a_regression_for_any_thresholds():
     failed = record("tv", status="failed", reason="out of memory", values={}, timing={}, counters={})
     found = changes([record(), record("tv")], [record(), failed], fail_on="psnr:-1")
     assert found.broken == ["tv on sumpool:16, noise none, demo, seed 0: failed, out of memory"]
@@ -163,7 +163,7 @@ def test_a_cell_that_no_longer_runs_is_a_regression_whatever_the_thresholds():
     ("old", "new", "verdict"),
     [(0.0, math.nan, "lost"), (math.nan, 0.0, "gained"), (math.nan, math.nan, "no number")],
 )
-def test_a_number_lost_is_a_regression(old, new, verdict):
+def test_a_lost_mean_is_a_regression(old, new, verdict):
     found = changes([record(psnr=np.append(NOISE, old))], [record(psnr=np.append(NOISE, new))], columns=["psnr"])
     change = one(found)
     assert (change.verdict, change.p, change.lo, change.difference) == (verdict, None, None, None)
@@ -195,7 +195,7 @@ def test_costs_change_beyond_the_tolerance():
     assert not changes([cell(1.0, 0, 50)], [cell(1.15, 0, 50)], fail_on="seconds:+20%").regressions
 
 
-def test_other_hardware_is_shown():
+def test_different_hardware_is_reported():
     old, new = record(), record(environment={"device": "cpu", "hardware": {"processor": "another"}})
     assert any("costs are not comparable for 1 of the cells" in remark for remark in changes([old], [new]).remarks)
     assert not any("hardware" in remark for remark in changes([old], [old]).remarks)
@@ -210,13 +210,13 @@ def test_other_hardware_is_shown():
         (25 + NOISE - 0.2 + np.where(np.arange(12) % 2, 3, -3), False),  # beyond it, but the interval holds 0
     ],
 )
-def test_a_threshold_takes_a_mean_beyond_it_that_is_not_chance(new, passed):
+def test_a_threshold_applies_to_differences_whose_interval_excludes_zero(new, passed):
     found = changes([record()], [record(psnr=new)], fail_on="psnr:-0.1")
     assert one(found).passed == ("psnr:-0.1" if passed else "")
     assert len(found.regressions) == passed
 
 
-def test_a_single_image_has_no_interval_and_passes_by_its_value():
+def test_the_threshold_for_a_single_image_is_compared_with_its_value():
     assert changes([record(psnr=[25.0])], [record(psnr=[24.8])], fail_on="psnr:-0.1").regressions
     assert not changes([record(psnr=[25.0])], [record(psnr=[24.8])]).regressions
 
@@ -232,7 +232,7 @@ def test_columns_are_chosen_and_those_of_thresholds_added():
     assert columns == ["psnr", "nfe"]
 
 
-def test_a_metric_of_one_side_or_of_another_unit_is_shown_not_to_be_compared():
+def test_metrics_of_one_result_or_with_different_units_are_reported_as_not_compared():
     old = record(values={"psnr": NOISE.tolist(), "mse": NOISE.tolist()})
     new = record(values={"psnr": NOISE.tolist(), "ssim": NOISE.tolist()})
     new.columns = [COLUMNS[0] | {"unit": "bel"}]
@@ -244,7 +244,7 @@ def test_a_metric_of_one_side_or_of_another_unit_is_shown_not_to_be_compared():
     assert "psnr is not compared" in shown
 
 
-def test_refusals():
+def test_invalid_requests_are_refused():
     with pytest.raises(ResultsError, match="no cell is in both"):
         changes([record()], [record("tv")])
     with pytest.raises(ParameterError, match="did you mean 'psnr'"):

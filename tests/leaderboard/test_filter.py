@@ -21,7 +21,7 @@ def chosen(**patterns) -> list[str]:
     return [f"{one.solver} {one.operator}" for one in StoredRecords(choose(CELLS, patterns))]
 
 
-def test_nothing_asked_is_everything():
+def test_without_patterns_everything_is_kept():
     assert len(chosen()) == CELLS.num_rows
     assert len(chosen(solver=["*"], operator=["*"], noise=["*"], data=["*"])) == CELLS.num_rows
 
@@ -41,7 +41,7 @@ def test_solvers_are_chosen_and_floor_and_ceiling_stay(patterns, kept):
     assert {text.removesuffix(" sumpool:16") for text in found} == kept | {"pinv", "ceiling"}
 
 
-def test_a_comparison_without_a_chosen_solver_goes_as_a_whole():
+def test_a_comparison_without_a_chosen_solver_is_removed():
     assert all(text.endswith("sumpool:16") for text in chosen(solver=["tv"]))
 
 
@@ -52,7 +52,7 @@ def test_problems_are_chosen():
 
 
 @pytest.mark.parametrize("name", ["solver", "operator", "noise", "data"])
-def test_what_fits_nothing_is_an_error_that_says_what_there_is(name):
+def test_a_pattern_without_matches_is_an_error_with_the_available_values(name):
     with pytest.raises(ParameterError) as caught:
         choose(CELLS, {name: ["nothing*"]})
     assert "nothing* matches nothing; the results have: " in str(caught.value)
@@ -93,11 +93,11 @@ def board(*compressions: float) -> list[float]:
     return frame.groupby(level="group", sort=False)["compression"].first().tolist()
 
 
-def test_groups_by_compression_stand_in_its_order():
+def test_groups_by_compression_are_sorted_by_it():
     assert board(4.0, 1.5, 2.0, 1.5, 4.001) == [1.5, 1.5, 2.0, 4.0, 4.001]
 
 
-def test_groups_by_name_stand_in_order_of_appearance_and_rows_stay_in_theirs():
+def test_groups_by_name_are_in_order_of_appearance_with_rows_in_theirs():
     problems = [("b", "y"), ("b", "x"), ("a", "y"), ("a", "x")]
     cells = [
         record(solver, psnr, operator=operator, noise=noise)

@@ -26,7 +26,7 @@ def test_the_critical_difference_is_that_of_the_published_table(n_solvers, q):
 
 @settings(deadline=None)
 @given(st.integers(3, 6), st.integers(2, 12), st.integers(0, 100), st.sampled_from([0, 1, 6]))
-def test_friedman_is_scipys(n_solvers, n_blocks, seed, digits):
+def test_friedman_equals_scipys(n_solvers, n_blocks, seed, digits):
     scores = np.round(np.random.default_rng(seed).normal(size=(n_blocks, n_solvers)) + np.arange(n_solvers), digits)
     statistic, p = friedman(scipy.stats.rankdata(scores, axis=1))
     if (scores == scores[:, :1]).all():
@@ -80,7 +80,7 @@ def test_a_solver_without_a_score_for_one_seed_has_none_for_the_label():
     assert {row.solver: row.n_blocks for row in found.solvers} == {"a": 1, "b": 0}
 
 
-def test_a_specialist_is_left_out_and_not_the_blocks_it_skips():
+def test_a_solver_that_skips_most_blocks_is_excluded_rather_than_the_blocks():
     scores = np.random.default_rng(2).normal(size=(8, 3)) + np.array([0, 1, 2])
     with_specialist = [
         Block(label, values | ({"wiener": 9.0} if place < 2 else {}))
@@ -95,7 +95,7 @@ def test_a_specialist_is_left_out_and_not_the_blocks_it_skips():
     assert (specialist.beats_floor, specialist.with_floor) == (2, 2)
 
 
-def test_a_block_that_one_of_many_solvers_skips_is_left_out():
+def test_a_block_skipped_by_one_of_many_solvers_is_excluded():
     given = blocks(np.random.default_rng(2).normal(size=(8, 5)))
     given[3] = Block("block 3", dict(given[3].scores) | {"c": None})
     given[4] = Block("block 4", dict(given[4].scores) | {"c": math.nan})
@@ -122,7 +122,7 @@ def _pairs(names):
     return [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
 
 
-def test_where_friedman_sees_nothing_all_are_one_group():
+def test_without_a_significant_friedman_test_all_solvers_are_one_group():
     scores = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [2.0, 3.0, 1.0]])
     found = summarise(blocks(scores), higher=True)
     assert found.p > 0.05
@@ -146,7 +146,7 @@ def test_nothing_to_summarise(given):
     assert all(each.average_rank is None for each in found.solvers)
 
 
-def test_solvers_are_left_out_until_half_of_the_blocks_are_complete():
+def test_solvers_are_excluded_until_half_of_the_blocks_are_complete():
     """Two kinds of solvers that never meet: one kind is ranked, with the floor, on its own blocks."""
     kinds = [{"floor": 1.0, "a": 2.0, "b": 3.0}, {"floor": 1.0, "c": 2.0}]
     found = summarise([Block(str(place), kinds[place % 2]) for place in range(8)], higher=True, floor="floor")

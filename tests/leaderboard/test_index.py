@@ -69,7 +69,7 @@ def slim(one: Record) -> Record:
     return Record(**(vars(one) | {"values": values, "resolved": {}, "solver_info": {}}))
 
 
-def test_the_index_says_what_the_run_folders_say(runs):
+def test_the_index_equals_the_run_folders(runs):
     expected = [slim(one) for one in Results(runs).read_all(ignore)]
     for _ in range(2):  # made, then found
         found = list(map(slim, read(runs)))
@@ -77,7 +77,7 @@ def test_the_index_says_what_the_run_folders_say(runs):
         assert (runs / INDEX).exists()
 
 
-def test_leaderboards_through_it_are_those_of_the_records(runs):
+def test_leaderboards_from_the_index_equal_those_from_records(runs):
     records = Results(runs).read_all(ignore)
     read_cells([runs], ignore)
     frame = leaderboard(read_cells([runs], ignore))
@@ -88,7 +88,7 @@ def test_leaderboards_through_it_are_those_of_the_records(runs):
     )
 
 
-def test_only_what_is_new_or_changed_is_read(runs, reads):
+def test_only_new_and_changed_folders_are_read(runs, reads):
     read(runs)
     assert len(reads) == 4
     reads.clear()
@@ -108,7 +108,7 @@ def test_only_what_is_new_or_changed_is_read(runs, reads):
     assert reads == []
 
 
-def test_a_change_of_equal_size_is_seen_by_its_time(runs):
+def test_a_change_of_equal_size_is_detected_by_its_time(runs):
     read(runs)
     table = next(runs.glob("*s0*")) / "metrics.csv"
     stat = table.stat()
@@ -120,7 +120,7 @@ def test_a_change_of_equal_size_is_seen_by_its_time(runs):
     assert next(one for one in read(runs) if one.solver == "s0").values["psnr"][0] == 29.0
 
 
-def test_damaged_and_foreign_folders_are_named_each_time_and_read_once(runs, reads):
+def test_damaged_and_foreign_folders_are_reported_each_time_and_read_once(runs, reads):
     (runs / "foreign").mkdir()
     (runs / "notes.txt").write_text("mine")
     damaged = next(runs.glob("*s0*"))
@@ -147,7 +147,7 @@ def test_damaged_and_foreign_folders_are_named_each_time_and_read_once(runs, rea
         {"problem": {"trained_on": ["here"]}},
     ],
 )
-def test_a_record_of_another_kind_is_named_and_the_others_are_read(runs, foreign):
+def test_an_invalid_record_is_reported_and_the_others_are_read(runs, foreign):
     """Other software's, or another version's: valid JSON, and fields that a leaderboard cannot use."""
     path = next(runs.glob("*s1*")) / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | foreign))
@@ -159,7 +159,7 @@ def test_a_record_of_another_kind_is_named_and_the_others_are_read(runs, foreign
     assert len(leaderboard(table)) == 3
 
 
-def test_a_folder_whose_name_is_no_text(runs):
+def test_a_folder_whose_name_is_not_valid_text(runs):
     try:
         next(runs.glob("*s1*")).rename(os.fsdecode(os.fsencode(runs) + b"/2026-\xff"))
     except OSError:
@@ -178,7 +178,7 @@ def older(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [broken, older, lambda path: path.write_text("not parquet"), Path.unlink])
-def test_an_index_that_cannot_be_used_is_made_again(runs, reads, spoil):
+def test_an_unusable_index_is_rebuilt(runs, reads, spoil):
     expected = list(map(slim, read(runs)))
     spoil(runs / INDEX)
     reads.clear()
@@ -189,7 +189,7 @@ def test_an_index_that_cannot_be_used_is_made_again(runs, reads, spoil):
     assert reads == []
 
 
-def test_where_nothing_can_be_written_it_works_all_the_same(runs, monkeypatch):
+def test_a_read_only_results_folder_can_be_read(runs, monkeypatch):
     expected = list(map(slim, read(runs)))
     (runs / INDEX).unlink()
 
@@ -212,7 +212,7 @@ def read_often(root: Path) -> int:
     return min(read_cells([root], ignore).num_rows for _ in range(5))
 
 
-def test_two_processes_do_each_other_no_harm(runs):
+def test_two_processes_can_update_the_index_at_once(runs):
     for number in range(10, 40):
         Results(runs).write(numbered(number))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -250,20 +250,20 @@ def test_oldest_first(runs):
     assert [one.solver for one in read(runs)] == ["s4", "s0", "s1", "s2", "s3"]
 
 
-def test_the_index_is_no_run_folder(runs):
+def test_the_index_is_not_a_run_folder(runs):
     read(runs)
     assert len(Results(runs).read_all(ignore)) == 4
     assert Results(runs).find(f"{1:064d}"[::-1]) is not None
 
 
-def test_no_folder_and_no_cell(tmp_path):
+def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(ResultsError, match="no results folder"):
         read_cells([tmp_path / "none"], ignore)
     assert read_cells([tmp_path], ignore).num_rows == 0
     assert leaderboard(read_cells([tmp_path], ignore)).empty
 
 
-def test_stored_records_are_those_that_were_stored_whenever_they_are_iterated_over():
+def test_stored_records_can_be_iterated_over_repeatedly():
     records = [numbered(number) for number in range(5)]
     stored = StoredRecords(cells(records))
     assert list(stored) == list(stored) == records

@@ -33,7 +33,7 @@ def record(trained_on: list[dict[str, str]], origin: dict[str, str] = SCORED) ->
         ([{"structure": "6zu5", "split": "train", "seed": "0"}, SCORED], "images"),
     ],
 )
-def test_what_is_shared(trained, shared):
+def test_the_overlap_of_origins(trained, shared):
     assert overlap(record(trained)) == shared
     assert overlap(record(trained, origin={})) == ""
     assert overlap(dataclasses.replace(record([]), problem={})) == ""
@@ -60,7 +60,7 @@ class Recalls(Solver):
 """
 
 
-def test_a_run_records_it_and_the_table_says_so(install_plugin):
+def test_a_run_records_the_overlap_and_the_table_shows_it(install_plugin):
     install_plugin(
         "cryobench-recall",
         {"cryobench.solvers": {"recalls": "recall:Recalls"}, "cryobench.priors": {"trained": "recall:Trained"}},
@@ -87,7 +87,7 @@ def test_a_run_records_it_and_the_table_says_so(install_plugin):
     assert len(marked) == 4  # two rows, two remarks
 
 
-def test_clean_columns_stand_beside_the_metric_that_ranks():
+def test_clean_columns_are_next_to_the_ranking_metric():
     frame = leaderboard(cb.run("pinv", "sumpool:4", data="simulate:3mht,size=32,snr=1"))
     names = list(frame.columns)
     assert {"psnr", "psnr_clean", "ssim_clean", "psnr_clean_lo"} <= set(names)

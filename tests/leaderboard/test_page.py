@@ -25,7 +25,7 @@ def data_of(html: str) -> dict:
     return json.loads(text)
 
 
-def test_it_carries_what_the_table_says_row_by_row_whatever_the_order_of_the_records():
+def test_the_page_contains_the_table_row_by_row_for_any_order_of_the_records():
     records = results()
     frame = leaderboard(records)
     data = data_of(page(records[::-1]))
@@ -43,7 +43,7 @@ def test_it_carries_what_the_table_says_row_by_row_whatever_the_order_of_the_rec
     assert len(data["role"]) == len(frame)
 
 
-def test_rows_that_were_taken_out_are_not_in_it():
+def test_removed_rows_are_not_in_the_page():
     records = results()
     frame = leaderboard(records)
     kept = frame[frame["solver"] != "tv"]
@@ -56,7 +56,7 @@ def test_rows_that_were_taken_out_are_not_in_it():
 HOSTILE = '</script><script>window.harm=1</script><img src=x onerror="window.harm=1"><!-- {{script}} &lt; \u2028'
 
 
-def test_no_text_of_a_record_ends_the_data_or_is_taken_for_a_part_of_the_page():
+def test_texts_of_records_are_escaped():
     html = page([record(HOSTILE, operator=HOSTILE, data=HOSTILE, noise=HOSTILE)])
     assert html.count("<script") == 2
     assert "<img" not in html
@@ -64,7 +64,7 @@ def test_no_text_of_a_record_ends_the_data_or_is_taken_for_a_part_of_the_page():
     assert data_of(html)["texts"]["solver"]["distinct"] == [HOSTILE]
 
 
-def test_the_policy_names_this_style_and_this_script_and_nothing_else():
+def test_the_policy_allows_only_this_style_and_this_script():
     html = page(results())
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', html)
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
@@ -85,7 +85,7 @@ def test_infinite_and_missing_numbers_survive():
     assert ["Infinity"] * 4 in data["boxes"]["psnr"]
 
 
-def test_many_images_are_told_by_the_five_numbers_of_their_box():
+def test_many_images_are_summarised_by_five_numbers():
     many = record("many", images=content.DOTS + 1)
     few = record("few", images=content.DOTS)
     boxes = data_of(page([many, few]))["boxes"]["psnr"]
@@ -102,7 +102,7 @@ def test_box_plots_stop_at_a_number_of_values_with_the_ranking_metric_first(monk
     assert set(data_of(page(records))["boxes"]) == {"psnr", "mse"}
 
 
-def test_images_and_ring_correlations_of_the_folders_are_in_it_and_a_shared_truth_once(tmp_path):
+def test_images_and_ring_correlations_are_embedded_and_a_shared_truth_once(tmp_path):
     records = [record("a"), record("b", quality=19)]
     data = data_of(page(records, folders(tmp_path, records)))
     assert len(data["pictures"]) == 4 + 2 * 4
@@ -123,7 +123,7 @@ def decoded(text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("content_of_file", [b"", b"no archive", None])
-def test_a_damaged_or_absent_file_costs_its_picture_and_no_more(tmp_path, content_of_file):
+def test_a_damaged_or_missing_file_only_removes_its_picture(tmp_path, content_of_file):
     records = [record("a"), record("b", quality=19)]
     places = folders(tmp_path, records)
     for file in list(places[records[0].hash].iterdir()):
@@ -132,7 +132,7 @@ def test_a_damaged_or_absent_file_costs_its_picture_and_no_more(tmp_path, conten
     assert set(data["views"]) == set(data["frc"]) == {"1"}
 
 
-def test_what_there_is_no_room_for_is_counted_and_every_comparison_has_a_turn(tmp_path, monkeypatch):
+def test_rows_beyond_the_limit_are_counted_and_every_comparison_is_embedded_first(tmp_path, monkeypatch):
     records = [record(solver, operator, quality) for operator in ("identity", "fourier:0.5")
                for solver, quality in (("a", 21), ("b", 20), ("c", 19))]  # fmt: skip
     places = folders(tmp_path, records)
@@ -146,7 +146,7 @@ def test_what_there_is_no_room_for_is_counted_and_every_comparison_has_a_turn(tm
     assert data["left_out"] == 5
 
 
-def test_of_very_many_rows_the_tables_are_whole_and_the_details_those_of_the_first_records(tmp_path, monkeypatch):
+def test_with_many_rows_tables_are_complete_and_details_are_those_of_the_first_records(tmp_path, monkeypatch):
     records = [record("a"), record("b", quality=21), record("c", quality=22)]
     places = folders(tmp_path, records)
     full = data_of(page(records, places))
@@ -163,7 +163,7 @@ def test_of_very_many_rows_the_tables_are_whole_and_the_details_those_of_the_fir
 # --- families of operators --------------------------------------------------------------------------------------------
 
 
-def test_a_family_differs_in_one_parameter_alone():
+def test_a_family_differs_in_one_parameter():
     found = families(["sumpool:8,count=8", "sumpool:8,count=16", "sumpool:4,count=16", "sumpool:8", "fourier:0.5"])
     assert {family.pattern: family.values for family in found} == {
         "sumpool:8,count=x": {"sumpool:8,count=8": "8", "sumpool:8,count=16": "16", "sumpool:8": None},
@@ -171,7 +171,7 @@ def test_a_family_differs_in_one_parameter_alone():
     }
 
 
-def test_families_of_composed_operators_and_of_what_is_no_spec():
+def test_families_of_composed_operators_and_invalid_specs():
     found = families(["sumpool:4@ctf", "sumpool:8@ctf", "sumpool:8@fourier:0.5", "sumpool:8@fourier:0.25", '"', "a,,"])
     assert {family.pattern for family in found} == {"sumpool:x@ctf", "sumpool:8@fourier:x"}
     assert families([]) == families(["identity"]) == families(["identity", "identity"]) == []

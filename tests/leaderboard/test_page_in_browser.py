@@ -79,7 +79,7 @@ def header(tab, name: str):
     return tab.locator("section").first.locator(f'th[data-column="{name}"]')
 
 
-def test_a_click_on_a_header_sorts_best_first_and_another_turns_it_round(whole):
+def test_a_click_on_a_header_sorts_best_first_and_another_reverses_it(whole):
     assert names(whole) == ["tv", "dct:0.1", "slow", "pinv", "ceiling", "wiener", "broken"]
     header(whole, "psnr").get_by_role("button").click()
     assert header(whole, "psnr").get_attribute("aria-sort") == "descending"
@@ -102,7 +102,7 @@ def test_the_keyboard_sorts_and_the_focus_stays(whole):
     assert whole.evaluate("document.activeElement.parentNode.dataset.column") == "seconds_per_image"
 
 
-def test_tabs_are_moved_through_by_keyboard_and_show_their_operator(opened):
+def test_the_keyboard_moves_between_tabs_which_show_their_operator(opened):
     tab = opened(page(results()))
     tab.get_by_role("tab").first.focus()
     seen = []
@@ -137,7 +137,7 @@ def test_a_filter_leaves_floor_and_ceiling_and_plots_follow(whole):
     ]
 
 
-def test_marks_reasons_and_remarks_are_said(opened):
+def test_marks_reasons_and_remarks_are_shown(opened):
     origins = {"origin": {"structure": "6zu5"}, "trained_on": [{"structure": "6zu5"}]}
     seen = record("learned", quality=25, problem=origins)
     tab = opened(page([seen, *(r for r in results() if r.operator == "sumpool:8" and r.noise == "none")]))
@@ -180,7 +180,7 @@ ATTEMPTS = """async (address) => {
 }"""
 
 
-def test_nothing_can_leave_even_if_it_tried(browser, tmp_path):
+def test_the_policy_blocks_every_request(browser, tmp_path):
     (tmp_path / "page.html").write_text(page(results()), encoding="utf-8")
     with HTTPServer(("127.0.0.1", 0), Counting) as server:
         server.asked = 0
@@ -222,7 +222,7 @@ def viewer(tab):
     return found
 
 
-def test_it_shows_the_very_pixels_that_were_saved(opened, tmp_path):
+def test_the_viewer_shows_the_saved_pixels(opened, tmp_path):
     cell = record("a")
     folder = fill(tmp_path / "run", 3, shape=(16, 24))
     tab = opened(page([cell], {cell.hash: folder}))
@@ -242,7 +242,7 @@ def test_it_shows_the_very_pixels_that_were_saved(opened, tmp_path):
     assert (signed[error == 0] == 247).all()
 
 
-def test_all_images_zoom_and_move_as_one_by_keyboard_and_pointer(whole):
+def test_all_images_zoom_and_move_together_by_keyboard_and_pointer(whole):
     stage = viewer(whole)
     transforms = lambda: set(stage.locator("canvas").evaluate_all(TRANSFORMS))  # noqa: E731
     assert stage.locator("canvas").count() == 6
@@ -273,7 +273,7 @@ def test_all_images_zoom_and_move_as_one_by_keyboard_and_pointer(whole):
     assert transforms() == at_first
 
 
-def test_what_is_under_the_pointer_stays_there_when_it_zooms(whole):
+def test_zooming_keeps_the_point_under_the_pointer(whole):
     stage = viewer(whole)
     stage.scroll_into_view_if_needed()
     box = lambda: stage.locator("canvas").first.bounding_box()  # noqa: E731
@@ -287,7 +287,7 @@ def test_what_is_under_the_pointer_stays_there_when_it_zooms(whole):
     assert (y - first["y"]) / first["height"] == pytest.approx(0.6, abs=0.01)
 
 
-def test_a_scale_bar_is_as_long_as_it_says(whole):
+def test_a_scale_bar_has_the_labelled_length(whole):
     stage = viewer(whole)
     for _ in range(3):
         bar = stage.locator(".scalebar").first
@@ -329,7 +329,7 @@ def titles(place) -> list[str]:
     return place.locator("title").all_text_contents()
 
 
-def test_boxes_tell_the_quartiles_of_the_images(whole):
+def test_boxes_are_the_quartiles_of_the_images(whole):
     told = [text for text in titles(whole.locator("section").first) if "median" in text]
     assert len(told) == 5
     values = {r.solver: r.values["psnr"] for r in results() if r.operator == "sumpool:8" and r.status == "ok"}
@@ -384,7 +384,7 @@ def test_correlations_of_volumes_are_those_of_shells(opened, tmp_path):
 # --- size, width, colour, paper ---------------------------------------------------------------------------------------
 
 
-def test_of_ten_thousand_rows_only_what_is_looked_at_is_made(opened):
+def test_only_visible_parts_of_ten_thousand_rows_are_rendered(opened):
     many = [record(f"solver:{k // 1000}", f"sumpool:{k % 4}", 20 + k / 997, seed=k % 1000) for k in range(10_000)]
     tab = opened(page([record("pinv", "sumpool:1", 1.0, floor=True, seed=1), *many]))
     assert tab.evaluate("document.querySelectorAll('*').length") < 5_000
@@ -397,7 +397,7 @@ def test_of_ten_thousand_rows_only_what_is_looked_at_is_made(opened):
 
 
 @pytest.mark.parametrize("width", [400, 1200])
-def test_it_is_no_wider_than_the_window(opened, tmp_path, width):
+def test_the_page_is_not_wider_than_the_window(opened, tmp_path, width):
     records = [record("a_very_long_solver_name:with=parameters,that=go,on=and,on=and,on=until,the=end"), *results()]
     tab = opened(page(records, folders(tmp_path / "r", records)), viewport={"width": width, "height": 800})
     for place in range(3):
@@ -405,7 +405,7 @@ def test_it_is_no_wider_than_the_window(opened, tmp_path, width):
         assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_dark_is_dark_and_paper_is_white(opened):
+def test_dark_mode_is_dark_and_print_is_white(opened):
     lightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number).reduce((a, b) => a + b) / 3"
     contrast = f"[{lightness}, {lightness.replace('backgroundColor', 'color')}]"
     ground, ink = (tab := opened(page(results()), color_scheme="dark")).evaluate(contrast)
@@ -419,7 +419,7 @@ def test_dark_is_dark_and_paper_is_white(opened):
     assert tab.locator("main table").first.is_visible()
 
 
-def test_everything_that_can_be_used_has_a_name(whole):
+def test_every_control_has_an_accessible_name(whole):
     viewer(whole)
     unnamed = whole.evaluate("""() => [...document.querySelectorAll("button, input, select, [role=img]")]
         .filter((each) => !(each.getAttribute("aria-label") || each.textContent.trim() || each.labels?.length))
@@ -427,7 +427,7 @@ def test_everything_that_can_be_used_has_a_name(whole):
     assert unnamed == []
 
 
-def test_where_nothing_ran_the_reasons_are_all_there_is(opened):
+def test_a_page_without_results_shows_the_reasons(opened):
     tab = opened(page([record("a", status="failed", reason="why")]))
     assert "why" in tab.locator("section").text_content()
     assert Path(tab.url.removeprefix("file://")).exists()

@@ -34,7 +34,7 @@ def rows(result: Paired) -> list:
     return list(pd.DataFrame(result.pairs).itertuples(index=False))
 
 
-def test_under_no_difference_at_most_one_board_in_twenty_is_wrong():
+def test_without_differences_at_most_one_table_in_twenty_is_wrong():
     results = compare_many(list(boards(np.random.default_rng(0))), higher=True)
     wrong = sum((board.pairs["better"] >= 0).any() for board in results)
     assert interval_99(wrong)[0] <= LEVEL
@@ -42,7 +42,7 @@ def test_under_no_difference_at_most_one_board_in_twenty_is_wrong():
     assert wrong == sum((board.ranks != 1).any() for board in results)
 
 
-def test_correcting_against_the_leader_alone_errs_one_time_in_eight():
+def test_correcting_only_for_pairs_with_the_leader_errs_one_time_in_eight():
     """Of ten rows and 20 images. Which is why all pairs are corrected for: the leader is the best of the same data."""
     values = np.random.default_rng(9).normal(size=(N_BOARDS, 10, 20))
     leaders = values.mean(axis=2).argmax(axis=1)
@@ -53,7 +53,7 @@ def test_correcting_against_the_leader_alone_errs_one_time_in_eight():
     assert LEVEL < 0.09 < lo < hi < 0.15
 
 
-def test_half_a_decibel_is_found_with_the_stated_power():
+def test_half_a_decibel_is_detected_with_the_stated_power():
     """Six solvers; one is 0.5 dB better than the others, with 0.8 dB of scatter in each paired difference."""
     exact = np.array([[-1.0, 1.0]]) / math.sqrt(2) * 0.8 + 0.5  # mean 0.5, standard deviation 0.8
     n_images = int(images_needed(exact, 15)[0])
@@ -98,7 +98,7 @@ def assert_same(one: Paired, other: Paired) -> None:
     assert one.reason == other.reason
 
 
-def test_neither_batches_nor_company_change_a_result(monkeypatch):
+def test_results_depend_on_neither_batches_nor_other_comparisons(monkeypatch):
     rng = np.random.default_rng(2)
     shapes = [(3, 6), (10, 20), (3, 6), (1, 5), (4, 3), (3, 60), (3, 6)]
     comparisons = [rng.normal(size=shape) for shape in shapes]
@@ -135,7 +135,7 @@ def test_sharing_a_rank_is_not_transitive():
     assert (result.ranks.tolist(), result.tied.tolist()) == ([1, 1, 2], [True, True, False])
 
 
-def test_ranks_and_mean_must_point_the_same_way():
+def test_ranks_and_mean_must_have_the_same_sign():
     """Fifteen small gains and one great loss: the ranks say better, the mean says worse, and so nothing is said."""
     gains = np.append(np.arange(1, 16) / 100, -100.0)
     result = compare(np.stack([gains, np.zeros(16)]), higher=True)
@@ -179,7 +179,7 @@ def test_infinite_values_are_numbers():
     assert result.ranks.tolist() == [1, 1, 4, 3]
 
 
-def test_one_row_is_compared_with_nothing():
+def test_a_single_row_has_no_pairs():
     for n_images in (1, 5):
         result = compare(np.ones((1, n_images)), higher=True)
         assert (rows(result), result.ranks.tolist(), result.reason) == ([], [1], "")

@@ -29,7 +29,7 @@ def test_images_to_test_are_the_fewest(tests):
 
 @pytest.mark.parametrize("tests", [1, 15])
 @pytest.mark.parametrize("effect", [0.3, 0.5, 0.8, 1.0, 1.25])
-def test_so_many_images_have_the_stated_power(effect, tests):
+def test_the_stated_number_of_images_has_the_stated_power(effect, tests):
     n_images = int(images_needed(sample(10, effect), tests)[0])
     drawn = np.random.default_rng(1).normal(effect, 1, size=(4000, n_images))
     power = np.mean(signed_rank(drawn)[0] <= LEVEL / tests)
@@ -37,7 +37,7 @@ def test_so_many_images_have_the_stated_power(effect, tests):
     assert POWER - 0.02 < power < POWER + 0.05
 
 
-def test_at_the_fewest_images_the_power_may_be_less():
+def test_with_the_fewest_images_the_power_may_be_lower():
     n_images = int(images_needed(sample(10, 1.5), 1)[0])
     assert n_images == images_to_test(1) == 6
     drawn = np.random.default_rng(1).normal(1.5, 1, size=(4000, n_images))
@@ -45,7 +45,7 @@ def test_at_the_fewest_images_the_power_may_be_less():
     assert np.mean(signed_rank(drawn)[0] <= LEVEL) == pytest.approx(scipy.stats.norm.cdf(1.5) ** 6, abs=0.02)
 
 
-def test_half_as_large_a_difference_takes_four_times_the_images():
+def test_half_the_difference_requires_four_times_the_images():
     large, small = (images_needed(sample(10, effect), 1)[0] for effect in (0.1, 0.05))
     assert small / large == pytest.approx(4, rel=0.02)
 
@@ -62,7 +62,7 @@ def test_never_fewer_than_can_be_tested():
 @pytest.mark.parametrize(
     "differences", [[0.0, 0.0], [1.0, -1.0], [1.0], [math.inf, 1.0], [math.inf, -math.inf], [1.0, -1.0 + 1e-9]]
 )
-def test_no_number(differences):
+def test_differences_without_a_number_of_images(differences):
     assert math.isnan(images_needed(np.array([differences]), 1)[0])
 
 
@@ -76,12 +76,12 @@ def table_of_the_docs(first_cell: str) -> list[list[str]]:
     return [rows[0], *rows[2:]]
 
 
-def test_the_docs_say_how_many_images_can_be_tested():
+def test_the_docs_state_how_many_images_can_be_tested():
     (_, *n_rows), (_, *fewest) = table_of_the_docs("rows")
     assert [images_to_test(math.comb(int(count), 2)) for count in n_rows] == list(map(int, fewest))
 
 
-def test_the_docs_say_how_many_images_are_needed():
+def test_the_docs_state_how_many_images_are_needed():
     (_, *effects), *rows = table_of_the_docs("d")
     for n_rows, *numbers in rows:
         tests = math.comb(int(n_rows.removesuffix(" rows")), 2)

@@ -55,13 +55,13 @@ def test_the_columns_are_those_of_the_paired_tests(direction):
     assert frame.loc[f"s{leader}", ["diff_leader", "p_holm", "images_needed"]].isna().all()
 
 
-def test_p_of_two_rows_is_scipys():
+def test_p_of_two_rows_equals_scipys():
     array = values([0, 0.3])
     expected = scipy.stats.wilcoxon(array[0], array[1]).pvalue
     assert board(array)["p_holm"].dropna().tolist() == pytest.approx([expected])
 
 
-def test_few_images_are_ranked_by_mean_and_told_why():
+def test_few_images_are_ranked_by_mean_with_the_reason():
     frame = board(values([0, 1, 2], n_images=4))
     assert frame["rank"].tolist() == [1, 2, 3]
     assert frame["p_holm"].isna().all()
@@ -75,7 +75,7 @@ def test_one_image_has_differences_and_no_intervals():
     assert frame["diff_leader_lo"].isna().all()
 
 
-def test_a_cost_is_one_number_a_cell():
+def test_a_cost_is_one_number_per_cell():
     cells = [record(f"s{i}", timing={"seconds_per_image": float(i)}) for i in range(3)]
     frame = leaderboard(cells, by="seconds_per_image")
     assert frame["diff_leader"].tolist()[1:] == [1.0, 2.0]
@@ -91,7 +91,7 @@ def test_too_many_rows_are_not_tested(monkeypatch):
     assert frame["untested"].str.contains("more than 3 rows").all()
 
 
-def test_exact_images_do_not_disturb():
+def test_exact_images_do_not_affect_other_rows():
     exact = np.full(12, math.inf)
     frame = board(np.array([exact, values([0])[0], exact]))
     assert frame["rank"].tolist() == [1, 1, 3]
@@ -99,7 +99,7 @@ def test_exact_images_do_not_disturb():
     assert frame["diff_leader_lo"].isna().all()
 
 
-def test_comparisons_do_not_disturb_each_other(monkeypatch):
+def test_comparisons_are_independent(monkeypatch):
     """The table of several comparisons, in whatever batches, holds the tables of each."""
     arrays = [values([0, 0.1, 1.0][: 2 + seed % 2], n_images=6 + seed % 3, seed=seed) for seed in range(7)]
     alone = [board(array, operator=f"o{i}", floor=0) for i, array in enumerate(arrays)]
@@ -114,7 +114,7 @@ def test_comparisons_do_not_disturb_each_other(monkeypatch):
         pd.testing.assert_frame_equal(together, pd.concat(alone))
 
 
-def test_who_beats_the_floor():
+def test_rows_that_beat_the_floor():
     frame = board(values([0, 2.0, 0.1, -1.0], seed=1), floor=0)
     assert frame["beats_floor"].to_dict() == {"s1": "yes", "s2": "unclear", "s0": "", "s3": "no"}
     assert (board(values([0, 2.0]))["beats_floor"] == "").all()  # there is none
@@ -169,7 +169,7 @@ def test_holms_correction_is_over_all_pairs():
     assert all(np.isclose(corrected, p).any() for p in found)
 
 
-def test_metrics_that_do_not_rank_do_not_enter():
+def test_other_metrics_do_not_affect_the_ranking():
     array = values([0, 1])
     frame = board(array, columns=[PSNR, MSE])
     pd.testing.assert_series_equal(frame["p_holm"], board(array)["p_holm"])

@@ -71,7 +71,7 @@ def test_the_ranking_metric_with_interval_and_the_floor_in_words(frame):
     assert "mse ↓" in text(frame, 120)
 
 
-def test_the_ceiling_is_shown_and_explained_and_never_the_best():
+def test_the_ceiling_is_shown_and_explained_but_never_ranked():
     clean = [PSNR, PSNR | {"name": "psnr_clean"}]
     values = {"psnr": [20.0, 22.0], "psnr_clean": [25.0, 27.0]}
     solver = record("tv", columns=clean, values=values)
@@ -95,7 +95,7 @@ def test_the_ceiling_is_shown_and_explained_and_never_the_best():
     assert text(frame, 100, encoding="ascii").isascii()
 
 
-def test_what_does_not_fit_is_named(frame):
+def test_columns_that_do_not_fit_are_named(frame):
     narrow, wide = text(frame, 80), text(frame, 400)
     assert "not shown at this width, but in the CSV:" in narrow
     assert "measurement_mse" in " ".join(narrow.split())
@@ -116,7 +116,7 @@ def test_reasons_are_shown_as_they_are(frame):
     assert "failed ddnm: RuntimeError: [/bold] out of memory" in shown
 
 
-def test_only_skips():
+def test_a_table_of_skipped_cells_only():
     shown = text(leaderboard([absent("skipped", "tv", reason="no torch")]))
     assert "skipped tv: no torch" in shown
     assert "sumpool:16" in shown
@@ -144,7 +144,7 @@ def test_missing_and_infinite_means():
     assert "no mean" not in text(leaderboard([record()]))
 
 
-def test_rows_of_different_machines_are_told():
+def test_rows_from_different_machines_are_reported():
     cells = [record("a"), record("b", environment={"device": "cuda", "version": "0.1.0"})]
     assert "rows come from different devices: cpu, cuda" in text(leaderboard(cells))
     assert "different" not in text(leaderboard(cells[:1]))
@@ -169,7 +169,7 @@ def test_csv_round_trip(frame):
             assert left == [value if value != "" else None for value in right]
 
 
-def test_csv_leaves_missing_empty():
+def test_missing_values_are_empty_in_csv():
     header, line = to_csv(leaderboard([record(psnr=(25.0,))])).splitlines()
     row = dict(zip(header.split(","), line.split(","), strict=True))
     assert (row["rank"], row["psnr"], row["psnr_lo"], row["psnr_hi"]) == ("1", "25.0", "", "")
@@ -232,14 +232,14 @@ def test_every_rendering_shows_ties_differences_and_their_tests(written):
     assert "s2 (floor)" in shown
 
 
-def test_no_difference_is_rounded_to_nothing():
+def test_no_difference_is_rounded_to_zero():
     """Of 2e-9 the sign and the size are seen."""
     frame = leaderboard([record("a", (20.0, 21.0)), record("b", (20.0 - 2e-9, 21.0 - 2e-9))])
     assert "-2e-09" in text(frame, 200)
     assert "-0.00" not in text(frame, 200)
 
 
-def test_why_there_is_no_p_value_and_who_is_not_above_the_floor():
+def test_reasons_for_missing_p_values_and_solvers_below_the_floor_are_shown():
     shown = text(leaderboard(cells_with([1.0, 0.0, -1.0], n_images=4, floor=1)), 200)
     assert "no p-values: with 4 images and 3 pairs of rows" in shown
     assert "no better than the floor: s2" in shown
@@ -248,7 +248,7 @@ def test_why_there_is_no_p_value_and_who_is_not_above_the_floor():
     assert ("not significantly better than the floor: s0" in shown) == ("1=" in shown)
 
 
-def test_the_pareto_mark_stands_in_the_cost_and_is_explained():
+def test_the_pareto_mark_is_in_the_cost_column_and_explained():
     cells = [
         record("good", (30.0, 31.0), timing={"seconds_per_image": 9.0}),
         record("dear", (20.0, 21.0), timing={"seconds_per_image": 10.0}),
@@ -270,7 +270,7 @@ def test_full_rank_is_called_not_compressive():
     assert "not compressive" not in text(leaderboard([record(compression=1.01)]), 100)
 
 
-def test_times_of_different_machines_are_told():
+def test_times_from_different_machines_are_reported():
     def on(processor: str) -> dict:
         return {"device": "cpu", "version": "0.1.0", "hardware": {"processor": processor, "torch_threads": 2}}
 
@@ -281,7 +281,7 @@ def test_times_of_different_machines_are_told():
     assert "different" not in text(leaderboard([cells[0], record("b", environment=on("X"))]), 200)
 
 
-def test_why_a_metric_has_no_numbers():
+def test_reasons_for_missing_metrics_are_shown():
     lpips = {"name": "lpips", "direction": "lower", "unit": ""}
     cell = record(columns=[PSNR, lpips], values={"psnr": [1.0, 2.0], "lpips": [math.nan, math.nan]},
                   unmeasured={"lpips": "no AlexNet weights here; see docs"})  # fmt: skip
@@ -290,7 +290,7 @@ def test_why_a_metric_has_no_numbers():
     assert "not measured, or not defined" not in shown
 
 
-def test_where_metrics_looked_is_in_the_title():
+def test_the_evaluated_region_is_in_the_title():
     assert "seed 0 · within circle · C" in text(leaderboard([record(problem={"within": "circle"})]), 100)
 
 
@@ -305,7 +305,7 @@ def several() -> pd.DataFrame:
 
 
 @in_every_rendering
-def test_every_rendering_sums_up_comparisons(written):
+def test_every_rendering_summarises_comparisons(written):
     shown = written(several())
     assert "all comparisons" in shown
     for solver, rank, beats in (("s1", "1.00", "5 of 5"), ("s2", "2.00", "5 of 5"), ("s0 (floor)", "3.00", "")):
@@ -331,7 +331,7 @@ def test_groups_have_headings_and_a_summary_each(written, by, headings):
     assert shown.count("all comparisons") == several_in
 
 
-def test_a_terminal_shows_whole_comparisons_up_to_a_limit_and_says_what_it_leaves_out(monkeypatch):
+def test_a_terminal_shows_whole_comparisons_up_to_a_limit_and_counts_the_rest(monkeypatch):
     monkeypatch.setattr(terminal, "MAX_ROWS", 7)
     shown = text(several(), 120)
     assert shown.count("· noise") == 2
@@ -361,7 +361,7 @@ def test_csv_is_that_of_pandas():
     assert to_csv(frame) == frame.to_csv(index=False, lineterminator="\n")
 
 
-def test_markdown_has_as_many_cells_in_every_line_and_nothing_of_it_is_markup():
+def test_markdown_has_the_same_number_of_cells_in_every_line_and_text_is_escaped():
     cells = [record("x:|*[a](b)*<b>_", data="d|*e*"), absent("failed", "y", reason="`a` | <i>")]
     shown = to_markdown(leaderboard(cells))
     lines = [line for line in shown.splitlines() if line.startswith("|")]
@@ -371,7 +371,7 @@ def test_markdown_has_as_many_cells_in_every_line_and_nothing_of_it_is_markup():
     assert "- failed y: \\`a\\` \\| \\<i\\>" in shown
 
 
-def test_latex_has_as_many_cells_in_every_row_and_no_command_of_a_stranger():
+def test_latex_has_the_same_number_of_cells_in_every_row_and_text_is_escaped():
     cells = [record("x:a_b&50%{\\input}$~^#"), absent("failed", "y_z", reason="100 % [gone]")]
     shown = to_latex(leaderboard(cells))
     rows = [line for line in shown.splitlines() if line.endswith(r"\\")]
@@ -385,7 +385,7 @@ def test_latex_has_as_many_cells_in_every_row_and_no_command_of_a_stranger():
         assert shown.count(f"\\begin{{{name}}}") == shown.count(f"\\end{{{name}}}") == 1
 
 
-def test_nothing_is_no_results_everywhere():
+def test_an_empty_leaderboard_is_no_results_in_every_rendering():
     frame = leaderboard([])
     assert to_markdown(frame) == "no results\n"
     assert "no results" in to_latex(frame)

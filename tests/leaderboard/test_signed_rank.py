@@ -22,7 +22,7 @@ def brute_force(differences: list[float]) -> float:
 
 @settings(deadline=None)
 @given(st.lists(SOME_TIES, min_size=1, max_size=3).filter(lambda rows: len(set(map(len, rows))) == 1))
-def test_midranks_are_scipys(rows):
+def test_midranks_equal_scipys(rows):
     values = np.array(rows)
     values[values == 3] = math.inf
     np.testing.assert_array_equal(midranks(values), scipy.stats.rankdata(values, axis=1))
@@ -30,7 +30,7 @@ def test_midranks_are_scipys(rows):
 
 @settings(deadline=None, max_examples=200)
 @given(SOME_TIES)
-def test_exact_is_all_signs_tried_ties_and_zeros_included(differences):
+def test_exact_p_values_equal_enumeration_with_ties_and_zeros(differences):
     p, _ = signed_rank(np.array([differences]))
     assert p[0] == pytest.approx(brute_force(differences), abs=1e-12)
 
@@ -83,7 +83,7 @@ def test_where_the_approximation_takes_over_it_is_close_and_on_the_safe_side():
 
 @settings(deadline=None)
 @given(SOME_TIES)
-def test_swapping_the_rows_turns_the_direction_alone(differences):
+def test_swapping_the_rows_reverses_only_the_direction(differences):
     values = np.array([differences])
     (p, way), (p_swapped, way_swapped) = signed_rank(values), signed_rank(-values)
     assert p[0] == p_swapped[0]
@@ -98,7 +98,7 @@ def test_infinite_differences_are_the_largest():
     assert signed_rank(both)[0] == pytest.approx(brute_force([9.0, -9.0, 1.0]))
 
 
-def test_no_difference_is_no_evidence():
+def test_zero_differences_have_p_one():
     p, direction = signed_rank(np.zeros((1, 7)))
     assert (p.tolist(), direction.tolist()) == ([1.0], [0])
     p, direction = signed_rank(np.zeros((1, EXACT_UP_TO + 1)))

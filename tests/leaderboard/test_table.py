@@ -78,7 +78,7 @@ def test_unranked_come_last():
     assert frame[["psnr", "psnr_lo", "psnr_hi"]].iloc[2:].isna().to_numpy().all()
 
 
-def test_half_a_cell_has_no_numbers():
+def test_a_failed_cell_has_no_means():
     frame = leaderboard([record(), record("broken", (90.0, 90.0), status="failed", reason="out of memory")])
     assert ranking(frame) == [("pinv", 1), ("broken", None)]
     assert math.isnan(frame["psnr"].iloc[1])
@@ -96,7 +96,7 @@ def test_half_a_cell_has_no_numbers():
         {"problem": {"data_digest": "aaaa1111", "within": "circle"}},
     ],
 )
-def test_only_like_is_compared_with_like(difference):
+def test_only_cells_of_the_same_problem_are_compared(difference):
     cells = [record("a", (20.0, 20.0)), record("b", (30.0, 30.0), **difference), record("c", (25.0, 25.0))]
     frame = leaderboard(cells)
     assert ranking(frame) == [("c", 1), ("a", 2), ("b", 1)]
@@ -108,7 +108,7 @@ def test_cells_and_records_give_the_same_table():
     pd.testing.assert_frame_equal(leaderboard(cell_of), leaderboard(cells(cell_of)))
 
 
-def test_where_and_on_what_was_measured_is_in_the_table():
+def test_region_and_hardware_are_in_the_table():
     hardware = {"processor": "CPU X", "torch_threads": 8}
     on_cpu = record(environment={"device": "cpu", "hardware": hardware})
     on_gpu = record(environment={"device": "cuda:0 GPU Y", "hardware": hardware}, unmeasured={"lpips": "no weights"})
@@ -130,13 +130,13 @@ def test_the_order_of_images_does_not_matter():
     pd.testing.assert_frame_equal(leaderboard([record("a", values, images=images), turned])[columns], alike[columns])
 
 
-def test_equal_images_are_one_data_set_whatever_file_they_lie_in():
+def test_equal_images_are_one_data_set_in_any_file():
     frame = leaderboard([record("a", (20.0, 20.0)), record("b", (30.0, 30.0), data="copy.mrcs")])
     assert ranking(frame) == [("b", 1), ("a", 2)]
     assert frame["data"].tolist() == ["demo", "demo"]
 
 
-def test_groups_stand_in_order_of_first_appearance():
+def test_groups_are_in_order_of_first_appearance():
     cells = [record("a", operator="z"), record("b", operator="a"), record("c", (1.0, 2.0), operator="z")]
     frame = leaderboard(cells)
     assert frame["solver"].tolist() == ["a", "c", "b"]
@@ -152,7 +152,7 @@ def test_one_label_of_two_data_sets_shows_the_digest():
     assert leaderboard(cells)["data"].tolist() == ["demo#aaaa", "demo#bbbb", "else"]
 
 
-def test_digests_are_as_long_as_distinguishes_them():
+def test_digests_are_as_long_as_needed_to_distinguish_them():
     cells = [record("a"), record("b", problem={"data_digest": "aaaa1222"})]
     assert leaderboard(cells)["data"].tolist() == ["demo#aaaa11", "demo#aaaa12"]
 
@@ -165,7 +165,7 @@ def test_one_image_has_a_mean_and_no_interval():
     assert row["rank"] == 1
 
 
-def test_the_floor_is_marked_beside_the_columns():
+def test_the_floor_is_marked_in_the_index():
     frame = leaderboard([record("tv", (1.0, 2.0)), record("pinv", floor=True)])
     assert frame["solver"].tolist() == ["pinv", "tv"]
     assert frame.index.get_level_values("floor").tolist() == [True, False]
@@ -173,7 +173,7 @@ def test_the_floor_is_marked_beside_the_columns():
 
 
 @pytest.mark.parametrize("best", [19.0, 30.0])
-def test_the_ceiling_is_in_the_table_and_in_no_ranking(best):
+def test_the_ceiling_is_in_the_table_but_not_ranked(best):
     """Whatever its value: who comes first, second and last among the solvers does not depend on it."""
     solvers = [record("tv", (21.0, 22.0)), record("pinv", (20.0, 20.0), floor=True), record("odd", (None, 1.0))]
     cells = [solvers[0], record("ceiling", (best, best), ceiling=True), *solvers[1:], absent("skipped", "dct")]

@@ -8,7 +8,7 @@ from cryobench.leaderboard.compare.thresholds import Threshold, thresholds
 DIRECTIONS = {"psnr": "higher", "mse": "lower", "odd:name": "none", "seconds_per_image": "lower"}
 
 
-def test_reads_what_is_documented():
+def test_documented_thresholds_are_parsed():
     assert thresholds("psnr:-0.1, seconds:+20%", DIRECTIONS) == [
         Threshold("psnr", -1, 0.1, False),
         Threshold("seconds_per_image", 1, 0.2, True),
@@ -16,7 +16,7 @@ def test_reads_what_is_documented():
 
 
 @pytest.mark.parametrize("text", ["psnr:-0.1", "psnr:-5%", "mse:+1e-05", "odd:name:+3", "odd:name:-3"])
-def test_a_threshold_says_what_was_written(text):
+def test_the_text_of_a_threshold_is_parsed_to_the_same_threshold(text):
     (found,) = thresholds(text, DIRECTIONS)
     assert str(found) == text
 
@@ -40,14 +40,14 @@ INVALID = (
     *((text, "invalid threshold") for text in INVALID),
     ("pnsr:-0.1", "did you mean 'psnr'"), ("psnr:+0.1", "psnr gets worse with '-'"), ("seconds:-20%", "with '+'"),
 ])  # fmt: skip
-def test_nonsense_is_one_line(text, said):
+def test_the_error_for_an_invalid_threshold_is_one_line(text, said):
     with pytest.raises(ParameterError) as error:
         thresholds(text, DIRECTIONS)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_change_passes_where_it_goes_beyond():
+def test_a_change_beyond_the_threshold_exceeds_it():
     drop, rise, percent = Threshold("a", -1, 0.5, False), Threshold("a", 1, 0.5, False), Threshold("a", 1, 0.2, True)
     assert drop.passed_by(20, 19.25)
     assert not drop.passed_by(20, 19.5)

@@ -67,7 +67,7 @@ def test_the_squares_of_the_parts_add_up_to_the_mse(spec):
 
 
 @pytest.mark.parametrize("spec", OPERATORS)
-def test_who_agrees_with_exact_measurements_errs_in_the_null_space_alone(spec):
+def test_a_reconstruction_that_fits_exact_measurements_errs_only_in_the_null_space(spec):
     truth, guess = images(2, SHAPE), images(2, SHAPE, seed=1)
     operator = operator_of(spec)
     case = case_of(truth, operator=operator)
@@ -83,7 +83,7 @@ def test_who_agrees_with_exact_measurements_errs_in_the_null_space_alone(spec):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_alone_as_in_a_batch_and_zero_for_the_truth(dtype):
+def test_results_do_not_depend_on_the_batch_and_are_zero_for_the_truth(dtype):
     truth, x = images(3, (16, 16)).to(dtype), images(3, (16, 16), seed=1).to(dtype)
     case = case_of(truth, operator=cb.operator("sumpool:4,count=4", shape=(16, 16), dtype=dtype))
     for metric in (RangeError(), NullError()):

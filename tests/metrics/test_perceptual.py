@@ -84,7 +84,7 @@ def test_the_truth_itself_and_an_image_alone(weights):
     torch.testing.assert_close(one.values["lpips"], many.values["lpips"][1:2], rtol=1e-5, atol=1e-7)
 
 
-def test_what_lies_outside_a_circle_does_not_matter(weights):
+def test_pixels_outside_a_circle_do_not_matter(weights):
     truth, x = images(1, (64, 64)), images(1, (64, 64), seed=1)
     case = case_of(truth, within=[20.0])
     y = torch.arange(64) - 32
@@ -128,7 +128,7 @@ def test_images_that_are_too_small_have_no_number(weights):
     assert f"{side} pixels" in measured.unmeasured["lpips"]
 
 
-def test_a_cell_without_weights_is_another_than_one_with_them(torch_home, alexnet):
+def test_cells_with_and_without_weights_have_different_hashes(torch_home, alexnet):
     assert Lpips().weights_digest() == perceptual.ABSENT
     (torch_home / NAME).write_bytes(alexnet.read_bytes())
     assert Lpips().weights_digest() == hashlib.sha256(alexnet.read_bytes()).hexdigest()

@@ -108,7 +108,7 @@ def test_the_truth_itself(shape):
     assert phase.values["phase"].tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
-def test_noise_that_knows_nothing_of_the_truth():
+def test_noise_that_is_independent_of_the_truth():
     truth, x = images(8, (64, 64), fall=0), images(8, (64, 64), seed=5, fall=0)
     x = (x - x.mean()) * truth.std() / x.std()
     frc, ssnr, phase = (measure(metric, case_of(truth), x).values for metric in METRICS)
@@ -118,7 +118,7 @@ def test_noise_that_knows_nothing_of_the_truth():
     assert phase["phase"].mean().item() == pytest.approx(90, abs=1.5)
 
 
-def test_an_image_without_anything():
+def test_a_constant_image():
     truth = images(2, (32, 32))
     frc, ssnr, phase = (measure(metric, case_of(truth), torch.full_like(truth, 0.3)).values for metric in METRICS)
     assert frc["frc_area"].tolist() == [0, 0]
@@ -129,7 +129,7 @@ def test_an_image_without_anything():
 
 @pytest.mark.parametrize(("n", "pixel_size"), [(128, 1.5), (128, 2.62), (96, 4.0), (101, 3.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_image_low_passed_at_12_angstrom_reads_12_angstrom(n, pixel_size, dtype):
+def test_an_image_low_passed_at_12_angstrom_has_a_resolution_of_12_angstrom(n, pixel_size, dtype):
     truth = images(3, (n, n)).to(dtype)
     x = low_passed(truth.double(), n * pixel_size / 12).to(dtype)
     read = measure(Frc(), case_of(truth, pixel_size=pixel_size), x).values
@@ -171,7 +171,7 @@ def test_a_shift_turns_phases_by_its_closed_form():
 
 
 @pytest.mark.parametrize("factor", [0.5, 3.0])
-def test_a_change_of_contrast_shows_in_the_ssnr_alone(factor):
+def test_a_change_of_contrast_affects_only_the_ssnr(factor):
     truth = images(2, (32, 32))
     x = distorted(truth)
     case = case_of(truth)
@@ -199,7 +199,7 @@ def test_rings_that_are_empty_in_both_count_as_zero():
         assert not measured.unmeasured
 
 
-def test_what_is_invented_where_the_truth_is_empty_costs_ssnr():
+def test_signal_in_rings_that_are_empty_in_the_truth_lowers_the_ssnr():
     whole = images(2, (32, 32))
     truth = low_passed(whole, 6.5)
     value = measure(Ssnr(), case_of(truth), whole).values["ssnr"]
@@ -259,7 +259,7 @@ def test_a_crossing_lies_between_the_box_and_nyquist_and_falls_with_the_threshol
 # --------------------------------------------------------------------------------------------------------- circles
 
 
-def test_what_lies_beyond_the_soft_edge_does_not_matter():
+def test_pixels_beyond_the_soft_edge_do_not_matter():
     truth = images(2, (64, 64))
     x = distorted(truth)
     y = torch.arange(64) - 32
@@ -281,7 +281,7 @@ def test_a_circle_around_the_whole_image_is_the_whole_image():
         torch.testing.assert_close(circle, whole, equal_nan=True)
 
 
-def test_a_common_background_is_no_agreement():
+def test_a_common_background_does_not_count_as_agreement():
     # two noises on one offset: the edge of the circle must not make them alike
     truth, x = images(32, (64, 64), fall=0) + 3, images(32, (64, 64), seed=3, fall=0) + 3
     curve = measure(Frc(), case_of(truth, within=[20] * 32), x).curves["frc"]
@@ -289,7 +289,7 @@ def test_a_common_background_is_no_agreement():
 
 
 @pytest.mark.parametrize("within", [None, [9.0, 12.0, 14.0]])
-def test_an_image_alone_is_the_same_as_in_a_batch(within):
+def test_results_do_not_depend_on_the_batch(within):
     truth = images(3, (32, 32))
     x = distorted(truth)
     case = case_of(truth, pixel_size=2.0, within=within)

@@ -61,7 +61,7 @@ def test_diversity_is_the_root_mean_square_in_units_of_the_data_range(drawn):
 
 
 @pytest.mark.parametrize("metric", [Coverage(), Diversity()])
-def test_a_solver_that_states_none_has_no_number_and_a_reason(metric):
+def test_a_solver_without_deviations_has_no_number_but_a_reason(metric):
     truth = images(2, (16, 16))
     measured = measure(metric, case_of(truth), truth)
     for column in metric.columns:
@@ -71,7 +71,7 @@ def test_a_solver_that_states_none_has_no_number_and_a_reason(metric):
 
 
 @pytest.mark.parametrize("metric", [Coverage(), Diversity()])
-def test_alone_as_in_a_batch_and_inside_a_circle(drawn, metric):
+def test_results_do_not_depend_on_the_batch_or_on_pixels_outside_the_circle(drawn, metric):
     truth, x, deviation = drawn
     case = case_of(truth, within=[20, 30])
     many, one = measure(metric, case, x, deviation), measure(metric, alone(case, 1), x[1:], deviation[1:])

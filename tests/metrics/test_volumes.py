@@ -122,7 +122,7 @@ def test_the_edge_of_a_ball_is_a_raised_cosine():
     np.testing.assert_allclose(line, wanted, atol=1e-12)
 
 
-def test_the_errors_in_and_beside_the_range_are_those_of_the_dense_projection():
+def test_range_and_null_errors_equal_those_of_the_dense_projection():
     truth = volumes(2, (6, 6, 6))
     operator = build_operator(CentralSlices(), (6, 6, 6), seed=0, dtype=torch.float64)
     x, case = noisy(truth), case_of(truth, operator=operator)

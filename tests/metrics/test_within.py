@@ -94,14 +94,14 @@ def plugin(install_plugin):
         ("circle:1e2", Within("circle", 100.0)),
     ],
 )
-def test_what_can_be_said(text, within):
+def test_valid_regions(text, within):
     assert parse_within(text) == within
     assert parse_within(str(within)) == within
 
 
 @pytest.mark.parametrize("text", ["", "square", "circle:", "circle:-5", "circle:0", "circle:nan", "circle:inf",
                                   "circle:big", "circle:5,3", "image:4", "circle:7@image"])  # fmt: skip
-def test_what_cannot_is_one_line(text):
+def test_the_error_for_an_invalid_region_is_one_line(text):
     with pytest.raises(ParameterError, match="--within: expected image, circle, or circle:75") as error:
         parse_within(text)
     assert "\n" not in str(error.value)
@@ -110,7 +110,7 @@ def test_what_cannot_is_one_line(text):
 # --------------------------------------------------------------------------------------------- radii in pixels
 
 
-def test_the_particle_is_taken_from_the_source_and_the_largest_circle_where_it_says_nothing(plugin):
+def test_the_radius_is_that_of_the_source_or_the_largest_circle(plugin):
     def radii(data, within):
         (record,) = cb.run("pinv", "identity", data=data, metrics="looks", within=within)
         assert record.status == "ok", record.reason
@@ -134,14 +134,14 @@ def test_the_particle_is_taken_from_the_source_and_the_largest_circle_where_it_s
         ("stated", "disc", "--within: expected"),
     ],
 )
-def test_a_circle_that_makes_no_sense_is_refused_before_any_work(plugin, data, within, wanted, tmp_path):
+def test_an_invalid_circle_is_refused_before_any_work(plugin, data, within, wanted, tmp_path):
     with pytest.raises(ParameterError, match=wanted) as error:
         cb.run("pinv", "identity", data=data, within=within, out=tmp_path / "runs")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_source_that_states_nonsense_is_named(plugin):
+def test_an_invalid_particle_radius_names_the_source(plugin):
     with pytest.raises(PluginError, match="particle radius of image 0 of rings must be a positive"):
         cb.run("pinv", "identity", data="stated:0")
 
@@ -175,7 +175,7 @@ def reconstructions(data, out, **options) -> tuple[np.ndarray, np.ndarray, Recor
 
 
 @pytest.mark.parametrize("within", ["image", "circle"])
-def test_metrics_of_pixels_look_at_those_inside(blobs, tmp_path, within):
+def test_pixel_metrics_use_only_pixels_inside_the_circle(blobs, tmp_path, within):
     truth, x, record = reconstructions(blobs, tmp_path, within=within)
     y = np.arange(32) - 16
     inside = np.hypot(y[:, None], y) <= (16 if within == "circle" else 99)
@@ -198,7 +198,7 @@ def test_metrics_of_pixels_look_at_those_inside(blobs, tmp_path, within):
             np.testing.assert_allclose(record.values[name], [reference(*p, data_range=1) for p in pairs], rtol=1e-4)
 
 
-def test_a_circle_makes_another_cell_and_leaves_solver_and_measurements_alone(blobs, tmp_path):
+def test_a_circle_changes_the_cell_but_not_solver_and_measurements(blobs, tmp_path):
     def run(**options):
         return cb.run("dct:steps=5", "sumpool:4", data=blobs, out=tmp_path, metrics=METRICS, **options)
 
@@ -212,7 +212,7 @@ def test_a_circle_makes_another_cell_and_leaves_solver_and_measurements_alone(bl
     assert {record.problem["within"] for record in Results(tmp_path).read_all(pytest.fail)} == {"image", "circle"}
 
 
-def test_the_radius_is_part_of_what_a_cell_is(plugin):
+def test_the_hash_of_a_cell_depends_on_the_radius(plugin):
     def hashed(data, within):
         request = grid.Request(["pinv"], ["identity"], data=[data], metrics=["looks"], within=within)
         return grid.plan(request, installed()).cells[0].hash
@@ -242,13 +242,13 @@ def moods(spec, **options) -> Record:
     return first
 
 
-def test_a_reason_goes_to_the_record(plugin):
+def test_a_reason_is_recorded(plugin):
     record = moods("moody", batch=1)
     assert record.unmeasured == {"mood": "it is Monday"}
     assert np.isnan(record.values["mood"]).tolist() == [False, True, False]
 
 
-def test_a_reason_without_a_missing_number_is_none(plugin):
+def test_a_reason_without_a_missing_number_is_dropped(plugin):
     assert moods("moody:false").unmeasured == {}
 
 
@@ -258,12 +258,12 @@ def test_reasons_are_read_back(plugin, tmp_path):
     assert kept.unmeasured == first.unmeasured == {"mood": "it is Monday"}
 
 
-def test_a_metrics_weights_make_another_cell(plugin):
+def test_the_hash_of_a_cell_depends_on_the_weights_of_a_metric(plugin):
     hashes = {moods(spec).hash for spec in ("moody", "moody:digest=a", "moody:digest=b")}
     assert len(hashes) == 3
 
 
-def test_every_metric_goes_through_a_run(plugin, tmp_path, monkeypatch):
+def test_every_metric_is_measured_in_a_run(plugin, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for within in ("image", "circle"):
         records = cb.run("spread", "sumpool:4,count=4", noises="gaussian:rel=0.1", data="stated",

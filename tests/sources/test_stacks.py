@@ -185,7 +185,7 @@ def test_suffix_in_capitals(tmp_path):
     assert len(File(str(tmp_path / "A.NPY")).open()) == 1
 
 
-def test_a_bare_volume_needs_as_stack(tmp_path):
+def test_a_volume_requires_as_stack(tmp_path):
     volume = noise(5, 4, 4)
     path = write_mrc(tmp_path / "volume.mrc", volume, stack=False)
     message = refused(path)

@@ -71,7 +71,7 @@ def test_stored_axes_are_put_in_the_order_z_y_x(tmp_path, axes):
     np.testing.assert_array_equal(stack.read(0), volume)
 
 
-def test_axes_that_are_no_permutation_are_refused(tmp_path):
+def test_axes_that_are_not_a_permutation_are_refused(tmp_path):
     with mrcfile.new(tmp_path / "a.mrc", data=noise(4, 4, 4)) as file:
         file.header.mapc = 2
     assert "its axes are [2, 2, 3]" in refused(tmp_path / "a.mrc")
@@ -119,7 +119,7 @@ def test_several_maps_by_list_folder_and_pattern(tmp_path, monkeypatch):
         assert stack.label == f"{names[0]} and {len(names) - 1} more"
 
 
-def test_only_the_volumes_asked_for_are_read(tmp_path):
+def test_only_the_selected_volumes_are_read(tmp_path):
     write_map(tmp_path / "a.mrc", noise(4, 4, 4))
     broken = noise(4, 4, 4)
     broken[0, 1, 2] = np.inf
@@ -153,7 +153,7 @@ def test_voxels_must_be_cubes(tmp_path):
     assert opened(write_map(tmp_path / "c.mrc", noise(4, 4, 4), 0)).pixel_size(0) is None
 
 
-def test_what_is_no_volume_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_files_that_are_not_volumes_are_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_map(tmp_path / "a.mrc", noise(4, 4, 4))
     write_map(tmp_path / "b.mrc", noise(4, 4, 5))
