@@ -37,7 +37,7 @@ def record(solver: str = "pinv", psnr: Sequence[float | None] = (20.0, 22.0), **
 
 
 def absent(status: str, solver: str, **changes: Any) -> Record:
-    """A cell that did not run: it knows what it was to run on, and nothing else."""
+    """A cell that did not run: its record states only the task."""
     empty: dict[str, Any] = {"values": {}, "columns": [], "timing": {}, "counters": {}}
     empty |= {"environment": {}, "peak_memory_mib": None, "compression": None, "reason": f"why {solver}"}
     return record(solver, status=status, **(empty | changes))

@@ -1,4 +1,4 @@
-"""Made-up results for the tests of the page: records, their run folders, and the page of them."""
+"""Synthetic results for the tests of the page: records, their run folders, and their page."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def results() -> list[Record]:
 
 
 def fill(folder: Path, seed: int, *, shape: tuple[int, int] = (16, 16), n_images: int = 4) -> Path:
-    """A run folder with ring correlations and small images. The truth is the same whatever the seed."""
+    """A run folder with ring correlations and small images. The truth is the same for all seeds."""
     truth = np.random.default_rng(0).uniform(-1, 1, (n_images, *shape))
     estimate = truth + 0.2 * np.random.default_rng(seed).normal(size=truth.shape)
     folder.mkdir(parents=True)

@@ -66,7 +66,7 @@ def test_one_image_has_no_interval():
 
 @pytest.mark.parametrize("spread", [1e-40, 1e-9, 1e40])
 def test_very_large_and_small_units(spread):
-    """Sums are taken in float32, of which the largest number is 3e38."""
+    """Sums are computed in float32, whose largest number is 3e38."""
     values = np.random.default_rng(0).normal(size=20)
     ends = bootstrap_interval(values.tolist())
     assert bootstrap_interval((spread * values).tolist()) == pytest.approx([spread * end for end in ends], rel=1e-5)

@@ -92,7 +92,7 @@ def test_p_values_are_wilcoxons_with_holms_correction_over_all_metrics_and_cells
 
 
 def test_identical_cells_do_not_count_as_tests():
-    """Ten solvers that did not change do not hide the one that did."""
+    """Ten unchanged solvers do not reduce the power for the one that changed."""
     old = [record(solver, NOISE[:7]) for solver in "abcdefghij"]
     new = [record(solver, NOISE[:7]) for solver in "bcdefghij"] + [record("a", NOISE[:7] - 1)]
     found = changes(old, new, columns=["psnr"])
@@ -190,7 +190,7 @@ def test_costs_change_beyond_the_tolerance():
     assert kinds(cell(1.25, 100, 50), cell(1.0, 0, 100)) == ["faster", "cheaper", "dearer"]
     assert kinds(cell(1.0, 0, 50), cell(1.15, 9, 50)) == ["within tolerance", "dearer", "within tolerance"]
     assert verdicts(cell(1.0, 0, 50), cell(1.15, 0, 50), tolerance=0.1)["seconds_per_image"] == "slower"
-    assert changes([cell(1.0, 0, 50)], [cell(100.0, 0, 50)]).regressions == []  # a timing alone is no regression
+    assert changes([cell(1.0, 0, 50)], [cell(100.0, 0, 50)]).regressions == []  # a timing alone is not a regression
     assert changes([cell(1.0, 0, 50)], [cell(1.3, 0, 50)], fail_on="seconds:+20%").regressions
     assert not changes([cell(1.0, 0, 50)], [cell(1.15, 0, 50)], fail_on="seconds:+20%").regressions
 

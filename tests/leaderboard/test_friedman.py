@@ -147,7 +147,7 @@ def test_nothing_to_summarise(given):
 
 
 def test_solvers_are_excluded_until_half_of_the_blocks_are_complete():
-    """Two kinds of solvers that never meet: one kind is ranked, with the floor, on its own blocks."""
+    """Two groups of solvers without common blocks: one group is ranked, with the floor, on its own blocks."""
     kinds = [{"floor": 1.0, "a": 2.0, "b": 3.0}, {"floor": 1.0, "c": 2.0}]
     found = summarise([Block(str(place), kinds[place % 2]) for place in range(8)], higher=True, floor="floor")
     ranked = {each.solver for each in found.solvers if each.average_rank is not None}

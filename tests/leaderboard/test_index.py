@@ -1,4 +1,4 @@
-"""The index of a results folder: it says what the run folders say, and only what changed is read again."""
+"""The index of a results folder equals the run folders, and only changed folders are read again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read(root: Path) -> list[Record]:
 
 
 def slim(one: Record) -> Record:
-    """A record without what the index leaves out; NaN is not equal to itself, so that it is told apart as text."""
+    """A record without the fields that the index omits, as text, because NaN is not equal to itself."""
     values = {name: list(map(repr, numbers)) for name, numbers in one.values.items()}
     return Record(**(vars(one) | {"values": values, "resolved": {}, "solver_info": {}}))
 
@@ -148,7 +148,7 @@ def test_damaged_and_foreign_folders_are_reported_each_time_and_read_once(runs, 
     ],
 )
 def test_an_invalid_record_is_reported_and_the_others_are_read(runs, foreign):
-    """Other software's, or another version's: valid JSON, and fields that a leaderboard cannot use."""
+    """Records of other software or of another version: valid JSON with fields that a leaderboard cannot use."""
     path = next(runs.glob("*s1*")) / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | foreign))
     said: list[str] = []
@@ -196,7 +196,7 @@ def test_a_read_only_results_folder_can_be_read(runs, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(index, "whole_file", refused)  # whoever runs the tests may be allowed everything
+    monkeypatch.setattr(index, "whole_file", refused)  # the user who runs the tests may be root
     assert list(map(slim, read(runs))) == expected
     assert not (runs / INDEX).exists()
     monkeypatch.setattr(index, "LONG", 1)

@@ -1,4 +1,4 @@
-"""A row whose prior may have seen what it is scored on is marked."""
+"""Rows whose prior may have been trained on the scored images are marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as a text: what it carries, and that no text in it can do harm. How it behaves: test_page_in_browser.py."""
+"""The page as text: its contents and its escaping. For its behaviour see test_page_in_browser.py."""
 
 from __future__ import annotations
 

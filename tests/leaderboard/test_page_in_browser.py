@@ -1,4 +1,4 @@
-"""The page in a real browser, without a window: it works from a file, by mouse and by keyboard, and asks nobody."""
+"""The page in a headless browser: it works from a file, by mouse and by keyboard, without network requests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, tmp_path) -> Iterator[Callable]:
-    """Open a page from a file. Whatever a test does with it: no request leaves, and nothing is said on the console."""
+    """Open a page from a file. In every test, no request is sent and nothing is printed on the console."""
     said, asked, contexts = [], [], []
 
     def open_(html: str, **context):
@@ -64,7 +64,7 @@ def opened(browser, tmp_path) -> Iterator[Callable]:
 
 @pytest.fixture
 def whole(opened, tmp_path):
-    """The page of made-up results with images, on the tab of sumpool:8."""
+    """The page of synthetic results with images, on the tab of sumpool:8."""
     records = results()
     tab = opened(page(records, folders(tmp_path / "runs", records)))
     tab.get_by_role("tab", name="sumpool:8", exact=True).click()
@@ -199,7 +199,7 @@ def test_the_policy_blocks_every_request(browser, tmp_path):
 
 
 class Counting(BaseHTTPRequestHandler):
-    """Counts who asks, and answers with nothing."""
+    """A server that counts requests and sends empty answers."""
 
     def do_GET(self):
         self.server.asked += self.path == "/"
@@ -316,7 +316,7 @@ def test_rows_that_have_their_images_in_another_order_show_the_same_one(opened, 
 
 
 def pixels(stage) -> list[np.ndarray]:
-    """What the canvases show, uint8 [H, W, 3] each."""
+    """The pixels of the canvases, uint8 [H, W, 3] each."""
     urls = stage.locator("canvas").evaluate_all("each => each.map((canvas) => canvas.toDataURL())")
     images = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
     return [np.asarray(image.convert("RGB")) for image in images]
@@ -363,7 +363,7 @@ def test_curves_over_compression_join_the_solvers_of_one_noise(opened):
     looks = plots.first.locator(".area path.line").evaluate_all(
         "each => each.map((path) => path.getAttribute('stroke-dasharray'))"
     )
-    assert len(set(looks)) == 5  # told apart without colour
+    assert len(set(looks)) == 5  # distinguishable without colour
 
 
 def test_ring_correlations_are_drawn_in_the_units_that_are_known(whole, opened, tmp_path):

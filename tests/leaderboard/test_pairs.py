@@ -21,7 +21,7 @@ def boards(rng: np.random.Generator, n_rows: int = 6, n_images: int = 20) -> np.
 
 
 def interval_99(errors: int) -> tuple[float, float]:
-    """Clopper-Pearson interval of the error of which so many of the boards are an example."""
+    """Clopper-Pearson interval of the error rate, given the number of tables with an error."""
     return tuple(scipy.stats.binomtest(int(errors), N_BOARDS).proportion_ci(0.99))
 
 
@@ -43,7 +43,7 @@ def test_without_differences_at_most_one_table_in_twenty_is_wrong():
 
 
 def test_correcting_only_for_pairs_with_the_leader_errs_one_time_in_eight():
-    """Of ten rows and 20 images. Which is why all pairs are corrected for: the leader is the best of the same data."""
+    """Ten rows and 20 images. The leader is selected with the same data, so all pairs must be corrected for."""
     values = np.random.default_rng(9).normal(size=(N_BOARDS, 10, 20))
     leaders = values.mean(axis=2).argmax(axis=1)
     others = [np.delete(board, leader, axis=0) for board, leader in zip(values, leaders, strict=True)]
@@ -127,7 +127,7 @@ def test_rows_without_a_significant_difference_share_a_rank():
 
 
 def test_sharing_a_rank_is_not_transitive():
-    """The middle one is neither shown to be worse than the first nor better than the last; these two differ."""
+    """The middle row differs significantly from neither the first nor the last, but these two differ."""
     spread = np.linspace(-8, 9, 18)
     values = np.stack([np.full(18, 1.0), spread, np.zeros(18)])
     result = compare(values, higher=True)
@@ -136,7 +136,7 @@ def test_sharing_a_rank_is_not_transitive():
 
 
 def test_ranks_and_mean_must_have_the_same_sign():
-    """Fifteen small gains and one great loss: the ranks say better, the mean says worse, and so nothing is said."""
+    """Fifteen small gains and one great loss: ranks and mean disagree, so neither row is better."""
     gains = np.append(np.arange(1, 16) / 100, -100.0)
     result = compare(np.stack([gains, np.zeros(16)]), higher=True)
     (pair,) = rows(result)

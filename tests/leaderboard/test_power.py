@@ -67,7 +67,7 @@ def test_differences_without_a_number_of_images(differences):
 
 
 def table_of_the_docs(first_cell: str) -> list[list[str]]:
-    """The table of docs/statistics.md that begins so: its rows without the line below the header."""
+    """The table of docs/statistics.md that starts with this text: its rows without the line below the header."""
     text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]

@@ -1,4 +1,4 @@
-"""Ranks, differences, the floor and the Pareto front of a table, against the plainest way to find them."""
+"""Ranks, differences, the floor and the Pareto front of a table, against brute force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryobench.leaderboard.table import leaderboard
 
 
 def values(shifts: list[float], n_images: int = 12, seed: int = 0) -> np.ndarray:
-    """Rows whose means differ by about the shifts, on images that are not equally hard."""
+    """Rows whose means differ by about the shifts, on images of unequal difficulty."""
     rng = np.random.default_rng(seed)
     return 20 + rng.normal(0, 3, n_images) + np.array(shifts)[:, None] + rng.normal(0, 0.2, (len(shifts), n_images))
 
@@ -32,7 +32,7 @@ def board(array: np.ndarray, floor: int | None = None, **changes) -> pd.DataFram
 
 @pytest.mark.parametrize("direction", ["higher", "lower"])
 def test_the_columns_are_those_of_the_paired_tests(direction):
-    """Of the images in the order of their names, which decides what the resamples of an interval are."""
+    """The values sorted by image name: the order determines the resamples of an interval."""
     array = values([0, 0.02, -0.5, 2.0, -0.05], seed=3)
     by_name = array[:, np.argsort([f"demo@{i}" for i in range(12)])]
     frame = board(array, columns=[PSNR | {"direction": direction}])
@@ -100,7 +100,7 @@ def test_exact_images_do_not_affect_other_rows():
 
 
 def test_comparisons_are_independent(monkeypatch):
-    """The table of several comparisons, in whatever batches, holds the tables of each."""
+    """The table of several comparisons, in any batches, contains the tables of each."""
     arrays = [values([0, 0.1, 1.0][: 2 + seed % 2], n_images=6 + seed % 3, seed=seed) for seed in range(7)]
     alone = [board(array, operator=f"o{i}", floor=0) for i, array in enumerate(arrays)]
     cells = [
@@ -145,7 +145,7 @@ def test_the_front_by_brute_force(higher):
 
 
 def test_the_front_of_a_table():
-    """The ceiling and what did not run are on no front, and an infinite quality is one."""
+    """The ceiling and cells that did not run are on no front; an infinite quality is allowed."""
 
     def cell(solver: str, psnr: float, seconds: float, **changes):
         return record(solver, (psnr, psnr), timing={"seconds_per_image": seconds}, **changes)
@@ -161,7 +161,7 @@ def test_the_front_of_a_table():
 
 
 def test_holms_correction_is_over_all_pairs():
-    """Not over those with the leader alone, which would err: see docs/statistics.md."""
+    """Not only over those with the leader, which would be invalid: see docs/statistics.md."""
     array = values([0, 0.05, 0.1, 0.15], seed=2)
     raw = [scipy.stats.wilcoxon(array[i], array[j]).pvalue for i, j in itertools.combinations(range(4), 2)]
     corrected = np.maximum.accumulate(np.sort(raw) * np.arange(6, 0, -1)).clip(max=1)

@@ -86,7 +86,7 @@ def test_the_ceiling_is_shown_and_explained_but_never_ranked():
     line = next(line for line in shown.splitlines() if line.startswith("–"))
     assert line.split()[:3] == ["–", "ceiling", "40.50"]
     assert "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one" in shown
-    assert "no mean" not in shown  # what the ceiling has not was not asked of it
+    assert "no mean" not in shown  # metrics that the ceiling lacks were not requested
     assert "no mean" in text(leaderboard([solver, ceiling, record("odd", (None, 1.0))]), 100)
     assert "ceiling" not in text(leaderboard([solver]))
     page = to_html(frame)
@@ -203,7 +203,7 @@ in_every_rendering = pytest.mark.parametrize(
     "written", [lambda frame: text(frame, 200), to_markdown, to_latex, to_html], ids=["rich", "md", "latex", "html"]
 )
 
-# --- what tests say ---------------------------------------------------------------------------------------------------
+# --- results of tests ------------------------------------------------------------------------------------------------
 
 
 def cells_with(shifts: list[float], n_images: int = 12, floor: int | None = None, **changes) -> list[Record]:
@@ -233,7 +233,7 @@ def test_every_rendering_shows_ties_differences_and_their_tests(written):
 
 
 def test_no_difference_is_rounded_to_zero():
-    """Of 2e-9 the sign and the size are seen."""
+    """The sign and the size of 2e-9 are shown."""
     frame = leaderboard([record("a", (20.0, 21.0)), record("b", (20.0 - 2e-9, 21.0 - 2e-9))])
     assert "-2e-09" in text(frame, 200)
     assert "-0.00" not in text(frame, 200)
@@ -339,7 +339,7 @@ def test_a_terminal_shows_whole_comparisons_up_to_a_limit_and_counts_the_rest(mo
     assert "5 of 5" in shown  # the summary is of all
     monkeypatch.setattr(terminal, "MAX_ROWS", 2)
     shown = text(several(), 120)
-    assert shown.count("· noise") == 1  # the first comparison is shown whatever its size
+    assert shown.count("· noise") == 1  # the first comparison is always shown
     assert "not shown: 12 more rows of 4 more comparisons; choose" in " ".join(shown.split())
 
 

@@ -13,7 +13,7 @@ SOME_TIES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=8)
 
 
 def brute_force(differences: list[float]) -> float:
-    """The two-sided p by trying all signs of the midranks; zeros are ranked and carry no sign (Pratt)."""
+    """The two-sided p by enumerating all signs of the midranks; zeros are ranked and have no sign (Pratt)."""
     ranks = scipy.stats.rankdata(np.abs(differences)) * (np.array(differences) != 0)
     seen = abs(sum(math.copysign(1, value) * rank for value, rank in zip(differences, ranks, strict=True)))
     every = [abs(np.dot(signs, ranks)) for signs in product((-1, 1), repeat=len(differences))]

@@ -119,7 +119,7 @@ def test_region_and_hardware_are_in_the_table():
 
 
 def test_the_order_of_images_does_not_matter():
-    """Neither for what is compared nor for what is paired: the values go with the image."""
+    """Neither the comparison nor the pairing depends on it: values are matched by image."""
     images = [f"demo@{i}" for i in range(12)]  # @10 is not the last by name
     values = [20.0 + (7 * i) % 5 for i in range(12)]
     better = [value + 0.5 + 0.1 * (i % 3) for i, value in enumerate(values)]
@@ -174,7 +174,7 @@ def test_the_floor_is_marked_in_the_index():
 
 @pytest.mark.parametrize("best", [19.0, 30.0])
 def test_the_ceiling_is_in_the_table_but_not_ranked(best):
-    """Whatever its value: who comes first, second and last among the solvers does not depend on it."""
+    """For any value: the order of the solvers does not depend on it."""
     solvers = [record("tv", (21.0, 22.0)), record("pinv", (20.0, 20.0), floor=True), record("odd", (None, 1.0))]
     cells = [solvers[0], record("ceiling", (best, best), ceiling=True), *solvers[1:], absent("skipped", "dct")]
     frame = leaderboard(cells)

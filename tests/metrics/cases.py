@@ -1,4 +1,4 @@
-"""Cases to measure: images without any meaning, with a spectrum that falls off as that of particles does."""
+"""Cases for metrics: random images whose spectrum falls off like that of particles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ring_radius(shape: tuple[int, int]) -> torch.Tensor:
 
 
 def low_passed(x: torch.Tensor, radius: float) -> torch.Tensor:
-    """Images without what lies beyond that radius, in units of 1 / min(H, W)."""
+    """Images without the frequencies above that radius, in units of 1 / min(H, W)."""
     shape = (x.shape[2], x.shape[3])
     return torch.fft.irfft2(torch.fft.rfft2(x) * (ring_radius(shape) <= radius), s=shape)
 
@@ -51,7 +51,7 @@ def case_of(
 
 
 def measure(metric: Metric, case: Case, x: torch.Tensor, deviation: torch.Tensor | None = None) -> Measured:
-    """What a metric says of images."""
+    """The result of a metric for images."""
     return metric.measure(case, Reconstruction(x, deviation=deviation))
 
 

@@ -75,7 +75,7 @@ def test_a_reconstruction_that_fits_exact_measurements_errs_only_in_the_null_spa
     in_range, in_null = split(case, obedient)
     assert in_range.max() < 1e-8
     torch.testing.assert_close(in_null, measure(Mse(), case, obedient).values["mse"].sqrt())
-    # and who changes what is measured alone, in the range alone
+    # a change of the measured component only is an error in the range only
     disobedient = truth + operator.A_dagger_A(guess)
     in_range, in_null = split(case, disobedient)
     assert in_null.max() < 1e-8

@@ -1,4 +1,4 @@
-"""docs/metrics.md against the metrics: every column with its direction and unit, and the example as it stands there."""
+"""docs/metrics.md against the metrics: every column with its direction and unit, and the example as printed there."""
 
 from __future__ import annotations
 

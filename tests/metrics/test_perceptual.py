@@ -28,7 +28,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def torch_home(tmp_path, monkeypatch) -> Path:
-    """An empty cache of torch: the folder that weights lie in."""
+    """An empty cache of torch: the folder of the weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path / "hub" / "checkpoints"

@@ -1,4 +1,4 @@
-"""Stated deviations against errors that are drawn with a known one."""
+"""Stated deviations against errors drawn with known deviations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--within`: where metrics look, from the text to the record; and metrics that have no number, with their reason."""
+"""`--within`: the evaluated region, from the option to the record; and missing metrics with their reasons."""
 
 from __future__ import annotations
 

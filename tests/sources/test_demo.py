@@ -38,7 +38,7 @@ def test_the_images_are_those_of_the_documented_recipe(cache):
 
 
 def test_a_second_opening_simulates_nothing(cache, monkeypatch):
-    monkeypatch.setattr("cryobench.sources.simulate.potential", None)  # whoever calls it fails
+    monkeypatch.setattr("cryobench.sources.simulate.potential", None)  # a call fails
     assert demo.Demo().open().read(5).std() > 0
 
 

@@ -98,7 +98,7 @@ def test_offline_mode_is_respected(cache, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer_times_out(tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and does not answer
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)

@@ -105,7 +105,9 @@ def test_files_that_are_not_structures_are_refused_in_one_line(tmp_path, name, c
 
 
 def test_invalid_parameters_are_refused(tmp_path):
-    with pytest.raises(DataError, match="6zu6 is neither a packaged structure nor a file; the packaged structures are 6zu5, "):
+    with pytest.raises(
+        DataError, match="6zu6 is neither a packaged structure nor a file; the packaged structures are 6zu5, "
+    ):
         read_structure("6zu6")
     with pytest.raises(DataError, match="does not exist"):
         read_structure(str(tmp_path / "a.cif"))

@@ -77,7 +77,7 @@ class ToySolver(Solver):
 
 @dataclass(frozen=True)
 class Uninterruptible(Solver):
-    """Goes on whatever happens."""
+    """Ignores interrupts."""
 
     def solve(self, problem, *, rng, progress=None):
         while True:
@@ -97,7 +97,7 @@ class NotFrozen(Solver):
 
 @dataclass(frozen=True)
 class Growing(ToySolver):
-    """Another one every time it is made."""
+    """Increases `steps` whenever it is made from its spec."""
 
     steps: int = 1
 
@@ -107,7 +107,7 @@ class Growing(ToySolver):
 
 @dataclass(frozen=True)
 class Unpicklable(ToySolver):
-    """Stays where it is."""
+    """Cannot be pickled."""
 
     def __reduce__(self):
         raise TypeError("it holds an open file")
@@ -115,7 +115,7 @@ class Unpicklable(ToySolver):
 
 @dataclass(frozen=True)
 class Flatland(ToySolver):
-    """States a number of axes that there is not."""
+    """States an invalid number of axes."""
 
     dims = (2, 4)
 
@@ -127,7 +127,7 @@ class Silent(ToySolver):
 
 @dataclass(frozen=True)
 class NoSolver(Prior):
-    """Registered as what it is not."""
+    """Registered under the wrong kind."""
 
 
 class ToyOperator(LinearOperator):
@@ -221,7 +221,7 @@ class Toy(OperatorRecipe):
 
 
 def _clock():
-    """A generator that starts anywhere."""
+    """A generator with a random seed."""
     g = torch.Generator()
     g.seed()
     return g
@@ -293,7 +293,7 @@ def _sigma(y, sigma, broken=""):
 
 @dataclass(frozen=True)
 class ToyPrior(DctSparsity):
-    """Sparse in the DCT, as ours."""
+    """Sparse in the DCT, like the built-in prior."""
 
     broken: str = ""
 
@@ -335,7 +335,7 @@ class ToyModel:
 
 @dataclass(frozen=True)
 class ToyDiffusion(Diffusion):
-    """A blur, as if it were a network."""
+    """A blur in place of a network."""
 
     model: str = ""
     broken: str = ""
