@@ -65,7 +65,7 @@ def test_one_entry_registers_a_format_of_volumes(raw):
 
 
 def test_operations_on_2d_images_refuse_volumes(raw, tmp_path):
-    with pytest.raises(DataError, match=r"size=4 resamples 2-D images; a.raw has 4 x 5 x 6"):
+    with pytest.raises(DataError, match=r"size=4 resamples 2-D images, but a.raw has 4 x 5 x 6"):
         File(str(raw), size=4).open()
     with pytest.raises(DataError, match=r"cannot write .*b.mrcs: volumes has volumes of 4 x 5 x 6; give a .npy"):
         convert(Volumes(), tmp_path / "b.mrcs")
