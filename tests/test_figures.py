@@ -235,7 +235,7 @@ def test_all_images_count_in_the_mean_of_ring_correlations_and_the_first_64_are_
     ("curves", "frequency"), [(np.zeros((2, 3)), FREQUENCY), (np.zeros(32), FREQUENCY), (np.zeros((0, 32)), FREQUENCY)]
 )
 def test_ring_correlations_refuse_inconsistent_shapes(tmp_path, curves, frequency):
-    with pytest.raises(ParameterError, match="a frequency"):
+    with pytest.raises(ParameterError, match="expected ring correlations"):
         ring_correlations(curves, frequency, path=tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
