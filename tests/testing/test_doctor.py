@@ -171,4 +171,4 @@ def test_an_import_of_a_module_that_has_moved_names_the_contract(install_plugin,
     source = "from cryobench.linalg import dot"
     install_plugin("cryobench-odd", {"cryobench.solvers": {"odd": "odd:Fine"}}, odd=source)
     _, out, _ = cli("list", "--problems")
-    assert "No module named 'cryobench.linalg'; it may be written for another contract than 2" in out
+    assert "No module named 'cryobench.linalg'; it may be written for a contract other than 2" in out
