@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -61,7 +63,7 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
     cannot be written.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
-    totals = _Totals()
+    totals = Totals()
     with _written(path) as file:
         file.seek(HEADER_DTYPE.itemsize)
         for chunk in chunks:
@@ -73,13 +75,16 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
     return totals.count
 
 
-class _Totals:
-    """The statistics in the header of a stack, accumulated chunk by chunk."""
+@dataclass
+class Totals:
+    """The statistics in the header of a stack, accumulated chunk by chunk. square: sum of squared deviations."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.shape: tuple[int, ...] = (0, 0)
-        self.low, self.high, self.mean, self.square = np.inf, -np.inf, 0.0, 0.0
+    count: int = 0
+    shape: tuple[int, ...] = (0, 0)
+    low: float = np.inf
+    high: float = -np.inf
+    mean: float = 0.0
+    square: float = 0.0
 
     def add(self, block: np.ndarray, path: Path) -> None:
         """Add float32 images [n, H, W]. Raises `DataError` for images that cannot be in one stack."""
@@ -97,14 +102,17 @@ class _Totals:
             self._add(image)
 
     def _add(self, image: np.ndarray) -> None:
-        """Mean and sum of squared deviations, merged as in Chan, Golub & LeVeque 1983, eq. 1.5."""
         mean = image.mean(dtype=np.float64)
-        step = mean - self.mean
-        self.count += 1
-        self.mean += step / self.count
-        deviations = np.square(image - mean, dtype=np.float64).sum()
-        self.square += deviations + step**2 * image.size * (self.count - 1) / self.count
-        self.low, self.high = min(self.low, image.min()), max(self.high, image.max())
+        square = np.square(image - mean, dtype=np.float64).sum()
+        self.merge(Totals(1, image.shape, float(image.min()), float(image.max()), float(mean), float(square)))
+
+    def merge(self, other: Totals) -> None:
+        """Add the statistics of further images of the same shape (Chan, Golub & LeVeque 1983, eq. 1.5)."""
+        count, step = self.count + other.count, other.mean - self.mean
+        self.mean += step * other.count / count
+        self.square += other.square + step**2 * math.prod(other.shape) * self.count * other.count / count
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.count, self.shape = count, other.shape
 
     def header(self, pixel_size: float | None, path: Path) -> np.ndarray:
         """The header of an MRC2014 image stack (Cheng et al. 2015, J. Struct. Biol. 192:146)."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack, check_operator
+from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, Stack, check_operator
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
@@ -41,57 +40,90 @@ class Acquisition:
     device: str = "cpu"
 
 
-def measure(acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
-    """Measure these images of a stack. Raises a `CryobenchError` for an invalid request."""
-    if len(stack.shape) != 2:
-        raise IncompatibleError(
-            f"measure takes images (2-D), but {stack.label} holds volumes of {size_text(stack.shape)}; use `run`"
-        )
-    recipe: OperatorRecipe = registry.make("operators", acquisition.operator)
-    noise: NoiseModel = registry.make("noises", acquisition.noise)
-    check_kind("operators", acquisition.operator, recipe)
-    check_kind("noises", acquisition.noise, noise)
-    dtype, device = resolve_dtype(acquisition.dtype), environment.resolve_device(acquisition.device)
-    imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), stack.rows(indices))
-    check_operator(recipe, imaging)
-    drawn = recipe.draw(imaging, acquisition.seed)
-    operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
-    reason = noise.unsupported(operator, scale_of(acquisition.scaling, []))
-    if reason is not None:
-        raise IncompatibleError(f"noise {acquisition.noise} on operator {acquisition.operator}: {reason}")
-    ids = tuple(map(str, indices))
-    measured, sigmas, maps = [], [], []
-    for part in batches(len(indices), _BATCH):
-        own, scaled = [], []
-        for index in indices[part]:
-            image = stack.read(index)
-            scaling = image_scaling(acquisition.scaling, image, stack, index, radius=acquisition.radius)
-            own.append(scaling.inverted() if acquisition.invert else scaling)
-            scaled.append(own[-1].apply(image))
-        x = torch.from_numpy(np.stack(scaled)).unsqueeze(1).to(device, dtype)
-        selected, scale = operator.select(part), scale_of(acquisition.scaling, own)
-        noisy = noise.apply(selected.A(x), selected, scale, Rng(acquisition.seed, ids[part]))
-        noisy = checked_measurements(noisy, operator, len(own))
-        measured.append(noisy.y.cpu())
-        sigmas.append(noisy.sigma.flatten().cpu())
-        maps += own
-    return Measurements(
-        y=torch.cat(measured),
-        sigma=torch.cat(sigmas),
-        image_shape=stack.shape,
-        operator=str(registry.spec_of(recipe, full=True)),
-        noise=str(registry.spec_of(noise, full=True)),
-        seed=acquisition.seed,
-        drawn=dict(drawn),
-        scale=scale_of(acquisition.scaling, maps),
-        pixel_size=imaging.pixel_size,
-        image_ids=ids,
-        table=imaging.table,
-        about={
+class Detector:
+    """Measures images of a stack, in blocks whose results do not depend on how the images are divided.
+
+    Raises a `CryobenchError` for an invalid request before an image is read.
+    """
+
+    def __init__(self, acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry):
+        if len(stack.shape) != 2:
+            raise IncompatibleError(
+                f"measure takes images (2-D), but {stack.label} holds volumes of {size_text(stack.shape)}; use `run`"
+            )
+        self.acquisition, self.stack, self.indices = acquisition, stack, indices
+        self.recipe: OperatorRecipe = registry.make("operators", acquisition.operator)
+        self.noise: NoiseModel = registry.make("noises", acquisition.noise)
+        check_kind("operators", acquisition.operator, self.recipe)
+        check_kind("noises", acquisition.noise, self.noise)
+        self.operator_spec = str(registry.spec_of(self.recipe, full=True))
+        self.noise_spec = str(registry.spec_of(self.noise, full=True))
+        self._dtype = resolve_dtype(acquisition.dtype)
+        self._device = environment.resolve_device(acquisition.device)
+        imaging = self.imaging(slice(None))
+        check_operator(self.recipe, imaging)
+        self.drawn = dict(self.recipe.draw(imaging, acquisition.seed))
+        first = self._operator(slice(0, 1))
+        reason = self.noise.unsupported(first, scale_of(acquisition.scaling, []))
+        if reason is not None:
+            raise IncompatibleError(f"noise {acquisition.noise} on operator {acquisition.operator}: {reason}")
+        self.measurement_shape = first.measurement_shape
+        self.about = {
             "data": stack.label,
             "radius_pixels": acquisition.radius,
             "invert": acquisition.invert,
-            "compression": operator.effective_compression,
+            "compression": first.effective_compression,
             "versions": environment.versions(),
-        },
-    )
+        }
+
+    def imaging(self, part: slice) -> Imaging:
+        """How some of the images were taken."""
+        own = self.indices[part]
+        return Imaging(self.stack.shape, tuple(map(self.stack.pixel_size, own)), self.stack.rows(own))
+
+    def ids(self, part: slice = slice(None)) -> tuple[str, ...]:
+        """The ids of some of the images: their numbers in the stack."""
+        return tuple(map(str, self.indices[part]))
+
+    def _operator(self, part: slice) -> LinearOperator:
+        return self.recipe.build(self.imaging(part), self.drawn, dtype=self._dtype, device=self._device)
+
+    def measure(self, part: slice = slice(None)) -> Measurements:
+        """The measurements of some of the images."""
+        acquisition, indices, operator = self.acquisition, self.indices[part], self._operator(part)
+        measured, sigmas, maps = [], [], []
+        for batch in batches(len(indices), _BATCH):
+            own = indices[batch]
+            scalings = []
+            block = self.stack.read_block(own)
+            for place, (index, image) in enumerate(zip(own, block, strict=True)):
+                scaling = image_scaling(acquisition.scaling, image, self.stack, index, radius=acquisition.radius)
+                scalings.append(scaling.inverted() if acquisition.invert else scaling)
+                block[place] = scalings[-1].apply(image)
+            x = torch.from_numpy(block).unsqueeze(1).to(self._device, self._dtype)
+            selected, scale = operator.select(batch), scale_of(acquisition.scaling, scalings)
+            noisy = self.noise.apply(selected.A(x), selected, scale, Rng(acquisition.seed, tuple(map(str, own))))
+            noisy = checked_measurements(noisy, operator, len(own))
+            measured.append(noisy.y.cpu())
+            sigmas.append(noisy.sigma.flatten().cpu())
+            maps += scalings
+        imaging = self.imaging(part)
+        return Measurements(
+            y=torch.cat(measured),
+            sigma=torch.cat(sigmas),
+            image_shape=self.stack.shape,
+            operator=self.operator_spec,
+            noise=self.noise_spec,
+            seed=acquisition.seed,
+            drawn=self.drawn,
+            scale=scale_of(acquisition.scaling, maps),
+            pixel_size=imaging.pixel_size,
+            image_ids=self.ids(part),
+            table=imaging.table,
+            about=self.about,
+        )
+
+
+def measure(acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
+    """Measure these images of a stack. Raises a `CryobenchError` for an invalid request."""
+    return Detector(acquisition, stack, indices, registry).measure()

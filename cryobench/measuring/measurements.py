@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,12 @@ class Measurements:
     @property
     def imaging(self) -> Imaging:
         return Imaging(self.image_shape, self.pixel_size, self.table)
+
+    def select(self, part: slice) -> Measurements:
+        """The measurements of some of the images."""
+        table = None if self.table is None else self.table.iloc[part].reset_index(drop=True)
+        return replace(self, y=self.y[part], sigma=self.sigma[part], scale=self.scale.select(part), table=table,
+                       pixel_size=self.pixel_size[part], image_ids=self.image_ids[part])  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write the file atomically. Raises `ResultsError`."""

@@ -296,6 +296,27 @@ def _specs(registry: Registry, component: Any) -> _Specs:
     return _Specs(str(registry.spec_of(component)), str(full), str(_unlocated(full, component)))
 
 
+class Implementation(NamedTuple):
+    """What components compute with: versions of their distributions, digests of their code by module where the version
+    does not determine it, and digests of the weights of their priors."""
+
+    versions: dict[str, str]
+    code: dict[str, str]
+    weights: list[str]
+
+
+def implementation(registry: Registry, components: Sequence[Any]) -> Implementation:
+    """The implementation of registered components, of which `with_nested` lists those among their parameters."""
+    distributions = {type(part).__module__: registry.origin_of(type(part)) for part in components}
+    origins = sorted(distributions.values(), key=lambda origin: origin.distribution)
+    digests = {module: code_digest(module, distributions[module].distribution) for module in sorted(distributions)}
+    return Implementation(
+        {origin.distribution: origin.version for origin in origins},
+        {module: digest for module, digest in digests.items() if digest is not None},
+        [part.weights_digest() for part in components if isinstance(part, Prior)],
+    )
+
+
 def _cell(
     registry: Registry,
     specs: Callable[[Any], _Specs],
@@ -321,20 +342,15 @@ def _cell(
     labels = {kind: specs(part).short for kind, part in parts.items()}
     labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
-    origins = {registry.origin_of(type(component)) for component in components}
-    plugins = {origin.distribution: origin.version for origin in sorted(origins, key=lambda o: o.distribution)}
-    modules = {type(part).__module__: registry.origin_of(type(part)).distribution for part in components}
-    digests = {name: code_digest(name, distribution) for name, distribution in sorted(modules.items())}
-    code = {name: digest for name, digest in digests.items() if digest is not None}
+    made_by = implementation(registry, components)
     # everything that can change the numbers and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
         "dtype": dtype,
         "images": dataset.digest,
-        "weights": [part.weights_digest() for part in components if isinstance(part, Prior)]
-        + list(filter(None, (metric.weights_digest() for metric in metrics))),
-        "versions": plugins,
+        "weights": made_by.weights + list(filter(None, (metric.weights_digest() for metric in metrics))),
+        "versions": made_by.versions,
     }
     if chosen is None:
         identity["ceiling"] = CEILING_VERSION
@@ -348,10 +364,10 @@ def _cell(
         seed=seed,
         labels=labels | {"data": dataset.label},
         resolved=resolved | {"data": str(dataset.spec)},
-        plugins=plugins,
-        code=code,
+        plugins=made_by.versions,
+        code=made_by.code,
         trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
-        hash=content_hash(identity | {"code": code} if code else identity),
+        hash=content_hash(identity | ({"code": made_by.code} if made_by.code else {})),
         hash_without_code=content_hash(identity),
         floor=resolved["solver"] == FLOOR,
         within=str(within),

@@ -1,0 +1,265 @@
+"""Measuring and reconstructing whole stacks chunk by chunk.
+
+A task (`MeasureTask`, `ReconstructTask`) is plain values, which any worker can be sent. Each process that works on it
+opens it once. Chunks are independent: their results do not depend on who computes them in which order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryobench.core.kinds import check_kind
+from cryobench.errors import ResultsError
+from cryobench.files import acquire_lock
+from cryobench.io.scaling import scale_of
+from cryobench.io.selection import parse_images
+from cryobench.io.stack_parts import DEVIATION, IMAGES, StackParts
+from cryobench.io.writing import write_star
+from cryobench.measuring.container import Container, Manifest, create, default_chunk, image_table, open_container
+from cryobench.measuring.measure import Acquisition, Detector
+from cryobench.measuring.measurements import Measurements, load
+from cryobench.measuring.reconstruct import Reconstructor
+from cryobench.plan.dataset import open_stack
+from cryobench.plan.grid import implementation, with_nested
+from cryobench.plan.presets import choose, presets_folder
+from cryobench.registry import installed
+
+Report = Callable[[float], None]
+"""Called with the fraction of a chunk that is done."""
+
+
+class Work(ABC):
+    """An open task: the chunks of a stack, numbered from 0."""
+
+    images: int
+    """The number of images of all chunks."""
+    chunks: int
+    """The number of chunks."""
+
+    @abstractmethod
+    def todo(self) -> list[int]:
+        """The chunks that are not done."""
+
+    @abstractmethod
+    def size(self, chunk: int) -> int:
+        """The number of images of a chunk."""
+
+    @abstractmethod
+    def run(self, chunk: int, report: Report) -> None:
+        """Do a chunk."""
+
+
+# ----------------------------------------------------------------------------------------------------- measure
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """Measure images into a container at `out`. data, options: the source. images: a selection, or None for all.
+
+    chunk: images of a chunk, or None for about 32 MiB.
+    """
+
+    acquisition: Acquisition
+    data: str
+    options: tuple[tuple[str, str], ...]
+    images: str | None
+    out: str
+    chunk: int | None = None
+
+    def open(self) -> Measuring:
+        """Open the source. Raises a `CryobenchError` for an invalid request before an image is measured."""
+        return Measuring(self)
+
+
+class Measuring(Work):
+    """Measures images into a container."""
+
+    def __init__(self, task: MeasureTask):
+        stack = open_stack(task.data, dict(task.options), installed())
+        indices = parse_images(task.images, len(stack), len(stack), label=stack.label)
+        self._folder = Path(task.out)
+        self._detector = detector = Detector(task.acquisition, stack, indices, installed())
+        self._manifest = Manifest(
+            operator=detector.operator_spec,
+            noise=detector.noise_spec,
+            seed=task.acquisition.seed,
+            scaling=task.acquisition.scaling,
+            range=scale_of(task.acquisition.scaling, []).range,
+            image_shape=stack.shape,
+            measurement_shape=detector.measurement_shape,
+            images=len(indices),
+            chunk=task.chunk or default_chunk(stack.shape),
+            fingerprint=_fingerprint(detector),
+            about=detector.about,
+        )
+        self.container = Container(self._folder, self._manifest)
+        self.images, self.chunks = len(indices), len(self.container)
+
+    def start(self) -> None:
+        """Create the container, or continue one of the same measurements. Raises `ResultsError` for another one."""
+        detector = self._detector
+        if self._folder.is_dir() and any(self._folder.iterdir()):
+            found = open_container(self._folder)
+            if found.digest != self._manifest.digest:
+                raise ResultsError(f"{self._folder} holds other measurements ({found.manifest.operator}, noise "
+                                   f"{found.manifest.noise}, {found.images} images); give another --out, or --force to "
+                                   "replace them")  # fmt: skip
+            return
+        imaging = detector.imaging(slice(None))
+        create(self._folder, self._manifest, detector.drawn,
+               image_table(detector.ids(), imaging.pixel_size, imaging.table))  # fmt: skip
+
+    def todo(self) -> list[int]:
+        return self.container.missing()
+
+    def size(self, chunk: int) -> int:
+        part = self.container.part(chunk)
+        return part.stop - part.start
+
+    def run(self, chunk: int, report: Report) -> None:
+        self.container.write(chunk, self._detector.measure(self.container.part(chunk)))
+        report(1.0)
+
+
+def _fingerprint(detector: Detector) -> str:
+    """Identifies the images by their selection and the pixels of the first and the last one."""
+    digest = hashlib.sha256(repr((detector.stack.label, list(detector.indices), detector.acquisition)).encode())
+    for index in {detector.indices[0], detector.indices[-1]}:
+        digest.update(np.ascontiguousarray(detector.stack.read(index)).tobytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- reconstruct
+
+
+@dataclass(frozen=True)
+class ReconstructTask:
+    """Reconstruct the images of measurements, a container or an .npz, into the stack `out`. solver: spec or preset."""
+
+    measurements: str
+    solver: str
+    out: str
+    seed: int = 0
+    batch: int = 16
+    device: str = "cpu"
+    dtype: str = "float32"
+    presets: str | None = None
+
+    def open(self) -> Reconstructing:
+        """Open the measurements. Raises a `CryobenchError` for an invalid request before an image is reconstructed."""
+        return Reconstructing(self)
+
+
+class Reconstructing(Work):
+    """Reconstructs a stack from measurements."""
+
+    def __init__(self, task: ReconstructTask):
+        registry = installed()
+        method = choose(task.solver, registry, presets_folder(task.presets)).solver
+        check_kind("solvers", task.solver, method)
+        self._source = open_measurements(Path(task.measurements))
+        self._reconstructor = Reconstructor(method, registry, seed=task.seed, dtype=task.dtype, device=task.device,
+                                            batch=task.batch)  # fmt: skip
+        self._out = Path(task.out)
+        self.parts = StackParts(self._out, self._source.image_shape)
+        self.images, self.chunks = self._source.images, len(self._source)
+        made_by = implementation(registry, list(with_nested(method)))
+        self._job: dict[str, Any] = {
+            "measurements": self._source.digest,
+            "solver": str(registry.spec_of(method, full=True)),
+            "seed": task.seed,
+            "batch": task.batch,
+            "device": task.device.partition(":")[0],
+            "dtype": task.dtype,
+            **made_by._asdict(),
+        }
+
+    def start(self, *, force: bool = False) -> None:
+        """Begin the stack, or continue it; see `StackParts.start`. Raises `DataError` for incomplete measurements."""
+        self._source.check_complete()
+        self.parts.start(self._job, force=force)
+
+    def todo(self) -> list[int]:
+        return sorted(set(range(self.chunks)) - self.parts.done())
+
+    def size(self, chunk: int) -> int:
+        part = self._source.part(chunk)
+        return part.stop - part.start
+
+    def run(self, chunk: int, report: Report) -> None:
+        found = list(self._reconstructor.solve(self._source.read(chunk), report))
+        deviations = [each.deviation for each in found if each.deviation is not None]
+        self.parts.write(chunk, self._source.part(chunk).start, np.concatenate([each.images for each in found]),
+                         np.concatenate(deviations) if len(deviations) == len(found) else None)  # fmt: skip
+
+    def finish(self) -> list[Path]:
+        """Put the stack, its star file and, where there is one, the stack of deviations in their places.
+
+        Returns the files. They are already there if another process was faster.
+        """
+        star, deviation = self._out.with_suffix(".star"), deviation_path(self._out)
+        with acquire_lock(self._out.with_name(f".{self._out.name}.lock")):
+            sizes = self._source.pixel_sizes()
+            known = None if None in sizes else [size for size in sizes if size is not None]
+            if not self.parts.folder.exists():
+                return [path for path in (self._out, deviation, star) if path.exists()]
+            finished = self.parts.complete(self.chunks, known[0] if known else None)
+            write_star(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
+                       count=self.images)  # fmt: skip
+            deviation.unlink(missing_ok=True)
+            if DEVIATION in finished:
+                finished[DEVIATION].replace(deviation)
+            finished[IMAGES].replace(self._out)
+            self.parts.remove()
+        return [path for path in (self._out, deviation, star) if path.exists()]
+
+
+def deviation_path(out: Path) -> Path:
+    """The stack of standard deviations beside a stack."""
+    return out.with_name(f"{out.stem}_deviation{out.suffix}")
+
+
+def open_measurements(path: Path) -> Container | InMemory:
+    """The measurements in a container or an .npz file."""
+    return open_container(path) if path.is_dir() else InMemory(path)
+
+
+class InMemory:
+    """Measurements of a single file, with the interface of a `Container`."""
+
+    def __init__(self, path: Path):
+        self._measured = load(path)
+        self.images, self.image_shape = len(self._measured.y), self._measured.image_shape
+        self._chunk = default_chunk(self.image_shape)
+        status = path.stat()
+        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        self.digest = hashlib.sha256(identity.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return -(-self.images // self._chunk)
+
+    def part(self, chunk: int) -> slice:
+        """The images of a chunk."""
+        return slice(chunk * self._chunk, min((chunk + 1) * self._chunk, self.images))
+
+    def check_complete(self) -> None:
+        """Nothing: a file is complete."""
+
+    def read(self, chunk: int) -> Measurements:
+        """The measurements of a chunk."""
+        return self._measured.select(self.part(chunk))
+
+    def pixel_sizes(self) -> Sequence[float | None]:
+        """Å per pixel of each image."""
+        return self._measured.pixel_size
+
+    def table(self) -> Any:
+        """The metadata of all images."""
+        return self._measured.table
