@@ -103,8 +103,8 @@ def sweep(
     from cryobench.registry import installed
     from cryobench.results.store import Results
     from cryobench.sweep.driver import SweepOptions, run, sharded
-    from cryobench.sweep.executors import check_reachable, parse_executor
-    from cryobench.sweep.job import parse_limits, parse_shard
+    from cryobench.workers.executors import check_reachable, parse_executor
+    from cryobench.workers.job import parse_limits, parse_shard
 
     spec = parse_executor(executor)
     check_reachable(spec)

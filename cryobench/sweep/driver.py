@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cryobench.errors import ExecutorError, ResultsError
 from cryobench.hooks import Hooks
 from cryobench.plan.grid import Cell, Plan
 from cryobench.record import Record
 from cryobench.results.store import Results
 from cryobench.runner import CellRunner, MissingFileWarnings, Observer, describe, failed_record
-from cryobench.sweep import worker
-from cryobench.sweep.executors import ExecutorSpec, Workers, workers
-from cryobench.sweep.job import Done, Job, Limits, Stopped
 from cryobench.sweep.queue import Queue, QueuedCell
-from cryobench.sweep.worker import Worker
-
-DEATHS = 3
-"""Number of workers that may die while running a cell before it counts as failed."""
-POLL = 0.5
-"""Seconds between two queries of the present workers."""
+from cryobench.sweep.worker import CellJob, Done, Worker
+from cryobench.workers.executors import ExecutorSpec, Workers, workers
+from cryobench.workers.job import Limits, Stopped
+from cryobench.workers.pool import DEATHS, Failure, Pool
+from cryobench.workers.running import run as run_job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +102,9 @@ def _run(
     here = Worker(observer.cell_progress)
     for plan in plans:
         here.add_plan(request_text(plan, options.device), str(options.store.root.resolve()), plan)
-    run_here = worker.run if options.limits else here.run
-    with workers(executor, device=options.device, threads=threads, run_here=run_here) as found:
+    with workers(
+        executor, device=options.device, threads=threads, run_here=lambda job: run_job(job, here.run)
+    ) as found:
         sweep = Sweep(options, found, observer)
         yield from sweep.run(todo)
     observer.workers_done(sweep.seconds)
@@ -123,73 +117,28 @@ class Sweep:
         self._options, self._workers, self._observer = options, workers, observer
         self._missing_files: dict[int, MissingFileWarnings] = {}
         self._requests: dict[int, str] = {}
-        self._running: dict[Future[Done], tuple[Hashable, QueuedCell]] = {}
         self.seconds: dict[str, float] = {}
-        self._worker_seconds = 0.0
-        self._waited = False
 
     def run(self, todo: Sequence[QueuedCell]) -> Iterator[Record]:
         """The record of each cell when it is saved. A cell that fails, exceeds its limits or kills `DEATHS` workers has
         a failed record; `ResultsError` and `ExecutorError` end the sweep."""
-        queue = Queue(todo)
-        start = time.perf_counter()
-        while queue or self._running:
-            names = self._workers.names()
-            busy = {name for name, _ in self._running.values()}
-            for name in names:
-                if name not in busy and (queued := queue.take(name)) is not None:
-                    self._submit(name, queued)
-            now = time.perf_counter()
-            self._worker_seconds += len(names) * (now - start)
-            start = now
-            if not self._running:
-                self._await_workers()
-            done, _ = wait(self._running, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in done:
-                name, queued = self._running.pop(future)
-                record = self._collected(future, name, queued, queue)
-                if record is not None:
-                    yield record
-        self._worker_seconds += len(self._workers.names()) * (time.perf_counter() - start)
-        self.seconds["idle"] = max(0.0, self._worker_seconds - sum(self.seconds.values()))
+        pool = Pool(self._workers, self._job, lambda queued: _named(queued.cell), self._observer.warn)
+        for queued, outcome in pool.run(Queue(todo), lambda queued: self._observer.cell_started(queued.cell)):
+            yield self._collected(queued, outcome)
+        self.seconds["idle"] = max(0.0, pool.worker_seconds - sum(self.seconds.values()))
 
-    def _await_workers(self) -> None:
-        """Sleep while there is no worker; warn the first time."""
-        if not self._waited:
-            self._observer.warn("no worker is available; waiting for one")
-        self._waited = True
-        time.sleep(POLL)
-
-    def _submit(self, name: Hashable, queued: QueuedCell) -> None:
+    def _job(self, queued: QueuedCell) -> CellJob:
         if id(queued.plan) not in self._requests:
             self._requests[id(queued.plan)] = request_text(queued.plan, self._options.device)
-        job = Job(
-            self._requests[id(queued.plan)], queued.cell.hash, str(self._options.store.root.resolve()), str(Path.cwd()),
-            self._workers.threads, self._options.limits, self._options.force,
+        options = self._options
+        return CellJob(
+            folder=str(Path.cwd()), threads=self._workers.threads, limits=options.limits, force=options.force,
+            request=self._requests[id(queued.plan)], hash=queued.cell.hash, results=str(options.store.root.resolve()),
         )  # fmt: skip
-        self._observer.cell_started(queued.cell)
-        self._running[self._workers.submit(name, job)] = name, queued
 
-    def _collected(self, future: Future[Done], name: Hashable, queued: QueuedCell, queue: Queue) -> Record | None:
-        """The record of a finished job; None if the cell goes back to the queue."""
-        if future.cancelled():  # the connection to the workers was lost and may return
-            queue.put_back(queued)
-            return None
-        error = future.exception()
-        if isinstance(error, ResultsError | ExecutorError):
-            raise error
-        if error is None:
-            done = future.result()
-        elif isinstance(error, BrokenExecutor):
-            self._workers.replace(name)
-            queued.deaths += 1
-            if queued.deaths < DEATHS:
-                self._observer.warn(f"{_named(queued.cell)}: its worker died; running it again")
-                queue.put_back(queued)
-                return None
-            done = self._failed(queued, f"{DEATHS} workers died while running it: out of memory, or a crash")
-        else:
-            done = self._failed(queued, str(error) if isinstance(error, Stopped) else describe(error))
+    def _collected(self, queued: QueuedCell, outcome: Done | Failure) -> Record:
+        """The record of a finished job."""
+        done = self._failed(queued, _reason(outcome)) if isinstance(outcome, Failure) else outcome
         for what, seconds in done.seconds.items():
             self.seconds[what] = self.seconds.get(what, 0.0) + seconds
         for warning in done.warnings:
@@ -209,6 +158,12 @@ class Sweep:
         else:
             self._observer.warn(f"{_named(queued.cell)}: the earlier result is kept")
         return Done(record, False, {})
+
+
+def _reason(failure: Failure) -> str:
+    if failure.error is None:
+        return f"{DEATHS} workers died while running it: out of memory, or a crash"
+    return str(failure.error) if isinstance(failure.error, Stopped) else describe(failure.error)
 
 
 def _named(cell: Cell) -> str:

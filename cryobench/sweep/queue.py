@@ -11,11 +11,10 @@ from cryobench.plan.grid import Cell, Plan
 
 @dataclass
 class QueuedCell:
-    """A cell to run, with its plan. deaths: number of workers that died while running it."""
+    """A cell to run, with its plan."""
 
     plan: Plan
     cell: Cell
-    deaths: int = 0
 
     @property
     def problem(self) -> Hashable:

@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import platform
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryobench.errors import CryobenchError, ExecutorError
-from cryobench.sweep.job import Done, Job
+from cryobench.record import Record
+from cryobench.workers.job import Job
 
 if TYPE_CHECKING:
     from cryobench.plan.grid import Cell, Loaded, Plan
     from cryobench.runner import CellRunner
 
-_one_at_a_time = threading.Lock()
-"""torch's default dtype and random state are global to the process, so cells must not run in parallel threads."""
+
+@dataclass(frozen=True, kw_only=True)
+class CellJob(Job):
+    """One cell to run. request: its `grid.Request` as JSON. hash: of the cell. results: folder for its record. force:
+    run the cell even if it is in the results folder."""
+
+    request: str
+    hash: str
+    results: str
+    force: bool = False
+
+    def prepare(self) -> None:
+        """Read the data, so that reading does not count towards the time limit."""
+        this_worker().planned(self)
+
+    def run(self) -> Done:
+        """Run the cell. Raises `ExecutorError` if this worker plans other cells, `ResultsError` if the record cannot be
+        saved."""
+        return this_worker().run(self)
 
 
-def run(job: Job) -> Done:
-    """Run a job in this process, or in a child process if the job has limits. Raises `ExecutorError` if this worker
-    plans other cells, `ResultsError` if the record cannot be saved, and `Stopped` beyond a limit."""
-    with _one_at_a_time:
-        if job.limits:
-            from cryobench.sweep.guard import guard
+@dataclass(frozen=True)
+class Done:
+    """The saved record of a cell. reused: whether it was found in the results folder. seconds: worker time by category
+    (see `utilisation`). warnings: messages for the user."""
 
-            return guard().run(job, prepare, run)
-        return _worker().run(job)
-
-
-def prepare(job: Job) -> None:
-    """Read the data of a job, so that reading does not count towards its time limit."""
-    with _within(job.folder):
-        _worker().planned(job)
+    record: Record
+    reused: bool
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @cache
-def _worker() -> Worker:
+def this_worker() -> Worker:
     """The worker of this process."""
     return Worker()
 
@@ -77,15 +86,11 @@ class Worker:
         runner = CellRunner(plan, Results(results), Listener())
         self._known[request, results] = runner, {cell.hash: cell for cell in plan.cells}
 
-    def planned(self, job: Job) -> tuple[CellRunner, dict[str, Cell]]:
+    def planned(self, job: CellJob) -> tuple[CellRunner, dict[str, Cell]]:
         """The runner of a job's request, and its cells by hash."""
         from cryobench.plan import grid
         from cryobench.registry import installed
 
-        if job.threads is not None:
-            import torch
-
-            torch.set_num_threads(job.threads)
         if (job.request, job.results) not in self._known:
             try:
                 plan = grid.plan(grid.Request(**json.loads(job.request)), installed(), self._loaded)
@@ -94,31 +99,21 @@ class Worker:
             self.add_plan(job.request, job.results, plan)
         return self._known[job.request, job.results]
 
-    def run(self, job: Job) -> Done:
+    def run(self, job: CellJob) -> Done:
         """Run the cell of a job, or find it in the results folder, where another process may have saved it."""
         self._warnings.clear()
         start = time.perf_counter()
-        with _within(job.folder):
-            runner, cells = self.planned(job)
-            reading = time.perf_counter() - start
-            if job.hash not in cells:
-                raise ExecutorError(
-                    f"the worker on {platform.node()} plans other cells for the same request: install the same "
-                    "versions there, and keep data and weights in a folder that all machines share"
-                )
-            before = Counter(runner.seconds)
-            record = None if job.force else runner.finished(cells[job.hash])
-            reused = record is not None
-            if record is None:
-                record = runner.run(cells[job.hash])
+        runner, cells = self.planned(job)
+        reading = time.perf_counter() - start
+        if job.hash not in cells:
+            raise ExecutorError(
+                f"the worker on {platform.node()} plans other cells for the same request: install the same "
+                "versions there, and keep data and weights in a folder that all machines share"
+            )
+        before = Counter(runner.seconds)
+        record = None if job.force else runner.finished(cells[job.hash])
+        reused = record is not None
+        if record is None:
+            record = runner.run(cells[job.hash])
         spent = {phase: seconds - before[phase] for phase, seconds in runner.seconds.items()}
         return Done(record, reused, spent | {"reading": reading}, tuple(self._warnings))
-
-
-def _within(folder: str) -> contextlib.AbstractContextManager[None]:
-    """Change to a folder, for relative paths."""
-    if os.path.realpath(folder) == os.path.realpath(os.curdir):
-        return contextlib.nullcontext()
-    if not Path(folder).is_dir():
-        raise ExecutorError(f"the worker on {platform.node()} has no folder {folder}; workers must share it")
-    return contextlib.chdir(folder)

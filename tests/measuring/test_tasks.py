@@ -1,4 +1,4 @@
-"""Stacks measured and reconstructed chunk by chunk: the same bits as in one piece, in any order, after interruptions."""
+"""Stacks measured and reconstructed in chunks: the same bits as in one piece, in any order, after interruptions."""
 
 from __future__ import annotations
 

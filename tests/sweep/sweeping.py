@@ -14,7 +14,7 @@ from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.sweep.driver import SweepObserver, SweepOptions, run
-from cryobench.sweep.executors import parse_executor
+from cryobench.workers.executors import parse_executor
 
 STRANGE = """
 import os, signal, time

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +16,9 @@ from cryobench.plan import grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.sweep.driver import request_text, sharded
-from cryobench.sweep.job import Job
 from cryobench.sweep.utilisation import LABELS, summary
-from cryobench.sweep.worker import Worker
+from cryobench.sweep.worker import CellJob, Worker
+from cryobench.workers.running import run
 
 
 def planned(blobs, **options):
@@ -71,12 +73,16 @@ def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strang
     assert listener.reused == 3
 
 
+def job_of(request: str, hash: str, results: Path, folder: str) -> CellJob:
+    return CellJob(folder=folder, request=request, hash=hash, results=str(results))
+
+
 def test_a_worker_finds_a_cell_that_another_worker_finished(strange, blobs, tmp_path):
     (record,) = swept(tmp_path / "out", data=[str(blobs)], solvers=["draws:1"])
     plan = planned(blobs, floor=False, images="0:2")
     assert [cell.hash for cell in plan.cells] == [record.hash]
-    job = Job(request_text(plan, "cpu"), record.hash, str(tmp_path / "out"), str(tmp_path))
-    done = Worker().run(job)
+    job = job_of(request_text(plan, "cpu"), record.hash, tmp_path / "out", str(tmp_path))
+    done = run(job, Worker().run)
     assert (done.reused, numbers([done.record])) == (True, numbers([record]))
     assert runs(strange) == {"draws 1": 1}
 
@@ -87,24 +93,24 @@ def test_relative_paths_start_from_the_folder_of_the_job(strange, blobs, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    job = Job(request_text(plan, "cpu"), plan.cells[0].hash, str(tmp_path / "out"), str(blobs.parent))
-    assert Worker().run(job).record.status == "ok"
+    job = job_of(request_text(plan, "cpu"), plan.cells[0].hash, tmp_path / "out", str(blobs.parent))
+    assert run(job, Worker().run).record.status == "ok"
     assert not list(elsewhere.iterdir())
     with pytest.raises(ExecutorError, match=r"has no folder /nowhere; workers must share it"):
-        Worker().run(Job(job.request, job.hash, job.results, "/nowhere"))
+        run(dataclasses.replace(job, folder="/nowhere"), Worker().run)
 
 
 def test_a_worker_that_plans_other_cells_for_the_request_is_an_error(strange, blobs, tmp_path):
-    job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
+    job = job_of(request_text(planned(blobs), "cpu"), "0" * 64, tmp_path / "out", str(tmp_path))
     with pytest.raises(ExecutorError, match="plans other cells for the same request: install the same versions"):
-        Worker().run(job)
+        run(job, Worker().run)
 
 
 def test_a_worker_without_the_data_is_an_error(strange, blobs, tmp_path):
-    job = Job(request_text(planned(blobs), "cpu"), "0" * 64, str(tmp_path / "out"), str(tmp_path))
+    job = job_of(request_text(planned(blobs), "cpu"), "0" * 64, tmp_path / "out", str(tmp_path))
     blobs.rename(tmp_path / "elsewhere.npy")
     with pytest.raises(ExecutorError, match=r"cannot run the request: .*blobs\.npy"):
-        Worker().run(job)
+        run(job, Worker().run)
 
 
 def test_a_worker_sets_the_number_of_torch_threads(strange, blobs, tmp_path):

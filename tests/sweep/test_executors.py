@@ -18,8 +18,9 @@ from sweeping import Listener, numbers, runs, swept
 
 from cryobench.errors import ExecutorError
 from cryobench.results.store import Results, read_record
-from cryobench.sweep.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
-from cryobench.sweep.job import Job, Limits
+from cryobench.sweep.worker import CellJob
+from cryobench.workers.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
+from cryobench.workers.job import Limits
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ def test_a_worker_that_dies_loses_only_its_cell_which_is_run_again(strange, blob
 
 def test_a_worker_that_died_while_idle_is_replaced():
     with Processes(1, [""]) as workers:
-        job = Job("{}", "none", "results", "/nowhere")
+        job = CellJob(folder="/nowhere", request="{}", hash="none", results="results")
         dead = workers.submit(0, job)
         assert isinstance(
             dead.exception(timeout=60), ExecutorError
@@ -191,7 +192,7 @@ def test_a_missing_scheduler_is_reported_at_once():
 
 
 def test_a_server_that_is_not_a_scheduler_is_reported(monkeypatch):
-    monkeypatch.setattr("cryobench.sweep.executors.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("cryobench.workers.executors.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"dask://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ExecutorError, match=r"no dask scheduler answers at tcp.*: timed out; start one"):

@@ -1,8 +1,8 @@
 import pytest
 
 from cryobench.errors import ParameterError
-from cryobench.sweep.executors import ExecutorSpec, parse_executor
-from cryobench.sweep.job import Limits, parse_limits, parse_shard
+from cryobench.workers.executors import ExecutorSpec, parse_executor
+from cryobench.workers.job import Limits, parse_limits, parse_shard
 
 
 @pytest.mark.parametrize(

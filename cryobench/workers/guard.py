@@ -1,4 +1,4 @@
-"""Runs cells with limits in a child process, which can be killed."""
+"""Runs jobs with limits in a child process, which can be killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from functools import cache
 from multiprocessing.util import Finalize
+from typing import Any
 
 import psutil
 
 from cryobench.errors import ExecutorError
-from cryobench.sweep.job import Done, Job, Limits, Stopped
+from cryobench.workers.job import Job, Limits, Stopped
 
 POLL = 0.05
 """Seconds between two checks of the limits."""
@@ -73,7 +74,7 @@ class Guard:
         self._executor: ProcessPoolExecutor | None = None
         self._process: psutil.Process | None = None
 
-    def run(self, job: Job, prepare: Callable[[Job], None], run: Callable[[Job], Done]) -> Done:
+    def run(self, job: Job, prepare: Callable[[Job], None], run: Callable[[Job], Any]) -> Any:
         """The result of `run(job)` in the child process, after `prepare(job)`, to which the limits do not apply.
 
         Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the child process dies.
@@ -86,7 +87,7 @@ class Guard:
                 self._executor = None
                 raise ExecutorError(
                     f"limits need a child process, and this worker may not start one ({error}); start dask workers "
-                    "with DASK_DISTRIBUTED__WORKER__DAEMON=False, or sweep without limits"
+                    "with DASK_DISTRIBUTED__WORKER__DAEMON=False, or run without limits"
                 ) from error
         try:
             self._executor.submit(prepare, job).result()
@@ -97,7 +98,7 @@ class Guard:
             self.end()
             raise
 
-    def _watch(self, future: Future[Done], limits: Limits, process: psutil.Process) -> None:
+    def _watch(self, future: Future[Any], limits: Limits, process: psutil.Process) -> None:
         start = time.monotonic()
         while not wait([future], timeout=POLL).done:
             if limits.seconds is not None and time.monotonic() - start > limits.seconds:

@@ -1,13 +1,14 @@
-"""Jobs and their results as plain values. Imports no torch."""
+"""A job as plain values, which runs in any process, and its limits. Imports no torch."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cryobench.errors import ParameterError
-from cryobench.record import Record
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 MIB = {"M": 1, "G": 1024}
@@ -15,13 +16,35 @@ MIB = {"M": 1, "G": 1024}
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a cell. seconds: wall time. mib: resident memory of the process that runs it."""
+    """Limits of a job. seconds: wall time. mib: resident memory of the process that runs it."""
 
     seconds: float | None = None
     mib: float | None = None
 
     def __bool__(self) -> bool:
         return self.seconds is not None or self.mib is not None
+
+
+class Stopped(Exception):
+    """A job was stopped because it exceeded a limit, which the message names."""
+
+
+@dataclass(frozen=True)
+class Job(ABC):
+    """Work for one worker. folder: the working directory, for relative paths. threads: of torch; None keeps the present
+    number."""
+
+    folder: str
+    threads: int | None = None
+    limits: Limits = Limits()
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Do what does not count towards the time limit, such as reading data."""
+
+    @abstractmethod
+    def run(self) -> Any:
+        """Do the work. Called in `folder`."""
 
 
 def parse_limits(time: str | None, memory: str | None) -> Limits:
@@ -46,33 +69,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not 1 <= part <= of:
         raise ParameterError(f"--shard must be K/N with K from 1 to N, such as 3/16, got {text!r}")
     return part, of
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell to run. request: its `grid.Request` as JSON. hash: of the cell. results: folder for its record. folder:
-    the working directory, for relative paths. threads: of torch; None keeps the present number. force: run the cell
-    even if it is in the results folder."""
-
-    request: str
-    hash: str
-    results: str
-    folder: str
-    threads: int | None = None
-    limits: Limits = Limits()
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class Done:
-    """The saved record of a cell. reused: whether it was found in the results folder. seconds: worker time by category
-    (see `utilisation`). warnings: messages for the user."""
-
-    record: Record
-    reused: bool
-    seconds: Mapping[str, float]
-    warnings: tuple[str, ...] = ()
-
-
-class Stopped(Exception):
-    """A cell was stopped because it exceeded a limit, which the message names."""

@@ -1,6 +1,6 @@
-"""The workers of a sweep: `local`, `processes`, `dask`, `slurm`. Each is an executor of `concurrent.futures`.
+"""Workers: `local`, `processes`, `dask`, `slurm`. Each is an executor of `concurrent.futures`.
 
-Each worker runs one cell at a time and has its own executor, so that a failing worker affects one cell only.
+Each worker runs one job at a time and has its own executor, so that a failing worker affects one job only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 from cryobench.errors import DependencyError, ExecutorError, ParameterError, described, reason_of
 from cryobench.registry import did_you_mean
-from cryobench.sweep.guard import child_process, kill
-from cryobench.sweep.job import Done, Job
-from cryobench.sweep.worker import run
+from cryobench.workers.guard import child_process, kill
+from cryobench.workers.job import Job
+from cryobench.workers.running import run
 
 KINDS = ("local", "processes", "dask", "slurm")
 CONNECT_SECONDS = 5
@@ -93,7 +93,7 @@ class Workers(ABC):
         """The workers at this moment. Raises `ExecutorError` if the connection to them is lost for good."""
 
     @abstractmethod
-    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+    def submit(self, name: Hashable, job: Job) -> Future[Any]:
         """Submit a job to a worker. The future raises `BrokenExecutor` if the worker dies, and is cancelled if the
         connection to it is lost."""
 
@@ -104,13 +104,13 @@ class Workers(ABC):
 class Local(Workers):
     """This process. run_here: runs a job in it."""
 
-    def __init__(self, run_here: Callable[[Job], Done], threads: int | None = None):
+    def __init__(self, run_here: Callable[[Job], Any], threads: int | None = None):
         self._executor, self._run_here, self.threads = _SerialExecutor(), run_here, threads
 
     def names(self) -> Sequence[Hashable]:
         return ("local",)
 
-    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+    def submit(self, name: Hashable, job: Job) -> Future[Any]:
         return self._executor.submit(self._run_here, job)
 
 
@@ -136,7 +136,7 @@ class Processes(Workers):
     def names(self) -> Sequence[Hashable]:
         return range(len(self._devices))
 
-    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+    def submit(self, name: Hashable, job: Job) -> Future[Any]:
         if name not in self._executors:
             device = self._devices[int(str(name))]
             executor = child_process(self.threads, {"CUDA_VISIBLE_DEVICES": device} if device else {})
@@ -167,7 +167,7 @@ class Dask(Workers):
     def __init__(self, client: Any, stack: ExitStack, threads: int | None = None):
         self._client, self._stack, self.threads = client, stack, threads
         self._executors: dict[Hashable, Executor] = {}
-        self._jobs: dict[Future[Done], tuple[Hashable, Future[Done]]] = {}
+        self._jobs: dict[Future[Any], tuple[Hashable, Future[Any]]] = {}
         self._names: list[str] = []
         self._listed_at = -LISTED_FOR
 
@@ -195,10 +195,10 @@ class Dask(Workers):
                     future.set_exception(BrokenExecutor("the worker is gone"))
                 at_dask.cancel()
 
-    def submit(self, name: Hashable, job: Job) -> Future[Done]:
+    def submit(self, name: Hashable, job: Job) -> Future[Any]:
         if name not in self._executors:
             self._executors[name] = self._client.get_executor(workers=[name], pure=False)
-        future: Future[Done] = Future()
+        future: Future[Any] = Future()
         at_dask = self._executors[name].submit(run, job)
         at_dask.add_done_callback(partial(_pass_on, future))
         self._jobs[future] = name, at_dask
@@ -208,7 +208,7 @@ class Dask(Workers):
         self._stack.close()
 
 
-def _pass_on(future: Future[Done], at_dask: Future[Done]) -> None:
+def _pass_on(future: Future[Any], at_dask: Future[Any]) -> None:
     """Copy the result of dask's future."""
     with contextlib.suppress(InvalidStateError):  # already failed by `_fail_lost_jobs`
         if at_dask.cancelled():
@@ -223,7 +223,7 @@ def _pass_on(future: Future[Done], at_dask: Future[Done]) -> None:
 
 @contextlib.contextmanager
 def workers(
-    spec: ExecutorSpec, *, device: str, threads: int | None, run_here: Callable[[Job], Done]
+    spec: ExecutorSpec, *, device: str, threads: int | None, run_here: Callable[[Job], Any]
 ) -> Iterator[Workers]:
     """The workers of an executor spec. run_here: runs a job in this process, for `local`."""
     if spec.kind == "local":
