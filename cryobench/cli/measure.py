@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,14 +12,23 @@ from cryobench.cli.options import (
     DataRootOption,
     DeviceOption,
     DtypeOption,
+    ExecutorOption,
     ForceOption,
     InvertOption,
+    MemoryLimitOption,
     PresetsOption,
     QuietOption,
     ScalingOption,
+    ShardOption,
     SizeOption,
+    ThreadsOption,
+    TimeLimitOption,
     complete,
 )
+
+if TYPE_CHECKING:
+    from cryobench.measuring.chunks import Task, Where
+    from cryobench.measuring.tasks import Work
 
 
 def measure(
@@ -28,7 +37,7 @@ def measure(
                           autocompletion=complete("operators")),
     ],
     data: Annotated[str, typer.Option("--data", "-d", help="An image file or a source spec.")],
-    out: Annotated[Path, typer.Option(help="File of measurements to write, .npz.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the measurements to, or a file if it ends in .npz.")],
     noise: Annotated[
         str, typer.Option("--noise", "-n", help="A noise spec.", autocompletion=complete("noises"))
     ] = "none",
@@ -46,28 +55,53 @@ def measure(
     data_root: DataRootOption = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Images in each file of a folder. [default: about 32 MiB of images]",
+                                 show_default=False)
+    ] = None,
+    executor: ExecutorOption = "local",
+    threads: ThreadsOption = None,
+    shard: ShardOption = None,
+    time_limit: TimeLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
     force: ForceOption = False,
+    quiet: QuietOption = False,
 ) -> None:  # fmt: skip
-    """Measure images with an operator and write the measurements to one file.
+    """Measure images with an operator. The same command continues a folder that is incomplete.
 
-    Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out y.npz
+    Example: cryobench measure -o sumpool:4 -n gaussian:rel=0.05 --data particles.star --out measured
     """
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
     from cryobench.io.selection import parse_images
     from cryobench.measuring.measure import Acquisition
     from cryobench.measuring.measure import measure as acquire
+    from cryobench.measuring.tasks import MeasureTask
     from cryobench.plan.dataset import data_options, open_stack
     from cryobench.registry import installed
 
     if normalize is not None:
         raise ParameterError(f"--normalize is now called --scaling; give --scaling {normalize}")
-    if out.suffix != ".npz":
-        raise ParameterError(f"--out {out}: measurements are written as .npz; give a name that ends in .npz")
-    _refuse_existing(force, out)
-    stack = open_stack(data, data_options(size=size, as_stack=as_stack, data_root=data_root), installed())
-    indices = parse_images(images, len(stack), len(stack), label=stack.label)
+    options = data_options(size=size, as_stack=as_stack, data_root=data_root)
     acquisition = Acquisition(operator, noise, scaling, radius, invert, seed, dtype, device)
+    if out.suffix != ".npz":
+        if out.suffix or out.is_file():
+            raise ParameterError(f"--out {out}: give the name of a folder, without a suffix, or of a file .npz")
+        where = _where(executor, device, threads, shard, time_limit, memory_limit)
+        task = MeasureTask(acquisition, data, tuple(options.items()), images, str(out), chunk)
+        work = task.open()
+        work.start(force=force)
+        complete = _run(task, work, where, out, quiet)
+        if not quiet:
+            rest = "" if complete else f"; {len(work.todo())} of {work.chunks} chunks are missing"
+            note(f"{work.images} images in {out}{rest}: {work.summary}")
+        return
+    if (executor, threads, shard, time_limit, memory_limit, chunk) != ("local", None, None, None, None, None):
+        raise ParameterError(f"--out {out}: a single file is written by one process; give the name of a folder for "
+                             "--executor, --threads, --shard, limits and --chunk")  # fmt: skip
+    _refuse_existing(force, out)
+    stack = open_stack(data, options, installed())
+    indices = parse_images(images, len(stack), len(stack), label=stack.label)
     measured = acquire(acquisition, stack, indices, installed())
     measured.save(out)
     M, h, w = measured.y.shape[1:]
@@ -77,7 +111,7 @@ def measure(
 def reconstruct(
     measurements: Annotated[
         Path,
-        typer.Argument(help="File written by `measure`, or a .npz with arrays y [B, M, h, w] and masks [M, H, W]."),
+        typer.Argument(help="What `measure` wrote, or a .npz with arrays y [B, M, h, w] and masks [M, H, W]."),
     ],
     solver: Annotated[
         str, typer.Option("--solver", "-s", help="A solver spec, such as dct.", autocompletion=complete("solvers"))
@@ -88,39 +122,75 @@ def reconstruct(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     presets: PresetsOption = None,
+    executor: ExecutorOption = "local",
+    threads: ThreadsOption = None,
+    shard: ShardOption = None,
+    time_limit: TimeLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Reconstruct images from measurements. Units, CTF, poses and pixel size are those of the measured images.
 
-    Example: cryobench reconstruct y.npz --solver dct --out stack.mrcs
+    The same command continues a stack that is incomplete. If the solver estimates the standard deviation of each pixel,
+    it is written to NAME_deviation.mrcs.
+
+    Example: cryobench reconstruct measured --solver dct --out stack.mrcs
     """
     from cryobench.cli.output import note
-    from cryobench.cli.progress import counted
-    from cryobench.core.kinds import check_kind
     from cryobench.errors import ParameterError
-    from cryobench.io.writing import write_mrcs, write_star
-    from cryobench.measuring.measurements import load
-    from cryobench.measuring.reconstruct import reconstruct as solve
-    from cryobench.plan.presets import choose, presets_folder
-    from cryobench.registry import installed
+    from cryobench.measuring.tasks import ReconstructTask
 
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
-    star = out.with_suffix(".star")
-    _refuse_existing(force, out, star)
-    measured = load(measurements)
-    method = choose(solver, installed(), presets_folder(presets)).solver
-    check_kind("solvers", solver, method)
-    images = len(measured.y)
-    with counted("images", images, quiet) as progress:
-        chunks = solve(measured, method, installed(), seed=seed, dtype=dtype, device=device, batch=batch,
-                       progress=lambda fraction: progress(round(fraction * images), images))  # fmt: skip
-        sizes = None if None in measured.pixel_size else [size for size in measured.pixel_size if size is not None]
-        write_mrcs(out, chunks, sizes[0] if sizes else None)
-    write_star(star, measured.table, out.name, sizes, measured.image_shape[1], count=len(measured.y))
+    _refuse_existing(force, out, out.with_suffix(".star"))
+    where = _where(executor, device, threads, shard, time_limit, memory_limit)
+    task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
+    work = task.open()
+    work.start(force=force)
+    complete = _run(task, work, where, out, quiet)
+    files = work.finish() if complete else []
     if not quiet:
-        note(f"{len(measured.y)} images in {out} and {star}")
+        note(f"{work.images} images in {' and '.join(map(str, files))}" if complete else
+             f"{len(work.todo())} of {work.chunks} chunks of {out} are missing")  # fmt: skip
+
+
+def _where(
+    executor: str, device: str, threads: int | None, shard: str | None, time_limit: str | None, memory_limit: str | None
+) -> Where:
+    """Where chunks run, from the options. Raises `ParameterError` for invalid ones."""
+    from cryobench.measuring.chunks import Where
+    from cryobench.workers.executors import check_reachable, parse_executor
+    from cryobench.workers.job import parse_limits, parse_shard
+
+    spec = parse_executor(executor)
+    check_reachable(spec)
+    limits = parse_limits(time_limit, memory_limit)
+    return Where(spec, device, threads, limits, None if shard is None else parse_shard(shard))
+
+
+def _run(task: Task, work: Work, where: Where, out: Path, quiet: bool) -> bool:
+    """Do the chunks of a task, showing the progress. Returns whether all are done; ends the program if interrupted."""
+    from cryobench.cli.output import note
+    from cryobench.cli.progress import ChunkProgress
+    from cryobench.cli.running import INTERRUPTED
+    from cryobench.errors import ExecutorError, ResultsError
+    from cryobench.measuring.chunks import run_chunks
+
+    def kept() -> str:
+        done = work.images - sum(map(work.size, work.todo()))
+        return f"{done} of {work.images} images are finished and kept; the same command continues from there"
+
+    try:
+        with ChunkProgress(work.images, quiet) as observer:
+            run_chunks(task, work, where, observer)
+    except KeyboardInterrupt:
+        note(f"\nstopped: {kept()}")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ResultsError, ExecutorError) as error:
+        note(f"error: {error}; {kept()}")
+        raise typer.Exit(1) from None
+    return not work.todo()
 
 
 def _refuse_existing(force: bool, *paths: Path) -> None:

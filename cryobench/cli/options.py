@@ -47,6 +47,23 @@ PresetsOption = Annotated[
     str | None, typer.Option(metavar="FOLDER", help="Folder of the presets of tuned solvers (dct@NAME). [default: "
                              "$CRYOBENCH_PRESETS, or presets]", show_default=False)
 ]  # fmt: skip
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", "-e", metavar="WHERE", help="local; processes[:N], one per GPU or core; dask[:N], "
+                      "dask://HOST:PORT; slurm:FILE.yaml.")
+]  # fmt: skip
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of each worker. [default: the cores divided among the workers]",
+                             show_default=False)
+]  # fmt: skip
+ShardOption = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Run shard K of N only, for machines that share only a folder.")
+]
+MemoryLimitOption = Annotated[
+    str | None, typer.Option(metavar="500M|8G", help="Stop a cell or chunk whose process uses more host memory.")
+]
+TimeLimitOption = Annotated[
+    str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell or chunk that takes longer.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cryobench.cli.output import note
+from cryobench.measuring.chunks import ChunkObserver
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
@@ -105,6 +115,48 @@ class TrainingProgress(training.TrainingObserver):
     def say(self, message: str) -> None:
         if not self._quiet:
             note(message)
+
+    def warn(self, message: str) -> None:
+        note(f"warning: {message}")
+
+
+class ChunkProgress(ChunkObserver):
+    """Shows a bar with the images that are done, their speed and the time left on a terminal, a line now and then
+    elsewhere, nothing if quiet. Warnings are always shown."""
+
+    INTERVAL = 30.0
+    """Seconds between two lines."""
+
+    def __init__(self, images: int, quiet: bool):
+        self._images = images
+        self._bars, terminal = _bars(quiet)
+        self._bars.columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn())  # fmt: skip
+        self._lines = not quiet and not terminal
+        self._task = self._bars.add_task("images", total=images, speed="")
+        self._start: tuple[float, float] | None = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> ChunkProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def done(self, images: float) -> None:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, images
+        start, before = self._start
+        speed = ""
+        if images > before and now > start:
+            rate = (images - before) / (now - start)
+            speed = f"{rate:.3g} images/s, {duration((self._images - images) / rate)} left"
+        self._bars.update(self._task, completed=int(images), speed=speed)
+        if self._lines and now - self._printed >= self.INTERVAL:
+            self._printed = now
+            note(f"{int(images)} of {self._images} images" + (f", {speed}" if speed else ""))
 
     def warn(self, message: str) -> None:
         note(f"warning: {message}")

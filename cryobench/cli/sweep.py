@@ -13,10 +13,15 @@ from cryobench.cli.options import (
     ByOption,
     CsvOption,
     DeviceOption,
+    ExecutorOption,
     FormatOption,
     JsonOption,
+    MemoryLimitOption,
     PresetsOption,
     QuietOption,
+    ShardOption,
+    ThreadsOption,
+    TimeLimitOption,
 )
 
 if TYPE_CHECKING:
@@ -41,30 +46,17 @@ def sweep(
         Path | None, typer.Option(help="Results folder. Cells saved there are not run again. [default: runs/SUITE]",
                                   show_default=False)
     ] = None,
-    executor: Annotated[
-        str, typer.Option("--executor", "-e", metavar="WHERE",
-                          help="local; processes[:N], one per GPU or core; dask[:N], dask://HOST:PORT; "
-                          "slurm:FILE.yaml.")
-    ] = "local",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of each worker. [default: the cores divided among the workers]",
-                                 show_default=False)
-    ] = None,
+    executor: ExecutorOption = "local",
+    threads: ThreadsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells to run with estimated times, and exit.")
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run failed and skipped cells again.")
     ] = False,
-    shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Run shard K of N only, for machines that share only a folder.")
-    ] = None,
-    time_limit: Annotated[
-        str | None, typer.Option(metavar="90|10m|2h", help="Stop a cell that takes longer and record it as failed.")
-    ] = None,
-    memory_limit: Annotated[
-        str | None, typer.Option(metavar="500M|8G", help="Stop a cell whose process uses more host memory.")
-    ] = None,
+    shard: ShardOption = None,
+    time_limit: TimeLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
     live: Annotated[bool, typer.Option("--live", help="Show running cells, speed and best results.")] = False,
     by: ByOption = "psnr",
     device: DeviceOption = "cpu",

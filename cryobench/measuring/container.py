@@ -183,6 +183,11 @@ class Container:
             about=manifest.about,
         )
 
+    def remove(self) -> None:
+        """Delete its files, the manifest first, and nothing else in the folder."""
+        for file in [self.folder / name for name in (MANIFEST, DRAWN, IMAGES)] + list((self.folder / CHUNKS).glob("*")):
+            file.unlink(missing_ok=True)
+
     def write(self, chunk: int, measured: Measurements) -> None:
         """Write a chunk. Raises `ResultsError` if that is impossible."""
         path = self.path(chunk)

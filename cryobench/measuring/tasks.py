@@ -22,7 +22,18 @@ from cryobench.io.scaling import scale_of
 from cryobench.io.selection import parse_images
 from cryobench.io.stack_parts import DEVIATION, IMAGES, StackParts
 from cryobench.io.writing import write_star
-from cryobench.measuring.container import Container, Manifest, create, default_chunk, image_table, open_container
+from cryobench.measuring.container import (
+    CHUNKS,
+    DRAWN,
+    MANIFEST,
+    Container,
+    Manifest,
+    create,
+    default_chunk,
+    image_table,
+    open_container,
+)
+from cryobench.measuring.container import IMAGES as IMAGES_TABLE
 from cryobench.measuring.measure import Acquisition, Detector
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import Reconstructor
@@ -102,16 +113,29 @@ class Measuring(Work):
         self.container = Container(self._folder, self._manifest)
         self.images, self.chunks = len(indices), len(self.container)
 
-    def start(self) -> None:
-        """Create the container, or continue one of the same measurements. Raises `ResultsError` for another one."""
-        detector = self._detector
-        if self._folder.is_dir() and any(self._folder.iterdir()):
+    @property
+    def summary(self) -> str:
+        """The shape of the measurements and their compression."""
+        shape = " x ".join(map(str, self._manifest.measurement_shape))
+        return f"y is {shape} for each, C = {self._manifest.about['compression']:.3g}"
+
+    def start(self, *, force: bool = False) -> None:
+        """Create the container, or continue one of the same measurements.
+
+        force: replace other measurements. Raises `ResultsError` for other measurements without `force`, and for a
+        folder that is not a container.
+        """
+        if force and (self._folder / MANIFEST).exists():
+            self.container.remove()
+        names = {path.name for path in self._folder.glob("[!.]*")}
+        if not names <= {IMAGES_TABLE, DRAWN, CHUNKS}:  # a process may have been killed before it wrote the manifest
             found = open_container(self._folder)
-            if found.digest != self._manifest.digest:
+            if found.digest != self.container.digest:
                 raise ResultsError(f"{self._folder} holds other measurements ({found.manifest.operator}, noise "
                                    f"{found.manifest.noise}, {found.images} images); give another --out, or --force to "
                                    "replace them")  # fmt: skip
             return
+        detector = self._detector
         imaging = detector.imaging(slice(None))
         create(self._folder, self._manifest, detector.drawn,
                image_table(detector.ids(), imaging.pixel_size, imaging.table))  # fmt: skip

@@ -226,3 +226,77 @@ def test_the_default_chunk_has_about_32_mib_and_does_not_cut_batches():
     assert default_chunk((200, 200)) == 192
     assert default_chunk((1024, 1024)) == 8
     assert default_chunk((7420, 7676)) == 1
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def test_the_commands_measure_into_a_folder_and_reconstruct_it(cli, particles, tmp_path):
+    arguments = (
+        "measure",
+        "-o",
+        "ctf",
+        "-n",
+        "gaussian:rel=0.1",
+        "--data",
+        str(particles),
+        "--chunk",
+        "64",
+        "--out",
+        "y",
+    )
+    code, _, err = cli(*arguments)
+    assert (code, err) == (0, "150 images in y: y is 1 x 16 x 16 for each, C = 1\n")
+    assert cli(*arguments)[0] == 0, "finished chunks are kept"
+    code, _, err = cli("reconstruct", "y", "--solver", "wiener", "--out", "x.mrcs")
+    assert (code, err) == (0, "150 images in x.mrcs and x.star\n")
+    code, _, err = cli("reconstruct", "y", "--solver", "wiener", "--out", "x.mrcs")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "x.mrcs exists already" in err
+    whole = Path("x.mrcs").read_bytes()
+    for part in ("2/2", "1/2"):
+        assert not Path("z.mrcs").exists()
+        code, _, err = cli("reconstruct", "y", "--solver", "wiener", "--out", "z.mrcs", "--shard", part)
+        assert code == 0
+    assert Path("z.mrcs").read_bytes() == whole
+    assert cli("measure", "-o", "identity", "--data", str(particles), "--out", "y")[0] == 2
+    assert cli("measure", "-o", "identity", "--data", str(particles), "--out", "y", "--force")[0] == 0
+    assert open_container(Path("y")).manifest.operator == "identity"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--out", "y.zarr"), "without a suffix"),
+        (("--out", "taken"), "folder"),
+        (("--out", "y.npz", "--executor", "processes:2"), "a single file is written by one process"),
+        (("--out", "y", "--executor", "threads"), "did you mean"),
+        (("--out", "y", "--shard", "3/2"), "--shard must be K/N"),
+        (("--out", "y", "--time-limit", "soon"), "--time-limit must be"),
+        (("--out", "other"), "has no measurements.json"),
+    ],
+)
+def test_invalid_options_of_measure_are_refused(cli, particles, arguments, expected):
+    Path("taken").write_text("")
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("")
+    code, out, err = cli("measure", "-o", "identity", "--data", str(particles), *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+    assert not Path("y").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes:2", "dask:2"])
+def test_workers_give_the_same_bits_as_one_process(cli, particles, tmp_path, executor):
+    for where, name in (("local", "one"), (executor, "two")):
+        code, _, err = cli("measure", "-o", "sumpool:4", "-n", "gaussian:rel=0.1", "--data", str(particles), "--chunk",
+                           "64", "--executor", where, "--threads", "1", "--out", f"y-{name}")  # fmt: skip
+        assert code == 0, err
+        code, _, err = cli("reconstruct", f"y-{name}", "--solver", "dct:steps=20", "--executor", where,
+                           "--threads", "1", "--out", f"{name}.mrcs")  # fmt: skip
+        assert code == 0, err
+    for chunk in range(3):
+        name = f"{CHUNKS}/{chunk:06d}.npz"
+        assert Path("y-one", name).read_bytes() == Path("y-two", name).read_bytes()
+    assert Path("one.mrcs").read_bytes() == Path("two.mrcs").read_bytes()
