@@ -148,7 +148,7 @@ class Results:
                 try:
                     records.append(read_record(folder))
                 except ResultsError as error:
-                    report(f"skipped {folder}: {error}")
+                    report(f"skipped {self.given / folder.relative_to(self.root)}: {error}")
         newest: dict[str, Record] = {}
         for record in sorted(records, key=lambda record: record.environment.get("created", "")):
             cell = record.environment.get("hash_without_code", record.hash)
