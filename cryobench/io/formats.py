@@ -68,8 +68,10 @@ def _read_mrcs(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
 
 FORMATS: dict[str, Format] = {
     ".mrc": Format(_read_mrc),
+    ".map": Format(_read_mrc),
     ".mrcs": Format(_read_mrcs, write_particles, companions=(".star",)),
     **{f".mrc{packed}": Format(_read_mrc) for packed in COMPRESSIONS},
+    **{f".map{packed}": Format(_read_mrc) for packed in COMPRESSIONS},
     **{f".mrcs{packed}": Format(_read_mrcs) for packed in COMPRESSIONS},
     ".star": Format(lambda path, as_stack, data_root: _listed(path, read_star(path, data_root))),
     ".cs": Format(lambda path, as_stack, data_root: _listed(path, read_cs(path, data_root))),
@@ -89,9 +91,7 @@ def open_images(path: Path, *, as_stack: bool = False, data_root: str | None = N
     if not matching:
         if path.is_dir():
             check_file(path)
-        map_suffix = any(path.name.lower().endswith(f".map{packed}") for packed in ("", *COMPRESSIONS))
-        hint = f": for a density map give --data volume:{path}" if map_suffix else ""
-        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
+        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(FORMATS)}")
     return FORMATS[max(matching, key=len)].read(path, as_stack, data_root)
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.errors import DataError, DataWarning, ParameterError, SelectionError
 from cryobench.io.cryosparc import euler_angles
 from cryobench.io.formats import FORMATS
 from cryobench.io.fourier_crop import fourier_resize, square_crop
@@ -130,7 +130,8 @@ def test_damaged_compressed_stacks_are_refused(tmp_path, suffix):
         cut.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
         assert "copy" in refused(cut)
     assert "truncated" in refused(packed(tmp_path / f"short.mrcs{suffix}", plain[:-4]))
-    assert "longer" in refused(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
+    with pytest.warns(DataWarning, match="longer than its header says"):
+        read_all(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
     assert "not a readable MRC file" in refused(packed(tmp_path / f"text.mrcs{suffix}", b"hello\n" * 400))
     (tmp_path / f"plain.mrcs{suffix}").write_bytes(plain)
     assert "not a readable MRC file" in refused(tmp_path / f"plain.mrcs{suffix}")
@@ -553,10 +554,20 @@ def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
     assert "volume:" not in message
 
 
-@pytest.mark.parametrize("name", ["a.map", "A.MAP.GZ"])
-def test_a_map_file_names_the_source_volume(tmp_path, name):
-    (tmp_path / name).write_bytes(b"map")
-    assert f"--data volume:{tmp_path / name}" in refused(tmp_path / name)
+@pytest.mark.parametrize("name", ["a.map", "A.MAP.GZ", "a.map.bz2"])
+def test_a_map_is_an_mrc_file(tmp_path, name):
+    def written(array: np.ndarray, stack: bool) -> Path:
+        plain = write_mrc(tmp_path / "plain.mrc", array, stack=stack)
+        if name.lower().endswith(".map"):
+            return plain.rename(tmp_path / name)
+        return packed(tmp_path / name, plain.read_bytes())
+
+    for array, stack in ((noise(3, 4, 5), True), (noise(1, 4, 5), False), (noise(4, 5), False)):
+        opened = File(str(written(array, stack))).open()
+        np.testing.assert_array_equal(opened.read_block(range(len(opened))), array.reshape(-1, 4, 5))
+    volume = written(noise(3, 4, 5), False)
+    assert f"--data volume:{volume}" in refused(volume)
+    assert len(File(str(volume), as_stack=True).open()) == 3
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -587,11 +598,16 @@ def test_truncated_files_are_refused(tmp_path, suffix, kept):
         assert "truncated" in message
 
 
-def test_an_mrc_file_longer_than_its_header_says_is_refused(tmp_path):
-    path = write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+def test_bytes_after_the_last_image_are_a_warning(tmp_path):
+    images = noise(2, 4, 4)
+    path = write_mrc(tmp_path / "a.mrcs", images)
     with path.open("ab") as file:
         file.write(b"\0" * 8)
-    assert "longer than its header says" in refused(path)
+    with pytest.warns(
+        DataWarning, match=r"longer than .* \(2 x 4 x 4\) requires 1152 bytes, the file has 1160; the la"
+    ):
+        stack = File(str(path)).open()
+    np.testing.assert_array_equal(stack.read_block([0, 1]), images)
 
 
 def test_a_stack_with_fewer_images_than_its_header_says_is_refused_also_in_a_star_file(tmp_path):
@@ -641,15 +657,23 @@ def damaged_mrc(tmp_path: Path, **fields: int) -> Path:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"mode": 101}, "damaged MRC header"),
+        ({"mode": 5}, "unknown mode 5; expected mode 0, 1, 2, 6 or 12"),
+        ({"mode": 3}, "complex"),
         ({"mode": 4}, "complex"),
+        ({"mode": 16}, "colours (RGB)"),
+        ({"mode": 101}, "packed 4-bit integers (MRC mode 101)"),
         ({"nx": 0}, "no pixels"),
         ({"ny": -4}, "no pixels"),
         ({"nz": 0}, "no pixels"),
         ({"nz": 2**30}, "truncated"),
-        ({"nsymbt": -8}, "not a readable MRC"),
-        ({"nsymbt": 4096}, "not a readable MRC"),
-        ({"ispg": 401, "mz": 0}, "damaged MRC header"),
+        ({"nsymbt": -8}, "an extended header of -8 bytes"),
+        ({"nsymbt": 4096}, "truncated"),
+        ({"nsymbt": 2**31 - 1}, "truncated"),
+        ({"ispg": 401, "mz": 0}, "2 sections in volumes of 0"),
+        ({"ispg": 401, "mz": 3}, "2 sections in volumes of 3"),
+        ({"mapc": 2}, "its axes are [2, 2, 3]"),
+        ({"mapr": -2}, "its axes are [1, -2, 3]"),
+        ({"mapc": 3, "maps": 1}, "columns along z, rows along y and sections along x"),
         ({"ispg": 401, "mz": 1}, "[2, 1, 4, 4]"),
     ],
 )
