@@ -170,7 +170,7 @@ def _is_unsigned(fields: Any, stamp: int, flags: int, notes: dict[str, str]) -> 
     unsigned = bool(fields.dmin >= 0 and fields.dmax > 127)
     if unsigned:
         notes["unsigned"] = (
-            f"was read as unsigned bytes, because the maximum in its header is {fields.dmax:g}; the standard says signed"
+            f"was read as unsigned bytes, because the maximum in its header is {fields.dmax:g}; MRC2014 says signed"
         )
     return unsigned
 

@@ -15,6 +15,7 @@ def warn_once(kind: str, path: Path, message: str) -> None:
 
     A table may list thousands of stacks of one folder, all written by the same software.
     """
-    if (kind, path.parent) not in _SHOWN:
-        _SHOWN.add((kind, path.parent))
+    key = kind, path.absolute().parent
+    if key not in _SHOWN:
+        _SHOWN.add(key)
         warnings.warn(f"{path} {message}", DataWarning, stacklevel=3)

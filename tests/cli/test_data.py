@@ -37,6 +37,17 @@ def test_info_summarises_a_stack(cli, tmp_path):
     assert "unknown" in out
 
 
+def test_what_was_assumed_of_a_header_is_one_line_on_stderr(cli, tmp_path):
+    path = stack_file(tmp_path / "a.mrcs", np.random.default_rng(0).normal(size=(2, 8, 8)))
+    with path.open("r+b") as file:
+        file.seek(212)
+        file.write(bytes(4))
+    code, out, err = cli("data", "info", "a.mrcs", "--json")
+    assert (code, json.loads(out)["images"]) == (0, 2)
+    assert err.startswith("warning: a.mrcs has an unknown machine stamp (00 00); it was read as little-endian MRC")
+    assert err.count("\n") == 1
+
+
 def test_info_reports_the_origin_of_simulated_images_and_draws_a_sheet(cli, tmp_path):
     import matplotlib.image
 
