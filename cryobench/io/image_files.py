@@ -32,7 +32,8 @@ ReadImages = Callable[[int, np.ndarray], None]
 
 COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open}
 """Compressed MRC files, by suffix: the function that decompresses them."""
-
+MAX_TRAILING = 1 << 16
+"""Bytes after the last image that are ignored in a compressed file; one that holds more is refused."""
 _EXPECTED = {
     2: "expected one image [H, W] or a stack [N, H, W] or [N, 1, H, W]",
     3: "expected one volume [D, H, W] or several, [N, D, H, W] or [N, 1, D, H, W]",
@@ -206,8 +207,10 @@ def _check_mrc_size(path: Path, size: int, header: MrcHeader) -> None:
         raise DataError(
             f"{path} is not a readable MRC file: it has no map string, and {sizes}; give one, or copy it again"
         )
+    if path.suffix.lower() in COMPRESSIONS and size > expected + MAX_TRAILING:
+        raise DataError(f"{path} is longer than its header says: {sizes}; correct the header, or write the file again")
     if size > expected:
-        warn_once("longer", path, f"is longer than its header says: {sizes}; the last {size - expected} were ignored")
+        warn_once("longer", path, f"is longer than its header says: {sizes}; the rest was ignored")
 
 
 # ------------------------------------------------------------------------------------------------------- npy

@@ -132,6 +132,7 @@ def test_damaged_compressed_stacks_are_refused(tmp_path, suffix):
     assert "truncated" in refused(packed(tmp_path / f"short.mrcs{suffix}", plain[:-4]))
     with pytest.warns(DataWarning, match="longer than its header says"):
         read_all(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
+    assert "longer than its header says" in refused(packed(tmp_path / f"bomb.mrcs{suffix}", plain + bytes(100_000)))
     assert "not a readable MRC file" in refused(packed(tmp_path / f"text.mrcs{suffix}", b"hello\n" * 400))
     (tmp_path / f"plain.mrcs{suffix}").write_bytes(plain)
     assert "not a readable MRC file" in refused(tmp_path / f"plain.mrcs{suffix}")
@@ -604,7 +605,7 @@ def test_bytes_after_the_last_image_are_a_warning(tmp_path):
     with path.open("ab") as file:
         file.write(b"\0" * 8)
     with pytest.warns(
-        DataWarning, match=r"longer than .* \(2 x 4 x 4\) requires 1152 bytes, the file has 1160; the la"
+        DataWarning, match=r"longer than .* \(2 x 4 x 4\) requires 1152 bytes, the file has 1160; the rest"
     ):
         stack = File(str(path)).open()
     np.testing.assert_array_equal(stack.read_block([0, 1]), images)
