@@ -458,7 +458,7 @@ def test_the_real_client_downloads_the_files_of_the_model_only(endpoint):
 
 
 def test_a_hub_that_does_not_answer_times_out(endpoint, monkeypatch):
-    monkeypatch.setattr(model_folder, "SECONDS", 0.5)
+    monkeypatch.setattr(model_folder, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
         endpoint(silent.getsockname())
         start = time.perf_counter()
