@@ -102,6 +102,7 @@ def reconstruct(
     from cryobench.io.writing import write_mrcs, write_star
     from cryobench.measuring.measurements import load
     from cryobench.measuring.reconstruct import reconstruct as solve
+    from cryobench.plan.grid import prior_notes
     from cryobench.plan.presets import choose, presets_folder
     from cryobench.registry import installed
 
@@ -112,6 +113,8 @@ def reconstruct(
     measured = load(measurements)
     method = choose(solver, installed(), presets_folder(presets)).solver
     check_kind("solvers", solver, method)
+    for text in () if quiet else prior_notes([method]):
+        note(text)
     images = len(measured.y)
     with counted("images", images, quiet) as progress:
         chunks = solve(measured, method, installed(), seed=seed, dtype=dtype, device=device, batch=batch,

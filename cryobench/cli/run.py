@@ -124,6 +124,8 @@ def run(
     )  # fmt: skip
     plan = grid.plan(request, installed())
     check_by(by, [plan])
+    for text in () if quiet else plan.notes:
+        note(text)
     outputs = check_outputs(csv, as_json, formats or ())
     store = Results(out)
     store.check_writable()

@@ -121,6 +121,8 @@ def sweep(
     references = suites.references(suite_file, installed(), presets)
     if plans:
         check_by(by, plans)
+    for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
+        note(text)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}
     for path in files.values():
         check_writable_file(path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -91,6 +91,14 @@ class Prior:
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         """The origins (`Stack.origin`) of the training images; empty for a prior without training."""
+        return ()
+
+    def details(self) -> Mapping[str, Any]:
+        """What a record states about the prior in addition to its spec: which files and settings were used."""
+        return {}
+
+    def notes(self) -> Sequence[str]:
+        """What was assumed about the files of the prior, each one line for the user."""
         return ()
 
 

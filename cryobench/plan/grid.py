@@ -93,6 +93,8 @@ class Cell:
     """Digests of the code of the components, by module, where the version does not determine it."""
     trained_on: list[dict[str, str]]
     """The origins of the images that the cell's priors were trained on."""
+    priors: list[dict[str, Any]]
+    """What the priors state about their files."""
     hash: str
     hash_without_code: str
     floor: bool
@@ -122,6 +124,11 @@ class Plan:
     def save(self) -> set[str]:
         """The files to save, each by its own name."""
         return {name for given in self.request.save for name in SAVE_SETS.get(given, (given,))}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed about the files of the priors, for the user."""
+        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None])
 
     @property
     def rankable(self) -> list[str]:
@@ -351,6 +358,7 @@ def _cell(
         plugins=plugins,
         code=code,
         trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
+        priors=[dict(details) for part in components if isinstance(part, Prior) and (details := part.details())],
         hash=content_hash(identity | {"code": code} if code else identity),
         hash_without_code=content_hash(identity),
         floor=resolved["solver"] == FLOOR,
@@ -387,6 +395,11 @@ def _names_for(kind: str, axes: int, registry: Registry) -> list[str]:
         if isinstance(dims, tuple) and axes in dims:  # `dims` is a property if it depends on the parameters
             names.append(name)
     return names
+
+
+def prior_notes(solvers: Sequence[Solver]) -> list[str]:
+    """What was assumed about the files of the priors of these solvers, for the user."""
+    return list(dict.fromkeys(note for prior in _priors(solvers) for note in prior.notes()))
 
 
 def _priors(solvers: Sequence[Solver]) -> list[Prior]:

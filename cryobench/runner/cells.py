@@ -298,7 +298,7 @@ def _record(cell: Cell, plan: Plan) -> Record:
 
 
 def _described_data(cell: Cell) -> dict[str, Any]:
-    """The fields of a record that describe the images, and those that the priors were trained on."""
+    """The fields of a record that describe the images and the priors."""
     data = cell.dataset
     fields: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
     if cell.radii is not None:
@@ -307,6 +307,8 @@ def _described_data(cell: Cell) -> dict[str, Any]:
         fields["origin"] = dict(data.origin)
     if cell.trained_on:
         fields["trained_on"] = cell.trained_on
+    if cell.priors:
+        fields["priors"] = cell.priors
     return fields
 
 
