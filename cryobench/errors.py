@@ -55,6 +55,10 @@ class DataError(CryobenchError):
     """An image or metadata file that is invalid or cannot be read."""
 
 
+class DataWarning(UserWarning):
+    """What was assumed about a data file, or left out of it. The command line prints it on one line."""
+
+
 class SelectionError(CryobenchError):
     """A selection of images that are not in the data."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError, described
+from cryobench.errors import CryobenchError, DataWarning, described
 
 app = typer.Typer(
     name="cryobench",
@@ -57,11 +58,25 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
+def _print_data_warnings() -> None:
+    """Print warnings about data files on one line; others as before."""
+    others = warnings.showwarning
+
+    def show(message, category, *rest, **named) -> None:
+        if issubclass(category, DataWarning):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            others(message, category, *rest, **named)
+
+    warnings.showwarning = show
+
+
 def main() -> None:
     """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: invalid request."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot encode '·' shows '?', not a traceback
+    _print_data_warnings()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
