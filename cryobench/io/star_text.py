@@ -60,7 +60,9 @@ def parse(text: str) -> dict[str, pd.DataFrame]:
     """
     if "\0" in text:
         raise ValueError("it holds zero bytes, which are not text")
-    lines = _Lines(text.replace("\r\n", "\n").removeprefix("\ufeff"))
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    lines = _Lines(text.removeprefix("\ufeff"))
     blocks: dict[str, pd.DataFrame] = {}
     name, pairs = None, []
     while (line := lines.next()) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryobench.errors import DataError
@@ -100,6 +100,7 @@ FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 LABELS = st.text("abxyz0_", min_size=1)
 
 
+@settings(max_examples=60)
 @given(
     st.integers(1, 3).flatmap(
         lambda n: st.tuples(
