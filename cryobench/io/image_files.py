@@ -34,6 +34,9 @@ COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open}
 """Compressed MRC files, by suffix: the function that decompresses them."""
 MAX_TRAILING = 1 << 16
 """Bytes after the last image that are ignored in a compressed file; one that holds more is refused."""
+
+_POINTERS = {b"version https://git-lfs.github.com/": "git lfs pull", b"/annex/objects/": "git annex get"}
+"""How the files begin that stand for a large file in a git repository, and the command that fetches it."""
 _EXPECTED = {
     2: "expected one image [H, W] or a stack [N, H, W] or [N, 1, H, W]",
     3: "expected one volume [D, H, W] or several, [N, D, H, W] or [N, 1, D, H, W]",
@@ -63,10 +66,13 @@ def check_file(path: Path, what: str = "image file") -> None:
             raise DataError(f"{path} does not exist; give an existing {what}")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty (0 bytes); expected a {what}: copy or download it again")
-        with path.open("rb"):
-            pass
+        with path.open("rb") as file:
+            start = file.read(64)
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {reason_of(error)}; give a readable {what}") from error
+    for pointer, command in _POINTERS.items():
+        if start.startswith(pointer):
+            raise DataError(f"{path} is a pointer to a {what} in other storage; fetch the file with `{command}`")
 
 
 # ------------------------------------------------------------------------------------------------------- MRC

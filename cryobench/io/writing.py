@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -18,6 +17,7 @@ from cryobench.errors import DataError, reason_of
 from cryobench.files import whole_file
 from cryobench.io.particles import positive
 from cryobench.io.star import pixel_sizes
+from cryobench.io.star_text import block_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,14 @@ _OPTICS = (
     _PIXEL_SIZE,
 )
 """The columns that RELION 3.1 reads only from the optics table, besides the size of the images."""
-_OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize", "rlnImageDimensionality"]
+_OLD = [
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnPixelSize",
+    _PIXEL_SIZE,
+    "rlnImageSize",
+    "rlnImageDimensionality",
+]
 """Columns that describe the images as stored; replaced when they are written."""
 
 
@@ -204,7 +211,7 @@ def write_star(
     table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
     optics, particles = _split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
-    text = _loop("optics", optics) + "\n\n" + _loop("particles", particles)
+    text = block_text("optics", optics) + "\n\n" + block_text("particles", particles)
     with _written(path) as file:
         file.write(text.encode())
 
@@ -247,18 +254,3 @@ def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         optics[_GROUP_NAME] = [f"opticsGroup{group}" for group in optics[_GROUP]]
     order = [_GROUP, _GROUP_NAME, *(column for column in own if column not in (_GROUP, _GROUP_NAME))]
     return pd.DataFrame(optics[order]), table.drop(columns=own).assign(**{_GROUP: number})
-
-
-def _loop(name: str, table: pd.DataFrame) -> str:
-    """A table as a block of a star file; numbers with full precision, text with blanks in quotes."""
-    import pandas as pd
-
-    text = [column for column in table.columns if not pd.api.types.is_numeric_dtype(table[column])]
-    table = table.assign(**{column: table[column].map(_quoted) for column in text})
-    columns = "".join(f"_{column} #{i}\n" for i, column in enumerate(table.columns, 1))
-    rows = table.to_csv(sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, na_rep="nan", lineterminator="\n")
-    return f"# version 30001\n\ndata_{name}\n\nloop_\n{columns}{rows}"
-
-
-def _quoted(value: object) -> object:
-    return f'"{value}"' if isinstance(value, str) and (not value or " " in value) else value

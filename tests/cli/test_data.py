@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import mrcfile
 import numpy as np
 import pytest
 import starfile
 
+from cryobench import cli as command
+from cryobench.errors import DataWarning
 from cryobench.sources.simulate import Simulate
 
 SMALL = "3mht,snr=0.5,count=6,size=32"
@@ -171,3 +174,12 @@ def test_invalid_input_gives_one_line_and_exit_code_2(cli, tmp_path, arguments, 
     assert message in err
     assert out == ""
     assert not list(tmp_path.glob("b.*"))
+
+
+def test_a_warning_about_data_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *given, **named: print("as before"))
+    command._print_data_warnings()
+    warnings.showwarning(DataWarning("the header differs"), DataWarning, "stacks.py", 1)
+    warnings.showwarning(UserWarning("another"), UserWarning, "stacks.py", 1)
+    printed = capsys.readouterr()
+    assert (printed.err, printed.out) == ("warning: the header differs\n", "as before\n")
