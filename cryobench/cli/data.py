@@ -64,22 +64,20 @@ def simulate(
     """
     from cryobench.cli.output import note
     from cryobench.errors import ResultsError
-    from cryobench.io.conversion import CleanStack
-    from cryobench.io.conversion import convert as write
+    from cryobench.io.conversion import CleanStack, write_together, written_files
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
-    names = ["particles"] + (["clean"] if clean else [])
-    existing = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
+    stacks = {out / "particles.mrcs": stack} | ({out / "clean.mrcs": CleanStack(stack)} if clean else {})
+    existing = [file for path in stacks for file in written_files(path) if file.exists()]
     if existing and not force:
         raise ResultsError(f"{existing[0]} exists; give another --out, or --force to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"cannot create the folder {out}: {error.strerror}; choose another --out") from error
-    for name in names:
-        source = stack if name == "particles" else CleanStack(stack)
-        written = write(source, out / f"{name}.mrcs")
-        note(f"{len(stack)} images in {' and '.join(map(str, written))}")
+    write_together(stacks)
+    for path in stacks:
+        note(f"{len(stack)} images in {' and '.join(map(str, written_files(path)))}")
 
 
 @data_app.command("convert")
