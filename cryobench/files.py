@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryobench.errors import ResultsError
+from cryobench.errors import ResultsError, reason_of
 
 if TYPE_CHECKING:
     from filelock import AcquireReturnProxy
@@ -218,6 +218,17 @@ def read_bounded(path: Path, limit: int) -> bytes:
         if status.st_size > limit:
             raise ValueError(f"{path.name} has {status.st_size} bytes, more than {limit}")
         return file.read(limit)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """`whole_file` for a file that the user named. Raises `ResultsError` if it cannot be written."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        reason = error.strerror or reason_of(error)
+        raise ResultsError(f"cannot write {path}: {reason}; free space or choose another path") from error
 
 
 def check_writable_file(path: Path) -> None:

@@ -27,11 +27,11 @@ def info(
 ) -> None:
     """Summarise a data source: images, pixel size, statistics, CTF; --sheet draws the images."""
     import dataclasses
-    import json
 
-    from cryobench.cli.output import note
+    from cryobench.cli.output import note, say
     from cryobench.files import check_writable_file
     from cryobench.io.summary import summarise, summary_lines
+    from cryobench.text import json_text
 
     if sheet is not None:
         check_writable_file(sheet)
@@ -40,12 +40,12 @@ def info(
         note(f"{_write_sheet(stack, images, clean, sheet)} images on {sheet}")
     summary = summarise(stack)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary), indent=1))
+        say(json_text(dataclasses.asdict(summary), indent=1))
     else:
         lines = summary_lines(summary)
         width = max(map(len, lines))
         for name, value in lines.items():
-            typer.echo(f"{name:<{width}}  {value}")
+            say(f"{name:<{width}}  {value}")
 
 
 @data_app.command("simulate")
