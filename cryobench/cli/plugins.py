@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
-from click import ClickException
 from typer.core import TyperCommand, TyperGroup
 
 from cryobench.errors import PluginError
@@ -68,11 +67,13 @@ class PluginCommand(TyperCommand):
 
 @contextmanager
 def _printable_errors() -> Iterator[None]:
-    """Click's errors quote arguments, such as names of files that the shell has found."""
+    """Errors of Typer quote arguments, such as names of files that the shell has found."""
     try:
         yield
-    except ClickException as error:
-        vars(error)["message"] = printable(error.message)
+    except Exception as error:  # Typer's class of errors depends on its version
+        message = vars(error).get("message")
+        if isinstance(message, str):
+            vars(error)["message"] = printable(message)
         raise
 
 

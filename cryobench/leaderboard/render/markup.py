@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pandas as pd
@@ -38,7 +39,7 @@ LATEX = _Latex(
             "[": "{[}",  # after \\ it would be read as a length
             "*": "{*}",  # after \\ it would be read as a variant of it
             "·": r"\textperiodcentered{}",
-            "–": "--",
+            "–": r"\textendash{}",
             "…": r"\dots{}",
             "↑": r"$\uparrow$",
             "↓": r"$\downarrow$",
@@ -55,6 +56,10 @@ LATEX = _Latex(
         }
     )
 )
+
+
+_LIGATURE = re.compile(r"([-'`])(?=\1)|([?!])(?=`)")
+"""Characters that LaTeX would join to a dash, a quotation mark or an inverted mark."""
 
 
 def escape_markdown(text: str) -> str:
@@ -120,7 +125,7 @@ def _latex_cells(column: TextColumn) -> Iterator[str]:
 
 
 def _latex(text: str) -> str:
-    return text.strip().translate(LATEX)
+    return _LIGATURE.sub(r"\g<0>{}", text.strip().translate(LATEX))
 
 
 def to_html(frame: pd.DataFrame) -> str:
