@@ -21,8 +21,7 @@ class _Latex(dict[int, str]):
     """A table for `str.translate`. Characters that pdfLaTeX does not have are written as `[U+4E2D]`."""
 
     def __missing__(self, code: int) -> str:
-        kept = code < 128 or (chr(code) in LATIN)
-        return chr(code) if kept else f"{{[}}U+{code:04X}]"
+        return chr(code) if code < 128 or chr(code) in LATIN else f"{{[}}U+{code:04X}]"
 
 
 LATIN = frozenset("¡¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŁłŒœŠšŽž")
@@ -58,6 +57,7 @@ LATEX = _Latex(
 )
 
 
+LATEX_SPECIAL = frozenset(map(chr, LATEX)) | {"'", "`"}
 _LIGATURE = re.compile(r"([-'`])(?=\1)|([?!])(?=`)")
 """Characters that LaTeX would join to a dash, a quotation mark or an inverted mark."""
 
@@ -121,7 +121,9 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 
 def _latex_cells(column: TextColumn) -> Iterator[str]:
-    return map(_latex, column.cells)
+    """Most columns contain only numbers, which need no escaping."""
+    text = "".join(column.cells)
+    return map(str.strip if text.isascii() and LATEX_SPECIAL.isdisjoint(text) else _latex, column.cells)
 
 
 def _latex(text: str) -> str:
