@@ -57,7 +57,7 @@ LATEX = _Latex(
 )
 
 
-LATEX_SPECIAL = frozenset(map(chr, LATEX)) | {"'", "`"}
+LATEX_SPECIAL = frozenset(map(chr, LATEX))
 _LIGATURE = re.compile(r"([-'`])(?=\1)|([?!])(?=`)")
 """Characters that LaTeX would join to a dash, a quotation mark or an inverted mark."""
 
@@ -123,7 +123,8 @@ def to_latex(frame: pd.DataFrame) -> str:
 def _latex_cells(column: TextColumn) -> Iterator[str]:
     """Most columns contain only numbers, which need no escaping."""
     text = "".join(column.cells)
-    return map(str.strip if text.isascii() and LATEX_SPECIAL.isdisjoint(text) else _latex, column.cells)
+    numbers = column.name != "solver" and text.isascii() and LATEX_SPECIAL.isdisjoint(text)
+    return map(str.strip if numbers else _latex, column.cells)
 
 
 def _latex(text: str) -> str:
