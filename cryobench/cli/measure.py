@@ -99,7 +99,7 @@ def reconstruct(
     from cryobench.cli.progress import counted
     from cryobench.core.kinds import check_kind
     from cryobench.errors import ParameterError
-    from cryobench.io.writing import write_mrcs, write_star
+    from cryobench.io.writing import fill_particles, written
     from cryobench.measuring.measurements import load
     from cryobench.measuring.reconstruct import reconstruct as solve
     from cryobench.plan.grid import prior_notes
@@ -116,12 +116,11 @@ def reconstruct(
     for text in () if quiet else prior_notes([method]):
         note(text)
     images = len(measured.y)
-    with counted("images", images, quiet) as progress:
+    with written(out, star) as files, counted("images", images, quiet) as progress:
         chunks = solve(measured, method, installed(), seed=seed, dtype=dtype, device=device, batch=batch,
                        progress=lambda fraction: progress(round(fraction * images), images))  # fmt: skip
         sizes = None if None in measured.pixel_size else [size for size in measured.pixel_size if size is not None]
-        write_mrcs(out, chunks, sizes[0] if sizes else None)
-    write_star(star, measured.table, out.name, sizes, measured.image_shape[1], count=len(measured.y))
+        fill_particles(files, out, chunks, measured.table, sizes, measured.image_shape[1], images)
     if not quiet:
         note(f"{len(measured.y)} images in {out} and {star}")
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cryobench.cli.output import note
@@ -15,6 +14,7 @@ from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
 from cryobench.sweep.utilisation import summary
+from cryobench.text import printable
 from cryobench.training import loop as training
 
 
@@ -36,7 +36,7 @@ class ProgressObserver(SweepObserver):
         self._bars.stop()
 
     def cell_started(self, cell: Cell) -> None:
-        name = escape(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
         self._bars.reset(self._one, description=name, visible=True)
 
     def cell_progress(self, fraction: float) -> None:
@@ -114,7 +114,7 @@ class TrainingProgress(training.TrainingObserver):
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts finished items; yields a function update(done, total)."""
     bars, _ = _bars(quiet)
-    task = bars.add_task(what, total=total)
+    task = bars.add_task(printable(what), total=total)
     with bars:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -130,6 +130,7 @@ def duration(seconds: float) -> str:
 def _bars(quiet: bool) -> tuple[Progress, bool]:
     """Progress bars on stderr, disabled if quiet or not on a terminal; and whether stderr is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
     return bars, console.is_terminal

@@ -143,13 +143,13 @@ def sweep(
     places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
     records.sort(key=lambda record: places[record.hash])  # the table must not depend on which cell finishes first
     frame = leaderboard(records, by=by)
-    show(frame, outputs, records, store.find)
+    published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
+    show(frame, outputs, records, store.find, published)
     if not quiet:
         note(observer.summary(store.given))
     for grid in unavailable:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:
-        _publish(suite_file, frame, records, references, unavailable, files)
         note(f"published in {' and '.join(map(str, files.values()))}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
@@ -160,7 +160,7 @@ def _print_dry_run(plans: Sequence[Plan], unavailable: Sequence[UnavailableGrid]
     from rich.console import Console
     from rich.table import Table
 
-    from cryobench.cli.output import note
+    from cryobench.cli.output import note, rich_text, say
     from cryobench.cli.progress import duration
     from cryobench.leaderboard.cells import StoredRecords
     from cryobench.leaderboard.index import read_cells
@@ -179,29 +179,28 @@ def _print_dry_run(plans: Sequence[Plan], unavailable: Sequence[UnavailableGrid]
         saved = [record.status == "ok" for record in saved_records if record.solver == solver]
         seconds, unknown = times.total(own)
         estimate = "" if not own else "unknown" if unknown == len(own) else duration(seconds)
-        table.add_row(solver, str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
+        table.add_row(rich_text(solver), str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
     Console().print(table)
     seconds, unknown = times.total(todo)
-    print(f"{len(todo)} of {len(todo) + len(saved_records)} cells to run"
-          + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
-          + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
+    say(f"{len(todo)} of {len(todo) + len(saved_records)} cells to run"
+        + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
+        + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
     for grid in unavailable:
-        print(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
+        say(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
 
 
-def _publish(
+def _published(
     suite: SuiteFile,
     frame: pd.DataFrame,
     records: Sequence[Record],
     references: Sequence[Reference],
     unavailable: Sequence[UnavailableGrid],
     files: Mapping[str, Path],
-) -> None:
-    """Write the leaderboard as CSV and as a Markdown page, atomically."""
+) -> dict[Path, str]:
+    """The leaderboard as CSV and as a Markdown page, by file."""
     from datetime import UTC, datetime
 
     from cryobench.environment import hardware, version
-    from cryobench.files import whole_file
     from cryobench.leaderboard.render import to_csv
     from cryobench.sweep.published import published_numbers, report, with_published
 
@@ -211,10 +210,7 @@ def _publish(
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
     command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
     numbers = published_numbers(references, records, unavailable)
-    texts = {
-        "csv": to_csv(with_published(frame, numbers)),
-        "md": report(suite, frame, numbers, unavailable, made, command),
+    return {
+        files["csv"]: to_csv(with_published(frame, numbers)),
+        files["md"]: report(suite, frame, numbers, unavailable, made, command),
     }
-    for ending, path in files.items():
-        with whole_file(path) as temporary:
-            temporary.write_text(texts[ending], encoding="utf-8")

@@ -53,12 +53,12 @@ class Format:
     """A file format.
 
     read(path, as_stack, data_root) opens a file by its headers, with the parameters of the source `file`.
-    write(path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack; None: read only.
-    companions: the suffixes of the files that `write` adds next to the path.
+    write(files, path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack, to files that
+    will be moved to `path` and to its companions; None: read only. companions: the suffixes of further files.
     """
 
     read: Callable[[Path, bool, str | None], FileImages]
-    write: Callable[[Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
+    write: Callable[[Sequence[Path], Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
     companions: tuple[str, ...] = ()
 
 

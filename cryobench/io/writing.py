@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import mrcfile.utils
 import numpy as np
@@ -14,7 +14,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, reason_of
-from cryobench.files import whole_file
+from cryobench.files import whole_files
 from cryobench.io.particles import positive
 from cryobench.io.star import pixel_sizes
 from cryobench.io.star_text import block_text
@@ -68,8 +68,14 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
     cannot be written.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
+    with written(path) as (temporary,):
+        return _fill_mrcs(temporary, path, chunks, pixel_size)
+
+
+def _fill_mrcs(temporary: Path, path: Path, chunks: Iterable[np.ndarray], pixel_size: float | None) -> int:
+    """Write a stack to `temporary`, which will be moved to `path`. Returns the number of images."""
     totals = _Totals()
-    with _written(path) as file:
+    with temporary.open("wb") as file:
         file.seek(HEADER_DTYPE.itemsize)
         for chunk in chunks:
             block = np.ascontiguousarray(chunk, dtype="<f4")
@@ -132,41 +138,63 @@ class _Totals:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` when the block ends without an error, and not at all otherwise."""
+def written(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths of files that appear together when the block ends without an error, and not at all otherwise; see
+    `files.whole_files`. Raises `DataError` if they cannot be written."""
     try:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            yield file
+        with whole_files(*paths) as temporary:
+            yield temporary
     except OSError as error:
-        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
+        reason = error.strerror or reason_of(error)
+        raise DataError(f"cannot write {' and '.join(map(str, paths))}: {reason}; choose another place") from error
 
 
-def write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
-    """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star beside it."""
+def fill_particles(
+    files: Sequence[Path],
+    path: Path,
+    chunks: Iterable[np.ndarray],
+    table: pd.DataFrame | None,
+    pixel_size: Sequence[float] | None,
+    image_size: int,
+    count: int,
+) -> None:
+    """Write `count` images in chunks [n, H, W] as a stack, and their table as a star file.
+
+    files: the two files to write, which will be moved to `path` and the .star beside it (`written`). table, pixel_size,
+    image_size: see `write_star`. Raises `DataError`, for an invalid table before the images are read.
+    """
+    stack, star = files
+    text = _star_text(path.with_suffix(".star"), table, path.name, pixel_size, image_size, count=count)
+    _fill_mrcs(stack, path, chunks, pixel_size[0] if pixel_size else None)
+    star.write_bytes(text.encode())
+
+
+def write_particles(
+    files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
+) -> None:
+    """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star.
+
+    files, path: see `fill_particles`.
+    """
     if len(stack.shape) != 2:
         raise DataError(f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy")
     sizes = [stack.pixel_size(number) for number in numbers]
     known = [size for size in sizes if size is not None]
     if known and len(known) < len(sizes):
         raise DataError(f"{stack.label}: the pixel size of some images is unknown; write these images separately")
-    write_mrcs(path, chunks, known[0] if known else None)
-    star = path.with_suffix(".star")
-    write_star(star, stack.rows(numbers), path.name, known or None, stack.shape[1], count=len(numbers))
+    fill_particles(files, path, chunks, stack.rows(numbers), known or None, stack.shape[1], len(numbers))
 
 
-def write_npy(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
-    """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array. Raises `DataError`."""
-    try:
-        with whole_file(path) as temporary:
-            shape = (len(numbers), *stack.shape)
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            start = 0
-            for chunk in chunks:
-                array[start : start + len(chunk)] = chunk
-                start += len(chunk)
-            array.flush()
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
+def write_npy(
+    files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
+) -> None:
+    """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array, to files[0]."""
+    array = np.lib.format.open_memmap(files[0], mode="w+", dtype=np.float32, shape=(len(numbers), *stack.shape))
+    start = 0
+    for chunk in chunks:
+        array[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    array.flush()
 
 
 # ------------------------------------------------------------------------------------------------------- table
@@ -192,6 +220,22 @@ def write_star(
     pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
     possible or the file cannot be written.
     """
+    text = _star_text(path, table, stack_name, pixel_size, image_size, count=count, stored_pixel_size=stored_pixel_size)
+    with written(path) as (temporary,):
+        temporary.write_bytes(text.encode())
+
+
+def _star_text(
+    path: Path,
+    table: pd.DataFrame | None,
+    stack_name: str,
+    pixel_size: PixelSize,
+    image_size: int,
+    *,
+    count: int | None = None,
+    stored_pixel_size: PixelSize = None,
+) -> str:
+    """The text of `write_star`."""
     import pandas as pd
 
     if table is None:
@@ -211,9 +255,7 @@ def write_star(
     table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
     optics, particles = _split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
-    text = block_text("optics", optics) + "\n\n" + block_text("particles", particles)
-    with _written(path) as file:
-        file.write(text.encode())
+    return block_text("optics", optics) + "\n\n" + block_text("particles", particles)
 
 
 def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path) -> pd.DataFrame:

@@ -50,6 +50,8 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError("the solver returned values that are not finite (NaN or infinity)")
     info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
     for name, values in info.items():
+        if not name.isprintable():
+            raise PluginError(f"the name of the solver's info {name!r} has characters that are not printable")
         if values.numel() != problem.batch:
             raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
     curves = {name: torch.as_tensor(values).detach() for name, values in answer.curves.items()}

@@ -96,6 +96,8 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
         raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")
     values = {}
     for column in metric.columns:
+        if not column.name.isprintable():
+            raise PluginError(f"the name of the metric column {column.name!r} has characters that are not printable")
         if column.name not in measured.values:
             raise PluginError(f"the metric {name} declares a column {column.name!r} and returned no values for it")
         values[column.name] = torch.as_tensor(measured.values[column.name]).flatten().double()

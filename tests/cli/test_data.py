@@ -178,8 +178,8 @@ def test_invalid_input_gives_one_line_and_exit_code_2(cli, tmp_path, arguments, 
 
 def test_a_warning_about_data_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda *given, **named: print("as before"))
-    command._print_data_warnings()
-    warnings.showwarning(DataWarning("the header differs"), DataWarning, "stacks.py", 1)
-    warnings.showwarning(UserWarning("another"), UserWarning, "stacks.py", 1)
+    with command._printable_warnings():
+        warnings.showwarning(DataWarning("the header\x1b differs"), DataWarning, "stacks.py", 1)
+        warnings.showwarning(UserWarning("another"), UserWarning, "stacks.py", 1)
     printed = capsys.readouterr()
-    assert (printed.err, printed.out) == ("warning: the header differs\n", "as before\n")
+    assert (printed.err, printed.out) == ("warning: the header\\x1b differs\n", "as before\n")
