@@ -11,7 +11,8 @@ import typer
 
 from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError, DataWarning, described
+from cryobench.cli.watch import run_watched
+from cryobench.errors import CryobenchError, DataWarning, described, reason_of
 
 app = typer.Typer(
     name="cryobench",
@@ -71,8 +72,22 @@ def _print_data_warnings() -> None:
     warnings.showwarning = show
 
 
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "check")
+"""Commands that call plugins for their results. `train` handles signals itself."""
+
+
+def command() -> None:
+    """The `cryobench` command: `main`, in a watched process if plugins could end it. `--debug` runs in this one."""
+    arguments = sys.argv[1:]
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name in WATCHED and not {"--debug", "--help", "-h"} & set(arguments):
+        run_watched(main)
+    else:
+        main()
+
+
 def main() -> None:
-    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: invalid request."""
+    """The `cryobench` command in this process. Exit code 0: success; 1: a run failed; 2: invalid request."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot encode '·' shows '?', not a traceback
@@ -85,9 +100,11 @@ def main() -> None:
     except CryobenchError as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {reason_of(error)}", err=True)
         sys.exit(2)
-    except Exception as error:  # a bug in cryobench: one line that says how to see the traceback
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a bug in cryobench: one line that says how to see the traceback
         if debug:
             raise
         typer.echo(
@@ -98,4 +115,4 @@ def main() -> None:
         sys.exit(1)
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "command", "main"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +27,34 @@ FILE_WIDTH = 160
 def note(message: str) -> None:
     """Print a message to stderr."""
     typer.echo(message, err=True)
+
+
+@contextlib.contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """A block in which what plugins print, from Python or C, goes to stderr and does not mix with the results."""
+    _flush()
+    try:
+        copy = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of the two is closed
+        copy = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _flush()
+        if copy is not None:
+            os.dup2(copy, 1)
+            os.close(copy)
+
+
+def _flush() -> None:
+    """Flush the buffers of stdout, of Python and of the C library."""
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None:
+            with contextlib.suppress(ValueError, OSError):  # closed, or on a full disk
+                stream.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 @dataclass(frozen=True)
