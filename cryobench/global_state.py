@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from cryobench import registry
 from cryobench.registry import end_forked
 
 _MISSING = object()
@@ -333,3 +334,7 @@ def _opened(stream: Any, number: int) -> Any:
         mode = "r" if number == 0 else "w"
         return open(number, mode, errors="replace", closefd=False, buffering=1)
     return stream
+
+
+# a plugin must not change the state for others when it is imported; packages rely on the environment that they set
+registry.importing = lambda: restored(environment=False)

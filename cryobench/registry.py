@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions
@@ -25,6 +26,8 @@ PREFIX = "cryobench."
 COMMANDS = f"{PREFIX}commands"
 """The group of plugins that add a command."""
 T = TypeVar("T")
+importing: Callable[[], AbstractContextManager[None]] = nullcontext
+"""A block around the import of each plugin. `global_state` sets it, as it needs more than the standard library."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class Registry:
             raise PluginError(f"{_owner(origin)} {reason}")
         process = os.getpid()
         try:
-            component = points[0].load()
+            with importing():
+                component = points[0].load()
         except (CryobenchError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a plugin may raise anything, and must not end the program

@@ -16,6 +16,8 @@ from cryobench.core import Reconstruction, Solver
 
 
 print("imported")
+torch.set_default_dtype(torch.float64)
+np.seterr(all="raise")
 
 def raising(make):
     def act(problem):
@@ -125,10 +127,8 @@ WAYS = {
     "limits": lambda problem: resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY)),
     "warnings": lambda problem: warnings.simplefilter("error"), "python": tunes_python,
     # only another process contains these
-    "thread": thread, "exit_0": lambda problem: os._exit(0), "exit_3": lambda problem: os._exit(3),
-    "segfault": lambda problem: ctypes.string_at(0), "abort": lambda problem: os.abort(),
+    "thread": thread, "exit_0": lambda problem: os._exit(0), "segfault": lambda problem: ctypes.string_at(0),
     "killed": lambda problem: os.kill(os.getpid(), signal.SIGKILL),
-    "terminated": lambda problem: os.kill(os.getpid(), signal.SIGTERM),
 }
 
 
@@ -164,7 +164,6 @@ class Honest(Solver):
         answer = x + 1e-6 * gradient + 0.01 * noise + tiny + self.number * 1e-4 * ones
         return Reconstruction(answer.detach().to(problem.y.dtype))
 '''
-DEADLY = ("exit_0", "exit_3", "segfault", "abort", "killed", "terminated")
 FAILING = {
     "unreadable": "Unreadable: its message cannot be read, RuntimeError",
     "no_text": "NoText: its message cannot be read, TypeError",

@@ -60,7 +60,7 @@ def run_watched(command: Callable[[], None]) -> NoReturn:
         signal.signal(number, forward)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if _memory[0]:
-        sys.exit(_memory[0] - 1)
+        os._exit(_memory[0] - 1)  # this process has nothing to finish
     if -status in received:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)

@@ -19,6 +19,7 @@ import cryobench as cb
 from cryobench.cli import main
 from cryobench.errors import described, one_line, reason_of
 from cryobench.global_state import restored
+from cryobench.hooks import Hooks, hookimpl
 from cryobench.results.store import Results
 
 WAYS = (*hostile.FAILING, *(way for way in hostile.LEAVING_TRACES if way != "closes"))  # that is pytest's stream
@@ -141,6 +142,31 @@ def test_what_plugins_print_does_not_reach_the_results(plugins, blobs, monkeypat
     assert {row["solver"] for row in json.loads(out)} == {"honest:1", "hostile:prints"}
     for text in ("imported", "honest", "from Python", "past the redirection", "to the descriptor", "from C"):
         assert text in err
+
+
+def test_reconstruct_reports_a_solver_that_fails_in_one_line(plugins, blobs, cli, monkeypatch):
+    assert cli("measure", "-o", "sumpool:4", "-d", blobs, "--out", "y.npz")[0] == 0
+    for way, reason in {"base": "Base", "unreadable": "Unreadable: its message cannot be read, RuntimeError"}.items():
+        code, _, err = cli("reconstruct", "y.npz", "-s", f"hostile:{way}", "--out", "x.mrcs", "-q")
+        assert (code, err) == (2, f"error: the solver failed: {reason}\n")
+    assert not list(plugins.glob("x.*"))
+    assert cli("reconstruct", "y.npz", "-s", "hostile:chdir", "--out", "x.mrcs", "-q")[0] == 0
+    assert (plugins / "x.mrcs").exists()
+
+
+def test_a_hook_changes_no_state(tmp_path):
+    class Hook:
+        @hookimpl
+        def cryobench_run_started(self, cells, options):
+            os.chdir("/")
+            torch.set_default_dtype(torch.float64)
+            raise GeneratorExit
+
+    reports: list[str] = []
+    before = Path.cwd()
+    Hooks(reports.append).register(Hook(), "hook").call("cryobench_run_started", cells=1, options={})
+    assert reports == ["hook plugin 'hook' failed in cryobench_run_started: GeneratorExit"]
+    assert (Path.cwd(), torch.get_default_dtype()) == (before, torch.float32)
 
 
 def test_a_solver_that_forks_makes_one_run(plugins, blobs):
