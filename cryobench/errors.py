@@ -7,9 +7,24 @@ class CryobenchError(Exception):
     """Base class: an invalid request, or a failed part of it. The command line prints it without a traceback."""
 
 
+LONGEST = 2000
+"""Characters of the longest message that is taken from an exception."""
+
+
+def valid_text(text: object) -> str:
+    """A text in which the parts that are not valid Unicode are escaped: a lone surrogate, which stands for a byte of a
+    file name that is not UTF-8, becomes "\\udcff"."""
+    return str.encode(str(text), "utf-8", "backslashreplace").decode()
+
+
+def one_line(text: object, length: int = LONGEST) -> str:
+    """A text of a plugin for a record or a message: on one line, valid and shortened."""
+    return shortened(" ".join(valid_text(text).split()), length)
+
+
 def reason_of(error: BaseException) -> str:
-    """The message of an exception on one line, or its type if the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an exception on one line, or its type if the message is empty. Never raises, except for Ctrl-C."""
+    return _message_of(error) or _type_of(error)
 
 
 def shortened(text: str, length: int = 200) -> str:
@@ -18,9 +33,22 @@ def shortened(text: str, length: int = 200) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An exception of another library or a plugin on one line: type and message."""
-    name = type(error).__name__
-    return f"{name}: {reason_of(error)}" if str(error).strip() else name
+    """An exception of another library or a plugin on one line: type and message. Never raises, except for Ctrl-C."""
+    message = _message_of(error)
+    return f"{_type_of(error)}: {message}" if message else _type_of(error)
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return one_line(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as other:  # `__str__` of a plugin's exception can raise anything
+        return f"its message cannot be read, {_type_of(other)}"
+
+
+def _type_of(error: BaseException) -> str:
+    return one_line(type.__dict__["__name__"].__get__(type(error)), 200)  # not of the metaclass, which can raise
 
 
 class SpecError(CryobenchError):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions
@@ -24,6 +26,8 @@ PREFIX = "cryobench."
 COMMANDS = f"{PREFIX}commands"
 """The group of plugins that add a command."""
 T = TypeVar("T")
+importing: Callable[[], AbstractContextManager[None]] = nullcontext
+"""A block around the import of each plugin. `global_state` sets it, as it needs more than the standard library."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,18 @@ class Registry:
         reason = mismatch(self._contracts.get(_owner(origin), str(CONTRACT)))
         if reason is not None:
             raise PluginError(f"{_owner(origin)} {reason}")
+        process = os.getpid()
         try:
-            component = points[0].load()
-        except CryobenchError:
+            with importing():
+                component = points[0].load()
+        except (CryobenchError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a plugin may raise anything, and must not end the program
             moved = isinstance(error, ImportError) and str(error.name).startswith("cryobench.")
             hint = f"; it may be written for a contract other than {CONTRACT}: see docs/plugins.md" if moved else ""
             raise PluginError(f"{where} cannot be imported: {described(error)}{hint}") from error
+        finally:
+            end_forked(process)
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
         if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -164,13 +172,25 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 
 
 def guarded(what: str, call: Callable[[], T]) -> T:
-    """The result of a call into a plugin; an exception other than a `CryobenchError` becomes a `PluginError`."""
+    """The result of a call into a plugin; an exception other than a `CryobenchError` or Ctrl-C becomes a `PluginError`.
+
+    A child process that the plugin forked and that returns from the call ends here, see `end_forked`.
+    """
+    process = os.getpid()
     try:
         return call()
-    except CryobenchError:
+    except (CryobenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a plugin may raise anything, and must not end the program
+    except BaseException as error:  # a plugin may raise anything, and must not end the program
         raise PluginError(f"{what}: {described(error)}") from error
+    finally:
+        end_forked(process)
+
+
+def end_forked(process: int) -> None:
+    """End this process at once unless its id is `process`: a plugin forked, and the program must not run twice."""
+    if os.getpid() != process:
+        os._exit(1)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,8 @@ import typer
 from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
 from cryobench.cli.output import note
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError, DataWarning, described
+from cryobench.cli.watch import run_watched
+from cryobench.errors import CryobenchError, DataWarning, described, reason_of
 from cryobench.text import printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -67,9 +68,23 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "check")
+"""Commands that call plugins for their results. `train` handles signals itself."""
+
+
+def command() -> None:
+    """The `cryobench` command: `main`, in a watched process if plugins could end it. `--debug` runs in this one."""
+    arguments = sys.argv[1:]
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name in WATCHED and not {"--debug", "--help", "-h"} & set(arguments):
+        run_watched(main)
+    else:
+        main()
+
+
 def main() -> None:
-    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: invalid request, or output that cannot be
-    written."""
+    """The `cryobench` command in this process. Exit code 0: success; 1: a run failed; 2: invalid request, or output
+    that cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot encode '·' shows '?', not a traceback
@@ -85,12 +100,14 @@ def main() -> None:
     except CryobenchError as error:
         if debug:
             raise
-        note(f"error: {error}")
+        note(f"error: {reason_of(error)}")
         sys.exit(2)
     except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
         _discard_stdout()
         sys.exit(1)
-    except Exception as error:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
         if isinstance(error, OSError) and error.errno in FULL:
             _discard_stdout()
             if debug:
@@ -134,4 +151,4 @@ def _printable_warnings() -> Iterator[None]:
         warnings.formatwarning, warnings.showwarning = formatwarning, showwarning
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "command", "main"]

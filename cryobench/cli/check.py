@@ -33,6 +33,7 @@ def check(
     The components are tested on small synthetic images or volumes. Give a slow solver few steps, such as
     cryosense:steps=20.
     """
+    from cryobench.cli.output import stdout_for_results
     from cryobench.testing import examine
 
     requested = [(kind, spec) for text in specs for kind, spec in _kinds_of(text, installed())]
@@ -41,7 +42,12 @@ def check(
         if not as_json:
             say(f"{kind}/{spec}")
         results = []
-        for result in examine(kind, spec):
+        examined = examine(kind, spec)
+        while True:
+            with stdout_for_results():
+                result = next(examined, None)
+            if result is None:
+                break
             results.append(result)
             if not as_json and (result.status == "broken" or not quiet):
                 _print(result)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cryobench.cli.output import rich_text
 from cryobench.cli.progress import ProgressObserver, duration
+from cryobench.cli.watch import note_cell
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
@@ -48,12 +49,14 @@ class Dashboard(ProgressObserver):
         self._warnings: list[str] = []
 
     def cell_started(self, cell: Cell) -> None:
+        note_cell(f"{cell.labels['solver']} on {cell.labels['operator']}")
         self._running[cell.hash] = cell, time.monotonic()
 
     def cell_progress(self, fraction: float) -> None:
         """The progress within a cell is not shown."""
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
+        note_cell("")
         self._reused += reused
         self._running.pop(record.hash, None)
         self._done[record.status] += 1

@@ -6,8 +6,11 @@ Text that is not written here (names, reasons, file contents) may hold terminal 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +47,34 @@ def rich_text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
     return Text(printable(text), style=style)
+
+
+@contextlib.contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """A block in which what plugins print, from Python or C, goes to stderr and does not mix with the results."""
+    _flush()
+    try:
+        copy = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of the two is closed
+        copy = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _flush()
+        if copy is not None:
+            os.dup2(copy, 1)
+            os.close(copy)
+
+
+def _flush() -> None:
+    """Flush the buffers of stdout, of Python and of the C library."""
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None:
+            with contextlib.suppress(ValueError, OSError):  # closed, or on a full disk
+                stream.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cryobench.cli.output import note
+from cryobench.cli.watch import note_cell
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
@@ -37,12 +38,14 @@ class ProgressObserver(SweepObserver):
 
     def cell_started(self, cell: Cell) -> None:
         name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        note_cell(name)
         self._bars.reset(self._one, description=name, visible=True)
 
     def cell_progress(self, fraction: float) -> None:
         self._bars.update(self._one, completed=fraction)
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
+        note_cell("")
         self._reused += reused
         self._bars.advance(self._all)
         if self._lines:

@@ -92,7 +92,7 @@ def sweep(
     Example: cryobench sweep leaderboards/fourier.yaml --executor processes --publish leaderboards
     """
     from cryobench.cli.live import watching
-    from cryobench.cli.output import check_outputs, note, show
+    from cryobench.cli.output import check_outputs, note, show, stdout_for_results
     from cryobench.cli.running import check_by, collect
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
@@ -116,9 +116,10 @@ def sweep(
     suite_file = read_suite(suite)
     # the workers' machines may have devices that this one lacks
     own_device = device if spec.kind in ("local", "processes") else "cpu"
-    plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
-                                      presets=presets)  # fmt: skip
-    references = suites.references(suite_file, installed(), presets)
+    with stdout_for_results():
+        plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
+                                          presets=presets)  # fmt: skip
+        references = suites.references(suite_file, installed(), presets)
     if plans:
         check_by(by, plans)
     for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
@@ -136,7 +137,8 @@ def sweep(
         return
     store.check_writable()
     with watching(cells, by, live=live, quiet=quiet) as observer:
-        hooks = Hooks(observer.warn).load_installed()
+        with stdout_for_results():
+            hooks = Hooks(observer.warn).load_installed()
         running = run(plans, options, spec, observer, hooks, threads=threads,
                       hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
         records = collect(running, cells, store)

@@ -108,7 +108,7 @@ def tune(
     from cryobench.tuning import check_installed
 
     check_installed()
-    from cryobench.cli.output import check_outputs, note
+    from cryobench.cli.output import check_outputs, note, stdout_for_results
     from cryobench.cli.running import INTERRUPTED
     from cryobench.errors import ParameterError
     from cryobench.plan.dataset import data_options
@@ -149,12 +149,13 @@ def tune(
         batch=batch,
     )
     loaded: Loaded = {}
-    tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
+    with stdout_for_results():
+        tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
     for tuning in tunings:
         with tuning.lock():
             pass  # fail before any work if trials cannot be saved or another process tunes the solver
     outcomes: list[Outcome] = []
-    with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
+    with stdout_for_results():
         for tuning in tunings:
             with _reporting(tuning, quiet) as report:
                 outcomes.append(tuning.run(report))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from time import perf_counter  # bound here: a solver may replace the function of the module
 
 import psutil
 import torch
@@ -47,9 +47,9 @@ class Tally:
             stop.record()
             self._spans.append((name, start, stop))
         else:
-            begin = time.perf_counter()
+            begin = perf_counter()
             yield
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+            self._seconds[name] = self._seconds.get(name, 0.0) + perf_counter() - begin
 
 
 @contextmanager
@@ -178,12 +178,12 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         _synchronise(self._device)
-        self._start = time.perf_counter()
+        self._start = perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         _synchronise(self._device)
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += perf_counter() - self._start
 
 
 class PeakMemory:

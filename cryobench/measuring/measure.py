@@ -13,11 +13,12 @@ from cryobench.core import Imaging, NoiseModel, OperatorRecipe, Stack, check_ope
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
+from cryobench.global_state import restored
 from cryobench.io.scaling import scale_of
 from cryobench.measuring.measurements import Measurements
 from cryobench.plan.dataset import image_scaling
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry
+from cryobench.registry import Registry, guarded
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
 
@@ -43,6 +44,12 @@ class Acquisition:
 
 def measure(acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
     """Measure these images of a stack. Raises a `CryobenchError` for an invalid request."""
+    what = f"measuring with {acquisition.operator} and noise {acquisition.noise} failed"
+    with restored():
+        return guarded(what, lambda: _measured(acquisition, stack, indices, registry))
+
+
+def _measured(acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
     if len(stack.shape) != 2:
         raise IncompatibleError(
             f"measure takes images (2-D), but {stack.label} holds volumes of {size_text(stack.shape)}; use `run`"

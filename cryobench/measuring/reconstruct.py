@@ -19,13 +19,13 @@ from cryobench.core import (
     check_operator,
 )
 from cryobench.core.meters import CountingOperator
-from cryobench.errors import IncompatibleError, ParameterError, Unsupported
+from cryobench.errors import IncompatibleError, ParameterError, Unsupported, reason_of
 from cryobench.measuring.measurements import Measurements
 from cryobench.numerics.linalg import per_item
 from cryobench.operators.sumpool import SumPoolOperator
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry
-from cryobench.runner.solving import check_supported, prepare, solve_parts
+from cryobench.registry import Registry, guarded
+from cryobench.runner.solving import check_supported, isolated, prepare, solve_parts
 
 
 def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtype, device: torch.device) -> Any:
@@ -57,24 +57,28 @@ def reconstruct(
     if batch < 1:
         raise ParameterError(f"--batch must be at least 1 image, got {batch}")
     on = environment.resolve_device(device)
-    operator = operator_of(measured, registry, dtype=resolve_dtype(dtype), device=on)
+    with isolated(seed):
+        operator = guarded("the operator cannot be built from the file",
+                           lambda: operator_of(measured, registry, dtype=resolve_dtype(dtype), device=on))  # fmt: skip
     _check(measured, operator)
     noise: NoiseModel = registry.make("noises", measured.noise)
     y = measured.y.to(on, operator.dtype)
     sigma = per_item(measured.sigma.to(on, operator.dtype), y)
     problem = Problem(CountingOperator(operator), y, noise, sigma, measured.scale)
     try:
-        check_supported(solver, problem)
+        with isolated(seed):
+            guarded("the solver failed", lambda: check_supported(solver, problem))
     except Unsupported as reason:
-        raise IncompatibleError(f"the solver does not support these measurements: {reason}") from reason
-    prepare(solver, on)
+        raise IncompatibleError(f"the solver does not support these measurements: {reason_of(reason)}") from reason
+    with isolated(seed):
+        guarded("the solver cannot be prepared", lambda: prepare(solver, on))
     parts = solve_parts(solver, problem, measured.image_ids, seed=seed, batch=batch, progress=progress)
     return _in_file_units(measured, parts)
 
 
 def _in_file_units(measured: Measurements, parts: Iterator[Reconstruction]) -> Iterator[np.ndarray]:
     start = 0
-    for answer in parts:
+    while (answer := guarded("the solver failed", lambda: next(parts, None))) is not None:
         own = slice(start, start + len(answer.x))
         yield measured.scale.select(own).to_file(answer.x)[:, 0].float().numpy()
         start = own.stop

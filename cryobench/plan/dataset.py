@@ -21,6 +21,7 @@ from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.physics.ctf import COLUMNS
 from cryobench.plan.presets import image_digest
+from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.spec import Spec, fields_of, parse
 
@@ -144,7 +145,7 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     digest.update(_ctf_bytes(table))
     if clean is not None:
         digest.update(clean.numpy().tobytes())
-    origin = dict(guarded(f"the origin of {stack.label} cannot be read", lambda: stack.origin))
+    origin = plain(guarded(f"the origin of {stack.label} cannot be read", lambda: dict(stack.origin)))
     label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
     return Dataset(
         label, spec, pixels, ids, scale_of(scaling, maps), pixel_size, digest.hexdigest(), table, clean, origin,

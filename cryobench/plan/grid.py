@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ from cryobench import environment
 from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
 from cryobench.core.kinds import check_kind
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError
+from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
-from cryobench.record import CLEAN, LEADING, TRAILING
+from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
 from cryobench.source_code import code_digest
@@ -152,6 +153,11 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
 
     loaded: data sets read before, which are reused; newly read ones are added.
     """
+    with restored(environment=False):  # a plugin that changes the global state when it is imported affects no cell
+        return _plan(request, registry, loaded)
+
+
+def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     for kind in ("solvers", "operators", "noises", "metrics"):
         if not getattr(request, kind):
             known = ", ".join(registry.names(kind))
@@ -339,32 +345,46 @@ def _cell(
         "seed": seed,
         "dtype": dtype,
         "images": dataset.digest,
-        "weights": [part.weights_digest() for part in components if isinstance(part, Prior)]
-        + list(filter(None, (metric.weights_digest() for metric in metrics))),
+        "weights": [_weights(part) for part in components if isinstance(part, Prior)]
+        + list(filter(None, map(_weights, metrics))),
         "versions": plugins,
     }
     if chosen is None:
         identity["ceiling"] = CEILING_VERSION
     if radii is not None:
         identity["within"] = [str(within), *radii]
+    priors = [part for part in components if isinstance(part, Prior)]
     return Cell(
         solver=None if chosen is None else chosen.solver,
         operator=operator,
         noise=noise,
         dataset=dataset,
         seed=seed,
-        labels=labels | {"data": dataset.label},
-        resolved=resolved | {"data": str(dataset.spec)},
+        labels=plain(labels | {"data": dataset.label}),
+        resolved=plain(resolved | {"data": str(dataset.spec)}),
         plugins=plugins,
         code=code,
-        trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
-        priors=[dict(details) for part in components if isinstance(part, Prior) and (details := part.details())],
+        trained_on=plain([origin for prior in priors for origin in _trained_on(prior)]),
+        priors=plain([details for details in map(_details, priors) if details]),
         hash=content_hash(identity | {"code": code} if code else identity),
         hash_without_code=content_hash(identity),
         floor=resolved["solver"] == FLOOR,
         within=str(within),
         radii=radii,
     )
+
+
+def _weights(part: Prior | Metric) -> str | None:
+    where = f"the weights of {type(part).__name__} cannot be identified"
+    return plain(guarded(where, part.weights_digest))
+
+
+def _details(prior: Prior) -> Mapping[str, Any]:
+    return guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
+
+
+def _trained_on(prior: Prior) -> list[Mapping[str, str]]:
+    return guarded(f"the training images of {type(prior).__name__} are not known", lambda: [*prior.trained_on()])
 
 
 def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
-from cryobench.errors import PluginError
+from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
 from cryobench.runner.checks import batches
 from cryobench.runner.solving import part_of
@@ -105,5 +105,5 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
             raise PluginError(
                 f"the metric column {column.name!r} has {len(values[column.name])} values for {len(case.truth)} images"
             )
-    reasons = {name: " ".join(str(reason).split()) for name, reason in measured.unmeasured.items()}
+    reasons = {name: one_line(reason) for name, reason in measured.unmeasured.items()}
     return Measured(values, measured.curves, reasons)

@@ -313,7 +313,9 @@ def check(subject: OperatorSubject) -> None:
             continue
         try:
             _measure(subject, shape, imaging)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise Broken(f"it accepts images of {shape}, but fails on them: {described(error)}") from error
 
 

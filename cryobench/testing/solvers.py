@@ -237,7 +237,9 @@ def unsupported(subject: SolverSubject) -> None:
         if subject.refusal(problem) is None:
             try:
                 x = subject.solve(problem, _IDS[:1]).x
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise Broken(f"it accepts {trial.name}, but fails on it: {described(error)}") from error
             require(x.isfinite().all(), f"it accepts {trial.name}, but its answer has NaN or infinity")
 
