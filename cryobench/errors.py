@@ -18,8 +18,11 @@ def valid_text(text: object) -> str:
 
 
 def one_line(text: object, length: int = LONGEST) -> str:
-    """A text of a plugin for a record or a message: on one line, valid and shortened."""
-    return shortened(" ".join(valid_text(text).split()), length)
+    """A text of a plugin for a record or a message: on one line and valid; its beginning and its end where it is longer
+    than `length`."""
+    line = " ".join(valid_text(text).split())
+    half = length // 2
+    return line if len(line) <= length else f"{line[:half]}... ({len(line)} characters) ...{line[-half:]}"
 
 
 def reason_of(error: BaseException) -> str:

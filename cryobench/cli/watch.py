@@ -18,6 +18,7 @@ from typing import NoReturn
 THREADS_END = 30.0
 """Seconds for which threads of plugins may still run after the command."""
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_AWAITED = (*_FORWARDED, signal.SIGINT, signal.SIGCHLD)
 _FIELD = 2048
 """Bytes of each of the texts that the child process leaves for its parent."""
 _CELL, _KEPT = _FIELD, 2 * _FIELD
@@ -38,31 +39,25 @@ def note_kept(text: str) -> None:
 def run_watched(command: Callable[[], None]) -> NoReturn:
     """Run a command in a child process and exit with its exit code; with 1 and a message if the process ended early.
 
-    Ctrl-C reaches both processes, other signals are passed on, and the child process ends with this one.
+    Ctrl-C in a terminal reaches both processes; other signals are passed on, and the child process ends with this one.
     """
     global _memory
     _memory = mmap.mmap(-1, 3 * _FIELD)
     lives, ends = os.pipe()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(ends)
         threading.Thread(target=_end_with_parent, args=(lives,), daemon=True).start()
         _run(command)
     os.close(lives)
-    received: list[int] = []
-
-    def forward(number: int, _: object) -> None:
-        received.append(number)
-        os.kill(child, number)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in _FORWARDED:
-        signal.signal(number, forward)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status, received = _awaited(child)
     if _memory[0]:
         os._exit(_memory[0] - 1)  # this process has nothing to finish
     if -status in received:
         signal.signal(-status, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.kill(os.getpid(), -status)
     how = f"killed by {_name(-status)}" if status < 0 else f"ended by itself with exit code {status}"
     cell, kept = _read(_CELL), _read(_KEPT)
@@ -71,6 +66,28 @@ def run_watched(command: Callable[[], None]) -> NoReturn:
     sys.stderr.write(f"{cursor}error: the process was {how}" + (f" during {cell}" if cell else "")
                      + (f"; {kept}" if kept else "") + (advice if cell else "") + "\n")  # fmt: skip
     sys.exit(1)
+
+
+def _awaited(child: int) -> tuple[int, list[int]]:
+    """Wait for the child process and pass on signals. Returns its exit code, negative for a signal, and the signals."""
+    received: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # an ignored signal is never received
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), received
+        number, sent = _next_signal()
+        if number != signal.SIGCHLD and (number != signal.SIGINT or sent):
+            received.append(number)
+            os.kill(child, number)
+
+
+def _next_signal() -> tuple[int, bool]:
+    """Wait for a signal. Returns its number, and whether a process sent it, to this process alone."""
+    if hasattr(signal, "sigwaitinfo"):
+        found = signal.sigwaitinfo(_AWAITED)
+        return found.si_signo, found.si_code <= 0  # the code of a terminal is positive
+    return signal.sigwait(_AWAITED), not sys.stdin.isatty()
 
 
 def _run(command: Callable[[], None]) -> NoReturn:

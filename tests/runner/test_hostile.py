@@ -109,6 +109,7 @@ def test_a_run_whose_process_ends_early_says_what_was_lost(plugins, blobs):
         ("os.abort()", 1, "error: the process was killed by SIGABRT during a cell; 1 kept; leave out the plugin"),
         ("os.kill(os.getpid(), 9)", 1, "error: the process was killed by SIGKILL during a cell"),
         ("os.kill(os.getppid(), 15) or time.sleep(60)", -15, ""),
+        ("os.kill(os.getppid(), 2) or time.sleep(60)", 1, "Traceback"),
         ("os.kill(os.getppid(), 9) or time.sleep(60)", -9, ""),
         ("threading.Thread(target=time.sleep, args=(60,)).start()", 0, ""),
     ],
@@ -208,4 +209,4 @@ def test_messages_of_exceptions_are_valid_lines():
         assert reason_of(Odd()) == line
     text = 7
     assert described(Odd()) == "Odd: its message cannot be read, TypeError"
-    assert one_line("a" * 10**6) == "a" * 2000 + "... (1000000 characters)"
+    assert one_line("a" * 10**6) == "a" * 1000 + "... (1000000 characters) ..." + "a" * 1000
