@@ -4,11 +4,17 @@ from __future__ import annotations
 
 
 class CryobenchError(Exception):
-    """Base class: an invalid request, or a failed part of it. The command line prints it without a traceback."""
+    """Base class: an invalid request, or a failed part of it. The command line prints it without a traceback.
+
+    The middle of a message of more than 2000 characters is left out.
+    """
+
+    def __init__(self, *args: object):
+        super().__init__(*(_without_middle(part) if isinstance(part, str) else part for part in args))
 
 
 LONGEST = 2000
-"""Characters of the longest message that is taken from an exception."""
+"""Maximum number of characters of a message."""
 
 
 def valid_text(text: object) -> str:
@@ -33,6 +39,17 @@ def reason_of(error: BaseException) -> str:
 def shortened(text: str, length: int = 200) -> str:
     """A text for a message: its beginning where it is longer than `length`."""
     return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes for a message, shortened."""
+    return repr(shortened(text))
+
+
+def _without_middle(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]} ... ({len(text) - LONGEST} characters) ... {text[-LONGEST // 2 :]}"
 
 
 def described(error: BaseException) -> str:

@@ -18,7 +18,16 @@ from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, TypeVar
 
 from cryobench.contract import CONTRACT, GROUP, mismatch
-from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, described
+from cryobench.errors import (
+    CryobenchError,
+    DuplicateName,
+    PluginError,
+    SpecError,
+    UnknownName,
+    described,
+    quoted,
+    shortened,
+)
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
@@ -79,7 +88,7 @@ class Registry:
     def _load(self, kind: str, name: str) -> type:
         points = self._points[_known_kind(kind)].get(name, [])
         if not points:
-            raise UnknownName(f"no {_singular(kind)} {name!r}; {did_you_mean(name, self.names(kind))}")
+            raise UnknownName(f"no {_singular(kind)} {quoted(name)}; {did_you_mean(name, self.names(kind))}")
         if len(points) > 1:
             owners = " and ".join(_owner(_origin(kind, point)) for point in points)
             raise DuplicateName(
@@ -112,10 +121,13 @@ class Registry:
     def make(self, kind: str, spec: str | Spec) -> Any:
         """The component that a spec describes, with its nested components; for a@b, the composition of the two."""
         spec = parse(spec) if isinstance(spec, str) else spec
-        where = f"{_singular(kind)} {str(spec)!r}"
+        where = f"{_singular(kind)} {quoted(str(spec))}"
         if spec.after is not None:
             if COMPOSED not in self.names(kind):
-                raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
+                shown = shortened(str(spec))
+                raise SpecError(
+                    f"{shown}: composition with '@' is not available for {kind}; give one {_singular(kind)}"
+                )
             outer, inner = self.make(kind, dataclasses.replace(spec, after=None)), self.make(kind, spec.after)
             composed = self.get(kind, COMPOSED)
             return guarded(f"{where} cannot be made", lambda: composed(outer=outer, inner=inner))

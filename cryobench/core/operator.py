@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cryobench.core.dimensions import check_dims
+from cryobench.errors import IncompatibleError
+from cryobench.limits import check_memory
 from cryobench.numerics.linalg import conjugate_gradients, dot, norm, per_item, tiny
 
 if TYPE_CHECKING:
@@ -244,10 +246,23 @@ class OperatorRecipe(ABC):
         """
 
 
+def drawn_array(drawn: Mapping[str, torch.Tensor], name: str, shape: Sequence[int]) -> torch.Tensor:
+    """One of the arrays that `build` receives. Raises `IncompatibleError` if it is missing or of another shape."""
+    array = drawn.get(name)
+    if array is None or tuple(array.shape) != tuple(shape):
+        got = "none" if array is None else list(array.shape)
+        raise IncompatibleError(f"the operator needs an array {name!r} of shape {list(shape)}, got {got}")
+    return array
+
+
 def check_operator(recipe: OperatorRecipe, imaging: Imaging) -> tuple[int, ...] | None:
     """Check the number of axes, then call `recipe.check`. Raises `IncompatibleError`."""
     check_dims("operator", recipe, imaging.shape)
-    return recipe.check(imaging)
+    shape = recipe.check(imaging)
+    if shape is not None:
+        what = f"the operator, with measurements of {list(shape)} for each image,"
+        check_memory(what, 8 * math.prod(shape), "measure less", IncompatibleError)
+    return shape
 
 
 def build_operator(

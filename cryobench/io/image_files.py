@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,15 +27,18 @@ from cryobench.core.source import size_text
 from cryobench.errors import DataError, reason_of
 from cryobench.io.mrc_header import HEADER_BYTES, MrcHeader, parse_mrc_header
 from cryobench.io.notices import warn_once
+from cryobench.limits import bytes_text
 
 ReadImages = Callable[[int, np.ndarray], None]
 """read(first, out) fills out, contiguous float32 [n, *shape], with images first to first + n - 1 of an open file."""
 
-COMPRESSIONS = {".gz": gzip.open, ".bz2": bz2.open}
+COMPRESSIONS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Compressed MRC files, by suffix: the function that decompresses them."""
 MAX_TRAILING = 1 << 16
 """Bytes after the last image that are ignored in a compressed file; one that holds more is refused."""
 
+_MAX_EXTENDED_HEADER = 1 << 30
+"""Maximum size of an extended header in a compressed file, in bytes: 1000 for each of a million sections."""
 _POINTERS = {b"version https://git-lfs.github.com/": "git lfs pull", b"/annex/objects/": "git annex get"}
 """How the files begin that stand for a large file in a git repository, and the command that fetches it."""
 _EXPECTED = {
@@ -93,6 +97,11 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
     count, image_shape = _stack_shape(path, shape, axes)
     packed = path.suffix.lower() in COMPRESSIONS
     size = None if packed else path.stat().st_size
+    if packed and header.offset - HEADER_BYTES > _MAX_EXTENDED_HEADER:
+        raise DataError(
+            f"{path} states an extended header of {bytes_text(header.offset - HEADER_BYTES)}; expected at most "
+            f"{bytes_text(_MAX_EXTENDED_HEADER)} in a compressed file: unpack it, or copy it again"
+        )
     if size is not None:
         _check_mrc_size(path, size, header)
     if axes == 2 and count > 1 and not as_stack and header.space_group != IMAGE_STACK_SPACEGROUP:
@@ -117,7 +126,7 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             return _MrcReader(path, descriptor, dtype, header.offset, stored, size)
         with tempfile.TemporaryFile() as plain:
-            unpacked = _unpack(path, plain)
+            unpacked = _unpack(path, plain, _expected_bytes(header) + MAX_TRAILING)
             _check_mrc_size(path, unpacked, header)
             return _MrcReader(path, os.dup(plain.fileno()), dtype, header.offset, stored, unpacked)
 
@@ -185,35 +194,50 @@ def changed(path: Path) -> DataError:
 def mrc_header(path: Path) -> MrcHeader:
     """The header of an MRC file, plain or compressed. Raises `DataError`."""
     try:
-        with COMPRESSIONS.get(path.suffix.lower(), open)(path, "rb") as file:
+        unpack = COMPRESSIONS.get(path.suffix.lower())
+        with path.open("rb") if unpack is None else unpack(path) as file:
             raw = file.read(HEADER_BYTES)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is not a readable MRC file: {reason_of(error)}; give one, or copy it again") from error
     return parse_mrc_header(path, raw)
 
 
-def _unpack(path: Path, plain: IO[bytes]) -> int:
-    """Decompress the file into `plain`. Returns the number of bytes."""
+def _unpack(path: Path, plain: IO[bytes], limit: int) -> int:
+    """Decompress the file into `plain`, at most limit + 1 bytes. Returns the number of bytes."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if limit > free:
+        raise DataError(
+            f"{path} needs {bytes_text(limit)} of temporary disk space, more than the {bytes_text(free)} in "
+            f"{tempfile.gettempdir()}; set TMPDIR to another folder, or unpack the file"
+        )
+    done = 0
     try:
-        with COMPRESSIONS[path.suffix.lower()](path, "rb") as packed:
-            shutil.copyfileobj(packed, plain, 1 << 20)
+        with COMPRESSIONS[path.suffix.lower()](path) as packed:
+            while done <= limit and (part := packed.read(min(1 << 20, limit + 1 - done))):
+                done += plain.write(part)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be decompressed: {reason_of(error)}; copy or download it again") from error
     plain.flush()
-    return plain.tell()
+    return done
+
+
+def _expected_bytes(header: MrcHeader) -> int:
+    """The size of the file that the header requires."""
+    return header.offset + math.prod(header.shape) * header.dtype.itemsize
 
 
 def _check_mrc_size(path: Path, size: int, header: MrcHeader) -> None:
     """Raise `DataError` for a file that is shorter than its header says, and warn of one that is longer."""
-    expected = header.offset + math.prod(header.shape) * header.dtype.itemsize
-    sizes = f"its header ({size_text(header.shape)}) requires {expected} bytes, the file has {size}"
+    packed, expected = path.suffix.lower() in COMPRESSIONS, _expected_bytes(header)
+    has = f"more than {size - 1}" if packed and size > expected + MAX_TRAILING else size  # not decompressed further
+    sizes = f"its header ({size_text(header.shape)}) requires {expected} bytes, the file has {has}"
     if size < expected:
         raise DataError(f"{path} is truncated: {sizes}; copy or download it again")
     if size > expected and header.exact:
         raise DataError(
             f"{path} is not a readable MRC file: it has no map string, and {sizes}; give one, or copy it again"
         )
-    if path.suffix.lower() in COMPRESSIONS and size > expected + MAX_TRAILING:
+    if packed and size > expected + MAX_TRAILING:
         raise DataError(f"{path} is longer than its header says: {sizes}; correct the header, or write the file again")
     if size > expected:
         warn_once("longer", path, f"is longer than its header says: {sizes}; the rest was ignored")
@@ -247,9 +271,15 @@ def open_pt(path: Path) -> ImageFile:
 
     check_file(path)
     tensor = _load_tensor(path)
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _real_dtypes():
         raise DataError(
             f"{path} holds a {tensor.dtype} tensor ({tensor.layout}); expected real numbers, such as float32"
+        )
+    needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if needed > stored:
+        raise DataError(
+            f"{path} holds a tensor of {bytes_text(needed)} but stores {bytes_text(stored)}; expected a tensor that "
+            "stores every pixel: save tensor.contiguous()"
         )
     count, shape = _stack_shape(path, tuple(tensor.shape))
     stack = tensor.detach().reshape(count, *shape)
@@ -260,21 +290,38 @@ def open_pt(path: Path) -> ImageFile:
     return ImageFile(path, count, shape, None, lambda: read)
 
 
+@cache
+def _real_dtypes() -> frozenset[Any]:
+    import torch
+
+    return frozenset({
+        torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
+        torch.int32, torch.int64,
+    })  # fmt: skip
+
+
 def _load_tensor(path: Path) -> Any:
     """The tensor of a torch file, memory-mapped where the file allows it."""
     import pickle
 
     import torch
 
-    zipped = zipfile.is_zipfile(path)  # torch < 1.6 wrote plain pickles, which cannot be memory-mapped
-    with path.open("rb") as file:
-        begins_zipped = file.read(4) == b"PK\x03\x04"
-    if begins_zipped and not zipped:
-        raise DataError(f"{path} is truncated: the end of the torch file is missing; copy or download it again")
     try:
+        zipped = zipfile.is_zipfile(path)  # torch < 1.6 wrote plain pickles, which cannot be memory-mapped
+        with path.open("rb") as file:
+            begins_zipped = file.read(4) == b"PK\x03\x04"
+        if begins_zipped and not zipped:
+            raise DataError(f"{path} is truncated: the end of the torch file is missing; copy or download it again")
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            if packed:
+                raise DataError(f"{path} is compressed, which torch.save does not do; save the tensor again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own storage classes, which users cannot act on
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except DataError:
+        raise
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds pickled Python objects, which could run code and are refused, or is not a torch file; "

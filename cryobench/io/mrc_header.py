@@ -81,7 +81,7 @@ def parse_mrc_header(path: Path, raw: bytes) -> MrcHeader:
         )
     return MrcHeader(
         dtype=dtype,
-        shape=mrcfile.utils.data_shape_from_header(fields),
+        shape=tuple(map(int, mrcfile.utils.data_shape_from_header(fields))),
         offset=HEADER_BYTES + int(fields.nsymbt),
         axes=_axes(path, fields),
         space_group=int(fields.ispg),

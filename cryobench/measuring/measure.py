@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
 from cryobench.global_state import restored
 from cryobench.io.scaling import scale_of
+from cryobench.limits import check_memory
 from cryobench.measuring.measurements import Measurements
 from cryobench.plan.dataset import image_scaling
 from cryobench.plan.grid import resolve_dtype
@@ -23,6 +25,8 @@ from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
 
 _BATCH = 64
+_BYTES_PER_ENTRY = 16
+"""Memory in bytes for each entry of the measurements: float64, and a copy."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def _measured(acquisition: Acquisition, stack: Stack, indices: Sequence[int], re
     check_kind("noises", acquisition.noise, noise)
     dtype, device = resolve_dtype(acquisition.dtype), environment.resolve_device(acquisition.device)
     imaging = Imaging(stack.shape, tuple(stack.pixel_size(index) for index in indices), stack.rows(indices))
-    check_operator(recipe, imaging)
+    shape = check_operator(recipe, imaging)
+    needed = _BYTES_PER_ENTRY * len(indices) * math.prod(shape or ())
+    check_memory(f"measurements of {len(indices)} images", needed, "give fewer --images", IncompatibleError)
     drawn = recipe.draw(imaging, acquisition.seed)
     operator = recipe.build(imaging, drawn, dtype=dtype, device=device)
     reason = noise.unsupported(operator, scale_of(acquisition.scaling, []))

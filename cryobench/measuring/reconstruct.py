@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cryobench.core import (
     Solver,
     check_operator,
 )
+from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.errors import IncompatibleError, ParameterError, Unsupported, reason_of
 from cryobench.measuring.measurements import Measurements
@@ -34,7 +35,10 @@ def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtyp
         block = measured.image_shape[0] // measured.y.shape[2]
         return SumPoolOperator(measured.drawn["masks"], block, dtype=dtype, device=device)
     recipe: OperatorRecipe = registry.make("operators", measured.operator)
-    check_operator(recipe, measured.imaging)
+    check_kind("operators", measured.operator, recipe)
+    shape = check_operator(recipe, measured.imaging)
+    if shape is not None:
+        _check_shape(measured, shape)
     return recipe.build(measured.imaging, measured.drawn, dtype=dtype, device=device)
 
 
@@ -62,7 +66,10 @@ def reconstruct(
                            lambda: operator_of(measured, registry, dtype=resolve_dtype(dtype), device=on))  # fmt: skip
     _check(measured, operator)
     noise: NoiseModel = registry.make("noises", measured.noise)
+    check_kind("noises", measured.noise, noise)
     y = measured.y.to(on, operator.dtype)
+    if not y.isfinite().all():
+        raise IncompatibleError("y has values beyond float32; give --dtype float64")
     sigma = per_item(measured.sigma.to(on, operator.dtype), y)
     problem = Problem(CountingOperator(operator), y, noise, sigma, measured.scale)
     try:
@@ -85,8 +92,15 @@ def _in_file_units(measured: Measurements, parts: Iterator[Reconstruction]) -> I
 
 
 def _check(measured: Measurements, operator: LinearOperator) -> None:
-    expected = operator.measurement_shape
-    if tuple(measured.y.shape[1:]) != tuple(expected):
-        raise IncompatibleError(f"y has shape {list(measured.y.shape)}, expected [B, {', '.join(map(str, expected))}]")
+    _check_shape(measured, operator.measurement_shape)
     if operator.images not in (None, len(measured.y)):
         raise IncompatibleError(f"y has {len(measured.y)} images, but the operator was built for {operator.images}")
+    if operator.rank == 0:
+        raise IncompatibleError("the recorded operator measures nothing: all of its masks are zero; measure again")
+
+
+def _check_shape(measured: Measurements, shape: Sequence[int]) -> None:
+    if tuple(measured.y.shape[1:]) != tuple(shape):
+        raise IncompatibleError(
+            f"y has shape {list(measured.y.shape)}, the operator gives [B, {', '.join(map(str, shape))}]; measure again"
+        )

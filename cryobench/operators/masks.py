@@ -70,7 +70,8 @@ class Checkerboard(PixelMask):
 
         def one(g: torch.Generator) -> torch.Tensor:
             coarse = (torch.rand(tiles, generator=g) < self.prob).float()
-            return coarse.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)[:H, :W]
+            tile = min(self.tile, max(H, W))
+            return coarse.repeat_interleave(tile, 0).repeat_interleave(tile, 1)[:H, :W]
 
         return _each(self, count, shape, seed, one)
 

@@ -18,8 +18,9 @@ from typing import Annotated
 import torch
 
 from cryobench.core import Imaging, OperatorRecipe, check_dims
-from cryobench.core.operator import chosen_rows
-from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.core.operator import chosen_rows, drawn_array
+from cryobench.errors import IncompatibleError, ParameterError, shortened
+from cryobench.limits import check_memory
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
 from cryobench.spec import Component
@@ -55,7 +56,13 @@ class SumPool(OperatorRecipe):
             raise IncompatibleError(
                 f"sumpool:{self.block} does not divide images of {H} x {W} pixels; block sizes that do: {divisors}"
             )
-        return (self.masks_drawn, H // self.block, W // self.block)
+        M = self.masks_drawn
+        check_memory(
+            f"sumpool:{self.block} with {shortened(str(M), 30)} masks of {H} x {W} pixels",
+            _BYTES_PER_ENTRY * H * W * (M + min(M, self.block**2)),
+            "give a smaller count",
+        )
+        return (M, H // self.block, W // self.block)
 
     def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
         return {"masks": self.mask.draw(self.masks_drawn, imaging.shape, seed)}
@@ -63,7 +70,13 @@ class SumPool(OperatorRecipe):
     def build(
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> SumPoolOperator:
-        return SumPoolOperator(drawn["masks"], self.block, dtype=dtype, device=device)
+        masks = drawn_array(drawn, "masks", (self.masks_drawn, *imaging.shape))
+        return SumPoolOperator(masks, self.block, dtype=dtype, device=device)
+
+
+_BYTES_PER_ENTRY = 20
+"""Peak memory in bytes for each of the H W (M + n) entries of the matrices and their eigenvectors, n = min(M, K^2), as
+measured: 18 to 20."""
 
 
 class SumPoolOperator(FactoredOperator):

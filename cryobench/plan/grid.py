@@ -13,9 +13,10 @@ import torch
 from cryobench import environment
 from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
 from cryobench.core.kinds import check_kind
-from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError
+from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError, quoted
 from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
+from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
@@ -162,16 +163,18 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         if not getattr(request, kind):
             known = ", ".join(registry.names(kind))
             raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
+    kinds = (request.solvers, request.operators, request.noises, request.data, request.seeds)
+    check_cells("this run", *(len(set(texts)) for texts in kinds))
     for seed in request.seeds:
         if not -(2**63) <= seed < 2**63:
             raise ParameterError(f"--seed must fit in 64 bits, got {seed}")
     dtype = resolve_dtype(request.dtype)
     for name in request.save:
         if name not in (*SAVES, *SAVE_SETS):
-            raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
+            raise ParameterError(f"--save {quoted(name)} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
     if request.scaling not in NORMALISATIONS:
         raise ParameterError(
-            f"--scaling {request.scaling!r} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
+            f"--scaling {quoted(request.scaling)} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
         )
     device = environment.resolve_device(request.device)
     batch = resolve_batch(request.batch, device)
@@ -243,7 +246,7 @@ def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset
 def resolve_dtype(name: str) -> torch.dtype:
     """float32 or float64 by name. Raises `ParameterError` for another name."""
     if name not in DTYPES:
-        raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
+        raise ParameterError(f"--dtype must be float32 or float64, got {quoted(name)}")
     return DTYPES[name]
 
 

@@ -25,12 +25,16 @@ from cryobench.io.formats import FORMATS, FileImages, open_images
 from cryobench.io.fourier_crop import fourier_resize, square_crop
 from cryobench.io.image_files import ImageFile, ReadImages, changed
 from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
+from cryobench.limits import check_memory
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_OPEN = 8
 """Maximum number of open files: a table may list thousands, and a process may open a limited number."""
+_BYTES_PER_PIXEL = 48
+"""Peak memory in bytes when an image is resampled, for each pixel stored and resampled: two complex128 spectra and
+their copies."""
 _PIECE_BYTES = 1 << 20
 """Bytes read in one request, small enough to be checked and resized in the processor's cache."""
 _SAME_PIXEL_SIZE = 0.01
@@ -82,7 +86,12 @@ class FileStack(Stack):
         Raises `DataError` if no file opens, and for a size with images that are not 2-D.
         """
         stored = self._stored()
-        return stored if self._size is None else (self._size, self._size)
+        shape = stored if self._size is None else (self._size, self._size)
+        size = "" if self._size is None else f" at size={self._size}"
+        what = f"an image of {size_text(stored)} pixels of {self.label}{size}"
+        needed = _BYTES_PER_PIXEL * (math.prod(stored) + math.prod(shape))
+        check_memory(what, needed, "give a smaller size, or other images", DataError)
+        return shape
 
     def __len__(self) -> int:
         return len(self._page)

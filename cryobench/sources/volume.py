@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +20,11 @@ from cryobench.errors import DataError, ParameterError
 from cryobench.io.fourier_crop import fourier_resize, square_crop
 from cryobench.io.image_files import COMPRESSIONS, ImageFile, changed, mrc_header, open_mrc, open_npy
 from cryobench.io.mrc_header import MrcHeader
+from cryobench.limits import check_memory
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
+_BYTES_PER_VOXEL = 48
+"""Peak memory in bytes when a volume is resampled, for each voxel stored and resampled."""
 ISOTROPIC = 1e-3
 """Relative difference of voxel sizes that counts as rounding: headers often have cells with three decimals."""
 
@@ -74,6 +78,9 @@ class VolumeStack(Stack):
                     "separately"
                 )
         self.shape: Shape = self._stored if size is None else (size, size, size)
+        voxels = math.prod(self._stored) + math.prod(self.shape)
+        what = f"a volume of {size_text(self._stored)} voxels" + ("" if size is None else f" at size={size}")
+        check_memory(what, _BYTES_PER_VOXEL * voxels, "give a smaller size, or other volumes", DataError)
         self._volumes = [(file, number) for file in files for number in range(file.count)]
 
     def __len__(self) -> int:
