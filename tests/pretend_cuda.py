@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 _INSIDE = torch.device("lazy")
@@ -124,7 +125,8 @@ def _autocast(name: str, args: Any, kwargs: Any) -> Any:
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Check the devices of an operation as CUDA does, compute it on the CPU, and place its results."""
     name = func._schema.name
-    tensors = [item for item in tree_leaves((args, kwargs)) if isinstance(item, torch.Tensor)]
+    leaves = [*_flat(args), *_flat(kwargs.values())]
+    tensors = [item for item in leaves if isinstance(item, torch.Tensor)]
     there = any(isinstance(tensor, CudaTensor) for tensor in tensors)
     if there:
         _check_devices(name, args, tensors)
@@ -132,11 +134,13 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     to_cuda = there if asked is None else asked.type in ("cuda", "lazy")
     if name == "aten::copy_":
         to_cuda = isinstance(args[0], CudaTensor)
-    generator = kwargs.get("generator")
-    if to_cuda and generator is not None and generator.device.type != "cuda":
-        raise RuntimeError(f"Expected a 'cuda' device type for generator but found '{generator.device.type}'")
-    plain = kwargs | ({} if asked is None else {"device": CPU})
-    result = func(*_unwrapped(args), **_unwrapped(plain))
+    generators = [item for item in leaves if isinstance(item, torch.Generator)]
+    if to_cuda and generators and generators[0].device.type != "cuda":
+        raise RuntimeError(f"Expected a 'cuda' device type for generator but found '{generators[0].device.type}'")
+    named = {key: _held(value) for key, value in kwargs.items()}
+    if asked is not None:
+        named["device"] = CPU
+    result = func(*map(_held, args), **named)
     written = _written(func, args, kwargs)
     if any(isinstance(tensor, CudaTensor) and tensor.shape != tensor.held.shape for tensor in written):
         raise NotImplementedError(f"the pretended device cannot change the shape of a tensor in place ({name})")
@@ -144,8 +148,28 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return written[0]
     if not to_cuda:
         return result
-    _cards[-1].dtypes.update(item.dtype for item in tree_leaves(result) if isinstance(item, torch.Tensor))
-    return tree_map_only(torch.Tensor, CudaTensor, result)
+    _cards[-1].dtypes.update(item.dtype for item in _flat([result]) if isinstance(item, torch.Tensor))
+    return _placed(result)
+
+
+def _flat(items: Any) -> list[Any]:
+    """The items, and those of the lists among them: arguments of operations are not nested deeper."""
+    flat = []
+    for item in items:
+        flat.extend(item) if isinstance(item, (list, tuple)) else flat.append(item)
+    return flat
+
+
+def _held(item: Any) -> Any:
+    if isinstance(item, CudaTensor):
+        return item.held
+    return [_held(part) for part in item] if isinstance(item, (list, tuple)) else item
+
+
+def _placed(result: Any) -> Any:
+    if isinstance(result, (list, tuple)):
+        return type(result)(map(_placed, result))
+    return CudaTensor(result) if isinstance(result, torch.Tensor) else result
 
 
 def _check_devices(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
@@ -162,10 +186,6 @@ def _check_devices(name: str, args: Any, tensors: list[torch.Tensor]) -> None:
         )
 
 
-def _unwrapped(items: Any) -> Any:
-    return tree_map_only(CudaTensor, lambda tensor: tensor.held, items)
-
-
 @functools.cache
 def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     """Position and name of the arguments that an operation writes to."""
@@ -175,7 +195,7 @@ def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
     found = [args[k] if k < len(args) else kwargs.get(name) for k, name in _written_arguments(func)]
-    return [tensor for tensor in tree_leaves(found) if isinstance(tensor, torch.Tensor)]
+    return [tensor for tensor in _flat(found) if isinstance(tensor, torch.Tensor)]
 
 
 class _Factories(TorchDispatchMode):
@@ -239,6 +259,7 @@ def _stand_ins(card: Card) -> dict[str, Any]:
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
+        "device": contextlib.nullcontext,
         "synchronize": lambda device=None: None,
         "set_device": lambda device: None,
         "empty_cache": lambda: None,
@@ -260,6 +281,14 @@ def _stand_ins(card: Card) -> dict[str, Any]:
     }
 
 
+def _forget() -> None:
+    """Empty the caches of the package: they hold tensors of the device, and its description."""
+    for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "cryobench"]:
+        for value in list(vars(module).values()):
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
 @contextlib.contextmanager
 def pretend_cuda(*, native_bfloat16: bool = True) -> Iterator[Card]:
     """A block in which torch has one CUDA device."""
@@ -273,9 +302,11 @@ def pretend_cuda(*, native_bfloat16: bool = True) -> Iterator[Card]:
             patch.setattr(torch, name, _placing(getattr(torch, name)))
         torch.__future__.set_swap_module_params_on_conversion(True)
         _cards.append(card)
+        _forget()
         try:
             with _Factories():
                 yield card
         finally:
             _cards.pop()
+            _forget()
             torch.__future__.set_swap_module_params_on_conversion(swapped)
