@@ -101,8 +101,8 @@ def resolve_device(name: str):
     return device
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether a CUDA device computes in bfloat16; older ones emulate it."""
+def native_bfloat16(device) -> bool:
+    """Whether a CUDA `torch.device` computes in bfloat16; older ones emulate it."""
     import torch
 
     with torch.cuda.device(device):

@@ -1,4 +1,4 @@
-"""A CUDA device for machines without one: tensors that state `cuda:0`, compute on the CPU, and refuse what CUDA refuses.
+"""A CUDA device for machines without one: its tensors state `cuda:0`, compute on the CPU and refuse what CUDA refuses.
 
 Inside `with pretend_cuda() as card:` torch reports one CUDA device. A tensor moved there raises the errors of CUDA:
 for operands on different devices, for `.numpy()`, and for draws from a CPU generator. docs/adr/0016 states the design
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,8 @@ _CROSSING = {"aten::copy_", "aten::_to_copy"}
 """Operations that move values between devices."""
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
 """Indexing, whose index tensors may be on the CPU."""
+_EAGER = {"aten::_conj": torch.conj_physical, "aten::_neg_view": torch.neg}
+"""Views that mark a tensor as conjugated or negated. Dispatch to Python is below the code that respects the mark."""
 _HALF = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "matmul",
     "__matmul__", "__rmatmul__", "mm", "mv", "bmm", "addmm", "addmv", "addbmm", "baddbmm", "einsum", "prelu",
@@ -76,8 +79,19 @@ class CudaTensor(torch.Tensor):
             args = (args[0].device, args[0].dtype, *args[1:])
         return super().to(*map(_inside, args), **{name: _inside(value) for name, value in kwargs.items()})
 
+    def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None, device: Any = CUDA) -> torch.Tensor:
+        return torch.tensor(data, dtype=dtype or self.dtype, device=device)
+
     def cuda(self, *_: Any, **__: Any) -> torch.Tensor:
         return self
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return super().__getitem__(_index(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not isinstance(value, torch.Tensor):
+            value = torch.tensor(value, dtype=self.dtype)
+        super().__setitem__(_index(index), value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) not in memo:
@@ -106,8 +120,18 @@ class CudaTensor(torch.Tensor):
 
 def _inside(value: Any) -> Any:
     """The argument of a method, with the device of C++ for CUDA."""
-    is_cuda = isinstance(value, str) and value.startswith("cuda") or isinstance(value, torch.device) and value == CUDA
-    return _INSIDE if is_cuda or value == torch.device("cuda") else value
+    is_device = isinstance(value, (str, torch.device))
+    return _INSIDE if is_device and torch.device(value).type == "cuda" else value
+
+
+def _index(index: Any) -> Any:
+    """An index, with sequences as tensors on the device: C++ would ask for a real one."""
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    if isinstance(index, (list, range, np.ndarray)):
+        index = torch.as_tensor(index)
+    is_elsewhere = isinstance(index, torch.Tensor) and not isinstance(index, CudaTensor)
+    return CudaTensor(index) if is_elsewhere else index
 
 
 def _autocast(name: str, args: Any, kwargs: Any) -> Any:
@@ -140,7 +164,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     named = {key: _held(value) for key, value in kwargs.items()}
     if asked is not None:
         named["device"] = CPU
-    result = func(*map(_held, args), **named)
+    result = _EAGER.get(name, func)(*map(_held, args), **named)
     written = _written(func, args, kwargs)
     if any(isinstance(tensor, CudaTensor) and tensor.shape != tensor.held.shape for tensor in written):
         raise NotImplementedError(f"the pretended device cannot change the shape of a tensor in place ({name})")
@@ -249,8 +273,6 @@ def _placing(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
         return made if device is None else made.to(device)
 
     return placed
-
-
 
 
 def _stand_ins(card: Card) -> dict[str, Any]:
