@@ -30,7 +30,7 @@ SIZE, IMAGES = 16, 2
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 HALF = {torch.bfloat16: 0.05, torch.float16: 0.005}
-"""Largest relative difference from float32, in the 2-norm, after a few steps with a random network."""
+"""Largest allowed relative difference from float32, in the 2-norm, after a few steps with a random network."""
 
 OPERATORS = ["identity", "sumpool:4", "sumpool:2,count=3", "fourier:0.5", "ctf:15000", "ctf", "composed",
              "sumpool:2@ctf:15000", "fourier:0.5@ctf:15000"]  # fmt: skip
@@ -232,7 +232,6 @@ def test_half_precision(name, half, network):
     expected = set() if half is torch.float16 and differentiated else {half}
     assert card.dtypes & {torch.bfloat16, torch.float16} == expected
     error = float((there.cpu() - here).norm() / here.norm())
-    print(name, half, error)
     assert error < HALF[half]
 
 
