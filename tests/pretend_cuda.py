@@ -314,6 +314,8 @@ def _forget() -> None:
 @contextlib.contextmanager
 def pretend_cuda(*, native_bfloat16: bool = True) -> Iterator[Card]:
     """A block in which torch has one CUDA device."""
+    # autograd starts a thread for each device at its first use, and then no child process may be forked: use it first
+    torch.ones((), requires_grad=True).backward()
     torch._C._ensureCUDADeviceGuardSet()  # without a driver, a guard that does nothing
     card = Card(native_bfloat16)
     swapped = torch.__future__.get_swap_module_params_on_conversion()
