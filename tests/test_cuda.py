@@ -276,7 +276,7 @@ def test_run_with_every_metric(alexnet, tmp_path):
     for name in ("lpips", "coverage", "diversity", "psnr_clean"):
         assert any(key.endswith(f": {name}") for key in here), name
     for name, values in here.items():
-        np.testing.assert_allclose(there[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(there[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_simulated_images():
