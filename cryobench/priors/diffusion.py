@@ -48,8 +48,9 @@ class DiffusionModel:
     unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: it works on images of r times its
     `sample_size`, pixel-unshuffled by r, or on any that its levels can halve if it has none. alphas_cumprod: a_t, [T],
     decreasing, between 1 and 0; it may end in 0, pure noise, unless the network predicts the noise, which then does not
-    determine x_0. prediction: what the network predicts. bfloat16: evaluate the network in it, under autocast; inputs
-    and outputs have the caller's dtype.
+    determine x_0. prediction: what the network predicts. half: bfloat16 or float16, in which the network is evaluated
+    under autocast; inputs and outputs have the caller's dtype. Where a gradient is recorded, float16 is not used,
+    because small gradients are zero in it.
 
     Raises `DataError` for a network that is not for grey images, and for an invalid schedule.
     """
@@ -61,7 +62,7 @@ class DiffusionModel:
         prediction: str = "epsilon",
         *,
         device: torch.device | str = "cpu",
-        bfloat16: bool = False,
+        half: torch.dtype | None = None,
     ):
         if prediction not in PREDICTIONS:
             raise DataError(f"the network predicts {prediction!r}; expected one of {', '.join(PREDICTIONS)}")
@@ -73,7 +74,7 @@ class DiffusionModel:
         self.device = torch.device(device)
         self.alphas_cumprod = _checked_levels(alphas_cumprod.double().cpu(), prediction)
         self.prediction = prediction
-        self._bfloat16 = bfloat16
+        self._half = half
         # channels last is faster on tensor cores; on the CPU it made no difference
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -128,7 +129,8 @@ class DiffusionModel:
                 h = torch.nn.functional.pixel_unshuffle(h, self.unshuffle)
             if self.device.type == "cuda":
                 h = h.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            exact = self._half is None or (self._half is torch.float16 and torch.is_grad_enabled() and x.requires_grad)
+            with torch.autocast(self.device.type, self._half, enabled=not exact):
                 out = self.unet(h, torch.as_tensor(t, device=self.device), return_dict=False)[0]
             if self.unshuffle > 1:
                 out = torch.nn.functional.pixel_shuffle(out, self.unshuffle)
@@ -252,7 +254,8 @@ class Diffusion(Prior):
     revision: Annotated[str, "branch, tag or commit, on the hub"] = "main"
     pickle: Annotated[bool, "allow pickled weights, which can run code when read"] = False
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], "of the network; auto: bfloat16 on CUDA, else float32"
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "of the network; auto: float32 on the CPU, bfloat16 on CUDA, float16 on cards without bfloat16",
     ] = "auto"
     noise: Annotated[
         float | Literal["auto"],
@@ -286,7 +289,7 @@ class Diffusion(Prior):
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
         """The live model on a device, cached after it is read. Raises `DataError` if it cannot be read."""
         folder = self.find()
-        return _loaded(folder, _digest(folder, folder.stamp), str(device), self.precision)
+        return _loaded(folder, _digest(folder, folder.stamp), str(device), _half(self.precision, torch.device(device)))
 
     def check(self, shape: Shape) -> None:
         """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` for an invalid model."""
@@ -387,17 +390,23 @@ def _digest(folder: ModelFolder, stamp: object) -> str:
     return digest.hexdigest()
 
 
+def _half(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of a precision that is not float32."""
+    if precision == "auto" and device.type == "cuda":
+        return torch.bfloat16 if environment.native_bfloat16(device) else torch.float16
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
 @lru_cache(maxsize=2)
-def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> DiffusionModel:
+def _loaded(folder: ModelFolder, digest: str, device: str, half: torch.dtype | None) -> DiffusionModel:
     environment.import_diffusers()
-    on_cuda = torch.device(device).type == "cuda"
     try:
         return DiffusionModel(
             read_network(folder),
             read_levels(folder.scheduler_config),
             prediction(folder.scheduler_config),
             device=device,
-            bfloat16=precision == "bfloat16" or (precision == "auto" and on_cuda),
+            half=half,
         )
     except CryobenchError as error:
         raise DataError(f"the prior in {folder.root} cannot be used: {error}") from error

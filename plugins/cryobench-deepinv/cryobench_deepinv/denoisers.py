@@ -91,7 +91,7 @@ class DenoiserPrior(Diffusion, ABC):
     location_fields = ()
     revision: str = field(init=False, repr=False, default="main")
     pickle: bool = field(init=False, repr=False, default=False)
-    precision: Literal["auto", "float32", "bfloat16"] = field(init=False, repr=False, default="float32")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = field(init=False, repr=False, default="float32")
     noise: float | Literal["auto"] = field(init=False, repr=False, default=0.0)
     schedule: str | None = field(init=False, repr=False, default=None)
     predicts: Literal["epsilon", "sample", "v_prediction"] | None = field(init=False, repr=False, default=None)
