@@ -15,6 +15,7 @@ beside that of the other pixels, in dB relative to the range of the images, 2.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import resource
@@ -61,7 +62,7 @@ def micrograph(shape: tuple[int, int]) -> torch.Tensor:
 
 
 def case(solver: str, operator: str, shape: tuple[int, int]) -> dict[str, float]:
-    """Seconds of `cb.solve` and the largest resident set of this process, GiB."""
+    """Seconds of the set-up and of `cb.solve`, of the latter also CPU seconds, and the largest resident set, GiB."""
     x = micrograph(shape)
     A = cb.operator(operator, shape=shape)
     start = time.perf_counter()
@@ -73,12 +74,12 @@ def case(solver: str, operator: str, shape: tuple[int, int]) -> dict[str, float]
     if operator == "identity":
         sigma = NOISE
         y += NOISE * torch.randn(y.shape, generator=generator("noise"))
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     found = cb.solve(solver, A, y, noise=f"gaussian:{NOISE}" if sigma else "none", sigma=sigma)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     assert found.shape[2:] == shape
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"setup": prepared, "seconds": seconds, "peak": peak}
+    return {"setup": prepared, "seconds": seconds, "cpu": busy, "peak": peak}
 
 
 def seams(solver: str, parameters: str, steps: int) -> tuple[float, float]:
@@ -96,7 +97,7 @@ def seams(solver: str, parameters: str, steps: int) -> tuple[float, float]:
     tile = cb.solver(f"tiled:{solver}")
     assert isinstance(tile, Tiled)
     starts = sorted({window[0].start for window in tile.windows(A)})
-    middles = [(first + tile.tile + second) / 2 for first, second in zip(starts, starts[1:], strict=False)]
+    middles = [(first + tile.tile + second) / 2 for first, second in itertools.pairwise(starts)]
     near = torch.zeros(shape, dtype=torch.bool)
     for middle in map(round, middles):
         near[middle - 128 : middle + 128] = near[:, middle - 128 : middle + 128] = True
@@ -118,12 +119,13 @@ def main() -> None:
         print(json.dumps(case(solver.format(steps=steps), operator, shape)))
         return
     print(f"{shape[0]} x {shape[1]} pixels, float32, {steps} steps, {torch.get_num_threads()} threads")
-    print(f"{'':26}{'set-up, s':>10}{'solve, s':>10}{'peak, GiB':>11}")
+    print(f"{'':26}{'set-up, s':>10}{'solve, s':>10}{'CPU, s':>10}{'peak, GiB':>11}")
     for name in given.case or CASES:
         command = [sys.executable, __file__, "--alone", "--case", name, "--steps", str(steps)]
         done = subprocess.run(command + ["--quick"] * given.quick, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout)
-        print(f"{name:26}{found['setup']:10.1f}{found['seconds']:10.1f}{found['peak']:11.2f}", flush=True)
+        times = "".join(f"{found[key]:10.1f}" for key in ("setup", "seconds", "cpu"))
+        print(f"{name:26}{times}{found['peak']:11.2f}", flush=True)
     if given.no_seams:
         return
     print(f"\n{'seams, 1024 x 1024':26}{'near, dB':>10}{'elsewhere':>11}")

@@ -127,15 +127,13 @@ class _Tiles:
             )
         axes = [_starts(n // step, side, shared) for n in image_shape]
         self.shape = tuple(min(n, side * step) for n in image_shape)
-        self._ramp = shared * step
         self._starts = [[start * step for start in starts] for starts in axes]
         self.windows: list[Window] = [
             tuple(slice(start, start + n) for start, n in zip(starts, self.shape, strict=True))
             for starts in itertools.product(*self._starts)
         ]
         self._weights = [
-            _partition(starts, n, size, self._ramp)
-            for starts, n, size in zip(self._starts, self.shape, image_shape, strict=True)
+            _partition(starts, n, size) for starts, n, size in zip(self._starts, self.shape, image_shape, strict=True)
         ]
 
     def weights(self, window: Window) -> torch.Tensor:
@@ -154,11 +152,13 @@ def _starts(n: int, side: int, shared: int) -> list[int]:
     return [i * (n - side) // (count - 1) for i in range(count)]
 
 
-def _partition(starts: Sequence[int], side: int, n: int, ramp: int) -> torch.Tensor:
+def _partition(starts: Sequence[int], side: int, n: int) -> torch.Tensor:
     """The weights of overlapping intervals of one axis, [intervals, side], that sum to one at each of n pixels.
 
-    A raised cosine over `ramp` pixels from each edge that is not the image's, divided by the sum over the intervals.
+    A raised cosine over the smallest overlap from each edge that is not the image's, divided by the sum over the
+    intervals.
     """
+    ramp = min((first + side - second for first, second in itertools.pairwise(starts)), default=0)
     position = torch.arange(side, dtype=torch.float64) + 0.5
     weights = []
     for start in starts:
