@@ -102,7 +102,8 @@ def seams(solver: str, parameters: str, steps: int) -> tuple[float, float]:
     for middle in map(round, middles):
         near[middle - 128 : middle + 128] = near[:, middle - 128 : middle + 128] = True
     squares = (whole - tiled).double()[0, 0].square()
-    return tuple(10 * math.log10(squares[part].mean().item() / 4) for part in (near, ~near))
+    inside, outside = (10 * math.log10(squares[part].mean().item() / 4) for part in (near, ~near))
+    return inside, outside
 
 
 def main() -> None:
