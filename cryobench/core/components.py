@@ -165,6 +165,10 @@ class Solver(ABC):
         """The reason why this solver does not support this problem, or None."""
         return None
 
+    def solved_shape(self, shape: Shape) -> Shape:
+        """The shape of the images that its priors see for images of this shape: the same, or that of windows."""
+        return shape
+
 
 @dataclass(frozen=True)
 class Case:

@@ -13,7 +13,7 @@ from time import perf_counter  # bound here: a solver may replace the function o
 import psutil
 import torch
 
-from cryobench.core.operator import LinearOperator
+from cryobench.core.operator import Crop, LinearOperator, Window
 from cryobench.errors import IncompatibleError, PluginError
 
 NETWORK = "network"
@@ -154,6 +154,14 @@ class CountingOperator(LinearOperator):
 
     def rows(self, part: slice | torch.Tensor) -> CountingOperator:
         return CountingOperator(self._operator.rows(part))
+
+    @property
+    def crop_step(self) -> int:
+        return self._operator.crop_step
+
+    def crop(self, window: Window) -> Crop:
+        crop = self._operator.crop(window)
+        return Crop(CountingOperator(crop.operator), crop.measurements)
 
     def __getattr__(self, name: str):
         # solvers written for a particular operator may read its attributes (masks, weights)

@@ -196,8 +196,10 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
             _check_dims(component, dataset, registry)
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: check_operator(o, d.imaging))
-        for prior in priors:
-            guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
+        for solver in [chosen.solver for chosen in solvers if len(dataset.shape) in chosen.solver.dims]:
+            for prior in _priors([solver]):
+                shape = solver.solved_shape(dataset.shape)
+                guarded(f"prior {prior}", lambda p=prior, s=shape: p.check(s))
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
 
@@ -432,13 +434,19 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
 
 def _unlocated(spec: Spec, component: Any) -> Spec:
     """The full spec of a component without the parameters that locate the weights of its priors."""
-    dropped = {
-        f"{field.name}.{name}"
-        for field in fields_of(type(component))
-        if isinstance(prior := getattr(component, field.name), Prior)
-        for name in prior.location_fields
-    }
+    dropped = _locations(component)
     return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
+
+
+def _locations(component: Any) -> set[str]:
+    """The dotted names of the parameters that locate the weights of the priors inside a component."""
+    found = set()
+    for parameter in fields_of(type(component)):
+        part = getattr(component, parameter.name)
+        if parameter.kind is not None and part is not None:
+            own = set(part.location_fields) if isinstance(part, Prior) else set()
+            found |= {f"{parameter.name}.{name}" for name in own | _locations(part)}
+    return found
 
 
 def with_nested(component: Any) -> Iterator[Any]:
