@@ -9,7 +9,7 @@ import torch
 
 from cryobench.core import Imaging, build_operator
 from cryobench.core.meters import CountingOperator, counting
-from cryobench.errors import Unsupported
+from cryobench.errors import ParameterError, Unsupported
 from cryobench.operators import sumpool
 from cryobench.operators.composed import Composed
 from cryobench.operators.ctf import Ctf
