@@ -1,6 +1,6 @@
 """`python -m cryobench`."""
 
-from cryobench.cli import main
+from cryobench.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

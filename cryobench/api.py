@@ -120,6 +120,8 @@ def run(
         presets=presets,
     )
     plan = grid.plan(request, installed())
+    for text in plan.notes:
+        warnings.warn(text, stacklevel=2)
     store = None
     if out is not None:
         store = Results(out)

@@ -101,6 +101,14 @@ def resolve_device(name: str):
     return device
 
 
+def native_bfloat16(device) -> bool:
+    """Whether a CUDA `torch.device` computes in bfloat16; older ones emulate it."""
+    import torch
+
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def import_diffusers() -> ModuleType:
     """The diffusers package. Raises `CryobenchError`, with the usual reason, if it cannot be imported."""
     try:

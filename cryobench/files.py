@@ -10,12 +10,12 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryobench.errors import ResultsError
+from cryobench.errors import ResultsError, reason_of
 
 if TYPE_CHECKING:
     from filelock import AcquireReturnProxy
@@ -37,21 +37,68 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Links are followed; a device or a pipe is written to directly.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with whole_files(path) as (temporary,):
         yield temporary
-        temporary.chmod(0o666 & ~umask())
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_files(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths beside `paths`. If the block succeeds, they are written to disk and replace `paths` together; if
+    it fails, or one of them cannot be moved, all earlier files are kept.
+
+    List a file that describes others after them. If the process is killed while several files are replaced, new files
+    are never beside earlier ones: some of `paths` are then missing, and earlier files have a suffix (`EARLIER`).
+    Links are followed; a device or a pipe is written to directly.
+    """
+    targets = [path.resolve() for path in paths]
+    with ExitStack() as stack:
+        temporary = [_temporary(target, stack) for target in targets]
+        yield temporary
+        written = [(new, target) for new, target in zip(temporary, targets, strict=True) if new != target]
+        for new, _ in written:
+            new.chmod(0o666 & ~umask())
+            sync(new)
+        if len(written) == 1:
+            new, target = written[0]
+            new.replace(target)
+        else:
+            _replace_files(written)
+        for folder in {target.parent for _, target in written}:
+            sync(folder)
+
+
+def _temporary(target: Path, stack: ExitStack) -> Path:
+    """A new file in the folder of `target`, deleted at the end; `target` itself if it is a device or a pipe."""
+    if target.exists() and not target.is_file():
+        return target
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    os.close(handle)
+    stack.callback(Path(name).unlink, missing_ok=True)
+    return Path(name)
+
+
+def _replace_files(written: Sequence[tuple[Path, Path]]) -> None:
+    """Move files to their targets: first the earlier files away, the last one first, then the new ones in order. All
+    moves are undone if one fails."""
+    moved: list[tuple[Path, Path]] = []  # (from, to)
+
+    def move(source: Path, to: Path) -> None:
+        source.rename(to)
+        moved.append((source, to))
+
+    try:
+        for _, target in reversed(written):
+            if target.exists():
+                move(target, target.with_name(f"{target.name}{EARLIER}{secrets.token_hex(4)}"))
+        earlier = [to for _, to in moved]
+        for new, target in written:
+            move(new, target)
+    except BaseException:
+        for source, to in reversed(moved):
+            to.rename(source)
+        raise
+    for file in earlier:
+        file.unlink()
 
 
 @contextmanager
@@ -171,6 +218,17 @@ def read_bounded(path: Path, limit: int) -> bytes:
         if status.st_size > limit:
             raise ValueError(f"{path.name} has {status.st_size} bytes, more than {limit}")
         return file.read(limit)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """`whole_file` for a file that the user named. Raises `ResultsError` if it cannot be written."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        reason = error.strerror or reason_of(error)
+        raise ResultsError(f"cannot write {path}: {reason}; free space or choose another path") from error
 
 
 def check_writable_file(path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from cryobench.errors import described
+from cryobench.global_state import restored
 
 if TYPE_CHECKING:
     from cryobench.record import Record
@@ -56,8 +57,11 @@ class Hooks:
         for point in points:
             owner = point.dist.name if point.dist else "an unknown distribution"
             try:
-                self.register(point.load(), f"{point.name} of {owner}")
-            except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
+                with restored(environment=False):
+                    self.register(point.load(), f"{point.name} of {owner}")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a broken plugin must not stop a run
                 self._report(f"hook plugin {point.name!r} of {owner} cannot be loaded: {described(error)}")
         return self
 
@@ -77,6 +81,9 @@ class Hooks:
         for name, plugin in self._manager.list_name_plugin():
             others = [other for other in plugins if other is not plugin]
             try:
-                self._manager.subset_hook_caller(event, others)(**arguments)
-            except (Exception, SystemExit) as error:  # a broken plugin must not stop a run
+                with restored(environment=False):
+                    self._manager.subset_hook_caller(event, others)(**arguments)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a broken plugin must not stop a run
                 self._report(f"hook plugin {name!r} failed in {event}: {described(error)}")

@@ -1,9 +1,12 @@
-"""The record of one cell. Imports only the standard library."""
+"""The record of one cell. Imports no package but the standard library."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from cryobench.errors import one_line, valid_text
 
 CLEAN = "_clean"
 """Suffix of the columns of a metric that was computed against the clean image."""
@@ -68,3 +71,15 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     unavailable: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
+
+
+def plain(value: Any) -> Any:
+    """A value as plain JSON: objects and lists of texts, numbers, truth values and None. Texts are made valid, and
+    anything else becomes its text."""
+    if isinstance(value, Mapping):
+        return {valid_text(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if value is None or type(value) in (bool, int, float):
+        return value
+    return valid_text(value) if isinstance(value, str) else one_line(value)

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, TypeVar
 
 from cryobench.contract import CONTRACT, GROUP, mismatch
-from cryobench.errors import CryobenchError, DuplicateName, PluginError, SpecError, UnknownName, described
+from cryobench.errors import (
+    CryobenchError,
+    DuplicateName,
+    PluginError,
+    SpecError,
+    UnknownName,
+    described,
+    quoted,
+    shortened,
+)
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
 KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
@@ -24,6 +35,8 @@ PREFIX = "cryobench."
 COMMANDS = f"{PREFIX}commands"
 """The group of plugins that add a command."""
 T = TypeVar("T")
+importing: Callable[[], AbstractContextManager[None]] = nullcontext
+"""A block around the import of each plugin. `global_state` sets it, as it needs more than the standard library."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Registry:
     def _load(self, kind: str, name: str) -> type:
         points = self._points[_known_kind(kind)].get(name, [])
         if not points:
-            raise UnknownName(f"no {_singular(kind)} {name!r}; {did_you_mean(name, self.names(kind))}")
+            raise UnknownName(f"no {_singular(kind)} {quoted(name)}; {did_you_mean(name, self.names(kind))}")
         if len(points) > 1:
             owners = " and ".join(_owner(_origin(kind, point)) for point in points)
             raise DuplicateName(
@@ -86,14 +99,18 @@ class Registry:
         reason = mismatch(self._contracts.get(_owner(origin), str(CONTRACT)))
         if reason is not None:
             raise PluginError(f"{_owner(origin)} {reason}")
+        process = os.getpid()
         try:
-            component = points[0].load()
-        except CryobenchError:
+            with importing():
+                component = points[0].load()
+        except (CryobenchError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a plugin may raise anything, and must not end the program
             moved = isinstance(error, ImportError) and str(error.name).startswith("cryobench.")
             hint = f"; it may be written for a contract other than {CONTRACT}: see docs/plugins.md" if moved else ""
             raise PluginError(f"{where} cannot be imported: {described(error)}{hint}") from error
+        finally:
+            end_forked(process)
         if not (isinstance(component, type) and dataclasses.is_dataclass(component)):
             raise PluginError(f"{where} must be a frozen dataclass; {origin.target} is {_what(component)}")
         if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -104,10 +121,13 @@ class Registry:
     def make(self, kind: str, spec: str | Spec) -> Any:
         """The component that a spec describes, with its nested components; for a@b, the composition of the two."""
         spec = parse(spec) if isinstance(spec, str) else spec
-        where = f"{_singular(kind)} {str(spec)!r}"
+        where = f"{_singular(kind)} {quoted(str(spec))}"
         if spec.after is not None:
             if COMPOSED not in self.names(kind):
-                raise SpecError(f"{spec}: composition with '@' is not available for {kind}; give one {_singular(kind)}")
+                shown = shortened(str(spec))
+                raise SpecError(
+                    f"{shown}: composition with '@' is not available for {kind}; give one {_singular(kind)}"
+                )
             outer, inner = self.make(kind, dataclasses.replace(spec, after=None)), self.make(kind, spec.after)
             composed = self.get(kind, COMPOSED)
             return guarded(f"{where} cannot be made", lambda: composed(outer=outer, inner=inner))
@@ -164,13 +184,25 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 
 
 def guarded(what: str, call: Callable[[], T]) -> T:
-    """The result of a call into a plugin; an exception other than a `CryobenchError` becomes a `PluginError`."""
+    """The result of a call into a plugin; an exception other than a `CryobenchError` or Ctrl-C becomes a `PluginError`.
+
+    A child process that the plugin forked and that returns from the call ends here, see `end_forked`.
+    """
+    process = os.getpid()
     try:
         return call()
-    except CryobenchError:
+    except (CryobenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a plugin may raise anything, and must not end the program
+    except BaseException as error:  # a plugin may raise anything, and must not end the program
         raise PluginError(f"{what}: {described(error)}") from error
+    finally:
+        end_forked(process)
+
+
+def end_forked(process: int) -> None:
+    """End this process at once unless its id is `process`: a plugin forked, and the program must not run twice."""
+    if os.getpid() != process:
+        os._exit(1)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -31,13 +31,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from cryobench.errors import SpecError, UnknownName
+from cryobench.errors import SpecError, UnknownName, quoted, shortened
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _KEYED = re.compile(rf"\s*({_KEY.pattern})\s*=(.*)", re.DOTALL)
 _PATH = re.compile(r"[.~/]|[^:,@]*[/\\]")
 _NONE = "none"
+MAX_DEPTH = 32
+"""Maximum number of operators in a composition, of dots in a key, and of components inside each other."""
+_MAX_LENGTH = 100_000
+"""Maximum number of characters of a spec."""
 COMPOSED = "composed"
 """The name under which a kind registers its composition a@b: a component with the fields outer and inner."""
 
@@ -147,7 +151,11 @@ class Field:
 
 def parse(text: str) -> Spec:
     """Parse the text of a spec. Raises `SpecError`, quoting the text, if it is malformed."""
+    if len(text) > _MAX_LENGTH:
+        raise SpecError(f"spec {quoted(text)} is longer than {_MAX_LENGTH} characters")
     links = _split(text, "@", text)
+    if len(links) > MAX_DEPTH:
+        raise SpecError(f"spec {quoted(text)} has {len(links)} parts joined by '@'; give at most {MAX_DEPTH}")
     spec: Spec | None = None
     for link in reversed(links):
         spec = dataclasses.replace(_parse_single(link, text), after=spec)
@@ -160,7 +168,9 @@ def _parse_single(text: str, whole: str) -> Spec:
     name, colon, first = head.partition(":")
     name = name.strip()
     if not _NAME.fullmatch(name):
-        raise SpecError(f"spec {whole!r}: expected a component name such as 'sumpool' before ':' or ',', got {name!r}")
+        raise SpecError(
+            f"spec {quoted(whole)}: expected a component name such as 'sumpool' before ':' or ',', got {quoted(name)}"
+        )
     value: str | None = None
     params: dict[str, str] = {}
     items = ([first] if colon else []) + rest
@@ -168,14 +178,16 @@ def _parse_single(text: str, whole: str) -> Spec:
         keyed = _KEYED.fullmatch(item)
         if keyed:
             key, raw = keyed.groups()
+            if key.count(".") > MAX_DEPTH:
+                raise SpecError(f"spec {quoted(whole)}: {quoted(key)} has more than {MAX_DEPTH} dots")
             if key in params:
-                raise SpecError(f"spec {whole!r}: {key!r} is given twice")
+                raise SpecError(f"spec {quoted(whole)}: {quoted(key)} is given twice")
             params[key] = _unquote(raw, whole)
         elif position == 0 and colon:
             value = _unquote(item, whole)
         else:
             raise SpecError(
-                f"spec {whole!r}: expected key=value, got {item.strip()!r} "
+                f"spec {quoted(whole)}: expected key=value, got {quoted(item.strip())} "
                 "(only the first value after ':' may omit its key; a value with a comma needs double quotes)"
             )
     return Spec(name, value, tuple(params.items()))
@@ -183,19 +195,24 @@ def _parse_single(text: str, whole: str) -> Spec:
 
 def _split(text: str, separator: str, whole: str) -> list[str]:
     """Split at separators outside double quotes."""
-    parts, start, quoted, i = [], 0, False, 0
+    parts, start, inside, i = [], 0, False, 0
     while i < len(text):
-        if quoted and text[i] == "\\":
+        if inside and text[i] == "\\":
             i += 1
         elif text[i] == '"':
-            quoted = not quoted
-        elif text[i] == separator and not quoted:
+            inside = not inside
+        elif text[i] == separator and not inside:
             parts.append(text[start:i])
             start = i + 1
         i += 1
-    if quoted:
-        raise SpecError(f"spec {whole!r}: a double quote is not closed")
+    if inside:
+        raise SpecError(f"spec {quoted(whole)}: a double quote is not closed")
     return [*parts, text[start:]]
+
+
+def _shown(spec: Spec) -> str:
+    """A spec, for a message."""
+    return shortened(str(spec))
 
 
 def _quote(value: str) -> str:
@@ -207,12 +224,12 @@ def _unquote(raw: str, whole: str) -> str:
     raw = raw.strip()
     if not raw.startswith('"'):
         if not raw:
-            raise SpecError(f'spec {whole!r}: a value is missing (write "" for an empty one)')
+            raise SpecError(f'spec {quoted(whole)}: a value is missing (write "" for an empty one)')
         if '"' in raw:
-            raise SpecError(f"spec {whole!r}: quote the whole value, not a part of it: {raw!r}")
+            raise SpecError(f"spec {quoted(whole)}: quote the whole value, not a part of it: {quoted(raw)}")
         return raw
     if len(raw) < 2 or not re.fullmatch(r'"(?:[^"\\]|\\.)*"', raw, re.DOTALL):
-        raise SpecError(f"spec {whole!r}: quote the whole value, not a part of it: {raw!r}")
+        raise SpecError(f"spec {quoted(whole)}: quote the whole value, not a part of it: {quoted(raw)}")
     return re.sub(r"\\(.)", r"\1", raw[1:-1], flags=re.DOTALL)
 
 
@@ -284,9 +301,9 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
     if spec.value is not None:
         if first is None:
             parameters = "parameters only by name" if fields else "no parameters"
-            raise SpecError(f"{spec.name!r} takes {parameters}, got {spec.value!r}")
+            raise SpecError(f"{quoted(spec.name)} takes {parameters}, got {quoted(spec.value)}")
         if first.name in texts:
-            raise SpecError(f"{spec}: {first.name!r} is given twice, bare and by name")
+            raise SpecError(f"{_shown(spec)}: {first.name!r} is given twice, bare and by name")
         texts[first.name] = spec.value
 
     values: dict[str, Any] = {}
@@ -298,13 +315,16 @@ def bind(cls: type, spec: Spec, nested: Callable[[str, Spec], Any], suggest: Cal
         elif field.kind is not None and (own is not None or inner):
             values[field.name] = _make_nested(spec, field, own, inner, nested)
         elif inner:
-            raise SpecError(f"{spec}: {field.name!r} is a {field.type_name} and has no parameter {next(iter(inner))!r}")
+            raise SpecError(
+                f"{_shown(spec)}: {field.name!r} is a {field.type_name} and has no parameter "
+                f"{quoted(next(iter(inner)))}"
+            )
         elif own is not None:
             values[field.name] = _convert(own, field.type, f"{spec.name}: {field.name}")
         elif field.required:
-            raise SpecError(f"{spec.name!r} needs {field.name!r} ({field.type_name}): {field.doc}")
+            raise SpecError(f"{quoted(spec.name)} needs {field.name!r} ({field.type_name}): {field.doc}")
     for key in texts:
-        raise SpecError(f"{spec.name!r} has no parameter {key!r}; {suggest(key, [f.name for f in fields])}")
+        raise SpecError(f"{quoted(spec.name)} has no parameter {quoted(key)}; {suggest(key, [f.name for f in fields])}")
     return cls(**values)
 
 
@@ -321,17 +341,17 @@ def _make_nested(
     except (SpecError, UnknownName) as error:
         if own is None or _PATH.match(own) or not Path(own).is_dir():
             raise
-        raise type(error)(f"{error}; for the folder {own}, write {field.name}=./{own}") from error
+        raise type(error)(f"{error}; for the folder {shortened(own)}, write {field.name}=./{shortened(own)}") from error
     if isinstance(field.type, type) and not isinstance(made, field.type):
         expected = f"a {field.type.__name__}, such as {field.folder!r}"
-        raise SpecError(f"{spec.name}: {field.name} expects {expected}, got {base.name!r}")
+        raise SpecError(f"{spec.name}: {field.name} expects {expected}, got {quoted(base.name)}")
     return made
 
 
 def _nested_spec(spec: Spec, field: Field, own: str | None, inner: dict[str, str]) -> Spec:
     """The spec of a nested component: its own text, with the dotted keys of the outer spec added."""
     if own is None:
-        raise SpecError(f"{spec}: {next(iter(inner))!r} needs its {field.name}; add {field.name}=NAME")
+        raise SpecError(f"{_shown(spec)}: {quoted(next(iter(inner)))} needs its {field.name}; add {field.name}=NAME")
     base = Spec(field.folder, own) if field.folder is not None and _PATH.match(own) else parse(own)
     prefix = len(field.name) + 1
     params = dict(base.params) | {key[prefix:]: value for key, value in inner.items()}
@@ -412,7 +432,7 @@ def _convert(text: str, expected: Any, where: str) -> Any:
             return expected(text)
         except ValueError:  # falls through to the error below
             pass
-    raise SpecError(f"{where} expects {_type_name(expected)}, got {text!r}")
+    raise SpecError(f"{where} expects {_type_name(expected)}, got {quoted(text)}")
 
 
 def _type_name(expected: Any) -> str:

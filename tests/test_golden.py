@@ -62,7 +62,7 @@ def test_cryosense_replays_the_reference(shared, case):
     recorded = np.load(shared / "golden" / "cryosense_reference.npz")
     parameters = json.loads((shared / "golden" / "cryosense_reference.json").read_text())[case]
     operator, y = measured(recorded, parameters, case)
-    prior = Diffusion(str(shared / "golden" / "tiny_unet"))
+    prior = Diffusion(str(shared / "golden" / "tiny_unet"), schedule="linear:1000", predicts="epsilon")
     solver = CryoSense(
         prior=prior, steps=parameters["steps"], zeta=parameters["zeta_scale"], zeta_min=parameters["zeta_min"],
         beta=parameters["beta"], beta_min=parameters["beta_min"],

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryobench.errors import CryobenchError, SpecError, UnknownName
-from cryobench.registry import did_you_mean, installed
+from cryobench.registry import KINDS, did_you_mean, installed
 from cryobench.spec import ByName, Choice, Component, Range, Spec, bind, fields_of, first_field, parse, unbind
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)
@@ -198,7 +198,7 @@ def test_invalid_values_are_refused_with_the_expected_type(text: str, message: s
 FIRST = {
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
     "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
-    "wiener": "snr", "sparse": "prior",
+    "wiener": "snr", "sparse": "prior", "tiled": "solver",
 }  # fmt: skip
 
 
@@ -216,10 +216,11 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
             registry.make("solvers", f"{name}:20")
         return
     assert first_field(registry.get("solvers", name)).name == first
-    value = "wavelet" if first == "prior" else "20"
+    value = {"prior": "wavelet", "solver": "pinv"}.get(first, "20")
     bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
-    assert getattr(bare, first) == (registry.make("priors", value) if first == "prior" else 20)
+    kind = f"{first}s"
+    assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 20)
     for full in (False, True):
         assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any
 
 import typer
 
 from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
+from cryobench.cli.output import note
 from cryobench.cli.plugins import PluginGroup
-from cryobench.errors import CryobenchError, described
+from cryobench.cli.watch import run_watched
+from cryobench.errors import CryobenchError, DataWarning, described, reason_of
+from cryobench.text import printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""Errors of writing: no space, a quota or limit, a failing or read-only disk."""
 
 app = typer.Typer(
     name="cryobench",
@@ -57,8 +68,23 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "check")
+"""Commands that call plugins for their results. `train` handles signals itself."""
+
+
+def command() -> None:
+    """The `cryobench` command: `main`, in a watched process if plugins could end it. `--debug` runs in this one."""
+    arguments = sys.argv[1:]
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name in WATCHED and not {"--debug", "--help", "-h"} & set(arguments):
+        run_watched(main)
+    else:
+        main()
+
+
 def main() -> None:
-    """The `cryobench` command. Exit code 0: success; 1: a run failed; 2: invalid request."""
+    """The `cryobench` command in this process. Exit code 0: success; 1: a run failed; 2: invalid request, or output
+    that cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot encode '·' shows '?', not a traceback
@@ -66,21 +92,63 @@ def main() -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(args=arguments, prog_name="cryobench")
+        with _printable_warnings():
+            try:
+                app(args=arguments, prog_name="cryobench")
+            finally:
+                sys.stdout.flush()
     except CryobenchError as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        note(f"error: {reason_of(error)}")
         sys.exit(2)
-    except Exception as error:  # a bug in cryobench: one line that says how to see the traceback
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+        _discard_stdout()
+        sys.exit(1)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            _discard_stdout()
+            if debug:
+                raise
+            note(
+                f"error: cannot write {error.filename or 'the output'}: {error.strerror}; free space or write elsewhere"
+            )
+            sys.exit(2)
         if debug:
             raise
-        typer.echo(
+        # a bug in cryobench: one line that says how to see the traceback
+        note(
             f"internal error: {described(error)} (use --debug for the traceback; include the output of "
-            "`cryobench env` in a bug report)",
-            err=True,
+            "`cryobench env` in a bug report)"
         )
         sys.exit(1)
 
 
-__all__ = ["app", "main"]
+def _discard_stdout() -> None:
+    """Discard what stdout has buffered and cannot write; otherwise Python would try again at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _printable_warnings() -> Iterator[None]:
+    """Python's warnings are printed without terminal codes, those about data files on one line."""
+    formatwarning, showwarning = warnings.formatwarning, warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *args: Any) -> None:
+        if issubclass(category, DataWarning):
+            note(f"warning: {message}")
+        else:
+            showwarning(message, category, *args)
+
+    warnings.formatwarning = lambda *args, **options: printable(formatwarning(*args, **options))
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.formatwarning, warnings.showwarning = formatwarning, showwarning
+
+
+__all__ = ["app", "command", "main"]

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from cryobench.cli.output import note, rich_text, say
 from cryobench.errors import UnknownName
 from cryobench.registry import KINDS, did_you_mean, installed
 from cryobench.spec import fields_of, first_field
+from cryobench.text import json_text, printable
 
 
 def list_components(
@@ -22,8 +24,8 @@ def list_components(
 
         found = problems_of(registry)
         for problem in found:
-            typer.echo(problem)
-        typer.echo(f"{len(found)} problem(s)", err=True)
+            say(problem)
+        note(f"{len(found)} problem(s)")
         raise typer.Exit(1 if found else 0)
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"no kind {kind!r}; {did_you_mean(kind, KINDS)}")
@@ -36,15 +38,15 @@ def list_components(
             rows.append(("" if position else shown, name, owners + clash))
     kind_width, name_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     for position, (shown, name, owners) in enumerate(rows):  # rich takes a quarter of a second for 250 rows
-        line = f"{shown:<{kind_width}}  {name:<{name_width}}  {owners}"
+        line = printable(f"{shown:<{kind_width}}  {name:<{name_width}}  {owners}")
         typer.echo(line if position else typer.style(line, dim=True))
 
 
 def show(name: Annotated[str, typer.Argument(help="A component name, such as sumpool.")]) -> None:
     """Show a component: its description, its parameters, and the package that provides it."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     registry = installed()
     kinds = [kind for kind in KINDS if name in registry.names(kind)]
@@ -55,9 +57,9 @@ def show(name: Annotated[str, typer.Argument(help="A component name, such as sum
     for kind in kinds:
         component = registry.get(kind, name)
         origin = registry.origins(kind, name)[0]
-        console.print(f"[bold]{escape(name)}[/bold]  [dim]{kind} · {escape(origin.distribution)} {origin.version} · "
-                      f"{escape(origin.target)}[/dim]")  # fmt: skip
-        console.print(_paragraphs(component.__doc__ or "(no description)"), highlight=False, markup=False)
+        provided = rich_text(f"{kind} · {origin.distribution} {origin.version} · {origin.target}", "dim")
+        console.print(Text("  ").join([rich_text(name, "bold"), provided]))
+        console.print(rich_text(_paragraphs(component.__doc__ or "(no description)")))
         fields = fields_of(component)
         table = Table(box=None, pad_edge=False, header_style="dim")
         searched = any(field.search is not None for field in fields)
@@ -66,18 +68,16 @@ def show(name: Annotated[str, typer.Argument(help="A component name, such as sum
         for field in fields:
             default = "required" if field.required else _default_text(field.default)
             search = [str(field.search or "")] if searched else []
-            table.add_row(*map(escape, (field.name, field.type_name, default, *search, field.doc)))
+            table.add_row(*map(rich_text, (field.name, field.type_name, default, *search, field.doc)))
         if fields:
             console.print(table)
         if (first := first_field(component)) is not None:
-            console.print(f"{name}:VALUE sets {first.name}.", highlight=False, markup=False)
+            console.print(rich_text(f"{name}:VALUE sets {first.name}."))
         console.print()
 
 
 def env(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Print versions and hardware, for bug reports."""
-    import json
-
     from cryobench import environment
     from cryobench.errors import CryobenchError
     from cryobench.testing.doctor import problems as problems_of
@@ -93,11 +93,11 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fals
     problems = problems_of(installed())
     facts["plugin problems"] = "; ".join(problems) or "none"
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        say(json_text(facts, indent=1))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 def _default_text(value: object) -> str:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cryobench.cli.output import say
 from cryobench.errors import ParameterError, UnknownName
 from cryobench.registry import KINDS, Registry, did_you_mean, installed
 from cryobench.spec import parse
+from cryobench.text import json_text
 
 if TYPE_CHECKING:
     from cryobench.testing.rules import RuleResult
@@ -31,29 +33,33 @@ def check(
     The components are tested on small synthetic images or volumes. Give a slow solver few steps, such as
     cryosense:steps=20.
     """
-    import json
-
+    from cryobench.cli.output import stdout_for_results
     from cryobench.testing import examine
 
     requested = [(kind, spec) for text in specs for kind, spec in _kinds_of(text, installed())]
     report, broken = [], 0
     for kind, spec in requested:
         if not as_json:
-            typer.echo(f"{kind}/{spec}")
+            say(f"{kind}/{spec}")
         results = []
-        for result in examine(kind, spec):
+        examined = examine(kind, spec)
+        while True:
+            with stdout_for_results():
+                result = next(examined, None)
+            if result is None:
+                break
             results.append(result)
             if not as_json and (result.status == "broken" or not quiet):
                 _print(result)
         counts = Counter(result.status for result in results)
         broken += counts["broken"]
         if not as_json:
-            typer.echo("  " + ", ".join(f"{n} {MARKS[status]}" for status, n in counts.items()) + "\n")
+            say("  " + ", ".join(f"{n} {MARKS[status]}" for status, n in counts.items()) + "\n")
         report.append({"kind": kind, "spec": spec, "rules": [
             {"rule": r.rule.name, "status": r.status, "why": r.why, "remedy": r.rule.remedy} for r in results
         ]})  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        say(json_text(report, indent=1))
     raise typer.Exit(1 if broken else 0)
 
 
@@ -76,6 +82,6 @@ def _kinds_of(text: str, registry: Registry) -> list[tuple[str, str]]:
 
 def _print(result: RuleResult) -> None:
     why = f": {result.why}" if result.why else ""
-    typer.echo(f"  {MARKS[result.status]:6}  {result.rule.name}{why}")
+    say(f"  {MARKS[result.status]:6}  {result.rule.name}{why}")
     if result.status == "broken":
-        typer.echo(f"          {result.rule.remedy}")
+        say(f"          {result.rule.remedy}")

@@ -27,11 +27,11 @@ def info(
 ) -> None:
     """Summarise a data source: images, pixel size, statistics, CTF; --sheet draws the images."""
     import dataclasses
-    import json
 
-    from cryobench.cli.output import note
+    from cryobench.cli.output import note, say
     from cryobench.files import check_writable_file
     from cryobench.io.summary import summarise, summary_lines
+    from cryobench.text import json_text
 
     if sheet is not None:
         check_writable_file(sheet)
@@ -40,12 +40,12 @@ def info(
         note(f"{_write_sheet(stack, images, clean, sheet)} images on {sheet}")
     summary = summarise(stack)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary), indent=1))
+        say(json_text(dataclasses.asdict(summary), indent=1))
     else:
         lines = summary_lines(summary)
         width = max(map(len, lines))
         for name, value in lines.items():
-            typer.echo(f"{name:<{width}}  {value}")
+            say(f"{name:<{width}}  {value}")
 
 
 @data_app.command("simulate")
@@ -64,22 +64,20 @@ def simulate(
     """
     from cryobench.cli.output import note
     from cryobench.errors import ResultsError
-    from cryobench.io.conversion import CleanStack
-    from cryobench.io.conversion import convert as write
+    from cryobench.io.conversion import CleanStack, write_together, written_files
 
     stack = _opened(spec if spec.partition(":")[0] == "simulate" else f"simulate:{spec}", None, False, None)
-    names = ["particles"] + (["clean"] if clean else [])
-    existing = [out / f"{name}.mrcs" for name in names if (out / f"{name}.mrcs").exists()]
+    stacks = {out / "particles.mrcs": stack} | ({out / "clean.mrcs": CleanStack(stack)} if clean else {})
+    existing = [file for path in stacks for file in written_files(path) if file.exists()]
     if existing and not force:
         raise ResultsError(f"{existing[0]} exists; give another --out, or --force to replace it")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"cannot create the folder {out}: {error.strerror}; choose another --out") from error
-    for name in names:
-        source = stack if name == "particles" else CleanStack(stack)
-        written = write(source, out / f"{name}.mrcs")
-        note(f"{len(stack)} images in {' and '.join(map(str, written))}")
+    write_together(stacks)
+    for path in stacks:
+        note(f"{len(stack)} images in {' and '.join(map(str, written_files(path)))}")
 
 
 @data_app.command("convert")

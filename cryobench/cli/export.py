@@ -31,7 +31,7 @@ def export(
     """
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
-    from cryobench.files import check_writable_file, whole_file
+    from cryobench.files import check_writable_file, output_file
 
     stdout = csv is not None and str(csv) == "-"
     files = [file for file in (None if stdout else csv, parquet, benchopt) if file is not None]
@@ -55,7 +55,7 @@ def export(
         if stdout:
             sys.stdout.write(text)
         else:
-            with whole_file(csv) as path:
+            with output_file(csv) as path:
                 path.write_text(text, encoding="utf-8")
     if table is not None and parquet is not None:
         export.write_parquet(table, parquet)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from cryobench.cli.output import rich_text
 from cryobench.cli.progress import ProgressObserver, duration
+from cryobench.cli.watch import note_cell
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
@@ -48,12 +49,14 @@ class Dashboard(ProgressObserver):
         self._warnings: list[str] = []
 
     def cell_started(self, cell: Cell) -> None:
+        note_cell(f"{cell.labels['solver']} on {cell.labels['operator']}")
         self._running[cell.hash] = cell, time.monotonic()
 
     def cell_progress(self, fraction: float) -> None:
         """The progress within a cell is not shown."""
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
+        note_cell("")
         self._reused += reused
         self._running.pop(record.hash, None)
         self._done[record.status] += 1
@@ -98,12 +101,12 @@ class Dashboard(ProgressObserver):
             for problem, (score, record) in list(self._best.items())[-ROWS:]
         ]
         progress = Table.grid(padding=(0, 1))
-        progress.add_row(ProgressBar(self._cells, finished, width=40), escape(", ".join(status)))
+        progress.add_row(ProgressBar(self._cells, finished, width=40), rich_text(", ".join(status)))
         parts: list[RenderableType] = [
             progress,
             _table("running", ("cell", "since"), running),
             _table(f"best so far, by {self._by}", ("problem", "solver", self._by, "floor"), best),
-            *(f"[red]{escape(warning)}[/red]" for warning in self._warnings),
+            *(rich_text(warning, "red") for warning in self._warnings),
         ]
         return Group(*parts)
 
@@ -113,9 +116,9 @@ def _named(cell: Cell) -> str:
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim")
+    table = Table(title=rich_text(title), title_justify="left", title_style="bold", box=None, header_style="dim")
     for name in columns:
-        table.add_column(name)
+        table.add_column(rich_text(name))
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(rich_text, row))
     return table

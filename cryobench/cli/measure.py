@@ -147,6 +147,8 @@ def reconstruct(
     where = _where(executor, device, threads, shard, time_limit, memory_limit)
     task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
     work = task.open()
+    for text in () if quiet else work.notes():
+        note(text)
     work.start(force=force)
     complete = _run(task, work, where, out, quiet)
     files = work.finish() if complete else []

@@ -15,10 +15,11 @@ def new(
 ) -> None:
     """Create a package with a new component, which can be installed and passes the tests of its contract."""
     from cryobench import scaffold
+    from cryobench.cli.output import say
 
     folder = scaffold.create(kind, name, into)
     name = name.replace("-", "_")
-    typer.echo(
+    say(
         f"{folder}\n\n"
         f"  pip install -e {folder}\n"
         f"  cryobench check {scaffold.KINDS[kind]}/{name}\n"

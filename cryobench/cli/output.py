@@ -1,17 +1,28 @@
-"""Output: results on stdout, notes on stderr. Does not import torch."""
+"""Output: results on stdout, notes on stderr. Does not import torch.
+
+Text that is not written here (names, reasons, file contents) may hold terminal codes: everything that is printed passes
+`printable`, `rich_text` or the renderers of tables.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from cryobench.text import printable
+
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.text import Text
 
     from cryobench.record import Record
 
@@ -23,7 +34,47 @@ FILE_WIDTH = 160
 
 def note(message: str) -> None:
     """Print a message to stderr."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
+
+
+def say(text: str) -> None:
+    """Print text to stdout."""
+    typer.echo(printable(text))
+
+
+def rich_text(text: str, style: str = "") -> Text:
+    """Text for Rich, without markup."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
+
+
+@contextlib.contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """A block in which what plugins print, from Python or C, goes to stderr and does not mix with the results."""
+    _flush()
+    try:
+        copy = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of the two is closed
+        copy = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _flush()
+        if copy is not None:
+            os.dup2(copy, 1)
+            os.close(copy)
+
+
+def _flush() -> None:
+    """Flush the buffers of stdout, of Python and of the C library."""
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None:
+            with contextlib.suppress(ValueError, OSError):  # closed, or on a full disk
+                stream.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 @dataclass(frozen=True)
@@ -72,16 +123,23 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
 
 
 def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
-    """Rank records and show the leaderboard. find: see `show`."""
+    """Rank records and show the leaderboard. find and errors: see `show`."""
     from cryobench.leaderboard.table import leaderboard
 
     show(leaderboard(records, by=by), outputs, records, find)
 
 
-def show(frame: pd.DataFrame, outputs: Outputs, records: Iterable[Record], find: Callable[[str], Path | None]) -> None:
-    """Write the requested files, each atomically, and print the leaderboard. find: returns the run folder of a hash, or
-    None."""
-    from cryobench.files import whole_file
+def show(
+    frame: pd.DataFrame,
+    outputs: Outputs,
+    records: Iterable[Record],
+    find: Callable[[str], Path | None],
+    others: Mapping[Path, str] | None = None,
+) -> None:
+    """Print the leaderboard, then write the requested files, each atomically, and `others`, texts by file.
+
+    find: returns the run folder of a hash, or None. Raises `ResultsError` if files cannot be written; the others are.
+    """
     from cryobench.leaderboard import render
 
     def page(frame: pd.DataFrame) -> str:
@@ -89,7 +147,7 @@ def show(frame: pd.DataFrame, outputs: Outputs, records: Iterable[Record], find:
 
         return to_page(frame, records, find)
 
-    written: dict[str, Callable[[pd.DataFrame], str]] = {
+    rendered: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": render.to_csv,
         "md": render.to_markdown,
         "html": page,
@@ -97,15 +155,40 @@ def show(frame: pd.DataFrame, outputs: Outputs, records: Iterable[Record], find:
         "latex": render.to_latex,
         RICH: _drawn,
     }
-    for file, name in outputs.files.items():
-        with whole_file(file) as path:
-            path.write_text(written[name](frame), encoding="utf-8")
-    if outputs.printed == RICH:
-        from rich.console import Console
 
-        Console().print(render.rich_tables(frame))
-    else:
-        sys.stdout.write(written[outputs.printed](frame))
+    def print_table() -> None:
+        if outputs.printed == RICH:
+            from rich.console import Console
+
+            Console().print(render.rich_tables(frame))
+        else:
+            sys.stdout.write(rendered[outputs.printed](frame))
+
+    files = {file: partial(rendered[name], frame) for file, name in outputs.files.items()}
+    print_and_write(print_table, files | {file: partial(str, text) for file, text in (others or {}).items()})
+
+
+def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callable[[], str]]) -> None:
+    """Print a table, then write files, each atomically, even if stdout or one of the files cannot be written.
+
+    files: functions that return the text of each. Raises `ResultsError` that names the files that cannot be written.
+    """
+    from cryobench.errors import ResultsError
+    from cryobench.files import output_file
+
+    errors: list[ResultsError] = []
+    try:
+        print_table()
+        sys.stdout.flush()
+    finally:
+        for file, text in files.items():
+            try:
+                with output_file(file) as path:
+                    path.write_text(text(), encoding="utf-8")
+            except ResultsError as error:
+                errors.append(error)
+    if errors:
+        raise ResultsError("; ".join(map(str, errors)))
 
 
 def _drawn(frame: pd.DataFrame) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -10,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cryobench.errors import PluginError
 from cryobench.registry import COMMANDS, guarded
+from cryobench.text import printable
 
 
 class PluginGroup(TyperGroup):
@@ -18,6 +21,14 @@ class PluginGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         built_in = super().list_commands(ctx)
         return [*built_in, *sorted({point.name for point in entry_points(group=COMMANDS)} - set(built_in))]
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _printable_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_errors():
+            return super().invoke(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -52,6 +63,18 @@ class PluginCommand(TyperCommand):
             single.command(self._point.name)(loaded)
             return typer.main.get_command(single)
         raise PluginError(f"{where} must be a function, a Typer app or a click command, got {type(loaded).__name__}")
+
+
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Errors of Typer quote arguments, such as names of files that the shell has found."""
+    try:
+        yield
+    except Exception as error:  # Typer's class of errors depends on its version
+        message = vars(error).get("message")
+        if isinstance(message, str):
+            vars(error)["message"] = printable(message)
+        raise
 
 
 def _owner(point: EntryPoint) -> str:

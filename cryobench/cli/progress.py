@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,11 +19,13 @@ from rich.progress import (
 )
 
 from cryobench.cli.output import note
+from cryobench.cli.watch import note_cell
 from cryobench.measuring.chunks import ChunkObserver
 from cryobench.plan.grid import Cell
 from cryobench.record import Record
 from cryobench.sweep.driver import SweepObserver
 from cryobench.sweep.utilisation import summary
+from cryobench.text import printable
 from cryobench.training import loop as training
 
 
@@ -46,13 +47,15 @@ class ProgressObserver(SweepObserver):
         self._bars.stop()
 
     def cell_started(self, cell: Cell) -> None:
-        name = escape(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        note_cell(name)
         self._bars.reset(self._one, description=name, visible=True)
 
     def cell_progress(self, fraction: float) -> None:
         self._bars.update(self._one, completed=fraction)
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
+        note_cell("")
         self._reused += reused
         self._bars.advance(self._all)
         if self._lines:
@@ -166,7 +169,7 @@ class ChunkProgress(ChunkObserver):
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts finished items; yields a function update(done, total)."""
     bars, _ = _bars(quiet)
-    task = bars.add_task(what, total=total)
+    task = bars.add_task(printable(what), total=total)
     with bars:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -182,6 +185,7 @@ def duration(seconds: float) -> str:
 def _bars(quiet: bool) -> tuple[Progress, bool]:
     """Progress bars on stderr, disabled if quiet or not on a terminal; and whether stderr is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
     return bars, console.is_terminal

@@ -94,7 +94,7 @@ def run(
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
     from cryobench import runner
-    from cryobench.cli.output import check_outputs, note, print_leaderboard
+    from cryobench.cli.output import check_outputs, note, print_leaderboard, stdout_for_results
     from cryobench.cli.progress import ProgressObserver
     from cryobench.cli.running import check_by, collect
     from cryobench.hooks import Hooks
@@ -122,12 +122,16 @@ def run(
         save=save or (),
         presets=presets,
     )  # fmt: skip
-    plan = grid.plan(request, installed())
+    with stdout_for_results():
+        plan = grid.plan(request, installed())
     check_by(by, [plan])
+    for text in () if quiet else plan.notes:
+        note(text)
     outputs = check_outputs(csv, as_json, formats or ())
     store = Results(out)
     store.check_writable()
-    hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
+    with stdout_for_results():
+        hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
     with ProgressObserver(len(plan.cells), quiet) as observer:
         records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
     print_leaderboard(records, by, outputs, store.find)

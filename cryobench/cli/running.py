@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 
-from cryobench.cli.output import note
+from cryobench.cli.output import note, stdout_for_results
+from cryobench.cli.watch import note_kept
 from cryobench.errors import ExecutorError, ParameterError, ResultsError
 from cryobench.record import COSTS
 from cryobench.registry import did_you_mean
@@ -34,9 +33,11 @@ def collect(records: Iterable[Record], cells: int, store: Results) -> list[Recor
     kept = f"cells are finished and kept in {store.given}; the same command continues from there"
     found: list[Record] = []
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
+        note_kept(f"0 of {cells} {kept}")
+        with stdout_for_results():
             for record in records:
                 found.append(record)
+                note_kept(f"{len(found)} of {cells} {kept}")
     except KeyboardInterrupt:
         note(f"\nstopped: {len(found)} of {cells} {kept}")
         raise typer.Exit(INTERRUPTED) from None

@@ -84,7 +84,7 @@ def sweep(
     Example: cryobench sweep leaderboards/fourier.yaml --executor processes --publish leaderboards
     """
     from cryobench.cli.live import watching
-    from cryobench.cli.output import check_outputs, note, show
+    from cryobench.cli.output import check_outputs, note, show, stdout_for_results
     from cryobench.cli.running import check_by, collect
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
@@ -108,11 +108,14 @@ def sweep(
     suite_file = read_suite(suite)
     # the workers' machines may have devices that this one lacks
     own_device = device if spec.kind in ("local", "processes") else "cpu"
-    plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
-                                      presets=presets)  # fmt: skip
-    references = suites.references(suite_file, installed(), presets)
+    with stdout_for_results():
+        plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
+                                          presets=presets)  # fmt: skip
+        references = suites.references(suite_file, installed(), presets)
     if plans:
         check_by(by, plans)
+    for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
+        note(text)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}
     for path in files.values():
         check_writable_file(path)
@@ -126,20 +129,21 @@ def sweep(
         return
     store.check_writable()
     with watching(cells, by, live=live, quiet=quiet) as observer:
-        hooks = Hooks(observer.warn).load_installed()
+        with stdout_for_results():
+            hooks = Hooks(observer.warn).load_installed()
         running = run(plans, options, spec, observer, hooks, threads=threads,
                       hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
         records = collect(running, cells, store)
     places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
     records.sort(key=lambda record: places[record.hash])  # the table must not depend on which cell finishes first
     frame = leaderboard(records, by=by)
-    show(frame, outputs, records, store.find)
+    published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
+    show(frame, outputs, records, store.find, published)
     if not quiet:
         note(observer.summary(store.given))
     for grid in unavailable:
         note(f"not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
     if files:
-        _publish(suite_file, frame, records, references, unavailable, files)
         note(f"published in {' and '.join(map(str, files.values()))}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
@@ -150,7 +154,7 @@ def _print_dry_run(plans: Sequence[Plan], unavailable: Sequence[UnavailableGrid]
     from rich.console import Console
     from rich.table import Table
 
-    from cryobench.cli.output import note
+    from cryobench.cli.output import note, rich_text, say
     from cryobench.cli.progress import duration
     from cryobench.leaderboard.cells import StoredRecords
     from cryobench.leaderboard.index import read_cells
@@ -169,29 +173,28 @@ def _print_dry_run(plans: Sequence[Plan], unavailable: Sequence[UnavailableGrid]
         saved = [record.status == "ok" for record in saved_records if record.solver == solver]
         seconds, unknown = times.total(own)
         estimate = "" if not own else "unknown" if unknown == len(own) else duration(seconds)
-        table.add_row(solver, str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
+        table.add_row(rich_text(solver), str(len(own)), str(sum(saved)), str(len(saved) - sum(saved)), estimate)
     Console().print(table)
     seconds, unknown = times.total(todo)
-    print(f"{len(todo)} of {len(todo) + len(saved_records)} cells to run"
-          + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
-          + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
+    say(f"{len(todo)} of {len(todo) + len(saved_records)} cells to run"
+        + (f"; about {duration(seconds)} on one worker, from earlier cells" if unknown < len(todo) else "")
+        + (f"; no estimate for {unknown} of them" if unknown else ""))  # fmt: skip
     for grid in unavailable:
-        print(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
+        say(f"will not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason} ({grid.error})")
 
 
-def _publish(
+def _published(
     suite: SuiteFile,
     frame: pd.DataFrame,
     records: Sequence[Record],
     references: Sequence[Reference],
     unavailable: Sequence[UnavailableGrid],
     files: Mapping[str, Path],
-) -> None:
-    """Write the leaderboard as CSV and as a Markdown page, atomically."""
+) -> dict[Path, str]:
+    """The leaderboard as CSV and as a Markdown page, by file."""
     from datetime import UTC, datetime
 
     from cryobench.environment import hardware, version
-    from cryobench.files import whole_file
     from cryobench.leaderboard.render import to_csv
     from cryobench.sweep.published import published_numbers, report, with_published
 
@@ -201,10 +204,7 @@ def _publish(
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
     command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
     numbers = published_numbers(references, records, unavailable)
-    texts = {
-        "csv": to_csv(with_published(frame, numbers)),
-        "md": report(suite, frame, numbers, unavailable, made, command),
+    return {
+        files["csv"]: to_csv(with_published(frame, numbers)),
+        files["md"]: report(suite, frame, numbers, unavailable, made, command),
     }
-    for ending, path in files.items():
-        with whole_file(path) as temporary:
-            temporary.write_text(texts[ending], encoding="utf-8")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,7 +108,7 @@ def tune(
     from cryobench.tuning import check_installed
 
     check_installed()
-    from cryobench.cli.output import check_outputs, note
+    from cryobench.cli.output import check_outputs, note, stdout_for_results
     from cryobench.cli.running import INTERRUPTED
     from cryobench.errors import ParameterError
     from cryobench.plan.dataset import data_options
@@ -149,12 +149,13 @@ def tune(
         batch=batch,
     )
     loaded: Loaded = {}
-    tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
+    with stdout_for_results():
+        tunings = [Tuning(task, search, registry, loaded) for task in _tasks(suite, request, registry)]
     for tuning in tunings:
         with tuning.lock():
             pass  # fail before any work if trials cannot be saved or another process tunes the solver
     outcomes: list[Outcome] = []
-    with contextlib.redirect_stdout(sys.stderr):  # output of plugins must not mix with the results
+    with stdout_for_results():
         for tuning in tunings:
             with _reporting(tuning, quiet) as report:
                 outcomes.append(tuning.run(report))
@@ -232,19 +233,20 @@ def _rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def _show(outcomes: Sequence[Outcome], by: str, outputs: Outputs) -> None:
-    """Print the table and write the requested files atomically."""
-    from cryobench.cli.output import RICH
-    from cryobench.files import whole_file
+    """Print the table, then write the requested files."""
+    from cryobench.cli.output import RICH, print_and_write
+    from cryobench.text import json_text
 
     rows = _rows(outcomes)
-    written = {"csv": _as_csv, "json": lambda rows: json.dumps(rows, indent=1) + "\n"}
-    for file, name in outputs.files.items():
-        with whole_file(file) as path:
-            path.write_text(written[name](rows), encoding="utf-8")
-    if outputs.printed == RICH:
-        _print(rows, by)
-    else:
-        sys.stdout.write(written[outputs.printed](rows))
+    rendered = {"csv": _as_csv, "json": lambda rows: json_text(rows, indent=1) + "\n"}
+
+    def print_table() -> None:
+        if outputs.printed == RICH:
+            _print(rows, by)
+        else:
+            sys.stdout.write(rendered[outputs.printed](rows))
+
+    print_and_write(print_table, {file: partial(rendered[name], rows) for file, name in outputs.files.items()})
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -257,12 +259,13 @@ def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def _print(rows: Sequence[dict[str, Any]], by: str) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from cryobench.cli.output import rich_text
 
     has_evaluations, has_reasons = (any(row[name] for row in rows) for name in ("evaluations", "reason"))
     headings = ["default", "best", "trials", *(["evaluations"] if has_evaluations else []), "s"]
-    table = Table(box=None, pad_edge=False, header_style="dim", title=f"{by} on the validation images",
+    table = Table(box=None, pad_edge=False, header_style="dim", title=rich_text(f"{by} on the validation images"),
                   title_justify="left", title_style="")  # fmt: skip
     table.add_column("solver", overflow="fold")
     for heading in headings:
@@ -278,5 +281,5 @@ def _print(rows: Sequence[dict[str, Any]], by: str) -> None:
             f"{row['seconds']:.1f}",
         ]
         texts = [row["solver"], *scores, *spent, row["setting"], *([row["reason"]] if has_reasons else [])]
-        table.add_row(*map(escape, texts))
+        table.add_row(*map(rich_text, texts))
     Console().print(table)

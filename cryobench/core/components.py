@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -93,6 +93,14 @@ class Prior:
         """The origins (`Stack.origin`) of the training images; empty for a prior without training."""
         return ()
 
+    def details(self) -> Mapping[str, Any]:
+        """What a record states about the prior in addition to its spec: which files and settings were used."""
+        return {}
+
+    def notes(self) -> Sequence[str]:
+        """What was assumed about the files of the prior, each one line for the user."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -156,6 +164,10 @@ class Solver(ABC):
     def unsupported(self, problem: Problem) -> str | None:
         """The reason why this solver does not support this problem, or None."""
         return None
+
+    def solved_shape(self, shape: Shape) -> Shape:
+        """The shape of the images that its priors see for images of this shape: the same, or that of windows."""
+        return shape
 
 
 @dataclass(frozen=True)

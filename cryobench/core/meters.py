@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from time import perf_counter  # bound here: a solver may replace the function of the module
 
 import psutil
 import torch
 
-from cryobench.core.operator import LinearOperator
+from cryobench.core.operator import Crop, LinearOperator, Window
 from cryobench.errors import IncompatibleError, PluginError
 
 NETWORK = "network"
@@ -47,9 +47,9 @@ class Tally:
             stop.record()
             self._spans.append((name, start, stop))
         else:
-            begin = time.perf_counter()
+            begin = perf_counter()
             yield
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+            self._seconds[name] = self._seconds.get(name, 0.0) + perf_counter() - begin
 
 
 @contextmanager
@@ -155,6 +155,14 @@ class CountingOperator(LinearOperator):
     def rows(self, part: slice | torch.Tensor) -> CountingOperator:
         return CountingOperator(self._operator.rows(part))
 
+    @property
+    def crop_step(self) -> int:
+        return self._operator.crop_step
+
+    def crop(self, window: Window) -> Crop:
+        crop = self._operator.crop(window)
+        return Crop(CountingOperator(crop.operator), crop.measurements)
+
     def __getattr__(self, name: str):
         # solvers written for a particular operator may read its attributes (masks, weights)
         if name.startswith("__") or "_operator" not in self.__dict__:
@@ -178,12 +186,12 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         _synchronise(self._device)
-        self._start = time.perf_counter()
+        self._start = perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         _synchronise(self._device)
-        self.seconds += time.perf_counter() - self._start
+        self.seconds += perf_counter() - self._start
 
 
 class PeakMemory:

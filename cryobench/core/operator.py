@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cryobench.core.dimensions import check_dims
+from cryobench.errors import IncompatibleError, Unsupported
+from cryobench.limits import check_memory
 from cryobench.numerics.linalg import conjugate_gradients, dot, norm, per_item, tiny
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 """The axes S of an image (H, W) or of a volume (D, H, W)."""
+Window = tuple[slice, ...]
+"""A part of an image: for each axis of S a slice(start, stop), 0 <= start < stop <= n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +154,65 @@ class LinearOperator(ABC):
         whole = torch.arange(self.measurement_shape[0], device=self.device)
         return self if torch.equal(chosen, whole) else RowsOperator(self, chosen)
 
+    def crop(self, window: Window) -> Crop:
+        """The operator of a window of the image, and the measurements that belong to it.
+
+        It exists where A treats the window separately from the rest: the measurements that belong to the window depend
+        on no other pixel, and no other measurement depends on the window. Pixels outside are then of no use for the
+        window: A^T y and A^+ y in the window are those of its operator. Windows start and stop at multiples of
+        `crop_step` pixels.
+
+        Raises `Unsupported` with the reason where there is none, by default always; `ValueError` for a window outside
+        the image.
+        """
+        checked_window(self, window)
+        raise Unsupported("the operator has no operators of windows (crop)")
+
     def prepare(self) -> None:
         """Compute factorisations and constants now, so that they are timed as set-up and not as solving."""
         _ = self.mean_response, self.rank
 
     @property
+    def crop_step(self) -> int:
+        """Windows of `crop` start and stop at multiples of this many pixels; by default `block`."""
+        return self.block
+
+    @property
     def effective_compression(self) -> float:
         """Pixels per independent measurement, N / rank(A); infinite for A = 0."""
         return math.prod(self.domain_shape) / self.rank if self.rank else math.inf
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The operator of a window, and the index of its measurements in those of the whole image.
+
+    For measurements y [B, M, *s] of the whole image, those of the window are `crop.of(y)`, and
+    crop.of(A(x)) = crop.operator.A(x in the window). measurements: one slice for each axis of (M, *s).
+    """
+
+    operator: LinearOperator
+    measurements: tuple[slice, ...]
+
+    def of(self, y: torch.Tensor) -> torch.Tensor:
+        """The measurements of the window, a view of y [B, M, *s]."""
+        return y[(slice(None), *self.measurements)]
+
+
+def checked_window(operator: LinearOperator, window: Window) -> Window:
+    """The window itself. Raises `ValueError` for one outside the image, `Unsupported` for one that cuts blocks."""
+    shape, edges = operator.image_shape, operator.crop_step
+    bounds = [(part.start, part.stop, part.step) for part in window]
+    inside = len(bounds) == len(shape) and all(
+        step in (None, 1) and start is not None and stop is not None and 0 <= start < stop <= n
+        for (start, stop, step), n in zip(bounds, shape, strict=True)
+    )
+    if not inside:
+        raise ValueError(f"crop: {window} is no window of an image of {shape}; give slice(start, stop) for every axis")
+    cut = [edge for start, stop, _ in bounds for edge in (start, stop) if edge % edges]
+    if cut:
+        raise Unsupported(f"windows start and stop at multiples of {edges} pixels, got {cut[0]}")
+    return window
 
 
 def chosen_rows(operator: LinearOperator, part: slice | torch.Tensor) -> torch.Tensor:
@@ -191,6 +246,16 @@ class RowsOperator(LinearOperator):
         whole = y.new_zeros((len(y), *self._whole.measurement_shape))
         whole.index_add_(1, self._part, y)  # not an assignment: a measurement may be chosen twice
         return self._whole.A_adjoint(whole)
+
+    @property
+    def crop_step(self) -> int:
+        return self._whole.crop_step
+
+    def crop(self, window: Window) -> Crop:
+        crop = self._whole.crop(window)
+        if crop.measurements[0] not in (slice(None), slice(0, self._whole.measurement_shape[0])):
+            raise Unsupported("the measurements of a window are only some of M, so rows() of it are not known")
+        return Crop(crop.operator.rows(self._part), (slice(None), *crop.measurements[1:]))
 
     def select(self, images: slice | torch.Tensor) -> RowsOperator:
         selected = self._whole.select(images)
@@ -244,10 +309,23 @@ class OperatorRecipe(ABC):
         """
 
 
+def drawn_array(drawn: Mapping[str, torch.Tensor], name: str, shape: Sequence[int]) -> torch.Tensor:
+    """One of the arrays that `build` receives. Raises `IncompatibleError` if it is missing or of another shape."""
+    array = drawn.get(name)
+    if array is None or tuple(array.shape) != tuple(shape):
+        got = "none" if array is None else list(array.shape)
+        raise IncompatibleError(f"the operator needs an array {name!r} of shape {list(shape)}, got {got}")
+    return array
+
+
 def check_operator(recipe: OperatorRecipe, imaging: Imaging) -> tuple[int, ...] | None:
     """Check the number of axes, then call `recipe.check`. Raises `IncompatibleError`."""
     check_dims("operator", recipe, imaging.shape)
-    return recipe.check(imaging)
+    shape = recipe.check(imaging)
+    if shape is not None:
+        what = f"the operator, with measurements of {list(shape)} for each image,"
+        check_memory(what, 8 * math.prod(shape), "measure less", IncompatibleError)
+    return shape
 
 
 def build_operator(

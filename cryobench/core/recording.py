@@ -85,6 +85,16 @@ def mapped(to_scale: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         _recording.reset(token)
 
 
+@contextmanager
+def paused() -> Iterator[None]:
+    """Keep nothing that is offered inside the block, as for images that are parts of the recorded one."""
+    token = _recording.set(None)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
 def offer(x: torch.Tensor, estimate: torch.Tensor) -> None:
     """Offer an iterate x_t and the current estimate of the image, [B, 1, H, W]; does nothing without a recording."""
     kept = _recording.get()

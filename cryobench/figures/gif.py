@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import atomic_path, grey
+from cryobench.figures.style import grey
+from cryobench.files import output_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +38,7 @@ def animation(frames: Sequence[tuple[np.ndarray, np.ndarray]], *, steps: Sequenc
         )
     pictures = [_frame(x, estimate, step) for (x, estimate), step in zip(frames, steps, strict=True)]
     durations = [MILLISECONDS] * (len(pictures) - 1) + [LAST_MILLISECONDS]
-    with atomic_path(Path(path)) as temporary:
+    with output_file(Path(path)) as temporary:
         pictures[0].save(
             temporary,
             format="gif",

@@ -7,15 +7,14 @@ lines differ by colour alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobench.errors import ParameterError, ResultsError
-from cryobench.files import whole_file
+from cryobench.errors import ParameterError
+from cryobench.files import output_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,21 +97,11 @@ def save(figure: Figure, path: Path, *, grey: bool = False) -> None:
     """Write a PNG. grey: one byte per pixel, for figures without colour: noise does not compress."""
     from PIL import Image
 
-    with atomic_path(path) as temporary:
+    with output_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
         if grey:
             with Image.open(temporary) as image:
                 image.convert("L").save(temporary, format="png")
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces `path` at the end. Raises `ResultsError` if it cannot be written."""
-    try:
-        with whole_file(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise ResultsError(f"cannot write the figure {path}: {error.strerror or error}") from error
 
 
 def grey(images: np.ndarray) -> np.ndarray:

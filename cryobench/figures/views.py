@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cryobench.errors import ParameterError, ResultsError
-from cryobench.figures.style import ROWS, atomic_path, grey, pixel_sizes
+from cryobench.figures.style import ROWS, grey, pixel_sizes
+from cryobench.files import output_file
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def write_views(
             f"{len(images)} ids"
         )
     sizes = [math.nan if size is None else size for size in pixel_sizes(pixel_size, len(truth))]
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with output_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             truth=grey(truth[:ROWS]),

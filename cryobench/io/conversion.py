@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from cryobench.errors import DataError, ParameterError
 from cryobench.io.formats import FORMATS
 from cryobench.io.scaling import scaling_of
 from cryobench.io.streaming import stream
+from cryobench.io.writing import written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +40,31 @@ def convert(
     """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy. Returns the files written.
 
     normalize: a name of `scaling.NORMALISATIONS`, applied image by image; radius: of the particle in pixels, for
-    relion. invert: multiply by -1. Memory is bounded; files are written atomically. Raises `DataError` or
+    relion. invert: multiply by -1. Memory is bounded; the files appear together, or not at all. Raises `DataError` or
     `ParameterError`.
     """
-    files = written_files(path)
     chosen = list(range(len(stack))) if images is None else list(images)
-    write = FORMATS[path.suffix.lower()].write
-    assert write is not None
-    write(path, _chunks(stack, chosen, normalize, radius, invert), stack, chosen)
-    return files
+    return _write({path: stack}, chosen, lambda each: _chunks(each, chosen, normalize, radius, invert))
+
+
+def write_together(stacks: Mapping[Path, Stack]) -> list[Path]:
+    """`convert` of several stacks with the same number of images: all files appear together, or none."""
+    chosen = list(range(len(next(iter(stacks.values())))))
+    return _write(stacks, chosen, lambda each: _chunks(each, chosen, "none", None, False))
+
+
+def _write(
+    stacks: Mapping[Path, Stack], chosen: Sequence[int], chunks: Callable[[Stack], Iterator[np.ndarray]]
+) -> list[Path]:
+    targets = {path: written_files(path) for path in stacks}
+    files = sorted((file for own in targets.values() for file in own), key=lambda file: file not in stacks)
+    with written(*files) as temporary:  # tables last
+        place = dict(zip(files, temporary, strict=True))
+        for path, stack in stacks.items():
+            write = FORMATS[path.suffix.lower()].write
+            assert write is not None
+            write([place[file] for file in targets[path]], path, chunks(stack), stack, chosen)
+    return [file for own in targets.values() for file in own]
 
 
 def _chunks(

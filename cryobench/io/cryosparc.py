@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobench.errors import DataError, reason_of
+from cryobench.errors import DataError, DataWarning, reason_of
 from cryobench.io.image_files import check_file
-from cryobench.io.particles import Particles, find_stacks, positive
+from cryobench.io.particles import Particles, Stacks, positive
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_PATH, _PAGE, _PIXEL_SIZE = "blob/path", "blob/idx", "blob/psize_A"
+_PATH, _PAGE, _PIXEL_SIZE, _SIGN = "blob/path", "blob/idx", "blob/psize_A", "blob/sign"
 _CTF = {
     "ctf/df1_A": "rlnDefocusU",
     "ctf/df2_A": "rlnDefocusV",
@@ -23,17 +25,36 @@ _CTF = {
     "ctf/cs_mm": "rlnSphericalAberration",
     "ctf/amp_contrast": "rlnAmplitudeContrast",
     "ctf/phase_shift_rad": "rlnPhaseShift",
+    "ctf/bfactor": "rlnCtfBfactor",
 }
 """CryoSPARC's fields (angles in radians) and RELION's columns (degrees)."""
-_POSE, _SHIFT, _SHIFT_UNIT, _HALF = (f"alignments3D/{name}" for name in ("pose", "shift", "psize_A", "split"))
+_TILT, _CS = "ctf/tilt_A", "ctf/cs_mm"
+_POSE, _SHIFT, _SHIFT_UNIT, _HALF, _CLASS = (
+    f"alignments3D/{name}" for name in ("pose", "shift", "psize_A", "split", "class")
+)
 _MICROGRAPH = "location/micrograph_path"
+_NEUTRAL = {
+    "ctf/trefoil_A": 0,
+    "ctf/tetra_A": 0,
+    "ctf/anisomag": 0,
+    "ctf/shift_A": 0,
+    "ctf/scale": 1,
+    "location/center_x_frac": None,
+    "location/center_y_frac": None,
+    "filament/filament_pose": None,
+}
+"""Fields without a column, as public converters disagree on their conversion, and the value that says nothing."""
+_MAX_HEADER = 1 << 20
+"""Characters of a header: 100 classes take 40,000, above numpy's limit of 10,000."""
 
 
 def read_cs(path: Path, data_root: str | None) -> Particles:
     """Read a CryoSPARC particle table.
 
-    Paths of stacks are relative to the project's folder. They are searched under `data_root`, the table's folder, its
-    parents, then the current folder. Raises `DataError` for a file that is not a particle table and for missing stacks.
+    Paths of stacks are relative to the project's folder. They are searched when they are used, under `data_root`, the
+    table's folder, its parents, then the current folder. Images are multiplied by `blob/sign` where it differs between
+    them. Warns (`DataWarning`) of that and of fields that are left out. Raises `DataError` for a file that is not a
+    particle table.
     """
     check_file(path, "CryoSPARC table")
     rows = _rows(path)
@@ -48,17 +69,18 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
     if rows.size == 0:
         raise DataError(f"{path} lists no images; expected a particle table with at least one row")
     names, stack_of = np.unique(rows[_PATH], return_inverse=True)
-    stacks = find_stacks([_text(name) for name in names], path, data_root)
-    sizes = None
-    if _PIXEL_SIZE in fields:
-        sizes = positive(rows[_PIXEL_SIZE].astype(np.float64), path)
-    columns = {**_ctf(rows), **_alignment(rows, sizes, path)}
-    return Particles(stacks, stack_of.reshape(-1), rows[_PAGE].astype(np.int64), sizes, _table(columns, sizes))
+    stacks = Stacks([_text(name) for name in names], path, data_root)
+    sizes = positive(_values(rows, _PIXEL_SIZE, path), path) if _PIXEL_SIZE in fields else None
+    columns = {**_ctf(rows, path), **_alignment(rows, sizes, path)}
+    page = _values(rows, _PAGE, path).astype(np.int64)
+    signs = _signs(rows, path)
+    _warn_of_fields_left_out(rows, path)
+    return Particles(stacks, stack_of.reshape(-1), page, sizes, _table(columns, sizes), signs)
 
 
 def _rows(path: Path) -> np.ndarray:
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(path, allow_pickle=False, max_header_size=_MAX_HEADER)
     except Exception as error:  # numpy evaluates the header as Python, which can raise anything
         raise DataError(
             f"{path} is not a readable CryoSPARC table: {reason_of(error)}; copy or export it again"
@@ -69,9 +91,41 @@ def _rows(path: Path) -> np.ndarray:
     return np.atleast_1d(rows)
 
 
+def _signs(rows: np.ndarray, path: Path) -> np.ndarray | None:
+    """The signs [n] by which images of both contrasts are brought to that of sign 1; None where all have the same."""
+    if _SIGN not in (rows.dtype.names or ()):
+        return None
+    signs = _values(rows, _SIGN, path)
+    if (signs == signs[0]).all():
+        return None
+    wrong = np.abs(signs) != 1
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}: row {row + 1} has {_SIGN} {signs[row]:g}; expected 1 or -1")
+    count = int((signs < 0).sum())
+    _warn(f"{path}: {_SIGN} is -1 for {count} of {len(signs)} images; inverting their contrast to that of the others")
+    return signs
+
+
+def _warn_of_fields_left_out(rows: np.ndarray, path: Path) -> None:
+    fields = rows.dtype.names or ()
+    left_out = [
+        field
+        for field in fields
+        if (field in _NEUTRAL and (_NEUTRAL[field] is None or (rows[field] != _NEUTRAL[field]).any()))
+        or (field.endswith(("/pose", "/shift")) and not field.startswith("alignments3D/"))
+    ]
+    if left_out:
+        _warn(f"{path}: not converted to RELION's columns: {', '.join(left_out)}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(DataWarning(message), stacklevel=2)
+
+
 def _text(name: bytes | str) -> str:
     """A path, without the leading > with which CryoSPARC marks links."""
-    return (name.decode() if isinstance(name, bytes) else str(name)).lstrip(">")
+    return (os.fsdecode(name) if isinstance(name, bytes) else str(name)).lstrip(">")
 
 
 def _table(columns: dict[str, np.ndarray], pixel_sizes: np.ndarray | None) -> pd.DataFrame | None:
@@ -82,14 +136,33 @@ def _table(columns: dict[str, np.ndarray], pixel_sizes: np.ndarray | None) -> pd
     return pd.DataFrame(columns) if columns else None
 
 
-def _ctf(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The CTF in RELION's columns."""
-    values = {field: rows[field].astype(np.float64) for field in _CTF if field in (rows.dtype.names or ())}
-    return {_CTF[field]: np.rad2deg(column) if field.endswith("_rad") else column for field, column in values.items()}
+def _ctf(rows: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    """The CTF and the beam tilt in RELION's columns.
+
+    The tilt in mrad is that of pyem's csparc2star (see `euler_angles`): asin(tilt_A / Cs). Without a tilt there are no
+    columns.
+    """
+    fields = rows.dtype.names or ()
+    values = {field: _values(rows, field, path) for field in _CTF if field in fields}
+    columns = {
+        _CTF[field]: np.rad2deg(column) if field.endswith("_rad") else column for field, column in values.items()
+    }
+    tilt = _vectors(rows, _TILT, 2, path) if _TILT in fields else np.zeros((len(rows), 2))
+    if tilt.any():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            angles = 1e3 * np.arcsin(tilt / (values.get(_CS, np.zeros(len(rows)))[:, None] * 1e7))
+        if not np.isfinite(angles).all():
+            row = int(np.argmin(np.isfinite(angles).all(axis=1)))
+            raise DataError(f"{path}: row {row + 1} has {_TILT} {tilt[row].tolist()}; expected less than {_CS}")
+        columns |= zip(("rlnBeamTiltX", "rlnBeamTiltY"), angles.T, strict=True)
+    return columns
 
 
 def _alignment(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> dict[str, np.ndarray]:
-    """Orientation, shift, half set and micrograph in RELION's columns, as far as the table has them."""
+    """Orientation, shift, half set, class and micrograph in RELION's columns, as far as the table has them.
+
+    A half set that is the same for all images was never assigned, and is left out.
+    """
     fields = rows.dtype.names or ()
     columns: dict[str, np.ndarray] = {}
     if _POSE in fields:
@@ -98,7 +171,11 @@ def _alignment(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> 
     if _SHIFT in fields:
         columns |= _origin(_vectors(rows, _SHIFT, 2, path), _shift_unit(rows, pixel_sizes, path))
     if _HALF in fields:
-        columns["rlnRandomSubset"] = rows[_HALF].astype(np.int64) + 1
+        half = _values(rows, _HALF, path).astype(np.int64)
+        if (half != half[0]).any():
+            columns["rlnRandomSubset"] = half + 1
+    if _CLASS in fields:
+        columns["rlnClassNumber"] = _values(rows, _CLASS, path).astype(np.int64) + 1
     if _MICROGRAPH in fields:
         columns["rlnMicrographName"] = np.array([_text(name) for name in rows[_MICROGRAPH]], dtype=object)
     return columns
@@ -132,12 +209,22 @@ def _origin(shift: np.ndarray, unit: np.ndarray | None) -> dict[str, np.ndarray]
 def _shift_unit(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) -> np.ndarray | None:
     """Å per pixel of the shifts [n], which may be that of images downsampled for alignment."""
     if _SHIFT_UNIT in (rows.dtype.names or ()):
-        return positive(rows[_SHIFT_UNIT].astype(np.float64), path)
+        return positive(_values(rows, _SHIFT_UNIT, path), path)
     return pixel_sizes
 
 
-def _vectors(rows: np.ndarray, field: str, length: int, path: Path) -> np.ndarray:
-    vectors = rows[field].astype(np.float64)
-    if vectors.shape != (len(rows), length):
-        raise DataError(f"{path}: {field} has shape {vectors.shape}; expected {length} numbers for each of {len(rows)}")
-    return vectors
+def _values(rows: np.ndarray, field: str, path: Path) -> np.ndarray:
+    """A field of one number for each image, float64 [n]."""
+    return _vectors(rows, field, None, path)
+
+
+def _vectors(rows: np.ndarray, field: str, length: int | None, path: Path) -> np.ndarray:
+    """A field of `length` numbers for each image, float64 [n, length]; [n] for None."""
+    values = rows[field]
+    shape = (len(rows),) if length is None else (len(rows), length)
+    if values.shape != shape or values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path}: {field} has shape {values.shape} of {values.dtype}; expected {length or 'one'} "
+            f"number{'' if length is None else 's'} for each of {len(rows)}"
+        )
+    return values.astype(np.float64)

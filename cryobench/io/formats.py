@@ -5,6 +5,7 @@ A new format is one entry of `FORMATS`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,22 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileImages:
-    """The n images of one or more files: image k is number `page[k]` (0-based) of `files[file_of[k]]`.
+    """The n images of one or more files: image k is number `page[k]` (0-based) of `file(file_of[k])`.
 
-    pixel_sizes: Å per pixel as stored [n]; None: those in the headers of the files. table: a row per image, or None.
+    file: finds and opens a file by its header when it is first used; raises `DataError`. pixel_sizes: Å per pixel as
+    stored [n]; None: those in the headers of the files. table: a row per image, or None. signs: 1 or -1 [n], by which
+    the pixels are multiplied; None for 1.
     """
 
-    files: list[ImageFile]
+    file: Callable[[int], ImageFile]
     file_of: np.ndarray
     page: np.ndarray
     pixel_sizes: np.ndarray | None = None
     table: pd.DataFrame | None = None
+    signs: np.ndarray | None = None
 
     @staticmethod
     def from_file(file: ImageFile) -> FileImages:
         """All images of one file."""
         numbers = np.arange(file.count)
-        return FileImages([file], np.zeros_like(numbers), numbers)
+        return FileImages(lambda _: file, np.zeros_like(numbers), numbers)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,12 @@ class Format:
     """A file format.
 
     read(path, as_stack, data_root) opens a file by its headers, with the parameters of the source `file`.
-    write(path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack; None: read only.
-    companions: the suffixes of the files that `write` adds next to the path.
+    write(files, path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack, to files that
+    will be moved to `path` and to its companions; None: read only. companions: the suffixes of further files.
     """
 
     read: Callable[[Path, bool, str | None], FileImages]
-    write: Callable[[Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
+    write: Callable[[Sequence[Path], Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
     companions: tuple[str, ...] = ()
 
 
@@ -68,11 +72,13 @@ def _read_mrcs(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
 
 FORMATS: dict[str, Format] = {
     ".mrc": Format(_read_mrc),
+    ".map": Format(_read_mrc),
     ".mrcs": Format(_read_mrcs, write_particles, companions=(".star",)),
     **{f".mrc{packed}": Format(_read_mrc) for packed in COMPRESSIONS},
+    **{f".map{packed}": Format(_read_mrc) for packed in COMPRESSIONS},
     **{f".mrcs{packed}": Format(_read_mrcs) for packed in COMPRESSIONS},
-    ".star": Format(lambda path, as_stack, data_root: _listed(path, read_star(path, data_root))),
-    ".cs": Format(lambda path, as_stack, data_root: _listed(path, read_cs(path, data_root))),
+    ".star": Format(lambda path, as_stack, data_root: _listed(read_star(path, data_root))),
+    ".cs": Format(lambda path, as_stack, data_root: _listed(read_cs(path, data_root))),
     ".npy": Format(lambda path, as_stack, data_root: FileImages.from_file(open_npy(path)), write_npy),
     ".pt": Format(lambda path, as_stack, data_root: FileImages.from_file(open_pt(path))),
 }
@@ -89,31 +95,15 @@ def open_images(path: Path, *, as_stack: bool = False, data_root: str | None = N
     if not matching:
         if path.is_dir():
             check_file(path)
-        map_suffix = any(path.name.lower().endswith(f".map{packed}") for packed in ("", *COMPRESSIONS))
-        hint = f": for a density map give --data volume:{path}" if map_suffix else ""
-        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
+        raise DataError(f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(FORMATS)}")
     return FORMATS[max(matching, key=len)].read(path, as_stack, data_root)
 
 
-def _listed(path: Path, particles: Particles) -> FileImages:
-    """The images that a table lists; its stacks are MRC files. Raises `DataError` for an image that is not in its
-    stack."""
-    files = [open_mrc(stack, as_stack=True) for stack in particles.stacks]
-    counts = np.array([file.count for file in files])[particles.stack_of]
-    absent = (particles.page < 0) | (particles.page >= counts)
-    if absent.any():
-        row = int(np.argmax(absent))
-        raise DataError(
-            f"{path}: row {row + 1} names image {particles.page[row] + 1} of {files[particles.stack_of[row]].path}, "
-            f"which has {counts[row]}, counted from 1; give the stack that belongs to this file"
-        )
-    table = _with_pixel_sizes(particles, files)
-    return FileImages(files, particles.stack_of, particles.page, particles.pixel_sizes, table)
+def _listed(particles: Particles) -> FileImages:
+    """The images that a table lists; its stacks are MRC files."""
 
+    @functools.cache
+    def file(number: int) -> ImageFile:
+        return open_mrc(particles.stacks.find(number), as_stack=True)
 
-def _with_pixel_sizes(particles: Particles, files: list[ImageFile]) -> pd.DataFrame | None:
-    """The table, with the pixel sizes of the files' headers if it has none, for its lengths in pixels."""
-    headers = [files[number].pixel_size for number in particles.stack_of]
-    if particles.table is None or particles.pixel_sizes is not None or None in headers:
-        return particles.table
-    return particles.table.assign(rlnImagePixelSize=headers)
+    return FileImages(file, particles.stack_of, particles.page, particles.pixel_sizes, particles.table, particles.signs)

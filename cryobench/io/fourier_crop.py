@@ -9,19 +9,23 @@ from cryobench.errors import DataError
 
 
 def square_crop(image: np.ndarray) -> np.ndarray:
-    """The central square of an image, the central cube of a volume: every side is min(image.shape). A view."""
+    """The central square of an image, the central cube of a volume: every side is n = min(image.shape). A view.
+
+    The centre, pixel N // 2 of a side of N pixels, becomes pixel n // 2.
+    """
     n = min(image.shape)
-    return image[tuple(slice((side - n) // 2, (side - n) // 2 + n) for side in image.shape)]
+    return image[tuple(slice(side // 2 - n // 2, side // 2 - n // 2 + n) for side in image.shape)]
 
 
 def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
     """Resample a square image or a cube to n pixels a side, by cropping its spectrum or padding it with zeros. float32.
 
-    The mean is preserved. Pixel j of the result is at j N / n of the image. n < N is a sharp low-pass filter, and an
-    image without frequencies at or above n / 2 cycles per image is sampled exactly. n > N is sinc interpolation, which
-    adds no information. For an even side, +n/2 and -n/2 are the same frequency: cropping adds the two, padding splits
-    it into halves, so that cropping is the inverse of padding (the convention of `scipy.signal.resample`). Raises
-    `DataError` for an image that is not square, and for n < 1.
+    The mean is preserved, and the centre, pixel N // 2 (RELION's origin), becomes pixel n // 2: pixel j of the result
+    is at N // 2 + (j - n // 2) N / n of the image. n < N is a sharp low-pass filter, and an image without frequencies
+    at or above n / 2 cycles per image is sampled exactly. n > N is sinc interpolation, which adds no information. For
+    an even side, +n/2 and -n/2 are the same frequency: cropping adds the two, padding splits it into halves, so that
+    cropping is the inverse of padding (the convention of `scipy.signal.resample`, which the result equals where N and n
+    are even). Raises `DataError` for an image that is not square, and for n < 1.
     """
     N = image.shape[0]
     if image.shape != (N,) * image.ndim or N < 1 or n < 1:
@@ -35,10 +39,12 @@ def fourier_resize(image: np.ndarray, n: int) -> np.ndarray:
 
 
 def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
-    """Crop or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N."""
+    """Crop or pad a spectrum [N, ...] (zero frequency first) to [n, ...], n != N, and move the centre to n // 2."""
     N = len(spectrum)
     kept = min(N, n)
     h = kept // 2  # frequencies -h to kept - h - 1 fit, so +h of an even side does not
+    if n < N:
+        spectrum = _centred(spectrum, N, n)  # on the larger grid, where -h and +h differ
     resized = np.zeros((n, *spectrum.shape[1:]), spectrum.dtype)
     resized[: kept - h] = spectrum[: kept - h]
     if h:
@@ -48,4 +54,13 @@ def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
     elif kept % 2 == 0:
         resized[-h] /= 2
         resized[h] = resized[-h]
-    return resized
+    return _centred(resized, N, n) if n > N else resized
+
+
+def _centred(spectrum: np.ndarray, N: int, n: int) -> np.ndarray:
+    """The spectrum of the image moved so that pixel N // 2 of N, resampled to n pixels, is pixel n // 2."""
+    if N % 2 == n % 2 == 0:
+        return spectrum
+    cycles = np.fft.fftfreq(len(spectrum), 1 / len(spectrum))
+    phase = np.exp(2j * np.pi * cycles * (N // 2 / N - n // 2 / n))
+    return spectrum * phase.reshape(-1, *[1] * (spectrum.ndim - 1))

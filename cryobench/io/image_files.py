@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import math
 import os
@@ -14,30 +15,32 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-import mrcfile.bzip2mrcfile
-import mrcfile.gzipmrcfile
-import mrcfile.mrcfile
-import mrcfile.utils
 import numpy as np
 from mrcfile.constants import IMAGE_STACK_SPACEGROUP
 
 from cryobench.core.operator import Shape
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, reason_of
+from cryobench.io.mrc_header import HEADER_BYTES, MrcHeader, parse_mrc_header
+from cryobench.io.notices import warn_once
+from cryobench.limits import bytes_text
 
 ReadImages = Callable[[int, np.ndarray], None]
 """read(first, out) fills out, contiguous float32 [n, *shape], with images first to first + n - 1 of an open file."""
 
-COMPRESSIONS = {
-    ".gz": (gzip.open, mrcfile.gzipmrcfile.GzipMrcFile),
-    ".bz2": (bz2.open, mrcfile.bzip2mrcfile.Bzip2MrcFile),
-}
-"""Compressed MRC files, by suffix: the function that decompresses them and the class that reads their headers."""
+COMPRESSIONS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
+"""Compressed MRC files, by suffix: the function that decompresses them."""
+MAX_TRAILING = 1 << 16
+"""Bytes after the last image that are ignored in a compressed file; one that holds more is refused."""
 
-_MRC_HEADER_BYTES = 1024
+_MAX_EXTENDED_HEADER = 1 << 30
+"""Maximum size of an extended header in a compressed file, in bytes: 1000 for each of a million sections."""
+_POINTERS = {b"version https://git-lfs.github.com/": "git lfs pull", b"/annex/objects/": "git annex get"}
+"""How the files begin that stand for a large file in a git repository, and the command that fetches it."""
 _EXPECTED = {
     2: "expected one image [H, W] or a stack [N, H, W] or [N, 1, H, W]",
     3: "expected one volume [D, H, W] or several, [N, D, H, W] or [N, 1, D, H, W]",
@@ -67,10 +70,13 @@ def check_file(path: Path, what: str = "image file") -> None:
             raise DataError(f"{path} does not exist; give an existing {what}")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty (0 bytes); expected a {what}: copy or download it again")
-        with path.open("rb"):
-            pass
+        with path.open("rb") as file:
+            start = file.read(64)
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {reason_of(error)}; give a readable {what}") from error
+    for pointer, command in _POINTERS.items():
+        if start.startswith(pointer):
+            raise DataError(f"{path} is a pointer to a {what} in other storage; fetch the file with `{command}`")
 
 
 # ------------------------------------------------------------------------------------------------------- MRC
@@ -79,42 +85,72 @@ def check_file(path: Path, what: str = "image file") -> None:
 def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
     """Open an MRC file, plain or .gz or .bz2, by its header. as_stack: read the sections of a volume as images.
 
-    axes: number of axes of an image; with 3 the file is a volume or an MRC2014 stack of volumes. A compressed file is
-    decompressed when its first image is read, into a temporary file that is deleted after its last use. Raises
-    `DataError` for a file that is not MRC, is complex, truncated or longer than its header says, and for a volume
-    without `as_stack`.
+    axes: number of axes of an image; with 3 the file is a volume or an MRC2014 stack of volumes. Arrays are in the
+    order (z,) y, x, for any order of the axes in the header. A compressed file is decompressed when its first image is
+    read, into a temporary file that is deleted after its last use. Warns of a header that does not follow the standard
+    and of bytes after the last image. Raises `DataError` for a file that is not MRC, holds no real numbers or is
+    truncated, for images whose sections are not along z, and for a volume without `as_stack`.
     """
     check_file(path, "MRC file")
-    header = _mrc_header(path)
-    try:
-        dtype = mrcfile.utils.data_dtype_from_header(header)
-        shape = mrcfile.utils.data_shape_from_header(header)
-    except (ValueError, ZeroDivisionError) as error:
-        raise DataError(
-            f"{path} has a damaged MRC header: {reason_of(error)}; expected mode 0, 1, 2, 6 or 12"
-        ) from error
-    if dtype.kind == "c":
-        raise DataError(f"{path} holds complex values (MRC mode {header.mode}), a transform; expected real images")
+    header = mrc_header(path)
+    dtype, shape = header.dtype, header.shape
     count, image_shape = _stack_shape(path, shape, axes)
-    offset = _MRC_HEADER_BYTES + int(header.nsymbt)
     packed = path.suffix.lower() in COMPRESSIONS
-    if not packed:
-        _check_mrc_size(path, path.stat().st_size, shape, dtype.itemsize, offset)
-    if axes == 2 and count > 1 and not as_stack and header.ispg != IMAGE_STACK_SPACEGROUP:
+    size = None if packed else path.stat().st_size
+    if packed and header.offset - HEADER_BYTES > _MAX_EXTENDED_HEADER:
         raise DataError(
-            f"{path} is a volume of {count} sections by its header (space group {header.ispg}); expected a stack of "
-            f"images: pass --data volume:{path} to read it as a volume, --as-stack (as_stack=true) to read its "
-            "sections as images, or a star file that names it"
+            f"{path} states an extended header of {bytes_text(header.offset - HEADER_BYTES)}; expected at most "
+            f"{bytes_text(_MAX_EXTENDED_HEADER)} in a compressed file: unpack it, or copy it again"
+        )
+    if size is not None:
+        _check_mrc_size(path, size, header)
+    if axes == 2 and count > 1 and not as_stack and header.space_group != IMAGE_STACK_SPACEGROUP:
+        raise DataError(
+            f"{path} is a volume of {count} sections by its header (space group {header.space_group}); expected a "
+            f"stack of images: pass --data volume:{path} to read it as a volume, --as-stack (as_stack=true) to read "
+            "its sections as images, or a star file that names it"
+        )
+    if axes == 2 and header.axes[2] != 3:
+        columns, rows, sections = ("xyz"[axis - 1] for axis in header.axes)
+        raise DataError(
+            f"{path} has columns along {columns}, rows along {rows} and sections along {sections}; expected images, "
+            f"with sections along z: pass --data volume:{path} to read it as a volume"
         )
 
-    def open_images() -> ReadImages:
-        if not packed:
-            return _MrcReader(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), dtype, offset, (count, *image_shape))
-        with tempfile.TemporaryFile() as plain:
-            _check_mrc_size(path, _unpack(path, plain), shape, dtype.itemsize, offset)
-            return _MrcReader(path, os.dup(plain.fileno()), dtype, offset, (count, *image_shape))
+    for kind, note in header.notes.items():
+        warn_once(kind, path, note)
 
-    return ImageFile(path, count, image_shape, _mrc_pixel_size(header), open_images)
+    def open_images() -> ReadImages:
+        stored = (count, *image_shape)
+        if size is not None:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return _MrcReader(path, descriptor, dtype, header.offset, stored, size)
+        with tempfile.TemporaryFile() as plain:
+            unpacked = _unpack(path, plain, _expected_bytes(header) + MAX_TRAILING)
+            _check_mrc_size(path, unpacked, header)
+            return _MrcReader(path, os.dup(plain.fileno()), dtype, header.offset, stored, unpacked)
+
+    along = header.axes[axes - 1 :: -1]  # of the axes of the stored array
+    order = [along.index(axis) for axis in range(axes, 0, -1)]
+    return _turned(ImageFile(path, count, image_shape, header.voxel[0], open_images), order)
+
+
+def _turned(file: ImageFile, order: list[int]) -> ImageFile:
+    """The file with the axes of every image in this order."""
+    if order == sorted(order):
+        return file
+
+    def open_turned() -> ReadImages:
+        read = file.open()
+
+        def read_turned(first: int, out: np.ndarray) -> None:
+            images = np.empty((len(out), *file.shape), np.float32)
+            read(first, images)
+            out[...] = images.transpose(0, *[axis + 1 for axis in order])
+
+        return read_turned
+
+    return dataclasses.replace(file, shape=tuple(file.shape[axis] for axis in order), open=open_turned)
 
 
 class _MrcReader:
@@ -123,11 +159,11 @@ class _MrcReader:
     Threads may share it, since the position is part of each request. The descriptor is closed with the last reference.
     """
 
-    def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, ...]):
+    def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, ...], size: int):
         weakref.finalize(self, os.close, descriptor)
         self._path, self._descriptor, self._dtype, self._offset = path, descriptor, dtype, offset
         self._image_bytes = math.prod(shape[1:]) * dtype.itemsize
-        if os.fstat(descriptor).st_size != offset + shape[0] * self._image_bytes:
+        if os.fstat(descriptor).st_size != size:
             raise changed(path)
 
     def __call__(self, first: int, out: np.ndarray) -> None:
@@ -155,48 +191,56 @@ def changed(path: Path) -> DataError:
     return DataError(f"{path} changed while it was in use; open it again")
 
 
-def _mrc_header(path: Path) -> Any:
-    """The header as mrcfile's record array; mrcfile's errors and warnings become `DataError`."""
-    suffix, size = path.suffix.lower(), path.stat().st_size
-    if suffix not in COMPRESSIONS and size < _MRC_HEADER_BYTES:
-        raise DataError(f"{path} is truncated: it has {size} bytes, less than an MRC header (1024); copy it again")
-    reader = COMPRESSIONS[suffix][1] if suffix in COMPRESSIONS else mrcfile.mrcfile.MrcFile
+def mrc_header(path: Path) -> MrcHeader:
+    """The header of an MRC file, plain or compressed. Raises `DataError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside mrcfile
-            warnings.simplefilter("error", RuntimeWarning)  # mrcfile's warnings about the file
-            with reader(path, header_only=True) as mrc:
-                header: Any = mrc.header  # typed as None before reading
-                return header.copy().view(np.recarray)
-    except (ValueError, OverflowError, MemoryError, Warning, OSError, EOFError, zlib.error) as error:
+        unpack = COMPRESSIONS.get(path.suffix.lower())
+        with path.open("rb") if unpack is None else unpack(path) as file:
+            raw = file.read(HEADER_BYTES)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is not a readable MRC file: {reason_of(error)}; give one, or copy it again") from error
+    return parse_mrc_header(path, raw)
 
 
-def _unpack(path: Path, plain: IO[bytes]) -> int:
-    """Decompress the file into `plain`. Returns the number of bytes."""
+def _unpack(path: Path, plain: IO[bytes], limit: int) -> int:
+    """Decompress the file into `plain`, at most limit + 1 bytes. Returns the number of bytes."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if limit > free:
+        raise DataError(
+            f"{path} needs {bytes_text(limit)} of temporary disk space, more than the {bytes_text(free)} in "
+            f"{tempfile.gettempdir()}; set TMPDIR to another folder, or unpack the file"
+        )
+    done = 0
     try:
-        with COMPRESSIONS[path.suffix.lower()][0](path, "rb") as packed:
-            shutil.copyfileobj(packed, plain, 1 << 20)
+        with COMPRESSIONS[path.suffix.lower()](path) as packed:
+            while done <= limit and (part := packed.read(min(1 << 20, limit + 1 - done))):
+                done += plain.write(part)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be decompressed: {reason_of(error)}; copy or download it again") from error
     plain.flush()
-    return plain.tell()
+    return done
 
 
-def _check_mrc_size(path: Path, size: int, shape: tuple[int, ...], itemsize: int, offset: int) -> None:
-    expected = offset + math.prod(shape) * itemsize
-    sizes = f"its header ({size_text(shape)}) requires {expected} bytes, the file has {size}"
+def _expected_bytes(header: MrcHeader) -> int:
+    """The size of the file that the header requires."""
+    return header.offset + math.prod(header.shape) * header.dtype.itemsize
+
+
+def _check_mrc_size(path: Path, size: int, header: MrcHeader) -> None:
+    """Raise `DataError` for a file that is shorter than its header says, and warn of one that is longer."""
+    packed, expected = path.suffix.lower() in COMPRESSIONS, _expected_bytes(header)
+    has = f"more than {size - 1}" if packed and size > expected + MAX_TRAILING else size  # not decompressed further
+    sizes = f"its header ({size_text(header.shape)}) requires {expected} bytes, the file has {has}"
     if size < expected:
         raise DataError(f"{path} is truncated: {sizes}; copy or download it again")
-    if size > expected:
+    if size > expected and header.exact:
+        raise DataError(
+            f"{path} is not a readable MRC file: it has no map string, and {sizes}; give one, or copy it again"
+        )
+    if packed and size > expected + MAX_TRAILING:
         raise DataError(f"{path} is longer than its header says: {sizes}; correct the header, or write the file again")
-
-
-def _mrc_pixel_size(header: Any) -> float | None:
-    """Å per pixel along x: the cell divided by its intervals; None where the header lacks either."""
-    length, intervals = float(header.cella.x), int(header.mx)
-    pixel_size = length / intervals if intervals > 0 else 0.0
-    return pixel_size if math.isfinite(pixel_size) and pixel_size > 0 else None
+    if size > expected:
+        warn_once("longer", path, f"is longer than its header says: {sizes}; the rest was ignored")
 
 
 # ------------------------------------------------------------------------------------------------------- npy
@@ -227,9 +271,15 @@ def open_pt(path: Path) -> ImageFile:
 
     check_file(path)
     tensor = _load_tensor(path)
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _real_dtypes():
         raise DataError(
             f"{path} holds a {tensor.dtype} tensor ({tensor.layout}); expected real numbers, such as float32"
+        )
+    needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if needed > stored:
+        raise DataError(
+            f"{path} holds a tensor of {bytes_text(needed)} but stores {bytes_text(stored)}; expected a tensor that "
+            "stores every pixel: save tensor.contiguous()"
         )
     count, shape = _stack_shape(path, tuple(tensor.shape))
     stack = tensor.detach().reshape(count, *shape)
@@ -240,21 +290,38 @@ def open_pt(path: Path) -> ImageFile:
     return ImageFile(path, count, shape, None, lambda: read)
 
 
+@cache
+def _real_dtypes() -> frozenset[Any]:
+    import torch
+
+    return frozenset({
+        torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
+        torch.int32, torch.int64,
+    })  # fmt: skip
+
+
 def _load_tensor(path: Path) -> Any:
     """The tensor of a torch file, memory-mapped where the file allows it."""
     import pickle
 
     import torch
 
-    zipped = zipfile.is_zipfile(path)  # torch < 1.6 wrote plain pickles, which cannot be memory-mapped
-    with path.open("rb") as file:
-        begins_zipped = file.read(4) == b"PK\x03\x04"
-    if begins_zipped and not zipped:
-        raise DataError(f"{path} is truncated: the end of the torch file is missing; copy or download it again")
     try:
+        zipped = zipfile.is_zipfile(path)  # torch < 1.6 wrote plain pickles, which cannot be memory-mapped
+        with path.open("rb") as file:
+            begins_zipped = file.read(4) == b"PK\x03\x04"
+        if begins_zipped and not zipped:
+            raise DataError(f"{path} is truncated: the end of the torch file is missing; copy or download it again")
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            if packed:
+                raise DataError(f"{path} is compressed, which torch.save does not do; save the tensor again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own storage classes, which users cannot act on
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except DataError:
+        raise
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path} holds pickled Python objects, which could run code and are refused, or is not a torch file; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,28 +15,44 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Particles:
-    """The n images that a table lists: number k is image `page[k]` (0-based) of stack `stacks[stack_of[k]]`.
+class Stacks:
+    """The stacks that a table names. Each is searched when it is used: under `data_root`, the table's folder, its
+    parents, or the current folder; an absolute path is used as it is.
 
-    pixel_sizes: Å per pixel [n], or None if the table has none. table: all metadata in RELION's columns, a row per
-    image, including the columns of its optics group; None if there is none.
+    Raises `DataError` for a data_root that is not a folder.
     """
 
-    stacks: list[Path]
+    def __init__(self, names: Sequence[str], table: Path, data_root: str | None):
+        self._names, self._table, self._folders = names, table, _folders(table, data_root)
+
+    def find(self, number: int) -> Path:
+        """The path of a stack. Raises `DataError` if it is in none of the folders."""
+        name = self._names[number]
+        tried = list(dict.fromkeys(folder / name for folder in self._folders))
+        for candidate in tried:
+            if candidate.is_file():
+                return candidate
+        raise DataError(
+            f"{self._table} names the stack {name}, which does not exist; tried {', '.join(map(str, tried))}; "
+            "pass --data-root (data_root=FOLDER) with the folder of the stacks"
+        )
+
+
+@dataclass(frozen=True)
+class Particles:
+    """The n images that a table lists: number k is image `page[k]` (0-based) of stack `stack_of[k]`.
+
+    pixel_sizes: Å per pixel [n], or None if the table has none. table: all metadata in RELION's columns, a row per
+    image, including the columns of its optics group; None if there is none. signs: 1 or -1 for each image [n], by which
+    its pixels are multiplied; None for 1.
+    """
+
+    stacks: Stacks
     stack_of: np.ndarray
     page: np.ndarray
     pixel_sizes: np.ndarray | None
     table: pd.DataFrame | None
-
-
-def find_stacks(names: list[str], table: Path, data_root: str | None) -> list[Path]:
-    """The stacks of these names: under `data_root`, the table's folder, its parents, or the current folder.
-
-    Raises `DataError` for a stack that is in none of these folders.
-    """
-    folders = _folders(table, data_root)
-    return [_find(name, folders, table) for name in names]
+    signs: np.ndarray | None = None
 
 
 def positive(pixel_sizes: np.ndarray, table: Path) -> np.ndarray:
@@ -59,15 +76,3 @@ def _folders(table: Path, data_root: str | None) -> list[Path]:
         first = [root.absolute()]
     home = table.absolute().parent
     return list(dict.fromkeys([*first, home, *home.parents, Path.cwd()]))
-
-
-def _find(name: str, folders: list[Path], table: Path) -> Path:
-    """The stack of this name in the first folder that has it (an absolute path is used as it is)."""
-    tried = list(dict.fromkeys(folder / name for folder in folders))
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    raise DataError(
-        f"{table} names the stack {name}, which does not exist; tried {', '.join(map(str, tried))}; "
-        "pass --data-root (data_root=FOLDER) with the folder of the stacks"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cryobench.errors import SelectionError
+from cryobench.errors import SelectionError, quoted, shortened
 
 _ITEM = re.compile(r"(?P<one>[0-9]{1,18})|(?P<start>[0-9]{0,18}):(?P<stop>[0-9]{0,18})(?::(?P<step>[0-9]{0,18}))?")
 _FORMS = "give 0-based numbers and Python ranges such as 5, 3,7,9, 0:8, 2: or 0:10:2"
@@ -26,10 +26,10 @@ def parse_images(text: str | None, n: int, default: int = 4, *, label: str = "th
         numbers = _range(item.strip(), text, n)
         if numbers[-1] >= n:
             beyond = next(number for number in numbers[max(0, _steps_below(numbers, n)) :] if number >= n)
-            raise SelectionError(f"--images {text} selects image {beyond}, but {label} has {_count(n)}")
+            raise SelectionError(f"--images {shortened(text)} selects image {beyond}, but {label} has {_count(n)}")
         for number in numbers:
             if number in chosen:
-                raise SelectionError(f"--images {text} selects image {number} twice; select each image once")
+                raise SelectionError(f"--images {shortened(text)} selects image {number} twice; select each once")
             chosen[number] = None
     return list(chosen)
 
@@ -39,15 +39,15 @@ def _range(item: str, text: str, n: int) -> range:
     match = _ITEM.fullmatch(item)
     if match is None:
         fault = "counts from the end" if re.search(r"-\s*[0-9]", item) else "is not a selection of images"
-        raise SelectionError(f"--images {text!r}: {item!r} {fault}; {_FORMS}")
+        raise SelectionError(f"--images {quoted(text)}: {quoted(item)} {fault}; {_FORMS}")
     if match["one"]:
         return range(int(match["one"]), int(match["one"]) + 1)
     step = int(match["step"] or 1)
     if step == 0:
-        raise SelectionError(f"--images {text}: the step of {item!r} is 0; {_FORMS}")
+        raise SelectionError(f"--images {shortened(text)}: the step of {quoted(item)} is 0; {_FORMS}")
     numbers = range(int(match["start"] or 0), int(match["stop"] or n), step)
     if not numbers:
-        raise SelectionError(f"--images {text}: {item!r} selects no image; {_FORMS}")
+        raise SelectionError(f"--images {shortened(text)}: {quoted(item)} selects no image; {_FORMS}")
     return numbers
 
 

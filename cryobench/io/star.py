@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import linecache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cryobench.errors import DataError, reason_of
 from cryobench.io.image_files import check_file
-from cryobench.io.particles import Particles, find_stacks, positive
+from cryobench.io.particles import Particles, Stacks, positive
+from cryobench.io.star_text import parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NAME, _GROUP = "rlnImageName", "rlnOpticsGroup"
-_TEXT = ["rlnImageName", "rlnMicrographName", "rlnOpticsGroupName"]
+PIXEL_SIZES = (
+    "rlnImagePixelSize",
+    "rlnPixelSize",
+    ("rlnDetectorPixelSize", "rlnMagnification"),
+    "rlnMicrographPixelSize",
+)
+"""The columns that state the pixel size of the images; of those that a table has, the first counts: that of RELION 3.1,
+those of 3.0 (Å, or the detector's pixel in µm and the magnification), and that of the micrograph, which is right for
+images that were not resized."""
 
 
 def read_star(path: Path, data_root: str | None) -> Particles:
     """Read a particle star file of RELION 3.0 (one table) or 3.1 (an optics table and a particle table).
 
-    Stacks are searched under `data_root`, the star file's folder, its parents, then the current folder. Raises
-    `DataError` for a file that is not a star file, for missing or malformed image names, and for missing stacks.
+    Stacks are searched when they are used, under `data_root`, the star file's folder, its parents, then the current
+    folder. Raises `DataError` for a file that is not a star file, and for missing or malformed image names.
     """
     check_file(path, "star file")
     table = _particle_table(path)
@@ -36,42 +44,29 @@ def read_star(path: Path, data_root: str | None) -> Particles:
             "from 1, such as 000001@particles.mrcs"
         )
     stack_of, names = parts[1].factorize()
-    stacks = find_stacks([str(name) for name in names], path, data_root)
+    stacks = Stacks([str(name) for name in names], path, data_root)
     return Particles(stacks, stack_of, page, pixel_sizes(table, path), table)
 
 
 def _particle_table(path: Path) -> pd.DataFrame:
     """The table of image names, merged with the columns of its optics groups."""
-    blocks = {name: _as_table(block) for name, block in _blocks(path).items()}
+    blocks = _blocks(path)
     named = [name for name, block in blocks.items() if _NAME in block.columns]
     if not named:
         found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
         raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); expected a particle star file")
     table = blocks["particles" if "particles" in named else named[0]]
-    twice = table.columns[table.columns.duplicated()].tolist()
-    if twice:
-        raise DataError(f"{path} has the column {twice[0]} twice; expected each column once")
     if table.empty:
         raise DataError(f"{path} lists no images; expected a particle star file with at least one row")
     optics = blocks.get("optics")
     return table if optics is None else _merge_optics(table, optics, path)
 
 
-def _blocks(path: Path) -> dict[str, Any]:
-    import starfile
-
-    linecache.checkcache(str(path))  # starfile reads through linecache, which caches the old text of a changed file
+def _blocks(path: Path) -> dict[str, pd.DataFrame]:
     try:
-        return starfile.read(path, always_dict=True, parse_as_string=_TEXT)  # type: ignore[return-value]
-    except Exception as error:  # starfile does no checks: a malformed table can raise anything
+        return parse(path.read_bytes().decode())
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable star file: {reason_of(error)}; expected RELION's format") from error
-
-
-def _as_table(block: Any) -> pd.DataFrame:
-    """A block as a table; a block without a loop has one row."""
-    import pandas as pd
-
-    return pd.DataFrame([block]) if isinstance(block, dict) else block
 
 
 def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -92,18 +87,18 @@ def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.D
 
 
 def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
-    """Å per pixel [n]: as stated (3.1), or from the detector's pixel in µm and the magnification (3.0), or None.
+    """Å per pixel [n] from the first of `PIXEL_SIZES` that the table has, or None.
 
     Raises `DataError` for one that is not positive and finite.
     """
-    if "rlnImagePixelSize" in table.columns:
-        sizes = _numbers(table, "rlnImagePixelSize")
-    elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(table.columns):
-        with np.errstate(divide="ignore", invalid="ignore"):  # refused below
-            sizes = _numbers(table, "rlnDetectorPixelSize") * 1e4 / _numbers(table, "rlnMagnification")
-    else:
-        return None
-    return positive(sizes, path)
+    for column in PIXEL_SIZES:
+        if isinstance(column, str) and column in table.columns:
+            return positive(_numbers(table, column), path)
+        if not isinstance(column, str) and set(column) <= set(table.columns):
+            detector, magnification = (_numbers(table, name) for name in column)
+            with np.errstate(divide="ignore", invalid="ignore"):  # refused by `positive`
+                return positive(detector * 1e4 / magnification, path)
+    return None
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:

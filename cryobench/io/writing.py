@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import mrcfile.utils
 import numpy as np
@@ -17,9 +16,10 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, reason_of
-from cryobench.files import whole_file
+from cryobench.files import whole_files
 from cryobench.io.particles import positive
 from cryobench.io.star import pixel_sizes
+from cryobench.io.star_text import block_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,14 @@ _OPTICS = (
     _PIXEL_SIZE,
 )
 """The columns that RELION 3.1 reads only from the optics table, besides the size of the images."""
-_OLD = ["rlnDetectorPixelSize", "rlnMagnification", _PIXEL_SIZE, "rlnImageSize", "rlnImageDimensionality"]
+_OLD = [
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnPixelSize",
+    _PIXEL_SIZE,
+    "rlnImageSize",
+    "rlnImageDimensionality",
+]
 """Columns that describe the images as stored; replaced when they are written."""
 
 
@@ -63,8 +70,14 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
     cannot be written.
     """
     chunks = [images] if isinstance(images, np.ndarray) else images
+    with written(path) as (temporary,):
+        return _fill_mrcs(temporary, path, chunks, pixel_size)
+
+
+def _fill_mrcs(temporary: Path, path: Path, chunks: Iterable[np.ndarray], pixel_size: float | None) -> int:
+    """Write a stack to `temporary`, which will be moved to `path`. Returns the number of images."""
     totals = Totals()
-    with _written(path) as file:
+    with temporary.open("wb") as file:
         file.seek(HEADER_DTYPE.itemsize)
         for chunk in chunks:
             block = np.ascontiguousarray(chunk, dtype="<f4")
@@ -133,41 +146,63 @@ class Totals:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` when the block ends without an error, and not at all otherwise."""
+def written(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary paths of files that appear together when the block ends without an error, and not at all otherwise; see
+    `files.whole_files`. Raises `DataError` if they cannot be written."""
     try:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            yield file
+        with whole_files(*paths) as temporary:
+            yield temporary
     except OSError as error:
-        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
+        reason = error.strerror or reason_of(error)
+        raise DataError(f"cannot write {' and '.join(map(str, paths))}: {reason}; choose another place") from error
 
 
-def write_particles(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
-    """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star beside it."""
+def fill_particles(
+    files: Sequence[Path],
+    path: Path,
+    chunks: Iterable[np.ndarray],
+    table: pd.DataFrame | None,
+    pixel_size: Sequence[float] | None,
+    image_size: int,
+    count: int,
+) -> None:
+    """Write `count` images in chunks [n, H, W] as a stack, and their table as a star file.
+
+    files: the two files to write, which will be moved to `path` and the .star beside it (`written`). table, pixel_size,
+    image_size: see `write_star`. Raises `DataError`, for an invalid table before the images are read.
+    """
+    stack, star = files
+    text = star_text(path.with_suffix(".star"), table, path.name, pixel_size, image_size, count=count)
+    _fill_mrcs(stack, path, chunks, pixel_size[0] if pixel_size else None)
+    star.write_bytes(text.encode())
+
+
+def write_particles(
+    files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
+) -> None:
+    """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star.
+
+    files, path: see `fill_particles`.
+    """
     if len(stack.shape) != 2:
         raise DataError(f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy")
     sizes = [stack.pixel_size(number) for number in numbers]
     known = [size for size in sizes if size is not None]
     if known and len(known) < len(sizes):
         raise DataError(f"{stack.label}: the pixel size of some images is unknown; write these images separately")
-    write_mrcs(path, chunks, known[0] if known else None)
-    star = path.with_suffix(".star")
-    write_star(star, stack.rows(numbers), path.name, known or None, stack.shape[1], count=len(numbers))
+    fill_particles(files, path, chunks, stack.rows(numbers), known or None, stack.shape[1], len(numbers))
 
 
-def write_npy(path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]) -> None:
-    """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array. Raises `DataError`."""
-    try:
-        with whole_file(path) as temporary:
-            shape = (len(numbers), *stack.shape)
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            start = 0
-            for chunk in chunks:
-                array[start : start + len(chunk)] = chunk
-                start += len(chunk)
-            array.flush()
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {reason_of(error)}; choose another place") from error
+def write_npy(
+    files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
+) -> None:
+    """Write chunks [n, *shape], the images `numbers` of a stack, as one float32 array, to files[0]."""
+    array = np.lib.format.open_memmap(files[0], mode="w+", dtype=np.float32, shape=(len(numbers), *stack.shape))
+    start = 0
+    for chunk in chunks:
+        array[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    array.flush()
 
 
 # ------------------------------------------------------------------------------------------------------- table
@@ -193,6 +228,22 @@ def write_star(
     pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
     possible or the file cannot be written.
     """
+    text = star_text(path, table, stack_name, pixel_size, image_size, count=count, stored_pixel_size=stored_pixel_size)
+    with written(path) as (temporary,):
+        temporary.write_bytes(text.encode())
+
+
+def star_text(
+    path: Path,
+    table: pd.DataFrame | None,
+    stack_name: str,
+    pixel_size: PixelSize,
+    image_size: int,
+    *,
+    count: int | None = None,
+    stored_pixel_size: PixelSize = None,
+) -> str:
+    """The text of `write_star`."""
     import pandas as pd
 
     if table is None:
@@ -212,9 +263,7 @@ def write_star(
     table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
     optics, particles = _split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
-    text = _loop("optics", optics) + "\n\n" + _loop("particles", particles)
-    with _written(path) as file:
-        file.write(text.encode())
+    return block_text("optics", optics) + "\n\n" + block_text("particles", particles)
 
 
 def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path) -> pd.DataFrame:
@@ -255,18 +304,3 @@ def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         optics[_GROUP_NAME] = [f"opticsGroup{group}" for group in optics[_GROUP]]
     order = [_GROUP, _GROUP_NAME, *(column for column in own if column not in (_GROUP, _GROUP_NAME))]
     return pd.DataFrame(optics[order]), table.drop(columns=own).assign(**{_GROUP: number})
-
-
-def _loop(name: str, table: pd.DataFrame) -> str:
-    """A table as a block of a star file; numbers with full precision, text with blanks in quotes."""
-    import pandas as pd
-
-    text = [column for column in table.columns if not pd.api.types.is_numeric_dtype(table[column])]
-    table = table.assign(**{column: table[column].map(_quoted) for column in text})
-    columns = "".join(f"_{column} #{i}\n" for i, column in enumerate(table.columns, 1))
-    rows = table.to_csv(sep="\t", header=False, index=False, quoting=csv.QUOTE_NONE, na_rep="nan", lineterminator="\n")
-    return f"# version 30001\n\ndata_{name}\n\nloop_\n{columns}{rows}"
-
-
-def _quoted(value: object) -> object:
-    return f'"{value}"' if isinstance(value, str) and (not value or " " in value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,15 +13,19 @@ from cryobench.core import Imaging, LinearOperator, NoiseModel, OperatorRecipe, 
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
+from cryobench.global_state import restored
 from cryobench.io.scaling import scale_of
+from cryobench.limits import check_memory
 from cryobench.measuring.measurements import Measurements
 from cryobench.plan.dataset import image_scaling
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry
+from cryobench.registry import Registry, guarded
 from cryobench.rng import Rng
 from cryobench.runner.checks import batches, checked_measurements
 
 _BATCH = 64
+_BYTES_PER_ENTRY = 16
+"""Memory in bytes for each entry of the measurements: float64, and a copy."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,20 @@ class Detector:
                 f"measure takes images (2-D), but {stack.label} holds volumes of {size_text(stack.shape)}; use `run`"
             )
         self.acquisition, self.stack, self.indices = acquisition, stack, indices
+        self._dtype = resolve_dtype(acquisition.dtype)
+        self._device = environment.resolve_device(acquisition.device)
+        self._what = f"measuring with {acquisition.operator} and noise {acquisition.noise} failed"
+        with restored():
+            guarded(self._what, lambda: self._open(registry))
+
+    def _open(self, registry: Registry) -> None:
+        acquisition, stack = self.acquisition, self.stack
         self.recipe: OperatorRecipe = registry.make("operators", acquisition.operator)
         self.noise: NoiseModel = registry.make("noises", acquisition.noise)
         check_kind("operators", acquisition.operator, self.recipe)
         check_kind("noises", acquisition.noise, self.noise)
         self.operator_spec = str(registry.spec_of(self.recipe, full=True))
         self.noise_spec = str(registry.spec_of(self.noise, full=True))
-        self._dtype = resolve_dtype(acquisition.dtype)
-        self._device = environment.resolve_device(acquisition.device)
         imaging = self.imaging(slice(None))
         check_operator(self.recipe, imaging)
         self.drawn = dict(self.recipe.draw(imaging, acquisition.seed))
@@ -90,6 +101,10 @@ class Detector:
 
     def measure(self, part: slice = slice(None)) -> Measurements:
         """The measurements of some of the images."""
+        with restored():
+            return guarded(self._what, lambda: self._measure(part))
+
+    def _measure(self, part: slice) -> Measurements:
         acquisition, indices, operator = self.acquisition, self.indices[part], self._operator(part)
         measured, sigmas, maps = [], [], []
         for batch in batches(len(indices), _BATCH):
@@ -126,4 +141,8 @@ class Detector:
 
 def measure(acquisition: Acquisition, stack: Stack, indices: Sequence[int], registry: Registry) -> Measurements:
     """Measure these images of a stack. Raises a `CryobenchError` for an invalid request."""
-    return Detector(acquisition, stack, indices, registry).measure()
+    detector = Detector(acquisition, stack, indices, registry)
+    needed = _BYTES_PER_ENTRY * len(indices) * math.prod(detector.measurement_shape)
+    check_memory(f"measurements of {len(indices)} images", needed, "give a folder as --out, or fewer --images",
+                 IncompatibleError)  # fmt: skip
+    return detector.measure()

@@ -8,8 +8,10 @@ name. A file with only `y` and `masks` [M, H, W] is sum pooling of images in the
 
 from __future__ import annotations
 
-import io
 import json
+import math
+import re
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +20,22 @@ import numpy as np
 import torch
 
 from cryobench.core import Imaging, Scale, Shape
-from cryobench.errors import DataError, ResultsError, reason_of
+from cryobench.errors import DataError, ResultsError, reason_of, shortened
 from cryobench.files import whole_file
-from cryobench.io.scaling import MINMAX
+from cryobench.io.scaling import MINMAX, NORMALISATIONS, scale_of
+from cryobench.limits import bytes_text, check_memory
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 2
 _DRAWN = "drawn/"
+_NAMES = ("y", "masks", "about", "sigma", "offset", "factor")
+_COLUMN = re.compile(r"[A-Za-z]\w*")
+_MAX_PIXEL_SIZE = 1e6
+"""Å: more than any microscope has."""
+_MAX_RATIO, _SMALL = 200, 10**8
+"""The ratio to which a file of more than `_SMALL` unpacked bytes may be compressed: 30 for random masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,79 +102,202 @@ class Measurements:
 
 
 def load(path: Path) -> Measurements:
-    """Read measurements. Raises `DataError` for a file without measurements."""
+    """Read measurements. Raises `DataError` for a file without them, and for fields that do not fit together."""
     from cryobench.io.image_files import check_file
 
     check_file(path, "file of measurements (.npz)")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy raises many kinds of errors for other files
+        with zipfile.ZipFile(path) as archive:
+            arrays = _arrays(archive, path)
+    except DataError:
+        raise
+    except Exception as error:  # zipfile and numpy raise many kinds of errors for other files
         raise DataError(
             f"{path} is not a readable .npz file: {reason_of(error)}; expected what `cryobench measure` writes, or "
             "arrays y and masks"
         ) from error
-    if "y" not in arrays:
-        raise DataError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, but no y; expected measurements y [B, M, h, w]"
-        )
     y = arrays["y"]
-    if y.ndim != 4 or y.dtype.kind not in "fiu" or not np.isfinite(y).all() or 0 in y.shape:
+    if y.ndim != 4 or y.dtype.kind not in "fiu" or 0 in y.shape or not np.isfinite(y).all():
         raise DataError(f"{path}: y is {y.dtype} {list(y.shape)}; expected finite real numbers [B, M, h, w]")
+    if "about" not in arrays:
+        return _plain(arrays, path)
     try:
-        return _recorded(arrays) if "about" in arrays else _plain(arrays, path)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged or from another version: {reason_of(error)}; measure again") from error
+        return _recorded(arrays)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else shortened(reason_of(error))
+        raise DataError(f"{path} is damaged or from another version: {reason}; measure again") from error
+
+
+def _arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the file. Sizes are checked before anything is unpacked, and other arrays are not read."""
+    entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+    if "y" not in entries:
+        held = shortened(", ".join(entries)) or "nothing"
+        raise DataError(f"{path} holds {held}, but no y; expected measurements y [B, M, h, w]")
+    if not {"about", "masks"} & set(entries):
+        raise DataError(f"{path} has y but no masks; give masks [M, H, W], or measure with `cryobench measure`")
+    wanted = {name: entry for name, entry in entries.items() if name in _NAMES or name.startswith(_DRAWN)}
+    unpacked = sum(entry.file_size for entry in wanted.values())
+    check_memory(f"{path}: unpacking it", 4 * unpacked, "split it into files of fewer images", DataError)
+    packed = path.stat().st_size
+    if unpacked > max(_SMALL, _MAX_RATIO * packed):
+        raise DataError(
+            f"{path} has {bytes_text(packed)} and unpacks to {bytes_text(unpacked)}, more than {_MAX_RATIO} times as "
+            "much; save the arrays with numpy.savez"
+        )
+    return {name: _array(archive, entry) for name, entry in wanted.items()}
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """One array, whose header states the size of its entry. Raises `ValueError` for others and for pickles."""
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{shortened(entry.filename)} is not an array of numpy's format 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        stated, stored = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+        if min(shape, default=0) < 0 or dtype.hasobject or stated != stored:
+            raise ValueError(f"{shortened(entry.filename)} states {bytes_text(stated)} and stores {bytes_text(stored)}")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _recorded(arrays: dict[str, np.ndarray]) -> Measurements:
-    import pandas as pd
-
+    """What `measure` wrote. Raises `ValueError`, `TypeError` or `KeyError` for fields that do not fit together."""
     about = json.loads(str(arrays["about"]))
+    _require(isinstance(about, dict), "about is not a set of named values")
+    _require(about["format"] in (1, FORMAT), f"format {about['format']!r}, this version reads 1 and {FORMAT}")
     if about["format"] == 1:
         about["scaling"] = about["about"]["normalize"]
         about["range"] = (-1.0, 1.0) if about["scaling"] == MINMAX else None
-    elif about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']}, this version reads 1 and {FORMAT}")
-    table, limits = about["table"], about["range"]
-    offset, factor = (torch.from_numpy(arrays[name]).double() for name in ("offset", "factor"))
+    y, shape, seed = arrays["y"], about["image_shape"], about["seed"]
+    B = len(y)
+    _require(y.dtype.kind == "f", f"y is {y.dtype}, expected floating-point numbers")
+    for name in ("operator", "noise", "scaling"):
+        _require(isinstance(about[name], str) and about[name], f"{name} is {about[name]!r}, expected a text")
+    _require(
+        isinstance(shape, list) and len(shape) == 2 and all(_is_integer(side) and side > 0 for side in shape),
+        f"image_shape is {shape!r}, expected two positive integers",
+    )
+    _require(_is_integer(seed) and -(2**63) <= seed < 2**63, f"seed is {seed!r}, expected an integer of 64 bits")
+    _require(isinstance(about["about"], dict), f"about is {about['about']!r}, expected named values")
+    sigma, offset, factor = (_numbers(arrays, name, (B,)) for name in ("sigma", "offset", "factor"))
+    _require((sigma >= 0).all(), "sigma has negative numbers")
+    _require((factor != 0).all(), "factor has zeros")
+    _require(about["noise"] != "none" or (sigma == 0).all(), "sigma is not zero, but the noise is none")
     return Measurements(
-        y=torch.from_numpy(arrays["y"]),
-        sigma=torch.from_numpy(arrays["sigma"]),
-        image_shape=(int(about["image_shape"][0]), int(about["image_shape"][1])),
+        y=torch.from_numpy(y),
+        sigma=torch.from_numpy(sigma),
+        image_shape=tuple(shape),
         operator=about["operator"],
         noise=about["noise"],
-        seed=about["seed"],
-        drawn={n.removeprefix(_DRAWN): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(_DRAWN)},
-        scale=Scale(offset, factor, None if limits is None else (float(limits[0]), float(limits[1])), about["scaling"]),
-        pixel_size=tuple(about["pixel_size_angstrom"]),
-        image_ids=tuple(about["image_ids"]),
-        table=None if table is None else pd.read_json(io.StringIO(table), orient="split", precise_float=True),
+        seed=seed,
+        drawn={name.removeprefix(_DRAWN): torch.from_numpy(_numbers(arrays, name)) for name in arrays
+               if name.startswith(_DRAWN)},
+        scale=Scale(torch.from_numpy(offset).double(), torch.from_numpy(factor).double(), _range(about),
+                    about["scaling"]),
+        pixel_size=_pixel_sizes(about["pixel_size_angstrom"], B),
+        image_ids=_ids(about["image_ids"], B),
+        table=_table(about["table"], B),
         about=about["about"],
-    )
+    )  # fmt: skip
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _numbers(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """An array of finite numbers, of this shape if one is given."""
+    array = arrays[name]
+    fits = array.dtype.kind in ("bf" if shape is None else "f") and shape in (None, array.shape)
+    expected = "finite numbers" if shape is None else f"finite numbers of shape {list(shape)}"
+    got = f"{array.dtype} {list(array.shape)}"
+    _require(fits and np.isfinite(array).all(), f"{name} is {got}, expected {expected}")
+    return array
+
+
+def _range(about: dict[str, Any]) -> tuple[float, float] | None:
+    """The range of the scale, which its name determines."""
+    name, limits = about["scaling"], about["range"]
+    _require(name in NORMALISATIONS, f"scaling is {name!r}, expected {', '.join(NORMALISATIONS)}")
+    expected = scale_of(name, []).range
+    _require((None if limits is None else tuple(limits)) == expected, f"range is {limits!r}, expected {expected}")
+    return expected
+
+
+def _pixel_sizes(sizes: Any, count: int) -> tuple[float | None, ...]:
+    _require(isinstance(sizes, list) and len(sizes) == count, f"pixel_size_angstrom is not a list of {count}")
+    for size in sizes:
+        _require(size is None or (_is_number(size) and 0 < size < _MAX_PIXEL_SIZE), f"a pixel size is {size!r}")
+    return tuple(sizes)
+
+
+def _ids(ids: Any, count: int) -> tuple[str, ...]:
+    _require(isinstance(ids, list) and len(ids) == count, f"image_ids is not a list of {count}")
+    _require(all(isinstance(one, str) and one and one.isprintable() for one in ids), "image_ids are not all names")
+    _require(len(set(ids)) == count, "image_ids names an image twice")
+    return tuple(ids)
+
+
+def _table(text: Any, count: int) -> pd.DataFrame | None:
+    """The table, a row per image, from JSON with columns and rows of data. Columns hold numbers or one-line texts."""
+    import pandas as pd
+
+    if text is None:
+        return None
+    table = json.loads(text)
+    columns, rows = table["columns"], table["data"]
+    _require(len(rows) == count, f"the table has {len(rows)} rows for {count} images")
+    for name in columns:
+        _require(isinstance(name, str) and _COLUMN.fullmatch(name), f"the table has a column {name!r}")
+    _require(len(set(columns)) == len(columns), "the table has a column twice")
+    _require(all(isinstance(row, list) and len(row) == len(columns) for row in rows), "the table has incomplete rows")
+    for name, *values in zip(columns, *rows, strict=True):
+        known = [value for value in values if value is not None]
+        numbers = all(isinstance(value, bool) or _is_number(value) for value in known)
+        texts = all(isinstance(value, str) and value.isprintable() for value in known)
+        _require(numbers or texts, f"the column {name} of the table does not hold numbers or one-line texts")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _plain(arrays: dict[str, np.ndarray], path: Path) -> Measurements:
     """Sum pooling in the units of y, from only y [B, M, h, w] and masks [M, H, W]."""
-    y, masks = arrays["y"], arrays.get("masks")
-    if masks is None:
-        raise DataError(f"{path} has y but no masks; give masks [M, H, W], or measure with `cryobench measure`")
+    y, masks = _float32(arrays["y"]), _float32(arrays["masks"])
     B, M, h, w = y.shape
-    fits = masks.ndim == 3 and masks.dtype.kind in "bfiu" and len(masks) == M and np.isfinite(masks).all()
+    fits = masks.ndim == 3 and len(masks) == M and 0 not in masks.shape
+    finite = bool(np.isfinite(y).all() and np.isfinite(masks).all())
+    fits = fits and finite
     if not fits or masks.shape[1] % h or masks.shape[2] % w or masks.shape[1] // h != masks.shape[2] // w:
         raise DataError(
-            f"{path}: masks are {masks.dtype} {list(masks.shape)} and y {list(y.shape)}; expected masks [{M}, H, W], "
-            f"finite, with H = {h} K and W = {w} K for a block size K"
+            f"{path}: masks are {arrays['masks'].dtype} {list(masks.shape)} and y {list(y.shape)}; expected masks "
+            f"[{M}, H, W], finite, with H = {h} K and W = {w} K for a block size K"
         )
     return Measurements(
-        y=torch.from_numpy(y.astype(np.float32)),
+        y=torch.from_numpy(y),
         sigma=torch.zeros(B),
         image_shape=(masks.shape[1], masks.shape[2]),
         operator="",
         noise="none",
         seed=0,
-        drawn={"masks": torch.from_numpy(masks.astype(np.float32))},
+        drawn={"masks": torch.from_numpy(masks)},
         scale=Scale(torch.zeros(B, dtype=torch.float64), torch.ones(B, dtype=torch.float64)),
         pixel_size=(None,) * B,
         image_ids=tuple(map(str, range(B))),
     )
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    """Real numbers in float32, others as NaN; values beyond float32 become infinite."""
+    if array.dtype.kind not in "bfiu":
+        return np.full(array.shape, np.nan, np.float32)
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

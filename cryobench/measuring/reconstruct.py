@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,15 @@ from cryobench.core import (
     Solver,
     check_operator,
 )
+from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
-from cryobench.errors import IncompatibleError, ParameterError, Unsupported
+from cryobench.errors import IncompatibleError, ParameterError, Unsupported, reason_of
 from cryobench.measuring.measurements import Measurements
 from cryobench.numerics.linalg import per_item
 from cryobench.operators.sumpool import SumPoolOperator
 from cryobench.plan.grid import resolve_dtype
-from cryobench.registry import Registry
-from cryobench.runner.solving import check_supported, prepare, solve_parts
+from cryobench.registry import Registry, guarded
+from cryobench.runner.solving import check_supported, isolated, prepare, solve_parts
 
 
 def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtype, device: torch.device) -> Any:
@@ -34,7 +35,10 @@ def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtyp
         block = measured.image_shape[0] // measured.y.shape[2]
         return SumPoolOperator(measured.drawn["masks"], block, dtype=dtype, device=device)
     recipe: OperatorRecipe = registry.make("operators", measured.operator)
-    check_operator(recipe, measured.imaging)
+    check_kind("operators", measured.operator, recipe)
+    shape = check_operator(recipe, measured.imaging)
+    if shape is not None:
+        _check_shape(measured, shape)
     return recipe.build(measured.imaging, measured.drawn, dtype=dtype, device=device)
 
 
@@ -73,26 +77,31 @@ class Reconstructor:
 
         Raises `IncompatibleError` if the measurements do not fit the operator or the solver does not support them.
         """
-        operator = self._operator_for(measured)
+        with isolated(self._seed):
+            operator = guarded("the operator cannot be built from the file", lambda: self._operator_for(measured))
         _check(measured, operator)
         noise: NoiseModel = self._registry.make("noises", measured.noise)
+        check_kind("noises", measured.noise, noise)
         y = measured.y.to(self._device, operator.dtype)
+        if not y.isfinite().all():
+            raise IncompatibleError("y has values beyond float32; give --dtype float64")
         sigma = per_item(measured.sigma.to(self._device, operator.dtype), y)
         problem = Problem(CountingOperator(operator), y, noise, sigma, measured.scale)
         try:
-            check_supported(self._solver, problem)
+            with isolated(self._seed):
+                guarded("the solver failed", lambda: check_supported(self._solver, problem))
         except Unsupported as reason:
-            raise IncompatibleError(f"the solver does not support these measurements: {reason}") from reason
-        prepare(self._solver, self._device)
+            raise IncompatibleError(f"the solver does not support these measurements: {reason_of(reason)}") from reason
+        with isolated(self._seed):
+            guarded("the solver cannot be prepared", lambda: prepare(self._solver, self._device))
         parts = solve_parts(self._solver, problem, measured.image_ids, seed=self._seed, batch=self._batch,
                             progress=progress)  # fmt: skip
         start = 0
-        for answer in parts:
+        while (answer := guarded("the solver failed", lambda: next(parts, None))) is not None:
             scale = measured.scale.select(slice(start, start + len(answer.x)))
-            deviation = (
-                None if answer.deviation is None else answer.deviation * per_item(scale.factor, answer.deviation)
-            )
-            yield Reconstructed(_images(scale.to_file(answer.x)), None if deviation is None else _images(deviation))
+            width = replace(scale, offset=torch.zeros_like(scale.offset), factor=scale.factor.abs())
+            deviation = None if answer.deviation is None else _images(width.to_file(answer.deviation))
+            yield Reconstructed(_images(scale.to_file(answer.x)), deviation)
             start += len(answer.x)
 
     def _operator_for(self, measured: Measurements) -> LinearOperator:
@@ -122,8 +131,15 @@ def reconstruct(
 
 
 def _check(measured: Measurements, operator: LinearOperator) -> None:
-    expected = operator.measurement_shape
-    if tuple(measured.y.shape[1:]) != tuple(expected):
-        raise IncompatibleError(f"y has shape {list(measured.y.shape)}, expected [B, {', '.join(map(str, expected))}]")
+    _check_shape(measured, operator.measurement_shape)
     if operator.images not in (None, len(measured.y)):
         raise IncompatibleError(f"y has {len(measured.y)} images, but the operator was built for {operator.images}")
+    if operator.rank == 0:
+        raise IncompatibleError("the recorded operator measures nothing: all of its masks are zero; measure again")
+
+
+def _check_shape(measured: Measurements, shape: Sequence[int]) -> None:
+    if tuple(measured.y.shape[1:]) != tuple(shape):
+        raise IncompatibleError(
+            f"y has shape {list(measured.y.shape)}, the operator gives [B, {', '.join(map(str, shape))}]; measure again"
+        )

@@ -21,7 +21,7 @@ from cryobench.files import acquire_lock
 from cryobench.io.scaling import scale_of
 from cryobench.io.selection import parse_images
 from cryobench.io.stack_parts import DEVIATION, IMAGES, StackParts
-from cryobench.io.writing import write_star
+from cryobench.io.writing import star_text, written
 from cryobench.measuring.container import (
     CHUNKS,
     DRAWN,
@@ -38,7 +38,7 @@ from cryobench.measuring.measure import Acquisition, Detector
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import Reconstructor
 from cryobench.plan.dataset import open_stack
-from cryobench.plan.grid import implementation, with_nested
+from cryobench.plan.grid import implementation, prior_notes, with_nested
 from cryobench.plan.presets import choose, presets_folder
 from cryobench.registry import installed
 
@@ -188,6 +188,7 @@ class Reconstructing(Work):
         registry = installed()
         method = choose(task.solver, registry, presets_folder(task.presets)).solver
         check_kind("solvers", task.solver, method)
+        self._method = method
         self._source = open_measurements(Path(task.measurements))
         self._reconstructor = Reconstructor(method, registry, seed=task.seed, dtype=task.dtype, device=task.device,
                                             batch=task.batch)  # fmt: skip
@@ -204,6 +205,10 @@ class Reconstructing(Work):
             "dtype": task.dtype,
             **made_by._asdict(),
         }
+
+    def notes(self) -> Sequence[str]:
+        """What was assumed of the priors of the solver, for the user."""
+        return prior_notes([self._method])
 
     def start(self, *, force: bool = False) -> None:
         """Begin the stack, or continue it; see `StackParts.start`. Raises `DataError` for incomplete measurements."""
@@ -235,12 +240,14 @@ class Reconstructing(Work):
             if not self.parts.folder.exists():
                 return [path for path in (self._out, deviation, star) if path.exists()]
             finished = self.parts.complete(self.chunks, known[0] if known else None)
-            write_star(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
-                       count=self.images)  # fmt: skip
+            targets = [self._out, *([deviation] if DEVIATION in finished else []), star]
             deviation.unlink(missing_ok=True)
-            if DEVIATION in finished:
-                finished[DEVIATION].replace(deviation)
-            finished[IMAGES].replace(self._out)
+            text = star_text(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
+                             count=self.images)  # fmt: skip
+            with written(*targets) as temporary:
+                temporary[-1].write_bytes(text.encode())
+                for name, place in zip((IMAGES, DEVIATION), temporary[:-1], strict=False):
+                    finished[name].replace(place)
             self.parts.remove()
         return [path for path in (self._out, deviation, star) if path.exists()]
 

@@ -22,7 +22,17 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Imaging, LinearOperator, OperatorRecipe, check_operator, power_norms, random_images
+from cryobench.core import (
+    Crop,
+    Imaging,
+    LinearOperator,
+    OperatorRecipe,
+    Window,
+    check_operator,
+    checked_window,
+    power_norms,
+    random_images,
+)
 from cryobench.errors import IncompatibleError
 from cryobench.numerics.linalg import conjugate_gradients, norm, per_item
 from cryobench.operators.identity import IdentityOperator
@@ -232,6 +242,16 @@ class ComposedOperator(LinearOperator):
         # of all images, so that `compute_norm` does not depend on which are selected
         rows = compose(self._of_all.outer.rows(part), self._of_all.inner)
         return rows if self is self._of_all else rows.select(self._which)
+
+    @property
+    def crop_step(self) -> int:
+        return self.inner.crop_step * self.outer.crop_step
+
+    def crop(self, window: Window) -> Crop:
+        """The composition of the parts' operators of the window, where both have one."""
+        inner = self.inner.crop(checked_window(self, window))
+        outer = self.outer.crop(inner.measurements[1:])
+        return Crop(compose(outer.operator, inner.operator), outer.measurements)
 
     def select(self, images: slice | torch.Tensor) -> ComposedOperator:
         if self.images is None:

@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 
 from cryobench.core import Imaging, OperatorRecipe, check_dims
+from cryobench.core.operator import drawn_array
 from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.operators.masks import FourierMask, RandomFourier, mirror
 from cryobench.operators.spectral import SpectralOperator
@@ -45,7 +46,8 @@ class Fourier(OperatorRecipe):
     def build(
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> FourierOperator:
-        return FourierOperator(drawn["mask"], nominal_compression=1 / self.rho, dtype=dtype, device=device)
+        mask = drawn_array(drawn, "mask", imaging.shape)
+        return FourierOperator(mask, nominal_compression=1 / self.rho, dtype=dtype, device=device)
 
 
 class FourierOperator(SpectralOperator):

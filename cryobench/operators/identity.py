@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import Imaging, OperatorRecipe, Shape
+from cryobench.core import Crop, Imaging, OperatorRecipe, Shape, Window, checked_window
 from cryobench.operators.factored import FactoredOperator, Response
 
 
@@ -50,14 +51,22 @@ class IdentityOperator(FactoredOperator):
 
     @property
     def eigenvalues(self) -> torch.Tensor:
-        return torch.ones(self.measurement_shape, dtype=torch.float64, device=self.device)
+        return torch.ones((), dtype=torch.float64, device=self.device).expand(self.measurement_shape)
 
     @property
     def eigenvalue_tolerance(self) -> float:
         return 0.0
 
     def apply_filter(self, response: Response, residual: torch.Tensor) -> torch.Tensor:
-        return response(self.eigenvalues).to(residual.dtype) * residual
+        return response(torch.ones((), dtype=torch.float64, device=self.device)).to(residual.dtype) * residual
+
+    @property
+    def rank(self) -> int:
+        return math.prod(self.image_shape)
 
     def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return x / (1 + shift)
+
+    def crop(self, window: Window) -> Crop:
+        shape = tuple(part.stop - part.start for part in checked_window(self, window))
+        return Crop(IdentityOperator(shape, dtype=self.dtype, device=self.device), (slice(None), *window))

@@ -70,7 +70,8 @@ class Checkerboard(PixelMask):
 
         def one(g: torch.Generator) -> torch.Tensor:
             coarse = (torch.rand(tiles, generator=g) < self.prob).float()
-            return coarse.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)[:H, :W]
+            tile = min(self.tile, max(H, W))
+            return coarse.repeat_interleave(tile, 0).repeat_interleave(tile, 1)[:H, :W]
 
         return _each(self, count, shape, seed, one)
 
@@ -190,7 +191,10 @@ def _stream(mask: object, shape: Shape, seed: int, index: int = 0) -> torch.Gene
 
 
 def _each(mask: PixelMask, count: int, shape: Shape, seed: int, one) -> torch.Tensor:
-    return torch.stack([one(_stream(mask, shape, seed, i)) for i in range(count)])
+    masks = torch.empty((count, *shape))
+    for i in range(count):  # into one array: the masks of a micrograph take gigabytes
+        masks[i] = one(_stream(mask, shape, seed, i))
+    return masks
 
 
 def _check_probability(name: str, value: float) -> None:

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import torch
 
-from cryobench.core import Shape
-from cryobench.errors import IncompatibleError
+from cryobench.core import Crop, Shape, Window, checked_window
+from cryobench.errors import IncompatibleError, Unsupported
 from cryobench.numerics.fft import irfftn, rfftn, whole_spectrum
 from cryobench.numerics.linalg import item_axes
 from cryobench.operators.factored import FactoredOperator, Response
@@ -106,6 +106,10 @@ class SpectralOperator(FactoredOperator):
         part._transfer, part._tolerance = self._transfer[images], self._tolerance[images]
         part.mean_response, part.images = self.mean_response[images], len(part._transfer)
         return part
+
+    def crop(self, window: Window) -> Crop:
+        checked_window(self, window)
+        raise Unsupported("an operator that is diagonal in Fourier mixes all pixels: a window has no operator")
 
     def _multiply(self, weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         if len({1, len(weight), len(image)}) > 2:

@@ -16,17 +16,22 @@ import torch
 
 from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
-from cryobench.errors import DataError, PluginError, SpecError
+from cryobench.core.source import size_text
+from cryobench.errors import DataError, PluginError, SpecError, quoted
 from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
+from cryobench.limits import check_memory
 from cryobench.physics.ctf import COLUMNS
 from cryobench.plan.presets import image_digest
+from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.spec import Spec, fields_of, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_BYTES_PER_PIXEL = 8
+"""Memory in bytes for each pixel of the images of a run: float32, and a copy."""
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
 """A bare word is a registered source even if a folder has the same name."""
 
@@ -76,7 +81,7 @@ def source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
         spec = None
     if spec is None or spec.name not in registry.names("sources"):
         known = did_you_mean(text, registry.names("sources"))
-        raise DataError(f"--data {text!r} is neither a file here nor a registered source; {known}")
+        raise DataError(f"--data {quoted(text)} is neither a file here nor a registered source; {known}")
     known_fields = {f.name for f in fields_of(registry.get("sources", spec.name))}
     for key, _ in given:
         if key not in known_fields:
@@ -111,9 +116,11 @@ def open_stack(text: str, options: dict[str, str], registry: Registry, device: t
 def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) -> Stack:
     source = registry.make("sources", spec)
     check_kind("sources", str(spec), source)
-    stack = guarded(f"data source {str(spec)!r} cannot be opened", lambda: source.open_on(device))
+    stack = guarded(f"data source {quoted(str(spec))} cannot be opened", lambda: source.open_on(device))
     if not isinstance(stack, Stack):
-        raise PluginError(f"data source {str(spec)!r} must open a cryobench.core.Stack, got {type(stack).__name__}")
+        raise PluginError(
+            f"data source {quoted(str(spec))} must open a cryobench.core.Stack, got {type(stack).__name__}"
+        )
     return stack
 
 
@@ -121,6 +128,8 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     """Read a selection of images such as "0:8" with their metadata. scaling: a name of `io.scaling.NORMALISATIONS`."""
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
+    what = f"reading {len(indices)} images of {size_text(stack.shape)} pixels"
+    check_memory(what, _BYTES_PER_PIXEL * len(indices) * math.prod(stack.shape), "give fewer --images", DataError)
     pixel_size = tuple(stack.pixel_size(index) for index in indices)
     scaled, limits, maps, digests = [], [], [], []
     for index in indices:
@@ -144,7 +153,7 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
     digest.update(_ctf_bytes(table))
     if clean is not None:
         digest.update(clean.numpy().tobytes())
-    origin = dict(guarded(f"the origin of {stack.label} cannot be read", lambda: stack.origin))
+    origin = plain(guarded(f"the origin of {stack.label} cannot be read", lambda: dict(stack.origin)))
     label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
     return Dataset(
         label, spec, pixels, ids, scale_of(scaling, maps), pixel_size, digest.hexdigest(), table, clean, origin,

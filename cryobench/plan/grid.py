@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -13,12 +13,14 @@ import torch
 from cryobench import environment
 from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
 from cryobench.core.kinds import check_kind
-from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError
+from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError, quoted
+from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
+from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
-from cryobench.record import CLEAN, LEADING, TRAILING
+from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
 from cryobench.source_code import code_digest
@@ -93,6 +95,8 @@ class Cell:
     """Digests of the code of the components, by module, where the version does not determine it."""
     trained_on: list[dict[str, str]]
     """The origins of the images that the cell's priors were trained on."""
+    priors: list[dict[str, Any]]
+    """What the priors state about their files."""
     hash: str
     hash_without_code: str
     floor: bool
@@ -124,6 +128,11 @@ class Plan:
         return {name for given in self.request.save for name in SAVE_SETS.get(given, (given,))}
 
     @property
+    def notes(self) -> list[str]:
+        """What was assumed about the files of the priors, for the user."""
+        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None])
+
+    @property
     def rankable(self) -> list[str]:
         """The metric columns of this run that have a direction."""
         clean = any(cell.dataset.clean is not None for cell in self.cells)
@@ -145,20 +154,27 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
 
     loaded: data sets read before, which are reused; newly read ones are added.
     """
+    with restored(environment=False):  # a plugin that changes the global state when it is imported affects no cell
+        return _plan(request, registry, loaded)
+
+
+def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     for kind in ("solvers", "operators", "noises", "metrics"):
         if not getattr(request, kind):
             known = ", ".join(registry.names(kind))
             raise ParameterError(f"a run needs at least one --{kind.removesuffix('s')}, got none; there are {known}")
+    kinds = (request.solvers, request.operators, request.noises, request.data, request.seeds)
+    check_cells("this run", *(len(set(texts)) for texts in kinds))
     for seed in request.seeds:
         if not -(2**63) <= seed < 2**63:
             raise ParameterError(f"--seed must fit in 64 bits, got {seed}")
     dtype = resolve_dtype(request.dtype)
     for name in request.save:
         if name not in (*SAVES, *SAVE_SETS):
-            raise ParameterError(f"--save {name!r} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
+            raise ParameterError(f"--save {quoted(name)} is unknown; {did_you_mean(name, (*SAVES, *SAVE_SETS))}")
     if request.scaling not in NORMALISATIONS:
         raise ParameterError(
-            f"--scaling {request.scaling!r} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
+            f"--scaling {quoted(request.scaling)} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
         )
     device = environment.resolve_device(request.device)
     batch = resolve_batch(request.batch, device)
@@ -180,8 +196,10 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
             _check_dims(component, dataset, registry)
         for operator in operators:
             guarded(f"operator {operator}", lambda o=operator, d=dataset: check_operator(o, d.imaging))
-        for prior in priors:
-            guarded(f"prior {prior}", lambda p=prior, d=dataset: p.check(d.shape))
+        for solver in [chosen.solver for chosen in solvers if len(dataset.shape) in chosen.solver.dims]:
+            for prior in _priors([solver]):
+                shape = solver.solved_shape(dataset.shape)
+                guarded(f"prior {prior}", lambda p=prior, s=shape: p.check(s))
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
 
@@ -230,7 +248,7 @@ def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset
 def resolve_dtype(name: str) -> torch.dtype:
     """float32 or float64 by name. Raises `ParameterError` for another name."""
     if name not in DTYPES:
-        raise ParameterError(f"--dtype must be float32 or float64, got {name!r}")
+        raise ParameterError(f"--dtype must be float32 or float64, got {quoted(name)}")
     return DTYPES[name]
 
 
@@ -302,7 +320,7 @@ class Implementation(NamedTuple):
 
     versions: dict[str, str]
     code: dict[str, str]
-    weights: list[str]
+    weights: list[str | None]
 
 
 def implementation(registry: Registry, components: Sequence[Any]) -> Implementation:
@@ -313,7 +331,7 @@ def implementation(registry: Registry, components: Sequence[Any]) -> Implementat
     return Implementation(
         {origin.distribution: origin.version for origin in origins},
         {module: digest for module, digest in digests.items() if digest is not None},
-        [part.weights_digest() for part in components if isinstance(part, Prior)],
+        [_weights(part) for part in components if isinstance(part, Prior)],
     )
 
 
@@ -349,30 +367,45 @@ def _cell(
         "seed": seed,
         "dtype": dtype,
         "images": dataset.digest,
-        "weights": made_by.weights + list(filter(None, (metric.weights_digest() for metric in metrics))),
+        "weights": made_by.weights + list(filter(None, map(_weights, metrics))),
         "versions": made_by.versions,
     }
     if chosen is None:
         identity["ceiling"] = CEILING_VERSION
     if radii is not None:
         identity["within"] = [str(within), *radii]
+    priors = [part for part in components if isinstance(part, Prior)]
     return Cell(
         solver=None if chosen is None else chosen.solver,
         operator=operator,
         noise=noise,
         dataset=dataset,
         seed=seed,
-        labels=labels | {"data": dataset.label},
-        resolved=resolved | {"data": str(dataset.spec)},
+        labels=plain(labels | {"data": dataset.label}),
+        resolved=plain(resolved | {"data": str(dataset.spec)}),
         plugins=made_by.versions,
         code=made_by.code,
-        trained_on=[dict(origin) for part in components if isinstance(part, Prior) for origin in part.trained_on()],
+        trained_on=plain([origin for prior in priors for origin in _trained_on(prior)]),
+        priors=plain([details for details in map(_details, priors) if details]),
         hash=content_hash(identity | ({"code": made_by.code} if made_by.code else {})),
         hash_without_code=content_hash(identity),
         floor=resolved["solver"] == FLOOR,
         within=str(within),
         radii=radii,
     )
+
+
+def _weights(part: Prior | Metric) -> str | None:
+    where = f"the weights of {type(part).__name__} cannot be identified"
+    return plain(guarded(where, part.weights_digest))
+
+
+def _details(prior: Prior) -> Mapping[str, Any]:
+    return guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
+
+
+def _trained_on(prior: Prior) -> list[Mapping[str, str]]:
+    return guarded(f"the training images of {type(prior).__name__} are not known", lambda: [*prior.trained_on()])
 
 
 def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
@@ -405,6 +438,11 @@ def _names_for(kind: str, axes: int, registry: Registry) -> list[str]:
     return names
 
 
+def prior_notes(solvers: Sequence[Solver]) -> list[str]:
+    """What was assumed about the files of the priors of these solvers, for the user."""
+    return list(dict.fromkeys(note for prior in _priors(solvers) for note in prior.notes()))
+
+
 def _priors(solvers: Sequence[Solver]) -> list[Prior]:
     """The priors of all solvers, each once."""
     return _unique([part for solver in solvers for part in with_nested(solver) if isinstance(part, Prior)])
@@ -412,13 +450,19 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
 
 def _unlocated(spec: Spec, component: Any) -> Spec:
     """The full spec of a component without the parameters that locate the weights of its priors."""
-    dropped = {
-        f"{field.name}.{name}"
-        for field in fields_of(type(component))
-        if isinstance(prior := getattr(component, field.name), Prior)
-        for name in prior.location_fields
-    }
+    dropped = _locations(component)
     return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
+
+
+def _locations(component: Any) -> set[str]:
+    """The dotted names of the parameters that locate the weights of the priors inside a component."""
+    found = set()
+    for parameter in fields_of(type(component)):
+        part = getattr(component, parameter.name)
+        if parameter.kind is not None and part is not None:
+            own = set(part.location_fields) if isinstance(part, Prior) else set()
+            found |= {f"{parameter.name}.{name}" for name in own | _locations(part)}
+    return found
 
 
 def with_nested(component: Any) -> Iterator[Any]:

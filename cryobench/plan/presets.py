@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cryobench.errors import CryobenchError, ResultsError, SelectionError, SpecError, UnknownName, reason_of
+from cryobench.errors import (
+    CryobenchError,
+    ResultsError,
+    SelectionError,
+    SpecError,
+    UnknownName,
+    quoted,
+    reason_of,
+    shortened,
+)
 from cryobench.files import acquire_lock, whole_file
+from cryobench.plan.yaml_text import load
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
 
@@ -70,7 +80,7 @@ def presets_folder(given: str | None = None) -> Path:
 def preset_file(name: str, folder: Path) -> Path:
     """The file of a preset. Raises `SpecError` for an invalid name."""
     if parse(name) != Spec(name):
-        raise SpecError(f"the name of a preset must be a word such as pixel-c4, got {name!r}")
+        raise SpecError(f"the name of a preset must be a word such as pixel-c4, got {quoted(name)}")
     return folder / f"{name}.yaml"
 
 
@@ -84,7 +94,7 @@ def choose(text: str, registry: Registry, folder: Path) -> Chosen:
         solver = registry.make("solvers", spec)
         return Chosen(solver, str(registry.spec_of(solver)))
     if spec.after != Spec(spec.after.name):
-        raise SpecError(f"{text!r}: expected the name of a preset after '@', such as pixel-c4")
+        raise SpecError(f"{quoted(text)}: expected the name of a preset after '@', such as pixel-c4")
     name, stated = spec.after.name, stated_by(spec, registry.get("solvers", spec.name))
     setting = _setting_of(spec.name, name, folder)
     kept = {key: value for key, value in setting.parameters.items()
@@ -92,7 +102,7 @@ def choose(text: str, registry: Registry, folder: Path) -> Chosen:
     try:
         solver = registry.make("solvers", Spec(spec.name, None, tuple((kept | stated).items())))
     except CryobenchError as error:
-        raise type(error)(f"{text!r}: {error}") from error
+        raise type(error)(f"{quoted(text)}: {error}") from error
     label = dataclasses.replace(_shown(registry, solver, stated), after=spec.after)
     return Chosen(solver, str(label), name, setting.validation)
 
@@ -129,7 +139,7 @@ def _setting_of(solver: str, name: str, folder: Path) -> Setting:
     path = preset_file(name, folder)
     if not path.is_file():
         hint = did_you_mean(name, [file.stem for file in sorted(folder.glob("*.yaml"))])
-        raise UnknownName(f"no preset {name!r} in {folder}; {hint} (`cryobench tune` creates presets)")
+        raise UnknownName(f"no preset {quoted(name)} in {folder}; {hint} (`cryobench tune` creates presets)")
     settings = read_preset(path)
     if solver not in settings:
         raise UnknownName(f"the preset {name!r} has no setting for {solver!r}; {did_you_mean(solver, settings)}")
@@ -176,12 +186,14 @@ def check_unseen(
 def read_preset(path: Path) -> dict[str, Setting]:
     """The settings of a preset by solver. Raises `ResultsError` for an invalid file."""
     try:
-        solvers = yaml.safe_load(path.read_text(encoding="utf-8"))["solvers"]
+        solvers = load(path)["solvers"]
         return {solver: _setting(solver, found) for solver, found in solvers.items()}
     except OSError as error:
         raise ResultsError(f"cannot read the preset {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{path} is not a preset: {reason_of(error)}; `cryobench tune` creates presets") from error
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{path} is not a preset: {shortened(reason_of(error))}; `cryobench tune` creates presets"
+        ) from error
 
 
 def add_setting(setting: Setting, name: str, folder: Path) -> Path:
@@ -204,7 +216,7 @@ def add_setting(setting: Setting, name: str, folder: Path) -> Path:
 def _setting(solver: str, found: Mapping[str, Any]) -> Setting:
     for key, value in found["parameters"].items():
         if not isinstance(value, str | bool | int | float):
-            raise ValueError(f"{solver}: {key} must be one value, got {value!r}")
+            raise ValueError(f"{solver}: {key} must be one value, got {quoted(str(value))}")
     validation = tuple(
         Validation(part["source"], part["label"], tuple(map(str, part["images"])), tuple(map(str, part["sha256"])))
         for part in found["validation"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cryobench.errors import SuiteError, reason_of
+from cryobench.errors import ParameterError, SuiteError, reason_of, shortened
+from cryobench.limits import check_cells
+from cryobench.plan.yaml_text import compose
 from cryobench.registry import did_you_mean
 from cryobench.spec import Spec
 
@@ -47,6 +50,11 @@ class Grid:
     ceiling: bool = False
     optional: str = ""
     needs: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """The number of cells, without floor and ceiling and before rules exclude some."""
+        return math.prod(map(len, (self.solvers, self.operators, self.noises, self.data, self.seeds)))
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,14 @@ class SuiteFile:
 def read_suite(path: Path) -> SuiteFile:
     """Read a suite. Raises `SuiteError`, which names the line, for an invalid file."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = compose(path)
     except OSError as error:
         raise SuiteError(f"cannot read the suite {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise SuiteError(
-            f"{path}{where}: invalid YAML: {getattr(error, 'problem', None) or reason_of(error)}"
+            f"{path}{where}: invalid YAML: {shortened(getattr(error, 'problem', None) or reason_of(error))}"
         ) from error
     if root is None:
         raise SuiteError(f"the suite {path} is empty; expected solvers and operators")
@@ -126,6 +134,7 @@ class _Reader:
         grids = [grid for grid in (base, *included) if grid.solvers and grid.operators]
         if not grids:
             self.fail(root, "expected solvers and operators, here or under include; there is nothing to run")
+        self.check_cells(root, sum(grid.cells for grid in grids))
         return SuiteFile(
             self._path,
             self.text(parts["title"]) if "title" in parts else self._path.stem,
@@ -163,9 +172,9 @@ class _Reader:
         for key_node, value in node.value:
             key = self.text(key_node)
             if known is not None and key not in known:
-                self.fail(key_node, f"unknown key {key!r}; {did_you_mean(key, known)}")
+                self.fail(key_node, f"unknown key {shortened(key)!r}; {did_you_mean(key, known)}")
             if key in found:
-                self.fail(key_node, f"{key} is given twice")
+                self.fail(key_node, f"{shortened(key)} is given twice")
             found[key] = value
         return found
 
@@ -202,15 +211,21 @@ class _Reader:
     def range(self, node: yaml.Node) -> tuple[float, float]:
         """A number, or [minimum, maximum]."""
         found = [self.number(item) for item in self.items(node)]
-        if len(found) > 2 or found[0] > found[-1]:
-            self.fail(node, f"expected a number or [minimum, maximum], got {found}")
+        if len(found) > 2 or not found[0] <= found[-1]:
+            self.fail(node, f"expected a number or [minimum, maximum], got {shortened(str(found))}")
         return found[0], found[-1]
 
     def numbers(self, node: yaml.Node) -> tuple[int, ...]:
-        found = [self.number(item) for item in self.items(node)]
-        if any(number != int(number) for number in found):
-            self.fail(node, "expected integers")
-        return tuple(map(int, found))
+        return tuple(self.integer(item) for item in self.items(node))
+
+    def integer(self, node: yaml.Node) -> int:
+        try:
+            return int(self.text(node))
+        except ValueError:  # also a number such as 1e3
+            number = self.number(node)
+            if not number.is_integer():
+                self.fail(node, f"expected an integer, got {_shown(node)}")
+            return int(number)
 
     def paths_or_specs(self, node: yaml.Node) -> tuple[LocatedSpec, ...]:
         """Specs or paths, with ~ and $VARIABLE expanded."""
@@ -233,7 +248,14 @@ class _Reader:
     def combinations(self, name: str, node: yaml.Node) -> list[str]:
         fields = self.mapping(node)
         choices = [[(key, self.text(item)) for item in self.items(value)] for key, value in fields.items()]
+        self.check_cells(node, *map(len, choices))
         return [str(Spec(name, None, params)) for params in itertools.product(*choices)]
+
+    def check_cells(self, node: yaml.Node, *factors: int) -> None:
+        try:
+            check_cells("this suite", *factors)
+        except ParameterError as error:
+            self.fail(node, str(error))
 
     def fail(self, node: yaml.Node, message: str) -> NoReturn:
         raise SuiteError(f"{self._path}, line {_line(node)}: {message}")
@@ -245,5 +267,5 @@ def _line(node: yaml.Node) -> int:
 
 def _shown(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
-        return repr(node.value)
+        return repr(shortened(node.value))
     return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"

@@ -26,7 +26,8 @@ from cryobench import environment
 from cryobench.core import Prior, Shape, meters
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, described
 from cryobench.priors.model_folder import CARD, HUB, ModelFolder, find_model
-from cryobench.priors.network import PREDICTIONS, image_shape, read_levels, read_network, unusable, unusable_schedule
+from cryobench.priors.network import image_shape, read_levels, read_network, side_factor, unusable
+from cryobench.priors.schedule import PREDICTIONS, prediction, stated_schedule, unusable_schedule
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -45,9 +46,11 @@ class DiffusionModel:
     """A live network with its noise schedule.
 
     unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: it works on images of r times its
-    `sample_size`, pixel-unshuffled by r. alphas_cumprod: a_t, [T], decreasing, between 1 and 0; it may end in 0, pure
-    noise, unless the network predicts the noise, which then does not determine x_0. prediction: what the network
-    predicts. bfloat16: evaluate the network in it, under autocast; inputs and outputs have the caller's dtype.
+    `sample_size`, pixel-unshuffled by r, or on any that its levels can halve if it has none. alphas_cumprod: a_t, [T],
+    decreasing, between 1 and 0; it may end in 0, pure noise, unless the network predicts the noise, which then does not
+    determine x_0. prediction: what the network predicts. half: bfloat16 or float16, in which the network is evaluated
+    under autocast; inputs and outputs have the caller's dtype. Where a gradient is recorded, float16 is not used,
+    because small gradients are zero in it.
 
     Raises `DataError` for a network that is not for grey images, and for an invalid schedule.
     """
@@ -59,7 +62,7 @@ class DiffusionModel:
         prediction: str = "epsilon",
         *,
         device: torch.device | str = "cpu",
-        bfloat16: bool = False,
+        half: torch.dtype | None = None,
     ):
         if prediction not in PREDICTIONS:
             raise DataError(f"the network predicts {prediction!r}; expected one of {', '.join(PREDICTIONS)}")
@@ -71,7 +74,7 @@ class DiffusionModel:
         self.device = torch.device(device)
         self.alphas_cumprod = _checked_levels(alphas_cumprod.double().cpu(), prediction)
         self.prediction = prediction
-        self._bfloat16 = bfloat16
+        self._half = half
         # channels last is faster on tensor cores; on the CPU it made no difference
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -126,7 +129,8 @@ class DiffusionModel:
                 h = torch.nn.functional.pixel_unshuffle(h, self.unshuffle)
             if self.device.type == "cuda":
                 h = h.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+            exact = self._half is None or (self._half is torch.float16 and torch.is_grad_enabled() and x.requires_grad)
+            with torch.autocast(self.device.type, self._half, enabled=not exact):
                 out = self.unet(h, torch.as_tensor(t, device=self.device), return_dict=False)[0]
             if self.unshuffle > 1:
                 out = torch.nn.functional.pixel_shuffle(out, self.unshuffle)
@@ -239,23 +243,31 @@ class Diffusion(Prior):
     """A denoising diffusion model: a diffusers `UNet2DModel` with its scheduler, in a folder or on the hub.
 
     `embedded` is the model in the package. A folder is a diffusers pipeline (`unet/`, `scheduler/`), as written by
-    `cryobench train`, or holds a network without a scheduler, which is assumed to be a DDPM of 1000 linear steps.
-    `hf:OWNER/NAME` is a repository on the Hugging Face hub, read from the local cache if it is there. Only the betas
-    and the prediction type of the scheduler are used.
+    `cryobench train`, or the network or a checkpoint of a training run, whose scheduler is one or two folders above. A
+    network without a scheduler needs `schedule` and `predicts`. `hf:OWNER/NAME` is a repository on the Hugging Face
+    hub, read from the local cache if it is there. Only the betas and the prediction type of the scheduler are used.
     """
 
-    location_fields = ("source", "revision", "pickle")
+    # the digest of the weights includes the schedule
+    location_fields = ("source", "revision", "pickle", "schedule", "predicts")
     source: Annotated[str, "embedded, a folder, or hf:OWNER/NAME on the Hugging Face hub"] = EMBEDDED
     revision: Annotated[str, "branch, tag or commit, on the hub"] = "main"
     pickle: Annotated[bool, "allow pickled weights, which can run code when read"] = False
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], "of the network; auto: bfloat16 on CUDA, else float32"
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "of the network; auto: float32 on the CPU, bfloat16 on CUDA, float16 on cards without bfloat16",
     ] = "auto"
     noise: Annotated[
         float | Literal["auto"],
         "standard deviation of the white noise of the images, in addition to that of the training images; auto: "
         "estimated from the measurements if the training images had none, else 0",
     ] = "auto"
+    schedule: Annotated[
+        str | None, "of a network without a scheduler: NAME:STEPS or NAME:STEPS:START:END, such as linear:1000"
+    ] = None
+    predicts: Annotated[
+        Literal["epsilon", "sample", "v_prediction"] | None, "the output of a network without a scheduler"
+    ] = None
     _base: Path | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -265,6 +277,8 @@ class Diffusion(Prior):
             raise ParameterError("diffusion: the revision is empty; give a branch, tag or commit, such as main")
         if self.noise != "auto" and not 0 <= self.noise < math.inf:
             raise ParameterError(f"diffusion: noise must be zero, positive or auto, got {self.noise:g}")
+        if self.schedule is not None:
+            stated_schedule(self.schedule)
         if self.source != EMBEDDED and not self.source.startswith((HUB, "/", "~")):
             # a relative path refers to the current folder now, which may change before the model is loaded
             object.__setattr__(self, "_base", Path.cwd())
@@ -275,7 +289,7 @@ class Diffusion(Prior):
     def load(self, device: torch.device | str = "cpu") -> DiffusionModel:
         """The live model on a device, cached after it is read. Raises `DataError` if it cannot be read."""
         folder = self.find()
-        return _loaded(folder, _digest(folder, folder.stamp), str(device), self.precision)
+        return _loaded(folder, _digest(folder, folder.stamp), str(device), _half(self.precision, torch.device(device)))
 
     def check(self, shape: Shape) -> None:
         """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` for an invalid model."""
@@ -284,12 +298,18 @@ class Diffusion(Prior):
         reason = unusable(config) or unusable_schedule(folder.scheduler_config)
         if reason:
             raise DataError(f"diffusion: {self.source} {reason}")
-        trained = image_shape(config)
-        if shape != trained:
+        trained, factor = image_shape(config), side_factor(config)
+        if trained is not None and shape != trained:
             resample = f"give --size {trained[0]} to resample them, " if trained[0] == trained[1] else "give "
             raise IncompatibleError(
                 f"the prior {self.source} was trained on images of {trained[0]} x {trained[1]}, got "
                 f"{shape[0]} x {shape[1]}; {resample}another prior, or train one with `cryobench train`"
+            )
+        if any(side % factor for side in shape):
+            near = max(1, round(shape[0] / factor)) * factor
+            raise IncompatibleError(
+                f"the network of the prior {self.source} takes images whose sides are multiples of {factor}, got "
+                f"{shape[0]} x {shape[1]}; give --size {near} to resample them, or another prior"
             )
         folder.check_weights()
 
@@ -297,6 +317,18 @@ class Diffusion(Prior):
         """SHA-256 of the weights and both configurations, independent of their location."""
         folder = self.find()
         return _digest(folder, folder.stamp)
+
+    def details(self) -> Mapping[str, Any]:
+        """The weights and the noise schedule that are used."""
+        return self.find().details
+
+    def notes(self) -> Sequence[str]:
+        """What the folder alone does not determine: averaged or raw weights, a schedule from a folder above."""
+        folder = self.find()
+        said = folder.notes
+        if image_shape(folder.unet_config) is None:
+            said = [*said, "the network does not state the size of its training images"]
+        return [f"prior {self.source}: {'; '.join(said)}"] if said else []
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         """The origins in the model card that `cryobench train` writes; empty without a card."""
@@ -322,7 +354,9 @@ class Diffusion(Prior):
     def find(self) -> ModelFolder:
         """The model folder and its card. Raises `DataError` if it does not exist."""
         if self.source != EMBEDDED:
-            return find_model(self.source, base=self._base, revision=self.revision, pickle=self.pickle)
+            stated = {} if self.schedule is None else stated_schedule(self.schedule)
+            stated |= {} if self.predicts is None else {"prediction_type": self.predicts}
+            return find_model(self.source, base=self._base, revision=self.revision, pickle=self.pickle, stated=stated)
         packaged = Path(__file__).parent / EMBEDDED
         if not packaged.is_dir():
             raise DataError(f"the packaged prior is missing in this installation: {packaged} does not exist; "
@@ -335,6 +369,8 @@ class Embedded(Diffusion):
     """The diffusion model in the package, 128 x 128, trained on the simulated particles listed in its card."""
 
     source: Annotated[Literal["embedded"], "the packaged network"] = EMBEDDED
+    schedule: str | None = field(init=False, repr=False, default=None)
+    predicts: Literal["epsilon", "sample", "v_prediction"] | None = field(init=False, repr=False, default=None)
 
 
 @lru_cache(maxsize=8)
@@ -354,17 +390,23 @@ def _digest(folder: ModelFolder, stamp: object) -> str:
     return digest.hexdigest()
 
 
+def _half(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of a precision that is not float32."""
+    if precision == "auto" and device.type == "cuda":
+        return torch.bfloat16 if environment.native_bfloat16(device) else torch.float16
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
 @lru_cache(maxsize=2)
-def _loaded(folder: ModelFolder, digest: str, device: str, precision: str) -> DiffusionModel:
+def _loaded(folder: ModelFolder, digest: str, device: str, half: torch.dtype | None) -> DiffusionModel:
     environment.import_diffusers()
-    on_cuda = torch.device(device).type == "cuda"
     try:
         return DiffusionModel(
             read_network(folder),
             read_levels(folder.scheduler_config),
-            folder.scheduler_config.get("prediction_type", "epsilon"),
+            prediction(folder.scheduler_config),
             device=device,
-            bfloat16=precision == "bfloat16" or (precision == "auto" and on_cuda),
+            half=half,
         )
     except CryobenchError as error:
         raise DataError(f"the prior in {folder.root} cannot be used: {error}") from error

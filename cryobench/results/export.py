@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cryobench.errors import CryobenchError, ParameterError, ResultsError
-from cryobench.files import whole_file
+from cryobench.files import output_file
 from cryobench.record import COSTS, Record
 from cryobench.registry import did_you_mean, installed
 from cryobench.results.store import Results
@@ -107,11 +107,11 @@ def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
 
 
 def write_parquet(table: pd.DataFrame, path: Path, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write a table as Parquet, atomically. metadata: of the file, added to that of pandas."""
+    """Write a table as Parquet, atomically. metadata: of the file, added to that of pandas. Raises `ResultsError`."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata((arrow.schema.metadata or {}) | dict(metadata or {}))
-    with whole_file(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    with output_file(path) as temporary, temporary.open("wb") as file:  # given a path, it would remove it on failure
+        pq.write_table(arrow, file, compression="zstd")
 
 
 def write_benchopt(table: pd.DataFrame, path: Path) -> None:

@@ -33,7 +33,7 @@ from typing import Any
 from cryobench.errors import ResultsError, reason_of, shortened
 from cryobench.files import EARLIER, check_writable_folder, read_bounded, remove_leftovers, whole_folder
 from cryobench.record import Record
-from cryobench.results.tables import csv_line
+from cryobench.results.tables import as_cell, csv_line, from_cell
 
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
 RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
@@ -148,7 +148,7 @@ class Results:
                 try:
                     records.append(read_record(folder))
                 except ResultsError as error:
-                    report(f"skipped {folder}: {error}")
+                    report(f"skipped {self.given / folder.relative_to(self.root)}: {error}")
         newest: dict[str, Record] = {}
         for record in sorted(records, key=lambda record: record.environment.get("created", "")):
             cell = record.environment.get("hash_without_code", record.hash)
@@ -176,9 +176,13 @@ def _order(name: str) -> tuple[bool, str]:
 def read_record(folder: Path) -> Record:
     """The record of a run folder. Raises `ResultsError` that names the missing or damaged part."""
     try:
-        fields = json.loads(read_bounded(folder / RECORD, LARGEST))
+        data = read_bounded(folder / RECORD, LARGEST)
+        fields = json.loads(data)
+        if rb"\ud" in data.lower():
+            json.dumps(fields, ensure_ascii=False).encode()  # raises for lone surrogates, which tables cannot hold
         text = read_bounded(folder / METRICS, LARGEST).decode()
         header, *rows = csv.reader(io.StringIO(text, newline=""))
+        header = [from_cell(name) for name in header]
         if len(set(header)) < len(header):
             raise ValueError(f"{METRICS} has two columns of one name")
         columns = {name: [float(row[i]) for row in rows] for i, name in enumerate(header) if i > 0}
@@ -235,7 +239,8 @@ def _check(record: Record, rows: list[list[str]]) -> None:
             isinstance(text, str) for text in (column.get("name"), *column.values())
         ):
             raise ValueError("columns is not a list of objects of strings with a name")
-    if record.status == "ok" and [row[0] for row in rows] != record.images:
+    images = [row[0] for row in rows]
+    if record.status == "ok" and images not in (record.images, [as_cell(image) for image in record.images]):
         raise ValueError(f"{METRICS} does not have a row for each image")
 
 

@@ -1,17 +1,38 @@
 """Tables as CSV and JSON text. All CSV of the package is written here.
 
-Tables are written column by column: they may have millions of entries, and most of the texts in them repeat.
+A spreadsheet evaluates a cell that begins with =, +, - or @. Such a cell, unless it is a number, gets a leading
+apostrophe, which `from_cell` removes. Characters that are not printable are escaped (`text.printable`). Tables are
+written column by column: they may have millions of entries, and most of the texts in them repeat.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from cryobench.text import printable, printable_json
+
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_FORMULA = re.compile(r"['\s]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+"""The beginning of a formula (the last four are =, +, - and @ in full width), after any number of apostrophes."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.ASCII | re.IGNORECASE)
+
+
+def as_cell(value: Any) -> str:
+    """The text of a CSV cell before quoting."""
+    text = printable(str(value))
+    return "'" + text if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def from_cell(text: str) -> str:
+    """The text that `as_cell` was given, except for characters that are not printable."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def csv_line(values: Iterable[Any]) -> str:
@@ -60,8 +81,12 @@ def _known(value: Any) -> bool:
 
 def _csv_text(value: Any) -> str:
     """An entry of a CSV file, quoted where it contains a separator."""
-    text = str(value)
+    text = as_cell(value)
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-_json_text = json.JSONEncoder(ensure_ascii=False).encode
+def _json_text(value: Any) -> str:
+    return printable_json(_encode(value))
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode

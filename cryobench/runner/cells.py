@@ -20,10 +20,11 @@ import torch
 from cryobench import environment
 from cryobench.core import Case, Reconstruction, Scale, Solver
 from cryobench.core.meters import Stopwatch
-from cryobench.errors import CryobenchError, PluginError, Unsupported, described, reason_of
+from cryobench.errors import CryobenchError, PluginError, ResultsError, Unsupported, described, one_line, reason_of
+from cryobench.global_state import restored
 from cryobench.hooks import Hooks
 from cryobench.plan.grid import SAVES, Cell, Plan
-from cryobench.record import Record
+from cryobench.record import Record, plain
 from cryobench.results.store import Results, read_record
 from cryobench.runner.ceiling import ceiling
 from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem, measure
@@ -89,7 +90,7 @@ class CellRunner:
         self._plan, self._store = plan, store
         self._observer = observer or Observer()
         self._sizes = BatchSizes(plan.batch, plan.device)
-        self._measured: MeasuredProblem | Exception | None = None
+        self._measured: MeasuredProblem | BaseException | None = None
         self._measured_key: tuple[int, ...] = ()
         self.seconds: dict[str, float] = dict.fromkeys(
             ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
@@ -111,6 +112,10 @@ class CellRunner:
 
     def run(self, cell: Cell) -> Record:
         """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible."""
+        with restored():  # a cell must not affect the next
+            return self._run(cell)
+
+    def _run(self, cell: Cell) -> Record:
         folder = self._folder(cell)
         known = _known(folder, cell) if folder is not None else None
         if known is None and self._store is not None and self._store.has_other_code(_record(cell, self._plan)):
@@ -119,7 +124,7 @@ class CellRunner:
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
         measured = self._measured_problem(cell)
         outcome = _run_cell(cell, self._plan, measured, self._sizes, self._observer, save)
-        if isinstance(measured, MeasuredProblem) and not measured.is_unchanged():
+        if isinstance(measured, MeasuredProblem) and not _is_unchanged(measured, cell.seed):
             outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
             self._measured_key = ()  # rebuild the operator for the next cell
         start = time.perf_counter()
@@ -139,19 +144,26 @@ class CellRunner:
     def _folder(self, cell: Cell) -> Path | None:
         return self._store.find(cell.hash) if self._store is not None else None
 
-    def _measured_problem(self, cell: Cell) -> MeasuredProblem | Exception | None:
+    def _measured_problem(self, cell: Cell) -> MeasuredProblem | BaseException | None:
         """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
         key = (id(cell.dataset), id(cell.operator), id(cell.noise), cell.seed)
         if self._measured_key != key:
             self._measured, self._measured_key = None, key
             start = time.perf_counter()
             try:
-                with isolated(self._plan.device, cell.seed):
+                with isolated(cell.seed):
                     self._measured = measure(cell, self._plan, self._sizes)
-            except (Exception, SystemExit) as error:  # a broken operator or noise fails its cells, not the run
-                self._measured = _as_exception(error)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a broken operator or noise fails its cells, not the run
+                self._measured = error
             self.seconds["setup"] += time.perf_counter() - start
         return self._measured
+
+
+def _is_unchanged(measured: MeasuredProblem, seed: int) -> bool:
+    with isolated(seed):
+        return measured.is_unchanged()
 
 
 def _known(folder: Path, cell: Cell) -> Record | None:
@@ -190,10 +202,11 @@ def _save(store: Results | None, outcome: _Outcome, known: Record | None, observ
         observer.warn(f"{outcome.record.solver} on {outcome.record.operator}: the earlier result is kept")
         return outcome.record
     try:
-        store.write(outcome.record, curves=outcome.curves, files=outcome.files)
-    except CryobenchError:
+        with restored():
+            store.write(outcome.record, curves=outcome.curves, files=outcome.files)
+    except (ResultsError, KeyboardInterrupt):
         raise  # the results folder is unusable: all further cells would be lost
-    except Exception as error:
+    except BaseException as error:  # of the operator, which figures apply
         outcome = _failed(outcome.record, error)
         store.write(outcome.record)
     return outcome.record
@@ -202,7 +215,7 @@ def _save(store: Results | None, outcome: _Outcome, known: Record | None, observ
 def _run_cell(
     cell: Cell,
     plan: Plan,
-    measured: MeasuredProblem | Exception | None,
+    measured: MeasuredProblem | BaseException | None,
     sizes: BatchSizes,
     observer: Observer,
     save: Collection[str],
@@ -213,23 +226,25 @@ def _run_cell(
             raise measured or Unsupported("nothing was measured")
         _describe_problem(record, cell, measured)
         if cell.solver is None:
-            reconstruction, iterates = ceiling(cell, measured, sizes), None
+            with isolated(cell.seed):
+                reconstruction, iterates = ceiling(cell, measured, sizes), None
         else:
             solved = _solved(cell, cell.solver, measured, sizes, observer, record_iterates="animation" in save)
             _describe_costs(record, solved)
             reconstruction, iterates = solved.reconstruction, solved.iterates
-        with Stopwatch(plan.device) as watch, isolated(plan.device, cell.seed):
+        with Stopwatch(plan.device) as watch, isolated(cell.seed):
             scores = _scored(plan, measured, reconstruction, sizes, against_clean=cell.solver is not None)
         record.timing["score_seconds"] = watch.seconds
         record.values, record.unmeasured = scores.values, scores.unmeasured
-        record.columns = [dataclasses.asdict(column) for column in scores.columns]
+        record.columns = [plain(dataclasses.asdict(column)) for column in scores.columns]
         record.solver_info = {name: values.double().tolist() for name, values in reconstruction.info.items()}
         curves = scores.curves | {f"solver:{name}": c.cpu().numpy() for name, c in reconstruction.curves.items()}
         files, record.unavailable = writers(save, cell, measured.case, reconstruction, iterates, curves)
     except Unsupported as reason:
-        record.status, record.reason = "skipped", str(reason)
-        return _Outcome(record, {}, {})
-    except (Exception, SystemExit) as error:  # any exception of a plugin fails this cell and not the others
+        return _Outcome(dataclasses.replace(record, status="skipped", reason=reason_of(reason)), {}, {})
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # any exception of a plugin fails this cell and not the others
         return _failed(record, error)
     return _Outcome(record, curves, files)
 
@@ -298,7 +313,7 @@ def _record(cell: Cell, plan: Plan) -> Record:
 
 
 def _described_data(cell: Cell) -> dict[str, Any]:
-    """The fields of a record that describe the images, and those that the priors were trained on."""
+    """The fields of a record that describe the images and the priors."""
     data = cell.dataset
     fields: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
     if cell.radii is not None:
@@ -307,20 +322,24 @@ def _described_data(cell: Cell) -> dict[str, Any]:
         fields["origin"] = dict(data.origin)
     if cell.trained_on:
         fields["trained_on"] = cell.trained_on
+    if cell.priors:
+        fields["priors"] = cell.priors
     return fields
 
 
 def _describe_problem(record: Record, cell: Cell, measured: MeasuredProblem) -> None:
     operator = measured.operator
-    record.compression = operator.effective_compression
-    record.problem |= {
-        "rank": operator.rank,
-        "nominal_compression": operator.nominal_compression,
-        "measurement_shape": list(operator.measurement_shape),
-        "pixel_size_angstrom": list(cell.dataset.pixel_size),
-        "scale": _recorded(cell.dataset.scale),
-        "data_range": _data_range(measured.case),
-    }
+    with isolated(cell.seed):
+        described = {
+            "rank": int(operator.rank),
+            "nominal_compression": float(operator.nominal_compression),
+            "measurement_shape": [int(side) for side in operator.measurement_shape],
+            "pixel_size_angstrom": list(cell.dataset.pixel_size),
+            "scale": _recorded(cell.dataset.scale),
+            "data_range": _data_range(measured.case),
+        }
+        record.compression = float(operator.effective_compression)
+    record.problem |= described
     record.timing["setup_seconds"] = measured.setup_seconds
 
 
@@ -348,17 +367,12 @@ def _data_range(case: Case) -> dict[str, Any]:
     return {"from": "image" if case.problem.scale.range is None else "scale", "low": low, "high": high}
 
 
-def _as_exception(error: BaseException) -> Exception:
-    """SystemExit as an ordinary exception: a plugin must not end the program."""
-    return error if isinstance(error, Exception) else PluginError(describe(error))
-
-
 def describe(error: BaseException) -> str:
     """An exception as one line: its type, its message and the line that raised it."""
     if isinstance(error, CryobenchError):
         return reason_of(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    frames = traceback.extract_tb(BaseException.__traceback__.__get__(error))  # type: ignore[attr-defined]
+    where = f" ({one_line(Path(frames[-1].filename).name, 200)}:{frames[-1].lineno})" if frames else ""
     return described(error) + where
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
-from cryobench.errors import PluginError
+from cryobench.errors import PluginError, valid_text
 
 DEVIATION = "deviation"
 """Name of the per-image number recorded for a solver's deviation: its root mean square over the pixels."""
@@ -48,11 +48,13 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(f"the solver returned an image on {x.device}, expected {problem.y.device}")
     if not x.isfinite().all():
         raise PluginError("the solver returned values that are not finite (NaN or infinity)")
-    info = {name: torch.as_tensor(values).flatten() for name, values in answer.info.items()}
+    info = {valid_text(name): torch.as_tensor(values).detach().flatten() for name, values in answer.info.items()}
     for name, values in info.items():
+        if not name.isprintable():
+            raise PluginError(f"the name of the solver's info {name!r} has characters that are not printable")
         if values.numel() != problem.batch:
             raise PluginError(f"the solver's info {name!r} has {values.numel()} values for {problem.batch} images")
-    curves = {name: torch.as_tensor(values).detach() for name, values in answer.curves.items()}
+    curves = {valid_text(name): torch.as_tensor(values).detach() for name, values in answer.curves.items()}
     for name, values in curves.items():
         if values.ndim != 2 or len(values) != problem.batch or not values.is_floating_point():
             got = f"{list(values.shape)} {values.dtype}"

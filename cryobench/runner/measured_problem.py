@@ -31,7 +31,9 @@ class MeasuredProblem:
         """Whether the operator still gives the measurement that it gave when it was built."""
         try:
             return torch.equal(_probe(self.operator), self.probe)
-        except Exception:  # the changed operator cannot be applied any more
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the changed operator cannot be applied any more
             return False
 
 

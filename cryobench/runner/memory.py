@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch
 
+from cryobench.errors import reason_of
+
 T = TypeVar("T")
 
 
@@ -49,4 +51,4 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     phrases = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+    return isinstance(error, RuntimeError) and any(phrase in reason_of(error).lower() for phrase in phrases)

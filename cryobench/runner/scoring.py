@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
-from cryobench.errors import PluginError
+from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
 from cryobench.runner.checks import batches
 from cryobench.runner.solving import part_of
@@ -96,6 +96,8 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
         raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")
     values = {}
     for column in metric.columns:
+        if not column.name.isprintable():
+            raise PluginError(f"the name of the metric column {column.name!r} has characters that are not printable")
         if column.name not in measured.values:
             raise PluginError(f"the metric {name} declares a column {column.name!r} and returned no values for it")
         values[column.name] = torch.as_tensor(measured.values[column.name]).flatten().double()
@@ -103,5 +105,5 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
             raise PluginError(
                 f"the metric column {column.name!r} has {len(values[column.name])} values for {len(case.truth)} images"
             )
-    reasons = {name: " ".join(str(reason).split()) for name, reason in measured.unmeasured.items()}
+    reasons = {name: one_line(reason) for name, reason in measured.unmeasured.items()}
     return Measured(values, measured.curves, reasons)

@@ -1,14 +1,14 @@
 """Runs a solver; shared by `run`, `reconstruct` and `cb.solve`.
 
-Prepares priors, divides images into batches, solves each batch with torch's random state isolated, checks every result,
-and measures the cost.
+Prepares priors, divides images into batches, solves each batch with the global state isolated, checks every result, and
+measures the cost.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from cryobench.core import Prior, Problem, Reconstruction, Solver, meters, unsupported_dims
 from cryobench.core.recording import Recording, recording
 from cryobench.errors import Unsupported
+from cryobench.global_state import restored
 from cryobench.numerics.linalg import concatenate_curves, item_axes
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng, generator
@@ -67,8 +68,10 @@ def solve(
     that breaks the contract.
     """
     device = problem.operator.device
-    check_supported(solver, problem)
-    setup_seconds = prepare(solver, device)
+    with isolated(seed):
+        check_supported(solver, problem)
+    with isolated(seed):
+        setup_seconds = prepare(solver, device)
     watch = meters.Stopwatch(device)
     iterates = Recording() if record_iterates else None
     with meters.PeakMemory(device) as peak, meters.counting() as tally:
@@ -116,12 +119,13 @@ def solve_parts(
         def step(done: int, total: int, start: int = part.start, size: int = len(own)) -> None:
             report((start + size * done / max(total, 1)) / n)
 
-        with isolated(problem.operator.device, seed):
+        with isolated(seed):
             recorded = nullcontext() if iterates is None or part.start > 0 else recording(into=iterates)
             given = part_of(problem, part)
             with recorded, watch or nullcontext():
                 answer = solver.solve(given, rng=Rng(seed, own), progress=step)
-        yield checked_reconstruction(answer, given)
+            checked = checked_reconstruction(answer, given)
+        yield checked
         report(part.stop / n)
 
 
@@ -141,19 +145,12 @@ def prepare(solver: Solver, device: torch.device) -> float:
     return watch.seconds
 
 
-@contextmanager
-def isolated(device: torch.device, seed: int) -> Iterator[None]:
-    """A block in which torch's global random state is fixed and its default dtype restored.
+def isolated(seed: int) -> restored:
+    """A block that calls a plugin: all global state is restored after it, and global random states are fixed in it.
 
-    Solvers must draw from their `rng` argument; this makes those that use the global state reproducible too.
+    Solvers must draw from their `rng` argument; this makes those that use the global states reproducible too.
     """
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(generator("global state", seed).initial_seed())
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+    return restored(seed=generator("global state", seed).initial_seed())
 
 
 def part_of(problem: Problem, part: slice) -> Problem:

@@ -58,7 +58,7 @@ class DmPlug(WithDiffusion):
         B, device, dtype = problem.batch, problem.y.device, problem.y.dtype
         active = torch.arange(B, device=device)
         seed = Seed(Draws(problem, rng).x_T(), self.lr)
-        stopping = EarlyStopping(self.window, self.patience)
+        stopping = EarlyStopping(min(self.window, self.steps + 1), self.patience)
         operator, y = problem.operator, problem.y
         result = torch.zeros(problem.image_batch_shape, dtype=dtype, device=device)
         iterates = result.clone()

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from cryobench.core import Source, Stack
-from cryobench.errors import DataError, ParameterError
+from cryobench.errors import DataError, ParameterError, shortened
+from cryobench.limits import check_memory
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.philox import RowDraws
 from cryobench.physics.ctf import CtfParameters, transfer
@@ -36,6 +37,12 @@ FILL = 0.65
 """Diameter of the particle over the side of the box, where no pixel size is given."""
 _CHUNK = 16
 """Number of images simulated at once when one is read, since its neighbours are likely to be read next."""
+_MAX_COUNT = 2**32
+"""The random numbers of `philox.RowDraws` repeat beyond this number of images."""
+_BYTES_PER_IMAGE = 650
+"""Peak memory in bytes of the table of the images, for each, as measured."""
+_BYTES_PER_VOXEL = 128
+"""Peak memory in bytes when the volume of a structure is computed, for each voxel, as measured."""
 _POSE, _SHIFT, _CTF, _SOLVENT = range(4)
 """The purposes of a particle's random numbers."""
 _Made = TypeVar("_Made")
@@ -78,6 +85,13 @@ class Simulate(Source):
         for name, least in (("count", 1), ("size", 8), ("b_factor", 0), ("envelope", 0), ("shift", 0), ("cs", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise ParameterError(f"simulate: {name} must be at least {least}, got {getattr(self, name):g}")
+        if self.count > _MAX_COUNT:
+            raise ParameterError(f"simulate: count must be at most 2^32, got {shortened(str(self.count), 30)}")
+        check_memory("simulate", _BYTES_PER_IMAGE * self.count, "give a smaller count")
+        check_memory(
+            f"simulate with a volume of {shortened(str(self.size), 30)}^3 voxels", _BYTES_PER_VOXEL * self.size**3,
+            "give a smaller size",
+        )  # fmt: skip
         for name in ("snr", "pixel_size", "voltage"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

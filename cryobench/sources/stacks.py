@@ -1,11 +1,13 @@
 """The source `file`: images of a file in any format of `cryobench.io.formats`.
 
-Opening reads only headers, and reading an image reads only the bytes of that image.
+Opening reads only headers, and reading an image reads only the bytes of that image. Of a table's stacks, only those of
+images that are used are searched and opened.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +20,25 @@ import numpy as np
 
 from cryobench.core.operator import Shape
 from cryobench.core.source import Source, Stack, size_text
-from cryobench.errors import DataError, ParameterError
+from cryobench.errors import DataError, DataWarning, ParameterError
 from cryobench.io.formats import FORMATS, FileImages, open_images
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import ReadImages, changed
+from cryobench.io.image_files import ImageFile, ReadImages, changed
 from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
+from cryobench.limits import check_memory
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_OPEN = 8
 """Maximum number of open files: a table may list thousands, and a process may open a limited number."""
+_BYTES_PER_PIXEL = 48
+"""Peak memory in bytes when an image is resampled, for each pixel stored and resampled: two complex128 spectra and
+their copies."""
 _PIECE_BYTES = 1 << 20
 """Bytes read in one request, small enough to be checked and resized in the processor's cache."""
+_SAME_PIXEL_SIZE = 0.01
+"""Relative difference between the pixel sizes of a table and of a header above which there is a warning."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +68,30 @@ class FileStack(Stack):
     """Images of one or more files.
 
     size: pixels a side to resample 2-D images to (`fourier_resize`), fewer or more than stored. invert: multiply by -1.
-    Raises `DataError` for files that differ in image shape, and for a size with images that are not 2-D.
     """
 
     def __init__(self, label: str, images: FileImages, *, size: int | None = None, invert: bool = False):
-        self.label = label
-        self._files, self._file_of, self._page = images.files, images.file_of, images.page
-        self._pixel_sizes, self._table = images.pixel_sizes, images.table
+        self.label, self._images = label, images
+        self._file_of, self._page = images.file_of, images.page
         self._size, self._invert = size, invert
+        self._first: ImageFile | None = None
+        self._warned = False
         self._open: OrderedDict[int, ReadImages] = OrderedDict()
         self._opening = Lock()
-        self.shape = self._stored = self._common_shape()
-        if size is not None:
-            if len(self._stored) != 2:
-                raise DataError(
-                    f"size={size} resamples 2-D images, but {label} has {size_text(self._stored)}; leave it out"
-                )
-            self.shape = (size, size)
+
+    @property
+    def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The shape of an image as returned by `read`: that of the first file used, else of the first that opens.
+
+        Raises `DataError` if no file opens, and for a size with images that are not 2-D.
+        """
+        stored = self._stored()
+        shape = stored if self._size is None else (self._size, self._size)
+        size = "" if self._size is None else f" at size={self._size}"
+        what = f"an image of {size_text(stored)} pixels of {self.label}{size}"
+        needed = _BYTES_PER_PIXEL * (math.prod(stored) + math.prod(shape))
+        check_memory(what, needed, "give a smaller size, or other images", DataError)
+        return shape
 
     def __len__(self) -> int:
         return len(self._page)
@@ -88,13 +103,15 @@ class FileStack(Stack):
     def read_block(self, images: Sequence[int]) -> np.ndarray:
         """These images in this order, float32 [n, *shape]; neighbours in a file are read in one request of up to 1 MiB.
 
-        Raises `DataError` for the first image that is not finite.
+        Raises `DataError` for a stack that is missing or has images of another shape, for an image that is not in its
+        stack, and for the first image that is not finite.
         """
         for index in images:
             self.check(index)
         chosen = np.asarray(images, dtype=np.int64)
+        self._check_files(chosen)
         block = np.empty((len(chosen), *self.shape), np.float32)
-        longest = max(1, _PIECE_BYTES // (4 * math.prod(self._stored)))
+        longest = max(1, _PIECE_BYTES // (4 * math.prod(self._stored())))
         for start, stop in _runs(self._file_of[chosen], self._page[chosen], longest):
             self._fill(block[start:stop], chosen[start:stop])
         return block
@@ -106,14 +123,14 @@ class FileStack(Stack):
     def pixel_size(self, index: int) -> float | None:
         """Å per pixel of the image as returned by `read`, or None if neither table nor header states it."""
         stored = self.stored_pixel_size(index)
-        return stored if stored is None or self._size is None else stored * min(self._stored) / self._size
+        return stored if stored is None or self._size is None else stored * min(self._stored()) / self._size
 
     def stored_pixel_size(self, index: int) -> float | None:
         """Å per pixel of the image in its file, before it is resized."""
         self.check(index)
-        if self._pixel_sizes is not None:
-            return float(self._pixel_sizes[index])
-        return self._files[int(self._file_of[index])].pixel_size
+        if self._images.pixel_sizes is not None:
+            return float(self._images.pixel_sizes[index])
+        return self._images.file(int(self._file_of[index])).pixel_size
 
     @property
     def table(self) -> pd.DataFrame | None:
@@ -121,26 +138,80 @@ class FileStack(Stack):
 
         Its pixel sizes and lengths in pixels are those of the stored images; `pixel_size` is that of images as read.
         """
-        return self._table
+        return self._images.table
 
-    def _common_shape(self) -> Shape:
-        first = self._files[0]
-        for file in self._files:
-            if file.shape != first.shape:
+    def rows(self, images: Sequence[int]) -> pd.DataFrame | None:
+        """The rows of these images; with the pixel sizes of the files' headers, for lengths in pixels, if the table has
+        none and all of these files have one."""
+        rows = super().rows(images)
+        if rows is None or self._images.pixel_sizes is not None:
+            return rows
+        headers = [self.stored_pixel_size(index) for index in images]
+        return rows if None in headers else rows.assign(rlnImagePixelSize=headers)
+
+    def _stored(self) -> Shape:
+        """The shape of the images in the files."""
+        if self._first is None:
+            self._first = self._first_file()
+        shape = self._first.shape
+        if self._size is not None and len(shape) != 2:
+            raise DataError(
+                f"size={self._size} resamples 2-D images, but {self.label} has {size_text(shape)}; leave it out"
+            )
+        return shape
+
+    def _first_file(self) -> ImageFile:
+        """The first file that opens."""
+        refusal = DataError(f"{self.label} lists no images")
+        for position, number in enumerate(dict.fromkeys(self._file_of.tolist())):
+            try:
+                return self._images.file(number)
+            except DataError as error:
+                refusal = error if position == 0 else refusal
+        raise refusal
+
+    def _check_files(self, images: np.ndarray) -> None:
+        """Open the files of these images by their headers, and compare these with each other and with the table."""
+        numbers, file_of = np.unique(self._file_of[images], return_inverse=True)
+        files = [self._images.file(number) for number in numbers.tolist()]
+        for file in files:
+            self._first = self._first or file
+            if file.shape != self._first.shape:
                 raise DataError(
-                    f"{first.path} has images of {size_text(first.shape)} and {file.path} of {size_text(file.shape)} "
-                    "pixels; expected one shape: split the list of particles"
+                    f"{self._first.path} has images of {size_text(self._first.shape)} and {file.path} of "
+                    f"{size_text(file.shape)} pixels; expected one shape: split the list of particles"
                 )
-        return first.shape
+        page, count = self._page[images], np.array([file.count for file in files], dtype=np.int64)[file_of]
+        absent = (page < 0) | (page >= count)
+        if absent.any():
+            row = int(np.argmax(absent))
+            path = files[file_of[row]].path
+            raise DataError(
+                f"{self.label}: row {images[row] + 1} names image {page[row] + 1} of {path}, which has {count[row]}, "
+                "counted from 1; give the stack that belongs to this file"
+            )
+        if self._images.pixel_sizes is not None and not self._warned:
+            stated = self._images.pixel_sizes[images]
+            header = np.array([file.pixel_size for file in files], dtype=np.float64)[file_of]  # NaN if unknown
+            differs = np.abs(header / stated - 1) > _SAME_PIXEL_SIZE
+            if differs.any():
+                self._warned, row = True, int(np.argmax(differs))
+                message = (
+                    f"{self.label} states {stated[row]:.4g} Å per pixel, the header of {files[file_of[row]].path} "
+                    f"{header[row]:.4g}; using the table: correct it if the header is right"
+                )
+                warnings.warn(DataWarning(message), stacklevel=2)
 
     def _fill(self, out: np.ndarray, images: np.ndarray) -> None:
         """Read consecutive images of one file into out, float32 [n, *shape]."""
-        stored = out if self._size is None else np.empty((len(out), *self._stored), np.float32)
+        stored = out if self._size is None else np.empty((len(out), *self._stored()), np.float32)
         self._reader(int(self._file_of[images[0]]))(int(self._page[images[0]]), stored)
         self._check_finite(stored, images)
         if self._size is not None:
             for resized, image in zip(out, stored, strict=True):
                 resized[...] = fourier_resize(square_crop(image), self._size)
+        if self._images.signs is not None:
+            out *= self._images.signs[images].astype(np.float32)[:, None, None]
         if self._invert:
             np.negative(out, out=out)
 
@@ -159,9 +230,9 @@ class FileStack(Stack):
         with self._opening:
             if number not in self._open:
                 try:
-                    self._open[number] = self._files[number].open()
+                    self._open[number] = self._images.file(number).open()
                 except (OSError, ValueError) as error:  # deleted since its header was read
-                    raise changed(self._files[number].path) from error
+                    raise changed(self._images.file(number).path) from error
             self._open.move_to_end(number)
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
@@ -169,7 +240,7 @@ class FileStack(Stack):
 
     def _where(self, index: int) -> str:
         """For a table, the stack of the image."""
-        file = self._files[int(self._file_of[index])]
+        file = self._images.file(int(self._file_of[index]))
         return "" if file.path.name == self.label else f" (it is {self._page[index] + 1}@{file.path})"
 
 

@@ -10,18 +10,21 @@ import glob
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import mrcfile
 import numpy as np
 
 from cryobench.core import Shape, Source, Stack
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import COMPRESSIONS, ImageFile, ReadImages, changed, open_mrc, open_npy
+from cryobench.io.image_files import COMPRESSIONS, ImageFile, changed, mrc_header, open_mrc, open_npy
+from cryobench.io.mrc_header import MrcHeader
+from cryobench.limits import check_memory
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
+_BYTES_PER_VOXEL = 48
+"""Peak memory in bytes when a volume is resampled, for each voxel stored and resampled."""
 ISOTROPIC = 1e-3
 """Relative difference of voxel sizes that counts as rounding: headers often have cells with three decimals."""
 
@@ -75,6 +78,9 @@ class VolumeStack(Stack):
                     "separately"
                 )
         self.shape: Shape = self._stored if size is None else (size, size, size)
+        voxels = math.prod(self._stored) + math.prod(self.shape)
+        what = f"a volume of {size_text(self._stored)} voxels" + ("" if size is None else f" at size={size}")
+        check_memory(what, _BYTES_PER_VOXEL * voxels, "give a smaller size, or other volumes", DataError)
         self._volumes = [(file, number) for file in files for number in range(file.count)]
 
     def __len__(self) -> int:
@@ -144,39 +150,17 @@ def _opened(path: Path) -> ImageFile:
 def _opened_map(path: Path) -> ImageFile:
     """An MRC map, its axes in the order z, y, x."""
     file = open_mrc(path, as_stack=True, axes=3)
-    with mrcfile.open(path, header_only=True, permissive=True) as map_file:
-        header: Any = map_file.header
-    if _suffix(path) == ".mrcs" and header.ispg < 401:  # the space groups of volume stacks begin there
+    header = mrc_header(path)
+    if _suffix(path) == ".mrcs" and not header.is_volume_stack:
         raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
-    file = dataclasses.replace(file, pixel_size=_voxel_size(path, header))
-    stored = [int(header.maps), int(header.mapr), int(header.mapc)]  # 3 for z, 2 for y, 1 for x
-    if stored in ([3, 2, 1], [0, 0, 0]):  # some programs write zeros
-        return file
-    if sorted(stored) != [1, 2, 3]:
-        raise DataError(f"{path} has a damaged MRC header: its axes are {stored[::-1]}; expected 1, 2 and 3")
-    order = [stored.index(axis) for axis in (3, 2, 1)]
-    shape = tuple(file.shape[axis] for axis in order)
-
-    def open_turned() -> ReadImages:
-        read = file.open()
-
-        def read_turned(first: int, out: np.ndarray) -> None:
-            volumes = np.empty((len(out), *file.shape), np.float32)
-            read(first, volumes)
-            out[...] = volumes.transpose(0, *[axis + 1 for axis in order])
-
-        return read_turned
-
-    return dataclasses.replace(file, shape=shape, open=open_turned)
+    return dataclasses.replace(file, pixel_size=_voxel_size(path, header))
 
 
-def _voxel_size(path: Path, header: Any) -> float | None:
+def _voxel_size(path: Path, header: MrcHeader) -> float | None:
     """Å per voxel, or None if the header lacks it. Raises `DataError` unless it is the same along x, y and z."""
-    lengths = [float(header.cella[axis]) for axis in "xyz"]
-    intervals = [int(header[f"m{axis}"]) for axis in "xyz"]
-    if not all(0 < length < math.inf for length in lengths) or min(intervals) < 1:
+    sizes = [size for size in header.voxel if size is not None]
+    if len(sizes) < 3:
         return None
-    sizes = [length / count for length, count in zip(lengths, intervals, strict=True)]
     if max(sizes) - min(sizes) > ISOTROPIC * min(sizes):
         raise DataError(
             f"{path} has voxels of {' x '.join(f'{size:.4g}' for size in sizes)} Å along x, y and z; expected cubes: "

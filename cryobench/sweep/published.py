@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -9,14 +10,18 @@ from typing import NamedTuple
 import pandas as pd
 
 from cryobench.leaderboard.filter import with_metrics
-from cryobench.leaderboard.render import to_markdown
+from cryobench.leaderboard.render import escape_markdown, to_markdown
+from cryobench.leaderboard.render.text import one_line
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.plan.suite import UnavailableGrid
 from cryobench.plan.suite_file import Reference, SuiteFile
 from cryobench.record import CLEAN, Record
 from cryobench.spec import parse
+from cryobench.text import printable
 
 NOT_RUN = "not run"
+_HTML = re.compile(r"<(?=[a-zA-Z/!?])")
+"""The beginning of HTML in the Markdown of a suite's description."""
 
 
 class PublishedNumber(NamedTuple):
@@ -101,10 +106,12 @@ def report(
 
     made: machine, version and date, on one line.
     """
-    lines = [f"# {suite.title}", *(["", suite.about] if suite.about else []), "", f"{made}:", "", f"    {command}", ""]
+    about = ["", _HTML.sub("&lt;", printable(suite.about))] if suite.about else []
+    lines = [f"# {escape_markdown(suite.title)}", *about, "", f"{escape_markdown(made)}:", ""]
+    lines += [f"    {one_line(command)}", ""]
     if numbers:
         lines += ["## Beside published numbers", "", *_table(numbers), ""]
-    lines += [f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}"
+    lines += [escape_markdown(f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}")
               for grid in unavailable]  # fmt: skip
     named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
     names = [column["name"] for column in frame.attrs["columns"]]
@@ -119,5 +126,11 @@ def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
         why = row.reason if row.status == "ok" else f"{row.status}: {row.reason}"
         ours = why if row.measured is None else f"{row.measured:.4g}"
         difference = "" if row.difference is None else f"{row.difference:+.3g}"
-        texts = f"`{row.solver}`", f"`{row.operator}`", row.metric, row.published, ours, difference, row.source
-        yield f"| {' | '.join(texts)} |"
+        plain = map(escape_markdown, (row.metric, row.published, ours, difference, row.source))
+        yield f"| {' | '.join([_code(row.solver), _code(row.operator), *plain])} |"
+
+
+def _code(text: str) -> str:
+    """A text as code in a cell of a Markdown table; one with backticks is plain text."""
+    text = one_line(text)
+    return escape_markdown(text) if "`" in text else f"`{text}`".replace("|", "\\|")

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 
 from cryobench.core import Imaging, LinearOperator, Shape, build_operator, check_operator
-from cryobench.errors import CryobenchError, IncompatibleError, described
+from cryobench.errors import CryobenchError, IncompatibleError, Unsupported, described
 from cryobench.testing.rules import (
     SEED,
     Broken,
@@ -276,6 +276,49 @@ def rows(subject: OperatorSubject) -> None:
 
 
 @RULES(
+    "crop(window) is the operator of a window",
+    "return the operator and the measurements of a window that A treats separately, or do not override crop",
+)
+def crop(subject: OperatorSubject) -> None:
+    A, x, y = subject.first, subject.images(1), subject.measurements(1)
+    windows = _windows(A)
+    if not windows:
+        raise DoesNotApply(f"the image of {A.image_shape} has one block")
+    try:
+        crops = [A.crop(window) for window in windows]
+    except Unsupported as reason:
+        text = str(reason)
+        require(text.strip() and "\n" not in text, f"crop refuses with {text!r}, expected the reason in one line")
+        raise DoesNotApply(text) from reason
+    for window, crop in zip(windows, crops, strict=True):
+        W, place = crop.operator, (..., *window)
+        name = f"crop({', '.join(f'{part.start}:{part.stop}' for part in window)})"
+        shape = tuple(part.stop - part.start for part in window)
+        require(W.image_shape == shape, f"{name} has image_shape {W.image_shape}, expected {shape}")
+        mine = crop.of(y)
+        require(tuple(mine.shape[1:]) == W.measurement_shape,
+                f"{name} has {W.measurement_shape} measurements, and states {tuple(mine.shape[1:])}")  # fmt: skip
+        inside = x[place].contiguous()
+        for method, got, expected, tolerance in (
+            ("A", W.A(inside), crop.of(A.A(x)), EXACT),
+            ("A_adjoint", W.A_adjoint(mine), A.A_adjoint(y)[place], EXACT),
+            ("A_adjoint_A", W.A_adjoint_A(inside), A.A_adjoint_A(x)[place], EXACT),
+            ("A_dagger", W.A_dagger(mine), A.A_dagger(y)[place], ITERATED),
+            ("A_dagger_A", W.A_dagger_A(inside, 0.7), A.A_dagger_A(x, 0.7)[place], ITERATED),
+            ("prox_l2", W.prox_l2(inside, mine, 0.7), A.prox_l2(x, y, 0.7)[place], ITERATED),
+        ):
+            require_equal(got, expected, tolerance, f"{method} of {name} against that of the whole image")
+
+
+def _windows(A: LinearOperator) -> list[tuple[slice, ...]]:
+    """The first half of every axis, and a part that starts inside the image, both at multiples of `crop_step`."""
+    step = A.crop_step
+    halves = tuple(slice(0, n // step // 2 * step) for n in A.image_shape)
+    inner = tuple(slice(n // step // 4 * step + step, n // step * step) for n in A.image_shape)
+    return [window for window in (halves, inner) if all(part.start < part.stop for part in window)]
+
+
+@RULES(
     "the same seed makes the same operator",
     "draw all random numbers from cryobench.rng.generator(seed, self, shape)",
 )
@@ -313,7 +356,9 @@ def check(subject: OperatorSubject) -> None:
             continue
         try:
             _measure(subject, shape, imaging)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise Broken(f"it accepts images of {shape}, but fails on them: {described(error)}") from error
 
 

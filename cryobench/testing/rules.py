@@ -14,7 +14,8 @@ import torch
 
 from cryobench.core import FourierMask, PixelMask, Prior, Shape
 from cryobench.core.kinds import check_kind
-from cryobench.errors import CryobenchError, described
+from cryobench.errors import CryobenchError, described, reason_of
+from cryobench.global_state import restored
 from cryobench.plan.grid import with_nested
 from cryobench.registry import Registry, installed
 from cryobench.spec import Spec, parse
@@ -122,7 +123,9 @@ def check_rule(rule: Rule, subject: Subject) -> RuleResult:
         return _check_one(rule, subject)
     try:
         subjects = subject.by_dims
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything
         return RuleResult(rule, "broken", _message(error))
     results = [(part.dims, _check_one(rule, part)) for part in subjects]
     for dims, result in results:
@@ -136,17 +139,19 @@ def check_rule(rule: Rule, subject: Subject) -> RuleResult:
 
 def _check_one(rule: Rule, subject: Subject) -> RuleResult:
     try:
-        with _restored_state():
+        with restored(environment=False):  # a rule must not depend on those before it
             rule.check(subject)
     except DoesNotApply as reason:
         return RuleResult(rule, "does not apply", str(reason))
-    except Exception as error:  # a plugin may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything
         return RuleResult(rule, "broken", _message(error))
     return RuleResult(rule, "holds")
 
 
-def _message(error: Exception) -> str:
-    return str(error) if isinstance(error, CryobenchError | Broken) else described(error)
+def _message(error: BaseException) -> str:
+    return reason_of(error) if isinstance(error, CryobenchError | Broken) else described(error)
 
 
 def require(true: object, how: str) -> None:
@@ -184,21 +189,6 @@ def global_state_unchanged() -> Iterator[None]:
     after = _global_state()
     for name, value in before.items():
         require(_same(value, after[name]), f"it changed the global {name}")
-
-
-@contextmanager
-def _restored_state() -> Iterator[None]:
-    """Restore global state after the block, so that rules do not depend on each other."""
-    before = _global_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before["random state of torch"])
-        np.random.set_state(before["random state of numpy"])
-        random.setstate(before["random state of Python"])
-        torch.set_default_dtype(before["default dtype of torch"])
-        torch.set_grad_enabled(before["gradient mode of torch"])
-        torch.set_num_threads(before["number of threads of torch"])
 
 
 def _global_state() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from cryobench.core import (
     MINMAX,
+    Crop,
     Imaging,
     LinearOperator,
     NoiseModel,
@@ -19,6 +20,7 @@ from cryobench.core import (
     Progress,
     Reconstruction,
     Shape,
+    Window,
     build_operator,
 )
 from cryobench.core.meters import CountingOperator
@@ -237,7 +239,9 @@ def unsupported(subject: SolverSubject) -> None:
         if subject.refusal(problem) is None:
             try:
                 x = subject.solve(problem, _IDS[:1]).x
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise Broken(f"it accepts {trial.name}, but fails on it: {described(error)}") from error
             require(x.isfinite().all(), f"it accepts {trial.name}, but its answer has NaN or infinity")
 
@@ -275,8 +279,13 @@ class _InterruptedOperator:
 
     METHODS = ("A", "A_adjoint", "A_adjoint_A", "A_dagger", "A_dagger_A", "prox_l2", "on_range")
 
-    def __init__(self, operator: LinearOperator, interrupted_at: int = 0):
-        self._operator, self._at, self.made = operator, interrupted_at, 0
+    def __init__(self, operator: LinearOperator, interrupted_at: int = 0, of: _InterruptedOperator | None = None):
+        self._operator, self._at, self.made, self._counter = operator, interrupted_at, 0, of or self
+
+    def crop(self, window: Window) -> Crop:
+        crop = self._operator.crop(window)
+        part = _InterruptedOperator(crop.operator, self._at, self._counter)
+        return Crop(part, crop.measurements)  # pyright: ignore[reportArgumentType]
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._operator, name)
@@ -284,8 +293,8 @@ class _InterruptedOperator:
             return attribute
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.made += 1
-            if self.made == self._at:
+            self._counter.made += 1
+            if self._counter.made == self._at:
                 raise KeyboardInterrupt
             return attribute(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cryobench import environment
 from cryobench.errors import DeviceError, TrainingError, reason_of
 
 _TIMEOUT = timedelta(hours=2)
@@ -33,7 +34,8 @@ class Processes:
         # results must not depend on how accelerate is configured on this machine
         self.accelerator = Accelerator(
             cpu=not cuda,
-            mixed_precision="bf16" if cuda else "no",
+            # float16 would need a scaled loss, whose scale would be part of the checkpoint
+            mixed_precision="bf16" if cuda and environment.native_bfloat16(_own(device)) else "no",
             dynamo_backend="no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)],
@@ -85,3 +87,8 @@ class Processes:
         """End the process group."""
         if self.count > 1:
             self.accelerator.end_training()
+
+
+def _own(device: torch.device) -> torch.device:
+    """The CUDA device of this process: that of its rank if accelerate started several."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))

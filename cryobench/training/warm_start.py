@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryobench.core import Shape
 from cryobench.errors import IncompatibleError
+from cryobench.priors import schedule
 from cryobench.priors.diffusion import Diffusion
 from cryobench.priors.network import read_network
 
@@ -30,7 +31,7 @@ def load_weights(network: UNet2DModel, source: str, shape: Shape, prediction: st
     theirs, ours = folder.unet_config, network.config
     different = [f"{name} is {theirs.get(name)}, expected {_plain(ours[name])}" for name in _KIND
                  if theirs.get(name) != _plain(ours[name])]  # fmt: skip
-    predicts = folder.scheduler_config.get("prediction_type", "epsilon")
+    predicts = schedule.prediction(folder.scheduler_config)
     if predicts != prediction:
         different.append(f"it predicts {predicts}, expected {prediction}")
     if different:

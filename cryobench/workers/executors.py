@@ -22,7 +22,7 @@ from typing import Any
 
 from cryobench.errors import DependencyError, ExecutorError, ParameterError, described, reason_of
 from cryobench.registry import did_you_mean
-from cryobench.workers.guard import child_process, kill
+from cryobench.workers.guard import child_process, finish, kill
 from cryobench.workers.job import Job
 from cryobench.workers.running import run
 
@@ -121,7 +121,9 @@ class _SerialExecutor(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             future.set_exception(error)
         return future
 
@@ -154,11 +156,9 @@ class Processes(Workers):
             raise ExecutorError("a worker process ended while starting: out of memory, or see above")
 
     def __exit__(self, *raised: object) -> None:
+        end = kill if any(raised) else finish
         for executor, pid in self._executors.values():
-            if any(raised):
-                kill(executor, pid.result() if pid.done() and pid.exception() is None else None)
-            else:
-                executor.shutdown()
+            end(executor, pid.result() if pid.done() and pid.exception() is None else None)
 
 
 class Dask(Workers):

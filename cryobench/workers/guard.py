@@ -20,6 +20,8 @@ import psutil
 from cryobench.errors import ExecutorError
 from cryobench.workers.job import Job, Limits, Stopped
 
+FINISH_SECONDS = 10.0
+"""Seconds in which an idle worker must end."""
 POLL = 0.05
 """Seconds between two checks of the limits."""
 
@@ -56,6 +58,15 @@ def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     executor.shutdown(wait=pid is not None, cancel_futures=True)
+
+
+def finish(executor: ProcessPoolExecutor, pid: int | None) -> None:
+    """Shut down an executor with one process, which is killed if threads of a plugin keep it alive for long."""
+    timer = threading.Timer(FINISH_SECONDS, kill, (executor, pid))
+    timer.daemon = True
+    timer.start()
+    executor.shutdown()
+    timer.cancel()
 
 
 @cache

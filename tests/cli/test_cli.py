@@ -164,7 +164,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         ((*GOOD, "--data", "./folder"), "is a folder"),
         ((*GOOD, "--data", "x" * 5000), "neither a file"),
         ((*GOOD, "--csv", "x" * 5000), "File name too long"),
-        ((*GOOD, "--images", "9" * 5000), "not a choice of images"),
+        ((*GOOD, "--images", "9" * 5000), "not a selection of images"),
         ((*GOOD, "--no-such-option"), "--no-such-option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

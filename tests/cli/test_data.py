@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import mrcfile
 import numpy as np
 import pytest
 import starfile
 
+from cryobench import cli as command
+from cryobench.errors import DataWarning
 from cryobench.sources.simulate import Simulate
 
 SMALL = "3mht,snr=0.5,count=6,size=32"
@@ -35,6 +38,17 @@ def test_info_summarises_a_stack(cli, tmp_path):
     assert "8 x 12 pixels" in out
     assert "1.5 Å per pixel" in out
     assert "unknown" in out
+
+
+def test_what_was_assumed_of_a_header_is_one_line_on_stderr(cli, tmp_path):
+    path = stack_file(tmp_path / "a.mrcs", np.random.default_rng(0).normal(size=(2, 8, 8)))
+    with path.open("r+b") as file:
+        file.seek(212)
+        file.write(bytes(4))
+    code, out, err = cli("data", "info", "a.mrcs", "--json")
+    assert (code, json.loads(out)["images"]) == (0, 2)
+    assert err.startswith("warning: a.mrcs has an unknown machine stamp (00 00); it was read as little-endian MRC")
+    assert err.count("\n") == 1
 
 
 def test_info_reports_the_origin_of_simulated_images_and_draws_a_sheet(cli, tmp_path):
@@ -160,3 +174,12 @@ def test_invalid_input_gives_one_line_and_exit_code_2(cli, tmp_path, arguments, 
     assert message in err
     assert out == ""
     assert not list(tmp_path.glob("b.*"))
+
+
+def test_a_warning_about_data_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *given, **named: print("as before"))
+    with command._printable_warnings():
+        warnings.showwarning(DataWarning("the header\x1b differs"), DataWarning, "stacks.py", 1)
+        warnings.showwarning(UserWarning("another"), UserWarning, "stacks.py", 1)
+    printed = capsys.readouterr()
+    assert (printed.err, printed.out) == ("warning: the header\\x1b differs\n", "as before\n")

@@ -146,6 +146,6 @@ def test_a_failed_write_keeps_the_existing_file(cli, runs, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cryobench.leaderboard.render.to_markdown", full)
-    assert cli("leaderboard", "--format", "md=board.md")[0] == 1
+    assert cli("leaderboard", "--format", "md=board.md")[0] == 2
     assert Path("board.md").read_text() == "mine"
     assert sorted(path.name for path in Path().iterdir()) == ["board.md", "runs"]

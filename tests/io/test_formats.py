@@ -66,7 +66,7 @@ def test_one_entry_registers_a_format_of_volumes(raw):
 
 def test_operations_on_2d_images_refuse_volumes(raw, tmp_path):
     with pytest.raises(DataError, match=r"size=4 resamples 2-D images, but a.raw has 4 x 5 x 6"):
-        File(str(raw), size=4).open()
+        _ = File(str(raw), size=4).open().shape
     with pytest.raises(DataError, match=r"cannot write .*b.mrcs: volumes has volumes of 4 x 5 x 6; give a .npy"):
         convert(Volumes(), tmp_path / "b.mrcs")
     assert not list(tmp_path.glob("b.*"))

@@ -13,8 +13,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from made_results import fill, folders, page, record, results
+from hostile import HTML
+from made_results import COLUMNS, fill, folders, page, record, results
+from markdown_it import MarkdownIt
 from PIL import Image
+from test_hostile_names import hostile_report
 
 from cryobench.figures import read_views, write_views
 from cryobench.results.store import VIEWS
@@ -152,17 +155,41 @@ def test_marks_reasons_and_remarks_are_shown(opened):
     assert "4 images" in remarks  # why there is no test
 
 
-HOSTILE = '</script><script>window.harm = 1</script><img src=x onerror="window.harm=1">\u2028{{script}}'
+HOSTILE = HTML + "\u2028"
 
 
 def test_hostile_names_are_text(opened):
-    cell = record(HOSTILE, operator=HOSTILE, noise=HOSTILE, data=HOSTILE, environment={"device": HOSTILE})
-    failed = record("b", operator=HOSTILE, noise=HOSTILE, data=HOSTILE, status="failed", reason=HOSTILE)
-    tab = opened(page([cell, failed]))
+    """A solver, a preset, an operator, a noise, a suite's data, a metric, a unit, a device and a reason."""
+    metric = {"name": "<script>window.harm=1</script>", "direction": "higher", "unit": HOSTILE}
+    names = {"operator": HOSTILE, "noise": HOSTILE, "data": HOSTILE}
+    cells = [
+        record(solver, environment={"device": HOSTILE, "created": HOSTILE}, columns=[*COLUMNS, metric],
+               values={name: [1.0, 2.0, 3.0, 4.5] for name in ("psnr", "mse", metric["name"])},
+               unmeasured={metric["name"]: HOSTILE}, **names)
+        for solver in (HOSTILE, f"dct@{HOSTILE}")
+    ]  # fmt: skip
+    failed = record("b", status="failed", reason=HOSTILE, **names)
+    tab = opened(page([*cells, failed]))
     assert tab.evaluate("window.harm") is None
     assert tab.locator("img").count() == 0
     assert tab.locator("script").count() == 2
-    assert HOSTILE in tab.locator("section tbody").text_content()
+    assert HTML in tab.locator("section tbody").first.text_content()
+    assert f"dct@{HTML}" in tab.locator("section tbody").first.text_content()
+    for label in tab.get_by_label("Metric").first.locator("option").all_text_contents():
+        tab.get_by_label("Metric").first.select_option(label=label)
+    assert tab.evaluate("window.harm") is None
+
+
+def test_a_published_page_with_hostile_names_is_text(opened):
+    """The Markdown of `sweep --publish` as HTML, by a converter that keeps HTML: suite, published row, reason."""
+    harmless = MarkdownIt("commonmark", {"html": True}).enable("table").render(hostile_report())
+    tab = opened(f"<!doctype html><body>{harmless}")
+    assert tab.evaluate("window.harm") is None
+    assert tab.locator("img, script, svg, a, b").count() == 0
+    assert tab.locator("table").count() == 2
+    assert HTML in tab.locator("h1").text_content()
+    assert HTML in tab.locator("p").first.text_content()
+    assert HTML in tab.locator("table td").all_text_contents()
 
 
 ATTEMPTS = """async (address) => {

@@ -206,3 +206,93 @@ def test_volumes_are_refused_before_anything_is_written(tmp_path, cli, monkeypat
     assert (code, err.count("\n")) == (2, 1)
     assert "measure takes images (2-D), but volume.npy holds volumes of 4 x 4 x 4" in err
     assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """The arrays and the settings of a valid file, measured from four images."""
+    folder = tmp_path_factory.mktemp("recorded")
+    measured_and_read(folder, "sumpool:4", indices=(0, 1, 2, 3))
+    with np.load(folder / "y.npz") as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays["about"]))
+
+
+def table(columns, *rows):
+    return {"table": json.dumps({"columns": columns, "index": list(range(len(rows))), "data": list(rows)})}
+
+
+FOUR = np.zeros(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "about", "message"),
+    [
+        ({"y": np.ones((4, 4, 8, 8), int)}, {}, "y is int64"),
+        ({"y": np.ones((4, 3, 8, 8), "f4")}, {}, "the operator gives"),
+        ({"y": np.ones((3, 4, 8, 8), "f4")}, {}, "sigma is float32"),
+        ({"sigma": np.zeros(7, "f4")}, {}, r"expected finite numbers of shape \[4\]"),
+        ({"sigma": FOUR + np.nan}, {}, "sigma is float32"),
+        ({"sigma": FOUR - 1}, {"noise": "gaussian:0.1"}, "sigma has negative"),
+        ({"sigma": FOUR + 1}, {}, "but the noise is none"),
+        ({"offset": np.zeros(1)}, {}, "offset is float64"),
+        ({"offset": FOUR + np.inf}, {}, "offset is float32"),
+        ({"factor": np.zeros(4)}, {}, "factor has zeros"),
+        ({"factor": np.array(["x"] * 4)}, {}, "factor is <U1"),
+        ({"drawn/masks": np.ones((4, 32, 31), "f4")}, {}, r"needs an array 'masks' of shape \[4, 32, 32\]"),
+        ({"drawn/masks": np.full((4, 32, 32), np.nan)}, {}, "expected finite numbers"),
+        ({"drawn/masks": np.zeros((4, 32, 32))}, {}, "all of its masks are zero"),
+        ({"drawn/masks": np.ones((4, 32, 32), complex)}, {}, "expected finite numbers"),
+        ({"drawn/masks": None}, {}, "got none"),
+        ({"about": np.array("[" * 100_000)}, {}, "recursion"),
+        ({"about": np.array("[]")}, {}, "about is not a set of named values"),
+        ({}, {"image_shape": [64, 64]}, "the operator gives"),
+        ({}, {"image_shape": [2**40, 2**40]}, "needs .* of memory|the operator gives"),
+        ({}, {"image_shape": [-32, 32]}, "two positive integers"),
+        ({}, {"image_shape": [32]}, "two positive integers"),
+        ({}, {"operator": ""}, "operator is ''"),
+        ({}, {"operator": 3}, "operator is 3"),
+        ({}, {"operator": "fourier:0.5"}, "the operator gives"),
+        ({}, {"operator": "sumpool:4@sumpool:1,count=1"}, "needs an array 'masks'"),
+        ({}, {"operator": "sumpool:4,count=1000000000000"}, "of memory"),
+        ({}, {"noise": None}, "noise is None"),
+        ({}, {"seed": 2**70}, "expected an integer of 64 bits"),
+        ({}, {"seed": 1.5}, "expected an integer of 64 bits"),
+        ({}, {"scaling": "other"}, "scaling is 'other'"),
+        ({}, {"range": [0, 1]}, r"range is \[0, 1\]"),
+        ({}, {"range": None}, "range is None"),
+        ({}, {"pixel_size_angstrom": [1.0]}, "not a list of 4"),
+        ({}, {"pixel_size_angstrom": [1e300] * 4}, r"a pixel size is 1e\+300"),
+        ({}, {"pixel_size_angstrom": [-1.0] * 4}, "a pixel size is -1"),
+        ({}, {"image_ids": ["a"]}, "not a list of 4"),
+        ({}, {"image_ids": ["a"] * 4}, "names an image twice"),
+        ({}, {"image_ids": [1, 2, 3, 4]}, "not all names"),
+        ({}, {"image_ids": ["a\nb", "\x1b[31m", "c", "d"]}, "not all names"),
+        ({}, {"about": None}, "about is None"),
+        ({}, {"table": 3}, "damaged"),
+        ({}, table(["rlnDefocusU"], [1]), "the table has 1 rows for 4 images"),
+        ({}, table(["rlnFoo\n_rlnBar #9"], [1], [1], [1], [1]), "the table has a column"),
+        ({}, table(["rlnFoo"], ["a"], ["\n\ndata_x"], ["b"], ["c"]), "numbers or one-line texts"),
+        ({}, table(["rlnFoo"], ["a"], [1], ["b"], ["c"]), "numbers or one-line texts"),
+        ({}, table(["rlnFoo"], [1, 2], [1], [1], [1]), "incomplete rows"),
+    ],
+)
+def test_recorded_fields_that_do_not_fit_are_refused(recorded, tmp_path, arrays, about, message):
+    valid, settings = recorded
+    changed = valid | {"about": np.array(json.dumps(settings | about))} | arrays
+    np.savez(tmp_path / "a.npz", **{name: array for name, array in changed.items() if array is not None})
+    with pytest.raises(CryobenchError, match=message) as error:
+        images_of(load(tmp_path / "a.npz"))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_texts_of_the_table_stay_texts(recorded, tmp_path):
+    valid, settings = recorded
+    names = ["00255", "1e5", "2020-01-01", "a"]
+    own = table(["rlnTomoName", "rlnDefocusU"], *[[name, 1.5] for name in names])
+    np.savez(tmp_path / "a.npz", **valid | {"about": np.array(json.dumps(settings | own))})
+    read = load(tmp_path / "a.npz").table
+    assert read is not None
+    assert read["rlnTomoName"].tolist() == names
+    assert read["rlnDefocusU"].tolist() == [1.5] * 4

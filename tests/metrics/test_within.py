@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import skimage.metrics
 import torch
+from cases import case_of
 
 import cryobench as cb
 from cryobench import runner
 from cryobench.errors import ParameterError, PluginError
-from cryobench.metrics.within import Within, parse_within
+from cryobench.io.fourier_crop import fourier_resize
+from cryobench.io.scaling import relion
+from cryobench.metrics.within import Within, inside, parse_within
 from cryobench.plan import grid
 from cryobench.record import Record
 from cryobench.registry import installed
@@ -205,10 +208,10 @@ def test_a_circle_changes_the_cell_but_not_solver_and_measurements(blobs, tmp_pa
     image, circle, again = run(), run(within="circle"), run(within="circle")
     assert len({record.hash for record in (*image, *circle)}) == 4
     assert [r.environment["created"] for r in again] == [r.environment["created"] for r in circle]
-    for whole, inside in zip(image, circle, strict=True):
-        assert inside.values["measurement_mse"] == whole.values["measurement_mse"]
-        assert inside.values["psnr"] != whole.values["psnr"]
-        assert inside.problem["data_digest"] == whole.problem["data_digest"]
+    for whole, within in zip(image, circle, strict=True):
+        assert within.values["measurement_mse"] == whole.values["measurement_mse"]
+        assert within.values["psnr"] != whole.values["psnr"]
+        assert within.problem["data_digest"] == whole.problem["data_digest"]
     assert {record.problem["within"] for record in Results(tmp_path).read_all(pytest.fail)} == {"image", "circle"}
 
 
@@ -282,3 +285,14 @@ def test_every_metric_is_measured_in_a_run(plugin, tmp_path, monkeypatch):
         assert {name: curves[name].shape for name in curves} == {
             "frc": (3, 16), "ssnr": (3, 16), "phase": (3, 16), "coverage": (3, 19)
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("N", "n"), [(65, 33), (64, 33), (65, 46), (64, 32)])
+def test_circle_and_background_are_centred_on_a_resized_particle(N, n):
+    y, x = np.ogrid[-(N // 2) : N - N // 2, -(N // 2) : N - N // 2]
+    small = fourier_resize(np.exp(-(x**2 + y**2) / (2 * (N / 10) ** 2)), n)
+    mask = inside(case_of(torch.from_numpy(small)[None, None], within=[n / 4]))[0, 0].numpy()
+    pixels = np.argwhere(mask)
+    np.testing.assert_allclose(pixels.mean(axis=0), n // 2)
+    np.testing.assert_allclose(np.average(pixels, axis=0, weights=small[mask]), n // 2, atol=1e-3)
+    assert relion(small, "the particle", radius=n / 4).offset == pytest.approx(small[~mask].mean(dtype=np.float64))

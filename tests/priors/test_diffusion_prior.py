@@ -9,6 +9,7 @@ import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from cryobench.registry import installed
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+STATED: dict[str, Any] = {"schedule": "linear:1000", "predicts": "epsilon"}
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +283,9 @@ def test_reading_a_network_draws_no_random_numbers(folder):
     assert torch.rand(1) == wanted
 
 
-@pytest.mark.parametrize("form", ["root", "sharded", "half", "both", "pickle", "old names"])
+@pytest.mark.parametrize(
+    "form", ["root", "sharded", "half", "both", "pickle", "old names", "module.", "_orig_mod.", "module._orig_mod."]
+)
 def test_the_same_network_is_read_in_every_form(tmp_path, network, form):
     from safetensors.torch import load_file, save_file
 
@@ -310,7 +314,10 @@ def test_the_same_network_is_read_in_every_form(tmp_path, network, form):
             weights = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in weights.items()}
         assert any(".query." in name for name in weights)
         save_file(weights, path)
-    prior = Diffusion(str(tmp_path), pickle=pickle)
+    if form.endswith("."):
+        path = tmp_path / WEIGHTS
+        save_file({form + name: tensor for name, tensor in load_file(path).items()}, path)
+    prior = Diffusion(str(tmp_path), pickle=pickle, **STATED)
     prior.check((16, 16))
     live = prior.load()
     assert {parameter.dtype for parameter in live.unet.parameters()} == {torch.float32}
@@ -336,12 +343,153 @@ def test_only_the_betas_and_prediction_type_of_a_scheduler_are_used(tmp_path, fo
     torch.testing.assert_close(live.alphas_cumprod, scheduler.alphas_cumprod.double(), rtol=1e-6, atol=0)
 
 
-def test_a_network_without_a_scheduler_is_a_ddpm_of_linear_steps(tmp_path, network):
+@pytest.mark.parametrize("given", [{}, {"schedule": "linear:1000"}, {"predicts": "sample"}])
+def test_a_network_without_a_schedule_is_refused_unless_it_is_stated(tmp_path, network, given):
     network.save_pretrained(tmp_path)
-    live = Diffusion(str(tmp_path)).load()
-    assert (live.prediction, live.T) == ("epsilon", 1000)
-    wanted = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
-    torch.testing.assert_close(live.alphas_cumprod, wanted, rtol=1e-4, atol=0)
+    prior = Diffusion(str(tmp_path), **given)
+    for call in (lambda: prior.check((16, 16)), prior.load, prior.weights_digest):
+        message = refused(call)
+        assert "has a network without a noise schedule" in message
+        assert "give schedule=, such as linear:1000 or squaredcos_cap_v2:1000, and predicts=" in message
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("linear:1000", {"beta_schedule": "linear"}),
+        ("squaredcos_cap_v2:500", {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 500}),
+        ("scaled_linear:800:0.00085:0.012", {"beta_schedule": "scaled_linear", "num_train_timesteps": 800,
+                                             "beta_start": 0.00085, "beta_end": 0.012}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_a_stated_schedule_is_that_of_diffusers(tmp_path, network, schedule, values, predicts):
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    network.save_pretrained(tmp_path)
+    prior = Diffusion(str(tmp_path), schedule=schedule, predicts=predicts)
+    live = prior.load()
+    assert live.prediction == predicts
+    assert torch.equal(live.alphas_cumprod, DDPMScheduler(**values).alphas_cumprod.double())
+    assert prior.details()["predicts"] == predicts
+    assert prior.details()["schedule"].items() >= values.items()
+    assert prior.weights_digest() != Diffusion(str(tmp_path), schedule="linear:999", predicts=predicts).weights_digest()
+
+
+def test_a_stated_schedule_must_agree_with_the_scheduler(packed):
+    wanted = Diffusion(str(packed)).weights_digest()
+    assert Diffusion(str(packed), **STATED).weights_digest() == wanted
+    for wrong, said in (
+        ({"predicts": "sample"}, "prediction_type 'epsilon', but 'sample' is stated"),
+        ({"schedule": "linear:500"}, "num_train_timesteps 1000, but 500 is stated"),
+    ):
+        assert said in refused(Diffusion(str(packed), **wrong).load)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "linear", "linear:", "linear:0", "linear:x", "linear:10:0.1", "linear:10:0.2:0.1", "linear:10:0:0.1",
+     "cosine:1000", "squaredcos_cap_v2:10:0.1:0.2", "linear:10:nan:0.1", "linear:10000000000", "linear:10:0.1:1"],
+)  # fmt: skip
+def test_an_invalid_stated_schedule_is_refused(text):
+    assert "expected schedule=NAME:STEPS" in refused(lambda: Diffusion("./x", schedule=text), ParameterError)
+
+
+def test_a_schedule_is_part_of_a_spec():
+    registry = installed()
+    made = registry.make("solvers", "hqs:prior=./x,prior.schedule=linear:1000:0.0001:0.03,prior.predicts=sample")
+    assert made.prior == Diffusion("./x", schedule="linear:1000:0.0001:0.03", predicts="sample")
+    assert registry.make("solvers", str(registry.spec_of(made, full=True))) == made
+
+
+def saved_checkpoint(run: Path, network: Any) -> Path:
+    """A training run of diffusers: a pipeline with a schedule of its own, and a checkpoint with averaged weights."""
+    pipeline(run, network, beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+    write(run / "cryobench.json", {"trained_on": [{"structure": "3o21", "split": "train"}]})
+    network.save_pretrained(run / "checkpoint-500" / "unet")
+    unet(seed=1).save_pretrained(run / "checkpoint-500" / "unet_ema")
+    averaged = run / "checkpoint-500" / "unet_ema" / "config.json"
+    change(averaged, decay=0.9999, optimization_step=500)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("folder", "seed", "said"),
+    [
+        (".", 0, []),
+        ("unet", 0, ["scheduler_config.json: squaredcos_cap_v2, 1000 steps, predicts sample"]),
+        ("checkpoint-500", 1, ["the weights are those of unet_ema/, not of unet/", "predicts sample"]),
+        ("checkpoint-500/unet", 0, ["predicts sample"]),
+        ("checkpoint-500/unet_ema", 1, ["predicts sample"]),
+        ("link", 1, ["unet_ema/", "predicts sample"]),
+    ],
+)
+def test_a_network_of_a_training_run_has_the_schedule_of_the_run(tmp_path, network, folder, seed, said):
+    run = saved_checkpoint(tmp_path / "run", network)
+    (run / "link").symlink_to(run / "checkpoint-500")
+    prior = Diffusion(str(run / folder))
+    prior.check((16, 16))
+    live, wanted = prior.load(), Diffusion(str(run)).load()
+    assert (live.prediction, live.alpha(500)) == ("sample", wanted.alpha(500))
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(live.network(x, 10), unet(seed=seed)(x, 10).sample)
+    notes = list(prior.notes())
+    assert len(notes) == bool(said)
+    assert all(text in notes[0] for text in said)
+    assert prior.details()["predicts"] == "sample"
+    assert prior.details()["schedule"]["beta_schedule"] == "squaredcos_cap_v2"
+    assert [origin["structure"] for origin in prior.trained_on()] == ["3o21"]
+
+
+def test_what_is_used_is_in_the_record_and_noted_once(tmp_path, network):
+    import numpy as np
+
+    import cryobench as cb
+
+    run = saved_checkpoint(tmp_path / "run", network)
+    np.save(tmp_path / "x.npy", images().numpy()[:, 0])
+    spec = f"hqs:steps=2,prior=diffusion:{run / 'checkpoint-500'}"
+    with pytest.warns(UserWarning, match="the weights are those of unet_ema/") as warned:
+        (record,) = cb.run(spec, "sumpool:2", data=str(tmp_path / "x.npy"), images="0:1", floor=False)
+    assert len([one for one in warned if "those of unet_ema" in str(one.message)]) == 1
+    (prior,) = record.problem["priors"]
+    assert prior["weights"] == ["unet_ema/diffusion_pytorch_model.safetensors"]
+    assert prior["schedule_file"] == "../scheduler/scheduler_config.json"
+    assert (prior["predicts"], prior["schedule"]["beta_schedule"]) == ("sample", "squaredcos_cap_v2")
+
+
+def test_the_schedule_of_another_network_is_not_taken(tmp_path):
+    run = pipeline(tmp_path / "run", unet())
+    unet(block_out_channels=(8, 8)).save_pretrained(run / "other")
+    assert "without a noise schedule" in refused(lambda: Diffusion(str(run / "other")).check((16, 16)))
+    unet().save_pretrained(run / "a" / "b" / "c")
+    assert "without a noise schedule" in refused(lambda: Diffusion(str(run / "a" / "b" / "c")).check((16, 16)))
+
+
+def test_values_that_a_scheduler_lacks_are_the_defaults_of_its_class_or_must_be_stated(folder):
+    from diffusers.schedulers.scheduling_lcm import LCMScheduler
+
+    path, prior = folder / "scheduler" / "scheduler_config.json", Diffusion(str(folder))
+    write(path, {"_class_name": "DDPMScheduler"})
+    assert (prior.load().T, prior.load().prediction) == (1000, "epsilon")
+    write(path, {"_class_name": "LCMScheduler"})
+    torch.testing.assert_close(prior.load().alphas_cumprod, LCMScheduler().alphas_cumprod.double(), rtol=1e-6, atol=0)
+    for name in ({}, {"_class_name": "MyScheduler"}):
+        write(path, name | {"beta_schedule": "squaredcos_cap_v2"})
+        for call in (lambda: prior.check((16, 16)), prior.load):
+            assert "a noise schedule without prediction_type, num_train_timesteps; give schedule=" in refused(call)
+        stated = Diffusion(str(folder), schedule="squaredcos_cap_v2:100", predicts="sample")
+        assert (stated.load().T, stated.load().prediction) == (100, "sample")
+
+
+@pytest.mark.parametrize(
+    "values", [{"timestep_type": "continuous"}, {"_class_name": "CogVideoXDDIMScheduler", "snr_shift_scale": 3.0}]
+)
+def test_a_scheduler_that_changes_the_levels_is_refused(folder, values):
+    change(folder / "scheduler" / "scheduler_config.json", **values)
+    for call in (lambda: Diffusion(str(folder)).check((16, 16)), Diffusion(str(folder)).load):
+        assert f"with {list(values)[-1]} " in refused(call)
 
 
 @pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"])
@@ -363,7 +511,10 @@ def test_a_schedule_without_betas_is_refused(folder, name):
         ({"num_class_embeds": 10}, "class-conditional network"),
         ({"class_embed_type": "timestep"}, "class-conditional network"),
         ({"time_embedding_type": "fourier"}, "has a network with a 'fourier' time embedding"),
-        ({"sample_size": None}, "sample_size None"),
+        ({"sample_size": 18, "down_block_types": ["DownBlock2D"] * 3}, "which its 3 levels cannot halve 2 times"),
+        ({"sample_size": [16, 17]}, "expected a multiple of 2"),
+        ({"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "has a network with the blocks SkipDownBlock2D"),
+        ({"down_block_types": []}, "down_block_types []"),
         ({"sample_size": "16"}, "sample_size '16'"),
         ({"sample_size": []}, "sample_size []"),
     ],
@@ -391,11 +542,30 @@ def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
     assert "--size" not in message
 
 
+def test_a_network_without_a_size_takes_every_side_that_its_levels_can_halve(tmp_path):
+    blocks = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3,
+              "block_out_channels": (8, 16, 16)}  # fmt: skip
+    network = unet(sample_size=None, in_channels=4, out_channels=4, **blocks)
+    prior = Diffusion(str(pipeline(tmp_path, network)))
+    live, (note,) = prior.load(), prior.notes()
+    assert "does not state the size of its training images" in note
+    for shape in ((16, 16), (8, 24), (32, 32)):
+        prior.check(shape)
+        assert live.predict(torch.zeros(1, 1, *shape), 3).x0.shape[2:] == shape
+    for shape in ((30, 30), (12, 16), (16, 20)):
+        message = refused(lambda shape=shape: prior.check(shape), IncompatibleError)
+        assert "takes images whose sides are multiples of 8" in message
+        with pytest.raises(RuntimeError):
+            live.predict(torch.zeros(1, 1, *shape), 3)
+    assert "give --size 32 to resample" in refused(lambda: prior.check((30, 30)), IncompatibleError)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (lambda weights: {name: weights[name] for name in list(weights)[3:]}, "3 are missing ("),
         (lambda weights: weights | {"more": torch.zeros(2)}, "1 are unexpected (more)"),
+        (lambda weights: {f"ema.{name}": tensor for name, tensor in weights.items()}, "are missing ("),
         (
             lambda weights: weights | {"conv_in.bias": torch.zeros(9)},
             "1 have a wrong shape (conv_in.bias (9,) for (8,))",
@@ -408,7 +578,26 @@ def test_weights_that_do_not_fit_are_refused(folder, spoil, said):
 
     save_file(spoil(load_file(folder / WEIGHTS)), folder / WEIGHTS)
     message = refused(Diffusion(str(folder)).load)
-    assert f"its weights do not fit unet/config.json: {said}" in message
+    assert "its weights do not fit unet/config.json: " in message
+    assert said in message
+
+
+def test_weights_with_and_without_a_prefix_are_refused(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / WEIGHTS)
+    save_file(weights | {"module.conv_in.bias": torch.zeros(8)}, folder / WEIGHTS)
+    assert "have some names with and without a prefix" in refused(Diffusion(str(folder)).load)
+
+
+def test_a_pickle_with_prefixes_is_read(tmp_path, network):
+    path = pipeline(tmp_path, network) / WEIGHTS
+    path.unlink()
+    weights = {f"module._orig_mod.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(weights, path.with_suffix(".bin"))
+    live, x = Diffusion(str(tmp_path), pickle=True).load(), images()
+    with torch.no_grad():
+        assert torch.equal(live.network(x, 10), network(x, 10).sample)
 
 
 def test_truncated_weights_are_refused_before_any_work(folder):

@@ -24,6 +24,7 @@ from networks import COMMIT, LINEAR, cached, contents
 from cryobench.errors import CryobenchError, DataError, ParameterError
 from cryobench.priors import model_folder
 from cryobench.priors.model_folder import find_model, layout_of
+from cryobench.priors.schedule import stated_schedule
 
 UNET = {"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1}
 WHOLE = "diffusion_pytorch_model.safetensors"
@@ -75,6 +76,32 @@ def test_the_network_is_in_unet_or_at_the_root(folder):
     assert (layout.config, layout.weights, layout.schedule) == (names[0], (names[1],), None)
     for schedule in ("scheduler/scheduler_config.json", "scheduler_config.json"):
         assert layout_of([*names, schedule], "x", pickle=False).schedule == schedule
+
+
+def test_averaged_weights_are_those_of_a_checkpoint_and_not_of_a_pipeline():
+    averaged = ["unet_ema/config.json", f"unet_ema/{WHOLE}"]
+    raw = ["unet/config.json", f"unet/{WHOLE}"]
+    for names, config, beside in (
+        (averaged, "unet_ema/config.json", None),
+        ([*averaged, *raw], "unet_ema/config.json", "unet"),
+        ([*averaged, *raw, "model_index.json"], "unet/config.json", "unet_ema"),
+        ([*raw, averaged[1], "model_index.json"], "unet/config.json", None),
+        (["config.json", WHOLE, *averaged], "config.json", None),
+    ):
+        layout = layout_of(names, "x", pickle=False)
+        assert (layout.config, layout.weights[0], layout.beside) == (
+            config,
+            config.replace("config.json", WHOLE),
+            beside,
+        )
+    for part, said in zip(averaged, ("no weights; expected unet_ema/diff", "lacks unet_ema/config.json"), strict=True):
+        assert said in refused(lambda part=part: layout_of([*raw, part], "x", pickle=False))
+
+
+def test_a_checkpoint_file_of_a_training_run_is_refused_with_its_folder(tmp_path):
+    lay(tmp_path, PIPELINE | {"checkpoint.pt": b""})
+    assert f"is a file; give embedded, the folder of a diffusers model, or hf:OWNER/NAME; the model of its folder is "\
+           f"{tmp_path}" in refused(lambda: find_model(str(tmp_path / "checkpoint.pt")))  # fmt: skip
 
 
 def test_a_pipeline_is_found_beside_other_files():
@@ -215,7 +242,6 @@ def offline(cache, monkeypatch) -> Path:
     [
         PIPELINE,
         {name: PIPELINE[name] for name in PIPELINE if name != "model_index.json"},
-        {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights"},  # what UNet2DModel.from_pretrained leaves
         {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights", "scheduler_config.json": b"{}"},
     ],
 )
@@ -224,6 +250,39 @@ def test_a_complete_cached_model_is_used_without_a_network(offline, files):
     folder = find_model("hf:owner/name")
     assert folder.root == snapshot
     assert [path.read_bytes() for path in folder.weights] == [b"weights"]
+
+
+def test_a_cached_network_needs_its_schedule_from_the_hub_or_stated(offline, monkeypatch):
+    """A network alone is what `UNet2DModel.from_pretrained` leaves in the cache."""
+    snapshot = cached(offline, "owner/name", {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights"})
+    stated = stated_schedule("linear:1000") | {"prediction_type": "epsilon"}
+    folder = find_model("hf:owner/name", stated=stated)
+    assert (folder.root, folder.scheduler_config) == (snapshot, stated)
+
+    def unreachable(*_, **__):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    assert "has a network but no scheduler/scheduler_config.json" in refused(lambda: find_model("hf:owner/name"))
+
+
+def test_the_averaged_weights_of_a_checkpoint_on_the_hub_are_downloaded(cache, monkeypatch):
+    averaged = {"unet_ema/config.json": PIPELINE["unet/config.json"], f"unet_ema/{WHOLE}": b"averaged"}
+    files = {name: content for name, content in PIPELINE.items() if name != "model_index.json"} | averaged
+    hub = Hub(cache, files, monkeypatch)
+    for _ in range(2):  # from the hub, then from the cache
+        folder = find_model("hf:owner/name")
+        assert [path.read_bytes() for path in folder.weights] == [b"averaged"]
+        assert "those of unet_ema/, not of unet/" in folder.notes[0]
+    assert len(hub.downloads) == 1
+    assert f"unet/{WHOLE}" not in hub.downloads[0]
+
+
+def test_a_network_on_the_hub_without_a_schedule_is_refused(cache, monkeypatch):
+    Hub(cache, {"config.json": PIPELINE["unet/config.json"], WHOLE: b"weights"}, monkeypatch)
+    assert "hf:owner/name has a network without a noise schedule" in refused(
+        lambda: find_model("hf:owner/name").scheduler_config
+    )
 
 
 def test_a_revision_is_a_branch_or_a_commit(offline):
@@ -399,7 +458,7 @@ def test_the_real_client_downloads_the_files_of_the_model_only(endpoint):
 
 
 def test_a_hub_that_does_not_answer_times_out(endpoint, monkeypatch):
-    monkeypatch.setattr(model_folder, "SECONDS", 0.5)
+    monkeypatch.setattr(model_folder, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
         endpoint(silent.getsockname())
         start = time.perf_counter()

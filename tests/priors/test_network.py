@@ -7,11 +7,12 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from networks import pipeline, unet, write
 
 from cryobench.errors import DataError
 from cryobench.priors.model_folder import find_model
-from cryobench.priors.network import read_network
+from cryobench.priors.network import read_network, side_factor
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -68,3 +69,22 @@ def test_remote_code_in_a_configuration_is_not_loaded(folder):
     (folder / "unet" / "mine.py").write_text("raise SystemExit('remote code ran')")
     write(folder / "unet" / "config.json", config | {"auto_map": {"AutoModel": "mine.Mine"}})
     read_network(find_model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D"),
+     ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"), ("KDownBlock2D", "KUpBlock2D")],
+)  # fmt: skip
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_network_takes_the_sides_that_its_levels_can_halve(down, up, levels):
+    network = unet(block_out_channels=(32,) * levels, down_block_types=(down,) * levels, up_block_types=(up,) * levels)
+    factor = side_factor(network.config)
+    assert factor == 2 ** (levels - 1)
+    for side in (9, 10, 12):
+        x = torch.zeros(1, 1, side, 16)
+        if side % factor:
+            with pytest.raises(RuntimeError):
+                network(x, 5)
+        else:
+            assert network(x, 5).sample.shape == x.shape

@@ -407,7 +407,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Diffusion:
         norm_num_groups=4, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ).save_pretrained(folder)  # fmt: skip
-    return Diffusion(str(folder))
+    return Diffusion(str(folder), schedule="linear:1000", predicts="epsilon")
 
 
 def few(name: str, prior, **changes):

@@ -19,13 +19,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cryobench.errors import DataError, ParameterError, SelectionError
+from cryobench.errors import DataError, DataWarning, ParameterError, SelectionError
+from cryobench.io import formats
+from cryobench.io.conversion import convert
 from cryobench.io.cryosparc import euler_angles
 from cryobench.io.formats import FORMATS
 from cryobench.io.fourier_crop import fourier_resize, square_crop
+from cryobench.io.image_files import open_mrc
 from cryobench.io.selection import parse_images
+from cryobench.io.star_text import parse
+from cryobench.physics.ctf import CtfParameters
+from cryobench.plan.dataset import load
+from cryobench.registry import installed
 from cryobench.sources import stacks
-from cryobench.sources.stacks import File
+from cryobench.sources.stacks import File, FileStack
+from cryobench.spec import Spec
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -74,9 +82,10 @@ def packed(path: Path, plain: bytes) -> Path:
 
 
 def refused(path: Path | str, **fields) -> str:
-    """The error message of opening a file or reading its images; there are no warnings."""
+    """The error message of opening a file or reading its images; the only warnings are about the data."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DataWarning)
         with pytest.raises(DataError) as caught:
             read_all(path, **fields)
     message = str(caught.value)
@@ -130,7 +139,9 @@ def test_damaged_compressed_stacks_are_refused(tmp_path, suffix):
         cut.write_bytes(whole.read_bytes()[: int(kept * whole.stat().st_size)])
         assert "copy" in refused(cut)
     assert "truncated" in refused(packed(tmp_path / f"short.mrcs{suffix}", plain[:-4]))
-    assert "longer" in refused(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
+    with pytest.warns(DataWarning, match="longer than its header says"):
+        read_all(packed(tmp_path / f"long.mrcs{suffix}", plain + b"    "))
+    assert "longer than its header says" in refused(packed(tmp_path / f"bomb.mrcs{suffix}", plain + bytes(100_000)))
     assert "not a readable MRC file" in refused(packed(tmp_path / f"text.mrcs{suffix}", b"hello\n" * 400))
     (tmp_path / f"plain.mrcs{suffix}").write_bytes(plain)
     assert "not a readable MRC file" in refused(tmp_path / f"plain.mrcs{suffix}")
@@ -267,16 +278,17 @@ def test_relion_30_pixel_size_takes_precedence_over_the_header(tmp_path):
     stated = File(str(write_star(tmp_path / "stated.star", ["2@a.mrcs"], columns))).open()
     silent = File(str(write_star(tmp_path / "silent.star", ["2@a.mrcs"]))).open()
     assert (stated.pixel_size(0), silent.pixel_size(0)) == (pytest.approx(1.25), pytest.approx(9))
-    assert silent.table.columns.tolist() == ["rlnImageName", "rlnImagePixelSize"]  # the header's, for lengths in pixels
+    assert silent.table.columns.tolist() == ["rlnImageName"]
+    assert silent.rows([0])["rlnImagePixelSize"].tolist() == [9]  # the header's, for lengths in pixels
     assert stated.table["rlnMagnification"].tolist() == [40000]
 
 
 def test_every_column_of_a_star_file_is_in_the_table(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
-    columns = {"rlnAngleRot": "30.5", "rlnOriginX": "-1.25", "rlnMicrographName": "007", "mineScore": "3"}
+    columns = {"rlnAngleRot": "30.5", "rlnOriginX": "-1.25", "rlnMicrographName": "007", "mineScore": "03"}
     table = File(str(write_star(tmp_path / "p.star", ["2@a.mrcs", "1@a.mrcs"], columns))).open().table
     assert table["rlnImageName"].tolist() == ["2@a.mrcs", "1@a.mrcs"]
-    assert table.iloc[0, 1:].tolist() == [30.5, -1.25, "007", 3]
+    assert table.iloc[0, 1:].tolist() == [30.5, -1.25, "007", "03"]
 
 
 def test_stacks_are_looked_for_in_order(tmp_path, monkeypatch):
@@ -320,6 +332,105 @@ def test_a_single_particle_in_a_block_without_a_loop(tmp_path):
     write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
     (tmp_path / "p.star").write_text("data_particles\n\n_rlnImageName 2@a.mrcs\n_rlnDefocusU 1000\n")
     assert len(File(str(tmp_path / "p.star")).open()) == 1
+
+
+def test_text_is_carried_as_it_is_from_star_file_to_star_file(tmp_path):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4), pixel_size=1.5)
+    (tmp_path / "o'brien").mkdir()
+    (tmp_path / "a.mrcs").rename(tmp_path / "o'brien" / "a#1.mrcs")
+    columns = {
+        "rlnMicrographName": "o'brien/m#2.mrc",
+        "rlnTomoName": "00255",
+        "rlnGroupName": "01",
+        "rlnAngleRot": "11",
+    }
+    star = write_star(tmp_path / "p.star", ["1@o'brien/a#1.mrcs", "2@o'brien/a#1.mrcs"], columns)
+    convert(File(str(star)).open(), tmp_path / "out.mrcs")
+    table = File(str(tmp_path / "out.star")).open().table
+    assert table[list(columns)].to_numpy().tolist() == [["o'brien/m#2.mrc", "00255", "01", 11]] * 2
+
+
+@pytest.mark.parametrize("name", ["a.star", "a.cs", "a.mrcs", "a.npy", "a.pt"])
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("/annex/objects/SHA256E-s9--0\n", "git annex get"),
+    ],
+)
+def test_pointers_to_files_in_other_storage_are_named(tmp_path, name, text, command):
+    (tmp_path / name).write_text(text)
+    assert f"fetch the file with `{command}`" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("columns", "pixel_size"),
+    [
+        ({"rlnPixelSize": "1.7"}, 1.7),
+        ({"rlnMicrographPixelSize": "1.7"}, 1.7),
+        ({"rlnMicrographPixelSize": "0.5", "rlnDetectorPixelSize": "5", "rlnMagnification": "40000"}, 1.25),
+        ({"rlnMagnification": "40000", "rlnDetectorPixelSize": "5", "rlnPixelSize": "1.7"}, 1.7),
+        ({"rlnPixelSize": "1.7", "rlnMicrographPixelSize": "0.5", "rlnImagePixelSize": "2"}, 2),
+        ({"rlnMagnification": "40000"}, 1.0),
+    ],
+)
+def test_the_pixel_size_of_the_table_counts_before_that_of_the_header(tmp_path, columns, pixel_size):
+    write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4), pixel_size=1.0)
+    stack = File(str(write_star(tmp_path / "p.star", ["1@a.mrcs", "2@a.mrcs"], columns))).open()
+    assert stack.pixel_size(0) == pytest.approx(pixel_size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for index in (0, 1):
+            stack.read(index)
+    expected = [f"p.star states {pixel_size:.4g} Å per pixel, the header of"] if pixel_size != 1 else []
+    assert [str(warning.message).split(f" {tmp_path}")[0] for warning in caught] == expected
+    convert(stack, tmp_path / "out.mrcs")  # one pixel size in what is written
+    optics = parse((tmp_path / "out.star").read_text())["optics"]
+    assert optics["rlnImagePixelSize"].tolist() == pytest.approx([pixel_size])
+    assert {"rlnPixelSize", "rlnMagnification"}.isdisjoint(optics)
+
+
+@pytest.mark.parametrize(("header", "warned"), [(1.709, False), (1.72, True), (1.68, True)])
+def test_a_header_that_differs_by_more_than_1_percent_is_warned_of(tmp_path, header, warned):
+    write_mrc(tmp_path / "a.mrcs", noise(1, 4, 4), pixel_size=header)
+    stack = File(str(write_star(tmp_path / "p.star", ["1@a.mrcs"], {"rlnImagePixelSize": "1.7"}))).open()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stack.read(0)
+    assert len(caught) == warned
+
+
+@pytest.mark.parametrize("missing", ["b", "a"])
+def test_a_missing_or_damaged_stack_concerns_its_own_images_only(tmp_path, missing):
+    """Also where it is the first that the table names."""
+    star = write_star(tmp_path / "p.star", ["1@a.mrcs", "2@a.mrcs", "1@b.mrcs", "3@b.mrcs", "1@c.mrcs"])
+    images = noise(2, 4, 6)
+    present, lost = ({"a": range(2), "b": [2]}[name] for name in ("ab" if missing == "b" else "ba"))
+    write_mrc(tmp_path / f"{'ab'.replace(missing, '')}.mrcs", images, pixel_size=1.5)
+    (tmp_path / "c.mrcs").write_bytes(b"no stack")
+    stack = File(str(star)).open()
+    assert (len(stack), stack.shape, stack.pixel_size(present[0])) == (5, (4, 6), pytest.approx(1.5))
+    np.testing.assert_array_equal(stack.read_block(present), images[: len(present)])
+    assert stack.rows(present)["rlnImagePixelSize"].tolist() == pytest.approx([1.5] * len(present))
+    convert(stack, tmp_path / "out.mrcs", images=present)
+    with pytest.raises(DataError, match=f"names the stack {missing}.mrcs, which does not exist"):
+        stack.read(lost[0])
+    with pytest.raises(DataError, match="truncated"):
+        stack.read(4)
+    assert len(load(Spec("file", str(star)), ",".join(map(str, present)), installed()).ids) == len(present)
+
+
+def test_only_the_stacks_of_chosen_images_are_opened(tmp_path, monkeypatch):
+    """Of 3,000 stacks: 4 images of 2 stacks open 2 headers."""
+    for name in (7, 2000):
+        write_mrc(tmp_path / f"{name}.mrcs", noise(2, 4, 4), pixel_size=1.5)
+    star = write_star(tmp_path / "p.star", [f"{page}@{name}.mrcs" for name in range(3000) for page in (1, 2)])
+    opened = []
+    monkeypatch.setattr(
+        formats, "open_mrc", lambda path, **options: opened.append(path.name) or open_mrc(path, **options)
+    )
+    load(Spec("file", str(star)), "14,15,4000,4001", installed())
+    assert opened == ["7.mrcs", "2000.mrcs"]
 
 
 # ------------------------------------------------------------------------------------------------------ laziness
@@ -518,6 +629,94 @@ def test_cryosparc_alignments_are_in_relions_columns(project):
     np.testing.assert_allclose(table[["rlnOriginX", "rlnOriginY"]], shift)
 
 
+def data_warnings(path: Path) -> tuple[FileStack, list[str]]:
+    """The opened file and the warnings about it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stack = File(str(path)).open()
+    return stack, [str(warning.message) for warning in caught]
+
+
+def test_a_cryosparc_table_of_many_classes_is_read(project):
+    folder, a, _ = project
+    names = ("pose_0", "class", "class_posterior", "error", "cross_cor", "alpha")
+    fields = {f"alignments_class3D_{k}/{name}": np.zeros(3, np.float32) for k in range(100) for name in names}
+    rows = with_fields(cs_table(), fields)
+    assert len(repr(rows.dtype.descr)) > 2 * 10_000  # numpy's limit
+    np.testing.assert_array_equal(File(str(write_cs(folder / "p.cs", rows))).open().read(1), a[2])
+    objects = np.array([(b"x", {})], [("blob/path", "S1"), ("blob/idx", object)])
+    np.save(folder / "o.npy", objects, allow_pickle=True)
+    (folder / "o.npy").rename(folder / "o.cs")
+    assert "allow_pickle=False" in refused(folder / "o.cs")
+
+
+@pytest.mark.parametrize(("split", "subset"), [([0, 0, 0], None), ([1, 1, 1], None), ([1, 0, 1], [2, 1, 2])])
+def test_half_sets_that_were_never_assigned_are_left_out(project, split, subset):
+    folder, *_ = project
+    rows = with_fields(cs_table(), {"alignments3D/split": np.array(split, np.uint32)})
+    table = File(str(write_cs(folder / "p.cs", rows))).open().table
+    assert (table["rlnRandomSubset"].tolist() if subset else "rlnRandomSubset" in table) == (subset or False)
+
+
+def test_the_b_factor_of_cryosparc_is_that_of_the_ctf(project):
+    folder, *_ = project
+    rows = with_fields(cs_table(), {"ctf/bfactor": np.array([80, 90, 100], np.float32)})
+    table = File(str(write_cs(folder / "p.cs", rows))).open().table
+    assert CtfParameters.from_table(table).b_factor.tolist() == [80, 90, 100]
+
+
+def test_images_of_both_signs_get_the_contrast_of_sign_1(project):
+    folder, a, b = project
+    rows = with_fields(cs_table(), {"blob/sign": np.array([1, -1, 1], np.float32)})
+    stack, said = data_warnings(write_cs(folder / "p.cs", rows))
+    assert [text.split(": ", 1)[1] for text in said] == [
+        "blob/sign is -1 for 1 of 3 images; inverting their contrast to that of the others"
+    ]
+    np.testing.assert_array_equal(stack.read_block([0, 1, 2]), [b[1], -a[2], b[0]])
+    np.testing.assert_array_equal(File(str(folder / "p.cs"), invert=True).open().read_block([1, 0]), [a[2], -b[1]])
+    rows["blob/sign"] = -1  # one contrast: the images are as stored
+    stack, said = data_warnings(write_cs(folder / "p.cs", rows))
+    assert not said
+    np.testing.assert_array_equal(stack.read(1), a[2])
+    rows["blob/sign"] = [1, 0, 1]
+    assert "row 2 has blob/sign 0; expected 1 or -1" in refused(write_cs(folder / "p.cs", rows))
+
+
+def test_the_beam_tilt_of_cryosparc_is_in_mrad(project):
+    """Its shift in the image is Cs sin(tilt): 1 mrad at Cs = 2.7 mm is 27,000 Å."""
+    folder, *_ = project
+    tilt = np.array([[27_000, 0], [-13_500, 27_000], [0, 0]])
+    path = write_cs(folder / "p.cs", with_fields(cs_table(), {"ctf/tilt_A": tilt}))
+    table = File(str(path)).open().table
+    np.testing.assert_allclose(table[["rlnBeamTiltX", "rlnBeamTiltY"]], tilt / 27_000, rtol=1e-6)
+    assert (
+        "rlnBeamTiltX" not in File(str(write_cs(path, with_fields(cs_table(), {"ctf/tilt_A": 0 * tilt})))).open().table
+    )
+    impossible = with_fields(cs_table(ctf_cs_mm=0), {"ctf/tilt_A": tilt})
+    assert "row 1 has ctf/tilt_A [27000.0, 0.0]" in refused(write_cs(path, impossible))
+
+
+def test_fields_that_are_not_converted_are_named(project):
+    folder, *_ = project
+    fields = {
+        "ctf/trefoil_A": np.array([[0, 0], [0, 1], [0, 0]]),
+        "ctf/tetra_A": np.zeros((3, 4)),
+        "ctf/anisomag": np.full((3, 4), 0.01),
+        "ctf/scale": np.ones(3),
+        "location/center_x_frac": np.full(3, 0.5),
+        "alignments2D/pose": np.zeros(3),
+        "alignments3D/class": np.array([0, 2, 1], np.uint32),
+    }
+    stack, said = data_warnings(write_cs(folder / "p.cs", with_fields(cs_table(), fields)))
+    assert said == [
+        f"{folder / 'p.cs'}: not converted to RELION's columns: ctf/trefoil_A, ctf/anisomag, location/center_x_frac, "
+        "alignments2D/pose"
+    ]
+    assert stack.table["rlnClassNumber"].tolist() == [1, 3, 2]
+    neutral = {name: fields[name] for name in ("ctf/tetra_A", "ctf/scale")}
+    assert not data_warnings(write_cs(folder / "p.cs", with_fields(cs_table(), neutral)))[1]
+
+
 def test_invalid_cryosparc_tables_are_refused(project):
     folder, *_ = project
     path = folder / "p.cs"
@@ -527,6 +726,8 @@ def test_invalid_cryosparc_tables_are_refused(project):
         fields = {"alignments3D/shift": np.zeros((3, 2)), f"alignments3D/{field}": values}
         message = refused(write_cs(path, with_fields(cs_table(), fields)))
         assert ("row 1 has a pixel size of 0" if field == "psize_A" else f"alignments3D/{field} has shape") in message
+    texts = with_fields(cs_table()[["blob/path"]].copy(), {"blob/idx": np.array(["0", "1", "2"])})
+    assert "blob/idx has shape (3,) of <U1; expected one number" in refused(write_cs(path, texts))
     assert "blob/path" in refused(write_cs(path, cs_table()[["uid", "ctf/df1_A"]].copy()))
     assert "passthrough" in refused(write_cs(path, np.zeros(3)))
     assert "lists no images" in refused(write_cs(path, cs_table()[:0]))
@@ -553,10 +754,20 @@ def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
     assert "volume:" not in message
 
 
-@pytest.mark.parametrize("name", ["a.map", "A.MAP.GZ"])
-def test_a_map_file_names_the_source_volume(tmp_path, name):
-    (tmp_path / name).write_bytes(b"map")
-    assert f"--data volume:{tmp_path / name}" in refused(tmp_path / name)
+@pytest.mark.parametrize("name", ["a.map", "A.MAP.GZ", "a.map.bz2"])
+def test_a_map_is_an_mrc_file(tmp_path, name):
+    def written(array: np.ndarray, stack: bool) -> Path:
+        plain = write_mrc(tmp_path / "plain.mrc", array, stack=stack)
+        if name.lower().endswith(".map"):
+            return plain.rename(tmp_path / name)
+        return packed(tmp_path / name, plain.read_bytes())
+
+    for array, stack in ((noise(3, 4, 5), True), (noise(1, 4, 5), False), (noise(4, 5), False)):
+        opened = File(str(written(array, stack))).open()
+        np.testing.assert_array_equal(opened.read_block(range(len(opened))), array.reshape(-1, 4, 5))
+    volume = written(noise(3, 4, 5), False)
+    assert f"--data volume:{volume}" in refused(volume)
+    assert len(File(str(volume), as_stack=True).open()) == 3
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -587,11 +798,16 @@ def test_truncated_files_are_refused(tmp_path, suffix, kept):
         assert "truncated" in message
 
 
-def test_an_mrc_file_longer_than_its_header_says_is_refused(tmp_path):
-    path = write_mrc(tmp_path / "a.mrcs", noise(2, 4, 4))
+def test_bytes_after_the_last_image_are_a_warning(tmp_path):
+    images = noise(2, 4, 4)
+    path = write_mrc(tmp_path / "a.mrcs", images)
     with path.open("ab") as file:
         file.write(b"\0" * 8)
-    assert "longer than its header says" in refused(path)
+    with pytest.warns(
+        DataWarning, match=r"longer than .* \(2 x 4 x 4\) requires 1152 bytes, the file has 1160; the rest"
+    ):
+        stack = File(str(path)).open()
+    np.testing.assert_array_equal(stack.read_block([0, 1]), images)
 
 
 def test_a_stack_with_fewer_images_than_its_header_says_is_refused_also_in_a_star_file(tmp_path):
@@ -641,15 +857,23 @@ def damaged_mrc(tmp_path: Path, **fields: int) -> Path:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"mode": 101}, "damaged MRC header"),
+        ({"mode": 5}, "unknown mode 5; expected mode 0, 1, 2, 6 or 12"),
+        ({"mode": 3}, "complex"),
         ({"mode": 4}, "complex"),
+        ({"mode": 16}, "colours (RGB)"),
+        ({"mode": 101}, "packed 4-bit integers (MRC mode 101)"),
         ({"nx": 0}, "no pixels"),
         ({"ny": -4}, "no pixels"),
         ({"nz": 0}, "no pixels"),
         ({"nz": 2**30}, "truncated"),
-        ({"nsymbt": -8}, "not a readable MRC"),
-        ({"nsymbt": 4096}, "not a readable MRC"),
-        ({"ispg": 401, "mz": 0}, "damaged MRC header"),
+        ({"nsymbt": -8}, "an extended header of -8 bytes"),
+        ({"nsymbt": 4096}, "truncated"),
+        ({"nsymbt": 2**31 - 1}, "truncated"),
+        ({"ispg": 401, "mz": 0}, "2 sections in volumes of 0"),
+        ({"ispg": 401, "mz": 3}, "2 sections in volumes of 3"),
+        ({"mapc": 2}, "its axes are [2, 2, 3]"),
+        ({"mapr": -2}, "its axes are [1, -2, 3]"),
+        ({"mapc": 3, "maps": 1}, "columns along z, rows along y and sections along x"),
         ({"ispg": 401, "mz": 1}, "[2, 1, 4, 4]"),
     ],
 )
@@ -741,7 +965,7 @@ def test_star_references_beyond_the_end_are_refused(tmp_path):
     [
         ("data_\n\nloop_\n_rlnMicrographName\nm.mrc\n", "no rlnImageName"),
         ("data_particles\n\nloop_\n_rlnImageName\n", "lists no images"),
-        ("data_particles\n", "not a readable star file"),
+        ("data_particles\n", "no rlnImageName"),
         ("data_particles\n\nloop_\n_rlnImageName\n_rlnVoltage\n1@a.mrcs\n", "not a readable star file"),
         (OPTICS_STAR.replace("50.0 2", "50.0 7"), "row 3 is of optics group 7"),
         (OPTICS_STAR.replace("second 2", "second 1"), "optics group twice"),

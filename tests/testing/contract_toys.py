@@ -11,6 +11,7 @@ import torch
 
 from cryobench.core import (
     Column,
+    Crop,
     FourierMask,
     LinearOperator,
     Measured,
@@ -24,6 +25,7 @@ from cryobench.core import (
     Solver,
     Source,
     Stack,
+    checked_window,
 )
 from cryobench.errors import DataError, IncompatibleError
 from cryobench.priors.dct import DctSparsity
@@ -187,6 +189,16 @@ class ToyOperator(LinearOperator):
         if self.broken == "rows":
             rows.A_adjoint = lambda y: 2 * self.A_adjoint(y)
         return rows
+
+    crop_step = 2
+
+    def crop(self, window):
+        rows, columns = checked_window(self, window)
+        weights, shape = self.weights[rows, columns], (rows.stop - rows.start, columns.stop - columns.start)
+        moved = 2 if self.broken == "crop" and rows.start else 0
+        measured = tuple(slice((part.start - moved) // 2, (part.stop - moved) // 2) for part in (rows, columns))
+        whole = ToyOperator(shape, weights, self.dtype, self.device, "")
+        return Crop(whole, (slice(None), *measured))
 
     @property
     def rank(self):

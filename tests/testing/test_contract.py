@@ -44,6 +44,7 @@ BUILT_IN = {
     "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
+    | {"tiled": "{}:tikhonov,tile=12,overlap=4"}
     | dict.fromkeys(
         ("cryosense", "daps", "ddnm", "diffpir", "dmplug", "dps", "hqs", "pigdm"), "{}:steps=2,prior={network}"
     ),

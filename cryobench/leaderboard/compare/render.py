@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from cryobench.leaderboard.compare.changes import Changes
 from cryobench.leaderboard.render.terminal import Deferred, encoder
 from cryobench.leaderboard.render.text import NO_VALUE, counted
 from cryobench.results import tables
+from cryobench.text import json_text
 
 HEADER = ["", "solver", "column", "OLD", "NEW", "change [95% interval]"]
 
@@ -38,7 +38,7 @@ def to_json(found: Changes) -> str:
     """An object with the fields of `Changes`. Missing values are null; infinity, which JSON lacks, is "inf"."""
     data = asdict(found)
     data["changes"] = [{name: _json(value) for name, value in change.items()} for change in data["changes"]]
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data, indent=2, allow_nan=False) + "\n"
 
 
 def _json(value: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable
 from importlib.resources import files
@@ -22,6 +21,7 @@ from cryobench import environment
 from cryobench.leaderboard.page.content import page_data
 from cryobench.leaderboard.page.embedded import embed
 from cryobench.record import Record
+from cryobench.text import json_text
 
 SCRIPTS = ("data", "format", "marks", "charts", "table", "pictures", "main")
 """The parts of the script, in order; they are concatenated into one function."""
@@ -51,7 +51,7 @@ def to_page(frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str]
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json_text(data, allow_nan=False, separators=(",", ":"))
     # nothing in the JSON may end the script element or open a comment
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     contents = {"policy": policy, "style": style, "script": script, "data": text}

@@ -4,8 +4,8 @@ Every comparison is one table under a title line, with remarks below. The rankin
 CSV and JSON hold all columns. A summary follows where there are several comparisons.
 """
 
-from cryobench.leaderboard.render.markup import to_html, to_latex, to_markdown
+from cryobench.leaderboard.render.markup import escape_markdown, to_html, to_latex, to_markdown
 from cryobench.leaderboard.render.terminal import rich_tables
 from cryobench.results.tables import to_csv, to_json
 
-__all__ = ["rich_tables", "to_csv", "to_html", "to_json", "to_latex", "to_markdown"]
+__all__ = ["escape_markdown", "rich_tables", "to_csv", "to_html", "to_json", "to_latex", "to_markdown"]

@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pandas as pd
 
 from cryobench.leaderboard.render.columns import DIFFERENCE, TextColumn, text_columns
 from cryobench.leaderboard.render.overall import TableBlock, blocks, sections
+from cryobench.leaderboard.render.text import one_line
 
-MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~"})
-LATEX = str.maketrans(
-    {
-        **{char: f"\\{char}" for char in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "[": "{[}",  # after \\ it would be read as a length
-        "·": r"\textperiodcentered{}",
-        "–": "--",
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "Å": r"\AA{}",
-        "†": r"\textdagger{}",
-        "‡": r"\textdaggerdbl{}",
-        "◆": r"$\diamond$",
-    }
+MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#~&$"})
+_LINKS = {"://": r":/\/", "www.": r"www\."}
+"""GitHub makes links of bare addresses."""
+
+
+class _Latex(dict[int, str]):
+    """A table for `str.translate`. Characters that pdfLaTeX does not have are written as `[U+4E2D]`."""
+
+    def __missing__(self, code: int) -> str:
+        return chr(code) if code < 128 or chr(code) in LATIN else f"{{[}}U+{code:04X}]"
+
+
+LATIN = frozenset("¡¿ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿŁłŒœŠšŽž")
+"""Letters that LaTeX has without further packages."""
+LATEX = _Latex(
+    str.maketrans(
+        {
+            **{char: f"\\{char}" for char in "&%$#_{}"},
+            "\\": r"\textbackslash{}",
+            "~": r"\textasciitilde{}",
+            "^": r"\textasciicircum{}",
+            "<": r"\textless{}",
+            ">": r"\textgreater{}",
+            "[": "{[}",  # after \\ it would be read as a length
+            "*": "{*}",  # after \\ it would be read as a variant of it
+            "·": r"\textperiodcentered{}",
+            "–": r"\textendash{}",
+            "…": r"\dots{}",
+            "↑": r"$\uparrow$",
+            "↓": r"$\downarrow$",
+            "°": r"$^\circ$",
+            "²": "$^2$",
+            "³": "$^3$",
+            "×": r"$\times$",
+            "µ": r"$\mu$",
+            "σ": r"$\sigma$",
+            "Å": r"\AA{}",
+            "†": r"\textdagger{}",
+            "‡": r"\textdaggerdbl{}",
+            "◆": r"$\diamond$",
+        }
+    )
 )
+
+
 LATEX_SPECIAL = frozenset(map(chr, LATEX))
+_LIGATURE = re.compile(r"([-'`])(?=\1)|([?!])(?=`)")
+"""Characters that LaTeX would join to a dash, a quotation mark or an inverted mark."""
+
+
+def escape_markdown(text: str) -> str:
+    """One line of text as Markdown that shows it: no HTML, links, code, formulas or table cells are read from it."""
+    text = one_line(text).translate(MARKDOWN)
+    for begin, escaped in _LINKS.items():
+        text = text.replace(begin, escaped)
+    return text
 
 
 def _blocks(frame: pd.DataFrame, in_full: Sequence[str]) -> Iterator[str | TableBlock]:
@@ -47,22 +84,22 @@ def to_markdown(frame: pd.DataFrame) -> str:
     lines: list[str] = []
     for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
         if isinstance(part, str):
-            lines += [f"## {part.translate(MARKDOWN)}", ""]
+            lines += [f"## {escape_markdown(part)}", ""]
             continue
-        lines += [f"### {part.title.translate(MARKDOWN)}", ""]
+        lines += [f"### {escape_markdown(part.title)}", ""]
         if part.columns:
-            titles = [column.title.translate(MARKDOWN) for column in part.columns]
+            titles = [escape_markdown(column.title) for column in part.columns]
             sides = [":--" if column.name == "solver" else "--:" for column in part.columns]
             lines += [f"| {' | '.join(titles)} |", f"|{'|'.join(sides)}|"]
             lines += [f"| {' | '.join(row)} |" for row in _rows(part, _markdown_cells)] + [""]
         if part.lines:
-            lines += [*(f"- {line.translate(MARKDOWN)}" for line in part.lines), ""]
+            lines += [*(f"- {escape_markdown(line)}" for line in part.lines), ""]
     return "\n".join(lines or ["no results", ""])
 
 
 def _markdown_cells(column: TextColumn) -> Iterator[str]:
     """Only solver names contain characters that must be escaped."""
-    return (cell.translate(MARKDOWN) if column.name == "solver" else cell.strip() for cell in column.cells)
+    return (escape_markdown(cell) if column.name == "solver" else cell.strip() for cell in column.cells)
 
 
 def to_latex(frame: pd.DataFrame) -> str:
@@ -85,11 +122,13 @@ def to_latex(frame: pd.DataFrame) -> str:
 
 def _latex_cells(column: TextColumn) -> Iterator[str]:
     """Most columns contain only numbers, which need no escaping."""
-    return map(str.strip if LATEX_SPECIAL.isdisjoint("".join(column.cells)) else _latex, column.cells)
+    text = "".join(column.cells)
+    numbers = column.name != "solver" and text.isascii() and LATEX_SPECIAL.isdisjoint(text)
+    return map(str.strip if numbers else _latex, column.cells)
 
 
 def _latex(text: str) -> str:
-    return text.strip().translate(LATEX)
+    return _LIGATURE.sub(r"\g<0>{}", text.strip().translate(LATEX))
 
 
 def to_html(frame: pd.DataFrame) -> str:

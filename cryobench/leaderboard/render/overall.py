@@ -107,6 +107,6 @@ def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColu
         for board in part.boards:
             columns = columns_of(board) if len(board) else []
             shown = remarks(board, [column.name for column in columns]) if columns else []
-            yield TableBlock(board.title, columns, [*shown, *board.unranked], board)
+            yield TableBlock(board.title, columns, [*map(one_line, shown), *board.unranked], board)
         if part.overall is not None:
             yield part.overall

@@ -14,6 +14,7 @@ from rich.text import Text
 from cryobench.leaderboard.render.boards import Board
 from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, makers
 from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
+from cryobench.text import printable
 
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
@@ -40,10 +41,10 @@ class Deferred:
 
 
 def encoder(options: ConsoleOptions) -> Callable[[str], str]:
-    """Converts text to characters that the output can encode."""
+    """Converts text to printable characters that the output can encode."""
     if not options.ascii_only:
-        return str
-    return lambda text: text.translate(ASCII).encode("ascii", "replace").decode("ascii")
+        return printable
+    return lambda text: printable(text).translate(ASCII).encode("ascii", "replace").decode("ascii")
 
 
 def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableType]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from cryobench.text import printable
+
 NO_VALUE = "–"
 DECIMALS = 6
 SMALLEST = [10.0 ** (1 - decimals) for decimals in range(DECIMALS + 1)]
@@ -75,7 +77,7 @@ def p_value(p: float) -> str:
 @lru_cache(maxsize=10_000)  # comparisons have the same solvers
 def one_line(text: Any) -> str:
     """Text as one line of printable characters: reasons may contain line breaks, and labels terminal codes."""
-    return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
+    return printable(" ".join(str(text).split()))
 
 
 @lru_cache(maxsize=10_000)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import deepinv as dinv
 import torch
@@ -91,8 +91,10 @@ class DenoiserPrior(Diffusion, ABC):
     location_fields = ()
     revision: str = field(init=False, repr=False, default="main")
     pickle: bool = field(init=False, repr=False, default=False)
-    precision: Literal["auto", "float32", "bfloat16"] = field(init=False, repr=False, default="float32")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = field(init=False, repr=False, default="float32")
     noise: float | Literal["auto"] = field(init=False, repr=False, default=0.0)
+    schedule: str | None = field(init=False, repr=False, default=None)
+    predicts: Literal["epsilon", "sample", "v_prediction"] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         pass  # no folder and no repository to check
@@ -111,6 +113,12 @@ class DenoiserPrior(Diffusion, ABC):
         return ""
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
+        return ()
+
+    def details(self) -> Mapping[str, Any]:
+        return {}
+
+    def notes(self) -> Sequence[str]:
         return ()
 
     @property

@@ -11,14 +11,19 @@ import deepinv as dinv
 import torch
 
 from cryobench.core import Imaging, LinearOperator, OperatorRecipe, Shape
-from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.errors import IncompatibleError, ParameterError, described
 from cryobench.numerics.fft import whole_spectrum
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.spectral import multiply_spectrum
 from cryobench.rng import generator
+from cryobench_deepinv.decomposed import OperatorDecomposed
+from cryobench_deepinv.physics import OperatorPhysics
 
 NULL_TOLERANCE = 1e-5
 """Singular values up to this count as zero in deepinv's `DecomposablePhysics`."""
+MAX_SIDE = 1024
+MAX_ENTRIES = 2**24
+"""The rank of a physics of unknown structure is that of its matrix, up to this smaller side and number of entries."""
 
 
 class PhysicsOperator(LinearOperator):
@@ -30,17 +35,17 @@ class PhysicsOperator(LinearOperator):
 
     def __init__(self, physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dtype: torch.dtype,
                  device: torch.device | str = "cpu", rank: int | None = None):  # fmt: skip
+        self.measurement_shape = _checked(physics, image_shape, dtype, torch.device(device))
         self.physics = physics.to(device)
         self.image_shape, self.dtype, self.device = image_shape, dtype, torch.device(device)
-        measured = physics.A(torch.zeros((1, 1, *image_shape), dtype=dtype, device=device))
-        if not isinstance(measured, torch.Tensor) or measured.ndim != 4 or measured.is_complex():
-            raise IncompatibleError(
-                f"expected real measurements [M, h, w] of an image of one channel; {type(physics).__name__} has others"
-            )
-        self.measurement_shape = (measured.shape[1], measured.shape[2], measured.shape[3])
         self.closed_form = isinstance(physics, dinv.physics.DecomposablePhysics)
-        self._rank = super().rank if rank is None else rank
-        self.nominal_compression = math.prod(image_shape) / measured.numel()
+        largest = min(math.prod(image_shape), math.prod(self.measurement_shape))
+        if rank is not None and not 0 <= rank <= largest:
+            raise ParameterError(
+                f"from_physics: rank must lie in 0 .. {largest}, the smaller size of x and y; got {rank}"
+            )
+        self._rank = rank
+        self.nominal_compression = math.prod(image_shape) / math.prod(self.measurement_shape)
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return self.physics.A(x)
@@ -69,7 +74,87 @@ class PhysicsOperator(LinearOperator):
 
     @property
     def rank(self) -> int:
+        """The stated rank, else that of its structure or of its matrix.
+
+        Raises `IncompatibleError` for a physics of unknown structure that is too large for its matrix.
+        """
+        if self._rank is None:
+            self._rank = _rank_of(self)
         return self._rank
+
+
+def _checked(physics: object, image_shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[int, int, int]:
+    """The shape of the measurements. Raises `IncompatibleError` unless the physics is a linear map of images
+    [B, 1, H, W] to real measurements [B, M, h, w] with its adjoint.
+    """
+    name = type(physics).__name__
+    if not isinstance(physics, dinv.physics.LinearPhysics):
+        raise IncompatibleError(f"expected a deepinv.physics.LinearPhysics, got {name}, which is not linear")
+    if len(image_shape) != 2 or min(image_shape) < 1:
+        raise IncompatibleError(f"expected the shape (H, W) of the images, got {tuple(image_shape)}")
+    draws = torch.Generator().manual_seed(0)
+    x, z = torch.randn((2, 1, 1, *image_shape), generator=draws, dtype=torch.float64).to(device, dtype)
+    given = f"an image [1, 1, {image_shape[0]}, {image_shape[1]}] of {str(dtype).removeprefix('torch.')}"
+    try:
+        physics = physics.to(device)
+        measured = physics.A(x), physics.A(z), physics.A(2 * x + z)
+    except Exception as error:
+        raise IncompatibleError(
+            f"{name} cannot be applied to {given} ({described(error)}); give the shape and dtype that it was made for"
+        ) from error
+    y = measured[0]
+    if not all(isinstance(each, torch.Tensor) and each.ndim == 4 and len(each) == 1 and not each.is_complex()
+               for each in measured):  # fmt: skip
+        found = f"{y.dtype} {list(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
+        raise IncompatibleError(f"expected real measurements [1, M, h, w] of {given}; {name} gives {found}")
+    if y.dtype != dtype or y.numel() == 0 or not all(each.isfinite().all() for each in measured):
+        finite = "" if all(each.isfinite().all() for each in measured) else ", not finite"
+        raise IncompatibleError(
+            f"expected finite measurements in the dtype of {given}; {name} gives {y.dtype} {list(y.shape)}{finite}"
+        )
+    scale = sum(float(each.abs().max()) for each in measured)
+    if (2 * y + measured[1] - measured[2]).abs().max() > 1e-3 * scale:
+        raise IncompatibleError(f"expected a linear physics; {name} maps 2 x + z to something else than 2 A x + A z")
+    w = torch.randn(y.shape, generator=draws, dtype=torch.float64).to(device, dtype)
+    try:
+        back = physics.A_adjoint(w)
+    except Exception as error:
+        raise IncompatibleError(f"A_adjoint of {name} cannot be applied to measurements {list(w.shape)} "
+                                f"({described(error)})") from error  # fmt: skip
+    if not isinstance(back, torch.Tensor) or back.shape != x.shape:
+        found = list(back.shape) if isinstance(back, torch.Tensor) else type(back).__name__
+        raise IncompatibleError(f"expected one channel: A_adjoint of {name} gives {found} for {given}")
+    gap = float(((y * w).sum() - (x * back).sum()).abs())
+    if gap > 1e-3 * float(y.norm() * w.norm() + x.norm() * back.norm()):
+        raise IncompatibleError(f"A_adjoint of {name} is not the transpose of A: <A x, w> and <x, A^T w> differ by "
+                                f"{gap:.3g}; give A_adjoint=, as from deepinv.physics.adjoint_function")  # fmt: skip
+    return (y.shape[1], y.shape[2], y.shape[3])
+
+
+def _rank_of(operator: PhysicsOperator) -> int:
+    """The rank of a physics: from its structure if that is known, else the numerical rank of its matrix."""
+    physics, shape = operator.physics, operator.image_shape
+    if isinstance(physics, OperatorPhysics):
+        return physics.operator.rank
+    if isinstance(physics, OperatorDecomposed):
+        return int((physics.mask > 0).sum())
+    if isinstance(physics, dinv.physics.BlurFFT):
+        return int(whole_spectrum((physics.mask[..., 0] > NULL_TOLERANCE).double(), shape).sum())
+    if isinstance(physics, dinv.physics.Inpainting | dinv.physics.Denoising):
+        return int((physics.mask.abs() > NULL_TOLERANCE).expand(1, 1, *shape).sum())
+    N, M = math.prod(shape), math.prod(operator.measurement_shape)
+    if min(M, N) > MAX_SIDE or M * N > MAX_ENTRIES:
+        raise IncompatibleError(
+            f"the rank of {type(physics).__name__}, with {M} measurements of {N} pixels, is unknown; it is computed up "
+            f"to {MAX_SIDE} of either and {MAX_ENTRIES} entries of the matrix: give rank= to from_physics"
+        )
+    to, (count, of) = (operator.A, (N, shape)) if N <= M else (operator.A_adjoint, (M, operator.measurement_shape))
+    axes = (1, *of) if N <= M else of
+    unit = torch.eye(count, dtype=operator.dtype, device=operator.device).reshape(count, *axes)
+    singular = torch.linalg.svdvals(torch.cat([to(part) for part in unit.split(64)]).flatten(1).double())
+    eps = torch.finfo(operator.dtype).eps
+    tolerance = NULL_TOLERANCE if operator.closed_form else max(M, N) * eps * float(singular[0])
+    return int((singular > tolerance).sum())
 
 
 class DownsamplingOperator(FactoredOperator):
@@ -112,8 +197,10 @@ def from_physics(physics: dinv.physics.LinearPhysics, image_shape: Shape, *, dty
                  device: torch.device | str = "cpu", rank: int | None = None) -> PhysicsOperator:  # fmt: skip
     """A deepinv physics of images [B, 1, H, W] as a live cryobench operator. The arrays of the physics must be `dtype`.
 
-    rank: the rank of A, if it is less than the sizes of x and y imply. Raises `IncompatibleError` for a physics whose
-    measurements are not real [B, M, h, w].
+    rank: the rank of A. By default it is determined when it is needed: from the mask of a `BlurFFT`, an `Inpainting` or
+    a `Denoising`, from the operator of an `as_physics`, else from the singular values of the matrix of A, if x or y has
+    at most 1024 entries. Raises `IncompatibleError` for a physics that is not linear, whose measurements are not real
+    [B, M, h, w], or whose `A_adjoint` is not the transpose of `A`.
     """
     return PhysicsOperator(physics, image_shape, dtype=dtype, device=device, rank=rank)
 
@@ -145,8 +232,7 @@ class GaussianBlur(OperatorRecipe):
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> PhysicsOperator:
         physics = dinv.physics.BlurFFT(img_size=(1, *imaging.shape), filter=_gaussian(self.sigma, dtype), device=device)
-        kept = whole_spectrum((physics.mask[..., 0] > NULL_TOLERANCE).double(), imaging.shape)
-        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device, rank=int(kept.sum()))
+        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device)
         operator.nonnegative = True
         return operator
 
@@ -217,7 +303,7 @@ class Inpainting(OperatorRecipe):
     ) -> PhysicsOperator:
         mask = drawn["mask"].to(dtype)
         physics = dinv.physics.Inpainting(img_size=(1, *imaging.shape), mask=mask[None], device=device)
-        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device, rank=int(mask.sum()))
+        operator = from_physics(physics, imaging.shape, dtype=dtype, device=device)
         operator.nominal_compression = 1 / self.keep
         operator.nonnegative = operator.noise_in_range = True
         return operator

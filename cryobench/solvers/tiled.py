@@ -1,0 +1,284 @@
+"""`tiled`: any solver on overlapping windows of a large image or volume, whose results are blended.
+
+It applies to operators that treat windows separately (`LinearOperator.crop`): the measurements of a window are then a
+problem of their own. Memory beyond the measurements and the result is that of a few windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+
+from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, Shape, Solver, Window
+from cryobench.core.recording import paused
+from cryobench.errors import ParameterError, Unsupported
+from cryobench.numerics.linalg import concatenate_curves, per_item
+from cryobench.rng import Rng
+from cryobench.spec import Component
+
+_PIXELS_AT_ONCE = 2**20
+"""Windows are solved together up to this many pixels, 4 of 512 x 512."""
+_PARTS = 100
+"""Steps of progress for each window."""
+
+
+@dataclass(frozen=True)
+class Tiled(Solver):
+    """A solver on overlapping windows of the image, blended with raised-cosine weights that sum to one.
+
+    Each window is a problem of its own: an automatic weight or step size is chosen for it. A window's random numbers
+    are keyed by its position. An image no larger than `tile` gives what the solver itself gives. Of the numbers for
+    each window, `info` and curves hold the mean, `converged` and other truth values whether all are true; deviations
+    are blended as the images are.
+    """
+
+    solver: Annotated[Solver, Component("solvers"), "solver of each window"]
+    tile: Annotated[int, "largest side of a window, in pixels"] = 512
+    overlap: Annotated[int, "pixels that neighbouring windows share, at least"] = 64
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0:
+            raise ParameterError(f"tiled: overlap must be zero or more pixels, got {self.overlap}")
+        if self.tile <= self.overlap:
+            raise ParameterError(f"tiled: tile must be larger than overlap={self.overlap}, got tile={self.tile}")
+
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the solver."""
+        return self.solver.dims
+
+    def solved_shape(self, shape: Shape) -> Shape:
+        return self.solver.solved_shape(tuple(min(n, self.tile) for n in shape))
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if self._fits(problem):
+            return self.solver.unsupported(problem)
+        try:
+            tiles = self._tiles(problem.operator)
+            first = _windowed(problem, tiles, [(tiles.windows[0], 0)])
+        except Unsupported as reason:
+            return f"tiled needs the operator of a window: {reason}"
+        return self.solver.unsupported(first)
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        if self._fits(problem):
+            return self.solver.solve(problem, rng=rng, progress=progress)
+        tiles = self._tiles(problem.operator)
+        items = list(itertools.product(tiles.windows, range(problem.batch)))
+        count = max(1, _PIXELS_AT_ONCE // math.prod(tiles.shape))
+        x = problem.y.new_zeros(problem.image_batch_shape)
+        deviation: torch.Tensor | None = None
+        numbers: list[Reconstruction] = []
+        for start in range(0, len(items), count):
+            batch = items[start : start + count]
+
+            def report(done: int, steps: int, start: int = start, size: int = len(batch)) -> None:
+                if progress is not None:
+                    progress(_PARTS * start + _PARTS * size * done // max(steps, 1), _PARTS * len(items))
+
+            part = _windowed(problem, tiles, batch)
+            own = Rng(rng.seed, [f"{rng.image_ids[i]}[{_named(window)}]" for window, i in batch])
+            with paused():
+                answer = self.solver.solve(part, rng=own, progress=report)
+            if answer.deviation is None:
+                deviation = None
+            elif start == 0:
+                deviation = torch.zeros_like(x)
+            for j, (window, i) in enumerate(batch):
+                weights = tiles.weights(window).to(x)
+                x[(i, slice(None), *window)] += weights * answer.x[j]
+                if deviation is not None and answer.deviation is not None:
+                    deviation[(i, slice(None), *window)] += weights * answer.deviation[j]
+            numbers.append(Reconstruction(x[:0], answer.info, answer.curves))
+            report(1, 1)
+        info, curves = _means(numbers, problem.batch)
+        return Reconstruction(x, info, curves, deviation)
+
+    def windows(self, operator: LinearOperator) -> list[Window]:
+        """The windows of the images of an operator. Raises `Unsupported` if `tile` is too small for its blocks."""
+        return self._tiles(operator).windows
+
+    def _fits(self, problem: Problem) -> bool:
+        return max(problem.operator.image_shape) <= self.tile
+
+    def _tiles(self, operator: LinearOperator) -> _Tiles:
+        return _Tiles(operator.image_shape, self.tile, self.overlap, operator.crop_step)
+
+
+class _Tiles:
+    """Windows of one shape that cover an image, at multiples of `step` pixels, and the weights of their pixels.
+
+    Along each axis as few as overlap by `overlap` pixels, evenly spaced. Raises `Unsupported` if `tile` is too small
+    for the step.
+    """
+
+    def __init__(self, image_shape: Shape, tile: int, overlap: int, step: int):
+        side, shared = tile // step, math.ceil(overlap / step)
+        if side <= shared:
+            raise Unsupported(
+                f"its windows are multiples of {step} pixels, so tile={tile} with overlap={overlap} is too small; "
+                f"use tile={(shared + 1) * step} or more"
+            )
+        axes = [_starts(n // step, side, shared) for n in image_shape]
+        self.shape = tuple(min(n, side * step) for n in image_shape)
+        self._starts = [[start * step for start in starts] for starts in axes]
+        self.windows: list[Window] = [
+            tuple(slice(start, start + n) for start, n in zip(starts, self.shape, strict=True))
+            for starts in itertools.product(*self._starts)
+        ]
+        self._weights = [
+            _partition(starts, n, size) for starts, n, size in zip(self._starts, self.shape, image_shape, strict=True)
+        ]
+
+    def weights(self, window: Window) -> torch.Tensor:
+        """The weight of each pixel of a window, [*shape], float64."""
+        product = torch.ones((), dtype=torch.float64)
+        for part, starts, weights in zip(window, self._starts, self._weights, strict=True):
+            product = product.unsqueeze(-1) * weights[starts.index(part.start)]
+        return product
+
+
+def _starts(n: int, side: int, shared: int) -> list[int]:
+    """Where intervals of `side` start that cover 0 to n and overlap by `shared` or more, evenly spaced."""
+    if n <= side:
+        return [0]
+    count = math.ceil((n - shared) / (side - shared))
+    return [i * (n - side) // (count - 1) for i in range(count)]
+
+
+def _partition(starts: Sequence[int], side: int, n: int) -> torch.Tensor:
+    """The weights of overlapping intervals of one axis, [intervals, side], that sum to one at each of n pixels.
+
+    A raised cosine over the smallest overlap from each edge that is not the image's, divided by the sum over the
+    intervals.
+    """
+    ramp = min((first + side - second for first, second in itertools.pairwise(starts)), default=0)
+    position = torch.arange(side, dtype=torch.float64) + 0.5
+    weights = []
+    for start in starts:
+        rise = torch.ones(side, dtype=torch.float64)
+        for distance, inside in ((position, start > 0), (side - position, start + side < n)):
+            if inside and ramp:
+                rise = rise * (math.pi / 2 * (distance / ramp).clamp_max(1)).sin().square()
+        weights.append(rise)
+    total = torch.zeros(n, dtype=torch.float64)
+    for start, own in zip(starts, weights, strict=True):
+        total[start : start + side] += own
+    return torch.stack([own / total[start : start + side] for start, own in zip(starts, weights, strict=True)])
+
+
+def _named(window: Window) -> str:
+    return ",".join(f"{part.start}:{part.stop}" for part in window)
+
+
+def _windowed(problem: Problem, tiles: _Tiles, items: Sequence[tuple[Window, int]]) -> Problem:
+    """The problem of some windows, each of one image: a batch of images of the shape of a window."""
+    crops = {_named(window): problem.operator.crop(window) for window, _ in items}
+    operators, measured = [], []
+    for window, i in items:
+        crop = crops[_named(window)]
+        shared = crop.operator.images is None
+        operators.append(crop.operator if shared else crop.operator.select(slice(i, i + 1)))
+        measured.append(crop.of(problem.y[i : i + 1]))
+    images = torch.tensor([i for _, i in items])
+    sigma = problem.sigma if len(problem.sigma) == 1 else problem.sigma[images.to(problem.sigma.device)]
+    operator = WindowsOperator(operators, problem.operator)
+    return Problem(operator, torch.cat(measured), problem.noise, sigma, problem.scale.select(images))
+
+
+def _means(answers: Sequence[Reconstruction], images: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The info and curves of each image from those of its windows, window by window: see `Tiled`. Names that are
+    missing for some windows are omitted."""
+
+    def names(of: Callable[[Reconstruction], dict[str, torch.Tensor]]) -> list[str]:
+        return [name for name in of(answers[0]) if all(name in of(answer) for answer in answers)]
+
+    info = {}
+    for name in names(lambda answer: answer.info):
+        values = torch.cat([torch.as_tensor(answer.info[name]).flatten() for answer in answers]).reshape(-1, images)
+        info[name] = values.all(dim=0) if values.dtype == torch.bool else values.double().mean(dim=0)
+    curves = {}
+    for name in names(lambda answer: answer.curves):
+        values = concatenate_curves([torch.as_tensor(answer.curves[name]) for answer in answers])
+        curves[name] = values.reshape(-1, images, values.shape[1]).nanmean(dim=0)
+    return info, curves
+
+
+class WindowsOperator(LinearOperator):
+    """A batch of windows, each with its own operator. parts: their operators, all of one shape.
+
+    `compute_norm` and `rank` do not depend on which windows are in the batch: the norm is that of the whole image, an
+    upper bound, and the rank the mean over all windows, rounded down.
+    """
+
+    def __init__(self, parts: Sequence[LinearOperator], whole: LinearOperator):
+        self._parts, self._whole, first = tuple(parts), whole, parts[0]
+        self.image_shape, self.channels = first.image_shape, first.channels
+        self.measurement_shape = tuple(first.measurement_shape)
+        self.dtype, self.device = first.dtype, first.device
+        self.nominal_compression, self.block = first.nominal_compression, first.block
+        self.nonnegative, self.noise_in_range = whole.nonnegative, whole.noise_in_range
+        self.closed_form = all(part.closed_form for part in self._parts)
+        self.images = len(self._parts)
+        self.cg_tol, self.cg_max_steps = first.cg_tol, first.cg_max_steps
+
+    def _each(self, name: str, *batches: torch.Tensor) -> torch.Tensor:
+        """A method of each window's operator on its row of each batch."""
+        rows = zip(self._parts, *(batch.split(1) for batch in batches), strict=True)
+        return torch.cat([getattr(part, name)(*row) for part, *row in rows])
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._each("A", x)
+
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self._each("A_adjoint", y)
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._each("A_adjoint_A", x)
+
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
+        return self._each("A_dagger", y)
+
+    def on_range(self, y: torch.Tensor) -> torch.Tensor:
+        return self._each("on_range", y)
+
+    def A_dagger_A(self, x: torch.Tensor, gamma: torch.Tensor | float = math.inf) -> torch.Tensor:
+        each = per_item(torch.as_tensor(gamma, dtype=x.dtype).to(x.device), x)
+        return self._each("A_dagger_A", x, each.expand(len(x), *each.shape[1:]))
+
+    def prox_l2(self, z: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+        rows = zip(self._parts, z.split(1), y.split(1), strict=True)
+        return torch.cat([part.prox_l2(own, measured, gamma) for part, own, measured in rows])
+
+    def compute_norm(self) -> float:
+        return self._whole.compute_norm()
+
+    @property
+    def norms(self) -> torch.Tensor:
+        return torch.cat([part.norms for part in self._parts])
+
+    @property
+    def rank(self) -> int:
+        return self._whole.rank * math.prod(self.image_shape) // math.prod(self._whole.image_shape)
+
+    @property
+    def transfer(self) -> torch.Tensor | None:
+        found = [transfer for part in self._parts if (transfer := part.transfer) is not None]
+        return torch.cat(found) if len(found) == len(self._parts) else None
+
+    @cached_property
+    def mean_response(self) -> torch.Tensor:
+        return torch.cat([part.mean_response for part in self._parts])
+
+    def select(self, images: slice | torch.Tensor) -> WindowsOperator:
+        chosen = torch.arange(len(self._parts))[images if isinstance(images, slice) else images.cpu()]
+        return WindowsOperator([self._parts[i] for i in chosen.tolist()], self._whole)
+
+    def rows(self, part: slice | torch.Tensor) -> WindowsOperator:
+        return WindowsOperator([operator.rows(part) for operator in self._parts], self._whole.rows(part))

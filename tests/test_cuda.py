@@ -1,0 +1,355 @@
+"""Every component on a pretended CUDA device, against the same code on the CPU: in float32, then in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partialmethod
+from pathlib import Path
+
+import mrcfile
+import networks
+import numpy as np
+import pytest
+import torch
+from optics import taken
+from pretend_cuda import CudaTensor, pretend_cuda
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import cryobench as cb
+from cryobench.core import MINMAX, build_operator
+from cryobench.priors.diffusion import DiffusionModel
+from cryobench.registry import installed
+from cryobench.rng import Rng
+from cryobench.sources.simulate import Simulate
+from cryobench.sources.stacks import File
+from cryobench.training import loop
+from cryobench.training.checkpoint import State
+from cryobench.training.settings import Settings
+
+SIZE, IMAGES = 16, 2
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+HALF = {torch.bfloat16: 0.05, torch.float16: 0.005}
+"""Largest allowed relative difference from float32, in the 2-norm, after a few steps with a random network."""
+
+OPERATORS = ["identity", "sumpool:4", "sumpool:2,count=3", "fourier:0.5", "ctf:15000", "ctf", "composed",
+             "sumpool:2@ctf:15000", "fourier:0.5@ctf:15000"]  # fmt: skip
+MASKS = ["sumpool:4,mask=random_binary", "sumpool:4,mask=random_gaussian", "sumpool:4,mask=checkerboard",
+         "sumpool:4,mask=superres", "fourier:0.5,mask=random_fourier", "fourier:0.5,mask=fourier_ring",
+         "fourier:0.5,mask=fourier_radial"]  # fmt: skip
+NOISES = ["none", "gaussian:0.1", "gaussian:rel=0.1", "poisson:100"]
+CLASSICAL = {name: name for name in ("pinv", "tikhonov", "wiener", "dct", "wavelet", "tv", "sparse")}
+DIFFUSION = {
+    "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
+    "cryosense": "cryosense:4", "dps": "dps:4", "pigdm": "pigdm:4", "dmplug": "dmplug:2",
+}  # fmt: skip
+"""The solvers that evaluate a network, in few steps. The last three differentiate it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def card() -> Iterator:
+    with pretend_cuda() as card:
+        yield card
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    # at the noisiest levels, the image that follows from predicted noise would amplify rounding a hundredfold
+    return networks.pipeline(tmp_path_factory.mktemp("prior"), prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Path:
+    """Smooth images, float32 [2, 16, 16]."""
+    path = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(path, images()[:, 0].numpy())
+    return path
+
+
+def images(size: int = SIZE) -> torch.Tensor:
+    """Smooth images in [-1, 1], [2, 1, size, size]."""
+    noise = torch.randn((IMAGES, 1, size, size), generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
+    return smooth / smooth.abs().amax(dim=(1, 2, 3), keepdim=True)
+
+
+def assert_same(there: torch.Tensor, here: torch.Tensor) -> None:
+    """Assert that a result of the device is on it and equals that of the CPU."""
+    assert there.device == CUDA
+    torch.testing.assert_close(there.cpu(), here, **CLOSE)
+
+
+# ------------------------------------------------------------------------------------------- the pretended device
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda a, b: a + b,
+        lambda a, b: torch.where(b > 0, a, a),
+        lambda a, b: torch.cat([a, b]),
+        lambda a, b: b.add_(a),
+        lambda a, b: a.index_select(0, torch.tensor([0])),
+        lambda a, b: torch.nn.functional.linear(a, b),
+        lambda a, b: a.sum() + b,
+        lambda a, b: b[a.argsort()],
+    ],
+)
+def test_operands_on_two_devices_are_refused(mix):
+    with pytest.raises(RuntimeError, match=r"on the same device|on cpu or on the same device"):
+        mix(torch.rand(3, device="cuda"), torch.rand(3))
+
+
+def test_what_cuda_combines_is_combined():
+    a = torch.arange(4.0).cuda()
+    assert_same(a + torch.tensor(1.0), torch.arange(4.0) + 1)
+    assert_same(a[torch.tensor([2, 0])], torch.tensor([2.0, 0.0]))
+    assert_same(a[torch.tensor([True, False, True, False])], torch.tensor([0.0, 2.0]))
+    assert_same(torch.zeros(4, device="cuda").copy_(torch.arange(4.0)), torch.arange(4.0))
+    assert torch.zeros(4).copy_(a).tolist() == a.tolist() == [0, 1, 2, 3]
+    assert a.to("cuda") is a
+    assert torch.as_tensor(a, device="cpu").device == torch.zeros_like(a, device="cpu").device == CPU
+
+
+@pytest.mark.parametrize("convert", [lambda a: a.numpy(), np.asarray, np.abs])
+def test_tensors_of_the_device_are_not_converted_to_numpy(convert):
+    with pytest.raises(TypeError, match=r"Use Tensor.cpu\(\)"):
+        convert(torch.rand(3).cuda())
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda g: torch.randn(3, generator=g, device="cuda"),
+        lambda g: torch.empty(3, device="cuda").normal_(generator=g),
+        lambda g: torch.poisson(torch.ones(3, device="cuda"), generator=g),
+    ],
+)
+def test_a_generator_of_the_cpu_does_not_draw_on_the_device(draw):
+    with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator"):
+        draw(torch.Generator())
+
+
+def test_gradients_cross_between_the_devices():
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    (x.cuda().square() * torch.tensor([1.0, 10.0]).cuda()).cpu().sum().backward()
+    assert x.grad is not None
+    assert not isinstance(x.grad, CudaTensor)
+    assert x.grad.tolist() == [2, 40]
+
+
+# ----------------------------------------------------------------------------------------------------- components
+
+
+def test_every_component_of_the_package_is_here():
+    found = installed()
+    used = " ".join(OPERATORS + MASKS + NOISES)
+    for kind in ("operators", "masks", "noises"):
+        assert all(name in used for name in own(found, kind)), kind
+    assert {*CLASSICAL, *DIFFUSION} == own(found, "solvers")
+
+
+def own(registry, kind: str) -> set[str]:
+    """The names of the components of a kind in the package."""
+    return {n for n in registry.names(kind) if any(o.distribution == "cryobench" for o in registry.origins(kind, n))}
+
+
+@pytest.mark.parametrize("spec", [*OPERATORS, *MASKS])
+def test_operators(spec):
+    spec = "sumpool:2@ctf" if spec == "composed" else spec
+    imaging = taken(IMAGES, (SIZE, SIZE))
+    recipe = installed().make("operators", spec)
+    here, there = (build_operator(recipe, imaging, seed=3, device=on) for on in (CPU, CUDA))
+    x = images()
+    y = here.A(x)
+    assert_same(there.A(x.cuda()), y)
+    assert_same(there.A_adjoint(y.cuda()), here.A_adjoint(y))
+    assert_same(there.A_adjoint_A(x.cuda()), here.A_adjoint_A(x))
+    assert_same(there.A_dagger(y.cuda()), here.A_dagger(y))
+    gamma = torch.tensor([0.5, 2.0]).reshape(-1, 1, 1, 1)
+    assert_same(there.A_dagger_A(x.cuda(), gamma.cuda()), here.A_dagger_A(x, gamma))
+    assert_same(there.prox_l2(x.cuda(), y.cuda(), 0.5), here.prox_l2(x, y, 0.5))
+    assert there.compute_norm() == pytest.approx(here.compute_norm(), rel=1e-6 if here.closed_form else 1e-5)
+    assert there.rank == here.rank
+
+
+@pytest.mark.parametrize("spec", NOISES)
+@pytest.mark.parametrize("operator", ["sumpool:4", "fourier:0.5"])
+def test_noises(spec, operator):
+    noise = installed().make("noises", spec)
+    answers = []
+    for on in ("cpu", "cuda"):
+        A = cb.operator(operator, shape=(SIZE, SIZE), device=on)
+        if noise.unsupported(A, MINMAX) is not None:
+            return
+        answers.append(noise.apply(A.A(images().to(on)), A, MINMAX, Rng(0, ["a", "b"])))
+    here, there = answers
+    assert_same(there.y, here.y)
+    assert_same(there.sigma, here.sigma)
+
+
+def solved(solver: str, operator: str, on: str, noise: str = "none") -> torch.Tensor:
+    here = cb.operator(operator, shape=(SIZE, SIZE), pixel_size=2.0)
+    y = installed().make("noises", noise).apply(here.A(images()), here, MINMAX, Rng(0, ["a", "b"])).y
+    A = cb.operator(operator, shape=(SIZE, SIZE), pixel_size=2.0, device=on)
+    with sdpa_kernel(SDPBackend.MATH):  # the one that the device uses
+        return cb.solve(solver, A, y, noise=noise, sigma=0.0 if noise == "none" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "noise"), [("sumpool:4", "none"), ("sumpool:4", "gaussian:0.1"), ("ctf:15000", "gaussian:0.1")]
+)
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_classical_solvers(name, operator, noise):
+    if name == "wiener" and operator != "ctf:15000":
+        return
+    steps = "" if name in ("pinv", "tikhonov", "wiener") else ",steps=20"
+    spec = CLASSICAL[name] + steps
+    assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize("noise", ["none", "gaussian:0.1"])
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_diffusion_solvers(name, noise, network):
+    spec = f"{DIFFUSION[name]},prior={network},prior.precision=float32"
+    assert_same(solved(spec, "sumpool:4", "cuda", noise), solved(spec, "sumpool:4", "cpu", noise))
+
+
+@cache
+def cpu_answer(spec: str) -> torch.Tensor:
+    return solved(spec, "sumpool:4", "cpu")
+
+
+@pytest.mark.parametrize("half", HALF, ids=str)
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_half_precision(name, half, network):
+    """bfloat16 where the card has it, else float16; never emulated bfloat16."""
+    spec = f"{DIFFUSION[name]},prior={network}"
+    with pretend_cuda(native_bfloat16=half is torch.bfloat16) as card:
+        there = solved(spec, "sumpool:4", "cuda")
+    here = cpu_answer(spec)
+    differentiated = name in ("dps", "pigdm", "dmplug")
+    expected = set() if half is torch.float16 and differentiated else {half}
+    assert card.dtypes & {torch.bfloat16, torch.float16} == expected
+    error = float((there.cpu() - here).norm() / here.norm())
+    assert error < HALF[half]
+
+
+# ------------------------------------------------------------------------------------------------- whole commands
+
+
+@pytest.fixture
+def alexnet(tmp_path, monkeypatch) -> None:
+    """AlexNet's features in torch's cache, drawn at random: LPIPS is computed, nothing is downloaded."""
+    from torchvision.models import AlexNet_Weights, alexnet
+
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = alexnet().features.state_dict(prefix="features.")
+    torch.save(features, folder / AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+
+
+def scores(records) -> dict[str, list[float]]:
+    """Every score of every image, by cell and metric."""
+    assert [record.reason for record in records] == [""] * len(records)
+    return {f"{r.solver} on {r.operator}: {name}": values for r in records for name, values in r.values.items()}
+
+
+def test_run_with_every_metric(alexnet, tmp_path):
+    """The runner, every metric, the ceiling and figures, on images that are simulated on the device."""
+    prior = networks.pipeline(tmp_path / "prior", networks.unet(sample_size=32), prediction_type="v_prediction")
+    metrics = sorted(own(installed(), "metrics"))
+
+    def run(on: str):
+        records = cb.run(
+            ["pinv", f"ddnm:2,samples=2,prior={prior},prior.precision=float32"], "sumpool:4", device=on,
+            within="circle", data="simulate:3mht,snr=1,count=2,size=32", metrics=metrics, ceiling=True,
+            out=tmp_path / on, save=["reconstructions", "panel"],
+        )  # fmt: skip
+        return scores(records)
+
+    here, there = run("cpu"), run("cuda")
+    assert here.keys() == there.keys()
+    for name in ("lpips", "coverage", "diversity", "psnr_clean"):
+        assert any(key.endswith(f": {name}") for key in here), name
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_simulated_images():
+    here, there = (Simulate("3mht+2nwl", size=SIZE, count=4, snr=0.1).open(on) for on in ("cpu", "cuda"))
+    for index in range(4):
+        image = here.read(index)
+        np.testing.assert_allclose(there.read(index), image, rtol=1e-6, atol=1e-6 * image.std())
+    assert there.particles(range(4)).image.device == CUDA
+    assert there.rows(range(4)).equals(here.rows(range(4)))
+
+
+@pytest.mark.parametrize(
+    ("operator", "solver"), [("sumpool:4", "dct:steps=20"), ("ctf", "wiener"), ("fourier:0.5", "tikhonov")]
+)
+def test_measure_and_reconstruct(cli, tmp_path, operator, solver):
+    data = "simulate:3mht,snr=1,count=3,size=16"
+    for on in ("cpu", "cuda"):
+        code, _, err = cli("measure", "-o", operator, "-n", "gaussian:rel=0.1", "--data", data, "--device", on,
+                           "--scaling", "meanstd", "--out", f"{on}.npz")  # fmt: skip
+        assert code == 0, err
+        code, _, err = cli("reconstruct", f"{on}.npz", "--solver", solver, "--device", on, "--out", f"{on}.mrcs")
+        assert code == 0, err
+    here, there = (mrcfile.read(tmp_path / f"{on}.mrcs") for on in ("cpu", "cuda"))
+    assert len(here) == 3
+    np.testing.assert_allclose(there, here, rtol=1e-6, atol=1e-6 * np.abs(here).max())
+
+
+def test_volumes():
+    x = images().reshape(1, 1, 8, 8, 8)
+    for name in ("dct", "wavelet", "tv"):
+        answers = []
+        for on in ("cpu", "cuda"):
+            A = cb.operator("identity", shape=(8, 8, 8), device=on)
+            answers.append(cb.solve(f"{name}:steps=20", A, x, noise="gaussian:0.1", sigma=0.1))
+        assert_same(answers[1], answers[0])
+
+
+def test_train(stack, tmp_path, monkeypatch):
+    """On a card without bfloat16 in float32, with the weights of the CPU; otherwise in bfloat16, with near weights."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    losses: list[float] = []
+
+    def reset() -> None:
+        for shared in (AcceleratorState, GradientState, PartialState):
+            shared._reset_state()
+
+    monkeypatch.setattr(loop, "_VALIDATED", 4)
+    monkeypatch.setattr(loop, "_SAMPLES", 2)
+    monkeypatch.setattr(DiffusionModel, "generate", partialmethod(DiffusionModel.generate, steps=2))
+    settings = Settings(data=(str(stack),), validation=(), network="tiny", steps=2, batch=2, warmup=1, lr=1e-3)
+
+    class Losses(loop.TrainingObserver):
+        def stepped(self, step, loss):
+            losses.append(loss)
+
+    def trained(name: str, on: torch.device, native_bfloat16: bool = True) -> torch.Tensor:
+        losses.clear()
+        reset()
+        with pretend_cuda(native_bfloat16=native_bfloat16) as card, sdpa_kernel(SDPBackend.MATH):
+            training = loop.Training(
+                settings, [File(str(stack)).open()], [], tmp_path / name, device=on, observer=Losses()
+            )
+            assert training.run()
+        state = State.load(tmp_path / name)
+        assert state is not None
+        assert (torch.bfloat16 in card.dtypes) == (on == CUDA and native_bfloat16)
+        return torch.cat([weights.flatten() for weights in state.averaged.values()])
+
+    here, expected = trained("cpu", CPU), list(losses)
+    for native_bfloat16, tolerance in ((False, 1e-6), (True, 1e-2)):
+        there = trained(f"cuda {native_bfloat16}", CUDA, native_bfloat16)
+        assert losses == pytest.approx(expected, rel=tolerance)
+        # Adam divides by the size of a gradient, and thus amplifies rounding where that is nearly zero
+        assert (there - here).norm() < 10 * tolerance * here.norm()
+    reset()
