@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 
 DEATHS = 3
 """Number of workers that may die while running an item before it counts as failed."""
+_AGAIN = object()
 POLL = 0.5
 """Seconds between two queries of the present workers."""
 
@@ -77,7 +78,7 @@ class Pool(Generic[Item]):
             for future in done:
                 name, item = self._running.pop(future)
                 outcome = self._outcome(future, name, item)
-                if outcome is None:
+                if outcome is _AGAIN:
                     queue.put_back(item)
                 else:
                     yield item, outcome
@@ -91,9 +92,9 @@ class Pool(Generic[Item]):
         time.sleep(POLL)
 
     def _outcome(self, future: Future[Any], name: Hashable, item: Item) -> Any:
-        """The result of a job or a `Failure`; None if the item must run again."""
+        """The result of a job or a `Failure`; `_AGAIN` if the item must run again."""
         if future.cancelled():  # the connection to the workers was lost and may return
-            return None
+            return _AGAIN
         error = future.exception()
         if error is None:
             return future.result()
@@ -106,4 +107,4 @@ class Pool(Generic[Item]):
         if self._deaths[id(item)] == DEATHS:
             return Failure(None)
         self._warn(f"{self._name(item)}: its worker died; running it again")
-        return None
+        return _AGAIN
