@@ -49,7 +49,8 @@ def quoted(text: str) -> str:
 def _without_middle(text: str) -> str:
     if len(text) <= LONGEST:
         return text
-    return f"{text[: LONGEST // 2]} ... ({len(text) - LONGEST} characters) ... {text[-LONGEST // 2 :]}"
+    kept = LONGEST // 2 - 100  # a message may be repeated in another one
+    return f"{text[:kept]} ... ({len(text) - 2 * kept} characters) ... {text[-kept:]}"
 
 
 def described(error: BaseException) -> str:

@@ -42,8 +42,8 @@ def open_raw(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
     return FileImages.from_file(ImageFile(path, len(images), images.shape[1:], 1.5, lambda: read))  # pyright: ignore[reportArgumentType]
 
 
-def write_raw(path: Path, chunks, stack: Stack, numbers) -> None:
-    path.write_bytes(b"".join(chunk.tobytes() for chunk in chunks))
+def write_raw(files, path: Path, chunks, stack: Stack, numbers) -> None:
+    files[0].write_bytes(b"".join(chunk.tobytes() for chunk in chunks))
 
 
 @pytest.fixture

@@ -161,6 +161,6 @@ def test_gradients_go_through_strips(monkeypatch):
 
 
 def test_masks_that_do_not_fit_are_refused_with_their_number_of_bytes():
-    with pytest.raises(ParameterError, match=r"needs 1[\d.]+ PB of memory, .*; give a smaller count or block") as no:
+    with pytest.raises(ParameterError, match=r"needs 3[\d.]+ TB of memory, .*; give a smaller count or block") as no:
         SumPool(16).check(Imaging((2**20, 2**20)))
     assert "\n" not in str(no.value)

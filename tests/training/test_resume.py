@@ -115,7 +115,7 @@ def test_a_run_can_be_extended_and_not_shortened(run, tmp_path):
     seen = Recorder()
     run.training(tmp_path / "out", seen, steps=10).run()
     assert seen.steps == [9, 10]
-    with pytest.raises(ResultsError, match=r"a run of 10 steps already, and --steps is 8; give --steps 10 or more"):
+    with pytest.raises(ResultsError, match=r"a run of 10 steps, but --steps is 8; give --steps 10 or more"):
         run.training(tmp_path / "out")
 
 

@@ -147,7 +147,7 @@ def test_an_image_without_contrast_is_named():
 
 def test_volumes_are_refused(blobs):
     stack = File(str(blobs)).open()
-    stack.shape = (4, 32, 32)  # pyright: ignore[reportAttributeAccessIssue]
+    stack.__class__ = type("Volumes", (type(stack),), {"shape": (4, 32, 32)})
     with pytest.raises(DataError, match=r"trained on 2-D images, got blobs.npy 4 x 32 x 32; give other data"):
         Images([stack], seed=0, turns=False, device=CPU, of="train")
 
