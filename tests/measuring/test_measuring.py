@@ -183,7 +183,7 @@ def test_measure_and_reconstruct_a_real_star_file(cli, shared, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measure", "-o", "sumpool:4", "--data", "demo", "--out", "y.npy"], "written as .npz"),
+        (["measure", "-o", "sumpool:4", "--data", "demo", "--out", "y.npy"], "a file .npz"),
         (["measure", "-o", "sumpol:4", "--data", "demo", "--out", "y.npz"], "did you mean 'sumpool'"),
         (["measure", "-o", "ctf", "--data", "noctf.npy", "--out", "y.npz"], "requires the pixel size"),
         (["reconstruct", "none.npz", "--solver", "pinv", "--out", "a.mrcs"], "does not exist"),
