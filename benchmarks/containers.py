@@ -15,10 +15,10 @@ import numpy as np
 CHUNKS, IMAGES, SHAPE = 40, 512, (4, 32, 32)  # 8 MiB each: images of 128 x 128 at C = 4
 
 
-def seconds(work: Callable[[], None]) -> float:
+def seconds(work: Callable[[Path], None], folder: str) -> float:
     """Processor time of a call."""
     start = time.process_time()
-    work()
+    work(Path(folder))
     return time.process_time() - start
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     for _ in range(5):
         for name, (write, read) in forms.items():
             with tempfile.TemporaryDirectory() as folder:
-                times[name].append((seconds(lambda: write(Path(folder))), seconds(lambda: read(Path(folder)))))
+                times[name].append((seconds(write, folder), seconds(read, folder)))
     medians = {name: np.median(found, axis=0) for name, found in times.items()}
     first = next(iter(medians.values()))
     for name, (writing, reading) in medians.items():
