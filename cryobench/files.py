@@ -142,10 +142,10 @@ def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
         raise
     finally:
         for aside in moved:
-            _discard(aside)
+            discard(aside)
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Delete a folder if it exists. It is hidden first, so that a partly deleted folder is never visible."""
     hidden = folder.with_name(PARTIAL + secrets.token_hex(8))
     with suppress(FileNotFoundError):
@@ -166,7 +166,7 @@ def remove_leftovers(root: Path) -> None:
             except OSError as error:
                 if error.errno not in BUSY:
                     raise
-                _discard(folder)
+                discard(folder)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.errors import DataError, ResultsError, described
-from cryobench.files import read_bounded, sync, whole_file
+from cryobench.files import discard, read_bounded, sync, whole_file
 from cryobench.io.writing import Totals
 
 IMAGES, DEVIATION = "images.mrcs", "deviation.mrcs"
@@ -53,7 +53,7 @@ class StackParts:
                 if not force:
                     raise ResultsError(f"{self.folder} holds an unfinished stack of another command; run that command "
                                        "again to finish it, or give --force to discard it")  # fmt: skip
-                shutil.rmtree(self.folder)
+                discard(self.folder)
                 begun = None
             if begun is None:
                 (self.folder / _DONE).mkdir(parents=True, exist_ok=True)
@@ -118,9 +118,18 @@ class StackParts:
                 sync(file)
         return finished
 
+    def give(self, finished: Path, place: Path) -> None:
+        """Put a finished file at `place` too. It stays here until `remove`, so that a kill in between loses nothing."""
+        with self._writing():
+            place.unlink()
+            try:
+                place.hardlink_to(finished)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(finished, place)
+
     def remove(self) -> None:
         """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        discard(self.folder)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

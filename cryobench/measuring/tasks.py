@@ -234,22 +234,26 @@ class Reconstructing(Work):
         Returns the files. They are already there if another process was faster.
         """
         star, deviation = self._out.with_suffix(".star"), deviation_path(self._out)
-        with acquire_lock(self._out.with_name(f".{self._out.name}.lock")):
-            sizes = self._source.pixel_sizes()
-            known = None if None in sizes else [size for size in sizes if size is not None]
-            if not self.parts.folder.exists():
-                return [path for path in (self._out, deviation, star) if path.exists()]
-            finished = self.parts.complete(self.chunks, known[0] if known else None)
-            targets = [self._out, *([deviation] if DEVIATION in finished else []), star]
-            deviation.unlink(missing_ok=True)
-            text = star_text(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
-                             count=self.images)  # fmt: skip
-            with written(*targets) as temporary:
-                temporary[-1].write_bytes(text.encode())
-                for name, place in zip((IMAGES, DEVIATION), temporary[:-1], strict=False):
-                    finished[name].replace(place)
-            self.parts.remove()
+        lock = self._out.with_name(f".{self._out.name}.lock")
+        with acquire_lock(lock):
+            if self.parts.folder.exists():
+                self._put_in_place(deviation, star)
+            lock.unlink(missing_ok=True)
         return [path for path in (self._out, deviation, star) if path.exists()]
+
+    def _put_in_place(self, deviation: Path, star: Path) -> None:
+        sizes = self._source.pixel_sizes()
+        known = None if None in sizes else [size for size in sizes if size is not None]
+        finished = self.parts.complete(self.chunks, known[0] if known else None)
+        targets = [self._out, *([deviation] if DEVIATION in finished else []), star]
+        deviation.unlink(missing_ok=True)
+        text = star_text(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
+                         count=self.images)  # fmt: skip
+        with written(*targets) as temporary:
+            temporary[-1].write_bytes(text.encode())
+            for name, place in zip((IMAGES, DEVIATION), temporary[:-1], strict=False):
+                self.parts.give(finished[name], place)
+        self.parts.remove()
 
 
 def deviation_path(out: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kills import killed
 from optics import ctf_table
 
 from cryobench.errors import CryobenchError, DataError, ResultsError
@@ -98,7 +99,7 @@ def test_a_stack_in_chunks_is_the_stack_in_one_piece(particles, tmp_path, solver
     assert np.array_equal(again.read_block(range(N)), expected)
     assert again.table is not None
     assert again.table["rlnDefocusU"].tolist() == pytest.approx(ctf_table(N)["rlnDefocusU"].tolist())
-    assert {path.name for path in tmp_path.iterdir()} - {".x.mrcs.lock"} == {"y", "x.mrcs", "x.star"}
+    assert {path.name for path in tmp_path.iterdir()} == {"y", "x.mrcs", "x.star"}
     assert work.finish() == files, "another process that finishes later finds it done"
 
 
@@ -144,6 +145,26 @@ def test_an_interrupted_reconstruction_is_continued(measured, tmp_path):
         resumed.run(chunk, lambda fraction: None)
     resumed.finish()
     assert (tmp_path / "x.mrcs").read_bytes() == (tmp_path / "whole.mrcs").read_bytes()
+
+
+def test_a_kill_at_any_file_event_of_the_end_loses_nothing(measured, tmp_path):
+    whole = done(ReconstructTask(str(measured), "tikhonov", str(tmp_path / "whole.mrcs")))
+    whole.finish()
+    expected = (tmp_path / "whole.mrcs").read_bytes()
+    for at in range(1, 100):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        task = ReconstructTask(str(measured), "tikhonov", str(folder / "x.mrcs"))
+        work = done(task)
+        if not killed(work.finish, folder, at):
+            break
+        resumed = task.open()
+        resumed.start()
+        assert resumed.todo() == [] or (folder / "x.mrcs").exists()
+        if not (folder / "x.mrcs").exists():
+            resumed.finish()
+        assert (folder / "x.mrcs").read_bytes() == expected
+    assert at > 10
 
 
 @pytest.mark.parametrize("change", [{"solver": "pinv"}, {"seed": 1}, {"batch": 8}, {"dtype": "float64"}])
