@@ -50,7 +50,7 @@ class StackParts:
             except FileNotFoundError:
                 begun = None
             if begun is not None and begun != text:
-                if not force:
+                if self.done() and not force:
                     raise ResultsError(f"{self.folder} holds an unfinished stack of another command; run that command "
                                        "again to finish it, or give --force to discard it")  # fmt: skip
                 discard(self.folder)
@@ -136,5 +136,4 @@ class StackParts:
         try:
             yield
         except OSError as error:
-            raise ResultsError(f"cannot write {self.path}: {error.strerror}; finished images are kept, and the same "
-                               "command continues from there") from error  # fmt: skip
+            raise ResultsError(f"cannot write {self.path}: {error.strerror}; free space") from error

@@ -255,9 +255,7 @@ def _writing(path: Path) -> Iterator[IO[bytes]]:
         with whole_file(path) as beside, beside.open("wb") as file:
             yield file
     except OSError as error:
-        raise ResultsError(
-            f"cannot write {path}: {error.strerror}; finished chunks are kept, and the same command continues"
-        ) from error
+        raise ResultsError(f"cannot write {path}: {error.strerror}; free space") from error
 
 
 def _save(file: IO[bytes], arrays: Mapping[str, torch.Tensor]) -> None:

@@ -15,6 +15,7 @@ from cryobench.core import (
     NoiseModel,
     OperatorRecipe,
     Problem,
+    Reconstruction,
     Solver,
     check_operator,
 )
@@ -96,6 +97,9 @@ class Reconstructor:
             guarded("the solver cannot be prepared", lambda: prepare(self._solver, self._device))
         parts = solve_parts(self._solver, problem, measured.image_ids, seed=self._seed, batch=self._batch,
                             progress=progress)  # fmt: skip
+        return self._in_file_units(measured, parts)
+
+    def _in_file_units(self, measured: Measurements, parts: Iterator[Reconstruction]) -> Iterator[Reconstructed]:
         start = 0
         while (answer := guarded("the solver failed", lambda: next(parts, None))) is not None:
             scale = measured.scale.select(slice(start, start + len(answer.x)))
