@@ -89,7 +89,7 @@ def _replace_files(written: Sequence[tuple[Path, Path]]) -> None:
     try:
         for _, target in reversed(written):
             if target.exists():
-                move(target, target.with_name(f"{target.name}{EARLIER}{secrets.token_hex(4)}"))
+                move(target, _aside(target))
         earlier = [to for _, to in moved]
         for new, target in written:
             move(new, target)
@@ -99,6 +99,11 @@ def _replace_files(written: Sequence[tuple[Path, Path]]) -> None:
         raise
     for file in earlier:
         file.unlink()
+
+
+def _aside(path: Path) -> Path:
+    """A new name for what `path` replaces."""
+    return path.with_name(f"{path.name}{EARLIER}{secrets.token_hex(4)}")
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def _replace(folder: Path, path: Path, earlier: Path | None) -> None:
             try:
                 for old in {path, earlier} - {None}:
                     if old.exists():
-                        aside = path.with_name(f"{path.name}{EARLIER}{secrets.token_hex(4)}")
+                        aside = _aside(path)
                         old.rename(aside)
                         moved[aside] = old
                 folder.rename(path)

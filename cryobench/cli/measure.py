@@ -91,9 +91,9 @@ def measure(
         task = MeasureTask(acquisition, data, tuple(options.items()), images, str(out), chunk)
         work = task.open()
         work.start(force=force)
-        complete = _run(task, work, where, out, quiet)
+        complete = _run(task, work, where, quiet)
         if not quiet:
-            rest = "" if complete else f"; {len(work.todo())} of {work.chunks} chunks are missing"
+            rest = "" if complete else f"; {len(work.todo())} of {len(work.parts)} chunks are missing"
             note(f"{work.images} images in {out}{rest}: {work.summary}")
         return
     if (executor, threads, shard, time_limit, memory_limit, chunk) != ("local", None, None, None, None, None):
@@ -150,11 +150,11 @@ def reconstruct(
     for text in () if quiet else work.notes():
         note(text)
     work.start(force=force)
-    complete = _run(task, work, where, out, quiet)
+    complete = _run(task, work, where, quiet)
     files = work.finish() if complete else []
     if not quiet:
         note(f"{work.images} images in {' and '.join(map(str, files))}" if complete else
-             f"{len(work.todo())} of {work.chunks} chunks of {out} are missing")  # fmt: skip
+             f"{len(work.todo())} of {len(work.parts)} chunks of {out} are missing")  # fmt: skip
 
 
 def _where(
@@ -171,27 +171,17 @@ def _where(
     return Where(spec, device, threads, limits, None if shard is None else parse_shard(shard))
 
 
-def _run(task: Task, work: Work, where: Where, out: Path, quiet: bool) -> bool:
+def _run(task: Task, work: Work, where: Where, quiet: bool) -> bool:
     """Do the chunks of a task, showing the progress. Returns whether all are done; ends the program if interrupted."""
-    from cryobench.cli.output import note
     from cryobench.cli.progress import ChunkProgress
-    from cryobench.cli.running import INTERRUPTED
-    from cryobench.errors import ExecutorError, ResultsError
+    from cryobench.cli.running import stopping
     from cryobench.measuring.chunks import run_chunks
 
     def kept() -> str:
-        done = work.images - sum(map(work.size, work.todo()))
-        return f"{done} of {work.images} images are finished and kept; the same command continues from there"
+        return f"{work.finished} of {work.images} images are finished and kept; the same command continues from there"
 
-    try:
-        with ChunkProgress(work.images, quiet) as observer:
-            run_chunks(task, work, where, observer)
-    except KeyboardInterrupt:
-        note(f"\nstopped: {kept()}")
-        raise typer.Exit(INTERRUPTED) from None
-    except (ResultsError, ExecutorError) as error:
-        note(f"error: {error}; {kept()}")
-        raise typer.Exit(1) from None
+    with stopping(kept), ChunkProgress(work.images, quiet) as observer:
+        run_chunks(task, work, where, observer)
     return not work.todo()
 
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -28,23 +30,42 @@ from cryobench.sweep.utilisation import summary
 from cryobench.text import printable
 from cryobench.training import loop as training
 
+_COLUMNS = (
+    TextColumn("{task.description}", markup=False),
+    BarColumn(bar_width=24),
+    TaskProgressColumn(),
+    TimeElapsedColumn(),
+)
 
-class ProgressObserver(SweepObserver):
-    """Shows progress bars on a terminal, one line per cell elsewhere, nothing if quiet. Warnings are always shown."""
 
-    def __init__(self, cells: int, quiet: bool):
-        self._reused, self._cells, self._quiet = 0, cells, quiet
-        self._bars, terminal = _bars(quiet)
-        self._lines = not quiet and not terminal
-        self._all = self._bars.add_task("cells", total=cells)
-        self._one = self._bars.add_task("", total=1.0, visible=False)
+class _Display:
+    """Progress bars on a terminal, shown within a `with` block; subclasses write lines elsewhere, nothing if quiet."""
 
-    def __enter__(self) -> ProgressObserver:
+    def __init__(self, quiet: bool, *columns: ProgressColumn):
+        console = Console(stderr=True)
+        self._quiet, self._lines = quiet, not quiet and not console.is_terminal
+        self._bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def warn(self, message: str) -> None:
+        """Print a warning, also if quiet."""
+        note(f"warning: {message}")
+
+
+class ProgressObserver(_Display, SweepObserver):
+    """Shows progress bars on a terminal, one line per cell elsewhere, nothing if quiet. Warnings are always shown."""
+
+    def __init__(self, cells: int, quiet: bool):
+        super().__init__(quiet, *_COLUMNS)
+        self._reused, self._cells = 0, cells
+        self._all = self._bars.add_task("cells", total=cells)
+        self._one = self._bars.add_task("", total=1.0, visible=False)
 
     def cell_started(self, cell: Cell) -> None:
         name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
@@ -62,9 +83,6 @@ class ProgressObserver(SweepObserver):
             how = "reused" if reused else record.status + (f": {record.reason}" if record.reason else "")
             note(f"{record.solver} on {record.operator}, noise {record.noise}, {record.data}: {how}")
 
-    def warn(self, message: str) -> None:
-        note(f"warning: {message}")
-
     def workers_done(self, seconds: Mapping[str, float]) -> None:
         if not self._quiet:
             note(f"worker time: {summary(seconds)}")
@@ -75,25 +93,16 @@ class ProgressObserver(SweepObserver):
         return f"{self._cells} cells in {folder}{reused}"
 
 
-class TrainingProgress(training.TrainingObserver):
+class TrainingProgress(_Display, training.TrainingObserver):
     """Shows a bar with the losses on a terminal, one line per checkpoint and validation elsewhere, nothing if quiet.
     Warnings are always shown."""
 
     def __init__(self, quiet: bool):
-        self._bars, terminal = _bars(quiet)
-        self._bars.columns = (*self._bars.columns, TimeRemainingColumn())
-        self._lines, self._quiet = not quiet and not terminal, quiet
+        super().__init__(quiet, *_COLUMNS, TimeRemainingColumn())
         self._task = self._bars.add_task("training", total=None)
         self._validation = ""
         self._steps = 0
         self._losses: list[float] = []
-
-    def __enter__(self) -> TrainingProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
 
     def started(self, step: int, steps: int) -> None:
         self._steps = steps
@@ -119,11 +128,8 @@ class TrainingProgress(training.TrainingObserver):
         if not self._quiet:
             note(message)
 
-    def warn(self, message: str) -> None:
-        note(f"warning: {message}")
 
-
-class ChunkProgress(ChunkObserver):
+class ChunkProgress(_Display, ChunkObserver):
     """Shows a bar with the images that are done, their speed and the time left on a terminal, a line now and then
     elsewhere, nothing if quiet. Warnings are always shown."""
 
@@ -131,21 +137,12 @@ class ChunkProgress(ChunkObserver):
     """Seconds between two lines."""
 
     def __init__(self, images: int, quiet: bool):
+        super().__init__(quiet, *_COLUMNS[:2], MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
+                         TimeElapsedColumn())  # fmt: skip
         self._images = images
-        self._bars, terminal = _bars(quiet)
-        self._bars.columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn())  # fmt: skip
-        self._lines = not quiet and not terminal
         self._task = self._bars.add_task("images", total=images, speed="")
         self._start: tuple[float, float] | None = None
         self._printed = time.monotonic()
-
-    def __enter__(self) -> ChunkProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
 
     def done(self, images: float) -> None:
         now = time.monotonic()
@@ -161,17 +158,13 @@ class ChunkProgress(ChunkObserver):
             self._printed = now
             note(f"{int(images)} of {self._images} images" + (f", {speed}" if speed else ""))
 
-    def warn(self, message: str) -> None:
-        note(f"warning: {message}")
-
 
 @contextmanager
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts finished items; yields a function update(done, total)."""
-    bars, _ = _bars(quiet)
-    task = bars.add_task(printable(what), total=total)
-    with bars:
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    with _Display(quiet, *_COLUMNS) as display:
+        task = display._bars.add_task(what, total=total)
+        yield lambda done, total: display._bars.update(task, completed=done, total=total)
 
 
 def duration(seconds: float) -> str:
@@ -180,12 +173,3 @@ def duration(seconds: float) -> str:
         if seconds < size * below:
             return f"{seconds / size:.{0 if unit == 's' or seconds >= 10 * size else 1}f} {unit}"
     return f"{seconds / 86400:.1f} days"
-
-
-def _bars(quiet: bool) -> tuple[Progress, bool]:
-    """Progress bars on stderr, disabled if quiet or not on a terminal; and whether stderr is a terminal."""
-    console = Console(stderr=True)
-    description = TextColumn("{task.description}", markup=False)
-    columns = (description, BarColumn(bar_width=24), TaskProgressColumn(), TimeElapsedColumn())
-    bars = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-    return bars, console.is_terminal

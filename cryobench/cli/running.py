@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -30,18 +31,32 @@ def check_by(by: str, plans: Sequence[Plan]) -> None:
 
 def collect(records: Iterable[Record], cells: int, store: Results) -> list[Record]:
     """Collect the records of a run. Finished cells are kept if it ends early (Ctrl-C, a full disk, lost workers)."""
-    kept = f"cells are finished and kept in {store.given}; the same command continues from there"
     found: list[Record] = []
-    try:
-        note_kept(f"0 of {cells} {kept}")
+
+    def kept() -> str:
+        finished = f"{len(found)} of {cells} cells are finished and kept in {store.given}"
+        return f"{finished}; the same command continues from there"
+
+    with stopping(kept):
+        note_kept(kept())
         with stdout_for_results():
             for record in records:
                 found.append(record)
-                note_kept(f"{len(found)} of {cells} {kept}")
+                note_kept(kept())
+    return found
+
+
+@contextmanager
+def stopping(kept: Callable[[], str]) -> Iterator[None]:
+    """End the program with a message if the block is interrupted by Ctrl-C, cannot save results or loses its workers.
+
+    kept: what is saved at that moment, for the message.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
-        note(f"\nstopped: {len(found)} of {cells} {kept}")
+        note(f"\nstopped: {kept()}")
         raise typer.Exit(INTERRUPTED) from None
     except (ResultsError, ExecutorError) as error:
-        note(f"error: {error}; {len(found)} of {cells} {kept}")
+        note(f"error: {error}; {kept()}")
         raise typer.Exit(1) from None
-    return found

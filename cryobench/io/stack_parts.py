@@ -83,7 +83,7 @@ class StackParts:
         totals.add(block, self.path)
         handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            data, offset = memoryview(block.tobytes()), HEADER_DTYPE.itemsize + start * block[0].nbytes
+            data, offset = block.data.cast("B"), HEADER_DTYPE.itemsize + start * block[0].nbytes
             while data:
                 written = os.pwrite(handle, data, offset)
                 data, offset = data[written:], offset + written

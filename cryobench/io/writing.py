@@ -157,32 +157,13 @@ def written(*paths: Path) -> Iterator[list[Path]]:
         raise DataError(f"cannot write {' and '.join(map(str, paths))}: {reason}; choose another place") from error
 
 
-def fill_particles(
-    files: Sequence[Path],
-    path: Path,
-    chunks: Iterable[np.ndarray],
-    table: pd.DataFrame | None,
-    pixel_size: Sequence[float] | None,
-    image_size: int,
-    count: int,
-) -> None:
-    """Write `count` images in chunks [n, H, W] as a stack, and their table as a star file.
-
-    files: the two files to write, which will be moved to `path` and the .star beside it (`written`). table, pixel_size,
-    image_size: see `write_star`. Raises `DataError`, for an invalid table before the images are read.
-    """
-    stack, star = files
-    text = star_text(path.with_suffix(".star"), table, path.name, pixel_size, image_size, count=count)
-    _fill_mrcs(stack, path, chunks, pixel_size[0] if pixel_size else None)
-    star.write_bytes(text.encode())
-
-
 def write_particles(
     files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
 ) -> None:
     """Write chunks [n, H, W], the images `numbers` of a stack, as a .mrcs, and its metadata as a .star.
 
-    files, path: see `fill_particles`.
+    files: the two files to write, which will be moved to `path` and the .star beside it (`written`). Raises
+    `DataError`, for an invalid table before the images are read.
     """
     if len(stack.shape) != 2:
         raise DataError(f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy")
@@ -190,7 +171,11 @@ def write_particles(
     known = [size for size in sizes if size is not None]
     if known and len(known) < len(sizes):
         raise DataError(f"{stack.label}: the pixel size of some images is unknown; write these images separately")
-    fill_particles(files, path, chunks, stack.rows(numbers), known or None, stack.shape[1], len(numbers))
+    images, star = files
+    text = star_text(path.with_suffix(".star"), stack.rows(numbers), path.name, known or None, stack.shape[1],
+                     count=len(numbers))  # fmt: skip
+    _fill_mrcs(images, path, chunks, known[0] if known else None)
+    star.write_bytes(text.encode())
 
 
 def write_npy(
@@ -208,31 +193,6 @@ def write_npy(
 # ------------------------------------------------------------------------------------------------------- table
 
 
-def write_star(
-    path: Path,
-    table: pd.DataFrame | None,
-    stack_name: str,
-    pixel_size: PixelSize,
-    image_size: int,
-    *,
-    count: int | None = None,
-    stored_pixel_size: PixelSize = None,
-) -> None:
-    """Write a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, relative to the star file.
-
-    table: RELION's columns, or None for `count` images without metadata. pixel_size: Å per pixel of the images as
-    written, for all or for each, None if unknown. image_size: pixels a side, as written. stored_pixel_size: Å per pixel
-    of the table's origins in pixels, if the table does not state it.
-
-    Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
-    pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
-    possible or the file cannot be written.
-    """
-    text = star_text(path, table, stack_name, pixel_size, image_size, count=count, stored_pixel_size=stored_pixel_size)
-    with written(path) as (temporary,):
-        temporary.write_bytes(text.encode())
-
-
 def star_text(
     path: Path,
     table: pd.DataFrame | None,
@@ -243,7 +203,16 @@ def star_text(
     count: int | None = None,
     stored_pixel_size: PixelSize = None,
 ) -> str:
-    """The text of `write_star`."""
+    """The text of a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, relative to the file.
+
+    table: RELION's columns, or None for `count` images without metadata. pixel_size: Å per pixel of the images as
+    written, for all or for each, None if unknown. image_size: pixels a side, as written. stored_pixel_size: Å per pixel
+    of the table's origins in pixels, if the table does not state it.
+
+    Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
+    pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
+    possible. path: of the file, for messages.
+    """
     import pandas as pd
 
     if table is None:

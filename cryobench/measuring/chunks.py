@@ -84,11 +84,11 @@ def run_chunks(task: Task, work: Work, where: Where, observer: ChunkObserver) ->
     todo = work.todo()
     if where.shard is not None:
         part, of = where.shard
-        own = range(work.chunks * (part - 1) // of, work.chunks * part // of)
+        own = range(len(work.parts) * (part - 1) // of, len(work.parts) * part // of)
         todo = [chunk for chunk in todo if chunk in own]
     if not todo:
         return
-    finished = work.images - sum(map(work.size, work.todo()))
+    finished = work.finished
 
     def here(job: ChunkJob) -> None:
         work.run(job.chunk, lambda fraction: observer.done(finished + fraction * work.size(job.chunk)))

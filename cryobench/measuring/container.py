@@ -13,25 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from cryobench.core import Scale, Shape
-from cryobench.errors import DataError, ResultsError, described, reason_of, shortened
-from cryobench.files import read_bounded, whole_file
+from cryobench.errors import DataError, described, reason_of, shortened
+from cryobench.files import check_writable_folder, output_file, read_bounded
 from cryobench.measuring.measurements import Measurements
+from cryobench.runner.checks import batches
 
 VERSION = 3
 """Version of the format; 1 and 2 are those of a single .npz."""
-MANIFEST, DRAWN, IMAGES, CHUNKS = "measurements.json", "drawn.npz", "images.parquet", "chunks"
+MANIFEST, DRAWN, TABLE, CHUNKS = "measurements.json", "drawn.npz", "images.parquet", "chunks"
 CHUNK_BYTES = 32 * 2**20
 """Approximate size of the float32 images of a chunk."""
 ALIGNED = 64
@@ -77,33 +77,19 @@ class Container:
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest = folder, manifest
 
-    def __len__(self) -> int:
-        """The number of chunks, written or not."""
-        return -(-self.manifest.images // self.manifest.chunk)
-
-    @property
-    def label(self) -> str:
-        """The name in messages."""
-        return str(self.folder)
-
     @property
     def digest(self) -> str:
         """Identifies the measurements."""
         return self.manifest.digest
 
     @property
-    def images(self) -> int:
-        """The number of images."""
-        return self.manifest.images
-
-    @property
     def image_shape(self) -> Shape:
         return self.manifest.image_shape
 
-    def part(self, chunk: int) -> slice:
-        """The images of a chunk."""
-        start = chunk * self.manifest.chunk
-        return slice(start, min(start + self.manifest.chunk, self.manifest.images))
+    @cached_property
+    def parts(self) -> list[slice]:
+        """The images of each chunk."""
+        return batches(self.manifest.images, self.manifest.chunk)
 
     def path(self, chunk: int) -> Path:
         """The file of a chunk."""
@@ -112,21 +98,21 @@ class Container:
     def missing(self) -> list[int]:
         """The chunks that are not written."""
         written = {path.name for path in (self.folder / CHUNKS).glob("*.npz")}
-        return [chunk for chunk in range(len(self)) if self.path(chunk).name not in written]
+        return [chunk for chunk in range(len(self.parts)) if self.path(chunk).name not in written]
 
     def check_complete(self) -> None:
         """Raise `DataError` if chunks are missing."""
         missing = self.missing()
         if missing:
-            first = self.part(missing[0])
+            first = self.parts[missing[0]]
             raise DataError(
-                f"{self.folder} is incomplete: {len(missing)} of {len(self)} chunks are missing, the first of images "
-                f"{first.start} to {first.stop - 1}; run the `cryobench measure` command that wrote it again"
+                f"{self.folder} is incomplete: {len(missing)} of {len(self.parts)} chunks are missing, the first of "
+                f"images {first.start} to {first.stop - 1}; run the `cryobench measure` command that wrote it again"
             )
 
     @cached_property
     def _images(self) -> pd.DataFrame:
-        path = self.folder / IMAGES
+        path = self.folder / TABLE
         try:
             frame = pd.read_parquet(path)
         except Exception as error:  # from pyarrow or the disk
@@ -157,7 +143,7 @@ class Container:
 
     def read(self, chunk: int) -> Measurements:
         """The measurements of a chunk. Raises `DataError` for a missing or damaged one."""
-        path, part, manifest = self.path(chunk), self.part(chunk), self.manifest
+        path, part, manifest = self.path(chunk), self.parts[chunk], self.manifest
         if not path.exists():
             self.check_complete()
         arrays = _arrays(path)
@@ -185,16 +171,13 @@ class Container:
 
     def remove(self) -> None:
         """Delete its files, the manifest first, and nothing else in the folder."""
-        for file in [self.folder / name for name in (MANIFEST, DRAWN, IMAGES)] + list((self.folder / CHUNKS).glob("*")):
+        for file in [self.folder / name for name in (MANIFEST, DRAWN, TABLE)] + list((self.folder / CHUNKS).glob("*")):
             file.unlink(missing_ok=True)
 
     def write(self, chunk: int, measured: Measurements) -> None:
         """Write a chunk. Raises `ResultsError` if that is impossible."""
-        path = self.path(chunk)
-        arrays = {"y": measured.y, "sigma": measured.sigma, "offset": measured.scale.offset,
-                  "factor": measured.scale.factor}  # fmt: skip
-        with _writing(path) as file:
-            _save(file, arrays)
+        _save(self.path(chunk), {"y": measured.y, "sigma": measured.sigma, "offset": measured.scale.offset,
+                                 "factor": measured.scale.factor})  # fmt: skip
 
 
 def image_table(ids: Sequence[str], pixel_sizes: Sequence[float | None], table: pd.DataFrame | None) -> pd.DataFrame:
@@ -205,12 +188,13 @@ def image_table(ids: Sequence[str], pixel_sizes: Sequence[float | None], table: 
 
 def create(folder: Path, manifest: Manifest, drawn: Mapping[str, torch.Tensor], images: pd.DataFrame) -> Container:
     """A new container without chunks. images: see `image_table`. Raises `ResultsError` if it cannot be written."""
-    with _writing(folder / IMAGES) as file:
-        images.to_parquet(file)
-    with _writing(folder / DRAWN) as file:
-        _save(file, drawn)
-    with _writing(folder / MANIFEST) as file:  # last: a folder without it is not a container
-        file.write((json.dumps({"version": VERSION} | asdict(manifest), indent=1) + "\n").encode())
+    check_writable_folder(folder / CHUNKS, "measurements", "--out")
+    with output_file(folder / TABLE) as temporary:
+        images.to_parquet(temporary)
+    _save(folder / DRAWN, drawn)
+    with output_file(folder / MANIFEST) as temporary:  # last: a folder without it is not a container
+        text = json.dumps({"version": VERSION} | asdict(manifest), indent=1) + "\n"
+        temporary.write_text(text, encoding="utf-8")
     return Container(folder, manifest)
 
 
@@ -247,20 +231,10 @@ def _checked(manifest: Manifest) -> Manifest:
     return replace(manifest, image_shape=image_shape, measurement_shape=measurement_shape, range=limits)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` when the block succeeds. Raises `ResultsError` if it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside, beside.open("wb") as file:
-            yield file
-    except OSError as error:
-        raise ResultsError(f"cannot write {path}: {error.strerror}; free space") from error
-
-
-def _save(file: IO[bytes], arrays: Mapping[str, torch.Tensor]) -> None:
+def _save(path: Path, arrays: Mapping[str, torch.Tensor]) -> None:
     named: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
-    np.savez(file, **named)
+    with output_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **named)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -74,7 +74,7 @@ class Detector:
         imaging = self.imaging(slice(None))
         check_operator(self.recipe, imaging)
         self.drawn = dict(self.recipe.draw(imaging, acquisition.seed))
-        first = self._operator(slice(0, 1))
+        first = self._operator(self.imaging(slice(0, 1)))
         reason = self.noise.unsupported(first, scale_of(acquisition.scaling, []))
         if reason is not None:
             raise IncompatibleError(f"noise {acquisition.noise} on operator {acquisition.operator}: {reason}")
@@ -96,8 +96,8 @@ class Detector:
         """The ids of some of the images: their numbers in the stack."""
         return tuple(map(str, self.indices[part]))
 
-    def _operator(self, part: slice) -> LinearOperator:
-        return self.recipe.build(self.imaging(part), self.drawn, dtype=self._dtype, device=self._device)
+    def _operator(self, imaging: Imaging) -> LinearOperator:
+        return self.recipe.build(imaging, self.drawn, dtype=self._dtype, device=self._device)
 
     def measure(self, part: slice = slice(None)) -> Measurements:
         """The measurements of some of the images."""
@@ -105,7 +105,8 @@ class Detector:
             return guarded(self._what, lambda: self._measure(part))
 
     def _measure(self, part: slice) -> Measurements:
-        acquisition, indices, operator = self.acquisition, self.indices[part], self._operator(part)
+        acquisition, indices, imaging = self.acquisition, self.indices[part], self.imaging(part)
+        operator = self._operator(imaging)
         measured, sigmas, maps = [], [], []
         for batch in batches(len(indices), _BATCH):
             own = indices[batch]
@@ -122,7 +123,6 @@ class Detector:
             measured.append(noisy.y.cpu())
             sigmas.append(noisy.sigma.flatten().cpu())
             maps += scalings
-        imaging = self.imaging(part)
         return Measurements(
             y=torch.cat(measured),
             sigma=torch.cat(sigmas),

@@ -26,6 +26,7 @@ from cryobench.measuring.container import (
     CHUNKS,
     DRAWN,
     MANIFEST,
+    TABLE,
     Container,
     Manifest,
     create,
@@ -33,7 +34,6 @@ from cryobench.measuring.container import (
     image_table,
     open_container,
 )
-from cryobench.measuring.container import IMAGES as IMAGES_TABLE
 from cryobench.measuring.measure import Acquisition, Detector
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import Reconstructor
@@ -41,6 +41,7 @@ from cryobench.plan.dataset import open_stack
 from cryobench.plan.grid import implementation, prior_notes, with_nested
 from cryobench.plan.presets import choose, presets_folder
 from cryobench.registry import installed
+from cryobench.runner.checks import batches
 
 Report = Callable[[float], None]
 """Called with the fraction of a chunk that is done."""
@@ -49,18 +50,27 @@ Report = Callable[[float], None]
 class Work(ABC):
     """An open task: the chunks of a stack, numbered from 0."""
 
-    images: int
-    """The number of images of all chunks."""
-    chunks: int
-    """The number of chunks."""
+    parts: Sequence[slice]
+    """The images of each chunk."""
+
+    @property
+    def images(self) -> int:
+        """The number of images of all chunks."""
+        return self.parts[-1].stop
+
+    def size(self, chunk: int) -> int:
+        """The number of images of a chunk."""
+        part = self.parts[chunk]
+        return part.stop - part.start
+
+    @property
+    def finished(self) -> int:
+        """The number of images of the chunks that are done."""
+        return self.images - sum(map(self.size, self.todo()))
 
     @abstractmethod
     def todo(self) -> list[int]:
         """The chunks that are not done."""
-
-    @abstractmethod
-    def size(self, chunk: int) -> int:
-        """The number of images of a chunk."""
 
     @abstractmethod
     def run(self, chunk: int, report: Report) -> None:
@@ -111,7 +121,7 @@ class Measuring(Work):
             about=detector.about,
         )
         self.container = Container(self._folder, self._manifest)
-        self.images, self.chunks = len(indices), len(self.container)
+        self.parts = self.container.parts
 
     @property
     def summary(self) -> str:
@@ -128,12 +138,12 @@ class Measuring(Work):
         if force and (self._folder / MANIFEST).exists():
             self.container.remove()
         names = {path.name for path in self._folder.glob("[!.]*")}
-        if not names <= {IMAGES_TABLE, DRAWN, CHUNKS}:  # a process may have been killed before it wrote the manifest
+        if not names <= {TABLE, DRAWN, CHUNKS}:  # a process may have been killed before it wrote the manifest
             found = open_container(self._folder)
             if found.digest != self.container.digest:
-                raise ResultsError(f"{self._folder} holds other measurements ({found.manifest.operator}, noise "
-                                   f"{found.manifest.noise}, {found.images} images); give another --out, or --force to "
-                                   "replace them")  # fmt: skip
+                its = found.manifest
+                raise ResultsError(f"{self._folder} holds other measurements ({its.operator}, noise {its.noise}, "
+                                   f"{its.images} images); give another --out, or --force to replace them")  # fmt: skip
             return
         detector = self._detector
         imaging = detector.imaging(slice(None))
@@ -143,12 +153,8 @@ class Measuring(Work):
     def todo(self) -> list[int]:
         return self.container.missing()
 
-    def size(self, chunk: int) -> int:
-        part = self.container.part(chunk)
-        return part.stop - part.start
-
     def run(self, chunk: int, report: Report) -> None:
-        self.container.write(chunk, self._detector.measure(self.container.part(chunk)))
+        self.container.write(chunk, self._detector.measure(self.parts[chunk]))
         report(1.0)
 
 
@@ -193,8 +199,8 @@ class Reconstructing(Work):
         self._reconstructor = Reconstructor(method, registry, seed=task.seed, dtype=task.dtype, device=task.device,
                                             batch=task.batch)  # fmt: skip
         self._out = Path(task.out)
-        self.parts = StackParts(self._out, self._source.image_shape)
-        self.images, self.chunks = self._source.images, len(self._source)
+        self.stack = StackParts(self._out, self._source.image_shape)
+        self.parts = self._source.parts
         made_by = implementation(registry, list(with_nested(method)))
         self._job: dict[str, Any] = {
             "measurements": self._source.digest,
@@ -213,19 +219,15 @@ class Reconstructing(Work):
     def start(self, *, force: bool = False) -> None:
         """Begin the stack, or continue it; see `StackParts.start`. Raises `DataError` for incomplete measurements."""
         self._source.check_complete()
-        self.parts.start(self._job, force=force)
+        self.stack.start(self._job, force=force)
 
     def todo(self) -> list[int]:
-        return sorted(set(range(self.chunks)) - self.parts.done())
-
-    def size(self, chunk: int) -> int:
-        part = self._source.part(chunk)
-        return part.stop - part.start
+        return sorted(set(range(len(self.parts))) - self.stack.done())
 
     def run(self, chunk: int, report: Report) -> None:
         found = list(self._reconstructor.solve(self._source.read(chunk), report))
         deviations = [each.deviation for each in found if each.deviation is not None]
-        self.parts.write(chunk, self._source.part(chunk).start, np.concatenate([each.images for each in found]),
+        self.stack.write(chunk, self.parts[chunk].start, np.concatenate([each.images for each in found]),
                          np.concatenate(deviations) if len(deviations) == len(found) else None)  # fmt: skip
 
     def finish(self) -> list[Path]:
@@ -236,7 +238,7 @@ class Reconstructing(Work):
         star, deviation = self._out.with_suffix(".star"), deviation_path(self._out)
         lock = self._out.with_name(f".{self._out.name}.lock")
         with acquire_lock(lock):
-            if self.parts.folder.exists():
+            if self.stack.folder.exists():
                 self._put_in_place(deviation, star)
             lock.unlink(missing_ok=True)
         return [path for path in (self._out, deviation, star) if path.exists()]
@@ -244,7 +246,7 @@ class Reconstructing(Work):
     def _put_in_place(self, deviation: Path, star: Path) -> None:
         sizes = self._source.pixel_sizes()
         known = None if None in sizes else [size for size in sizes if size is not None]
-        finished = self.parts.complete(self.chunks, known[0] if known else None)
+        finished = self.stack.complete(len(self.parts), known[0] if known else None)
         targets = [self._out, *([deviation] if DEVIATION in finished else []), star]
         deviation.unlink(missing_ok=True)
         text = star_text(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
@@ -252,8 +254,8 @@ class Reconstructing(Work):
         with written(*targets) as temporary:
             temporary[-1].write_bytes(text.encode())
             for name, place in zip((IMAGES, DEVIATION), temporary[:-1], strict=False):
-                self.parts.give(finished[name], place)
-        self.parts.remove()
+                self.stack.give(finished[name], place)
+        self.stack.remove()
 
 
 def deviation_path(out: Path) -> Path:
@@ -271,25 +273,18 @@ class InMemory:
 
     def __init__(self, path: Path):
         self._measured = load(path)
-        self.images, self.image_shape = len(self._measured.y), self._measured.image_shape
-        self._chunk = default_chunk(self.image_shape)
+        self.image_shape = self._measured.image_shape
+        self.parts = batches(len(self._measured.y), default_chunk(self.image_shape))
         status = path.stat()
         identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
         self.digest = hashlib.sha256(identity.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return -(-self.images // self._chunk)
-
-    def part(self, chunk: int) -> slice:
-        """The images of a chunk."""
-        return slice(chunk * self._chunk, min((chunk + 1) * self._chunk, self.images))
 
     def check_complete(self) -> None:
         """Nothing: a file is complete."""
 
     def read(self, chunk: int) -> Measurements:
         """The measurements of a chunk."""
-        return self._measured.select(self.part(chunk))
+        return self._measured.select(self.parts[chunk])
 
     def pixel_sizes(self) -> Sequence[float | None]:
         """Å per pixel of each image."""

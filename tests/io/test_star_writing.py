@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
+from star_files import write_star
 
 from cryobench.errors import DataError
-from cryobench.io.writing import write_mrcs, write_star
+from cryobench.io.writing import write_mrcs
 from cryobench.sources.stacks import File
 
 

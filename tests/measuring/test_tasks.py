@@ -14,9 +14,10 @@ import pytest
 import torch
 from kills import killed
 from optics import ctf_table
+from star_files import write_star
 
 from cryobench.errors import CryobenchError, DataError, ResultsError
-from cryobench.io.writing import write_mrcs, write_star
+from cryobench.io.writing import write_mrcs
 from cryobench.measuring.container import CHUNKS, default_chunk, open_container
 from cryobench.measuring.measure import Acquisition, measure
 from cryobench.measuring.reconstruct import reconstruct
@@ -65,7 +66,7 @@ def test_chunks_are_the_measurements_in_one_piece(particles, tmp_path, operator)
     task = measure_task(particles, tmp_path / "y", operator)
     whole = measure(task.acquisition, open_stack(str(particles), {}, installed()), range(N), installed())
     container = done(task, order=[2, 0, 1]).container
-    assert [container.part(chunk) for chunk in range(len(container))] == [slice(0, 64), slice(64, 128), slice(128, 150)]
+    assert container.parts == [slice(0, 64), slice(64, 128), slice(128, 150)]
     parts = [open_container(tmp_path / "y").read(chunk) for chunk in range(3)]
     for name in ("y", "sigma"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
@@ -110,7 +111,7 @@ def test_deviations_are_written_if_every_chunk_has_one(measured, tmp_path, every
     deviation = np.random.default_rng(0).uniform(1, 2, size=(N, SIDE, SIDE)).astype(np.float32)
     for chunk, start in enumerate(range(0, N, CHUNK)):
         own = deviation[start : start + CHUNK]
-        work.parts.write(chunk, start, -own, own if every_chunk or chunk else None)
+        work.stack.write(chunk, start, -own, own if every_chunk or chunk else None)
     files = work.finish()
     assert (deviation_path(tmp_path / "x.mrcs") in files) == every_chunk
     if every_chunk:
