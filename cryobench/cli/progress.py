@@ -163,7 +163,7 @@ class ChunkProgress(_Display, ChunkObserver):
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts finished items; yields a function update(done, total)."""
     with _Display(quiet, *_COLUMNS) as display:
-        task = display._bars.add_task(what, total=total)
+        task = display._bars.add_task(printable(what), total=total)
         yield lambda done, total: display._bars.update(task, completed=done, total=total)
 
 

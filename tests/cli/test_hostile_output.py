@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hostile import ALL, FORMULAS, TERMINAL, has_terminal_codes
 from rich.console import Console
+from rich.progress import Progress
 
 from cryobench.cli import progress
 from cryobench.cli.live import Dashboard
@@ -176,10 +177,11 @@ def test_the_dashboard_and_progress_bars(monkeypatch):
     text = shown(dashboard.shown())
     assert not has_terminal_codes(text)
     assert text.count(MARKUP) >= 2
-    bars, _ = progress._bars(quiet=False)
-    monkeypatch.setattr(progress, "_bars", lambda quiet: (bars, True))
+    started = []
+    start = Progress.start
+    monkeypatch.setattr(Progress, "start", lambda bars: (started.append(bars), start(bars)))
     with progress.counted(VALID + MARKUP, 3, quiet=False) as update:
         update(1, 3)
-        text = shown(bars.get_renderable())
+        text = shown(started[0].get_renderable())
     assert not has_terminal_codes(text)
     assert MARKUP in text
