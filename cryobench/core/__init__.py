@@ -36,6 +36,7 @@ from cryobench.core.operator import (
     power_norms,
     random_images,
 )
+from cryobench.core.pairs import Pairs
 from cryobench.core.scale import MINMAX, Scale
 from cryobench.core.source import Source, Stack
 
@@ -53,6 +54,7 @@ __all__ = [
     "NoiseModel",
     "Noisy",
     "OperatorRecipe",
+    "Pairs",
     "PixelMask",
     "Prior",
     "Problem",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryobench.core.operator import Shape
+from cryobench.core.pairs import Pairs
 from cryobench.errors import DataError, SelectionError
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ class Stack(ABC):
         found = [self.clean(index) for index in images]
         known = [image for image in found if image is not None]
         return self._stacked(images, known) if len(known) == len(found) else None
+
+    def other(self, index: int) -> np.ndarray | None:
+        """A second image of the specimen in image `index`, with independent noise; None if there is none.
+
+        float32 of `shape`, in the units of `read`. Only the runner and the metrics have access to it.
+        """
+        return None
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """Both halves of every micrograph, for training without truth; None if there is only one image of each."""
+        return None
 
     @property
     def origin(self) -> Mapping[str, str]:
