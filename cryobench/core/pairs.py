@@ -8,6 +8,7 @@ import numpy as np
 
 from cryobench.core.operator import Window
 
+
 class Pairs(ABC):
     """Micrographs, each with two halves of independent noise: the sums of its odd and of its even frames.
 
