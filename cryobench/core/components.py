@@ -140,13 +140,15 @@ class Reconstruction:
     """The result of a solver. x: [B, C, *S]. info: named per-image numbers (iterations, converged, ...), each [B].
 
     curves: such numbers at each step, each [B, L]. deviation: standard deviation of each pixel on the scale of x,
-    [B, C, *S], if the solver estimates it.
+    [B, C, *S], if the solver estimates it. halves: set by the runner where x is the mean of two reconstructions, from
+    the measured image and from its other half.
     """
 
     x: torch.Tensor
     info: dict[str, torch.Tensor] = field(default_factory=dict)
     curves: dict[str, torch.Tensor] = field(default_factory=dict)
     deviation: torch.Tensor | None = None
+    halves: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Solver(ABC):
@@ -178,7 +180,8 @@ class Case:
     clean: the truth without its own noise, on the same scale, if the source has it. within: radius in pixels of the
     evaluated circle (ball) around pixel n // 2 of every axis, per image; None for the whole image.
     data_range: minimum and maximum intensity on the scale of x, for all images or [B] each: the range of the scale,
-    or if it has none the minimum and maximum of the measured image.
+    or if it has none the minimum and maximum of the measured image. other: a second image of the same specimen with
+    independent noise, [B, C, *S] on the same scale, if the source has one (`Stack.other`).
     """
 
     problem: Problem
@@ -188,6 +191,7 @@ class Case:
     clean: torch.Tensor | None = None
     within: Sequence[float] | None = None
     data_range: tuple[torch.Tensor | float, torch.Tensor | float] = (-1.0, 1.0)
+    other: torch.Tensor | None = None
 
     def unit_range(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, C, *S] with the data range mapped to [0, 1], float64."""

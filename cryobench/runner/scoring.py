@@ -73,6 +73,7 @@ def _case_part(case: Case, part: slice) -> Case:
         image_ids=case.image_ids[part],
         pixel_size=case.pixel_size[part],
         clean=None if case.clean is None else case.clean[part],
+        other=None if case.other is None else case.other[part],
         within=None if case.within is None else case.within[part],
         data_range=tuple(end[part] if isinstance(end, torch.Tensor) else end for end in case.data_range),
     )
@@ -81,7 +82,8 @@ def _case_part(case: Case, part: slice) -> Case:
 def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconstruction:
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
-    return Reconstruction(reconstruction.x[part], info, deviation=deviation)
+    halves = None if reconstruction.halves is None else (reconstruction.halves[0][part], reconstruction.halves[1][part])
+    return Reconstruction(reconstruction.x[part], info, deviation=deviation, halves=halves)
 
 
 def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:

@@ -10,12 +10,12 @@ import torch
 from cases import case_of, images, measure
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
-from cryobench.metrics import determined, fidelity, perceptual, spectral, uncertainty
+from cryobench.metrics import determined, fidelity, halves, perceptual, spectral, uncertainty
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 METRICS = [
     made
-    for module in (determined, fidelity, perceptual, spectral, uncertainty)
+    for module in (determined, fidelity, halves, perceptual, spectral, uncertainty)
     for made in vars(module).values()
     if isinstance(made, type) and issubclass(made, Metric) and made.__module__ == module.__name__
 ]
