@@ -60,10 +60,22 @@ class NoiseModel(ABC):
     """A registered noise model: a frozen dataclass of its parameters."""
 
     dims: ClassVar[tuple[int, ...]] = (2,)
+    of_image: ClassVar[bool] = False
+    """Whether the noise is that of the images themselves, so that the measured images are no truth."""
 
     @abstractmethod
     def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
         """Add noise to exact measurements y [B, M, *s] of images with this scale."""
+
+    def apply_to_halves(
+        self, y: torch.Tensor, other: torch.Tensor | None, operator: LinearOperator, scale: Scale, rng: Rng
+    ) -> Noisy:
+        """`apply`, for noise models that are estimated from a second image of the specimen.
+
+        other: exact measurements of the other halves, [B, M, *s]; None if the source has none. The noise of y must not
+        depend on them beyond its standard deviation.
+        """
+        return self.apply(y, operator, scale, rng)
 
     def unsupported(self, operator: LinearOperator, scale: Scale) -> str | None:
         """The reason why this noise does not apply to measurements of this operator and scale, or None."""

@@ -31,22 +31,36 @@ class Scores:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+_NO_TRUTH = "the images are the measurement and no truth; psnr_other and others use the other half of each"
+
+
 def score(
     metrics: Sequence[Metric], case: Case, reconstruction: Reconstruction, *, batch: int, against_clean: bool = True
 ) -> Scores:
     """Evaluate every metric on every image, `batch` at a time, against the truth and the clean image if it is known.
 
+    Where the images are the measurement (`NoiseModel.of_image`) they are no truth; numbers against them are missing.
     Raises `PluginError` for a metric that breaks the contract.
     """
     clean = against_clean and case.clean is not None
-    comparisons = [(m, suffix) for m in metrics for suffix in (["", CLEAN] if clean and m.against_truth else [""])]
+    without_truth = [m for m in metrics if m.against_truth and case.problem.noise.of_image]
+    comparisons = [
+        (m, suffix)
+        for m in metrics
+        for suffix, valid in (("", m not in without_truth), (CLEAN, clean and m.against_truth))
+        if valid
+    ]
     measured: list[list[Measured]] = [[] for _ in comparisons]
     for part in batches(len(case.truth), batch):
-        own, answer = _case_part(case, part), _reconstruction_part(reconstruction, part)
+        some, answer = _case_part(case, part), _reconstruction_part(reconstruction, part)
         for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
-            truth = own.clean if suffix and own.clean is not None else own.truth
-            parts.append(_measured(metric, dataclasses.replace(own, truth=truth), answer))
+            truth = some.clean if suffix and some.clean is not None else some.truth
+            parts.append(_measured(metric, dataclasses.replace(some, truth=truth), answer))
     scores = Scores()
+    for column in (column for metric in without_truth for column in metric.columns):
+        scores.columns.append(column)
+        scores.values[column.name] = [math.nan] * len(case.truth)
+        scores.unmeasured[column.name] = _NO_TRUTH
     for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
         for column in metric.columns:
             name = column.name + suffix
