@@ -30,7 +30,9 @@ def _refuse(event: str, arguments: tuple) -> None:
     if not _read_only or event not in EVENTS:
         return
     reads = event == "open" and isinstance(arguments[2], int) and not arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    paths = [os.path.abspath(os.fsdecode(each)) for each in arguments if isinstance(each, str | bytes | os.PathLike)]
+    paths = [
+        str(Path(os.fsdecode(each)).absolute()) for each in arguments if isinstance(each, str | bytes | os.PathLike)
+    ]
     if not reads and any(path.startswith(folder) for path in paths for folder in _read_only):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), paths[0])
 
@@ -84,9 +86,7 @@ def same(one: str, two: str) -> bool:
     return Path(one).read_bytes() == Path(two).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"), [(read_only, "Read-only file system"), (full, "No space left on device")]
-)
+@pytest.mark.parametrize(("fault", "reason"), [(read_only, "Read-only file system"), (full, "No space left on device")])
 def test_measure_keeps_its_chunks(stack, monkeypatch, fault, reason):
     assert stack(*MEASURE, "--shard", "1/3", "--quiet")[0] == 0
     with fault(monkeypatch, "y"):
@@ -98,9 +98,7 @@ def test_measure_keeps_its_chunks(stack, monkeypatch, fault, reason):
         assert same(f"y/{CHUNKS}/{chunk:06d}.npz", f"whole/y/{CHUNKS}/{chunk:06d}.npz")
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"), [(read_only, "Read-only file system"), (full, "No space left on device")]
-)
+@pytest.mark.parametrize(("fault", "reason"), [(read_only, "Read-only file system"), (full, "No space left on device")])
 def test_reconstruct_keeps_its_chunks(stack, monkeypatch, fault, reason):
     Path("whole/y").rename("y")
     assert stack(*RECONSTRUCT, "--shard", "1/3", "--quiet")[0] == 0
