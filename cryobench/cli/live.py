@@ -42,7 +42,7 @@ class Dashboard(ProgressObserver):
         super().__init__(cells, quiet=True)
         self._by = by
         self._start = time.monotonic()
-        self._running: dict[str, tuple[Cell, float]] = {}
+        self._running: dict[tuple[str | int, ...], tuple[Cell, float]] = {}
         self._done = dict.fromkeys(("ok", "skipped", "failed"), 0)
         self._best: dict[str, tuple[float, Record]] = {}
         self._floors: dict[str, str] = {}
@@ -50,7 +50,8 @@ class Dashboard(ProgressObserver):
 
     def cell_started(self, cell: Cell) -> None:
         note_cell(f"{cell.labels['solver']} on {cell.labels['operator']}")
-        self._running[cell.hash] = cell, time.monotonic()
+        name = *(cell.labels[part] for part in ("solver", "operator", "noise", "data")), cell.seed
+        self._running[name] = cell, time.monotonic()
 
     def cell_progress(self, fraction: float) -> None:
         """The progress within a cell is not shown."""
@@ -58,7 +59,7 @@ class Dashboard(ProgressObserver):
     def cell_finished(self, record: Record, *, reused: bool) -> None:
         note_cell("")
         self._reused += reused
-        self._running.pop(record.hash, None)
+        self._running.pop((record.solver, record.operator, record.noise, record.data, record.seed), None)
         self._done[record.status] += 1
         if record.status == "failed":
             self.warn(f"{record.solver} on {record.operator}: {record.reason}")

@@ -94,6 +94,7 @@ def sweep(
     from cryobench.plan.suite_file import read_suite
     from cryobench.registry import installed
     from cryobench.results.store import Results
+    from cryobench.runner import result_name
     from cryobench.sweep.driver import SweepOptions, run, sharded
     from cryobench.workers.executors import check_reachable, parse_executor
     from cryobench.workers.job import parse_limits, parse_shard
@@ -134,8 +135,10 @@ def sweep(
         running = run(plans, options, spec, observer, hooks, threads=threads,
                       hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
         records = collect(running, cells, store)
-    places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
-    records.sort(key=lambda record: places[record.hash])  # the table must not depend on which cell finishes first
+    planned = [cell for plan in plans for cell in plan.cells]
+    places = {name: place for place, cell in enumerate(planned) for name in (cell.key, result_name(cell))}
+    # the table must not depend on which cell finishes first
+    records.sort(key=lambda record: places.get(record.hash, len(places)))
     frame = leaderboard(records, by=by)
     published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
     show(frame, outputs, records, store.find, published)

@@ -19,7 +19,7 @@ from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import Dataset, load, source_spec
-from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
+from cryobench.plan.presets import Chosen, check_not_among, check_unseen, choose, presets_folder
 from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
@@ -97,16 +97,41 @@ class Cell:
     """The origins of the images that the cell's priors were trained on."""
     priors: list[dict[str, Any]]
     """What the priors state about their files."""
-    hash: str
-    hash_without_code: str
+    identity: dict[str, Any]
+    """Everything that can change the numbers, except the images and the code."""
+    key: str
+    """Identifies the cell within a plan, and in every process that makes the plan of the same request; equal to `hash`
+    where the images are in memory."""
     floor: bool
     within: str
     radii: tuple[float, ...] | None
     """Radii of the evaluated circles in pixels; None for whole images."""
+    tuned_on: frozenset[str] = frozenset()
+    """Digests of the images that the preset of the solver was tuned on."""
 
     @property
     def ceiling(self) -> bool:
         return self.solver is None
+
+    @property
+    def hash(self) -> str:
+        """The content hash that names the cell's result. Reads all images where their digest is not known."""
+        return content_hash(self._identity | ({"code": self.code} if self.code else {}))
+
+    @property
+    def hash_without_code(self) -> str:
+        """The same without the code of the components."""
+        return content_hash(self._identity)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return self.identity | {"images": self.dataset.digest}
+
+    def check_unseen(self, part: slice) -> None:
+        """Raise `SelectionError` if one of these images, which have been read, was used to tune the preset."""
+        if self.tuned_on:
+            digests = self.dataset.read_digests(part)
+            check_not_among(self.tuned_on, digests, self.dataset.ids[part], self.labels["solver"], self.dataset.label)
 
 
 @dataclass(frozen=True)
@@ -135,7 +160,7 @@ class Plan:
     @property
     def rankable(self) -> list[str]:
         """The metric columns of this run that have a direction."""
-        clean = any(cell.dataset.clean is not None for cell in self.cells)
+        clean = any(cell.dataset.has_clean for cell in self.cells)
         return [
             column.name + end
             for metric in self.metrics
@@ -150,9 +175,10 @@ Loaded = dict[tuple[str, str | None, str], Dataset]
 
 
 def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
-    """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work.
+    """Resolve and check a request: every name, value and device, and every image of data that stay in memory. Raises a
+    `CryobenchError` before any work.
 
-    loaded: data sets read before, which are reused; newly read ones are added.
+    loaded: data sets opened before, which are reused; newly opened ones are added.
     """
     with restored(environment=False):  # a plugin that changes the global state when it is imported affects no cell
         return _plan(request, registry, loaded)
@@ -212,7 +238,7 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         for noise in noises
         for chosen in [*solvers, *([None] if request.ceiling else [])]
     ]
-    unique = list({cell.hash: cell for cell in cells}.values())
+    unique = list({cell.key: cell for cell in cells}.values())
     return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
 
 
@@ -229,15 +255,19 @@ def _chosen(request: Request, registry: Registry) -> list[Chosen]:
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
-    """Raise an error, before any work, if a preset was tuned on some of the images."""
+    """Raise an error, before any work, if a preset was tuned on some of the images, as far as they are known.
+
+    Images whose digests are not known yet are compared when they are read (`Cell.check_unseen`).
+    """
     tuned = [chosen for chosen in solvers if chosen.preset is not None]
     for dataset in datasets:
+        digests = dataset.image_digests if tuned and dataset.recall() else None
         for chosen in tuned:
-            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, dataset.image_digests, registry)
+            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
 
 
 def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
-    """The data sets of a request, each once; those that are not known yet are read."""
+    """The data sets of a request, each once; those that are not known yet are opened."""
     specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
     for spec in specs:
         if (key := (str(spec), request.images, request.scaling)) not in known:
@@ -352,8 +382,8 @@ def _cell(
     parts |= {"operator": operator, "noise": noise}
     named = {"solver": CEILING} if chosen is None else {}
     resolved: dict[str, Any] = named | {kind: specs(part).full for kind, part in parts.items()}
-    if dataset.scale.name != MINMAX:
-        resolved["scaling"] = dataset.scale.name
+    if dataset.scaling != MINMAX:
+        resolved["scaling"] = dataset.scaling
     if chosen is not None and chosen.preset is not None:
         resolved["preset"] = chosen.preset
     resolved["metrics"] = sorted(specs(metric).full for metric in metrics)
@@ -366,7 +396,6 @@ def _cell(
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "images": dataset.digest,
         "weights": made_by.weights + list(filter(None, map(_weights, metrics))),
         "versions": made_by.versions,
     }
@@ -387,11 +416,12 @@ def _cell(
         code=made_by.code,
         trained_on=plain([origin for prior in priors for origin in _trained_on(prior)]),
         priors=plain([details for details in map(_details, priors) if details]),
-        hash=content_hash(identity | ({"code": made_by.code} if made_by.code else {})),
-        hash_without_code=content_hash(identity),
+        identity=identity,
+        key=content_hash(identity | {"images": dataset.key} | ({"code": made_by.code} if made_by.code else {})),
         floor=resolved["solver"] == FLOOR,
         within=str(within),
         radii=radii,
+        tuned_on=frozenset() if chosen is None else chosen.tuned_on,
     )
 
 

@@ -14,7 +14,7 @@ from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
 from cryobench.runner.checks import batches
-from cryobench.runner.solving import part_of
+from cryobench.runner.measured_problem import case_part
 
 
 @dataclass
@@ -52,7 +52,7 @@ def score(
     ]
     measured: list[list[Measured]] = [[] for _ in comparisons]
     for part in batches(len(case.truth), batch):
-        some, answer = _case_part(case, part), _reconstruction_part(reconstruction, part)
+        some, answer = case_part(case, part), _reconstruction_part(reconstruction, part)
         for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
             truth = some.clean if suffix and some.clean is not None else some.truth
             parts.append(_measured(metric, dataclasses.replace(some, truth=truth), answer))
@@ -78,19 +78,13 @@ def score(
     return scores
 
 
-def _case_part(case: Case, part: slice) -> Case:
-    """The case of some of the images."""
-    return dataclasses.replace(
-        case,
-        problem=part_of(case.problem, part),
-        truth=case.truth[part],
-        image_ids=case.image_ids[part],
-        pixel_size=case.pixel_size[part],
-        clean=None if case.clean is None else case.clean[part],
-        other=None if case.other is None else case.other[part],
-        within=None if case.within is None else case.within[part],
-        data_range=tuple(end[part] if isinstance(end, torch.Tensor) else end for end in case.data_range),
-    )
+def joined_scores(parts: Sequence[Scores]) -> Scores:
+    """The scores of all images, from those of consecutive parts."""
+    first = parts[0]
+    values = {name: [value for part in parts for value in part.values[name]] for name in first.values}
+    unmeasured = {name: reason for part in reversed(parts) for name, reason in part.unmeasured.items()}
+    curves = {name: np.concatenate([part.curves[name] for part in parts]) for name in first.curves}
+    return Scores(first.columns, values, {name: unmeasured[name] for name in values if name in unmeasured}, curves)
 
 
 def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconstruction:

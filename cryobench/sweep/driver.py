@@ -133,7 +133,7 @@ class Sweep:
         options = self._options
         return CellJob(
             folder=str(Path.cwd()), threads=self._workers.threads, limits=options.limits, force=options.force,
-            request=self._requests[id(queued.plan)], hash=queued.cell.hash, results=str(options.store.root.resolve()),
+            request=self._requests[id(queued.plan)], key=queued.cell.key, results=str(options.store.root.resolve()),
         )  # fmt: skip
 
     def _collected(self, queued: QueuedCell, outcome: Done | Failure) -> Record:
