@@ -85,7 +85,7 @@ def sweep(
     """
     from cryobench.cli.live import watching
     from cryobench.cli.output import check_outputs, note, show, stdout_for_results
-    from cryobench.cli.running import check_by, collect
+    from cryobench.cli.running import collect, ranked_by
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
     from cryobench.hooks import Hooks
@@ -114,7 +114,7 @@ def sweep(
                                           presets=presets)  # fmt: skip
         references = suites.references(suite_file, installed(), presets)
     if plans:
-        check_by(by, plans)
+        by = ranked_by(by, plans)
     for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
         note(text)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}

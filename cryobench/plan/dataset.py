@@ -22,6 +22,7 @@ from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
 from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
+from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
 from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
 from cryobench.plan.presets import image_digest
@@ -38,6 +39,17 @@ KEPT_BYTES = 2**26
 _BLOCK_BYTES = 2**24
 """Size of the images that are read at once where a batch does not state it."""
 _BYTES_PER_PIXEL = 4
+FIRST, AVERAGE = "first", "average"
+HALVES = (FIRST, AVERAGE)
+"""What solvers are given of two halves of each image: the first, or each, and their results are averaged."""
+_COMPARED, _COMPARED_SIDE = 4, 2048
+"""Number of micrographs that are tested for a common pattern, and the side of the window in their middle."""
+CLEAN, OTHER = "clean image", "other half of image"
+_PARTNERS: dict[str, Callable[[Stack, int], np.ndarray | None]] = {
+    CLEAN: lambda stack, index: stack.clean(index),
+    OTHER: lambda stack, index: stack.other(index),
+}
+"""Images that a source may have beside each image: what they are in messages, and how they are read."""
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
 """A bare word is a registered source even if a folder has the same name."""
 
@@ -46,12 +58,13 @@ _NAME_OF_A_SOURCE = re.compile(r"\w+")
 class Images:
     """Some images of a data set as operators see them.
 
-    pixels: float32 [n, 1, *S] on the CPU. clean: the clean images on the same scale; None unless the source has all of
-    them. scale: undoes the scaling.
+    pixels: float32 [n, 1, *S] on the CPU. clean, other: the clean images and the other halves on the same scale; None
+    unless the source has all of them. scale: undoes the scaling.
     """
 
     pixels: torch.Tensor
     clean: torch.Tensor | None
+    other: torch.Tensor | None
     scale: Scale
 
 
@@ -64,14 +77,25 @@ class Dataset:
 
     label: the name in tables. ids: of the images. pixel_size: Å per pixel of each, None if unknown. particle_radius: Å
     around the centre of each, None if unknown. table: metadata of the images, one row each; None if the source has
-    none. has_clean: whether the source has all clean images. origin: what simulated images show and how they were made;
-    empty for other images. white_noise: whether the noise of the images is white; None if unknown. scaling: a name of
-    `io.scaling.NORMALISATIONS`. kept: whether the images are in memory.
+    none. has_clean, has_other: whether the source has all clean images, and all other halves. origin: what simulated
+    images show and how they were made; empty for other images. white_noise: whether the noise of the images is white;
+    None if unknown. scaling: a name of `io.scaling.NORMALISATIONS`. halves: one of `HALVES`. kept: whether the images
+    are in memory.
     """
 
-    def __init__(self, spec: Spec, stack: Stack, indices: Sequence[int], scaling: str, made_by: Callable[[], object]):
+    def __init__(
+        self,
+        spec: Spec,
+        stack: Stack,
+        indices: Sequence[int],
+        scaling: str,
+        made_by: Callable[[], object],
+        halves: str = FIRST,
+    ):
         self.spec, self.scaling, self._stack, self._indices = spec, scaling, stack, indices
-        self.label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
+        self.halves = halves
+        named = [stack.label, *([] if scaling == MINMAX else [f"scaling {scaling}"])]
+        self.label = ", ".join([*named, *(["halves averaged"] if halves == AVERAGE else [])])
         self.ids = tuple(str(index) for index in indices)
         self.shape: Shape = tuple(stack.shape)
         self.pixel_size = tuple(stack.pixel_size(index) for index in indices)
@@ -87,15 +111,18 @@ class Dataset:
         self.kept = _BYTES_PER_PIXEL * n * math.prod(self.shape) <= KEPT_BYTES
         pixels = self._read(slice(None)) if self.kept else None
         self.table = _table(stack, indices)
-        clean = self._read_clean(slice(None) if self.kept else slice(1))
-        self.has_clean = clean is not None
+        clean, other = (self._read_partner(slice(None) if self.kept else slice(1), what) for what in _PARTNERS)
+        self.has_clean, self.has_other = clean is not None, other is not None
+        if halves == AVERAGE and other is None:
+            raise DataError(f"--halves {AVERAGE}: {stack.label} has no second half of each image; leave it out, or "
+                            "use a source of movies or halves")  # fmt: skip
         self.origin: Mapping[str, str] = plain(
             guarded(f"the origin of {stack.label} cannot be read", lambda: dict(stack.origin))
         )
         self.white_noise = stack.white_noise
         self.particle_radius = tuple(_particle_radius(stack, index) for index in indices)
         if pixels is not None:
-            self._images = Images(pixels, clean, self._scale(slice(None)))
+            self._images = Images(pixels, clean, other, self._scale(slice(None)))
             self._digest = self._computed()
             return
         what = f"the files of {stack.label} are not known"
@@ -118,7 +145,9 @@ class Dataset:
         """Some of the images. Raises a `CryobenchError` for an image that cannot be read or scaled, and for one that is
         not the same as before; from then on always."""
         with self._usable():
-            return Images(self._pixels(part), self._clean(part) if self.has_clean else None, self._scale(part))
+            clean = self._partner(part, CLEAN) if self.has_clean else None
+            other = self._partner(part, OTHER) if self.has_other else None
+            return Images(self._pixels(part), clean, other, self._scale(part))
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -134,14 +163,19 @@ class Dataset:
     def _pixels(self, part: slice) -> torch.Tensor:
         return self._read(part) if self._images is None else self._images.pixels[part]
 
-    def _clean(self, part: slice) -> torch.Tensor:
-        clean = self._read_clean(part) if self._images is None else self._images.clean
-        if clean is None:
+    def _partner(self, part: slice, what: str) -> torch.Tensor:
+        """The clean images or the other halves of some of the images, which the source has."""
+        if self._images is not None:
+            known = self._images.clean if what == CLEAN else self._images.other
+            assert known is not None
+            return known[part]
+        read = self._read_partner(part, what)
+        if read is None:
             raise DataError(
-                f"some of the clean images of {self._stack.label} are unknown, unlike that of image {self.ids[0]}; run "
+                f"some of the {what}s of {self._stack.label} are unknown, unlike that of image {self.ids[0]}; run "
                 "these images separately"
             )
-        return clean if self._images is None else clean[part]
+        return read
 
     def _read(self, part: slice | np.ndarray) -> torch.Tensor:
         """The scaled pixels of images, float32 [n, 1, *S]; part: a slice of their places, or the places."""
@@ -171,13 +205,14 @@ class Dataset:
         self._maps[place], self._limits[place] = (made.offset, made.factor), limits
         return scaled
 
-    def _read_clean(self, part: slice) -> torch.Tensor | None:
-        """The clean images, scaled by the maps of the noisy ones, float32 [n, 1, *S]; None unless all are known."""
+    def _read_partner(self, part: slice, what: str) -> torch.Tensor | None:
+        """The clean images or the other halves, scaled by the maps of the noisy ones, float32 [n, 1, *S]; None unless
+        all are known."""
         images = []
         for place in self._places(part):
             index = self._indices[place]
-            where = f"the clean image {index} of {self._stack.label}"
-            image = guarded(f"{where} cannot be read", lambda i=index: self._stack.clean(i))
+            where = f"the {what} {index} of {self._stack.label}"
+            image = guarded(f"{where} cannot be read", lambda i=index: _PARTNERS[what](self._stack, i))
             if image is None:
                 return None
             if image.shape != self.shape or not np.isfinite(image).all():
@@ -199,6 +234,27 @@ class Dataset:
     def scale_without_images(self) -> Scale:
         """The name and the range of the scale, which are known before an image is read."""
         return scale_of(self.scaling, [])
+
+    @cached_property
+    def halves_note(self) -> str | None:
+        """A warning if the halves have a pattern of the detector in common, or that this was not tested; None for
+        images without halves and for independent ones. Compares the first micrographs with each other."""
+        if not self.has_other:
+            return None
+        what = f"{self.label}: that the noise of the halves is independent"
+        if len(self) == 1:
+            return f"{what} was not tested, which needs two micrographs"
+        images = self.read(slice(0, _COMPARED))
+        assert images.other is not None
+        window = tuple(slice((n - min(n, _COMPARED_SIDE)) // 2, (n + min(n, _COMPARED_SIDE)) // 2) for n in self.shape)
+        found = fixed_pattern(*([image[0][window] for image in half] for half in (images.pixels, images.other)))
+        if not found.found:
+            return None
+        return (
+            f"{what} does not hold: half a of one micrograph and half b of another correlate by "
+            f"{found.correlation:.2g} ± {found.error:.1g}, {found.share:.0%} of the correlation within a micrograph; "
+            "the errors against the other half are too low: correct the gain reference and hot pixels"
+        )
 
     # --- what is known of all images; those that were not read yet are read
 
@@ -269,7 +325,8 @@ class Dataset:
     @cached_property
     def _named(self) -> str:
         """A digest of source, selection and scaling."""
-        named = (str(self.spec), self.ids, self.scaling, self.shape, self.pixel_size)
+        of_halves = () if self.halves == FIRST else (self.halves,)
+        named = (str(self.spec), self.ids, self.scaling, self.shape, self.pixel_size, *of_halves)
         return hashlib.sha256(repr(named).encode()).hexdigest()
 
     def _computed(self) -> str:
@@ -282,7 +339,11 @@ class Dataset:
             digest.update(self._pixels(part).numpy().data)
         digest.update(_ctf_bytes(self.table))
         for part in self._blocks(len(self)) if self.has_clean else ():
-            digest.update(self._clean(part).numpy().data)
+            digest.update(self._partner(part, CLEAN).numpy().data)
+        for part in self._blocks(len(self)) if self.has_other else ():
+            digest.update(self._partner(part, OTHER).numpy().data)
+        if self.halves != FIRST:
+            digest.update(self.halves.encode())
         return digest.hexdigest()
 
     def _blocks(self, n: int) -> Iterator[slice]:
@@ -352,8 +413,11 @@ def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) 
     return stack
 
 
-def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX) -> Dataset:
-    """A selection of images such as "0:8" with their metadata. scaling: a name of `io.scaling.NORMALISATIONS`."""
+def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX, halves: str = FIRST) -> Dataset:
+    """A selection of images such as "0:8" with their metadata.
+
+    scaling: a name of `io.scaling.NORMALISATIONS`. halves: one of `HALVES`.
+    """
     source = registry.make("sources", spec)
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
@@ -364,7 +428,7 @@ def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINM
         code = code_digest(type(source).__module__, origin.distribution), code_digest(__name__, "cryobench")
         return str(registry.spec_of(source, full=True)), origin.distribution, origin.version, version(), code
 
-    return Dataset(spec, stack, indices, scaling, made_by)
+    return Dataset(spec, stack, indices, scaling, made_by, halves)
 
 
 def image_scaling(name: str, image: np.ndarray, stack: Stack, index: int, *, radius: float | None = None) -> Scaling:

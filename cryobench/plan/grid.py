@@ -18,8 +18,9 @@ from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
-from cryobench.plan.dataset import Dataset, load, source_spec
+from cryobench.plan.dataset import FIRST, HALVES, Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_not_among, check_unseen, choose, presets_folder
+from cryobench.plan.protocols import DEFAULT_METRICS, DEFAULT_NOISES, expanded
 from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
@@ -31,7 +32,6 @@ CEILING = "ceiling"
 """The name of the reference row that the runner computes from the truth; reserved."""
 CEILING_VERSION = 1
 """Incremented when the computation of the ceiling changes, so that older rows are computed again."""
-DEFAULT_METRICS = ("psnr", "ssim", "frc", "null_error", "range_error", "mse", "mae", "l2", "measurement_mse")
 AUTO = "auto"
 AUTO_BATCH = {"cuda": 1024, "cpu": 16}
 """Initial batch size of `--batch auto` by device type: on a CPU larger batches cost memory and save no time."""
@@ -55,7 +55,7 @@ class Request:
 
     solvers: Sequence[str]
     operators: Sequence[str]
-    noises: Sequence[str] = ("none",)
+    noises: Sequence[str] = DEFAULT_NOISES
     data: Sequence[str] = ("demo",)
     data_options: dict[str, str] = field(default_factory=dict)
     """Further parameters of every data source, such as {"size": "64"}."""
@@ -65,6 +65,10 @@ class Request:
     images: str | None = None
     scaling: str = MINMAX
     """Map from the intensities of a source to those that operators see: a name of `io.scaling.NORMALISATIONS`."""
+    halves: str = FIRST
+    """What solvers are given of two halves of each image: one of `plan.dataset.HALVES`."""
+    protocol: str | None = None
+    """A name of `plan.protocols.PROTOCOLS`, which states noise, scaling and metrics where the request does not."""
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"
     device: str = "cpu"
@@ -154,8 +158,10 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed about the files of the priors, for the user."""
-        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None])
+        """What was assumed about the files of the priors, and whether halves are independent, for the user."""
+        datasets = {id(cell.dataset): cell.dataset for cell in self.cells}.values()
+        of_halves = [note for dataset in datasets if (note := dataset.halves_note) is not None]
+        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None]) + of_halves
 
     @property
     def rankable(self) -> list[str]:
@@ -170,8 +176,8 @@ class Plan:
         ]
 
 
-Loaded = dict[tuple[str, str | None, str], Dataset]
-"""Data sets by spec, selection of images and scaling."""
+Loaded = dict[tuple[str, str | None, str, str], Dataset]
+"""Data sets by spec, selection of images, scaling and halves."""
 
 
 def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
@@ -181,7 +187,7 @@ def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> 
     loaded: data sets opened before, which are reused; newly opened ones are added.
     """
     with restored(environment=False):  # a plugin that changes the global state when it is imported affects no cell
-        return _plan(request, registry, loaded)
+        return _plan(expanded(request), registry, loaded)
 
 
 def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
@@ -202,6 +208,8 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         raise ParameterError(
             f"--scaling {quoted(request.scaling)} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
         )
+    if request.halves not in HALVES:
+        raise ParameterError(f"--halves {quoted(request.halves)} is unknown; {did_you_mean(request.halves, HALVES)}")
     device = environment.resolve_device(request.device)
     batch = resolve_batch(request.batch, device)
 
@@ -270,9 +278,9 @@ def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset
     """The data sets of a request, each once; those that are not known yet are opened."""
     specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
     for spec in specs:
-        if (key := (str(spec), request.images, request.scaling)) not in known:
-            known[key] = load(spec, request.images, registry, request.scaling)
-    return [known[str(spec), request.images, request.scaling] for spec in specs]
+        if (key := (str(spec), request.images, request.scaling, request.halves)) not in known:
+            known[key] = load(spec, request.images, registry, request.scaling, request.halves)
+    return [known[str(spec), request.images, request.scaling, request.halves] for spec in specs]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -384,6 +392,8 @@ def _cell(
     resolved: dict[str, Any] = named | {kind: specs(part).full for kind, part in parts.items()}
     if dataset.scaling != MINMAX:
         resolved["scaling"] = dataset.scaling
+    if dataset.halves != FIRST:
+        resolved["halves"] = dataset.halves
     if chosen is not None and chosen.preset is not None:
         resolved["preset"] = chosen.preset
     resolved["metrics"] = sorted(specs(metric).full for metric in metrics)

@@ -113,6 +113,8 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], pre
         metrics=_texts(part.metrics) or grid.DEFAULT_METRICS,
         images=part.images,
         scaling=part.scaling,
+        halves=part.halves,
+        protocol=part.protocol,
         seeds=part.seeds,
         within=part.within,
         ceiling=part.ceiling,

@@ -24,7 +24,7 @@ from cryobench.core.meters import Stopwatch
 from cryobench.errors import CryobenchError, PluginError, ResultsError, Unsupported, described, one_line, reason_of
 from cryobench.global_state import restored
 from cryobench.hooks import Hooks
-from cryobench.plan.dataset import Dataset
+from cryobench.plan.dataset import AVERAGE, Dataset
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record, plain
 from cryobench.results.store import Results, read_record
@@ -34,7 +34,7 @@ from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
 from cryobench.runner.saving import FilesToSave, folder_for
 from cryobench.runner.scoring import Scores, joined_scores, score
-from cryobench.runner.solving import Costs, Solved, isolated, joined, solve, without_pixels
+from cryobench.runner.solving import Costs, Solved, averaged, isolated, joined, solve, without_pixels
 
 _CHUNK_BYTES = 2**26
 """Size in float32 of the images that are measured, solved and scored before the next, unless one batch is larger."""
@@ -346,8 +346,13 @@ def _chunks(
         def report(fraction: float) -> None:
             observer.cell_progress((part.start + fraction * len(case.truth)) / n)
 
-        return case, solve(solver, case.problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
-                           record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
+        solved = solve(solver, case.problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
+                       record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
+        if data.halves == AVERAGE:
+            other = solve(solver, measured.problem_of_other(case), case.image_ids, seed=cell.seed, batch=batch,
+                          prepared=True)  # fmt: skip
+            solved = averaged(solved, other)
+        return case, solved
 
     def warn(batch: int) -> None:
         if solver is not None:
@@ -407,6 +412,8 @@ def _named(record: Record, cell: Cell) -> Record:
     """
     data = cell.dataset
     problem = {"data_digest": data.digest} | record.problem
+    if data.halves_note is not None:
+        problem["halves"] = data.halves_note
     if "rank" in problem:  # the images were measured
         problem |= {"scale": _recorded(data.scale), "data_range": _data_range(data)}
     environment = record.environment | {"hash_without_code": cell.hash_without_code}

@@ -91,17 +91,31 @@ class MeasuredProblem:
                 self._probed = operator, _probe(operator)
             with self._measuring:
                 truth = images.pixels.to(plan.device, plan.dtype)
-                y, sigma = self._measure(operator, truth, images.scale, ids)
+                other = None if images.other is None else images.other.to(plan.device, plan.dtype)
+                y, sigma = self._measure(operator, truth, other, images.scale, ids)
             problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma, images.scale)
         clean = None if images.clean is None else images.clean.to(plan.device, plan.dtype)
         radii = None if cell.radii is None else cell.radii[part]
         limits = data_range(images.scale, truth)
-        return Case(problem, truth, ids, data.pixel_size[part], clean, radii, limits)
+        return Case(problem, truth, ids, data.pixel_size[part], clean, radii, limits, other)
+
+    def problem_of_other(self, case: Case) -> Problem:
+        """The problem of the other halves of a case, measured with noise of their own."""
+        assert case.other is not None
+        scale, ids = case.problem.scale, [f"{image} other half" for image in case.image_ids]
+        with isolated(self._cell.seed), self._measuring:
+            y, sigma = self._measure(case.problem.operator, case.other, case.truth, scale, ids)
+        return dataclasses.replace(case.problem, y=y, sigma=sigma)
 
     def _measure(
-        self, operator: LinearOperator, truth: torch.Tensor, scale: Scale, ids: Sequence[str]
+        self,
+        operator: LinearOperator,
+        truth: torch.Tensor,
+        other: torch.Tensor | None,
+        scale: Scale,
+        ids: Sequence[str],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(y, sigma) of images [n, 1, *S]."""
+        """(y, sigma) of images [n, 1, *S]. other: their other halves, if known."""
         cell = self._cell
 
         def measured(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +123,8 @@ class MeasuredProblem:
             for part in batches(len(truth), batch):
                 own = operator.select(part)
                 exact = own.A(truth[part])
-                noisy = cell.noise.apply(exact, own, scale.select(part), Rng(cell.seed, ids[part]))
+                second = None if other is None else own.A(other[part])
+                noisy = cell.noise.apply_to_halves(exact, second, own, scale.select(part), Rng(cell.seed, ids[part]))
                 parts.append(checked_measurements(noisy, operator, len(exact)))
             return torch.cat([part.y for part in parts]), torch.cat([part.sigma for part in parts])
 

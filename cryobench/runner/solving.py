@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -68,6 +68,19 @@ class Solved:
     reconstruction: Reconstruction
     iterates: Recording | None
     costs: Costs
+
+
+def averaged(first: Solved, second: Solved) -> Solved:
+    """The mean of the reconstructions of two halves of the same images, with the cost of both.
+
+    Numbers and curves of the solver are those of the first half; there is no deviation.
+    """
+    halves = first.reconstruction.x, second.reconstruction.x
+    answer = first.reconstruction
+    info = {name: values for name, values in answer.info.items() if name != DEVIATION}
+    mean = Reconstruction((halves[0] + halves[1]) / 2, info, answer.curves, halves=halves)
+    costs = replace(first.costs + second.costs, images=first.costs.images)
+    return Solved(mean, first.iterates, costs)
 
 
 def solve(
