@@ -243,6 +243,8 @@ class Metric(ABC):
     columns: ClassVar[tuple[Column, ...]]
     against_truth: ClassVar[bool] = True
     """Whether it compares with the truth; if so, it is also computed against the clean image."""
+    uses_other: ClassVar[bool] = False
+    """Whether it compares with the other half (`Case.other`), which says nothing of a network trained on that half."""
 
     @abstractmethod
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:

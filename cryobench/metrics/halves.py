@@ -50,6 +50,7 @@ class MseOther(Metric):
     dims = (2, 3)
     columns = (Column("mse_other", "lower"), Column("mse_other_se", "none"))
     against_truth = False
+    uses_other = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         reason = unusable(case)
@@ -67,6 +68,7 @@ class PsnrOther(Metric):
     dims = (2, 3)
     columns = (Column("psnr_other", "higher", "dB"),)
     against_truth = False
+    uses_other = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         reason = unusable(case)
@@ -88,6 +90,7 @@ class SsnrOther(Metric):
     dims = (2, 3)
     columns = (Column("ssnr_other", "higher", "dB"),)
     against_truth = False
+    uses_other = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         reason = unusable(case)
@@ -118,6 +121,7 @@ class FrcOther(Metric):
         Column("frc_other_area", "higher"),
     )
     against_truth = False
+    uses_other = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         reason = unusable(case)

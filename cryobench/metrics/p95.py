@@ -31,6 +31,7 @@ class P95(Metric):
         Column("p95_ssim_raw", "none"),
     )
     against_truth = False
+    uses_other = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         if case.problem.scale.name != SCALING:

@@ -135,6 +135,15 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def half_digests(self) -> tuple[tuple[str, str], ...]:
+        """The digests of both halves of each image, by which a network trained on them is found; empty if unknown."""
+        pairs = self._stack.pairs
+        if pairs is None:
+            return ()
+        what = f"the digests of the halves of {self._stack.label} cannot be read"
+        return guarded(what, lambda: tuple(pairs.digests(index) for index in self._indices))
+
     @property
     def imaging(self) -> Imaging:
         return Imaging(self.shape, self.pixel_size, self.table)

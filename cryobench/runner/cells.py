@@ -309,7 +309,7 @@ def _run_cell(
             size = sizes.of(_task(cell), len(cell.dataset))
             _describe_costs(record, costs, size)
         record.timing["score_seconds"] = watch.seconds
-        scored, answer = joined_scores(scores), joined(answers)
+        scored, answer = _without_seen_halves(joined_scores(scores), plan, cell), joined(answers)
         record.values, record.unmeasured = scored.values, scored.unmeasured
         record.columns = [plain(dataclasses.asdict(column)) for column in scored.columns]
         record.solver_info = {name: values.double().tolist() for name, values in answer.info.items()}
@@ -360,6 +360,19 @@ def _chunks(
 
     most = min(AT_ONCE, _CHUNK_BYTES // (4 * math.prod(data.shape)))
     return sizes.chunks(_task(cell), n, attempt, warn, most)
+
+
+def _without_seen_halves(scores: Scores, plan: Plan, cell: Cell) -> Scores:
+    """The scores without the numbers that use halves on which a prior of the cell was trained."""
+    trained = {origin["half"] for origin in cell.trained_on if "half" in origin}
+    seen = [bool(trained & set(halves)) for halves in cell.dataset.half_digests] if trained else []
+    if any(seen):
+        reason = "the network was trained on this half; use other micrographs"
+        for column in (column for metric in plan.metrics if metric.uses_other for column in metric.columns):
+            values = scores.values[column.name]
+            scores.values[column.name] = [math.nan if s else v for s, v in zip(seen, values, strict=True)]
+            scores.unmeasured[column.name] = reason
+    return scores
 
 
 def _scored(plan: Plan, case: Case, reconstruction: Reconstruction, sizes: BatchSizes, against_clean: bool) -> Scores:
@@ -428,6 +441,8 @@ def _described_data(cell: Cell) -> dict[str, Any]:
         fields["within_radius_pixels"] = list(cell.radii)
     if data.origin:
         fields["origin"] = dict(data.origin)
+    if data.half_digests:
+        fields["half_digests"] = [digest for halves in data.half_digests for digest in halves]
     if cell.trained_on:
         fields["trained_on"] = cell.trained_on
     if cell.priors:

@@ -10,14 +10,17 @@ import pytest
 
 from cryobench import run
 from cryobench.errors import DataError, ParameterError
+from cryobench.leaderboard.leakage import overlap
 
 SOURCE = '''
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from cryobench.core import Reconstruction, Solver, Source, Stack
+from cryobench.core import Pairs, Prior, Reconstruction, Solver, Source, Stack
+from cryobench.spec import Component
 
 SIDE = 96
 
@@ -30,6 +33,10 @@ class HalvesStack(Stack):
 
     def __len__(self):
         return 3
+
+    @property
+    def pairs(self):
+        return HalvesPairs(self)
 
     def clean(self, index):
         y, x = np.mgrid[:SIDE, :SIDE] / SIDE
@@ -47,6 +54,42 @@ class HalvesStack(Stack):
 
     def other(self, index):
         return self._half(index, 1) if self.source.second else None
+
+
+class HalvesPairs(Pairs):
+    label = "halves"
+
+    def __init__(self, stack):
+        self.stack = stack
+
+    def __len__(self):
+        return 3
+
+    def name(self, index):
+        return f"m{index}"
+
+    def shape(self, index):
+        return self.stack.shape
+
+    def read(self, index, window=None):
+        return np.stack([self.stack.read(index), self.stack.other(index)])[(slice(None), *(window or ()))]
+
+    def digests(self, index):
+        return f"{index}-odd", f"{index}-even"
+
+
+@dataclass(frozen=True)
+class Seen(Prior):
+    def trained_on(self):
+        return [{"half": "1-odd"}, {"half": "1-even"}]
+
+
+@dataclass(frozen=True)
+class Network(Solver):
+    prior: Annotated[Seen, Component("priors")] = Seen()
+
+    def solve(self, problem, *, rng, progress=None):
+        return Reconstruction(problem.y)
 
 
 @dataclass(frozen=True)
@@ -72,7 +115,8 @@ class Smooth(Solver):
 @pytest.fixture(autouse=True)
 def plugin(install_plugin):
     groups = {"cryobench.sources": {"halves": "halves_source:Halves"},
-              "cryobench.solvers": {"smooth": "halves_source:Smooth"}}  # fmt: skip
+              "cryobench.solvers": {"smooth": "halves_source:Smooth", "network": "halves_source:Network"},
+              "cryobench.priors": {"seen": "halves_source:Seen"}}  # fmt: skip
     return install_plugin("cryobench-halves", groups, halves_source=SOURCE)
 
 
@@ -162,3 +206,15 @@ def test_a_pattern_in_both_halves_is_a_warning(cli):
     assert "does not hold: half a of one micrograph" in errors("halves:gain_error=0.03", "0:3")
     assert "independent" not in errors("halves", "0:3")
     assert "was not tested" in errors("halves", "0")
+
+
+def test_a_network_trained_on_a_half_has_no_number_from_it():
+    (record,) = run("network", "identity", data="halves", images="0:3", protocol="halves", floor=False)
+    missing = [math.isnan(value) for value in record.values["mse_other"]]
+    assert missing == [False, True, False]
+    assert "trained on this half" in record.unmeasured["frc_other"]
+    assert not any(map(math.isnan, record.values["psnr_clean"]))
+    assert overlap(record) == "images"
+    (record,) = run("network", "identity", data="halves", images="0,2", protocol="halves", floor=False)
+    assert overlap(record) == ""
+    assert not record.unmeasured.keys() & {"mse_other", "frc_other"}
