@@ -256,6 +256,16 @@ def test_operators_of_each_image_are_prepared_for_a_chunk_at_a_time(large, tmp_p
     assert prepared == [4, 4, 3]
 
 
+def test_no_pixels_of_earlier_chunks_are_kept(stack, large, tmp_path, monkeypatch):
+    kept: list[int] = []
+    join = cells.joined
+    monkeypatch.setattr(
+        cells, "joined", lambda parts: kept.extend(p.x.untyped_storage().nbytes() for p in parts) or join(parts)
+    )
+    execute(tmp_path / "runs", data=[str(stack)])
+    assert kept == [0, 0, 0]
+
+
 def test_a_sweep_finds_its_cells(stack, tmp_path, large):
     request = grid.Request(["pinv", "dct:steps=3"], ["sumpool:4"], data=[str(stack)], images=ALL, floor=False,
                            metrics=["psnr"])  # fmt: skip
