@@ -88,15 +88,14 @@ class StackWriter:
     """Writes an MRC stack of images, or an MRC2014 stack of volumes, of float32, chunk by chunk; its header is written
     at the end of the `with` block.
 
-    file: to write. path: the place to which it will be moved, for messages. pixel_size: Å, None if unknown. Raises
-    `DataError` for no images, and for images that differ in shape or are not finite.
+    file: to write. path: the place to which it will be moved, for messages. pixel_size: Å, None if unknown. depth: the
+    sections of a volume; None for images. Raises `DataError` for no images, and for images that differ in shape or are
+    not finite.
     """
 
-    def __init__(self, file: Path, path: Path, pixel_size: float | None):
-        self._file, self._path, self._pixel_size = file, path, pixel_size
+    def __init__(self, file: Path, path: Path, pixel_size: float | None, *, depth: int | None = None):
+        self._file, self._path, self._pixel_size, self._depth = file, path, pixel_size, depth
         self._totals = Totals()
-        self._depth: int | None = None
-        """Sections of a volume; None for images."""
 
     def __enter__(self) -> StackWriter:
         self._stream = self._file.open("wb")
@@ -106,8 +105,7 @@ class StackWriter:
     def add(self, chunk: np.ndarray) -> None:
         """Add images [n, H, W] or volumes [n, D, H, W]."""
         block = np.ascontiguousarray(chunk, dtype="<f4")
-        if block.ndim == 4:
-            self._depth = block.shape[1]
+        if self._depth is not None:
             block = block.reshape(-1, *block.shape[2:])
         self._totals.add(block, self._path)
         self._stream.write(block.data)

@@ -139,7 +139,7 @@ class CellRunner:
                 self._measured_key = ()  # rebuild the operator for the next cell
             self._add_times(outcome.record, before, _seconds_of(measured))
             outcome = self._identified(cell, outcome)
-            if outcome.record.hash != name:
+            if outcome.record.hash not in (name, cell.key):  # it was not known before
                 _, known = self._stored(cell)
                 if known is not None and known.status == "ok" and not force:
                     return self._found(cell)

@@ -42,7 +42,7 @@ class FilesToSave:
     def __init__(self, save: Collection[str], cell: Cell, folder: Path | None):
         self._save, self._cell, self._folder = save, cell, folder
         self._open = ExitStack()
-        self._stacks: dict[str, StackWriter] = {}
+        self._stacks: dict[Path, StackWriter] = {}
         self._first: list[dict[str, np.ndarray]] = []
         self._kept = 0
         self._deviation = True
@@ -59,24 +59,27 @@ class FilesToSave:
     def add(self, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]) -> None:
         """Add the next images. curves: of the metrics for them. Raises `ResultsError` if they cannot be written."""
         self._deviation &= reconstruction.deviation is not None
-        if "reconstructions" in self._save:
-            self._write(RECONSTRUCTIONS, reconstruction.x, case.problem.scale)
+        if self._folder is not None:
+            scale = case.problem.scale
+            self._write(self._folder / RECONSTRUCTIONS, reconstruction.x, scale)
             if self._deviation and reconstruction.deviation is not None:
-                self._write(DEVIATION, reconstruction.deviation, without_offset(case.problem.scale))
+                # a standard deviation is scaled by the factor only; the offset does not apply
+                factor = dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
+                self._write(self._folder / DEVIATION, reconstruction.deviation, factor)
         if _OF_FIRST_IMAGES & set(self._save) and self._kept < ROWS:
             self._keep(case, reconstruction)
         if "frc" in self._save and "frc" not in curves:
             self._frc.append(score([Frc()], case, reconstruction, batch=AT_ONCE).curves["frc"])
 
-    def _write(self, name: str, images: torch.Tensor, scale: Scale) -> None:
+    def _write(self, file: Path, images: torch.Tensor, scale: Scale) -> None:
         """Images [B, 1, *S] in the units of the data file."""
-        with _writing(name):
-            if name not in self._stacks:
-                assert self._folder is not None
-                file = self._folder / name
-                writer = StackWriter(file, file, self._cell.dataset.pixel_size[0])
-                self._stacks[name] = self._open.enter_context(writer)
-            self._stacks[name].add(scale.to_file(images)[:, 0].float().numpy())
+        with _writing(file.name):
+            if file not in self._stacks:
+                data = self._cell.dataset
+                depth = data.shape[0] if len(data.shape) == 3 else None
+                writer = StackWriter(file, Path(file.name), data.pixel_size[0], depth=depth)
+                self._stacks[file] = self._open.enter_context(writer)
+            self._stacks[file].add(scale.to_file(images)[:, 0].float().numpy())
 
     def _keep(self, case: Case, reconstruction: Reconstruction) -> None:
         left = ROWS - self._kept
@@ -93,9 +96,9 @@ class FilesToSave:
     ) -> tuple[dict[str, Writer], list[str]]:
         """After the block: a writer for each file, by its name; and the names in `save` that the solver does not
         provide. curves: of the metrics for all images."""
-        if not self._deviation:
-            self._stacks.pop(DEVIATION, None)
-        files: dict[str, Writer] = {name: partial(_move, self._folder / name) for name in self._stacks if self._folder}
+        files: dict[str, Writer] = {
+            file.name: partial(_move, file) for file in self._stacks if self._deviation or file.name != DEVIATION
+        }
         known: dict[str, Writer] = {
             "panel": self._write_panel, "errors": self._write_errors,
             "views": self._write_views, "frc": partial(self._write_frc, curves),
@@ -190,11 +193,6 @@ def _writing(name: str) -> Iterator[None]:
 
 def _move(file: Path, path: Path) -> None:
     file.replace(path)
-
-
-def without_offset(scale: Scale) -> Scale:
-    """The scale of a standard deviation, which is multiplied by the factor only."""
-    return dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
 
 
 def _write_animation(path: Path, *, iterates: Recording) -> None:

@@ -202,7 +202,8 @@ def part_of(problem: Problem, part: slice) -> Problem:
 def without_pixels(answer: Reconstruction) -> Reconstruction:
     """The numbers and curves of a result, on the CPU."""
     info = {name: values.cpu() for name, values in answer.info.items()}
-    return Reconstruction(answer.x[:0].cpu(), info, {name: curve.cpu() for name, curve in answer.curves.items()})
+    curves = {name: curve.cpu() for name, curve in answer.curves.items()}
+    return Reconstruction(answer.x[:0].cpu().clone(), info, curves)  # a view would keep all pixels in memory
 
 
 def joined(parts: Sequence[Reconstruction]) -> Reconstruction:

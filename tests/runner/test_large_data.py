@@ -11,18 +11,19 @@ import pytest
 
 import cryobench as cb
 from cryobench import runner
-from cryobench.cli.running import check_by
 from cryobench.core.operator import LinearOperator
 from cryobench.files import CACHE_VARIABLE, PARTIAL
 from cryobench.hooks import Hooks
 from cryobench.plan import dataset, grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
-from cryobench.runner import Observer, cells, saving
+from cryobench.runner import Observer, cells, result_name, saving
 from cryobench.sources.stacks import FileStack
-from cryobench.sweep.driver import SweepOptions
+from cryobench.sweep.driver import SweepObserver, SweepOptions, request_text
 from cryobench.sweep.driver import run as sweep
+from cryobench.sweep.worker import CellJob, Worker
 from cryobench.workers.executors import parse_executor
+from cryobench.workers.running import run as run_job
 
 COUNT = 11
 SIMULATED = f"simulate:3mht,snr=1,count={COUNT},size=32"
@@ -255,17 +256,23 @@ def test_operators_of_each_image_are_prepared_for_a_chunk_at_a_time(large, tmp_p
     assert prepared == [4, 4, 3]
 
 
-def test_a_sweep_on_workers_finds_its_cells(stack, tmp_path, monkeypatch, large):
-    """`local` runs them in this process, as workers of other processes do: planned again from the request."""
+def test_no_pixels_of_earlier_chunks_are_kept(stack, large, tmp_path, monkeypatch):
+    kept: list[int] = []
+    join = cells.joined
+    monkeypatch.setattr(
+        cells, "joined", lambda parts: kept.extend(p.x.untyped_storage().nbytes() for p in parts) or join(parts)
+    )
+    execute(tmp_path / "runs", data=[str(stack)])
+    assert kept == [0, 0, 0]
+
+
+def test_a_sweep_finds_its_cells(stack, tmp_path, large):
     request = grid.Request(["pinv", "dct:steps=3"], ["sumpool:4"], data=[str(stack)], images=ALL, floor=False,
                            metrics=["psnr"])  # fmt: skip
     options = SweepOptions(Results(tmp_path / "runs"), "cpu")
 
     def swept():
         plan = grid.plan(request, installed())
-        check_by("psnr", [plan])
-        from cryobench.sweep.driver import SweepObserver
-
         return list(sweep([plan], options, parse_executor("local"), SweepObserver(), Hooks(pytest.fail), threads=1,
                           hook_options={}))  # fmt: skip
 
@@ -274,3 +281,17 @@ def test_a_sweep_on_workers_finds_its_cells(stack, tmp_path, monkeypatch, large)
     assert [record.environment for record in swept()] == [record.environment for record in first]
     whole = cb.run(["pinv", "dct:steps=3"], "sumpool:4", data=stack, images=ALL, floor=False, metrics=["psnr"])
     assert [record.values for record in first] == [record.values for record in whole]
+
+
+def test_a_worker_finds_a_cell_by_its_key_and_names_it_by_the_images_that_it_reads(stack, tmp_path, large, cache):
+    plan = grid.plan(
+        grid.Request(["pinv"], ["sumpool:4"], data=[str(stack)], images=ALL, metrics=["psnr"]), installed()
+    )
+    (cell,) = plan.cells
+    job = CellJob(folder=str(tmp_path), request=request_text(plan, "cpu"), key=cell.key, results=str(tmp_path / "runs"))
+    record = run_job(job, Worker().run).record
+    assert record.status == "ok"
+    assert record.hash != cell.key
+    assert cell.dataset.recall()  # from the cache, where the worker has left it
+    assert record.hash == cell.hash == result_name(cell)
+    assert run_job(job, Worker().run).reused
