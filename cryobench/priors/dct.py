@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-import numpy as np
 import torch
 from scipy.fft import dctn, idctn
 
@@ -45,7 +45,7 @@ def _is_large(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and max(x.shape[2:]) > LARGE
 
 
-def _fast(x: torch.Tensor, transform: Callable[..., np.ndarray]) -> torch.Tensor:
+def _fast(x: torch.Tensor, transform: Callable[..., Any]) -> torch.Tensor:
     """The orthonormal DCT-II of each image, or its inverse."""
     axes = tuple(range(2, x.ndim))
     return torch.from_numpy(transform(one_channel(x).numpy(), axes=axes, norm="ortho", workers=torch.get_num_threads()))

@@ -253,7 +253,7 @@ def minimise(
         if (i + 1).bit_count() == 1:
             distance.update(method.x)
         method.advance(restart)
-    del method, before, distance  # large images need the memory
+    del method, distance  # large images need the memory
     objective.lam = lam
     result = result if objective.bounds is None else result.clamp(*objective.bounds)
     length = int(iterations.max())
