@@ -45,6 +45,9 @@ WithinOption = Annotated[
 ]  # fmt: skip
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+LiveOption = Annotated[
+    bool, typer.Option("--live", help="Show a dashboard on a terminal: images done, speed, time left and workers.")
+]
 BatchOption = Annotated[
     str,
     typer.Option(
