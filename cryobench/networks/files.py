@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cryobench.errors import DataError, described
 from cryobench.networks.unet import UNet, UNetConfig
 
@@ -49,13 +51,14 @@ def read_network(folder: Path) -> UNet:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network = UNet(read_config(folder))
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        network = UNet(read_config(folder))
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        network.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{folder / WEIGHTS} cannot be read as the weights of the network in {CONFIG} "
                         f"({described(error)}); copy the folder again") from error  # fmt: skip
-    return network.eval().requires_grad_(False)
+    return network.float().eval().requires_grad_(False)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
