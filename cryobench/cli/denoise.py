@@ -69,6 +69,7 @@ def denoise(
         note(text)
     work.start(force=force)
     complete = run_task(task, work, where, quiet)
+    files = work.finish() if complete else []
     if not quiet:
-        note(f"{work.images} micrographs in {out}" if complete else
+        note(f"{len(files)} micrographs in {out}" if complete else
              f"{len(work.todo())} of {work.images} micrographs of {out} are missing")  # fmt: skip

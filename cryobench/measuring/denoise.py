@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,13 @@ class Denoising(Work):
         else:
             result = self._denoised(each, halves[0], difference_deviation(halves[0]), report)
         write_mrcs(self._path(each), result[None], each.pixel_size)
+
+    def finish(self) -> list[Path]:
+        """The files. Removes what killed processes have left of them."""
+        for each in self._micrographs:
+            for partial in self._out.glob(f".{glob.escape(each.name)}.mrc-*"):
+                partial.unlink(missing_ok=True)
+        return list(map(self._path, self._micrographs))
 
     def _denoised(self, each: Micrograph, image: np.ndarray, noise: float, report: Report) -> np.ndarray:
         """An image of a micrograph without its noise, of estimated standard deviation `noise`, float32 [H, W].

@@ -19,7 +19,8 @@ from cryobench.networks.unet import UNet
 from cryobench.priors.model_folder import CARD
 
 PACKAGED = "packaged"
-_FOLDER = Path(__file__).parent / "embedded_n2n"
+PACKAGED_FOLDER = Path(__file__).parent / "embedded_n2n"
+"""Of the network in the package; written by tools/pack_n2n.py."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Denoiser(Prior):
     def folder(self) -> Path:
         """The folder of the network. Raises `DataError` if there is none."""
         if self.source == PACKAGED:
-            if not (_FOLDER / CONFIG).exists():
+            if not (PACKAGED_FOLDER / CONFIG).exists():
                 raise DataError("this installation has no denoising network; train one with `cryobench train "
                                 "--objective noise2noise`, and give it as model=./FOLDER")  # fmt: skip
-            return _FOLDER
+            return PACKAGED_FOLDER
         folder = (self._base or Path()) / Path(self.source).expanduser()
         if not (folder / CONFIG).exists():
             raise DataError(f"{self.source} is no folder of a denoising network: it has no {CONFIG}; give one that "

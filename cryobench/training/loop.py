@@ -319,7 +319,8 @@ class Training:
     def _kept(self, stacks: Sequence[Stack]) -> list[Examples]:
         """The examples of the stacks, and where they are kept."""
         found = [self.objective.examples(stack) for stack in stacks]
-        needed, count = sum(each.nbytes for each in found), sum(map(len, found))
+        needed = 0 if self.settings.preload == NONE else sum(each.nbytes for each in found)
+        count = sum(map(len, found))
         drawn = self.settings.steps * self.settings.batch * needed // max(count, 1)
         self.place = choose_place(self.settings.preload, needed, drawn, self.device)
         self._needed = needed

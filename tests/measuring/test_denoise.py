@@ -82,9 +82,10 @@ def test_a_finished_micrograph_is_not_denoised_again_and_more_can_be_added(netwo
     denoised(DenoiseTask(files[:2], solver, str(out)))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     (out / "mic1.mrc").unlink()
+    (out / ".mic1.mrc-killed00").write_bytes(b"left by a process that was killed")
     work = DenoiseTask(files, solver, str(out)).open()
     assert work.todo() == [1, 2]
-    denoised(DenoiseTask(files, solver, str(out)))
+    assert denoised(DenoiseTask(files, solver, str(out))).finish() == [out / f"mic{i}.mrc" for i in range(3)]
     assert (out / "mic0.mrc").stat().st_mtime_ns == before["mic0.mrc"]
     assert len(list(out.iterdir())) == 4
 

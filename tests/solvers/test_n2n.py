@@ -96,7 +96,7 @@ def test_the_weights_decide_the_digest_and_the_card_what_it_was_trained_on(folde
 
 
 def test_a_missing_network_is_said_in_one_line(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr("cryobench.priors.denoiser._FOLDER", tmp_path / "none")
+    monkeypatch.setattr("cryobench.priors.denoiser.PACKAGED_FOLDER", tmp_path / "none")
     for spec, message in (
         ("n2n", r"no denoising network; train one .* and give it as model=\./FOLDER"),
         (f"n2n:model={tmp_path}", f"is no folder of a denoising network: it has no {CONFIG}"),
