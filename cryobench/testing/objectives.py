@@ -25,7 +25,6 @@ class _Noisy(Stack):
     """Images that are particles with noise, whose clean images and halves are known."""
 
     label = "synthetic images"
-    white_noise = True
 
     def __init__(self, shape: Shape):
         self.shape = shape

@@ -95,6 +95,18 @@ def test_the_weights_decide_the_digest_and_the_card_what_it_was_trained_on(folde
     assert (stated["radius"], stated["stride"]) == (network.config.radius, 4)
 
 
+def test_a_packaged_network_in_half_precision_is_used_without_a_model(folder, monkeypatch):
+    y = torch.randn(1, 1, 32, 40, generator=torch.Generator().manual_seed(3))
+    expected = solve(N2n(Denoiser(str(folder))), y)
+    halves = {name: tensor.half() for name, tensor in Denoiser(str(folder)).load().state_dict().items()}
+    save_file(halves, folder / WEIGHTS)
+    monkeypatch.setattr("cryobench.priors.denoiser.PACKAGED_FOLDER", folder)
+    found = solve(installed().make("solvers", "n2n"), y)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
+    assert not torch.equal(found, expected)
+
+
 def test_a_missing_network_is_said_in_one_line(folder, monkeypatch, tmp_path):
     monkeypatch.setattr("cryobench.priors.denoiser.PACKAGED_FOLDER", tmp_path / "none")
     for spec, message in (
