@@ -41,7 +41,11 @@ BUILT_IN = {
         "composed": "sumpool:2@ctf",
     },
     "priors": {"diffusion": "diffusion:{network}"},
-    "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
+    "sources": {
+        "file": "file:{images}",
+        "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
+        "volume": "volume:{volume}",
+    },
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
     | {"tiled": "{}:tikhonov,tile=12,overlap=4"}
