@@ -46,7 +46,11 @@ BUILT_IN = {
         "composed": "sumpool:2@ctf",
     },
     "priors": {"diffusion": "diffusion:{network}", "denoiser": "denoiser:{denoiser}"},
-    "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
+    "sources": {
+        "file": "file:{images}",
+        "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
+        "volume": "volume:{volume}",
+    },
     "objectives": {"ddpm": "{}:tiny"} | dict.fromkeys(("noise2noise", "supervised"), "{}:patch=16"),
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
