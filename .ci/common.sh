@@ -22,7 +22,7 @@ install_debian() {
 
 # Builds the wheel into $scratch and checks its contents.
 check_wheel() {
-  local contents file embedded=cryobench/priors/embedded
+  local contents file embedded=cryobench/priors/embedded n2n=cryobench/priors/embedded_n2n
   uv build --quiet --wheel --out-dir "$scratch"
   contents=$(python3 -m zipfile --list "$scratch"/*.whl | awk 'NR > 1 {print $1}')
   for file in cryobench/plan/suite.schema.json cryobench/py.typed \
@@ -31,6 +31,12 @@ check_wheel() {
     $embedded/{model_index.json,cryobench.json,unet/config.json,unet/diffusion_pytorch_model.safetensors}; do
     grep -qx "$file" <<<"$contents" || { echo "the wheel lacks $file"; return 1; }
   done
+  if [ -d $n2n ]; then
+    for file in $n2n/{config.json,model.safetensors,cryobench.json,README.md}; do
+      grep -qx "$file" <<<"$contents" || { echo "the wheel lacks $file"; return 1; }
+    done
+    [ "$(du -sb $n2n | cut -f1)" -lt 3000000 ] || { echo "$n2n is larger than 3 MB"; return 1; }
+  fi
   if grep -vE '^cryobench(/|-)' <<<"$contents"; then echo "the wheel has files outside the package"; return 1; fi
 }
 

@@ -30,7 +30,7 @@ from cryobench.errors import (
 )
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
-KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources")
+KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources", "objectives")
 PREFIX = "cryobench."
 COMMANDS = f"{PREFIX}commands"
 """The group of plugins that add a command."""
@@ -234,7 +234,9 @@ def _known_kind(kind: str) -> str:
 
 
 def _singular(kind: str) -> str:
-    return {"noises": "noise model", "masks": "mask generator"}.get(kind, kind.removesuffix("s"))
+    return {"noises": "noise model", "masks": "mask generator", "objectives": "training objective"}.get(
+        kind, kind.removesuffix("s")
+    )
 
 
 def _what(component: Any) -> str:

@@ -24,6 +24,7 @@ from cryobench.sources.simulate import Simulate
 from cryobench.sources.stacks import File
 from cryobench.training import loop
 from cryobench.training.checkpoint import State
+from cryobench.training.objectives import ddpm
 from cryobench.training.settings import Settings
 
 SIZE, IMAGES = 16, 2
@@ -326,10 +327,10 @@ def test_train(stack, tmp_path, monkeypatch):
         for shared in (AcceleratorState, GradientState, PartialState):
             shared._reset_state()
 
-    monkeypatch.setattr(loop, "_VALIDATED", 4)
-    monkeypatch.setattr(loop, "_SAMPLES", 2)
+    monkeypatch.setattr(ddpm, "SHOWN", 2)
     monkeypatch.setattr(DiffusionModel, "generate", partialmethod(DiffusionModel.generate, steps=2))
-    settings = Settings(data=(str(stack),), validation=(), network="tiny", steps=2, batch=2, warmup=1, lr=1e-3)
+    settings = Settings(data=(str(stack),), validation=(), objective="ddpm:tiny", steps=2, batch=2, warmup=1, lr=1e-3,
+                        preload="ram")  # fmt: skip
 
     class Losses(loop.TrainingObserver):
         def stepped(self, step, loss):

@@ -13,6 +13,7 @@ import torch
 from cryobench.plan.dataset import open_stack
 from cryobench.priors.model_folder import CARD
 from cryobench.registry import installed
+from cryobench.training.examples import StackExamples
 from cryobench.training.images import Images
 
 PATH = Path(__file__).parent.parent / "cryobench" / "priors" / "embedded" / CARD
@@ -21,7 +22,7 @@ PATH = Path(__file__).parent.parent / "cryobench" / "priors" / "embedded" / CARD
 def main() -> None:
     card = json.loads(PATH.read_text(encoding="utf-8"))
     settings = card["settings"]
-    stacks = [open_stack(spec, {}, installed()) for spec in settings["data"]]
+    stacks = [StackExamples(open_stack(spec, {}, installed())) for spec in settings["data"]]
     images = Images(stacks, seed=settings["seed"], turns=settings["turns"], device=torch.device("cpu"), of="train")
     card["intensity"] = images.intensity
     PATH.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

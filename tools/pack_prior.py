@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from cryobench.priors.diffusion import EMBEDDED
 from cryobench.priors.model_folder import find_model
 from cryobench.priors.network import read_network
-from cryobench.training.export import write_pipeline
+from cryobench.training.objectives.pipeline import write_pipeline
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = ROOT / "cryobench" / "priors" / "embedded"

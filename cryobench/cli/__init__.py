@@ -13,7 +13,21 @@ from typing import Annotated, Any
 
 import typer
 
-from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
+from cryobench.cli import (
+    catalogue,
+    check,
+    compare,
+    data,
+    denoise,
+    export,
+    leaderboard,
+    measure,
+    new,
+    run,
+    sweep,
+    train,
+    tune,
+)
 from cryobench.cli.output import note
 from cryobench.cli.plugins import PluginGroup
 from cryobench.cli.watch import run_watched
@@ -59,6 +73,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
+app.command("denoise")(denoise.denoise)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.command("list")(catalogue.list_components)
@@ -68,7 +83,7 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
-WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "check")
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "check")
 """Commands that call plugins for their results. `train` handles signals itself."""
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cryobench.cli.options import AsStackOption, DataRootOption, ForceOption, InvertOption, SizeOption
 
 data_app = typer.Typer(help="Summarise, simulate and convert data.", no_args_is_help=True, rich_markup_mode=None)
+
+MovieFormat = Literal["mrcs", "tif"]
 
 DataArgument = Annotated[str, typer.Argument(help="An image file, or a source spec such as demo or simulate:6zu5.")]
 
@@ -78,6 +80,34 @@ def simulate(
     write_together(stacks)
     for path in stacks:
         note(f"{len(stack)} images in {' and '.join(map(str, written_files(path)))}")
+
+
+@data_app.command("simulate-movies")
+def simulate_movies(
+    out: Annotated[Path, typer.Argument(help="Folder for movies, gain reference, truths and star files.")],
+    spec: Annotated[
+        str, typer.Option(help="Structure and parameters of the source `simulate_movies`, such as 3mht,size=512.")
+    ] = "",
+    count: Annotated[int | None, typer.Option(help="Number of movies. [default: that of the source]")] = None,
+    format: Annotated[MovieFormat, typer.Option(help="Of the movies, both of 16-bit counts.")] = "mrcs",
+    force: ForceOption = False,
+) -> None:
+    """Simulate movies of particles in ice; write raw frames, gain reference, truths and tables of CTF and particles.
+
+    Example: cryobench data simulate-movies simulated --count 4 --spec 3mht,size=512
+    """
+    from cryobench.cli.output import note
+    from cryobench.registry import installed
+    from cryobench.sources.movie_files import write_movies
+    from cryobench.sources.simulate_movies import SimulateMovies
+
+    texts = [spec.removeprefix("simulate_movies").removeprefix(":"), "" if count is None else f"count={count}"]
+    named = ":".join(filter(None, ["simulate_movies", ",".join(filter(None, texts))]))
+    source = installed().make("sources", named)
+    assert isinstance(source, SimulateMovies)
+    stack = source.open()
+    tables = write_movies(stack, out, format, force=force, written_one=lambda path: note(str(path)))
+    note(f"{len(stack)} movies in {' and '.join(map(str, tables))}")
 
 
 @data_app.command("convert")

@@ -1,19 +1,20 @@
-"""`cryobench train`: a diffusion prior from images."""
+"""`cryobench train`: a network from images, a diffusion prior or a denoiser."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryobench.cli.options import DeviceOption, QuietOption
+from cryobench.cli.options import DeviceOption, QuietOption, complete
 
 if TYPE_CHECKING:
     from cryobench.training.processes import Processes
@@ -24,29 +25,52 @@ def train(
         list[str], typer.Option("--data", "-d", help="An image file or a source spec, such as simulate:train,snr=2,"
                                 "count=1000000. Repeat for more; images are taken from them in turn.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the prior. A run in it continues from its checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model. A run in it continues from its checkpoint.")],
+    objective: Annotated[
+        str, typer.Option(help="What is trained: ddpm, a diffusion prior; noise2noise, a denoiser from micrographs in "
+                          "two halves; supervised, a denoiser from images with their truth; or that of a plugin.",
+                          autocompletion=complete("objectives"))
+    ] = "ddpm",
     validation: Annotated[
         list[str] | None, typer.Option(help="Images for the validation loss, of other particles. Repeat for more.",
                                        show_default=False)
     ] = None,
-    network: Annotated[str, typer.Option(help="Network: tiny, small, cryosense-128 or cryosense-256.")] = "small",
+    network: Annotated[
+        str | None, typer.Option(help="Network. ddpm: tiny, small, cryosense-128 or cryosense-256; noise2noise and "
+                                 "supervised: tiny, small or published.",
+                                 show_default="small for ddpm, else tiny")
+    ] = None,
+    patch: Annotated[
+        int | None, typer.Option(help="Side of the patches of noise2noise and supervised, pixels.", show_default="256")
+    ] = None,
     warm_start: Annotated[
-        str, typer.Option(help="Prior to start from, of the same network: embedded, a folder, or hf:OWNER/NAME.",
+        str, typer.Option(help="Model to start from, of the same network: a folder; for ddpm also embedded or "
+                          "hf:OWNER/NAME.",
                           show_default="random weights")
     ] = "",
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 16,
+    batch: Annotated[int, typer.Option(help="Images or patches per step, over all processes.")] = 16,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up of the learning rate.")] = 500,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are the result.")] = 0.999,
     clip: Annotated[float, typer.Option(help="Maximum norm of the gradient.")] = 1.0,
-    turns: Annotated[bool, typer.Option("--turns/--no-turns", help="Rotate by 90° and flip images at random.")] = True,
+    turns: Annotated[
+        bool | None, typer.Option("--turns/--no-turns", help="Rotate by 90° and flip images at random.",
+                                  show_default="turns")
+    ] = None,
     target: Annotated[
-        str, typer.Option(help="images: noisy images; clean: clean images, if the source has them.")
-    ] = "images",
+        str | None, typer.Option(help="Of ddpm. images: noisy images; clean: clean images, if the source has them.",
+                                 show_default="images")
+    ] = None,
     levels: Annotated[
-        str, typer.Option(help="Noise levels: uniform in t, or mixed, half of them uniform in log sigma.")
-    ] = "uniform",
+        str | None, typer.Option(help="Noise levels of ddpm: uniform in t, or mixed, half of them in log sigma.",
+                                 show_default="uniform")
+    ] = None,
+    preload: Annotated[
+        str, typer.Option(metavar="auto|none|ram|device", help="Where the training data are kept. none: read when "
+                          "needed, ahead of the training; ram: all in memory; device: all on the device. The result is "
+                          "the same.")
+    ] = "auto",
     patience: Annotated[
         int, typer.Option(help="Stop when the validation loss has not decreased for this many steps; 0: never.")
     ] = 0,
@@ -58,7 +82,7 @@ def train(
     quiet: QuietOption = False,
     preset: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:  # fmt: skip
-    """Train an unconditional DDPM, for solvers to use as prior=./FOLDER.
+    """Train a network: a diffusion prior, for solvers to use as prior=./FOLDER, or a denoiser, for n2n:model=./FOLDER.
 
     A run can be stopped at any time: the same command continues from the last checkpoint. On several GPUs run
     `accelerate launch -m cryobench train ... --device cuda`.
@@ -79,11 +103,12 @@ def train(
     with _reported_once(processes), processes.together():
         if preset is not None:
             raise ParameterError(f"--preset is now called --network; give --network {preset}")
+        given = {"network": network, "patch": patch, "turns": turns, "target": target, "levels": levels}
         settings = Settings(
-            data=tuple(data), validation=tuple(validation or ()), network=network, warm_start=warm_start, steps=steps,
-            batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip, turns=turns, target=target, levels=levels,
+            data=tuple(data), validation=tuple(validation or ()), objective=_with(objective, given),
+            warm_start=warm_start, steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip,
             patience=patience, seed=seed, validate_every=validate_every, sample_every=sample_every,
-            checkpoint_every=checkpoint_every,
+            checkpoint_every=checkpoint_every, preload=preload,
         )  # fmt: skip
         stacks, others = ([open_stack(text, {}, installed(), processes.device) for text in texts]
                           for texts in (settings.data, settings.validation))  # fmt: skip
@@ -110,7 +135,26 @@ def train(
         raise typer.Exit(128 + (signals.received or signal.SIGTERM))  # the signal may have been sent to another process
     if verbose:
         path = out if len(out.parts) > 1 else f"./{out}"  # a bare word would be read as the name of a prior
-        note(f"the prior is in {out}; use it as prior={path}")
+        note(f"the model is in {out}; {training.objective.usage.format(path)}")
+
+
+def _with(objective: str, given: Mapping[str, object]) -> str:
+    """The spec of an objective with the parameters that were given as options.
+
+    Raises `SpecError` for an option that the objective does not have.
+    """
+    from cryobench.errors import SpecError
+    from cryobench.registry import installed
+    from cryobench.spec import fields_of, parse
+
+    spec = parse(objective)
+    options = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()
+               if value is not None}  # fmt: skip
+    known = {field.name for field in fields_of(installed().get("objectives", spec.name))}
+    for name in options:
+        if name not in known:
+            raise SpecError(f"--{name} does not apply to the objective {spec.name!r}")
+    return str(replace(spec, params=(*spec.params, *options.items())))
 
 
 class StopSignals:

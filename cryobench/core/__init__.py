@@ -21,6 +21,7 @@ from cryobench.core.components import (
     Solver,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
+from cryobench.core.objective import Examples, Objective, Samples
 from cryobench.core.operator import (
     Crop,
     Imaging,
@@ -46,6 +47,7 @@ __all__ = [
     "Case",
     "Column",
     "Crop",
+    "Examples",
     "FourierMask",
     "Imaging",
     "LinearOperator",
@@ -53,6 +55,7 @@ __all__ = [
     "Metric",
     "NoiseModel",
     "Noisy",
+    "Objective",
     "OperatorRecipe",
     "Pairs",
     "PixelMask",
@@ -60,6 +63,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Reconstruction",
+    "Samples",
     "Scale",
     "Shape",
     "Solver",

@@ -164,9 +164,13 @@ class Reconstruction:
 
 
 class Solver(ABC):
-    """A registered solver: a frozen dataclass of its hyper-parameters."""
+    """A registered solver: a frozen dataclass of its hyper-parameters.
+
+    any_size: whether it takes images of tens of millions of pixels as they are; others need `tiled`.
+    """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
+    any_size: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:

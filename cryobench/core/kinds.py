@@ -7,6 +7,7 @@ from typing import Any
 
 from cryobench.contract import mismatch
 from cryobench.core.components import FourierMask, Metric, NoiseModel, PixelMask, Prior, Solver
+from cryobench.core.objective import Objective
 from cryobench.core.operator import OperatorRecipe
 from cryobench.core.source import Source
 from cryobench.errors import PluginError
@@ -20,6 +21,7 @@ BASE_CLASSES: dict[str, tuple[type, ...]] = {
     "priors": (Prior,),
     "metrics": (Metric,),
     "sources": (Source,),
+    "objectives": (Objective,),
 }
 
 _REMOVED: dict[str, tuple[str, ...]] = {

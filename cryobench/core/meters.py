@@ -81,7 +81,7 @@ def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
 
 _ATTRIBUTES = (
     "image_shape", "channels", "measurement_shape", "dtype", "device", "nominal_compression", "nonnegative",
-    "noise_in_range", "closed_form", "block", "images",
+    "noise_in_range", "closed_form", "identity", "block", "images",
 )  # fmt: skip
 
 

@@ -60,6 +60,8 @@ class LinearOperator(ABC):
     """Whether every entry of A is non-negative, so that measurements can be counts."""
     noise_in_range: bool = False
     """Whether y is stored in a space larger than the range of A, so that noise is confined to that range."""
+    identity: bool = False
+    """Whether A x = x."""
     closed_form: bool = False
     """Whether `A_dagger`, `A_dagger_A` and `prox_l2` are computed without iteration."""
     block: int = 1

@@ -272,7 +272,7 @@ def star_text(
     if sizes is not None:
         table[_PIXEL_SIZE] = positive(np.broadcast_to(sizes, len(table)), path)
     table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
-    optics, particles = _split_optics(table)
+    optics, particles = split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
     return block_text("optics", optics) + "\n\n" + block_text("particles", particles)
 
@@ -301,7 +301,7 @@ def _lengths(pixel_size: PixelSize) -> np.ndarray | None:
     return None if np.isnan(lengths).all() else lengths
 
 
-def _split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(optics table, particle table): one group for each combination of optics columns, numbered from 1."""
     import pandas as pd
 

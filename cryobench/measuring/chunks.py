@@ -9,13 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryobench.errors import CryobenchError, ExecutorError, PluginError, described
+from cryobench.measuring.denoise import DenoiseTask
 from cryobench.measuring.tasks import MeasureTask, ReconstructTask, Work
 from cryobench.workers.executors import ExecutorSpec, workers
 from cryobench.workers.job import Job, Limits, Stopped
 from cryobench.workers.pool import DEATHS, Failure, Pool
 from cryobench.workers.running import run as run_job
 
-Task = MeasureTask | ReconstructTask
+Task = MeasureTask | ReconstructTask | DenoiseTask
 
 
 class ChunkObserver:

@@ -130,3 +130,15 @@ def conjugate_gradients(
         p = tuple(new + beta * old for new, old in zip(z, p, strict=True))
         rz = torch.where(active & (curvature <= 0), 0.0, rz_next)
     return x
+
+
+def standardised(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y [B, ...] with mean 0 and standard deviation 1 of each item, and the means and deviations, [B, 1, ..., 1].
+
+    Sums are in float64. A constant item is 0, with deviation 0.
+    """
+    axes = item_axes(y)
+    mean = y.mean(axes, keepdim=True, dtype=torch.float64).to(y.dtype)
+    x = y - mean
+    deviation = x.square().mean(axes, keepdim=True, dtype=torch.float64).sqrt().to(y.dtype)
+    return x.div_(deviation.clamp_min(tiny(deviation))), mean, deviation

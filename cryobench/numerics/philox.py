@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from cryobench.rng import digest
@@ -63,3 +64,13 @@ class RowDraws:
         counter = (blocks.expand(len(rows), -1), rows.long()[:, None], torch.full_like(blocks, purpose), 0 * blocks)
         words = philox(torch.broadcast_tensors(*counter), self._key)  # type: ignore[arg-type]
         return [word.to(dtype).add_(0.5).mul_(2.0**-32) for word in words]
+
+
+def pixel_fractions(key: int, row: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers uniform in (0, 1) for the pixels of an image, float64 of this shape, at most 1 - 2^-33.
+
+    NumPy's Philox4x64-10, whose bits do not change between versions (NEP 19); on a CPU it is several times as fast as
+    `RowDraws`. The numbers depend on the 64-bit key and the counters row and purpose alone.
+    """
+    words = np.random.Philox(key=key, counter=[0, row, purpose, 0]).random_raw(math.prod(shape))
+    return (((words >> np.uint64(32)) + 0.5) * 2.0**-32).reshape(shape)

@@ -31,6 +31,7 @@ class IdentityOperator(FactoredOperator):
     """A = I. Measurements are [B, 1, *S]."""
 
     nominal_compression = 1.0
+    identity = True
     nonnegative = True
 
     def __init__(self, image_shape: Shape, *, dtype: torch.dtype, device: torch.device):

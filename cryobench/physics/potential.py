@@ -66,8 +66,13 @@ def potential(atoms: Atoms, n: int, pixel_size: float, b_factor: float) -> np.nd
 
 def scattering_factor(number: int, k2: np.ndarray) -> np.ndarray:
     """f(|k|) in Å for the atomic number, at squared frequencies k2 in 1/Å^2: sum_i a_i exp(-b_i k2 / 4)."""
+    a, b = gaussians(number)
+    return np.exp(-b / 4 * k2[..., None]) @ a
+
+
+def gaussians(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The five a_i in Å and b_i in Å^2 of `scattering_factor`."""
     import gemmi
 
     table = gemmi.Element(number).c4322
-    a, b = np.array(table.a), np.array(table.b)
-    return np.exp(-b / 4 * k2[..., None]) @ a
+    return np.array(table.a), np.array(table.b)

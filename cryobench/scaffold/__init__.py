@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError, ResultsError, reason_of
 from cryobench.registry import Registry, did_you_mean, installed
 
 KINDS = {"solver": "solvers", "operator": "operators", "mask": "masks", "noise": "noises", "prior": "priors",
-         "metric": "metrics", "source": "sources"}  # fmt: skip
+         "metric": "metrics", "source": "sources", "objective": "objectives"}  # fmt: skip
 """The kinds that `cryobench new` makes, and the registry name of each."""
 EXAMPLES = {
     "solver": "cryobench run --solver {name} --operator sumpool:16 --images 0:2",
@@ -24,6 +24,7 @@ EXAMPLES = {
     "prior": "cryobench show {name}",
     "metric": "cryobench run --solver tikhonov --operator sumpool:4 --metric psnr --metric {name} --images 0:2",
     "source": "cryobench run --solver tikhonov --operator sumpool:4 --data {name} --images 0:2",
+    "objective": "cryobench show {name}",
 }
 """A command that uses the new component."""
 
@@ -109,4 +110,4 @@ def create(kind: str, name: str, parent: Path, registry: Registry | None = None)
 
 def _module(kind: str, cls: str, name: str) -> str:
     text = (files("cryobench.scaffold") / "templates" / f"{kind}.py").read_text()
-    return text.replace('"example"', f'"{name}"').replace("Example", cls)
+    return re.sub("Example(?!s)", cls, text.replace('"example"', f'"{name}"'))

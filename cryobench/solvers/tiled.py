@@ -48,6 +48,8 @@ class Tiled(Solver):
         if self.tile <= self.overlap:
             raise ParameterError(f"tiled: tile must be larger than overlap={self.overlap}, got tile={self.tile}")
 
+    any_size = True
+
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Those of the solver."""
@@ -225,6 +227,7 @@ class WindowsOperator(LinearOperator):
         self.nominal_compression, self.block = first.nominal_compression, first.block
         self.nonnegative, self.noise_in_range = whole.nonnegative, whole.noise_in_range
         self.closed_form = all(part.closed_form for part in self._parts)
+        self.identity = whole.identity
         self.images = len(self._parts)
         self.cg_tol, self.cg_max_steps = first.cg_tol, first.cg_max_steps
 

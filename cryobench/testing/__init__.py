@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from cryobench.registry import Registry
-from cryobench.testing import common, masks, metrics, noises, operators, priors, solvers, sources
+from cryobench.testing import common, masks, metrics, noises, objectives, operators, priors, solvers, sources
 from cryobench.testing.rules import Rule, RuleResult, Subject, check_rule
 
 KINDS: dict[str, tuple[type[Subject], list[Rule]]] = {
@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[type[Subject], list[Rule]]] = {
     "solvers": (solvers.SolverSubject, solvers.RULES),
     "metrics": (metrics.MetricSubject, metrics.RULES),
     "sources": (sources.SourceSubject, sources.RULES),
+    "objectives": (objectives.ObjectiveSubject, objectives.RULES),
 }
 
 
@@ -79,6 +80,11 @@ def source_contract(spec: str) -> Callable[..., None]:
     return _suite("sources", spec)
 
 
+def objective_contract(spec: str) -> Callable[..., None]:
+    """A pytest suite that tests the training objective of a spec against its contract."""
+    return _suite("objectives", spec)
+
+
 def _suite(kind: str, spec: str) -> Callable[..., None]:
     import pytest
 
@@ -102,6 +108,7 @@ __all__ = [
     "mask_contract",
     "metric_contract",
     "noise_contract",
+    "objective_contract",
     "operator_contract",
     "prior_contract",
     "rules",

@@ -1,4 +1,4 @@
-"""The images of a training run, each determined by the seed and its number in the sequence."""
+"""The noisy images of `ddpm`, each determined by the seed and its number in the sequence."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
-from cryobench.core.operator import Shape
-from cryobench.core.source import Stack, size_text
+from cryobench.core import Examples, Samples, Shape
+from cryobench.core.source import size_text
 from cryobench.errors import DataError
 from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import SYMMETRIES, transformed
@@ -29,27 +28,25 @@ class Batch:
     level: torch.Tensor
 
 
-class Images:
+class Images(Samples):
     """An endless sequence of 2-D images, number 0, 1, ..., drawn with replacement from stacks in turn.
 
     The choice of an image, its symmetry operation, noise and noise level depend on (seed, number) only, so that a run
-    can be interrupted and continued on any number of processes. clean: the images without their own noise, on the scale
-    of the noisy images.
+    can be interrupted and continued on any number of processes. stacks: the images [1, H, W] of each, or the images and
+    the same without their own noise [2, H, W], which are then the sequence, on the scale of the noisy images.
     """
 
-    def __init__(
-        self, stacks: Sequence[Stack], *, seed: int, turns: bool, device: torch.device, of: str, clean: bool = False
-    ):
+    def __init__(self, stacks: Sequence[Examples], *, seed: int, turns: bool, device: torch.device, of: str):
         self.shape = _common_shape(stacks)
-        self._clean = clean
         self._stacks, self._turns, self._device = stacks, turns, device
         self._draws = RowDraws(seed, "training", of)
 
     @property
     def origins(self) -> list[dict[str, str]]:
-        """The distinct origins of the stacks that have one."""
-        known = [dict(stack.origin) for stack in self._stacks if stack.origin]
-        return [origin for i, origin in enumerate(known) if origin not in known[:i]]
+        return distinct_origins(self._stacks)
+
+    def facts(self, drawn: int) -> dict[str, object]:
+        return {"image_shape": list(self.shape), "intensity": self.intensity}
 
     def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
         """The images step * size to (step + 1) * size - 1, or a part of them; float32 on the device.
@@ -62,17 +59,17 @@ class Images:
         offset = self._draws.uniform(torch.tensor([step]), _LEVEL, 1)[0, 0]
         noise = self._draws.normal(numbers.to(self._device), _NOISE, self.shape[0] * self.shape[1], torch.float32)
         level = ((offset + places / size) % 1).to(self._device)
-        return Batch(self._read(numbers, clean=self._clean), noise.reshape(-1, 1, *self.shape), level)
+        return Batch(self._read(numbers, -1), noise.reshape(-1, 1, *self.shape), level)
 
     @cached_property
     def intensity(self) -> dict[str, float]:
         """Mean and standard deviation over pixels of the first images in [-1, 1], with their noise."""
-        images = self._read(torch.arange(MEASURED), clean=False).double()
+        images = self._read(torch.arange(MEASURED), 0).double()
         deviation = images.flatten(1).var(dim=1, correction=0).mean().sqrt()
         return {"mean": round(float(images.mean()), 4), "deviation": round(float(deviation), 4)}
 
-    def _read(self, numbers: torch.Tensor, *, clean: bool) -> torch.Tensor:
-        """These images in [-1, 1], transformed by their symmetry, [n, 1, H, W]."""
+    def _read(self, numbers: torch.Tensor, which: int) -> torch.Tensor:
+        """These images in [-1, 1], transformed by their symmetry, [n, 1, H, W]. which: of the images of an example."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
         images = torch.empty(len(numbers), *self.shape, device=self._device)
@@ -80,30 +77,12 @@ class Images:
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                noisy, target = block(stack, chosen, clean=clean)
-                images[places] = scaled(noisy, target, chosen, stack.label).to(self._device)
+                found = stack.read_block(chosen)
+                images[places] = scaled(found[:, 0], found[:, which], chosen, stack.label).to(self._device)
         if self._turns:
             kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int().tolist()
             images = torch.stack([transformed(image, kind) for image, kind in zip(images, kinds, strict=True)])
         return images.unsqueeze(1)
-
-
-def block(stack: Stack, images: Sequence[int], *, clean: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """These images of a stack, and the images to train on: the same, or those without noise. float32 [n, H, W] each.
-
-    Raises `DataError` if the clean images are unknown.
-    """
-    noisy = _tensor(stack.read_block(images))
-    if not clean:
-        return noisy, noisy
-    target = stack.clean_block(images)
-    if target is None:
-        raise DataError(f"the clean images of {stack.label} are not known; train on the images as they are")
-    return noisy, _tensor(target)
-
-
-def _tensor(block: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32))
 
 
 def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
@@ -119,12 +98,18 @@ def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], la
     return (target - low) / (high - low) * 2 - 1
 
 
-def _common_shape(stacks: Sequence[Stack]) -> Shape:
-    sizes = ", ".join(f"{stack.label} {size_text(stack.shape)}" for stack in stacks)
-    shapes = {tuple(stack.shape) for stack in stacks}
+def distinct_origins(stacks: Sequence[Examples]) -> list[dict[str, str]]:
+    """The distinct origins of the stacks that have one."""
+    known = [dict(stack.origin) for stack in stacks if stack.origin]
+    return [origin for i, origin in enumerate(known) if origin not in known[:i]]
+
+
+def _common_shape(stacks: Sequence[Examples]) -> Shape:
+    shapes = [stack.shape(0)[1:] for stack in stacks]
+    sizes = ", ".join(f"{stack.label} {size_text(shape)}" for stack, shape in zip(stacks, shapes, strict=True))
     if any(len(shape) != 2 for shape in shapes):
         raise DataError(f"a network is trained on 2-D images, got {sizes}; give other data")
-    if len(shapes) != 1:
+    if len(set(shapes)) != 1:
         raise DataError(f"the images to train on have different sizes: {sizes}; resample them to one, with size=")
-    height, width = shapes.pop()
+    height, width = shapes[0]
     return height, width

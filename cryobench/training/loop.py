@@ -1,9 +1,7 @@
-"""The training loop of an unconditional DDPM (Ho, Jain & Abbeel 2020, algorithm 1).
+"""The training loop, which is the same for every objective.
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps;    a step on || f(x_t, t) - target ||^2;    target = eps, or v
-
-Noise, levels, images and symmetries of step k depend on (seed, k) only, so a run that was killed and continued ends
-with the same weights as an uninterrupted one. Several processes (accelerate) share each batch.
+The samples of step k depend on (seed, k) only, so a run that was killed and continued ends with the same weights as an
+uninterrupted one. Several processes (accelerate) share each batch.
 """
 
 from __future__ import annotations
@@ -11,31 +9,26 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cryobench import figures
-from cryobench.core import Stack
+from cryobench.core import Examples, Objective, Samples, Stack
+from cryobench.core.kinds import check_kind
+from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError, ParameterError, TrainingError
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.registry import Registry, installed
 from cryobench.training import checkpoint, export, folder
 from cryobench.training.checkpoint import State
-from cryobench.training.images import Batch, Images
 from cryobench.training.log import Log
+from cryobench.training.preload import Kept, choose_place, place_text, reading
 from cryobench.training.processes import Processes
-from cryobench.training.settings import ARCHITECTURES, BETAS, Settings, T
-from cryobench.training.warm_start import load_weights
+from cryobench.training.settings import AUTO, DEVICE, NONE, Settings
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-_VALIDATED = 256
-"""Number of images of the validation loss: always the same images, noise and levels."""
-_SAMPLES = 16
-MIXED = (0.02, 20.0)
-"""The range of noise levels sigma_t of half the images with "mixed" levels."""
 
 
 class TrainingObserver:
@@ -51,7 +44,7 @@ class TrainingObserver:
         """A validation is done. loss: that of the averaged weights. best: the lowest so far."""
 
     def saved(self, step: int) -> None:
-        """The checkpoint and the pipeline of this step are written."""
+        """The checkpoint and the model of this step are written."""
 
     def say(self, message: str) -> None:
         """A message for the user."""
@@ -69,38 +62,42 @@ def train(
     device: torch.device,
     observer: TrainingObserver | None = None,
     stop: Callable[[], bool] = lambda: False,
+    registry: Registry | None = None,
 ) -> bool:
     """Train into a folder, or continue there. Returns whether the run is complete, False if `stop` ended it.
 
     Raises what `Training` and its `run` raise.
     """
-    return Training(settings, stacks, validation, out, device=device, observer=observer).run(stop)
+    training = Training(settings, stacks, validation, out, device=device, observer=observer, registry=registry)
+    return training.run(stop)
 
 
 class Training:
     """A run that is ready to start or to continue. Its folder is locked until `run` returns.
 
-    out: the folder, which holds a diffusers pipeline from the first checkpoint on. Files are replaced atomically.
+    out: the folder, which holds the exported model from the first checkpoint on. Files are replaced atomically.
+    registry: of the objectives, by default those that are installed.
 
     Raises `ParameterError` or `IncompatibleError` if images, network and processes do not match, and `ResultsError` if
     the folder holds another run or cannot be written.
     """
 
     def __init__(self, settings: Settings, stacks: Sequence[Stack], validation: Sequence[Stack], out: Path, *,
-                 device: torch.device, observer: TrainingObserver | None = None):  # fmt: skip
-        self.settings, self.out = settings, out
-        self.architecture = ARCHITECTURES[settings.network]
+                 device: torch.device, observer: TrainingObserver | None = None,
+                 registry: Registry | None = None):  # fmt: skip
+        self.objective, self.settings = _completed(settings, registry or installed())
+        self.out = out
         self.processes = Processes(device)
         self.device = self.processes.device
         self.observer = observer if observer is not None and self.processes.main else TrainingObserver()
         self._part = _share(settings.batch, self.processes)
         self._lock: BaseFileLock | None = None
         self._log: Log | None = None
-        self.alphas = (1 - torch.linspace(*BETAS, T, dtype=torch.float64)).cumprod(0)
         self.step, self.best, self.best_step = 0, math.inf, 0
         self.before: Mapping[str, Any] | None = None
+        self._loaded: list[Kept] = []
         with self.processes.together():
-            self.images, self.validation = self._open(stacks, validation)
+            self.samples, self.validation = self._open(stacks, validation)
         try:
             self._resume()
         except BaseException:
@@ -130,10 +127,12 @@ class Training:
             with self.processes.together():
                 if self.processes.main:
                     self._log = Log(self.out, self.step)
+                self._keep()
             self.observer.started(self.step, self.settings.steps)
             stopping = False
-            while not (self.ended or stopping):
-                stopping = self._advance(stop)
+            with reading(self._read, self.settings.steps, ahead=self.place == NONE) as self._batches:
+                while not (self.ended or stopping):
+                    stopping = self._advance(stop)
             if self.ended and self.step < self.settings.steps:
                 self.observer.say(f"stopped: {self.ended}")
             return self.ended is not None
@@ -179,52 +178,41 @@ class Training:
                              1 - s.decay(self.step))  # fmt: skip
         return value
 
-    def _batch(self) -> Batch:
+    def _read(self, step: int) -> Any:
+        """This process's share of the batch of a step."""
+        return self.samples.batch(step, self.settings.batch, self._part)
+
+    def _batch(self) -> Any:
         """This process's share of the next batch."""
         with self.processes.together():
-            return self.images.batch(self.step, self.settings.batch, self._part)
+            return self._batches(self.step)
 
-    def _losses(self, network: Any, batch: Batch) -> torch.Tensor:
-        """|| f(x_t, t) - target ||^2 / N of each image, [n] float32."""
-        t = timesteps(batch.level, self.alphas, self.settings.levels)
-        a = self.alphas.to(batch.x0.device)[t].float()[:, None, None, None]
-        x = a.sqrt() * batch.x0 + (1 - a).sqrt() * batch.noise
-        target = batch.noise
-        if self.architecture.prediction == "v_prediction":
-            target = a.sqrt() * batch.noise - (1 - a).sqrt() * batch.x0
-        unshuffled = torch.nn.functional.pixel_unshuffle
-        r = self.architecture.unshuffle
-        output = network(unshuffled(x, r), t, return_dict=False)[0]
-        return (output.float() - unshuffled(target, r)).square().mean((1, 2, 3))
+    def _losses(self, network: Any, batch: Any) -> torch.Tensor:
+        """The loss of each sample, [n]."""
+        return self.objective.losses(network, batch)
 
     @torch.no_grad()
-    def _validate(self, images: Images) -> None:
-        """Compute the loss of the averaged weights on the validation images."""
+    def _validate(self, samples: Samples) -> None:
+        """Compute the validation loss of the averaged weights, always on the same samples."""
         losses = []
-        for k in range(-(-_VALIDATED // self.settings.batch)):
+        for k in range(-(-self.objective.validated // self.settings.batch)):
             with self.processes.together():
-                batch = images.batch(k, self.settings.batch, self._part)
-            losses.append(self.processes.gathered(self._losses(self.averaged, batch)))
+                batch = samples.batch(k, self.settings.batch, self._part)
+            losses.append(self.processes.gathered(self.objective.validation_losses(self.averaged, batch)))
         loss = float(torch.cat(losses).double().mean())
         if loss < self.best:
             self.best, self.best_step = loss, self.step
         self._record("validation_loss", loss)
         self.observer.validated(self.step, loss, self.best)
 
+    @torch.no_grad()
     def _draw_samples(self) -> None:
-        if not self.processes.main:
-            return
-        draw = torch.Generator().manual_seed(0)
-        noise = torch.randn((_SAMPLES, 1, *self.images.shape), generator=draw).to(self.device)
-        model = DiffusionModel(self.averaged, self.alphas, self.architecture.prediction, device=self.device)
-        samples = model.generate(noise)[:, 0].cpu().numpy()
-        figures.sheet(
-            list(samples), titles=[""] * _SAMPLES, pixel_size=[None] * _SAMPLES,
-            path=self.out / "samples" / f"step_{self.step:06d}.png",
-        )  # fmt: skip
+        if self.processes.main:
+            path = self.out / "samples" / f"step_{self.step:06d}.png"
+            self.objective.draw(self.averaged, self.validation or self.samples, path)
 
     def _save(self) -> None:
-        """Write the checkpoint, then the pipeline with the same weights."""
+        """Write the checkpoint, then the model with the same weights."""
         self._check_weights()
         with self.processes.together():
             if self._log is not None:
@@ -246,12 +234,13 @@ class Training:
                 raise self._diverged(f"the loss of the {what} is {loss:g}")
 
     def _export(self) -> None:
-        card = export.make_card(self.settings, self.step, self.images, self.validation, self.best, self.best_step,
-                                self.before)  # fmt: skip
-        export.write_pipeline(self.averaged, self.architecture.prediction, self.out, card=card)
+        card = export.make_card(self.settings, self.objective, self.step, self.samples, self.validation, self.best,
+                                self.best_step, self.before)  # fmt: skip
+        text = export.markdown(card, self.objective.introduction(card))
+        export.write_model(self.out, self.objective.files(self.averaged), card, text)
 
     def _finish_writing(self) -> None:
-        """Write the pipeline if the run was killed between the last checkpoint and the pipeline."""
+        """Write the model if the run was killed between the last checkpoint and the model."""
         with self.processes.together():
             if self.processes.main and export.read_card(self.out).get("steps") != self.step:
                 self._export()
@@ -275,8 +264,8 @@ class Training:
         """Lock the folder and load its checkpoint, if any."""
         with self.processes.together():
             if self.processes.main:
-                self._lock = folder.claim(self.out)
-            state = folder.find_state(self.out, self.settings, self.images.shape)
+                self._lock = folder.claim(self.out, self.objective.weights)
+            state = folder.find_state(self.out, self.settings, self.samples.shape, self.objective.weights)
         self._build(state)
         with self.processes.together():
             if self.processes.mean(torch.tensor(float(self.step), device=self.device)) != self.step:
@@ -294,11 +283,9 @@ class Training:
         """Create the network, its average and the optimizer, from a checkpoint if given."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            network = self.architecture.build(self.images.shape)
+            network = self.objective.build(self.samples)
         if self.settings.warm_start and state is None:
-            self.before = load_weights(
-                network, self.settings.warm_start, self.images.shape, self.architecture.prediction
-            )
+            self.before = self.objective.initialise(network, self.settings.warm_start, self.samples)
         self.averaged = copy.deepcopy(network).to(self.device).requires_grad_(False).eval()  # pyright: ignore
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.settings.lr, weight_decay=1e-4)
         if state is not None:
@@ -306,42 +293,56 @@ class Training:
             self.averaged.load_state_dict(state.averaged)
             self.step, self.best, self.best_step = state.step, state.best, state.best_step
             self.before = state.before
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and all(p.ndim < 5 for p in network.parameters()):
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.network, self.optimizer = self.processes.accelerator.prepare(network, optimizer)
         if state is not None:
             self.optimizer.load_state_dict(state.optimizer)
 
-    def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Images, Images | None]:
-        """The training and validation images. Raises if they do not match the network or each other."""
-        s = self.settings
-        images = Images(stacks, seed=s.seed, turns=s.turns, device=self.device, of="train",
-                        clean=s.target == "clean")  # fmt: skip
-        self.architecture.check(images.shape)
+    def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Samples, Samples | None]:
+        """The training and validation samples. Raises if they do not match the network or each other."""
+        s, objective = self.settings, self.objective
+        samples = objective.samples(self._kept(stacks), seed=s.seed, device=self.device)
         if not validation:
-            return images, None
-        others = Images(validation, seed=0, turns=False, device=self.device, of="validation",
-                        clean=s.target == "clean")  # fmt: skip
-        if others.shape != images.shape:
-            (h, w), (height, width) = images.shape, others.shape
-            raise IncompatibleError(f"training images are {h} x {w}, validation images {height} x {width}; "
-                                    "resample them to one size")  # fmt: skip
+            return samples, None
+        held_out = [objective.examples(stack) for stack in validation]
+        others = objective.samples(held_out, seed=s.seed, device=self.device, held_out=True)
+        if others.shape != samples.shape:
+            raise IncompatibleError(f"training images are {size_text(samples.shape)}, validation images "
+                                    f"{size_text(others.shape)}; resample them to one size")  # fmt: skip
         both = _paths(s.data) & _paths(s.validation)
-        if both or any(origin in images.origins for origin in others.origins):
+        if both or any(origin in samples.origins for origin in others.origins):
             self.observer.warn("some images are used for both training and validation: the validation loss will not "
                                "show overfitting")  # fmt: skip
-        return images, others
+        return samples, others
+
+    def _kept(self, stacks: Sequence[Stack]) -> list[Examples]:
+        """The examples of the stacks, and where they are kept."""
+        found = [self.objective.examples(stack) for stack in stacks]
+        needed = 0 if self.settings.preload == NONE else sum(each.nbytes for each in found)
+        count = sum(map(len, found))
+        drawn = self.settings.steps * self.settings.batch * needed // max(count, 1)
+        self.place = choose_place(self.settings.preload, needed, drawn, self.device)
+        self._needed = needed
+        if self.place == NONE:
+            return found
+        where = self.device if self.place == DEVICE else torch.device("cpu")
+        self._loaded = [Kept(each, where) for each in found]
+        return list(self._loaded)
+
+    def _keep(self) -> None:
+        """Read the data that are kept in memory or on the device."""
+        if self.settings.preload == AUTO:
+            self.observer.say(place_text(self.place, self._needed))
+        for each in self._loaded:
+            each.load()
 
 
-def timesteps(position: torch.Tensor, alphas: torch.Tensor, levels: str) -> torch.Tensor:
-    """The levels t [n] for positions in (0, 1), distributed as `Settings.levels`. alphas: a_t, [T]."""
-    t = (position * len(alphas)).long()
-    if levels == "mixed":
-        low, high = MIXED
-        sigmas = ((1 - alphas) / alphas).sqrt().to(position.device)
-        sigma = low * (high / low) ** (2 * position.double() - 1)
-        t = torch.where(position < 0.5, (2 * position * len(alphas)).long(), torch.searchsorted(sigmas, sigma))
-    return t.clamp_max(len(alphas) - 1)
+def _completed(settings: Settings, registry: Registry) -> tuple[Objective, Settings]:
+    """The objective of a run, and the settings with all of its parameters. Raises the errors of an invalid spec."""
+    objective = registry.make("objectives", settings.objective)
+    check_kind("objectives", settings.objective, objective)
+    return objective, replace(settings, objective=str(registry.spec_of(objective, full=True)))
 
 
 def _share(batch: int, processes: Processes) -> slice:

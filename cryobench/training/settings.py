@@ -1,101 +1,39 @@
-"""The settings of a training run, and the network architectures."""
+"""The settings of a training run, whatever its objective."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from cryobench.core import Shape
-from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.errors import ParameterError
+from cryobench.spec import Spec
 
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
-T = 1000
-"""Noise levels."""
-BETAS = (1e-4, 0.02)
-"""The first and last of the T variances beta_t, evenly spaced (Ho, Jain & Abbeel 2020, section 4)."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network architecture.
-
-    channels: of each level. blocks: residual blocks per level. attention: levels with attention. unshuffle: factor of
-    the pixel-unshuffling before the network. groups: of the group normalisation. side: of the images, None for any.
-    """
-
-    channels: tuple[int, ...]
-    blocks: int
-    attention: tuple[int, ...] = ()
-    unshuffle: int = 1
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
-    groups: int = 32
-    side: int | None = None
-
-    def check(self, shape: Shape) -> None:
-        """Raise `IncompatibleError` for images of a shape that the network does not support."""
-        if self.side is not None and shape != (self.side, self.side):
-            raise IncompatibleError(
-                f"the network is for images of {self.side} x {self.side}, got {shape[0]} x {shape[1]}; resample them "
-                f"to {self.side}, or choose another --network"
-            )
-        step = self.unshuffle * 2 ** (len(self.channels) - 1)
-        if shape[0] != shape[1] or shape[0] % step:
-            raise IncompatibleError(
-                f"the network needs square images whose side is a multiple of {step}, got {shape[0]} x {shape[1]}; "
-                f"resample them to {max(step, round(shape[0] / step) * step)}, or choose another --network"
-            )
-
-    def build(self, shape: Shape) -> UNet2DModel:
-        """The network for images of this shape, with random weights from torch's global generator."""
-        from diffusers.models.unets.unet_2d import UNet2DModel
-
-        self.check(shape)
-        levels, planes = len(self.channels), self.unshuffle**2
-        down = ["AttnDownBlock2D" if level in self.attention else "DownBlock2D" for level in range(levels)]
-        up = ["AttnUpBlock2D" if level in self.attention else "UpBlock2D" for level in reversed(range(levels))]
-        return UNet2DModel(
-            sample_size=shape[0] // self.unshuffle,
-            in_channels=planes,
-            out_channels=planes,
-            layers_per_block=self.blocks,
-            block_out_channels=self.channels,
-            down_block_types=tuple(down),
-            up_block_types=tuple(up),
-            norm_num_groups=self.groups,
-        )
-
-
-_CRYOSENSE = Architecture(channels=(128, 128, 256, 256, 512, 512), blocks=2, attention=(4,))
-ARCHITECTURES = {
-    "tiny": Architecture(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
-    "small": Architecture(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
-    "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
-    "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
-}
-"""tiny: for trials and tests. small: the network of the packaged prior. The others: the networks of CryoSENSE."""
+AUTO, NONE, RAM, DEVICE = "auto", "none", "ram", "device"
+PRELOADS = (AUTO, NONE, RAM, DEVICE)
+"""Where the data of a run are kept: read when needed, all in memory, all on the device; auto chooses by their size."""
+_DDPM = {"turns": True, "target": "images", "levels": "uniform"}
+"""Parameters of `ddpm` that were settings, with their defaults."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """A training run. On a CPU the final weights depend on these settings and the images only.
 
-    data, validation: source specs. network: a key of `ARCHITECTURES`. warm_start: the prior that gives the initial
-    weights, embedded, a folder or hf:OWNER/NAME; "" for random weights. steps: updates of the weights. batch: images
-    per step, over all processes. lr: peak learning rate of AdamW, reached after `warmup` steps, with cosine decay to 0
-    at the last step. ema: decay of the averaged weights, which are the result. clip: maximum norm of the gradient.
-    turns: rotate by multiples of 90 degrees and flip images at random. target: the noisy "images", or the "clean" ones
-    on the scale of the noisy ones. levels: distribution of noise levels, "uniform" in t, or "mixed", half the images
-    uniform in t and half uniform in log sigma_t between 0.02 and 20. patience: stop when the validation loss has not
-    decreased for this number of steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps.
+    data, validation: source specs. objective: the spec of the training objective, with all of its parameters where runs
+    are compared. warm_start: the model that gives the initial weights, as the objective names it; "" for random
+    weights. steps: updates of the weights. batch: samples per step, over all processes. lr: peak learning rate of
+    AdamW, reached after `warmup` steps, with cosine decay to 0 at the last step. ema: decay of the averaged weights,
+    which are the result. clip: maximum norm of the gradient. patience: stop when the validation loss has not decreased
+    for this number of steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps. preload: where the
+    data are kept, one of `PRELOADS`.
     """
 
     data: tuple[str, ...]
     validation: tuple[str, ...] = ()
-    network: str = "small"
+    objective: str = "ddpm"
     warm_start: str = ""
     steps: int = 20_000
     batch: int = 16
@@ -103,26 +41,21 @@ class Settings:
     warmup: int = 500
     ema: float = 0.999
     clip: float = 1.0
-    turns: bool = True
-    target: str = "images"
-    levels: str = "uniform"
     patience: int = 0
     seed: int = 0
     validate_every: int = 500
     sample_every: int = 2000
     checkpoint_every: int = 500
+    preload: str = AUTO
 
     def __post_init__(self) -> None:
-        if self.network not in ARCHITECTURES:
-            raise ParameterError(f"unknown network {self.network!r}; expected one of {', '.join(ARCHITECTURES)}")
         minimum = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,
                  "checkpoint_every": 1}  # fmt: skip
         for name, bound in minimum.items():
             if getattr(self, name) < bound:
                 raise ParameterError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        for name, known in (("target", ("images", "clean")), ("levels", ("uniform", "mixed"))):
-            if getattr(self, name) not in known:
-                raise ParameterError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        if self.preload not in PRELOADS:
+            raise ParameterError(f"preload must be one of {', '.join(PRELOADS)}, got {self.preload!r}")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ParameterError(f"{name} must be positive, got {getattr(self, name):g}")
@@ -146,7 +79,7 @@ class Settings:
 
     def differences(self, other: Settings) -> list[str]:
         """The names of differing settings that must agree to continue a run: all but durations, rate and intervals."""
-        free = {"steps", "lr", "patience", "validate_every", "sample_every", "checkpoint_every"}
+        free = {"steps", "lr", "patience", "validate_every", "sample_every", "checkpoint_every", "preload"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in free]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
@@ -156,9 +89,13 @@ class Settings:
                 for name, value in dataclasses.asdict(self).items()}  # fmt: skip
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """The inverse of `to_dict`; also reads `preset`, the former name of `network`."""
-        typed: dict[str, Any] = {"network" if name == "preset" else name:
-                                 tuple(value) if isinstance(value, list) else value
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """The inverse of `to_dict`; also reads runs of `ddpm` from before there were other objectives."""
+        typed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
                                  for name, value in values.items()}  # fmt: skip
+        if "objective" not in typed:
+            network = typed.pop("preset", None) or typed.pop("network", "small")
+            parameters = {name: typed.pop(name, default) for name, default in _DDPM.items()}
+            given = tuple((name, str(value).lower()) for name, value in parameters.items())
+            typed["objective"] = str(Spec("ddpm", network, given))
         return cls(**typed)

@@ -11,6 +11,7 @@ import pytest
 from cryobench.training import loop
 from cryobench.training.checkpoint import State
 from cryobench.training.images import Images
+from cryobench.training.objectives import ddpm
 
 SMALL = ("--network", "tiny", "--steps", 4, "--batch", 2, "--warmup", 1, "--checkpoint-every", 2)
 
@@ -27,12 +28,12 @@ def test_help_lists_every_setting(cli):
 
 
 def test_a_finished_run_is_left_unchanged(cli, blobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_SAMPLES", 2)
+    monkeypatch.setattr(ddpm, "SHOWN", 2)
     code, out, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
     assert (code, out) == (0, "")
     assert "training for 4 steps" in err
     assert "step 2 of 4: saved; mean loss of the last 2 steps" in err
-    assert "the prior is in prior; use it as prior=./prior" in err
+    assert "the model is in prior; use it as prior=./prior" in err
     assert (tmp_path / "prior" / "samples" / "step_000004.png").exists()
     written = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "prior").rglob("*"))]
     code, _, err = cli("train", "--data", blobs, "--out", "prior", *SMALL)
@@ -113,7 +114,7 @@ def test_an_invalid_request_gives_one_line_and_exit_code_2(cli, blobs, tmp_path,
 
 def test_the_same_images_for_training_and_validation_give_a_warning(cli, blobs, monkeypatch):
     monkeypatch.setattr(loop.Training, "_draw_samples", lambda self: None)
-    monkeypatch.setattr(loop, "_VALIDATED", 2)
+    monkeypatch.setattr(ddpm.Ddpm, "validated", 2)
     _, _, err = cli("train", "--data", blobs, "--validation", "./blobs.npy", "--out", "prior", *SMALL, "--quiet")
     assert err.startswith("warning: some images are used for both training and validation")
     assert err.count("\n") == 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
-from cryobench.numerics.philox import RowDraws, philox
+from cryobench.numerics.philox import RowDraws, philox, pixel_fractions
 
 ROWS = torch.arange(64)
 
@@ -54,3 +55,14 @@ def test_a_gpu_draws_the_same():
     draws = RowDraws("test", 0)
     torch.testing.assert_close(draws.uniform(ROWS.cuda(), 0, 100).cpu(), draws.uniform(ROWS, 0, 100), rtol=0, atol=0)
     torch.testing.assert_close(draws.normal(ROWS.cuda(), 0, 100).cpu(), draws.normal(ROWS, 0, 100))
+
+
+def test_fractions_of_pixels():
+    """Uniform; each of key, row and purpose gives others; a larger image starts with the same."""
+    made = pixel_fractions(7, 1, 2, (300, 400))
+    assert kstest(made.ravel(), "uniform").pvalue > 1e-3
+    assert 0 < made.min() < 1e-4 < 1 - 1e-4 < made.max() < 1
+    assert abs(np.corrcoef(made[:, :-1].ravel(), made[:, 1:].ravel())[0, 1]) < 0.015
+    np.testing.assert_array_equal(pixel_fractions(7, 1, 2, (100, 400)), made[:100])
+    for other in ((8, 1, 2), (7, 2, 2), (7, 1, 3)):
+        assert abs(np.corrcoef(pixel_fractions(*other, (300, 400)).ravel(), made.ravel())[0, 1]) < 0.015

@@ -18,10 +18,12 @@ from cryobench.core import (
     Metric,
     NoiseModel,
     Noisy,
+    Objective,
     OperatorRecipe,
     PixelMask,
     Prior,
     Reconstruction,
+    Samples,
     Solver,
     Source,
     Stack,
@@ -31,6 +33,8 @@ from cryobench.errors import DataError, IncompatibleError
 from cryobench.priors.dct import DctSparsity
 from cryobench.priors.diffusion import Diffusion
 from cryobench.rng import generator
+from cryobench.training.examples import StackExamples
+from cryobench.training.export import write_weights
 
 
 @dataclass(frozen=True)
@@ -449,3 +453,57 @@ class ToyStack(Stack):
 
     def clean(self, index):
         return self.images[index].mean(keepdims=True) if self.broken == "clean" else self.images[index]
+
+
+class ToySamples(Samples):
+    def __init__(self, examples, seed, broken):
+        self._examples, self._seed, self._broken = examples, seed, broken
+        self.shape = examples.shape(0)[1:]
+        self._drawn = 0
+
+    @property
+    def origins(self):
+        return []
+
+    def batch(self, step, size, part=slice(None)):
+        self._drawn += 1
+        if self._broken == "global_state":
+            random.random()
+        numbers = list(range(step * size, step * size + size))
+        key = self._drawn if self._broken == "repeatable" else 0
+        read = [self._examples.read(int(generator("toy", self._seed, key, n).initial_seed() % 3)) for n in numbers]
+        return torch.stack(read)[slice(None) if self._broken == "divisible" else part]
+
+
+@dataclass(frozen=True)
+class ToyObjective(Objective):
+    """A linear network that reproduces its input."""
+
+    weights = "model.safetensors"
+    usage = "use it nowhere"
+
+    broken: str = ""
+
+    def examples(self, stack):
+        return StackExamples(stack)
+
+    def samples(self, examples, *, seed, device, held_out=False):
+        if min(examples[0].shape(0)[1:]) < 3:
+            raise IndexError if self.broken == "refuses" else DataError("these images are too small; give larger ones")
+        return None if self.broken == "gives_samples" else ToySamples(examples[0], seed, self.broken)
+
+    def build(self, samples):
+        return torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def losses(self, network, batch):
+        error = (network(batch) - batch).square()
+        if self.broken == "has_gradient":
+            error = 0 * error
+        return error.mean() if self.broken == "one_loss_each" else error.mean((1, 2, 3))
+
+    def files(self, network):
+        name = "other" if self.broken == "writes_files" else self.weights
+        return {name: lambda path: write_weights(network, path)}
+
+    def introduction(self, card):
+        return "# A toy"

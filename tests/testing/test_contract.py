@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import EntryPoint, entry_points
 
 import mrcfile
 import numpy as np
 import pytest
 from networks import pipeline, unet
+from safetensors.torch import save_file
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
+from cryobench.networks.files import CONFIG, WEIGHTS, config_values
+from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
 from cryobench.testing import common, examine, rules
@@ -33,6 +37,7 @@ TOYS = {
     "priors": ("ToyPrior", "ToyDiffusion"),
     "metrics": ("ToyMetric",),
     "sources": ("ToySource",),
+    "objectives": ("ToyObjective",),
 }
 BUILT_IN = {
     "operators": {
@@ -40,11 +45,16 @@ BUILT_IN = {
         "fourier": "fourier:0.5",
         "composed": "sumpool:2@ctf",
     },
-    "priors": {"diffusion": "diffusion:{network}"},
-    "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
+    "priors": {"diffusion": "diffusion:{network}", "denoiser": "denoiser:{denoiser}"},
+    "sources": {
+        "file": "file:{images}",
+        "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
+        "volume": "volume:{volume}",
+    },
+    "objectives": {"ddpm": "{}:tiny"} | dict.fromkeys(("noise2noise", "supervised"), "{}:patch=16"),
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
-    | {"tiled": "{}:tikhonov,tile=12,overlap=4"}
+    | {"tiled": "{}:tikhonov,tile=12,overlap=4", "n2n": "{}:model={denoiser}"}
     | dict.fromkeys(
         ("cryosense", "daps", "ddnm", "diffpir", "dmplug", "dps", "hqs", "pigdm"), "{}:steps=2,prior={network}"
     ),
@@ -80,7 +90,17 @@ def files(tmp_path_factory) -> dict[str, str]:
         map.set_volume()
         map.voxel_size = 2.0
     network = pipeline(folder / "model", unet(sample_size=32))
-    return {"network": str(network), "images": f"{folder}/images.npy", "volume": f"{folder}/map.mrc"}
+    denoiser = folder / "denoiser"
+    denoiser.mkdir()
+    small = UNet(UNetConfig((4, 8)))
+    save_file(small.state_dict(), denoiser / WEIGHTS)
+    (denoiser / CONFIG).write_text(json.dumps(config_values(small.config)))
+    return {
+        "network": str(network),
+        "denoiser": str(denoiser),
+        "images": f"{folder}/images.npy",
+        "volume": f"{folder}/map.mrc",
+    }
 
 
 def built_in() -> list[tuple[str, str]]:
@@ -95,7 +115,7 @@ def built_in() -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "spec"), built_in())
 def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, files):
-    allowed = UNTRAINED if "{network}" in spec else set()
+    allowed = UNTRAINED if "{network}" in spec or "{denoiser}" in spec else set()
     assert broken(kind, spec.format(**files), registry).keys() <= allowed
 
 

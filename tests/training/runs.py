@@ -20,6 +20,7 @@ from cryobench.training.checkpoint import State
 from cryobench.training.settings import Settings
 
 CPU = torch.device("cpu")
+TINY = "ddpm:tiny,turns=true,target=images,levels=uniform"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Run:
     validation: Path | None = None
 
     def settings(self, **changed: Any) -> Settings:
-        small = {"network": "tiny", "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
+        small = {"objective": TINY, "steps": 8, "batch": 4, "warmup": 2, "lr": 1e-3, "checkpoint_every": 3}
         validation = () if self.validation is None else (str(self.validation),)
         return Settings(data=(str(self.data),), validation=validation, **small | changed)
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command(run, out, **changed) -> list[str]:
     settings = run.settings(**changed)
-    given = ("network", "steps", "batch", "warmup", "lr", "checkpoint_every")
+    given = ("objective", "steps", "batch", "warmup", "lr", "checkpoint_every")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in given]
     return ["train", "--data", str(run.data), "--out", str(out), "--sample-every=1000", *options]
 
@@ -76,7 +76,7 @@ def test_accelerate_launch_trains_the_network_of_one_process(run, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the prior is in") == 1  # only the first process reports
+    assert done.stderr.count("the model is in") == 1  # only the first process reports
     two = State.load(tmp_path / "two")
     assert one is not None
     assert two is not None

@@ -17,6 +17,7 @@ from runs import assert_same, forked
 from cryobench.errors import CryobenchError, ResultsError
 from cryobench.training import checkpoint, export, log, loop
 from cryobench.training.checkpoint import State
+from cryobench.training.objectives import pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +70,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_uninterrupted_
     assert (out / log.NAME).read_text() == (tmp_path / "whole" / log.NAME).read_text(), killed_at
     names = set(files(tmp_path / "whole"))
     assert set(files(out)) == names, f"{killed_at}: partial files of the killed run are left"
-    weights = f"unet/{export.WEIGHTS}"
+    weights = pipeline.WEIGHTS
     assert files(out)[weights] == files(tmp_path / "whole")[weights]
 
 
@@ -105,7 +106,7 @@ def test_a_run_killed_before_writing_its_pipeline_writes_it_later(run, tmp_path,
     assert not (out / "model_index.json").exists()
     run(out)
     assert files(out).keys() == files(tmp_path / "whole").keys()
-    weights = f"unet/{export.WEIGHTS}"
+    weights = pipeline.WEIGHTS
     assert files(out)[weights] == files(tmp_path / "whole")[weights]
     assert export.read_card(out)["steps"] == 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from cryobench.priors.diffusion import Diffusion
 from cryobench.training import export, loop
 from cryobench.training.checkpoint import State
+from cryobench.training.objectives import ddpm, pipeline
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_diffusers_loads_the_folder_as_the_same_network(folder):
 def test_the_weights_are_the_averaged_weights_of_the_checkpoint(folder):
     state = State.load(folder)
     assert state is not None
-    weights = load_file(folder / "unet" / export.WEIGHTS)
+    weights = load_file(folder / pipeline.WEIGHTS)
     assert weights.keys() == state.averaged.keys()
     assert all(torch.equal(weights[name], state.averaged[name]) for name in weights)
     assert any(not torch.equal(weights[name], state.network[name]) for name in weights)
@@ -46,7 +48,8 @@ def test_the_weights_are_the_averaged_weights_of_the_checkpoint(folder):
 
 def test_the_card_lists_data_seed_steps_and_versions(folder, run):
     card = json.loads((folder / "cryobench.json").read_text())
-    assert card["settings"] == run.settings(seed=5).to_dict()
+    of_ddpm = {"network": "tiny", "turns": True, "target": "images", "levels": "uniform"}
+    assert card["settings"] == run.settings(seed=5).to_dict() | of_ddpm
     assert (card["image_shape"], card["steps"]) == ([32, 32], 8)
     assert {"python", "torch", "diffusers", "accelerate", "cryobench"} <= card["versions"].keys()
     text = (folder / "README.md").read_text()
@@ -76,7 +79,7 @@ def test_weights_are_renamed_before_the_card_that_describes_them(run, tmp_path, 
 
     monkeypatch.setattr(export, "whole_file", recording)
     run(tmp_path / "out", steps=1)
-    assert placed[-3:] == [export.WEIGHTS, "cryobench.json", "README.md"]
+    assert placed[-3:] == [Path(pipeline.WEIGHTS).name, "cryobench.json", "README.md"]
     assert set(placed[:-3]) == {"config.json", "scheduler_config.json", "model_index.json"}
 
 
@@ -84,7 +87,7 @@ def test_samples_are_drawn_from_the_averaged_weights(run, tmp_path, monkeypatch)
     import matplotlib.image
 
     monkeypatch.undo()  # the fixture disables samples
-    monkeypatch.setattr(loop, "_SAMPLES", 4)
+    monkeypatch.setattr(ddpm, "SHOWN", 4)
     run(tmp_path / "out", steps=2)
     sheet = matplotlib.image.imread(tmp_path / "out" / "samples" / "step_000002.png")
     assert sheet.std() > 0.05

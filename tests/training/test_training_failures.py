@@ -12,8 +12,9 @@ import torch
 from runs import assert_same, forked
 
 from cryobench.errors import CryobenchError, DataError, ResultsError, TrainingError
-from cryobench.training import checkpoint, export, loop
+from cryobench.training import checkpoint, loop
 from cryobench.training.checkpoint import State
+from cryobench.training.objectives import pipeline
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -94,9 +95,9 @@ def test_a_full_disk_keeps_the_previous_pipeline(run, tmp_path):
     before = contents(tmp_path / "out")
     training = run.training(tmp_path / "out", steps=4)
     torch.nn.init.zeros_(next(training.averaged.parameters()))
-    size = len(before[f"unet/{export.WEIGHTS}"])
+    size = len(before[pipeline.WEIGHTS])
     error = error_with_limited_files(size // 2, training._export, tmp_path / "output.txt")
-    assert "the pipeline cannot be written" in error
+    assert "the model cannot be written" in error
     assert contents(tmp_path / "out") == before
     training._export()
     assert contents(tmp_path / "out") != before

@@ -13,14 +13,17 @@ from cryobench.io.scaling import minmax
 from cryobench.numerics.symmetry import transformed
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.stacks import File
+from cryobench.training.examples import StackExamples
 from cryobench.training.images import Images, scaled
-from cryobench.training.loop import timesteps
+from cryobench.training.objectives.ddpm import timesteps
 
 CPU = torch.device("cpu")
 
 
 def images(*paths, seed=3, turns=True):
-    return Images([File(str(path)).open() for path in paths], seed=seed, turns=turns, device=CPU, of="train")
+    return Images(
+        [StackExamples(File(str(path)).open()) for path in paths], seed=seed, turns=turns, device=CPU, of="train"
+    )
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
@@ -75,7 +78,7 @@ def test_levels_are_uniform_in_t_or_half_of_them_in_the_logarithm_of_sigma():
 def test_clean_targets_are_on_the_scale_of_their_noisy_images():
     stack = Simulate("3mht", snr=0.5, size=32, count=64).open()
     noisy, clean = (
-        Images([stack], seed=3, turns=False, device=CPU, of="train", clean=target).batch(0, 8).x0
+        Images([StackExamples(stack, clean=target)], seed=3, turns=False, device=CPU, of="train").batch(0, 8).x0
         for target in (False, True)
     )
     # what lies between is white noise: its mean is nothing beside its deviation, of which the structure has less
@@ -93,9 +96,9 @@ def test_clean_targets_are_on_the_scale_of_their_noisy_images():
 
 
 def test_clean_targets_that_are_not_known_are_refused(blobs):
-    stack = File(str(blobs)).open()
+    stack = StackExamples(File(str(blobs)).open(), clean=True)
     with pytest.raises(DataError, match=r"the clean images of .* are not known; train on the images as they are"):
-        Images([stack], seed=0, turns=False, device=CPU, of="train", clean=True).batch(0, 1)
+        Images([stack], seed=0, turns=False, device=CPU, of="train").batch(0, 1)
 
 
 def test_noise_is_standard_normal(blobs):
@@ -149,7 +152,7 @@ def test_volumes_are_refused(blobs):
     stack = File(str(blobs)).open()
     stack.__class__ = type("Volumes", (type(stack),), {"shape": (4, 32, 32)})
     with pytest.raises(DataError, match=r"trained on 2-D images, got blobs.npy 4 x 32 x 32; give other data"):
-        Images([stack], seed=0, turns=False, device=CPU, of="train")
+        Images([StackExamples(stack)], seed=0, turns=False, device=CPU, of="train")
 
 
 def test_stacks_of_different_sizes_are_refused(tmp_path, blobs):

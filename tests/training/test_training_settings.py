@@ -11,7 +11,9 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from cryobench.errors import IncompatibleError, ParameterError
-from cryobench.training.settings import ARCHITECTURES, Settings
+from cryobench.registry import installed
+from cryobench.training.objectives.architectures import ARCHITECTURES
+from cryobench.training.settings import Settings
 
 
 def settings(**given) -> Settings:
@@ -43,20 +45,23 @@ def test_the_decay_of_the_average_is_that_of_diffusers_after_its_first_step():
 
 
 def test_settings_survive_a_checkpoint_and_older_checkpoints_are_read():
-    ours = settings(validation=("b.npy",), patience=7, turns=False)
+    ours = settings(validation=("b.npy",), patience=7, objective="noise2noise:patch=64")
     assert Settings.from_dict(ours.to_dict()) == ours
-    old = {name: value for name, value in ours.to_dict().items() if name != "turns"}
-    assert Settings.from_dict(old) == dataclasses.replace(ours, turns=True)
-    renamed = {"preset" if name == "network" else name: value for name, value in ours.to_dict().items()}
-    assert Settings.from_dict(renamed) == ours
+    plain = {name: value for name, value in ours.to_dict().items() if name not in ("objective", "preload")}
+    for old, spec in (({"network": "tiny", "turns": False, "target": "clean", "levels": "mixed"},
+                       "ddpm:tiny,turns=false,target=clean,levels=mixed"),
+                      ({"preset": "small", "target": "images"}, "ddpm")):  # fmt: skip
+        full = str(installed().spec_of(installed().make("objectives", spec), full=True))
+        assert Settings.from_dict(plain | old) == dataclasses.replace(ours, objective=full)
 
 
 def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
     ours = settings(validation=("b.npy",))
-    free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1}
+    free = {"steps": 5, "lr": 1.0, "patience": 9, "validate_every": 1, "sample_every": 1, "checkpoint_every": 1,
+            "preload": "ram"}  # fmt: skip
     assert ours.differences(dataclasses.replace(ours, **free)) == []
-    fixed = {"data": ("c.npy",), "validation": (), "network": "tiny", "batch": 1, "warmup": 1, "ema": 0.5, "clip": 2.0,
-             "turns": False, "target": "clean", "levels": "mixed", "seed": 1, "warm_start": "embedded"}  # fmt: skip
+    fixed = {"data": ("c.npy",), "validation": (), "objective": "ddpm:tiny", "batch": 1, "warmup": 1, "ema": 0.5,
+             "clip": 2.0, "seed": 1, "warm_start": "embedded"}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
     assert set(free) | set(fixed) == {field.name for field in dataclasses.fields(Settings)}
@@ -65,14 +70,12 @@ def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"network": "huge"}, "unknown network 'huge'; expected one of tiny, small, cryosense-128, cryosense-256"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0"),
         ({"lr": float("nan")}, "lr must be positive, got nan"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\), got 1"),
-        ({"target": "noise"}, "target must be images or clean, got 'noise'"),
-        ({"levels": "few"}, "levels must be uniform or mixed, got 'few'"),
+        ({"preload": "disk"}, "preload must be one of auto, none, ram, device, got 'disk'"),
         ({"data": ()}, "at least one source of images, got none; give --data"),
         ({"patience": 5}, "patience=5 requires a validation loss; give --validation"),
     ],

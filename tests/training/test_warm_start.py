@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from cryobench.errors import DataError, IncompatibleError
 from cryobench.priors.diffusion import Diffusion
 from cryobench.training import export
+from cryobench.training.objectives import pipeline
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def first(run, tmp_path):
 
 def test_a_run_starts_from_the_weights_of_the_prior(run, first, tmp_path):
     training = run.training(tmp_path / "second", warm_start=str(first))
-    weights = load_file(first / "unet" / export.WEIGHTS)
+    weights = load_file(first / pipeline.WEIGHTS)
     for network in (training.network, training.averaged):
         assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
     assert (training.step, training.optimizer.state_dict()["state"]) == (0, {})

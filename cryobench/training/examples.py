@@ -1,0 +1,76 @@
+"""The examples of a stack: its images, with the same without noise if they are wanted, or the halves of micrographs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cryobench.core import Examples, Pairs, Shape, Stack, Window
+from cryobench.errors import DataError
+
+
+class StackExamples(Examples):
+    """The images of a stack, [1, *S]; clean: each with the image without noise, [2, *S].
+
+    A stack is read by one thread at a time. Raises `DataError` when an image without noise is unknown.
+    """
+
+    def __init__(self, stack: Stack, *, clean: bool = False):
+        self.label, self.origin = stack.label, stack.origin
+        self._stack, self._clean, self._lock = stack, clean, threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def shape(self, index: int) -> Shape:
+        return (1 + self._clean, *self._stack.shape)
+
+    def read(self, index: int, window: Window | None = None) -> torch.Tensor:
+        image = self.read_block([index])[0]
+        return image if window is None else image[(slice(None), *window)]
+
+    def read_block(self, indices: Sequence[int]) -> torch.Tensor:
+        with self._lock:
+            images = [self._stack.read_block(indices)]
+            if self._clean:
+                clean = self._stack.clean_block(indices)
+                if clean is None:
+                    raise DataError(f"the clean images of {self.label} are not known; train on the images as they are")
+                images.append(clean)
+        return torch.from_numpy(np.stack(images, axis=1, dtype=np.float32))
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * 4 * int(np.prod(self.shape(0), dtype=object))
+
+
+class PairExamples(Examples):
+    """Both halves of micrographs, [2, H, W]. Raises `DataError` for a stack without pairs."""
+
+    def __init__(self, stack: Stack):
+        pairs = stack.pairs
+        if pairs is None:
+            raise DataError(
+                f"{stack.label} has one image of each specimen; training without truth needs two with independent "
+                "noise: give micrographs in two halves"
+            )
+        self.label, self.origin = pairs.label, stack.origin
+        self._pairs: Pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def shape(self, index: int) -> Shape:
+        return (2, *self._pairs.shape(index))
+
+    def read(self, index: int, window: Window | None = None) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self._pairs.read(index, window), dtype=np.float32))
+
+    def name(self, index: int) -> str:
+        return f"micrograph {self._pairs.name(index)} of {self.label}"
+
+    def digests(self, index: int) -> Sequence[str]:
+        return self._pairs.digests(index)
