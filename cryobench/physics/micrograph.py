@@ -32,7 +32,7 @@ ICE_VOLTS = 4.53
 0.93 g/cm^3."""
 DISPLACED = {1: 5.15, 6: 16.44, 7: 2.49, 8: 9.13, 15: 5.73, 16: 19.86}
 """Volume of water in Å^3 that an atom displaces, by atomic number (Svergun, Barberato & Koch 1995, J. Appl. Cryst.
-28:768)."""
+28:768; that of phosphorus is an assumption)."""
 _OTHER_DISPLACED = 10.0
 """Å^3, for the other elements, which are few (an assumption)."""
 _TOLERANCE = 1e-4

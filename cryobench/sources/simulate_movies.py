@@ -34,7 +34,7 @@ from cryobench.numerics.philox import RowDraws, pixel_fractions
 from cryobench.physics.ctf import CtfParameters, transfer
 from cryobench.physics.detector import log_normal, mtf, poisson
 from cryobench.physics.micrograph import ice_amplitude, interaction_constant, projected_potential
-from cryobench.physics.projection import euler_angles, matrices, shift_phase
+from cryobench.physics.projection import euler_angles, matrices
 from cryobench.rng import digest
 from cryobench.sources.simulate import microscope
 from cryobench.sources.structures import Atoms, Split, names_of, read_structure
@@ -179,9 +179,9 @@ class Specimen:
     micrograph's first [n, 2], also outside it.
     """
 
-    with_ice: torch.Tensor
-    particles: torch.Tensor
-    drift: torch.Tensor
+    with_ice: np.ndarray
+    particles: np.ndarray
+    drift: np.ndarray
     rot: torch.Tensor
     tilt: torch.Tensor
     psi: torch.Tensor
@@ -191,7 +191,8 @@ class Specimen:
 class _Kind:
     """The micrographs of one structure. The field is wider than a micrograph, so that the micrograph is not periodic.
 
-    before: pixels of the field before those of the micrograph. area: in Å^2.
+    side: of the field, pixels. before: pixels of it before those of the micrograph. number: of particles in the field.
+    response: -2 sigma_e MTF, [side, side // 2 + 1].
     """
 
     def __init__(self, atoms: Atoms, recipe: SimulateMovies):
@@ -227,6 +228,9 @@ class SimulatedMicrographs(Stack):
         kept = max(1, _KEPT_BYTES // (3 * 4 * recipe.size**2))
         self._micrograph = lru_cache(kept)(self._computed)
         self.specimen = lru_cache(1)(self._specimen)
+
+    def __reduce__(self) -> tuple[type[SimulatedMicrographs], tuple[SimulateMovies]]:
+        return SimulatedMicrographs, (self.recipe,)
 
     def __len__(self) -> int:
         return self.recipe.count
@@ -274,10 +278,11 @@ class SimulatedMicrographs(Stack):
         self.check(index)
         specimen, r = self.specimen(index), self.recipe
         contrast = specimen.with_ice if truth == "ice" else specimen.particles
-        side = self._kind(index).side
+        phase = np.zeros(contrast.shape, np.complex64)
+        for at in specimen.drift:
+            phase += _phase(self._kind(index).side, at) / r.groups
         # the first half has `ratio` frames of each group
-        moved = sum(shift_phase(side, at[None])[0] for at in specimen.drift) / r.groups
-        return np.float32(r.ratio * r.groups * r.counts) * (1 + self._image(index, contrast * moved))
+        return np.float32(r.ratio * r.groups * r.counts) * (1 + self._image(index, contrast * phase))
 
     def frames(self, index: int) -> Iterator[np.ndarray]:
         """The raw frames of micrograph `index`, without gain correction, uint16 [H, W] each.
@@ -287,7 +292,7 @@ class SimulatedMicrographs(Stack):
         self.check(index)
         r, kind, specimen = self.recipe, self._kind(index), self.specimen(index)
         for group, at in enumerate(specimen.drift):
-            image = self._image(index, specimen.with_ice * shift_phase(kind.side, at[None])[0])
+            image = self._image(index, specimen.with_ice * _phase(kind.side, at))
             if image.min() < -1:
                 raise DataError(
                     f"the contrast of micrograph {index} of {self.label} falls to {image.min():.3g}, below -1; the "
@@ -324,18 +329,17 @@ class SimulatedMicrographs(Stack):
 
     def _detector(self, purpose: int) -> np.ndarray:
         """Standard normal numbers, a pixel each, [H, W]."""
-        return (
-            self._detector_draws.normal(torch.zeros(1), purpose, math.prod(self.shape))[0].reshape(self.shape).numpy()
-        )
+        normal = self._detector_draws.normal(torch.zeros(1), purpose, math.prod(self.shape))
+        return normal.reshape(self.shape).numpy()
 
     def _kind(self, index: int) -> _Kind:
         return self._kinds[index % len(self._kinds)]
 
-    def _image(self, index: int, spectrum: torch.Tensor) -> np.ndarray:
+    def _image(self, index: int, spectrum: np.ndarray) -> np.ndarray:
         """The micrograph's part of a field, float32 [H, W]."""
         kind = self._kind(index)
         part = slice(kind.before, kind.before + self.recipe.size)
-        return irfftn(spectrum, kind.shape)[part, part].numpy()
+        return irfftn(torch.from_numpy(spectrum), kind.shape)[part, part].numpy()
 
     def _specimen(self, index: int) -> Specimen:
         self.check(index)
@@ -352,9 +356,9 @@ class SimulatedMicrographs(Stack):
         # the way that remains at the first frame of each group
         remaining = r.drift * torch.exp(-(r.ratio + 1) * torch.arange(r.groups).double() / r.drift_frames)
         return Specimen(
-            with_ice=response * (potential + ice),
-            particles=response * potential,
-            drift=remaining[:, None] / r.pixel_size * torch.cat([angle.cos(), angle.sin()]),
+            with_ice=(response * (potential + ice)).numpy(),
+            particles=(response * potential).numpy(),
+            drift=(remaining[:, None] / r.pixel_size * torch.cat([angle.cos(), angle.sin()])).numpy(),
             rot=rot, tilt=tilt, psi=psi,
             positions=positions / r.pixel_size - kind.before,
         )  # fmt: skip
@@ -487,6 +491,15 @@ def _ctf(recipe: SimulateMovies, draws: RowDraws, rows: torch.Tensor) -> CtfPara
         defocus_u=defocus + astigmatism / 2, defocus_v=defocus - astigmatism / 2, angle=angle,
         b_factor=torch.full_like(defocus, recipe.envelope), **constants,
     )  # fmt: skip
+
+
+def _phase(side: int, at: np.ndarray) -> np.ndarray:
+    """exp(-2 pi i k . at), which moves an image by at = (x, y) pixels, complex64 [side, side // 2 + 1].
+
+    In NumPy, since the rounding of torch's products of complex numbers depends on the number of threads.
+    """
+    along_x, along_y = (np.exp(-2j * np.pi * np.fft.fftfreq(side) * shift).astype(np.complex64) for shift in at)
+    return along_y[:, None] * along_x[: side // 2 + 1]
 
 
 def apart(candidates: np.ndarray, distance: float, side: float, number: int) -> np.ndarray:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.special import j0, j1
 from skimage.registration import phase_cross_correlation
 
@@ -65,8 +70,8 @@ def test_the_spectrum_vanishes_at_the_zeros_of_the_ctf():
 
 
 def test_the_contrast_of_a_disc(monkeypatch):
-    """-2 sigma int CTF(k) V(k) J0(2 pi k r) 2 pi k dk, with V(k) = V a J1(2 pi a k) / k of a smoothed disc."""
-    n, pixel, radius, volts, blur, defocus, wave = 256, 2.4, 40.0, 300.0, 1600.0, 15000.0, 0.0196875
+    """-2 sigma int MTF(k) CTF(k) V(k) J0(2 pi k r) 2 pi k dk, with V(k) = V a J1(2 pi a k) / k of a smoothed disc."""
+    n, pixel, radius, volts, blur, defocus, wave = 256, 2.4, 12.0, 300.0, 600.0, 15000.0, 0.0196875
 
     def disc(k):
         return volts * radius * j1(2 * np.pi * radius * k) / k * np.exp(-blur / 4 * k**2)
@@ -79,14 +84,15 @@ def test_the_contrast_of_a_disc(monkeypatch):
         return torch.from_numpy(disc(k) / pixel**2 * np.exp(-2j * np.pi * turns)).to(torch.complex64)
 
     monkeypatch.setattr(simulate_movies, "projected_potential", potential)
-    stack = opened(size=n, frames=2, drift=0.0, ice=0.0, mtf=1.0, envelope=0.0, astigmatism=0.0, defocus_low=defocus,
+    stack = opened(size=n, frames=2, drift=0.0, ice=0.0, mtf=0.3, envelope=50.0, astigmatism=0.0, defocus_low=defocus,
                    defocus_high=defocus)  # fmt: skip
     made = stack.clean(0) / (1.25 * pixel**2 * 0.85) - 1
     k = (np.arange(40000) + 0.5) * 5e-6
     chi = np.pi * wave * defocus * k**2 - np.pi / 2 * 2.7e7 * wave**3 * k**4 + np.arcsin(0.1)
-    for pixels in (0, 3, 10, 16, 17, 20, 40):
-        integrand = np.sin(chi) * disc(k) * j0(2 * np.pi * k * pixels * pixel) * 2 * np.pi * k
-        assert made[n // 2, n // 2 + pixels] == pytest.approx(-2 * 6.526e-4 * integrand.sum() * 5e-6, abs=2e-4)
+    for pixels in (0, 2, 4, 6, 8, 12, 20):
+        response = np.sin(chi) * np.exp(-50 / 4 * k**2) * 0.3 ** ((2 * k * pixel) ** 2)
+        integrand = response * disc(k) * j0(2 * np.pi * k * pixels * pixel) * 2 * np.pi * k
+        assert made[n // 2, n // 2 + pixels] == pytest.approx(-2 * 6.526e-4 * integrand.sum() * 5e-6, abs=3e-4)
     assert made.min() < -0.02
 
 
@@ -140,6 +146,20 @@ def test_halves_have_the_expected_value_of_the_clean_image(ratio):
         opened(ratio=ratio, dose=BRIGHT, truth="particles"),
     ):
         assert np.square((a - other.clean(0)) / np.sqrt(clean)).mean() > 3
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_the_error_without_truth_is_the_true_one(ratio):
+    """<f^2 - 2 f b + a b> of a blurred first half f, with the default drift, for which it must have one truth."""
+    stack = opened(size=512, frames=8, ratio=ratio, dose=6.25)
+    clean = stack.clean(0).astype(float)
+    a, b = stack.read(0) - clean.mean(), stack.other(0) - clean.mean()
+    f, truth = gaussian_filter(a, 2.0, mode="wrap"), clean - clean.mean()
+    difference = f**2 - 2 * f * b + a * b - (f - truth) ** 2
+    blocks = difference.reshape(8, 64, 8, 64).mean(axis=(1, 3))
+    error = blocks.std() / 8
+    assert error < 0.1 * ((f - truth) ** 2).mean()
+    assert abs(difference.mean()) < 3.5 * error
 
 
 def test_the_gain_reference_undoes_the_sensitivities():
@@ -228,6 +248,27 @@ def test_halves_are_the_sums_of_the_frames():
         second = np.arange(8) % (ratio + 1) == ratio
         np.testing.assert_allclose(stack.read(1), frames[~second].sum(axis=0) * stack.gain, rtol=1e-6)
         np.testing.assert_allclose(stack.other(1), ratio * frames[second].sum(axis=0) * stack.gain, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_counts_are_the_same_for_any_number_of_threads():
+    program = """
+import hashlib
+from cryobench.sources.simulate_movies import SimulateMovies
+stack = SimulateMovies("3mht", count=1, size=500, frames=2).open()
+print(hashlib.sha256(stack.pairs.read(0).tobytes() + stack.clean(0).tobytes()).hexdigest())
+"""
+    digests = {
+        subprocess.run([sys.executable, "-c", program], env=os.environ | {"OMP_NUM_THREADS": threads},
+                       capture_output=True, text=True, check=True).stdout
+        for threads in ("1", "3")
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def test_a_stack_can_be_sent_to_another_process(stack):
+    again = pickle.loads(pickle.dumps(stack))
+    np.testing.assert_array_equal(again.read(3), stack.read(3))
 
 
 def test_what_is_read_may_be_changed(stack):
