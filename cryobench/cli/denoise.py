@@ -12,6 +12,7 @@ from cryobench.cli.options import (
     DeviceOption,
     DtypeOption,
     ExecutorOption,
+    LiveOption,
     MemoryLimitOption,
     PresetsOption,
     QuietOption,
@@ -49,6 +50,7 @@ def denoise(
     shard: ShardOption = None,
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
+    live: LiveOption = False,
     force: Annotated[bool, typer.Option("--force", help="Denoise all of them again.")] = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
@@ -68,7 +70,7 @@ def denoise(
     for text in () if quiet else work.notes():
         note(text)
     work.start(force=force)
-    complete = run_task(task, work, where, quiet)
+    complete = run_task(task, work, where, live=live, quiet=quiet)
     files = work.finish() if complete else []
     if not quiet:
         note(f"{len(files)} micrographs in {out}" if complete else
