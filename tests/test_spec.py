@@ -216,10 +216,10 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
             registry.make("solvers", f"{name}:20")
         return
     assert first_field(registry.get("solvers", name)).name == first
-    value = {"prior": "wavelet", "solver": "pinv"}.get(first, "20")
+    value = {"prior": "wavelet", "solver": "pinv", "model": "denoiser"}.get(first, "20")
     bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
-    kind = f"{first}s"
+    kind = {"model": "priors"}.get(first, f"{first}s")
     assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 20)
     for full in (False, True):
         assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare

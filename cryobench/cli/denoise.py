@@ -50,6 +50,7 @@ def denoise(
     shard: ShardOption = None,
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
+    live: LiveOption = False,
     force: Annotated[bool, typer.Option("--force", help="Denoise all of them again.")] = False,
     live: LiveOption = False,
     quiet: QuietOption = False,

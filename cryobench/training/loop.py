@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cryobench.core import Examples, Objective, Samples, Stack
+from cryobench.core import Objective, Samples, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError, ParameterError, TrainingError
@@ -95,7 +95,6 @@ class Training:
         self._log: Log | None = None
         self.step, self.best, self.best_step = 0, math.inf, 0
         self.before: Mapping[str, Any] | None = None
-        self._loaded: list[Kept] = []
         with self.processes.together():
             self.samples, self.validation = self._open(stacks, validation)
         try:
@@ -130,7 +129,7 @@ class Training:
                 self._keep()
             self.observer.started(self.step, self.settings.steps)
             stopping = False
-            with reading(self._read, self.settings.steps, ahead=self.place == NONE) as self._batches:
+            with reading(self._read, self.settings.steps, ahead=self._place == NONE) as self._batches:
                 while not (self.ended or stopping):
                     stopping = self._advance(stop)
             if self.ended and self.step < self.settings.steps:
@@ -302,7 +301,9 @@ class Training:
     def _open(self, stacks: Sequence[Stack], validation: Sequence[Stack]) -> tuple[Samples, Samples | None]:
         """The training and validation samples. Raises if they do not match the network or each other."""
         s, objective = self.settings, self.objective
-        samples = objective.samples(self._kept(stacks), seed=s.seed, device=self.device)
+        self._data = [Kept(objective.examples(stack)) for stack in stacks]
+        samples = objective.samples(self._data, seed=s.seed, device=self.device)
+        self._place = self._choose_place(samples)
         if not validation:
             return samples, None
         held_out = [objective.examples(stack) for stack in validation]
@@ -316,26 +317,23 @@ class Training:
                                "show overfitting")  # fmt: skip
         return samples, others
 
-    def _kept(self, stacks: Sequence[Stack]) -> list[Examples]:
-        """The examples of the stacks, and where they are kept."""
-        found = [self.objective.examples(stack) for stack in stacks]
-        needed = 0 if self.settings.preload == NONE else sum(each.nbytes for each in found)
-        count = sum(map(len, found))
-        drawn = self.settings.steps * self.settings.batch * needed // max(count, 1)
-        self.place = choose_place(self.settings.preload, needed, drawn, self.device)
-        self._needed = needed
-        if self.place == NONE:
-            return found
-        where = self.device if self.place == DEVICE else torch.device("cpu")
-        self._loaded = [Kept(each, where) for each in found]
-        return list(self._loaded)
+    def _choose_place(self, samples: Samples) -> str:
+        """Where the data are kept. Raises `ParameterError` for a stated place that is too small."""
+        s = self.settings
+        if s.preload == NONE:  # without listing the data
+            return NONE
+        needed = sum(each.nbytes for each in self._data)
+        a_sample = 4 * self._data[0].shape(0)[0] * math.prod(samples.shape)
+        place = choose_place(s.preload, needed, s.steps * s.batch * a_sample, self.device)
+        self._kept_as = place_text(place, needed)
+        return place
 
     def _keep(self) -> None:
         """Read the data that are kept in memory or on the device."""
         if self.settings.preload == AUTO:
-            self.observer.say(place_text(self.place, self._needed))
-        for each in self._loaded:
-            each.load()
+            self.observer.say(self._kept_as)
+        for each in self._data if self._place != NONE else ():
+            each.load(self.device if self._place == DEVICE else torch.device("cpu"))
 
 
 def _completed(settings: Settings, registry: Registry) -> tuple[Objective, Settings]:

@@ -75,17 +75,21 @@ class Patches(Samples):
         places = self._draws.uniform(numbers, _PLACE, 2).tolist()
         kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int().tolist()
         swapped = (self._draws.uniform(numbers, _SWAP, 1)[:, 0] < 0.5).tolist()
-        pairs = []
-        for j, (stack, index) in enumerate(self._chosen_of(numbers)):
-            order = [1, 0] if self._swap and swapped[j] else [0, 1]
+        chosen = self._chosen_of(numbers)
+        both = torch.empty((2, len(numbers), 1, *self.shape), device=self._device)
+        for j, (stack, index) in enumerate(chosen):
             window = self._window(self._stacks[stack], index, places[j])
-            mean, deviation = self._scale(stack, index)[order[0]]
-            pair = (self._stacks[stack].read(index, window)[order].to(self._device) - mean) / deviation
-            if not pair.isfinite().all():
-                raise DataError(f"{self._stacks[stack].name(index)} is not finite; train on images without it")
-            pairs.append(transformed(pair, kinds[j] if self._turns else 0))
-        both = torch.stack(pairs)
-        return Pair(both[:, :1], both[:, 1:])
+            pair = self._stacks[stack].read(index, window).to(self._device)
+            first = 1 if self._swap and swapped[j] else 0
+            mean, deviation = self._scale(stack, index)[first]
+            offset = torch.tensor(-mean / deviation, device=self._device)
+            for k, image in enumerate((pair[first], pair[1 - first])):
+                turned = transformed(image, kinds[j]) if self._turns else image
+                torch.add(offset, turned, alpha=1 / deviation, out=both[k, j, 0])
+        if not both.sum().isfinite():  # in one pass; a value that is not finite makes the sum so
+            names = sorted({self._stacks[stack].name(index) for stack, index in chosen})
+            raise DataError(f"a patch of {' or '.join(names)} is not finite; train on images without it")
+        return Pair(both[0], both[1])
 
     def _chosen(self, start: int, stop: int) -> list[tuple[int, int]]:
         return self._chosen_of(torch.arange(start, stop))

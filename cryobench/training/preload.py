@@ -24,16 +24,16 @@ READERS = max(2, min(8, os.cpu_count() or 1))
 
 
 class Kept(Examples):
-    """Examples that are all in memory, or on a device, once `load` was called."""
+    """Examples that are all in memory, or on a device, once `load` was called; before, they are read when needed."""
 
-    def __init__(self, examples: Examples, device: torch.device):
+    def __init__(self, examples: Examples):
         self.label, self.origin = examples.label, examples.origin
-        self._examples, self._device = examples, device
+        self._examples = examples
         self._arrays: list[torch.Tensor] = []
 
-    def load(self) -> None:
+    def load(self, device: torch.device) -> None:
         """Read all of them."""
-        self._arrays = [self._examples.read(index).to(self._device) for index in range(len(self))]
+        self._arrays = [self._examples.read(index).to(device) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -46,11 +46,18 @@ class Kept(Examples):
             return self._examples.read(index, window)
         return self._arrays[index] if window is None else self._arrays[index][(slice(None), *window)]
 
+    def read_block(self, indices: Sequence[int]) -> torch.Tensor:
+        return super().read_block(indices) if self._arrays else self._examples.read_block(indices)
+
     def name(self, index: int) -> str:
         return self._examples.name(index)
 
     def digests(self, index: int) -> Sequence[str]:
         return self._examples.digests(index)
+
+    @property
+    def nbytes(self) -> int:
+        return self._examples.nbytes
 
 
 def choose_place(preload: str, needed: int, drawn: int, device: torch.device) -> str:
