@@ -52,7 +52,6 @@ def denoise(
     memory_limit: MemoryLimitOption = None,
     live: LiveOption = False,
     force: Annotated[bool, typer.Option("--force", help="Denoise all of them again.")] = False,
-    live: LiveOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Denoise whole micrographs. Each is written when it is finished; the same command continues with the others.
