@@ -13,7 +13,21 @@ from typing import Annotated, Any
 
 import typer
 
-from cryobench.cli import catalogue, check, compare, data, export, leaderboard, measure, new, run, sweep, train, tune
+from cryobench.cli import (
+    catalogue,
+    check,
+    compare,
+    data,
+    export,
+    leaderboard,
+    measure,
+    movies,
+    new,
+    run,
+    sweep,
+    train,
+    tune,
+)
 from cryobench.cli.output import note
 from cryobench.cli.plugins import PluginGroup
 from cryobench.cli.watch import run_watched
@@ -61,6 +75,7 @@ app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
+app.add_typer(movies.movies_app, name="movies")
 app.command("list")(catalogue.list_components)
 app.command("show")(catalogue.show)
 app.command("check")(check.check)

@@ -87,11 +87,11 @@ def measure(
     if out.suffix != ".npz":
         if out.suffix or out.is_file():
             raise ParameterError(f"--out {out}: give the name of a folder, without a suffix, or of a file .npz")
-        where = _where(executor, device, threads, shard, time_limit, memory_limit)
+        where = where_of(executor, device, threads, shard, time_limit, memory_limit)
         task = MeasureTask(acquisition, data, tuple(options.items()), images, str(out), chunk)
         work = task.open()
         work.start(force=force)
-        complete = _run(task, work, where, quiet)
+        complete = run_task(task, work, where, quiet)
         if not quiet:
             rest = "" if complete else f"; {len(work.todo())} of {len(work.parts)} chunks are missing"
             note(f"{work.images} images in {out}{rest}: {work.summary}")
@@ -144,20 +144,20 @@ def reconstruct(
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
     _refuse_existing(force, out, out.with_suffix(".star"))
-    where = _where(executor, device, threads, shard, time_limit, memory_limit)
+    where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
     work = task.open()
     for text in () if quiet else work.notes():
         note(text)
     work.start(force=force)
-    complete = _run(task, work, where, quiet)
+    complete = run_task(task, work, where, quiet)
     files = work.finish() if complete else []
     if not quiet:
         note(f"{work.images} images in {' and '.join(map(str, files))}" if complete else
              f"{len(work.todo())} of {len(work.parts)} chunks of {out} are missing")  # fmt: skip
 
 
-def _where(
+def where_of(
     executor: str, device: str, threads: int | None, shard: str | None, time_limit: str | None, memory_limit: str | None
 ) -> Where:
     """Where chunks run, from the options. Raises `ParameterError` for invalid ones."""
@@ -171,7 +171,7 @@ def _where(
     return Where(spec, device, threads, limits, None if shard is None else parse_shard(shard))
 
 
-def _run(task: Task, work: Work, where: Where, quiet: bool) -> bool:
+def run_task(task: Task, work: Work, where: Where, quiet: bool) -> bool:
     """Do the chunks of a task, showing the progress. Returns whether all are done; ends the program if interrupted."""
     from cryobench.cli.progress import ChunkProgress
     from cryobench.cli.running import stopping

@@ -18,6 +18,7 @@ from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, PluginError, SpecError, quoted
+from cryobench.io.movies.pair_folder import is_pair_folder
 from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.limits import check_memory
@@ -74,12 +75,14 @@ def source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
     """The source that --data names: an existing path if there is one, else a registered spec."""
     given = tuple(options.items())
     if _exists(text):
-        return Spec("file", text, given)
+        return Spec("sums" if is_pair_folder(Path(text)) else "file", text, given)
     try:
         spec = parse(text)
     except SpecError:
         spec = None
     if spec is None or spec.name not in registry.names("sources"):
+        if is_pair_folder(Path(text)):
+            return Spec("sums", text, given)
         known = did_you_mean(text, registry.names("sources"))
         raise DataError(f"--data {quoted(text)} is neither a file here nor a registered source; {known}")
     known_fields = {f.name for f in fields_of(registry.get("sources", spec.name))}
