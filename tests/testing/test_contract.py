@@ -11,6 +11,8 @@ from networks import pipeline, unet
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
+from cryobench.io.movies.settings import MovieSettings
+from cryobench.movies.task import SumTask
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
 from cryobench.testing import common, examine, rules
@@ -41,7 +43,13 @@ BUILT_IN = {
         "composed": "sumpool:2@ctf",
     },
     "priors": {"diffusion": "diffusion:{network}"},
-    "sources": {"file": "file:{images}", "volume": "volume:{volume}"},
+    "sources": {
+        "file": "file:{images}",
+        "volume": "volume:{volume}",
+        "movies": "movies:{movie}",
+        "pairs": "pairs:{images},even={images}",
+        "sums": "sums:{sums}",
+    },
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
     | {"tiled": "{}:tikhonov,tile=12,overlap=4"}
@@ -79,8 +87,19 @@ def files(tmp_path_factory) -> dict[str, str]:
     with mrcfile.new(folder / "map.mrc", values[1]) as map:
         map.set_volume()
         map.voxel_size = 2.0
+    with mrcfile.new(folder / "movie.mrc", np.random.default_rng(0).poisson(9, (4, 8, 8)).astype(np.int16)) as movie:
+        movie.set_image_stack()
+    work = SumTask((f"{folder}/movie.mrc",), MovieSettings(), f"{folder}/sums").open()
+    work.start()
+    work.run(0, lambda fraction: None)
     network = pipeline(folder / "model", unet(sample_size=32))
-    return {"network": str(network), "images": f"{folder}/images.npy", "volume": f"{folder}/map.mrc"}
+    return {
+        "network": str(network),
+        "images": f"{folder}/images.npy",
+        "volume": f"{folder}/map.mrc",
+        "movie": f"{folder}/movie.mrc",
+        "sums": f"{folder}/sums",
+    }
 
 
 def built_in() -> list[tuple[str, str]]:

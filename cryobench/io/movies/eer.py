@@ -39,7 +39,7 @@ class EerMovie(Movie):
             self.shape = gray_image(path, first)
             if any(pages[number].shape != first.shape for number in self._pages):
                 raise DataError(f"{path} has frames of different shapes; expected one: copy it again")
-            metadata = first.eer_tags or {}
+            metadata = pages[0].eer_tags or first.eer_tags or {}
             self.pixel_size = _pixel_size(metadata)
         self.path, self.frames = path, len(self._pages)
 

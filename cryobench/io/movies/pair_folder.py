@@ -91,11 +91,11 @@ class PairWriter:
         force: replace pairs of other corrections. Raises `ResultsError` for those without `force`, and for a folder
         that holds other files.
         """
-        if force and (self.folder / MANIFEST).exists():
-            self.remove()
         made = _fingerprint(settings)
         check_writable_folder(self.folder, "pairs", "--out")
-        if any(self.folder.glob("[!.]*")):
+        if force and (self.folder / MANIFEST).exists():
+            self.remove()
+        elif any(self.folder.glob("[!.]*")):
             found = read_manifest(self.folder)
             if found["corrections"] != made:
                 raise ResultsError(f"{self.folder} holds pairs with other corrections, or none; give another --out, or "
@@ -183,9 +183,10 @@ def _as_counts(summed: Summed) -> np.ndarray | None:
     """The halves as uint16, if they are such integers; pixels that are replaced may be anything."""
     if summed.interpolated:
         return None
-    halves = summed.halves.copy()
-    halves.reshape(2, -1)[:, summed.positions] = 0
-    if halves.min() < 0 or halves.max() > np.iinfo(_DTYPES[_COUNTS]).max:
+    halves, largest = summed.halves.copy(), np.iinfo(_DTYPES[_COUNTS]).max
+    flat = halves.reshape(2, -1)
+    flat[:, summed.positions] = np.clip(np.rint(flat[:, summed.positions]), 0, largest)
+    if halves.min() < 0 or halves.max() > largest:
         return None
     stored = halves.astype(_DTYPES[_COUNTS])
     return stored if np.array_equal(stored, halves) else None
