@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +75,17 @@ def _temporary(target: Path, stack: ExitStack) -> Path:
     os.close(handle)
     stack.callback(Path(name).unlink, missing_ok=True)
     return Path(name)
+
+
+def remove_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files in a folder that killed processes left of `whole_files` for files of these names.
+
+    Another process that is writing one of these files would fail.
+    """
+    for path in folder.glob(".*-*"):
+        found = re.fullmatch(r"\.(.+)-[a-z0-9_]{8}", path.name)
+        if found and found[1] in names:
+            path.unlink(missing_ok=True)
 
 
 def _replace_files(written: Sequence[tuple[Path, Path]]) -> None:

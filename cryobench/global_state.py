@@ -43,6 +43,8 @@ _SETTINGS = ("enabled", "deterministic", "benchmark", "benchmark_limit", "depthw
              "allow_bf16_reduced_precision_reduction")  # fmt: skip
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SIGNALS = sorted(set(signal.Signals) & signal.valid_signals())
+_handler: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+"""The handler of a signal, without the conversion to an enumeration, which takes most of the time."""
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 _STREAMS = ("stdin", "stdout", "stderr")
 _inference_modes: list[Any] = []
@@ -143,13 +145,13 @@ def _torch_states() -> list[_State]:
 
 
 def _signals() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in _SIGNALS}
+    return {number: _handler(number) for number in _SIGNALS}
 
 
 def _write_signals(before: dict[int, Any]) -> None:
     if threading.current_thread() is threading.main_thread():
         for number, handler in before.items():
-            if signal.getsignal(number) is not handler and handler is not None:  # None: set by C code
+            if _handler(number) is not handler and handler is not None:  # None: set by C code
                 signal.signal(number, handler)
 
 
@@ -266,7 +268,7 @@ class restored:
         self._copies = _copies()
         self._before = [_read(state) for state in self._states]
         if self._seed is not None:
-            torch.manual_seed(self._seed)
+            _seed_torch(self._seed)
             np.random.seed(self._seed % 2**32)
             random.seed(self._seed)
 
@@ -307,6 +309,15 @@ def _restore_namespace(place: Any, before: dict[str, Any]) -> None:
         for name in set(now) - set(before):
             if any(name in vars(base) for base in place.__mro__[1:]):
                 delattr(place, name)
+
+
+def _seed_torch(seed: int) -> None:
+    """Seed torch on the devices in use. `torch.manual_seed` keeps, for devices that are not in use, every call with the
+    text of its stack: milliseconds and memory for each batch."""
+    if torch.cuda.is_initialized() or torch.backends.mps.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _copies() -> list[int | None]:

@@ -11,7 +11,6 @@ is run again, every cell is there once, with the same numbers, and nothing else 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import shutil
@@ -21,16 +20,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import kills
 import numpy as np
 import torch
 
-from cryobench import cli
 from cryobench.leaderboard import table  # noqa: F401 - imported before the forks
 from cryobench.record import Record
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.runner import cells  # noqa: F401
-from cryobench.sweep import driver, executors  # noqa: F401
+from cryobench.sweep import driver  # noqa: F401
+from cryobench.workers import executors  # noqa: F401
 
 SUITE = """data: images.npy
 images: "0:2"
@@ -47,30 +47,13 @@ def sweep(folder: Path, *options: str, kill_at: int | None = None, kill_after: f
 
     Returns its exit code, negative for a signal.
     """
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        os.chdir(folder.parent)
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 1)
-            os.dup2(nothing.fileno(), 2)
+
+    def prepare() -> None:
         if kill_at is not None:
             sys.addaudithook(_killer(str(folder), kill_at))
-        sys.argv = ["cryobench", "sweep", "suite.yaml", "--out", str(folder), "--quiet", *options]
-        code = 99
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        finally:
-            os._exit(code)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+
+    return kills.run(folder.parent, "sweep", "suite.yaml", "--out", str(folder), "--quiet", *options,
+                     prepare=prepare, kill_after=kill_after)  # fmt: skip
 
 
 def _killer(below: str, at: int):
@@ -119,7 +102,7 @@ def check(folder: Path, before: State, whole: State, where: str) -> None:
 
 def main() -> None:
     """Run all trials; the exit code is 1 if one fails."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Kill a sweep at random moments and at every file event.")
     parser.add_argument("--random", type=int, default=100, help="number of kills at random times")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th file event")
     options = parser.parse_args()

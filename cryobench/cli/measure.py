@@ -92,6 +92,8 @@ def measure(
         work = task.open()
         work.start(force=force)
         complete = run_task(task, work, where, quiet)
+        if complete:
+            work.finish()
         if not quiet:
             rest = "" if complete else f"; {len(work.todo())} of {len(work.parts)} chunks are missing"
             note(f"{work.images} images in {out}{rest}: {work.summary}")
@@ -118,7 +120,9 @@ def reconstruct(
     ],
     out: Annotated[Path, typer.Option(help="Stack to write, .mrcs; a .star file of the same name is written too.")],
     seed: Annotated[int, typer.Option(help="Seed of the solver.")] = 0,
-    batch: Annotated[int, typer.Option(help="Images solved at once.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(help="Images solved at once. [default: 16, more of small images]", show_default=False)
+    ] = None,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     presets: PresetsOption = None,
@@ -139,11 +143,11 @@ def reconstruct(
     """
     from cryobench.cli.output import note
     from cryobench.errors import ParameterError
-    from cryobench.measuring.tasks import ReconstructTask
+    from cryobench.measuring.tasks import ReconstructTask, unfinished
 
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
-    _refuse_existing(force, out, out.with_suffix(".star"))
+    _refuse_existing(force or unfinished(out), out, out.with_suffix(".star"))
     where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
     work = task.open()

@@ -68,14 +68,14 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
         )
     if rows.size == 0:
         raise DataError(f"{path} lists no images; expected a particle table with at least one row")
-    names, stack_of = np.unique(rows[_PATH], return_inverse=True)
+    names, stack_of = np.unique(_paths(rows, path), return_inverse=True)
     stacks = Stacks([_text(name) for name in names], path, data_root)
     sizes = positive(_values(rows, _PIXEL_SIZE, path), path) if _PIXEL_SIZE in fields else None
     columns = {**_ctf(rows, path), **_alignment(rows, sizes, path)}
     page = _values(rows, _PAGE, path).astype(np.int64)
     signs = _signs(rows, path)
     _warn_of_fields_left_out(rows, path)
-    return Particles(stacks, stack_of.reshape(-1), page, sizes, _table(columns, sizes), signs)
+    return Particles(stacks, stack_of, page, sizes, _table(columns, sizes), signs)
 
 
 def _rows(path: Path) -> np.ndarray:
@@ -211,6 +211,15 @@ def _shift_unit(rows: np.ndarray, pixel_sizes: np.ndarray | None, path: Path) ->
     if _SHIFT_UNIT in (rows.dtype.names or ()):
         return positive(_values(rows, _SHIFT_UNIT, path), path)
     return pixel_sizes
+
+
+def _paths(rows: np.ndarray, path: Path) -> np.ndarray:
+    """The path of the stack of each image, [n] bytes or text."""
+    paths = rows[_PATH]
+    if paths.shape != (len(rows),) or paths.dtype.kind not in "SU":
+        raise DataError(f"{path}: {_PATH} has shape {paths.shape} of {paths.dtype}; expected one text for each of "
+                        f"{len(rows)}")  # fmt: skip
+    return paths
 
 
 def _values(rows: np.ndarray, field: str, path: Path) -> np.ndarray:

@@ -127,6 +127,11 @@ class StackParts:
             except OSError:  # a file system without hard links
                 shutil.copyfile(finished, place)
 
+    def gave(self, place: Path) -> bool:
+        """Whether the file at `place` is one that `give` put there before its process was killed, as a hard link."""
+        files = [self.folder / name for name in (IMAGES, DEVIATION)]
+        return place.exists() and any(file.exists() and file.samefile(place) for file in files)
+
     def remove(self) -> None:
         """Remove the folder."""
         discard(self.folder)

@@ -28,6 +28,8 @@ PixelSize = float | Sequence[float | None] | None
 """Å per pixel of all images or of each, None if unknown."""
 
 _FLOAT32_MODE, _VERSION = 2, 20141
+_AT_ONCE = 2**14
+"""Pixels of the temporary arrays in float64, which fit in a cache."""
 _GROUP, _GROUP_NAME, _PIXEL_SIZE = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnImagePixelSize"
 _OPTICS = (
     "rlnMtfFileName",
@@ -107,17 +109,22 @@ class Totals:
             raise DataError(
                 f"{path}: got images of {block.shape[1:]} after images of {self.shape}; write one file for each shape"
             )
-        finite = np.isfinite(block).all(axis=(1, 2))
+        if len(block) == 0:
+            return
+        pixels = block.reshape(len(block), -1)
+        low, high = pixels.min(axis=1), pixels.max(axis=1)  # NaN in an image with a NaN
+        finite = np.isfinite(low) & np.isfinite(high)
         if not finite.all():
             raise DataError(f"{path}: image {self.count + int(np.argmin(finite))} is not finite; leave it out")
-        self.shape = block.shape[1:]
-        for image in block:
-            self._add(image)
-
-    def _add(self, image: np.ndarray) -> None:
-        mean = image.mean(dtype=np.float64)
-        square = np.square(image - mean, dtype=np.float64).sum()
-        self.merge(Totals(1, image.shape, float(image.min()), float(image.max()), float(mean), float(square)))
+        mean = pixels.mean(axis=1, dtype=np.float64)
+        at_once = max(1, _AT_ONCE // pixels.shape[1])
+        square = 0.0
+        for start in range(0, len(pixels), at_once):
+            part = slice(start, start + at_once)
+            deviation = pixels[part] - mean[part, None]
+            square += float(np.square(deviation, out=deviation).sum())
+        square += pixels.shape[1] * float(np.square(mean - mean.mean()).sum())
+        self.merge(Totals(len(block), block.shape[1:], float(low.min()), float(high.max()), float(mean.mean()), square))
 
     def merge(self, other: Totals) -> None:
         """Add the statistics of further images of the same shape (Chan, Golub & LeVeque 1983, eq. 1.5)."""

@@ -25,7 +25,7 @@ import torch
 
 from cryobench.core import Scale, Shape
 from cryobench.errors import DataError, described, reason_of, shortened
-from cryobench.files import check_writable_folder, output_file, read_bounded
+from cryobench.files import check_writable_folder, output_file, read_bounded, remove_unfinished
 from cryobench.measuring.measurements import Measurements
 from cryobench.runner.checks import batches
 
@@ -168,6 +168,11 @@ class Container:
             table=self.table(part),
             about=manifest.about,
         )
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left; for a complete container, to which no other process writes."""
+        remove_unfinished(self.folder, (MANIFEST, DRAWN, TABLE))
+        remove_unfinished(self.folder / CHUNKS, {self.path(chunk).name for chunk in range(len(self.parts))})
 
     def remove(self) -> None:
         """Delete its files, the manifest first, and nothing else in the folder."""

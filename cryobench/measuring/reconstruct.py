@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from cryobench.core import (
     OperatorRecipe,
     Problem,
     Reconstruction,
+    Shape,
     Solver,
     check_operator,
 )
@@ -23,11 +25,20 @@ from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.errors import IncompatibleError, ParameterError, Unsupported, reason_of
 from cryobench.measuring.measurements import Measurements
-from cryobench.numerics.linalg import per_item
+from cryobench.numerics.linalg import all_finite, per_item
 from cryobench.operators.sumpool import SumPoolOperator
 from cryobench.plan.grid import resolve_dtype
 from cryobench.registry import Registry, guarded
 from cryobench.runner.solving import check_supported, isolated, prepare, solve_parts
+
+BATCH = 16
+"""Images that are solved at once by default, more of small images."""
+_BATCH_PIXELS = 2**18
+
+
+def default_batch(shape: Shape) -> int:
+    """Images of this shape that are solved at once by default: 16, or as many as have the pixels of 16 of 128 x 128."""
+    return max(BATCH, _BATCH_PIXELS // math.prod(shape))
 
 
 def operator_of(measured: Measurements, registry: Registry, *, dtype: torch.dtype, device: torch.device) -> Any:
@@ -65,7 +76,7 @@ class Reconstructor:
         seed: int = 0,
         dtype: str = "float32",
         device: str = "cpu",
-        batch: int = 16,
+        batch: int = BATCH,
     ):
         if batch < 1:
             raise ParameterError(f"--batch must be at least 1 image, got {batch}")
@@ -84,7 +95,7 @@ class Reconstructor:
         noise: NoiseModel = self._registry.make("noises", measured.noise)
         check_kind("noises", measured.noise, noise)
         y = measured.y.to(self._device, operator.dtype)
-        if not y.isfinite().all():
+        if y.dtype != measured.y.dtype and not all_finite(y):
             raise IncompatibleError("y has values beyond float32; give --dtype float64")
         sigma = per_item(measured.sigma.to(self._device, operator.dtype), y)
         problem = Problem(CountingOperator(operator), y, noise, sigma, measured.scale)

@@ -17,7 +17,7 @@ import numpy as np
 
 from cryobench.core.kinds import check_kind
 from cryobench.errors import ResultsError
-from cryobench.files import acquire_lock
+from cryobench.files import acquire_lock, remove_unfinished
 from cryobench.io.scaling import scale_of
 from cryobench.io.selection import parse_images
 from cryobench.io.stack_parts import DEVIATION, IMAGES, StackParts
@@ -36,7 +36,7 @@ from cryobench.measuring.container import (
 )
 from cryobench.measuring.measure import Acquisition, Detector
 from cryobench.measuring.measurements import Measurements, load
-from cryobench.measuring.reconstruct import Reconstructor
+from cryobench.measuring.reconstruct import Reconstructor, default_batch
 from cryobench.plan.dataset import open_stack
 from cryobench.plan.grid import implementation, prior_notes, with_nested
 from cryobench.plan.presets import choose, presets_folder
@@ -75,6 +75,10 @@ class Work(ABC):
     @abstractmethod
     def run(self, chunk: int, report: Report) -> None:
         """Do a chunk."""
+
+    @abstractmethod
+    def finish(self) -> list[Path]:
+        """Put the output in its place when all chunks are done. Returns what was written."""
 
 
 # ----------------------------------------------------------------------------------------------------- measure
@@ -157,6 +161,11 @@ class Measuring(Work):
         self.container.write(chunk, self._detector.measure(self.parts[chunk]))
         report(1.0)
 
+    def finish(self) -> list[Path]:
+        """Remove what killed processes left; the container is already in its place."""
+        self.container.remove_unfinished()
+        return [self._folder]
+
 
 def _fingerprint(detector: Detector) -> str:
     """Identifies the images by their selection and the pixels of the first and the last one."""
@@ -171,13 +180,16 @@ def _fingerprint(detector: Detector) -> str:
 
 @dataclass(frozen=True)
 class ReconstructTask:
-    """Reconstruct the images of measurements, a container or an .npz, into the stack `out`. solver: spec or preset."""
+    """Reconstruct the images of measurements, a container or an .npz, into the stack `out`. solver: spec or preset.
+
+    batch: images solved at once, None for `default_batch`.
+    """
 
     measurements: str
     solver: str
     out: str
     seed: int = 0
-    batch: int = 16
+    batch: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
     presets: str | None = None
@@ -196,8 +208,9 @@ class Reconstructing(Work):
         check_kind("solvers", task.solver, method)
         self._method = method
         self._source = open_measurements(Path(task.measurements))
+        batch = default_batch(self._source.image_shape) if task.batch is None else task.batch
         self._reconstructor = Reconstructor(method, registry, seed=task.seed, dtype=task.dtype, device=task.device,
-                                            batch=task.batch)  # fmt: skip
+                                            batch=batch)  # fmt: skip
         self._out = Path(task.out)
         self.stack = StackParts(self._out, self._source.image_shape)
         self.parts = self._source.parts
@@ -206,7 +219,7 @@ class Reconstructing(Work):
             "measurements": self._source.digest,
             "solver": str(registry.spec_of(method, full=True)),
             "seed": task.seed,
-            "batch": task.batch,
+            "batch": batch,
             "device": task.device.partition(":")[0],
             "dtype": task.dtype,
             **made_by._asdict(),
@@ -240,6 +253,7 @@ class Reconstructing(Work):
         with acquire_lock(lock):
             if self.stack.folder.exists():
                 self._put_in_place(deviation, star)
+            remove_unfinished(self._out.parent, [path.name for path in (self._out, deviation, star)])
             lock.unlink(missing_ok=True)
         return [path for path in (self._out, deviation, star) if path.exists()]
 
@@ -256,6 +270,11 @@ class Reconstructing(Work):
             for name, place in zip((IMAGES, DEVIATION), temporary[:-1], strict=False):
                 self.stack.give(finished[name], place)
         self.stack.remove()
+
+
+def unfinished(out: Path) -> bool:
+    """Whether a process was killed while it put a stack in its place: the same command finishes it."""
+    return StackParts(out, ()).gave(out)
 
 
 def deviation_path(out: Path) -> Path:

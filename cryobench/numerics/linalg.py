@@ -47,6 +47,11 @@ def norm(a: torch.Tensor) -> torch.Tensor:
     return dot(a, a).sqrt()
 
 
+def all_finite(a: torch.Tensor) -> bool:
+    """Whether all entries are finite. A finite sum has finite terms, and is faster than `isfinite` of each."""
+    return bool(a.sum().isfinite()) or bool(a.isfinite().all())
+
+
 def tiny(like: torch.Tensor) -> float:
     """The smallest normal number of the dtype, as a lower bound of divisors."""
     return torch.finfo(like.dtype).tiny

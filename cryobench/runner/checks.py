@@ -8,6 +8,7 @@ import torch
 
 from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
 from cryobench.errors import PluginError, valid_text
+from cryobench.numerics.linalg import all_finite
 
 DEVIATION = "deviation"
 """Name of the per-image number recorded for a solver's deviation: its root mean square over the pixels."""
@@ -28,7 +29,7 @@ def checked_measurements(noisy: Any, operator: LinearOperator, batch: int) -> No
         if tensor.dtype != operator.dtype or tensor.device != operator.device:
             raise PluginError(f"operator and noise gave {name} as {tensor.dtype} on {tensor.device}, "
                               f"expected {operator.dtype} on {operator.device}")  # fmt: skip
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise PluginError(f"operator and noise gave values of {name} that are not finite")
     return noisy
 
@@ -46,7 +47,7 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(f"the solver returned {x.dtype}, expected {problem.y.dtype}")
     if x.device != problem.y.device:
         raise PluginError(f"the solver returned an image on {x.device}, expected {problem.y.device}")
-    if not x.isfinite().all():
+    if not all_finite(x):
         raise PluginError("the solver returned values that are not finite (NaN or infinity)")
     info = {valid_text(name): torch.as_tensor(values).detach().flatten() for name, values in answer.info.items()}
     for name, values in info.items():

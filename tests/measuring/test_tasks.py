@@ -20,7 +20,7 @@ from cryobench.errors import CryobenchError, DataError, ResultsError
 from cryobench.io.writing import write_mrcs
 from cryobench.measuring.container import CHUNKS, default_chunk, open_container
 from cryobench.measuring.measure import Acquisition, measure
-from cryobench.measuring.reconstruct import reconstruct
+from cryobench.measuring.reconstruct import default_batch, reconstruct
 from cryobench.measuring.tasks import MeasureTask, ReconstructTask, deviation_path
 from cryobench.plan.dataset import open_stack
 from cryobench.registry import installed
@@ -323,3 +323,40 @@ def test_workers_give_the_same_bits_as_one_process(cli, particles, tmp_path, exe
         name = f"{CHUNKS}/{chunk:06d}.npz"
         assert Path("y-one", name).read_bytes() == Path("y-two", name).read_bytes()
     assert Path("one.mrcs").read_bytes() == Path("two.mrcs").read_bytes()
+
+
+def test_what_killed_processes_left_is_removed_at_the_end(cli, particles):
+    measure_command = ("measure", "-o", "identity", "--data", str(particles), "--chunk", "64", "--out", "y", "--quiet")
+    reconstruct_command = ("reconstruct", "y", "--solver", "pinv", "--out", "x.mrcs", "--quiet")
+    assert cli(*measure_command, "--shard", "1/3")[0] == 0
+    left = [Path("y", CHUNKS, ".000001.npz-abcd_123"), Path("y/.images.parquet-abcdefgh"), Path(".x.star-abcdefgh")]
+    others = [Path("y/.hidden-abcdefgh"), Path(".x.start-abcdefgh")]
+    for path in (*left, *others):
+        path.write_text("")
+    assert cli(*measure_command, "--shard", "2/3")[0] == 0
+    assert left[0].exists(), "another process may be writing it"
+    assert cli(*measure_command)[0] == 0
+    assert cli(*reconstruct_command)[0] == 0
+    assert [path.exists() for path in (*left, *others)] == [False, False, False, True, True]
+
+
+def test_the_same_command_finishes_a_stack_that_is_half_in_its_place(cli, measured, tmp_path):
+    command = ("reconstruct", str(measured), "--solver", "pinv", "--out", "x.mrcs", "--quiet")
+    task = ReconstructTask(str(measured), "pinv", str(tmp_path / "x.mrcs"))
+    for at in range(1, 200):  # until a kill comes between the stack and its star file
+        work = done(task)
+        assert killed(work.finish, tmp_path, at), "no kill came between the two"
+        if (tmp_path / "x.mrcs").exists() and not (tmp_path / "x.star").exists():
+            break
+        for path in (tmp_path / "x.mrcs", tmp_path / "x.star"):
+            path.unlink(missing_ok=True)
+    whole = Path("x.mrcs").read_bytes()
+    assert cli(*command) == (0, "", "")
+    assert Path("x.mrcs").read_bytes() == whole
+    assert Path("x.star").exists()
+    assert cli(*command)[0] == 2, "it exists already"
+
+
+@pytest.mark.parametrize(("shape", "batch"), [((64, 64), 64), ((128, 128), 16), ((512, 512), 16), ((16, 16), 1024)])
+def test_the_default_batch_has_more_of_small_images(shape, batch):
+    assert default_batch(shape) == batch

@@ -728,6 +728,9 @@ def test_invalid_cryosparc_tables_are_refused(project):
         assert ("row 1 has a pixel size of 0" if field == "psize_A" else f"alignments3D/{field} has shape") in message
     texts = with_fields(cs_table()[["blob/path"]].copy(), {"blob/idx": np.array(["0", "1", "2"])})
     assert "blob/idx has shape (3,) of <U1; expected one number" in refused(write_cs(path, texts))
+    for several in (np.zeros((3, 0), "S4"), np.zeros((3, 2), "S4"), np.zeros(3)):
+        paths = with_fields(cs_table()[["blob/idx"]].copy(), {"blob/path": several})
+        assert "blob/path has shape" in refused(write_cs(path, paths))
     assert "blob/path" in refused(write_cs(path, cs_table()[["uid", "ctf/df1_A"]].copy()))
     assert "passthrough" in refused(write_cs(path, np.zeros(3)))
     assert "lists no images" in refused(write_cs(path, cs_table()[:0]))
