@@ -87,6 +87,8 @@ def sum_movies(
     work = SumTask(tuple(inputs), settings, str(out)).open()
     work.start(force=force)
     complete = run_task(work.task, work, where, quiet)
+    if complete:
+        work.finish()
     if not quiet:
         rest = "" if complete else f"; {len(work.todo())} are missing"
         note(f"{work.images} micrograph{'s' if work.images > 1 else ''} in {out}{rest}")

@@ -57,3 +57,8 @@ class Summing(Work):
     def run(self, chunk: int, report: Report) -> None:
         movie = open_movie(Path(self.writer.movies[chunk]))
         self.writer.write(chunk, self._summer.sum(movie, report), self._summer.settings.dose)
+
+    def finish(self) -> list[Path]:
+        """Remove what killed processes left; the pairs are already in their places."""
+        self.writer.remove_unfinished()
+        return [self.writer.folder]

@@ -145,7 +145,8 @@ def test_a_killed_run_is_continued_and_no_file_is_cut(data, pairs, tmp_path):
             assert name.startswith(".") or content == wanted[name]
         work = done(own)
         assert work.todo() == []
-        found = {name: content for name, content in files(tmp_path / "pairs").items() if not name.startswith(".")}
+        work.finish()
+        found = {name: content for name, content in files(tmp_path / "pairs").items() if not name.startswith(".gain-")}
         assert found == wanted
     assert interrupted > 4
 

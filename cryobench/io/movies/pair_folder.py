@@ -27,10 +27,10 @@ from cryobench.core.operator import Window
 from cryobench.core.pairs import Pairs
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ResultsError, described, reason_of, shortened
-from cryobench.files import check_writable_folder, output_file, read_bounded
+from cryobench.files import check_writable_folder, output_file, read_bounded, remove_unfinished
 from cryobench.io.movies.settings import MovieSettings
-from cryobench.io.movies.summing import Summed, corrected
-from cryobench.io.movies.windows import checked
+from cryobench.io.movies.summing import Summed
+from cryobench.io.movies.windows import checked, corrected, restored
 from cryobench.io.mrc_header import HEADER_BYTES
 from cryobench.io.paths import stem_of
 from cryobench.io.scaling import digest_of
@@ -112,11 +112,13 @@ class PairWriter:
 
     def remove(self) -> None:
         """Delete the files of a folder of pairs, the manifest first, and nothing else in it."""
-        own = [self.folder / MANIFEST, *self.folder.glob("gain-*.mrc")]
-        for name in names_of(read_manifest(self.folder)["movies"]):
-            own += [self.folder / f"{name}{suffix}" for suffix in (".json", ".npz", ".mrcs")]
-        for file in own:
-            file.unlink(missing_ok=True)
+        gains = [path.name for path in self.folder.glob("gain-*.mrc")]
+        for name in [MANIFEST, *gains, *_files_of(names_of(read_manifest(self.folder)["movies"]))]:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left; for a complete folder, to which no other process writes."""
+        remove_unfinished(self.folder, {MANIFEST, *_files_of(self.names)})
 
     def write(self, number: int, summed: Summed, dose: float | None) -> None:
         """Write the pair of movie `number`. dose: e/Å² of a frame. Raises `ResultsError` if that is impossible."""
@@ -128,7 +130,7 @@ class PairWriter:
         if stored is None:
             offset, factor = _normalisation(images)
             stored = ((images - np.float32(offset)) / np.float32(factor)).astype(_DTYPES[_FLOAT16])
-            exact, images = images, _restored(stored, offset, factor)
+            exact, images = images, restored(stored, offset, factor, checked(None, stored.shape[1:]))
             rounding = float(np.sqrt(np.mean(np.square(images - exact, dtype=np.float64))) / factor)
         gain = summed.gain if counts else None
         replaced = len(summed.positions) if counts else 0
@@ -168,6 +170,11 @@ class PairWriter:
         return name
 
 
+def _files_of(names: Sequence[str]) -> list[str]:
+    """The files of micrographs, those that describe others first."""
+    return [f"{name}{suffix}" for name in names for suffix in (".json", ".npz", ".mrcs")]
+
+
 def names_of(movies: Sequence[str]) -> list[str]:
     """The name of each micrograph. Raises `DataError` if two movies have one name."""
     names = [stem_of(Path(movie)) for movie in movies]
@@ -197,13 +204,6 @@ def _normalisation(images: np.ndarray) -> tuple[float, float]:
     mean, deviation = float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64))
     farthest = max(float(images.max()) - mean, mean - float(images.min()))
     return mean, max(deviation, farthest / _LARGEST_FLOAT16) or 1.0
-
-
-def _restored(stored: np.ndarray, offset: float, factor: float) -> np.ndarray:
-    found = stored.astype(np.float32)
-    found *= np.float32(factor)
-    found += np.float32(offset)
-    return found
 
 
 def _fingerprint(settings: MovieSettings) -> dict[str, Any]:
@@ -318,7 +318,7 @@ class PairFolder(Pairs):
         window = checked(window, opened.record.shape)
         if opened.record.mode == _COUNTS:
             return corrected(opened.stored, opened.factor, opened.positions, opened.values, window)
-        return _restored(opened.stored[:, *window], opened.record.offset, opened.record.factor)
+        return restored(opened.stored, opened.record.offset, opened.record.factor, window)
 
     def _path(self, index: int, suffix: str) -> Path:
         return _beside(self.folder / self._names[index], suffix)

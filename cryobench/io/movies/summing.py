@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cryobench.core.operator import Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError
 from cryobench.io.fourier_crop import crop_half_spectrum
@@ -25,6 +24,7 @@ from cryobench.io.movies.mrc import open_mrc_movie
 from cryobench.io.movies.replacement import Replacement
 from cryobench.io.movies.settings import MovieSettings
 from cryobench.io.movies.tiff import TiffMovie
+from cryobench.io.movies.windows import checked, corrected
 from cryobench.io.notices import warn_once
 from cryobench.io.paths import suffix_of
 from cryobench.limits import check_memory
@@ -75,35 +75,7 @@ class Summed:
         if self.interpolated:
             return self.halves
         factor = None if self.gain is None else self.gain.factor
-        return corrected(self.halves, factor, self.positions, self.values, _whole(self.halves.shape[1:]))
-
-
-def corrected(
-    counts: np.ndarray, factor: np.ndarray | None, positions: np.ndarray, values: np.ndarray, window: Window
-) -> np.ndarray:
-    """A window of both halves: counts times factors, and the replaced pixels. float32 [2, h, w].
-
-    counts [2, H, W] and factor [H, W] may be memory-mapped; only the window is touched. positions: flat indices of the
-    replaced pixels, sorted. values: what takes their place, [2, k].
-    """
-    rows, columns = window
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    found = np.empty((2, height, width), np.float32)
-    if factor is None:
-        found[...] = counts[:, rows, columns]
-    else:
-        np.multiply(counts[:, rows, columns], factor[rows, columns], out=found, dtype=np.float32, casting="unsafe")
-    if len(positions):
-        W = counts.shape[2]
-        part = slice(*np.searchsorted(positions, [rows.start * W, rows.stop * W]))
-        y, x = positions[part] // W - rows.start, positions[part] % W - columns.start
-        inside = (x >= 0) & (x < width)
-        found[:, y[inside], x[inside]] = values[:, part][:, inside]
-    return found
-
-
-def _whole(shape: tuple[int, ...]) -> Window:
-    return tuple(slice(0, side) for side in shape)
+        return corrected(self.halves, factor, self.positions, self.values, checked(None, self.halves.shape[1:]))
 
 
 class Summer:
