@@ -86,7 +86,7 @@ class PairWriter:
         self.names = names_of(movies)
 
     def start(self, settings: MovieSettings, *, force: bool = False) -> None:
-        """Begin a folder, or continue one of the same corrections, to which movies may be added.
+        """Begin a folder, or continue one of the same corrections: its pairs, and the movies that are given now.
 
         force: replace pairs of other corrections. Raises `ResultsError` for those without `force`, and for a folder
         that holds other files.
@@ -100,7 +100,11 @@ class PairWriter:
             if found["corrections"] != made:
                 raise ResultsError(f"{self.folder} holds pairs with other corrections, or none; give another --out, or "
                                    "--force to replace them")  # fmt: skip
-            self.movies = [*found["movies"], *(movie for movie in self.movies if movie not in found["movies"])]
+            earlier, given = found["movies"], set(self.movies)
+            left = set(missing(self.folder, names_of(earlier)))
+            kept = [movie for number, movie in enumerate(earlier) if number not in left or movie in given]
+            known = set(kept)
+            self.movies = [*kept, *(movie for movie in self.movies if movie not in known)]
             self.names = names_of(self.movies)
         with output_file(self.folder / MANIFEST) as temporary:
             text = json.dumps({"version": VERSION, "corrections": made, "movies": self.movies}, indent=1) + "\n"
@@ -112,13 +116,15 @@ class PairWriter:
 
     def remove(self) -> None:
         """Delete the files of a folder of pairs, the manifest first, and nothing else in it."""
-        gains = [path.name for path in self.folder.glob("gain-*.mrc")]
-        for name in [MANIFEST, *gains, *_files_of(names_of(read_manifest(self.folder)["movies"]))]:
+        for name in [MANIFEST, *self._gains(), *_files_of(names_of(read_manifest(self.folder)["movies"]))]:
             (self.folder / name).unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
         """Remove what killed processes left; for a complete folder, to which no other process writes."""
-        remove_unfinished(self.folder, {MANIFEST, *_files_of(self.names)})
+        remove_unfinished(self.folder, {MANIFEST, *self._gains(), *_files_of(self.names)})
+
+    def _gains(self) -> list[str]:
+        return [path.name for path in self.folder.glob("gain-*.mrc")]
 
     def write(self, number: int, summed: Summed, dose: float | None) -> None:
         """Write the pair of movie `number`. dose: e/Å² of a frame. Raises `ResultsError` if that is impossible."""
