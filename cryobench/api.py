@@ -72,6 +72,8 @@ def run(
     within: str = "image",
     images: str | None = None,
     scaling: str = "minmax",
+    halves: str = "first",
+    protocol: str | None = None,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -88,11 +90,13 @@ def run(
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
     the first four. scaling: how the intensities of each image are scaled before it is measured, "minmax" (to [-1, 1]),
-    "none", "meanstd", "p95" or "relion". within: region of the metrics, "image", "circle" (of the particle if the
-    source states its radius, else the largest in the image) or "circle:75" with a radius in Å. batch: number of
-    images solved at once, halved when memory runs out; "auto" starts with all images, at most 1024, on CUDA and with
-    16 on a CPU. ceiling: add the reference row `ceiling`, which no solver can be expected to exceed in PSNR to the
-    measured image; it needs simulated images with white noise and exact measurements.
+    "none", "meanstd", "p95" or "relion". halves: what solvers are given of two halves of each image, "first" or
+    "average" (each, and the results are averaged). protocol: "halves" or "p95", see `plan.protocols`. within: region of
+    the metrics, "image", "circle" (of the particle if the source states its radius, else the largest in the image) or
+    "circle:75" with a radius in Å. batch: number of images solved at once, halved when memory runs out; "auto" starts
+    with all images, at most 1024, on CUDA and with 16 on a CPU. ceiling: add the reference row `ceiling`, which no
+    solver can be expected to exceed in PSNR to the measured image; it needs simulated images with white noise and exact
+    measurements.
     out: results folder, whose finished cells are reused; None keeps the results in memory. save: further files to save
     there: "reconstructions", "figures", or single figures, "panel", "errors", "frc", "views" and "animation".
     presets: folder of the presets of solvers such as "dct@pixel-c4", by default $CRYOBENCH_PRESETS or "presets".
@@ -110,6 +114,8 @@ def run(
         within=within,
         images=images,
         scaling=scaling,
+        halves=halves,
+        protocol=protocol,
         seeds=(seed,),
         dtype=dtype,
         device=device,

@@ -125,7 +125,7 @@ def whole_folder(path: Path, earlier: Path | None = None) -> Iterator[Path]:
     At every moment a complete folder is at `path`, at `earlier` or at `path` with a suffix (`EARLIER`); see
     `remove_leftovers`. If two processes write one folder, the later one wins.
     """
-    with _owned_folder(path.parent) as temporary:
+    with hidden_folder(path.parent) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~umask())
         for file in temporary.iterdir():
@@ -186,8 +186,9 @@ def remove_leftovers(root: Path) -> None:
 
 
 @contextmanager
-def _owned_folder(parent: Path) -> Iterator[Path]:
-    """A new hidden folder that `remove_leftovers` of other processes does not remove. It is deleted at the end."""
+def hidden_folder(parent: Path) -> Iterator[Path]:
+    """A new hidden folder in `parent` that `remove_leftovers` of other processes does not remove. It is deleted at the
+    end."""
     with ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))

@@ -15,6 +15,7 @@ from cryobench.cli.options import (
     ExecutorOption,
     ForceOption,
     InvertOption,
+    LiveOption,
     MemoryLimitOption,
     PresetsOption,
     QuietOption,
@@ -64,6 +65,7 @@ def measure(
     shard: ShardOption = None,
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
+    live: LiveOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
@@ -91,16 +93,16 @@ def measure(
         task = MeasureTask(acquisition, data, tuple(options.items()), images, str(out), chunk)
         work = task.open()
         work.start(force=force)
-        complete = run_task(task, work, where, quiet)
+        complete = run_task(task, work, where, live=live, quiet=quiet)
         if complete:
             work.finish()
         if not quiet:
             rest = "" if complete else f"; {len(work.todo())} of {len(work.parts)} chunks are missing"
             note(f"{work.images} images in {out}{rest}: {work.summary}")
         return
-    if (executor, threads, shard, time_limit, memory_limit, chunk) != ("local", None, None, None, None, None):
+    if live or (executor, threads, shard, time_limit, memory_limit, chunk) != ("local", None, None, None, None, None):
         raise ParameterError(f"--out {out}: a single file is written by one process; give the name of a folder for "
-                             "--executor, --threads, --shard, limits and --chunk")  # fmt: skip
+                             "--executor, --threads, --shard, limits, --chunk and --live")  # fmt: skip
     _refuse_existing(force, out)
     stack = open_stack(data, options, installed())
     indices = parse_images(images, len(stack), len(stack), label=stack.label)
@@ -131,6 +133,7 @@ def reconstruct(
     shard: ShardOption = None,
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
+    live: LiveOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -154,7 +157,7 @@ def reconstruct(
     for text in () if quiet else work.notes():
         note(text)
     work.start(force=force)
-    complete = run_task(task, work, where, quiet)
+    complete = run_task(task, work, where, live=live, quiet=quiet)
     files = work.finish() if complete else []
     if not quiet:
         note(f"{work.images} images in {' and '.join(map(str, files))}" if complete else
@@ -175,16 +178,16 @@ def where_of(
     return Where(spec, device, threads, limits, None if shard is None else parse_shard(shard))
 
 
-def run_task(task: Task, work: Work, where: Where, quiet: bool) -> bool:
+def run_task(task: Task, work: Work, where: Where, *, live: bool, quiet: bool) -> bool:
     """Do the chunks of a task, showing the progress. Returns whether all are done; ends the program if interrupted."""
-    from cryobench.cli.progress import ChunkProgress
+    from cryobench.cli.live import watching_chunks
     from cryobench.cli.running import stopping
     from cryobench.measuring.chunks import run_chunks
 
     def kept() -> str:
         return f"{work.finished} of {work.images} images are finished and kept; the same command continues from there"
 
-    with stopping(kept), ChunkProgress(work.images, quiet) as observer:
+    with stopping(kept), watching_chunks(work.parts, live=live, quiet=quiet) as observer:
         run_chunks(task, work, where, observer)
     return not work.todo()
 

@@ -11,6 +11,7 @@ from cryobench.cli.measure import run_task, where_of
 from cryobench.cli.options import (
     ExecutorOption,
     ForceOption,
+    LiveOption,
     MemoryLimitOption,
     QuietOption,
     ShardOption,
@@ -67,6 +68,7 @@ def sum_movies(
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
     force: ForceOption = False,
+    live: LiveOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Sum the odd and the even frames of each movie; write both halves to a folder, a source of --data and of `train`.
@@ -86,7 +88,7 @@ def sum_movies(
     where = where_of(executor, "cpu", threads, shard, time_limit, memory_limit)
     work = SumTask(tuple(inputs), settings, str(out)).open()
     work.start(force=force)
-    complete = run_task(work.task, work, where, quiet)
+    complete = run_task(work.task, work, where, live=live, quiet=quiet)
     if complete:
         work.finish()
     if not quiet:

@@ -29,6 +29,15 @@ ScalingOption = Annotated[
                       "minmax: to [-1, 1]; none: unchanged; meanstd: to mean 0 and standard deviation 1; p95: to 1 at "
                       "the 95th percentile; relion: to mean 0 and standard deviation 1 outside the particle.")
 ]  # fmt: skip
+HalvesOption = Annotated[
+    str, typer.Option(metavar="first|average", help="What solvers are given of two halves of each image. first: the "
+                      "first; average: each, and the results are averaged.")
+]  # fmt: skip
+ProtocolOption = Annotated[
+    str | None, typer.Option(metavar="halves|p95", show_default=False, help="For images in two halves. halves: errors "
+                             "estimated from the other half; p95: the published protocol. States noise, scaling, "
+                             "metrics and --by where they are not given.")
+]  # fmt: skip
 InvertOption = Annotated[bool, typer.Option("--invert", help="Invert the contrast of the images.")]
 WithinOption = Annotated[
     str, typer.Option(metavar="image|circle|circle:Å", help="Region of the metrics. circle: the circle of the "
@@ -36,6 +45,9 @@ WithinOption = Annotated[
 ]  # fmt: skip
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+LiveOption = Annotated[
+    bool, typer.Option("--live", help="Show a dashboard on a terminal: images done, speed, time left and workers.")
+]
 BatchOption = Annotated[
     str,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,24 +140,41 @@ class ChunkProgress(_Display, ChunkObserver):
     def __init__(self, images: int, quiet: bool):
         super().__init__(quiet, *_COLUMNS[:2], MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
                          TimeElapsedColumn())  # fmt: skip
-        self._images = images
+        self._images, self._speed = images, Speed(images)
         self._task = self._bars.add_task("images", total=images, speed="")
-        self._start: tuple[float, float] | None = None
         self._printed = time.monotonic()
 
     def done(self, images: float) -> None:
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now, images
-        start, before = self._start
-        speed = ""
-        if images > before and now > start:
-            rate = (images - before) / (now - start)
-            speed = f"{rate:.3g} images/s, {duration((self._images - images) / rate)} left"
+        self._speed.update(images)
+        speed = self._speed.text()
         self._bars.update(self._task, completed=int(images), speed=speed)
-        if self._lines and now - self._printed >= self.INTERVAL:
-            self._printed = now
+        if self._lines and time.monotonic() - self._printed >= self.INTERVAL:
+            self._printed = time.monotonic()
             note(f"{int(images)} of {self._images} images" + (f", {speed}" if speed else ""))
+
+
+class Speed:
+    """The speed of a task since the first update, and the time that is left."""
+
+    def __init__(self, images: int):
+        self._images = images
+        self._start: tuple[float, float] | None = None
+        self.done = 0.0
+
+    def update(self, done: float) -> None:
+        """So many images are done."""
+        self.done = done
+        if self._start is None:
+            self._start = time.monotonic(), done
+
+    def text(self) -> str:
+        """Images per second and the time left; empty before an image is done."""
+        start, before = self._start or (math.inf, 0.0)
+        seconds = time.monotonic() - start
+        if self.done <= before or seconds <= 0:
+            return ""
+        rate = (self.done - before) / seconds
+        return f"{rate:.3g} images/s, {duration((self._images - self.done) / rate)} left"
 
 
 @contextmanager

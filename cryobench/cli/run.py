@@ -16,9 +16,11 @@ from cryobench.cli.options import (
     DeviceOption,
     DtypeOption,
     FormatOption,
+    HalvesOption,
     InvertOption,
     JsonOption,
     PresetsOption,
+    ProtocolOption,
     QuietOption,
     ScalingOption,
     SizeOption,
@@ -57,6 +59,8 @@ def run(
     data_root: DataRootOption = None,
     invert: InvertOption = False,
     scaling: ScalingOption = "minmax",
+    halves: HalvesOption = "first",
+    protocol: ProtocolOption = None,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", "-m", help="A metric spec. Repeat for more. [default: the fast ones]",
@@ -96,7 +100,7 @@ def run(
     from cryobench import runner
     from cryobench.cli.output import check_outputs, note, print_leaderboard, stdout_for_results
     from cryobench.cli.progress import ProgressObserver
-    from cryobench.cli.running import check_by, collect
+    from cryobench.cli.running import collect, ranked_by
     from cryobench.hooks import Hooks
     from cryobench.plan import grid
     from cryobench.plan.dataset import data_options
@@ -113,6 +117,8 @@ def run(
         within=within,
         images=images,
         scaling=scaling,
+        halves=halves,
+        protocol=protocol,
         seeds=tuple(dict.fromkeys(seed or (0,))),
         dtype=dtype,
         device=device,
@@ -124,7 +130,7 @@ def run(
     )  # fmt: skip
     with stdout_for_results():
         plan = grid.plan(request, installed())
-    check_by(by, [plan])
+    by = ranked_by(by, [plan])
     for text in () if quiet else plan.notes:
         note(text)
     outputs = check_outputs(csv, as_json, formats or ())

@@ -22,11 +22,23 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def check_by(by: str, plans: Sequence[Plan]) -> None:
-    """Raise `ParameterError`, before any work, if the run will not have the column to rank by."""
+DEFAULT_BY = "psnr"
+
+
+def ranked_by(by: str, plans: Sequence[Plan]) -> str:
+    """The column to rank by: the given one, or where it is the default that of the protocol of the run.
+
+    Raises `ParameterError`, before any work, if the run will not have the column.
+    """
+    protocols = {plan.request.protocol for plan in plans}
+    if by == DEFAULT_BY and len(protocols) == 1 and (name := protocols.pop()) is not None:
+        from cryobench.plan.protocols import protocol
+
+        return protocol(name).by
     rankable = [*(column for plan in plans for column in plan.rankable), *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is not a column of this run; {did_you_mean(by, dict.fromkeys(rankable))}")
+    return by
 
 
 def collect(records: Iterable[Record], cells: int, store: Results) -> list[Record]:

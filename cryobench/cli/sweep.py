@@ -85,7 +85,7 @@ def sweep(
     """
     from cryobench.cli.live import watching
     from cryobench.cli.output import check_outputs, note, show, stdout_for_results
-    from cryobench.cli.running import check_by, collect
+    from cryobench.cli.running import collect, ranked_by
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
     from cryobench.hooks import Hooks
@@ -94,6 +94,7 @@ def sweep(
     from cryobench.plan.suite_file import read_suite
     from cryobench.registry import installed
     from cryobench.results.store import Results
+    from cryobench.runner import result_name
     from cryobench.sweep.driver import SweepOptions, run, sharded
     from cryobench.workers.executors import check_reachable, parse_executor
     from cryobench.workers.job import parse_limits, parse_shard
@@ -113,7 +114,7 @@ def sweep(
                                           presets=presets)  # fmt: skip
         references = suites.references(suite_file, installed(), presets)
     if plans:
-        check_by(by, plans)
+        by = ranked_by(by, plans)
     for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
         note(text)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}
@@ -134,8 +135,10 @@ def sweep(
         running = run(plans, options, spec, observer, hooks, threads=threads,
                       hook_options={"suite": str(suite), "executor": executor})  # fmt: skip
         records = collect(running, cells, store)
-    places = {cell.hash: place for place, cell in enumerate(cell for plan in plans for cell in plan.cells)}
-    records.sort(key=lambda record: places[record.hash])  # the table must not depend on which cell finishes first
+    planned = [cell for plan in plans for cell in plan.cells]
+    places = {name: place for place, cell in enumerate(planned) for name in (cell.key, result_name(cell))}
+    # the table must not depend on which cell finishes first
+    records.sort(key=lambda record: places.get(record.hash, len(places)))
     frame = leaderboard(records, by=by)
     published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
     show(frame, outputs, records, store.find, published)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,11 @@ class Stack(ABC):
         """The rows of the table for these images, in this order and numbered from 0; None without a table."""
         table = self.table
         return None if table is None else table.iloc[list(images)].reset_index(drop=True)
+
+    def files(self, images: Sequence[int]) -> Sequence[Path] | None:
+        """The files that these images and their metadata are read from, by which an edit is recognised without reading
+        them: none for images that the parameters of the source determine, None (the default) if they are not known."""
+        return None
 
     @property
     def white_noise(self) -> bool | None:

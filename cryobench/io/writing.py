@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mrcfile.utils
 import numpy as np
-from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID
+from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID, VOLUME_STACK_SPACEGROUP
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core.source import Stack, size_text
@@ -78,16 +78,49 @@ def write_mrcs(path: Path, images: np.ndarray | Iterable[np.ndarray], pixel_size
 
 def _fill_mrcs(temporary: Path, path: Path, chunks: Iterable[np.ndarray], pixel_size: float | None) -> int:
     """Write a stack to `temporary`, which will be moved to `path`. Returns the number of images."""
-    totals = Totals()
-    with temporary.open("wb") as file:
-        file.seek(HEADER_DTYPE.itemsize)
+    with StackWriter(temporary, path, pixel_size) as stack:
         for chunk in chunks:
-            block = np.ascontiguousarray(chunk, dtype="<f4")
-            totals.add(block, path)
-            file.write(block.data)
-        file.seek(0)
-        file.write(totals.header(pixel_size, path).tobytes())
-    return totals.count
+            stack.add(chunk)
+    return stack.count
+
+
+class StackWriter:
+    """Writes an MRC stack of images, or an MRC2014 stack of volumes, of float32, chunk by chunk; its header is written
+    at the end of the `with` block.
+
+    file: to write. path: the place to which it will be moved, for messages. pixel_size: Å, None if unknown. depth: the
+    sections of a volume; None for images. Raises `DataError` for no images, and for images that differ in shape or are
+    not finite.
+    """
+
+    def __init__(self, file: Path, path: Path, pixel_size: float | None, *, depth: int | None = None):
+        self._file, self._path, self._pixel_size, self._depth = file, path, pixel_size, depth
+        self._totals = Totals()
+
+    def __enter__(self) -> StackWriter:
+        self._stream = self._file.open("wb")
+        self._stream.seek(HEADER_DTYPE.itemsize)
+        return self
+
+    def add(self, chunk: np.ndarray) -> None:
+        """Add images [n, H, W] or volumes [n, D, H, W]."""
+        block = np.ascontiguousarray(chunk, dtype="<f4")
+        if self._depth is not None:
+            block = block.reshape(-1, *block.shape[2:])
+        self._totals.add(block, self._path)
+        self._stream.write(block.data)
+
+    @property
+    def count(self) -> int:
+        """The number of sections that were written."""
+        return self._totals.count
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._stream:
+            if kind is None:
+                header = self._totals.header(self._pixel_size, self._path, self._depth)
+                self._stream.seek(0)
+                self._stream.write(header.tobytes())
 
 
 @dataclass
@@ -134,27 +167,32 @@ class Totals:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.count, self.shape = count, other.shape
 
-    def header(self, pixel_size: float | None, path: Path) -> np.ndarray:
-        """The header of an MRC2014 image stack (Cheng et al. 2015, J. Struct. Biol. 192:146)."""
+    def header(self, pixel_size: float | None, path: Path, depth: int | None = None) -> np.ndarray:
+        """The header of an MRC2014 image stack (Cheng et al. 2015, J. Struct. Biol. 192:146), or of a stack of volumes
+        of `depth` sections."""
         if self.count == 0:
             raise DataError(f"{path}: there are no images to write; choose at least one")
-        header = stack_header(self.count, self.shape, pixel_size, _FLOAT32_MODE)
+        header = stack_header(self.count, self.shape, pixel_size, _FLOAT32_MODE, depth)
         header["dmin"], header["dmax"], header["dmean"] = self.low, self.high, self.mean
         header["rms"] = np.sqrt(self.square / (self.count * math.prod(self.shape)))
         return header
 
 
-def stack_header(count: int, shape: Sequence[int], pixel_size: float | None, mode: int) -> np.ndarray:
-    """The header of an MRC2014 stack of `count` images of `shape` (H, W), whose statistics are not known."""
+def stack_header(
+    count: int, shape: Sequence[int], pixel_size: float | None, mode: int, depth: int | None = None
+) -> np.ndarray:
+    """The header of an MRC2014 stack of `count` sections of `shape` (H, W), whose statistics are not known: images, or
+    volumes of `depth` sections."""
     H, W = shape
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     header["nx"], header["ny"], header["nz"] = W, H, count
-    header["mx"], header["my"], header["mz"] = W, H, 1
-    header["cella"] = tuple((pixel_size or 0) * side for side in (W, H, 1))
+    header["mx"], header["my"], header["mz"] = W, H, depth or 1
+    header["cella"] = tuple((pixel_size or 0) * side for side in (W, H, depth or 1))
     header["cellb"] = (90, 90, 90)
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = 0, -1, -2, -1  # MRC2014: not known
-    header["mode"], header["ispg"], header["nversion"] = mode, IMAGE_STACK_SPACEGROUP, _VERSION
+    space_group = IMAGE_STACK_SPACEGROUP if depth is None else VOLUME_STACK_SPACEGROUP
+    header["mode"], header["ispg"], header["nversion"] = mode, space_group, _VERSION
     header["map"], header["machst"] = MAP_ID, mrcfile.utils.machine_stamp_from_byte_order("<")
     return header
 

@@ -31,6 +31,12 @@ class ChunkObserver:
     def done(self, images: float) -> None:
         """So many images are done, those of earlier runs included; a fraction of an image in the midst of a chunk."""
 
+    def started(self, chunk: int, worker: str) -> None:
+        """A worker begins a chunk."""
+
+    def finished(self, chunk: int) -> None:
+        """A chunk is on disk."""
+
     def warn(self, message: str) -> None:
         """Something that the user should know."""
 
@@ -107,10 +113,11 @@ def run_chunks(task: Task, work: Work, where: Where, observer: ChunkObserver) ->
     with workers(where.executor, device=where.device, threads=where.threads,
                  run_here=lambda job: run_job(job, here)) as found:  # fmt: skip
         pool = Pool(found, job, lambda chunk: f"chunk {chunk}", observer.warn)
-        for chunk, outcome in pool.run(_Queue(todo), lambda chunk: None):
+        for chunk, outcome in pool.run(_Queue(todo), lambda chunk, worker: observer.started(chunk, str(worker))):
             if isinstance(outcome, Failure):
                 raise _error(chunk, outcome)
             finished += work.size(chunk)
+            observer.finished(chunk)
             observer.done(finished)
 
 

@@ -72,17 +72,9 @@ class Ssim(Metric):
     columns = (Column("ssim", "higher"),)
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        from skimage.metrics import structural_similarity
-
-        if min(case.truth.shape[2:]) < _WINDOW:
-            return not_measured(self, case, f"its window is {_WINDOW} pixels wide, and the images are smaller")
-        truth, estimate = (one_channel(case.unit_range(x))[:, 0].cpu().numpy() for x in (case.truth, reconstruction.x))
-        maps = [structural_similarity(a, b, data_range=1.0, full=True)[1] for a, b in zip(truth, estimate, strict=True)]
-        middle = (slice(_WINDOW // 2, -(_WINDOW // 2)),) * (case.truth.ndim - 2)
-        kept = inside(case)[:, 0].cpu().numpy()
-        kept = np.broadcast_to(kept, (len(maps), *kept.shape[1:]))
-        values = [whole[middle][mask[middle]].mean() for whole, mask in zip(maps, kept, strict=True)]
-        return Measured({"ssim": torch.tensor(values, dtype=torch.float64)})
+        if min(case.truth.shape[2:]) < WINDOW:
+            return not_measured(self, case, f"its window is {WINDOW} pixels wide, and the images are smaller")
+        return Measured({"ssim": ssim(case, case.unit_range(case.truth), case.unit_range(reconstruction.x))})
 
 
 @dataclass(frozen=True)
@@ -98,8 +90,21 @@ class MeasurementMse(Metric):
         return Measured({"measurement_mse": residual.double().square().mean(dim=item_axes(residual))})
 
 
-_WINDOW = 7
+WINDOW = 7
 """Side of the window of `ssim`, pixels."""
+
+
+def ssim(case: Case, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The structural similarity of images [B, C, *S] with intensities in [0, 1], over the evaluated pixels, [B]."""
+    from skimage.metrics import structural_similarity
+
+    images, others = (one_channel(x)[:, 0].cpu().numpy() for x in (first, second))
+    maps = [structural_similarity(a, b, data_range=1.0, full=True)[1] for a, b in zip(images, others, strict=True)]
+    middle = (slice(WINDOW // 2, -(WINDOW // 2)),) * (case.truth.ndim - 2)
+    kept = inside(case)[:, 0].cpu().numpy()
+    kept = np.broadcast_to(kept, (len(maps), *kept.shape[1:]))
+    values = [whole[middle][mask[middle]].mean() for whole, mask in zip(maps, kept, strict=True)]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _error(case: Case, reconstruction: Reconstruction) -> torch.Tensor:

@@ -23,7 +23,7 @@ HALF, SEVENTH = 1 / 2, 1 / 7
 ROUNDING = 1e-6
 """RMS of a ring's coefficients relative to that of the image up to which the ring is empty: 8 times the spacing of
 float32, more than the rounding errors of storing and transforming an image."""
-_NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels gives the same in pixels"
+NO_PIXEL_SIZE = "the pixel size is not known; frc_pixels gives the same in pixels"
 _NO_SIGNAL = "the truth is constant where it is measured"
 
 
@@ -63,7 +63,7 @@ class Frc(Metric):
             "frc_pixels": half,
             "frc_area": curve.mean(dim=1),
         }
-        return Measured(values, {"frc": curve}, _if_missing(values, _NO_PIXEL_SIZE))
+        return Measured(values, {"frc": curve}, _if_missing(values, NO_PIXEL_SIZE))
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,12 @@ class _Rings:
 def _rings_of(case: Case, reconstruction: Reconstruction) -> _Rings:
     mask = soft_mask(case)
     (truth, truth_level), (estimate, estimate_level) = (
-        _spectrum(image.double(), mask) for image in (case.truth, reconstruction.x)
+        spectrum(image.double(), mask) for image in (case.truth, reconstruction.x)
     )
     return _Rings(truth, estimate, truth_level, estimate_level, tuple(case.truth.shape[2:]))
 
 
-def _spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The half spectrum of an image minus its mean under the mask, and the power of the rounding error of a
     coefficient."""
     weight = torch.ones_like(image) if mask is None else mask

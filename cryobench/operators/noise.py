@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 
 from cryobench.core import LinearOperator, NoiseModel, Noisy, Scale, mean_intensity
-from cryobench.errors import ParameterError
+from cryobench.errors import ParameterError, Unsupported
 from cryobench.numerics.linalg import dot, item_axes, per_item
 from cryobench.rng import Rng
 
@@ -93,3 +93,37 @@ class Poisson(NoiseModel):
         # the variance of an entry width counts / dose is width^2 rate / dose^2, and counts is an estimate of rate
         variance = width**2 * counts.mean(dim=item_axes(y), keepdim=True) / self.dose**2
         return Noisy(width * counts / self.dose + offset, variance.sqrt())
+
+
+@dataclass(frozen=True)
+class Own(NoiseModel):
+    """The noise that the images already have: y = A a, without further noise.
+
+    Its standard deviation is estimated per image from the other half b, sqrt(<y^2 - y z>) with z = A b, both minus the
+    mean response c A 1: the signal and every other part that both halves have in common cancel. The images are the
+    measurement and no truth.
+    """
+
+    dims = (2, 3)
+    of_image = True
+
+    def apply(self, y: torch.Tensor, operator: LinearOperator, scale: Scale, rng: Rng) -> Noisy:
+        raise Unsupported(_ONE_IMAGE)
+
+    def apply_to_halves(
+        self, y: torch.Tensor, other: torch.Tensor | None, operator: LinearOperator, scale: Scale, rng: Rng
+    ) -> Noisy:
+        if other is None:
+            raise Unsupported(_ONE_IMAGE)
+        middle = (y + other) / 2
+        middle = (mean_intensity(operator, middle) * operator.mean_response).double()
+        variance = ((y - middle) * (y.double() - other)).mean(dim=item_axes(y), keepdim=True)
+        if not (variance > 0).all():
+            raise Unsupported(
+                "the estimated variance of the noise is not positive; own needs two halves with independent noise"
+            )
+        return Noisy(y, variance.sqrt().to(y.dtype))
+
+
+_ONE_IMAGE = ("own estimates the noise of an image from a second one of the same specimen, and the data have none; use "
+              "a source of movies or halves, or gaussian")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The images of a run: the source that --data names, the images read from it, and their digest."""
+"""The images of a run: the source that --data names, what is read of it, and its digest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,59 +18,354 @@ import torch
 
 from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
-from cryobench.core.source import size_text
-from cryobench.errors import DataError, PluginError, SpecError, quoted
+from cryobench.environment import version
+from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
 from cryobench.io.movies.pair_folder import is_pair_folder
-from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
+from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
-from cryobench.limits import check_memory
+from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
-from cryobench.plan.presets import image_digest
+from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
 from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
+from cryobench.source_code import code_digest
 from cryobench.spec import Spec, fields_of, parse
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_BYTES_PER_PIXEL = 8
-"""Memory in bytes for each pixel of the images of a run: float32, and a copy."""
+KEPT_BYTES = 2**26
+"""Largest size of all images of a data set in memory, float32: 1,024 images of 128 x 128 pixels."""
+_BLOCK_BYTES = 2**24
+"""Size of the images that are read at once where a batch does not state it."""
+_BYTES_PER_PIXEL = 4
+FIRST, AVERAGE = "first", "average"
+HALVES = (FIRST, AVERAGE)
+"""What solvers are given of two halves of each image: the first, or each, and their results are averaged."""
+_COMPARED, _COMPARED_SIDE = 4, 2048
+"""Number of micrographs that are tested for a common pattern, and the side of the window in their middle."""
+CLEAN, OTHER = "clean image", "other half of image"
+_PARTNERS: dict[str, Callable[[Stack, int], np.ndarray | None]] = {
+    CLEAN: lambda stack, index: stack.clean(index),
+    OTHER: lambda stack, index: stack.other(index),
+}
+"""Images that a source may have beside each image: what they are in messages, and how they are read."""
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
 """A bare word is a registered source even if a folder has the same name."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The images of a run, read and scaled, with the scale that undoes it."""
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Some images of a data set as operators see them.
 
-    label: str
-    spec: Spec
-    images: torch.Tensor
-    """[n, 1, *S] float32 on the CPU."""
-    ids: tuple[str, ...]
+    pixels: float32 [n, 1, *S] on the CPU. clean, other: the clean images and the other halves on the same scale; None
+    unless the source has all of them. scale: undoes the scaling.
+    """
+
+    pixels: torch.Tensor
+    clean: torch.Tensor | None
+    other: torch.Tensor | None
     scale: Scale
-    pixel_size: tuple[float | None, ...]
-    digest: str
-    table: pd.DataFrame | None = None
-    """Metadata of the images, one row each; None if the source has none."""
-    clean: torch.Tensor | None = None
-    """The clean images, on the scale of `images`; None unless the source has all of them."""
-    origin: Mapping[str, str] = field(default_factory=dict)
-    """What simulated images show and how they were made; empty for other images."""
-    white_noise: bool | None = None
-    """Whether the noise of the images is white; None if unknown."""
-    particle_radius: tuple[float | None, ...] = ()
-    """Radius of each particle around the centre of its image in Å; None if the source does not state it."""
-    image_digests: tuple[str, ...] = ()
-    """Digest of each image, the same for every scaling (`presets.image_digest`)."""
 
-    @property
-    def shape(self) -> Shape:
-        return tuple(self.images.shape[2:])
+
+class Dataset:
+    """The images of a run: which they are, and their scaled pixels when they are asked for.
+
+    Images of up to `KEPT_BYTES` are read once, at the beginning, and stay in memory. Others are read again at each use,
+    a few at a time, so that memory does not grow with their number; their digest is then known only from an earlier run
+    (`plan.known_digests`), or after all of them have been read.
+
+    label: the name in tables. ids: of the images. pixel_size: Å per pixel of each, None if unknown. particle_radius: Å
+    around the centre of each, None if unknown. table: metadata of the images, one row each; None if the source has
+    none. has_clean, has_other: whether the source has all clean images, and all other halves. origin: what simulated
+    images show and how they were made; empty for other images. white_noise: whether the noise of the images is white;
+    None if unknown. scaling: a name of `io.scaling.NORMALISATIONS`. halves: one of `HALVES`. kept: whether the images
+    are in memory.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        stack: Stack,
+        indices: Sequence[int],
+        scaling: str,
+        made_by: Callable[[], object],
+        halves: str = FIRST,
+    ):
+        self.spec, self.scaling, self._stack, self._indices = spec, scaling, stack, indices
+        self.halves = halves
+        named = [stack.label, *([] if scaling == MINMAX else [f"scaling {scaling}"])]
+        self.label = ", ".join([*named, *(["halves averaged"] if halves == AVERAGE else [])])
+        self.ids = tuple(str(index) for index in indices)
+        self.shape: Shape = tuple(stack.shape)
+        self.pixel_size = tuple(stack.pixel_size(index) for index in indices)
+        n = len(indices)
+        self._limits, self._maps = np.full((n, 2), np.nan), np.full((n, 2), np.nan)
+        self._image_digests = np.zeros((n, DIGEST_BYTES), np.uint8)
+        self._images: Images | None = None
+        self._digest: str | None = None
+        self._recalled: Known | None = None
+        self._entry: Entry | None = None
+        self._failure: CryobenchError | None = None
+        self._files: list[FileState] = []
+        self.kept = _BYTES_PER_PIXEL * n * math.prod(self.shape) <= KEPT_BYTES
+        pixels = self._read(slice(None)) if self.kept else None
+        self.table = _table(stack, indices)
+        clean, other = (self._read_partner(slice(None) if self.kept else slice(1), what) for what in _PARTNERS)
+        self.has_clean, self.has_other = clean is not None, other is not None
+        if halves == AVERAGE and other is None:
+            raise DataError(f"--halves {AVERAGE}: {stack.label} has no second half of each image; leave it out, or "
+                            "use a source of movies or halves")  # fmt: skip
+        self.origin: Mapping[str, str] = plain(
+            guarded(f"the origin of {stack.label} cannot be read", lambda: dict(stack.origin))
+        )
+        self.white_noise = stack.white_noise
+        self.particle_radius = tuple(_particle_radius(stack, index) for index in indices)
+        if pixels is not None:
+            self._images = Images(pixels, clean, other, self._scale(slice(None)))
+            self._digest = self._computed()
+            return
+        what = f"the files of {stack.label} are not known"
+        files = guarded(what, lambda: stack.files(indices))
+        if files is not None:
+            self._files = [FileState.of(file) for file in files]
+            self._entry = Entry.of(self._named, self._files, made_by())
+            self.recall()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def half_digests(self) -> tuple[tuple[str, str], ...]:
+        """The digests of both halves of each image, by which a network trained on them is found; empty if unknown."""
+        pairs = self._stack.pairs
+        if pairs is None:
+            return ()
+        what = f"the digests of the halves of {self._stack.label} cannot be read"
+        return guarded(what, lambda: tuple(pairs.digests(index) for index in self._indices))
 
     @property
     def imaging(self) -> Imaging:
         return Imaging(self.shape, self.pixel_size, self.table)
+
+    # --- pixels
+
+    def read(self, part: slice) -> Images:
+        """Some of the images. Raises a `CryobenchError` for an image that cannot be read or scaled, and for one that is
+        not the same as before; from then on always."""
+        with self._usable():
+            clean = self._partner(part, CLEAN) if self.has_clean else None
+            other = self._partner(part, OTHER) if self.has_other else None
+            return Images(self._pixels(part), clean, other, self._scale(part))
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """A block that reads images. After one that failed, others fail at once."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except CryobenchError as error:
+            self._failure = error
+            raise
+
+    def _pixels(self, part: slice) -> torch.Tensor:
+        return self._read(part) if self._images is None else self._images.pixels[part]
+
+    def _partner(self, part: slice, what: str) -> torch.Tensor:
+        """The clean images or the other halves of some of the images, which the source has."""
+        if self._images is not None:
+            known = self._images.clean if what == CLEAN else self._images.other
+            assert known is not None
+            return known[part]
+        read = self._read_partner(part, what)
+        if read is None:
+            raise DataError(
+                f"some of the {what}s of {self._stack.label} are unknown, unlike that of image {self.ids[0]}; run "
+                "these images separately"
+            )
+        return read
+
+    def _read(self, part: slice | np.ndarray) -> torch.Tensor:
+        """The scaled pixels of images, float32 [n, 1, *S]; part: a slice of their places, or the places."""
+        return torch.from_numpy(np.stack([self._read_one(place) for place in self._places(part)])).unsqueeze(1)
+
+    def _read_one(self, place: int) -> np.ndarray:
+        """A scaled image. What is known of it is noted when it is first read, and compared later."""
+        index = self._indices[place]
+        where = f"image {index} of {self._stack.label}"
+        image = guarded(f"{where} cannot be read", lambda: self._stack.read(index))
+        if image.shape != self.shape:
+            raise DataError(f"{where} has shape {image.shape}, others have {self.shape}; use one size per run")
+        limits = float(image.min()), float(image.max())
+        if not np.isnan(self._limits[place, 0]):
+            if limits != tuple(self._limits[place].tolist()):
+                raise DataError(f"{where} changed while it was used; run again when nothing writes to it")
+            return self._map(place).apply(image)
+        between_limits = minmax(image, where)  # raises for a constant image, whatever the scaling
+        made = between_limits
+        if self.scaling != MINMAX:
+            made = image_scaling(self.scaling, image, self._stack, index)
+        scaled = made.apply(image)
+        digest = image_digest(scaled if made is between_limits else between_limits.apply(image))
+        self._image_digests[place] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        if self._recalled is not None and (self._image_digests[place] != self._recalled.images[place]).any():
+            self._recalled = self._digest = None  # the files were edited in a way that their state does not show
+        self._maps[place], self._limits[place] = (made.offset, made.factor), limits
+        return scaled
+
+    def _read_partner(self, part: slice, what: str) -> torch.Tensor | None:
+        """The clean images or the other halves, scaled by the maps of the noisy ones, float32 [n, 1, *S]; None unless
+        all are known."""
+        images = []
+        for place in self._places(part):
+            index = self._indices[place]
+            where = f"the {what} {index} of {self._stack.label}"
+            image = guarded(f"{where} cannot be read", lambda i=index: _PARTNERS[what](self._stack, i))
+            if image is None:
+                return None
+            if image.shape != self.shape or not np.isfinite(image).all():
+                raise DataError(f"{where} has shape {image.shape}, expected finite numbers of shape {self.shape}")
+            images.append(self._map(place).apply(image))
+        return torch.from_numpy(np.stack(images)).unsqueeze(1)
+
+    def _places(self, part: slice | np.ndarray) -> list[int]:
+        return np.arange(len(self))[part].tolist()
+
+    def _map(self, place: int) -> Scaling:
+        offset, factor = self._maps[place].tolist()
+        return Scaling(offset, factor)
+
+    def _scale(self, part: slice) -> Scale:
+        return scale_of(self.scaling, [self._map(place) for place in self._places(part)])
+
+    @property
+    def scale_without_images(self) -> Scale:
+        """The name and the range of the scale, which are known before an image is read."""
+        return scale_of(self.scaling, [])
+
+    @cached_property
+    def halves_note(self) -> str | None:
+        """A warning if the halves have a pattern of the detector in common, or that this was not tested; None for
+        images without halves and for independent ones. Compares the first micrographs with each other."""
+        if not self.has_other:
+            return None
+        what = f"{self.label}: that the noise of the halves is independent"
+        if len(self) == 1:
+            return f"{what} was not tested, which needs two micrographs"
+        images = self.read(slice(0, _COMPARED))
+        assert images.other is not None
+        window = tuple(slice((n - min(n, _COMPARED_SIDE)) // 2, (n + min(n, _COMPARED_SIDE)) // 2) for n in self.shape)
+        found = fixed_pattern(*([image[0][window] for image in half] for half in (images.pixels, images.other)))
+        if not found.found:
+            return None
+        return (
+            f"{what} does not hold: half a of one micrograph and half b of another correlate by "
+            f"{found.correlation:.2g} ± {found.error:.1g}, {found.share:.0%} of the correlation within a micrograph; "
+            "the errors against the other half are too low: correct the gain reference and hot pixels"
+        )
+
+    # --- what is known of all images; those that were not read yet are read
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of all images."""
+        self._complete()
+        return self._scale(slice(None))
+
+    @property
+    def extremes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The minimum and the maximum of every image after scaling, float32 [n] each."""
+        self._complete()
+        low, high = ((self._limits - self._maps[:, :1]) / self._maps[:, 1:]).astype(np.float32).T
+        return torch.from_numpy(low.copy()), torch.from_numpy(high.copy())
+
+    @property
+    def image_digests(self) -> tuple[str, ...]:
+        """The digest of each image, the same for every scaling (`io.scaling.image_digest`)."""
+        if self._recalled is not None:
+            return _as_hex(self._recalled.images)
+        self._complete()
+        return _as_hex(self._image_digests)
+
+    def read_digests(self, part: slice) -> tuple[str, ...]:
+        """The digests of some images, which have been read."""
+        return _as_hex(self._image_digests[part])
+
+    def _complete(self) -> None:
+        with self._usable():
+            new = np.flatnonzero(np.isnan(self._limits[:, 0]))
+            for part in self._blocks(len(new)):
+                self._read(new[part])
+
+    # --- identity
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything about the images that can change results.
+
+        Where it is not known, the images that were not read yet are read, and then all of them once more, because the
+        limits of all images precede their pixels. Raises a `CryobenchError` if an image cannot be read, or if a file
+        has changed since the data set was opened.
+        """
+        if self._digest is None:
+            with self._usable():
+                digest = self._computed()
+            self.check_files()
+            self._digest = digest
+            if self._entry is not None:
+                self._entry.remember(Known(digest, self._image_digests))
+        return self._digest
+
+    def recall(self) -> bool:
+        """Whether `digest` is known without reading images, from this run or from what another process has found."""
+        if self._digest is None and self._entry is not None:
+            known, read = self._entry.recall(len(self)), ~np.isnan(self._limits[:, 0])
+            if known is not None and np.array_equal(known.images[read], self._image_digests[read]):
+                self._recalled, self._digest = known, known.digest
+        return self._digest is not None
+
+    @property
+    def key(self) -> str:
+        """Identifies the images within a plan: their digest if they are in memory, else a digest of how they are
+        given."""
+        return self.digest if self.kept else self._named
+
+    @cached_property
+    def _named(self) -> str:
+        """A digest of source, selection and scaling."""
+        of_halves = () if self.halves == FIRST else (self.halves,)
+        named = (str(self.spec), self.ids, self.scaling, self.shape, self.pixel_size, *of_halves)
+        return hashlib.sha256(repr(named).encode()).hexdigest()
+
+    def _computed(self) -> str:
+        self._complete()
+        limits, maps = ([tuple(row) for row in values.tolist()] for values in (self._limits, self._maps))
+        of_scaling = () if self.scaling == MINMAX else (self.scaling, maps)
+        shape = (len(self), 1, *self.shape)
+        digest = hashlib.sha256(repr((self.ids, limits, self.pixel_size, shape, *of_scaling)).encode())
+        for part in self._blocks(len(self)):
+            digest.update(self._pixels(part).numpy().data)
+        digest.update(_ctf_bytes(self.table))
+        for part in self._blocks(len(self)) if self.has_clean else ():
+            digest.update(self._partner(part, CLEAN).numpy().data)
+        for part in self._blocks(len(self)) if self.has_other else ():
+            digest.update(self._partner(part, OTHER).numpy().data)
+        if self.halves != FIRST:
+            digest.update(self.halves.encode())
+        return digest.hexdigest()
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        """0 to n - 1 in slices of about `_BLOCK_BYTES`."""
+        size = max(1, _BLOCK_BYTES // (_BYTES_PER_PIXEL * math.prod(self.shape)))
+        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+    def check_files(self) -> None:
+        """Raise `DataError` if a file of images that are not in memory has changed since the data set was opened."""
+        with self._usable():
+            for before in self._files:
+                if FileState.of(before.path) != before:
+                    raise DataError(f"{before.path} changed while it was used; run again when nothing writes to it")
 
 
 def source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
@@ -127,41 +424,22 @@ def _opened(spec: Spec, registry: Registry, device: torch.device | None = None) 
     return stack
 
 
-def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX) -> Dataset:
-    """Read a selection of images such as "0:8" with their metadata. scaling: a name of `io.scaling.NORMALISATIONS`."""
+def load(spec: Spec, images: str | None, registry: Registry, scaling: str = MINMAX, halves: str = FIRST) -> Dataset:
+    """A selection of images such as "0:8" with their metadata.
+
+    scaling: a name of `io.scaling.NORMALISATIONS`. halves: one of `HALVES`.
+    """
+    source = registry.make("sources", spec)
     stack = _opened(spec, registry)
     indices = parse_images(images, len(stack), label=stack.label)
-    what = f"reading {len(indices)} images of {size_text(stack.shape)} pixels"
-    check_memory(what, _BYTES_PER_PIXEL * len(indices) * math.prod(stack.shape), "give fewer --images", DataError)
-    pixel_size = tuple(stack.pixel_size(index) for index in indices)
-    scaled, limits, maps, digests = [], [], [], []
-    for index in indices:
-        where = f"image {index} of {stack.label}"
-        image = guarded(f"{where} cannot be read", lambda i=index: stack.read(i))
-        between_limits = minmax(image, where).apply(image)  # raises for a constant image, whatever the scaling
-        if scaled and image.shape != scaled[0].shape:
-            raise DataError(
-                f"{where} has shape {image.shape}, the images before it {scaled[0].shape}; use one size per run"
-            )
-        maps.append(image_scaling(scaling, image, stack, index))
-        scaled.append(between_limits if scaling == MINMAX else maps[-1].apply(image))
-        limits.append((float(image.min()), float(image.max())))
-        digests.append(image_digest(between_limits))
-    pixels = torch.from_numpy(np.stack(scaled)).unsqueeze(1)
-    ids = tuple(str(index) for index in indices)
-    table, clean = _table(stack, indices), _clean(stack, indices, maps)
-    of_scaling = () if scaling == MINMAX else (scaling, [(each.offset, each.factor) for each in maps])
-    digest = hashlib.sha256(repr((ids, limits, pixel_size, tuple(pixels.shape), *of_scaling)).encode())
-    digest.update(pixels.numpy().tobytes())
-    digest.update(_ctf_bytes(table))
-    if clean is not None:
-        digest.update(clean.numpy().tobytes())
-    origin = plain(guarded(f"the origin of {stack.label} cannot be read", lambda: dict(stack.origin)))
-    label = stack.label if scaling == MINMAX else f"{stack.label}, scaling {scaling}"
-    return Dataset(
-        label, spec, pixels, ids, scale_of(scaling, maps), pixel_size, digest.hexdigest(), table, clean, origin,
-        stack.white_noise, tuple(_particle_radius(stack, index) for index in indices), tuple(digests),
-    )  # fmt: skip
+
+    def made_by() -> object:
+        """What the pixels depend on besides the files: the parameters of the source, and the code."""
+        origin = registry.origin_of(type(source))
+        code = code_digest(type(source).__module__, origin.distribution), code_digest(__name__, "cryobench")
+        return str(registry.spec_of(source, full=True)), origin.distribution, origin.version, version(), code
+
+    return Dataset(spec, stack, indices, scaling, made_by, halves)
 
 
 def image_scaling(name: str, image: np.ndarray, stack: Stack, index: int, *, radius: float | None = None) -> Scaling:
@@ -196,18 +474,9 @@ def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:
     return stack.rows(indices)
 
 
-def _clean(stack: Stack, indices: Sequence[int], maps: Sequence[Scaling]) -> torch.Tensor | None:
-    """The clean images, scaled by the maps of the noisy ones, float32 [n, 1, *S]; None unless all are known."""
-    images = []
-    for index, scaling in zip(indices, maps, strict=True):
-        where = f"the clean image {index} of {stack.label}"
-        image = guarded(f"{where} cannot be read", lambda i=index: stack.clean(i))
-        if image is None:
-            return None
-        if image.shape != stack.shape or not np.isfinite(image).all():
-            raise DataError(f"{where} has shape {image.shape}, expected finite numbers of shape {stack.shape}")
-        images.append(scaling.apply(image))
-    return torch.from_numpy(np.stack(images)).unsqueeze(1)
+def _as_hex(digests: np.ndarray) -> tuple[str, ...]:
+    """Digests, uint8 [n, 32], as hex digits."""
+    return tuple(row.tobytes().hex() for row in digests)
 
 
 def _ctf_bytes(table: pd.DataFrame | None) -> bytes:

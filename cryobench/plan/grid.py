@@ -18,8 +18,9 @@ from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
-from cryobench.plan.dataset import Dataset, load, source_spec
-from cryobench.plan.presets import Chosen, check_unseen, choose, presets_folder
+from cryobench.plan.dataset import FIRST, HALVES, Dataset, load, source_spec
+from cryobench.plan.presets import Chosen, check_not_among, check_unseen, choose, presets_folder
+from cryobench.plan.protocols import DEFAULT_METRICS, DEFAULT_NOISES, expanded
 from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
@@ -31,7 +32,6 @@ CEILING = "ceiling"
 """The name of the reference row that the runner computes from the truth; reserved."""
 CEILING_VERSION = 1
 """Incremented when the computation of the ceiling changes, so that older rows are computed again."""
-DEFAULT_METRICS = ("psnr", "ssim", "frc", "null_error", "range_error", "mse", "mae", "l2", "measurement_mse")
 AUTO = "auto"
 AUTO_BATCH = {"cuda": 1024, "cpu": 16}
 """Initial batch size of `--batch auto` by device type: on a CPU larger batches cost memory and save no time."""
@@ -55,7 +55,7 @@ class Request:
 
     solvers: Sequence[str]
     operators: Sequence[str]
-    noises: Sequence[str] = ("none",)
+    noises: Sequence[str] = DEFAULT_NOISES
     data: Sequence[str] = ("demo",)
     data_options: dict[str, str] = field(default_factory=dict)
     """Further parameters of every data source, such as {"size": "64"}."""
@@ -65,6 +65,10 @@ class Request:
     images: str | None = None
     scaling: str = MINMAX
     """Map from the intensities of a source to those that operators see: a name of `io.scaling.NORMALISATIONS`."""
+    halves: str = FIRST
+    """What solvers are given of two halves of each image: one of `plan.dataset.HALVES`."""
+    protocol: str | None = None
+    """A name of `plan.protocols.PROTOCOLS`, which states noise, scaling and metrics where the request does not."""
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"
     device: str = "cpu"
@@ -97,16 +101,41 @@ class Cell:
     """The origins of the images that the cell's priors were trained on."""
     priors: list[dict[str, Any]]
     """What the priors state about their files."""
-    hash: str
-    hash_without_code: str
+    identity: dict[str, Any]
+    """Everything that can change the numbers, except the images and the code."""
+    key: str
+    """Identifies the cell within a plan, and in every process that makes the plan of the same request; equal to `hash`
+    where the images are in memory."""
     floor: bool
     within: str
     radii: tuple[float, ...] | None
     """Radii of the evaluated circles in pixels; None for whole images."""
+    tuned_on: frozenset[str] = frozenset()
+    """Digests of the images that the preset of the solver was tuned on."""
 
     @property
     def ceiling(self) -> bool:
         return self.solver is None
+
+    @property
+    def hash(self) -> str:
+        """The content hash that names the cell's result. Reads all images where their digest is not known."""
+        return content_hash(self._identity | ({"code": self.code} if self.code else {}))
+
+    @property
+    def hash_without_code(self) -> str:
+        """The same without the code of the components."""
+        return content_hash(self._identity)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return self.identity | {"images": self.dataset.digest}
+
+    def check_unseen(self, part: slice) -> None:
+        """Raise `SelectionError` if one of these images, which have been read, was used to tune the preset."""
+        if self.tuned_on:
+            digests = self.dataset.read_digests(part)
+            check_not_among(self.tuned_on, digests, self.dataset.ids[part], self.labels["solver"], self.dataset.label)
 
 
 @dataclass(frozen=True)
@@ -129,13 +158,15 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed about the files of the priors, for the user."""
-        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None])
+        """What was assumed about the files of the priors, and whether halves are independent, for the user."""
+        datasets = {id(cell.dataset): cell.dataset for cell in self.cells}.values()
+        of_halves = [note for dataset in datasets if (note := dataset.halves_note) is not None]
+        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None]) + of_halves
 
     @property
     def rankable(self) -> list[str]:
         """The metric columns of this run that have a direction."""
-        clean = any(cell.dataset.clean is not None for cell in self.cells)
+        clean = any(cell.dataset.has_clean for cell in self.cells)
         return [
             column.name + end
             for metric in self.metrics
@@ -145,17 +176,18 @@ class Plan:
         ]
 
 
-Loaded = dict[tuple[str, str | None, str], Dataset]
-"""Data sets by spec, selection of images and scaling."""
+Loaded = dict[tuple[str, str | None, str, str], Dataset]
+"""Data sets by spec, selection of images, scaling and halves."""
 
 
 def plan(request: Request, registry: Registry, loaded: Loaded | None = None) -> Plan:
-    """Resolve and check a request: every name, value, image and device. Raises a `CryobenchError` before any work.
+    """Resolve and check a request: every name, value and device, and every image of data that stay in memory. Raises a
+    `CryobenchError` before any work.
 
-    loaded: data sets read before, which are reused; newly read ones are added.
+    loaded: data sets opened before, which are reused; newly opened ones are added.
     """
     with restored(environment=False):  # a plugin that changes the global state when it is imported affects no cell
-        return _plan(request, registry, loaded)
+        return _plan(expanded(request), registry, loaded)
 
 
 def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
@@ -176,6 +208,8 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         raise ParameterError(
             f"--scaling {quoted(request.scaling)} is unknown; {did_you_mean(request.scaling, NORMALISATIONS)}"
         )
+    if request.halves not in HALVES:
+        raise ParameterError(f"--halves {quoted(request.halves)} is unknown; {did_you_mean(request.halves, HALVES)}")
     device = environment.resolve_device(request.device)
     batch = resolve_batch(request.batch, device)
 
@@ -212,7 +246,7 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         for noise in noises
         for chosen in [*solvers, *([None] if request.ceiling else [])]
     ]
-    unique = list({cell.hash: cell for cell in cells}.values())
+    unique = list({cell.key: cell for cell in cells}.values())
     return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
 
 
@@ -229,20 +263,24 @@ def _chosen(request: Request, registry: Registry) -> list[Chosen]:
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
-    """Raise an error, before any work, if a preset was tuned on some of the images."""
+    """Raise an error, before any work, if a preset was tuned on some of the images, as far as they are known.
+
+    Images whose digests are not known yet are compared when they are read (`Cell.check_unseen`).
+    """
     tuned = [chosen for chosen in solvers if chosen.preset is not None]
     for dataset in datasets:
+        digests = dataset.image_digests if tuned and dataset.recall() else None
         for chosen in tuned:
-            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, dataset.image_digests, registry)
+            check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
 
 
 def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:
-    """The data sets of a request, each once; those that are not known yet are read."""
+    """The data sets of a request, each once; those that are not known yet are opened."""
     specs = [source_spec(text, request.data_options, registry) for text in dict.fromkeys(request.data)]
     for spec in specs:
-        if (key := (str(spec), request.images, request.scaling)) not in known:
-            known[key] = load(spec, request.images, registry, request.scaling)
-    return [known[str(spec), request.images, request.scaling] for spec in specs]
+        if (key := (str(spec), request.images, request.scaling, request.halves)) not in known:
+            known[key] = load(spec, request.images, registry, request.scaling, request.halves)
+    return [known[str(spec), request.images, request.scaling, request.halves] for spec in specs]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
@@ -352,8 +390,10 @@ def _cell(
     parts |= {"operator": operator, "noise": noise}
     named = {"solver": CEILING} if chosen is None else {}
     resolved: dict[str, Any] = named | {kind: specs(part).full for kind, part in parts.items()}
-    if dataset.scale.name != MINMAX:
-        resolved["scaling"] = dataset.scale.name
+    if dataset.scaling != MINMAX:
+        resolved["scaling"] = dataset.scaling
+    if dataset.halves != FIRST:
+        resolved["halves"] = dataset.halves
     if chosen is not None and chosen.preset is not None:
         resolved["preset"] = chosen.preset
     resolved["metrics"] = sorted(specs(metric).full for metric in metrics)
@@ -366,7 +406,6 @@ def _cell(
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "images": dataset.digest,
         "weights": made_by.weights + list(filter(None, map(_weights, metrics))),
         "versions": made_by.versions,
     }
@@ -387,11 +426,12 @@ def _cell(
         code=made_by.code,
         trained_on=plain([origin for prior in priors for origin in _trained_on(prior)]),
         priors=plain([details for details in map(_details, priors) if details]),
-        hash=content_hash(identity | ({"code": made_by.code} if made_by.code else {})),
-        hash_without_code=content_hash(identity),
+        identity=identity,
+        key=content_hash(identity | {"images": dataset.key} | ({"code": made_by.code} if made_by.code else {})),
         floor=resolved["solver"] == FLOOR,
         within=str(within),
         radii=radii,
+        tuned_on=frozenset() if chosen is None else chosen.tuned_on,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from cryobench.errors import (
     shortened,
 )
 from cryobench.files import acquire_lock, whole_file
-from cryobench.io.scaling import image_digest as image_digest
 from cryobench.plan.yaml_text import load
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
@@ -67,6 +66,11 @@ class Chosen:
     label: str
     preset: str | None = None
     validation: tuple[Validation, ...] = ()
+
+    @property
+    def tuned_on(self) -> frozenset[str]:
+        """The digests of the validation images."""
+        return frozenset(digest for part in self.validation for digest in part.sha256)
 
 
 def presets_folder(given: str | None = None) -> Path:
@@ -153,23 +157,30 @@ def source_identity(source: Spec, registry: Registry) -> str:
 
 
 def check_unseen(
-    chosen: Chosen, source: Spec, label: str, images: Sequence[str], sha256: Sequence[str], registry: Registry
+    chosen: Chosen, source: Spec, label: str, images: Sequence[str], sha256: Sequence[str] | None, registry: Registry
 ) -> None:
     """Raise `SelectionError` if one of these images is a validation image of the setting.
 
-    Images are compared by digest. Those of sources other than files are also compared by source and number, which
-    detects them at another size or sign; a file of the same name may hold other images.
+    Images are compared by digest, unless digests are not known (sha256 is None). Those of sources other than files are
+    also compared by source and number, which detects them at another size or sign; a file of the same name may hold
+    other images.
     """
+    if sha256 is not None:
+        check_not_among(chosen.tuned_on, sha256, images, chosen.label, label)
     made = None if source.name == "file" else source_identity(source, registry)
-    for part in chosen.validation:
-        digests = set(part.sha256)
-        numbers = set(part.images) if part.source == made else set()
-        for image, digest in zip(images, sha256, strict=True):
-            if digest in digests or image in numbers:
-                raise SelectionError(
-                    f"{chosen.label}: image {image} of {label} was used to tune the preset "
-                    f"{chosen.preset}; give other --images, or tune on others"
-                )
+    numbers = {number for part in chosen.validation if part.source == made for number in part.images}
+    check_not_among(numbers, images, images, chosen.label, label)
+
+
+def check_not_among(tuned_on: Set[str], marks: Sequence[str], images: Sequence[str], solver: str, label: str) -> None:
+    """Raise `SelectionError` for the first of these images whose mark (digest or number) is that of an image that a
+    preset was tuned on. solver: its spec, SOLVER@PRESET. label: the name of the images' source."""
+    for mark, image in zip(marks, images, strict=True):
+        if mark in tuned_on:
+            raise SelectionError(
+                f"{solver}: image {image} of {label} was used to tune the preset "
+                f"{solver.rpartition('@')[2]}; give other --images, or tune on others"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -73,8 +73,8 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
             raise _at(suite, part.line, error) from error
         else:
             cells = _kept(plan.cells, suite.excluded, floor_listed=grid.FLOOR in shown["solvers"])
-            found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.hash not in seen]))
-            seen |= {cell.hash for cell in found[-1].cells}
+            found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.key not in seen]))
+            seen |= {cell.key for cell in found[-1].cells}
     if found and not any(plan.cells for plan in found):
         raise SuiteError(f"{suite.path}: its exclude rules leave nothing to run")
     return found, unavailable
@@ -113,6 +113,8 @@ def _request(part: Grid, device: str, batch: int | str, save: Sequence[str], pre
         metrics=_texts(part.metrics) or grid.DEFAULT_METRICS,
         images=part.images,
         scaling=part.scaling,
+        halves=part.halves,
+        protocol=part.protocol,
         seeds=part.seeds,
         within=part.within,
         ceiling=part.ceiling,
@@ -141,7 +143,7 @@ def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_listed: bool) -
 
 
 def _problem(cell: Cell) -> tuple[str, str, str, int]:
-    return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed
+    return cell.labels["operator"], cell.labels["noise"], cell.dataset.key, cell.seed
 
 
 def is_excluded(cell: Cell, rules: Sequence[Rule]) -> bool:

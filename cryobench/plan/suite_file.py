@@ -45,6 +45,8 @@ class Grid:
     images: str | None = None
     size: str | None = None
     scaling: str = "minmax"
+    halves: str = "first"
+    protocol: str | None = None
     seeds: tuple[int, ...] = (0,)
     within: str = "image"
     ceiling: bool = False
@@ -120,7 +122,8 @@ class _Reader:
         self._path = path
         self._grid: dict[str, Callable[[yaml.Node], Any]] = {
             "solvers": self.specs, "operators": self.specs, "noises": self.specs, "data": self.paths_or_specs,
-            "metrics": self.specs, "images": self.text, "size": self.text, "scaling": self.text, "seeds": self.numbers,
+            "metrics": self.specs, "images": self.text, "size": self.text, "scaling": self.text, "halves": self.text,
+            "protocol": self.text, "seeds": self.numbers,
             "within": self.text, "ceiling": self.truth, "optional": self.text, "needs": self.texts,
         }  # fmt: skip
 

@@ -93,11 +93,11 @@ class Sparsity(Prior):
 
     def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
         """The projection on the dual ball of this radius, [B, 1, ..., 1]: u is scaled down, then clipped."""
-        u = self.penalised(u)
-        if self.cut > 1:
-            m2, r2 = self.magnitude(u).square(), radius.square()
-            u = u * _root(m2, r2 * self._energy(u), r2).clamp_max(1).sqrt()
-        return self.clip(u, radius)
+        if self.cut == 1:
+            return self.clip(self.penalised(u), radius)
+        r2 = radius.square()
+        root = _root(self.magnitude(self.penalised(u)).square(), r2 * self._energy(u), r2)
+        return self.clip(self.penalised(u) * root.clamp_max(1).sqrt(), radius)
 
     def dual_step(self, u: torch.Tensor, radius: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The prox of sigma times the conjugate of `radius` R: the projection, for any sigma."""

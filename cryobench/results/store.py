@@ -64,9 +64,11 @@ class Results:
         self._by_hash: dict[str, Path] = {}
         self._names: set[str] = set()
         self._unread: dict[str, list[str]] = {}
-        """Names of run folders by slug, whose records `has_other_code` has not read."""
+        """Names of run folders by slug, whose records `_read_like` has not read."""
         self._without_code: dict[str, set[str]] = {}
-        """Hashes of the cells, by their hash without code, of the records that `has_other_code` has read."""
+        """Hashes of the cells, by their hash without code, of the records that `_read_like` has read."""
+        self._similar: set[str] = set()
+        """What `_without_pixels` gives for these records."""
         self._listed = -math.inf
 
     def check_writable(self) -> None:
@@ -83,6 +85,16 @@ class Results:
 
     def has_other_code(self, record: Record) -> bool:
         """Whether a cell is stored that differs from this one in the code of its components alone."""
+        self._read_like(record)
+        return bool(self._without_code.get(record.environment["hash_without_code"], set()) - {record.hash})
+
+    def has_similar(self, record: Record) -> bool:
+        """Whether a cell is stored that may be this one: it can differ in the pixels of its images and in the code."""
+        self._read_like(record)
+        return _without_pixels(record) in self._similar
+
+    def _read_like(self, record: Record) -> None:
+        """Read the records of the solver, operator and noise of this one that were not read yet."""
         self.find(record.hash)
         for name in self._unread.pop(_slug(record), ()):
             try:
@@ -90,7 +102,7 @@ class Results:
             except ResultsError:
                 continue  # damaged; it says nothing of what it was made with
             self._without_code.setdefault(stored.environment.get("hash_without_code", ""), set()).add(stored.hash)
-        return bool(self._without_code.get(record.environment["hash_without_code"], set()) - {record.hash})
+            self._similar.add(_without_pixels(stored))
 
     def write(
         self,
@@ -249,6 +261,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _without_pixels(record: Record) -> str:
+    """A digest of what a record states of its cell, but for the location and the pixels of its images."""
+    resolved = {name: value for name, value in record.resolved.items() if name != "data"}
+    return content_hash({"resolved": resolved, "data": record.data, "seed": record.seed, "images": record.images})
 
 
 def _slug(record: Record) -> str:

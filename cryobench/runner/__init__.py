@@ -1,6 +1,6 @@
 """Runs the cells of a plan -> records: batching, timing, memory, failures."""
 
-from cryobench.runner.cells import CellRunner, MissingFileWarnings, describe, execute, failed_record, run
+from cryobench.runner.cells import CellRunner, MissingFileWarnings, describe, execute, failed_record, result_name, run
 from cryobench.runner.memory import is_out_of_memory
 from cryobench.runner.observer import Observer
 
@@ -12,5 +12,6 @@ __all__ = [
     "execute",
     "failed_record",
     "is_out_of_memory",
+    "result_name",
     "run",
 ]

@@ -17,23 +17,15 @@ from cryobench.errors import Unsupported
 from cryobench.operators.noise import NoNoise
 from cryobench.plan.grid import Cell
 from cryobench.runner.checks import batches
-from cryobench.runner.measured_problem import MeasuredProblem
-from cryobench.runner.memory import BatchSizes
 
 
-def ceiling(cell: Cell, measured: MeasuredProblem, sizes: BatchSizes) -> Reconstruction:
-    """The ceiling of every image, [B, 1, H, W]. Raises `Unsupported` where it is not a bound."""
-    truth, clean = measured.case.truth, _clean(cell, measured.case)
-
-    def attempt(batch: int) -> torch.Tensor:
-        parts = [
-            clean[part] + measured.operator.select(part).A_dagger_A(truth[part] - clean[part])
-            for part in batches(len(truth), batch)
-        ]
-        return torch.cat(parts)
-
-    task = ("ceiling", cell.resolved["operator"], cell.dataset.shape)
-    return Reconstruction(sizes.fit(task, len(truth), attempt, lambda batch: None))
+def ceiling(cell: Cell, case: Case, batch: int) -> Reconstruction:
+    """The ceiling of the images of a case, [B, 1, H, W]. Raises `Unsupported` where it is not a bound."""
+    truth, clean, operator = case.truth, _clean(cell, case), case.problem.operator
+    parts = [
+        clean[part] + operator.select(part).A_dagger_A(truth[part] - clean[part]) for part in batches(len(truth), batch)
+    ]
+    return Reconstruction(torch.cat(parts))
 
 
 def _clean(cell: Cell, case: Case) -> torch.Tensor:

@@ -6,9 +6,10 @@ A failed or skipped cell does not stop the others, and each record is saved befo
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,21 +19,25 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Case, Reconstruction, Scale, Solver
+from cryobench.core import Case, Reconstruction, Scale
 from cryobench.core.meters import Stopwatch
 from cryobench.errors import CryobenchError, PluginError, ResultsError, Unsupported, described, one_line, reason_of
 from cryobench.global_state import restored
 from cryobench.hooks import Hooks
+from cryobench.plan.dataset import AVERAGE, Dataset
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record, plain
 from cryobench.results.store import Results, read_record
 from cryobench.runner.ceiling import ceiling
-from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem, measure
+from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
-from cryobench.runner.saving import writers
-from cryobench.runner.scoring import Scores, score
-from cryobench.runner.solving import Solved, isolated, solve
+from cryobench.runner.saving import FilesToSave, folder_for
+from cryobench.runner.scoring import Scores, joined_scores, score
+from cryobench.runner.solving import Costs, Solved, averaged, isolated, joined, solve, without_pixels
+
+_CHUNK_BYTES = 2**26
+"""Size in float32 of the images that are measured, solved and scored before the next, unless one batch is larger."""
 
 
 @dataclass
@@ -77,7 +82,7 @@ def execute(
         reused = record is not None
         if record is None:
             observer.cell_started(cell)
-            record = runner.run(cell)
+            record = runner.run(cell, force=force)
         warnings.check(record)
         observer.cell_finished(record, reused=reused)
         yield record
@@ -93,9 +98,10 @@ class CellRunner:
         self._measured: MeasuredProblem | BaseException | None = None
         self._measured_key: tuple[int, ...] = ()
         self.seconds: dict[str, float] = dict.fromkeys(
-            ("setup", "network", "operators", "solver", "metrics", "writing"), 0.0
+            ("setup", "network", "operators", "solver", "metrics", "reading", "writing"), 0.0
         )
-        """Total time by activity. network: forward passes. solver: time of solvers without network and operators."""
+        """Total time by activity. network: forward passes. solver: time of solvers without network and operators.
+        reading: images, and all of them once more where their digest is not known."""
 
     def finished(self, cell: Cell, *, include_failed: bool = False) -> Record | None:
         """The stored record of a finished cell that has the requested files, or None.
@@ -103,46 +109,100 @@ class CellRunner:
         include_failed: include failed and skipped cells. A file that the solver does not provide (`unavailable` in the
         record) does not count as missing.
         """
-        folder = self._folder(cell)
-        record = _known(folder, cell) if folder is not None else None
+        folder, record = self._stored(cell)
         if record is None or (record.status != "ok" and not include_failed):
             return None
         complete = record.status != "ok" or self._plan.save <= _saved(folder) | set(record.unavailable)
         return record if complete else None
 
-    def run(self, cell: Cell) -> Record:
-        """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible."""
-        with restored():  # a cell must not affect the next
-            return self._run(cell)
+    def run(self, cell: Cell, *, force: bool = False) -> Record:
+        """Run a cell and save its record. A failure is recorded; `ResultsError` is raised if saving is impossible.
 
-    def _run(self, cell: Cell) -> Record:
-        folder = self._folder(cell)
-        known = _known(folder, cell) if folder is not None else None
-        if known is None and self._store is not None and self._store.has_other_code(_record(cell, self._plan)):
-            self._observer.warn(f"{cell.labels['solver']} on {cell.labels['operator']}: its code has changed since the "
-                                "last run, so it is run again")  # fmt: skip
+        Where the digest of the images is not known, the cell may turn out to be finished when they have been read; then
+        that record is returned, unless `force`.
+        """
+        with restored():  # a cell must not affect the next
+            return self._run(cell, force)
+
+    def _run(self, cell: Cell, force: bool) -> Record:
+        folder, known = self._stored(cell)
+        name = cell.hash if cell.dataset.recall() else None
+        if known is None and name is not None and self._has_other_code(cell):
+            self._observer.warn(f"{_title(cell)}: its code has changed since the last run, so it is run again")
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
-        measured = self._measured_problem(cell)
-        outcome = _run_cell(cell, self._plan, measured, self._sizes, self._observer, save)
-        if isinstance(measured, MeasuredProblem) and not _is_unchanged(measured, cell.seed):
-            outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
-            self._measured_key = ()  # rebuild the operator for the next cell
-        start = time.perf_counter()
-        record = _save(self._store, outcome, known, self._observer)
-        self._add(record, writing=time.perf_counter() - start)
+        with folder_for(save, self._store) as stacks:
+            measured = self._measured_problem(cell)
+            before = _seconds_of(measured)
+            outcome = _run_cell(cell, self._plan, measured, self._sizes, self._observer, save, stacks)
+            if isinstance(measured, MeasuredProblem) and not measured.is_unchanged():
+                outcome = _failed(outcome.record, PluginError("the solver or a metric changed the operator"))
+                self._measured_key = ()  # rebuild the operator for the next cell
+            self._add_times(outcome.record, before, _seconds_of(measured))
+            outcome = self._identified(cell, outcome)
+            if outcome.record.hash not in (name, cell.key):  # it was not known before
+                _, known = self._stored(cell)
+                if known is not None and known.status == "ok" and not force:
+                    return self._found(cell)
+            start = time.perf_counter()
+            record = _save(self._store, outcome, known, self._observer)
+            self.seconds["writing"] += time.perf_counter() - start
         return record
 
-    def _add(self, record: Record, writing: float) -> None:
+    def _has_other_code(self, cell: Cell) -> bool:
+        return self._store is not None and self._store.has_other_code(_named(_record(cell, self._plan), cell))
+
+    def _found(self, cell: Cell) -> Record:
+        """The record of a cell that was found to be finished after it had been run; run again if it lacks files."""
+        record = self.finished(cell)
+        if record is None:
+            self._observer.warn(f"{_title(cell)}: an earlier result on the same images lacks files that were asked "
+                                "for, so it is run again")  # fmt: skip
+            return self._run(cell, force=True)
+        self._observer.warn(f"{_title(cell)}: an earlier result on the same images was found, and is used")
+        return record
+
+    def _identified(self, cell: Cell, outcome: _Outcome) -> _Outcome:
+        """The outcome under the hash of its cell. It fails if the images have changed or cannot be read."""
+        start = time.perf_counter()
+        try:
+            cell.dataset.check_files()
+            return dataclasses.replace(outcome, record=_named(outcome.record, cell))
+        except CryobenchError as error:
+            return outcome if outcome.record.status == "failed" else _failed(outcome.record, error)
+        finally:
+            self.seconds["reading"] += time.perf_counter() - start
+
+    def _add_times(self, record: Record, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         timing = {name.removesuffix("_seconds"): seconds for name, seconds in record.timing.items()}
         network, operators = timing.get("network", 0.0), timing.get("operator", 0.0)
+        spent = {name: seconds - before[name] for name, seconds in after.items()}
+        self.seconds["setup"] += spent["setup"] + spent["measuring"]
+        self.seconds["reading"] += spent["reading"]
         self.seconds["network"] += network
         self.seconds["operators"] += operators
         self.seconds["solver"] += timing.get("solver", 0.0) - network - operators
         self.seconds["metrics"] += timing.get("score", 0.0)
-        self.seconds["writing"] += writing
 
-    def _folder(self, cell: Cell) -> Path | None:
-        return self._store.find(cell.hash) if self._store is not None else None
+    def _stored(self, cell: Cell) -> tuple[Path | None, Record | None]:
+        """The stored folder of a cell and its record, with the labels of this run.
+
+        Where the digest of the images is not known, they are read only if there are results that may be of this cell.
+        """
+        if self._store is None:
+            return None, None
+        if not cell.dataset.recall() and not self._store.has_similar(_record(cell, self._plan)):
+            return None, None
+        start = time.perf_counter()
+        name = result_name(cell)
+        self.seconds["reading"] += time.perf_counter() - start
+        folder = self._store.find(name)
+        if folder is None:
+            return None, None
+        try:
+            record = read_record(folder)
+        except CryobenchError:
+            return folder, None  # damaged: the cell is run again and replaced
+        return folder, dataclasses.replace(record, **cell.labels) if record.hash == name else None
 
     def _measured_problem(self, cell: Cell) -> MeasuredProblem | BaseException | None:
         """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
@@ -151,8 +211,7 @@ class CellRunner:
             self._measured, self._measured_key = None, key
             start = time.perf_counter()
             try:
-                with isolated(cell.seed):
-                    self._measured = measure(cell, self._plan, self._sizes)
+                self._measured = MeasuredProblem(cell, self._plan, self._sizes)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a broken operator or noise fails its cells, not the run
@@ -161,18 +220,24 @@ class CellRunner:
         return self._measured
 
 
-def _is_unchanged(measured: MeasuredProblem, seed: int) -> bool:
-    with isolated(seed):
-        return measured.is_unchanged()
+def _seconds_of(measured: object) -> dict[str, float]:
+    """The time that a measured problem took so far; zeros for a failed one."""
+    return measured.seconds if isinstance(measured, MeasuredProblem) else {"setup": 0, "reading": 0, "measuring": 0}
 
 
-def _known(folder: Path, cell: Cell) -> Record | None:
-    """The stored record of this cell, with the labels of this run."""
+def _title(cell: Cell) -> str:
+    return f"{cell.labels['solver']} on {cell.labels['operator']}"
+
+
+def result_name(cell: Cell) -> str:
+    """The hash of a cell; its key where the images cannot be read or have changed, so that it fails.
+
+    Reads all images where their digest is not known.
+    """
     try:
-        record = read_record(folder)
+        return cell.hash
     except CryobenchError:
-        return None  # damaged: the cell is run again and replaced
-    return dataclasses.replace(record, **cell.labels) if record.hash == cell.hash else None
+        return cell.key
 
 
 def _saved(folder: Path | None) -> set[str]:
@@ -219,66 +284,103 @@ def _run_cell(
     sizes: BatchSizes,
     observer: Observer,
     save: Collection[str],
+    folder: Path | None,
 ) -> _Outcome:
+    """Measure, solve and score a cell chunk by chunk. folder: for the stacks of `save`."""
     record = _record(cell, plan)
+    watch, costs, iterates = Stopwatch(plan.device), Costs(), None
+    scores: list[Scores] = []
+    answers: list[Reconstruction] = []
     try:
         if not isinstance(measured, MeasuredProblem):
             raise measured or Unsupported("nothing was measured")
         _describe_problem(record, cell, measured)
-        if cell.solver is None:
-            with isolated(cell.seed):
-                reconstruction, iterates = ceiling(cell, measured, sizes), None
-        else:
-            solved = _solved(cell, cell.solver, measured, sizes, observer, record_iterates="animation" in save)
-            _describe_costs(record, solved)
-            reconstruction, iterates = solved.reconstruction, solved.iterates
-        with Stopwatch(plan.device) as watch, isolated(cell.seed):
-            scores = _scored(plan, measured, reconstruction, sizes, against_clean=cell.solver is not None)
+        setup = measured.seconds["setup"]
+        with FilesToSave(save, cell, folder) as files:
+            for case, solved in _chunks(cell, measured, sizes, observer, record_iterates="animation" in save):
+                with isolated(cell.seed):
+                    with watch:
+                        scores.append(_scored(plan, case, solved.reconstruction, sizes, cell.solver is not None))
+                    files.add(case, solved.reconstruction, scores[-1].curves)
+                answers.append(without_pixels(solved.reconstruction))
+                costs, iterates = costs + solved.costs, iterates or solved.iterates
+        record.timing["setup_seconds"] += measured.seconds["setup"] - setup
+        if cell.solver is not None:
+            size = sizes.of(_task(cell), len(cell.dataset))
+            _describe_costs(record, costs, size)
         record.timing["score_seconds"] = watch.seconds
-        record.values, record.unmeasured = scores.values, scores.unmeasured
-        record.columns = [plain(dataclasses.asdict(column)) for column in scores.columns]
-        record.solver_info = {name: values.double().tolist() for name, values in reconstruction.info.items()}
-        curves = scores.curves | {f"solver:{name}": c.cpu().numpy() for name, c in reconstruction.curves.items()}
-        files, record.unavailable = writers(save, cell, measured.case, reconstruction, iterates, curves)
+        scored, answer = _without_seen_halves(joined_scores(scores), plan, cell), joined(answers)
+        record.values, record.unmeasured = scored.values, scored.unmeasured
+        record.columns = [plain(dataclasses.asdict(column)) for column in scored.columns]
+        record.solver_info = {name: values.double().tolist() for name, values in answer.info.items()}
+        curves = scored.curves | {f"solver:{name}": curve.numpy() for name, curve in answer.curves.items()}
+        paths, record.unavailable = files.writers(iterates, curves)
     except Unsupported as reason:
         return _Outcome(dataclasses.replace(record, status="skipped", reason=reason_of(reason)), {}, {})
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ResultsError):
         raise
     except BaseException as error:  # any exception of a plugin fails this cell and not the others
         return _failed(record, error)
-    return _Outcome(record, curves, files)
+    return _Outcome(record, curves, paths)
 
 
-def _solved(
-    cell: Cell,
-    solver: Solver,
-    measured: MeasuredProblem,
-    sizes: BatchSizes,
-    observer: Observer,
-    *,
-    record_iterates: bool,
-) -> Solved:
-    """The solver's result for every image. If memory runs out, the batch is halved and the cell restarted."""
-
-    def attempt(batch: int) -> Solved:
-        return solve(solver, measured.case.problem, cell.dataset.ids, seed=cell.seed, batch=batch,
-                     record_iterates=record_iterates, progress=observer.cell_progress)  # fmt: skip
-
-    def report(batch: int) -> None:
-        observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
-
-    task = ("solve", cell.resolved["solver"], cell.resolved["operator"], cell.dataset.shape)
-    return sizes.fit(task, len(cell.dataset.ids), attempt, report)
+def _task(cell: Cell) -> tuple[object, ...]:
+    """The key of the batch size."""
+    return "solve", cell.resolved["solver"], cell.resolved["operator"], cell.dataset.shape
 
 
-def _scored(
-    plan: Plan, measured: MeasuredProblem, reconstruction: Reconstruction, sizes: BatchSizes, *, against_clean: bool
-) -> Scores:
+def _chunks(
+    cell: Cell, measured: MeasuredProblem, sizes: BatchSizes, observer: Observer, *, record_iterates: bool
+) -> Iterator[tuple[Case, Solved]]:
+    """The case and the solver's result, or the ceiling, for consecutive images. If memory runs out, the batch is halved
+    and the chunk restarted."""
+    data, solver = cell.dataset, cell.solver
+    n = len(data)
+
+    def attempt(part: slice, batch: int) -> tuple[Case, Solved]:
+        case = measured.case(part)
+        if solver is None:
+            with isolated(cell.seed):
+                return case, Solved(ceiling(cell, case, batch), None, Costs())
+
+        def report(fraction: float) -> None:
+            observer.cell_progress((part.start + fraction * len(case.truth)) / n)
+
+        solved = solve(solver, case.problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
+                       record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
+        if data.halves == AVERAGE:
+            other = solve(solver, measured.problem_of_other(case), case.image_ids, seed=cell.seed, batch=batch,
+                          prepared=True)  # fmt: skip
+            solved = averaged(solved, other)
+        return case, solved
+
+    def warn(batch: int) -> None:
+        if solver is not None:
+            observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
+
+    most = min(AT_ONCE, _CHUNK_BYTES // (4 * math.prod(data.shape)))
+    return sizes.chunks(_task(cell), n, attempt, warn, most)
+
+
+def _without_seen_halves(scores: Scores, plan: Plan, cell: Cell) -> Scores:
+    """The scores without the numbers that use halves on which a prior of the cell was trained."""
+    trained = {origin["half"] for origin in cell.trained_on if "half" in origin}
+    seen = [bool(trained & set(halves)) for halves in cell.dataset.half_digests] if trained else []
+    if any(seen):
+        reason = "the network was trained on this half; use other micrographs"
+        for column in (column for metric in plan.metrics if metric.uses_other for column in metric.columns):
+            values = scores.values[column.name]
+            scores.values[column.name] = [math.nan if s else v for s, v in zip(seen, values, strict=True)]
+            scores.unmeasured[column.name] = reason
+    return scores
+
+
+def _scored(plan: Plan, case: Case, reconstruction: Reconstruction, sizes: BatchSizes, against_clean: bool) -> Scores:
     def attempt(batch: int) -> Scores:
-        return score(plan.metrics, measured.case, reconstruction, batch=batch, against_clean=against_clean)
+        return score(plan.metrics, case, reconstruction, batch=batch, against_clean=against_clean)
 
-    images = len(measured.case.truth)
-    return sizes.fit(("score", measured.case.truth.shape[1:]), images, attempt, lambda batch: None, maximum=AT_ONCE)
+    images = len(case.truth)
+    return sizes.fit(("score", case.truth.shape[1:]), images, attempt, lambda batch: None, maximum=AT_ONCE)
 
 
 def _failed(record: Record, error: BaseException) -> _Outcome:
@@ -289,13 +391,17 @@ def _failed(record: Record, error: BaseException) -> _Outcome:
 
 def failed_record(plan: Plan, cell: Cell, reason: str) -> Record:
     """The record of a cell that failed outside the runner, such as in a worker that died."""
-    return dataclasses.replace(_record(cell, plan), status="failed", reason=reason)
+    record = dataclasses.replace(_record(cell, plan), status="failed", reason=reason)
+    try:
+        return _named(record, cell)
+    except CryobenchError:  # the images cannot be read
+        return record
 
 
 def _record(cell: Cell, plan: Plan) -> Record:
-    """The record of a cell before it has run."""
+    """The record of a cell before it has run, under its key."""
     return Record(
-        hash=cell.hash,
+        hash=cell.key,
         status="ok",
         reason="",
         solver=cell.labels["solver"],
@@ -312,14 +418,31 @@ def _record(cell: Cell, plan: Plan) -> Record:
     )
 
 
+def _named(record: Record, cell: Cell) -> Record:
+    """The record under the hash of the cell, with what is known when all images have been read.
+
+    Raises a `CryobenchError` if they cannot be read or have changed.
+    """
+    data = cell.dataset
+    problem = {"data_digest": data.digest} | record.problem
+    if data.halves_note is not None:
+        problem["halves"] = data.halves_note
+    if "rank" in problem:  # the images were measured
+        problem |= {"scale": _recorded(data.scale), "data_range": _data_range(data)}
+    environment = record.environment | {"hash_without_code": cell.hash_without_code}
+    return dataclasses.replace(record, hash=cell.hash, problem=problem, environment=environment)
+
+
 def _described_data(cell: Cell) -> dict[str, Any]:
     """The fields of a record that describe the images and the priors."""
     data = cell.dataset
-    fields: dict[str, Any] = {"data_digest": data.digest, "image_shape": list(data.shape), "within": cell.within}
+    fields: dict[str, Any] = {"image_shape": list(data.shape), "within": cell.within}
     if cell.radii is not None:
         fields["within_radius_pixels"] = list(cell.radii)
     if data.origin:
         fields["origin"] = dict(data.origin)
+    if data.half_digests:
+        fields["half_digests"] = [digest for halves in data.half_digests for digest in halves]
     if cell.trained_on:
         fields["trained_on"] = cell.trained_on
     if cell.priors:
@@ -335,24 +458,22 @@ def _describe_problem(record: Record, cell: Cell, measured: MeasuredProblem) -> 
             "nominal_compression": float(operator.nominal_compression),
             "measurement_shape": [int(side) for side in operator.measurement_shape],
             "pixel_size_angstrom": list(cell.dataset.pixel_size),
-            "scale": _recorded(cell.dataset.scale),
-            "data_range": _data_range(measured.case),
         }
         record.compression = float(operator.effective_compression)
     record.problem |= described
-    record.timing["setup_seconds"] = measured.setup_seconds
+    record.timing["setup_seconds"] = measured.build_seconds
 
 
-def _describe_costs(record: Record, solved: Solved) -> None:
-    record.timing["setup_seconds"] += solved.setup_seconds
+def _describe_costs(record: Record, costs: Costs, batch: int) -> None:
+    record.timing["setup_seconds"] += costs.setup_seconds
     record.timing |= {
-        "solver_seconds": solved.solver_seconds,
-        "seconds_per_image": solved.solver_seconds / len(solved.reconstruction.x),
-        "batch": solved.batch,
-        "network_seconds": solved.network_seconds,
-        "operator_seconds": solved.operator_seconds,
+        "solver_seconds": costs.solver_seconds,
+        "seconds_per_image": costs.solver_seconds / costs.images,
+        "batch": batch,
+        "network_seconds": costs.network_seconds,
+        "operator_seconds": costs.operator_seconds,
     }
-    record.peak_memory_mib, record.counters = solved.peak_memory_mib, solved.counters
+    record.peak_memory_mib, record.counters = costs.peak_memory_mib, costs.counters
 
 
 def _recorded(scale: Scale) -> dict[str, Any]:
@@ -361,10 +482,11 @@ def _recorded(scale: Scale) -> dict[str, Any]:
     return {"name": scale.name, "offset": scale.offset.tolist(), "factor": scale.factor.tolist(), "range": limits}
 
 
-def _data_range(case: Case) -> dict[str, Any]:
-    """The data range that metrics used, for all images or for each, and its origin."""
-    low, high = (end.tolist() if isinstance(end, torch.Tensor) else end for end in case.data_range)
-    return {"from": "image" if case.problem.scale.range is None else "scale", "low": low, "high": high}
+def _data_range(data: Dataset) -> dict[str, Any]:
+    """The data range that metrics used (`measured_problem.data_range`), for all images or for each, and its origin."""
+    limits = data.scale_without_images.range
+    low, high = (end.tolist() for end in data.extremes) if limits is None else limits
+    return {"from": "image" if limits is None else "scale", "low": low, "high": high}
 
 
 def describe(error: BaseException) -> str:
@@ -385,7 +507,6 @@ def _environment(plan: Plan, cell: Cell) -> dict[str, Any]:
         "version": environment.version(),
         "plugins": cell.plugins,
         "code": {name: digest[:12] for name, digest in cell.code.items()},
-        "hash_without_code": cell.hash_without_code,
         "versions": environment.versions(),
         "hardware": environment.hardware(),
         "git_commit": plan.git_commit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar
 
 import torch
@@ -33,7 +33,7 @@ class BatchSizes:
         task: the key of the batch size. report: called with each smaller batch before it is tried. maximum: upper
         bound.
         """
-        batch = min(images, self._maximum, self._fits.get(task, images), maximum or images)
+        batch = min(self.of(task, images), maximum or images)
         while True:
             try:
                 return attempt(batch)
@@ -44,6 +44,26 @@ class BatchSizes:
             report(batch)
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def of(self, task: Hashable, images: int) -> int:
+        """The batch size of a task with this many images."""
+        return min(images, self._maximum, self._fits.get(task, images))
+
+    def chunks(
+        self, task: Hashable, images: int, attempt: Callable[[slice, int], T], report: Callable[[int], None], most: int
+    ) -> Iterator[T]:
+        """The results of attempt(chunk, batch) for chunks of the images, in order: whole batches, at most `most` images
+        unless one batch is larger. See `fit`."""
+        start = 0
+        while start < images:
+
+            def of_batch(batch: int, start: int = start) -> tuple[slice, T]:
+                chunk = slice(start, min(start + batch * max(1, most // batch), images))
+                return chunk, attempt(chunk, batch)
+
+            chunk, result = self.fit(task, images, of_batch, report)
+            yield result
+            start = chunk.stop
 
 
 def is_out_of_memory(error: Exception) -> bool:

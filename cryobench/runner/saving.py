@@ -1,122 +1,198 @@
-"""The optional files that are saved with a record (`--save`)."""
+"""The optional files that are saved with a record (`--save`).
+
+Reconstructions go to disk chunk by chunk; of figures, only what they show is kept: the first images, and curves.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cryobench.core import Case, Reconstruction, Scale
 from cryobench.core.recording import Recording
+from cryobench.errors import ResultsError
+from cryobench.figures.style import ROWS
+from cryobench.files import hidden_folder
+from cryobench.io.writing import StackWriter
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import SAVES, Cell
-from cryobench.results.store import DEVIATION
+from cryobench.results.store import DEVIATION, RECONSTRUCTIONS, Results
 from cryobench.runner.measured_problem import AT_ONCE
 from cryobench.runner.scoring import score
+from cryobench.runner.solving import part_of
 
 Writer = Callable[[Path], None]
+_OF_FIRST_IMAGES = {"panel", "errors", "views"}
 
 
-def writers(
-    save: Iterable[str],
-    cell: Cell,
-    case: Case,
-    reconstruction: Reconstruction,
-    iterates: Recording | None,
-    curves: Mapping[str, np.ndarray],
-) -> tuple[dict[str, Writer], list[str]]:
-    """A writer for each file, by its name; and the names in `save` that the solver does not provide."""
-    scale = cell.dataset.scale
-    pixel_size = cell.dataset.pixel_size[0] or 0.0
-    known: Mapping[str, Writer] = {
-        "reconstructions": partial(_write_stack, images=reconstruction.x, scale=scale, pixel_size=pixel_size),
-        "panel": partial(_write_panel, cell=cell, case=case, reconstruction=reconstruction),
-        "errors": partial(_write_errors, cell=cell, case=case, reconstruction=reconstruction),
-        "frc": partial(_write_frc, cell=cell, case=case, reconstruction=reconstruction, curves=curves),
-        "views": partial(_write_views, cell=cell, case=case, reconstruction=reconstruction),
-    }
-    if iterates is not None and iterates.frames:
-        known |= {"animation": partial(_write_animation, iterates=iterates)}
-    files = {SAVES[name]: known[name] for name in save if name in known}
-    if "reconstructions" in save and reconstruction.deviation is not None:
-        # a standard deviation is scaled by the factor only; the offset does not apply
-        factor = dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
-        files[DEVIATION] = partial(_write_stack, images=reconstruction.deviation, scale=factor, pixel_size=pixel_size)
-    return files, sorted(set(save) - set(known))
+class FilesToSave:
+    """What is needed for the files of a cell, collected chunk by chunk in a `with` block.
 
-
-def _write_stack(path: Path, *, images: torch.Tensor, scale: Scale, pixel_size: float) -> None:
-    """Images [B, 1, *S] in the units of the data file, as an MRC image stack or an MRC2014 volume stack.
-
-    pixel_size: Å, 0 if unknown.
+    save: names in `SAVES`. folder: for the stacks, which are written at once; None if none is saved.
     """
-    import mrcfile
 
-    data = scale.to_file(images)[:, 0].float().numpy()
-    with mrcfile.new(path, data=data) as file:  # data with four axes become a volume stack
-        if data.ndim == 3:
-            file.set_image_stack()
-        file.voxel_size = pixel_size
+    def __init__(self, save: Collection[str], cell: Cell, folder: Path | None):
+        self._save, self._cell, self._folder = save, cell, folder
+        self._open = ExitStack()
+        self._stacks: dict[Path, StackWriter] = {}
+        self._first: list[dict[str, np.ndarray]] = []
+        self._kept = 0
+        self._deviation = True
+        """Whether every image has a deviation so far."""
+        self._frc: list[np.ndarray] = []
+
+    def __enter__(self) -> FilesToSave:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        with _writing(RECONSTRUCTIONS):
+            self._open.__exit__(*raised)
+
+    def add(self, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]) -> None:
+        """Add the next images. curves: of the metrics for them. Raises `ResultsError` if they cannot be written."""
+        self._deviation &= reconstruction.deviation is not None
+        if self._folder is not None:
+            scale = case.problem.scale
+            self._write(self._folder / RECONSTRUCTIONS, reconstruction.x, scale)
+            if self._deviation and reconstruction.deviation is not None:
+                # a standard deviation is scaled by the factor only; the offset does not apply
+                factor = dataclasses.replace(scale, offset=torch.zeros_like(scale.offset))
+                self._write(self._folder / DEVIATION, reconstruction.deviation, factor)
+        if _OF_FIRST_IMAGES & set(self._save) and self._kept < ROWS:
+            self._keep(case, reconstruction)
+        if "frc" in self._save and "frc" not in curves:
+            self._frc.append(score([Frc()], case, reconstruction, batch=AT_ONCE).curves["frc"])
+
+    def _write(self, file: Path, images: torch.Tensor, scale: Scale) -> None:
+        """Images [B, 1, *S] in the units of the data file."""
+        with _writing(file.name):
+            if file not in self._stacks:
+                data = self._cell.dataset
+                depth = data.shape[0] if len(data.shape) == 3 else None
+                writer = StackWriter(file, Path(file.name), data.pixel_size[0], depth=depth)
+                self._stacks[file] = self._open.enter_context(writer)
+            self._stacks[file].add(scale.to_file(images)[:, 0].float().numpy())
+
+    def _keep(self, case: Case, reconstruction: Reconstruction) -> None:
+        left = ROWS - self._kept
+        images = {"truth": case.truth, "reconstruction": reconstruction.x, "clean": case.clean,
+                  "deviation": reconstruction.deviation}  # fmt: skip
+        if "panel" in self._save:
+            first = part_of(case.problem, slice(0, left))
+            images["adjoint"] = first.operator.A_adjoint(first.y)
+        self._first.append({name: _pixels(own[:left]) for name, own in images.items() if own is not None})
+        self._kept += len(case.truth[:left])
+
+    def writers(
+        self, iterates: Recording | None, curves: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Writer], list[str]]:
+        """After the block: a writer for each file, by its name; and the names in `save` that the solver does not
+        provide. curves: of the metrics for all images."""
+        files: dict[str, Writer] = {
+            file.name: partial(_move, file) for file in self._stacks if self._deviation or file.name != DEVIATION
+        }
+        known: dict[str, Writer] = {
+            "panel": self._write_panel, "errors": self._write_errors,
+            "views": self._write_views, "frc": partial(self._write_frc, curves),
+        }  # fmt: skip
+        if iterates is not None and iterates.frames:
+            known |= {"animation": partial(_write_animation, iterates=iterates)}
+        files |= {SAVES[name]: known[name] for name in self._save if name in known}
+        return files, sorted(set(self._save) - {"reconstructions", *known})
+
+    def _of_first(self, name: str) -> np.ndarray:
+        """Of the first images, [n, H, W]."""
+        return np.concatenate([part[name] for part in self._first])
+
+    def _where_known(self, name: str) -> np.ndarray | None:
+        """The same; None unless it is known of all of them."""
+        return self._of_first(name) if all(name in part for part in self._first) else None
+
+    def _write_panel(self, path: Path) -> None:
+        from cryobench import figures
+
+        arrays = (self._of_first(name) for name in ("truth", "adjoint", "reconstruction"))
+        figures.panel(*arrays, titles=self._titles, pixel_size=self._sizes, path=path)
+
+    def _write_errors(self, path: Path) -> None:
+        from cryobench import figures
+
+        figures.error_maps(
+            self._of_first("truth"),
+            self._of_first("reconstruction"),
+            titles=self._titles,
+            clean=self._where_known("clean"),
+            deviation=self._where_known("deviation") if self._deviation else None,
+            pixel_size=self._sizes,
+            path=path,
+        )
+
+    def _write_views(self, path: Path) -> None:
+        from cryobench import figures
+
+        figures.write_views(
+            self._of_first("truth"), self._of_first("reconstruction"), images=self._cell.dataset.ids[: self._kept],
+            pixel_size=self._sizes, path=path,
+        )  # fmt: skip
+
+    def _write_frc(self, curves: Mapping[str, np.ndarray], path: Path) -> None:
+        """The correlations are computed only if they are not among the curves of the metrics."""
+        from cryobench import figures
+
+        data = self._cell.dataset
+        figures.ring_correlations(
+            curves["frc"] if "frc" in curves else np.concatenate(self._frc),
+            ring_frequencies(data.shape).numpy(),
+            pixel_size=data.pixel_size,
+            shells=len(data.shape) == 3,
+            path=path,
+        )
+
+    @property
+    def _sizes(self) -> tuple[float | None, ...]:
+        return self._cell.dataset.pixel_size[: self._kept]
+
+    @property
+    def _titles(self) -> list[str]:
+        shape = self._cell.dataset.shape
+        noun, section = ("image", "") if len(shape) == 2 else ("volume", f", z = {shape[0] // 2}")
+        return [f"{noun} {number}{section}" for number in self._cell.dataset.ids[: self._kept]]
 
 
-def _write_panel(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
-    from cryobench import figures
+@contextmanager
+def folder_for(save: Collection[str], store: Results | None) -> Iterator[Path | None]:
+    """A hidden folder in the results folder for the stacks of a cell, None if none is saved. It is deleted at the end.
 
-    figures.panel(
-        _pixels(case.truth),
-        _pixels(case.problem.operator.A_adjoint(case.problem.y)),
-        _pixels(reconstruction.x),
-        titles=_titles(cell),
-        pixel_size=cell.dataset.pixel_size,
-        path=path,
-    )
-
-
-def _write_errors(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
-    from cryobench import figures
-
-    figures.error_maps(
-        _pixels(case.truth),
-        _pixels(reconstruction.x),
-        titles=_titles(cell),
-        clean=None if case.clean is None else _pixels(case.clean),
-        deviation=None if reconstruction.deviation is None else _pixels(reconstruction.deviation),
-        pixel_size=cell.dataset.pixel_size,
-        path=path,
-    )
+    Raises `ResultsError` if it cannot be made.
+    """
+    if store is None or "reconstructions" not in save:
+        yield None
+        return
+    with ExitStack() as stack:
+        with _writing(RECONSTRUCTIONS):
+            store.root.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(hidden_folder(store.root))
+        yield folder
 
 
-def _write_frc(
-    path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]
-) -> None:
-    """curves: of the metrics. The correlations are computed only if they are not among them."""
-    from cryobench import figures
-
-    found = curves if "frc" in curves else score([Frc()], case, reconstruction, batch=AT_ONCE).curves
-    figures.ring_correlations(
-        found["frc"],
-        ring_frequencies(cell.dataset.shape).numpy(),
-        pixel_size=case.pixel_size,
-        shells=len(cell.dataset.shape) == 3,
-        path=path,
-    )
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(f"cannot write {name}: {error.strerror}; finished cells are kept") from error
 
 
-def _write_views(path: Path, *, cell: Cell, case: Case, reconstruction: Reconstruction) -> None:
-    from cryobench import figures
-
-    figures.write_views(
-        _pixels(case.truth),
-        _pixels(reconstruction.x),
-        images=cell.dataset.ids,
-        pixel_size=cell.dataset.pixel_size,
-        path=path,
-    )
+def _move(file: Path, path: Path) -> None:
+    file.replace(path)
 
 
 def _write_animation(path: Path, *, iterates: Recording) -> None:
@@ -130,9 +206,3 @@ def _pixels(images: torch.Tensor) -> np.ndarray:
     """Images [B, 1, H, W] as [B, H, W]; for volumes [B, 1, D, H, W], the central section z = D // 2."""
     planes = images[:, 0] if images.ndim == 4 else images[:, 0, images.shape[2] // 2]
     return planes.cpu().numpy()
-
-
-def _titles(cell: Cell) -> list[str]:
-    shape = cell.dataset.shape
-    noun, section = ("image", "") if len(shape) == 2 else ("volume", f", z = {shape[0] // 2}")
-    return [f"{noun} {number}{section}" for number in cell.dataset.ids]

@@ -14,7 +14,7 @@ from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
 from cryobench.runner.checks import batches
-from cryobench.runner.solving import part_of
+from cryobench.runner.measured_problem import case_part
 
 
 @dataclass
@@ -31,22 +31,36 @@ class Scores:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+_NO_TRUTH = "the images are the measurement and no truth; psnr_other and others use the other half of each"
+
+
 def score(
     metrics: Sequence[Metric], case: Case, reconstruction: Reconstruction, *, batch: int, against_clean: bool = True
 ) -> Scores:
     """Evaluate every metric on every image, `batch` at a time, against the truth and the clean image if it is known.
 
+    Where the images are the measurement (`NoiseModel.of_image`) they are no truth; numbers against them are missing.
     Raises `PluginError` for a metric that breaks the contract.
     """
     clean = against_clean and case.clean is not None
-    comparisons = [(m, suffix) for m in metrics for suffix in (["", CLEAN] if clean and m.against_truth else [""])]
+    without_truth = [m for m in metrics if m.against_truth and case.problem.noise.of_image]
+    comparisons = [
+        (m, suffix)
+        for m in metrics
+        for suffix, valid in (("", m not in without_truth), (CLEAN, clean and m.against_truth))
+        if valid
+    ]
     measured: list[list[Measured]] = [[] for _ in comparisons]
     for part in batches(len(case.truth), batch):
-        own, answer = _case_part(case, part), _reconstruction_part(reconstruction, part)
+        some, answer = case_part(case, part), _reconstruction_part(reconstruction, part)
         for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
-            truth = own.clean if suffix and own.clean is not None else own.truth
-            parts.append(_measured(metric, dataclasses.replace(own, truth=truth), answer))
+            truth = some.clean if suffix and some.clean is not None else some.truth
+            parts.append(_measured(metric, dataclasses.replace(some, truth=truth), answer))
     scores = Scores()
+    for column in (column for metric in without_truth for column in metric.columns):
+        scores.columns.append(column)
+        scores.values[column.name] = [math.nan] * len(case.truth)
+        scores.unmeasured[column.name] = _NO_TRUTH
     for parts, (metric, suffix) in zip(measured, comparisons, strict=True):
         for column in metric.columns:
             name = column.name + suffix
@@ -64,24 +78,20 @@ def score(
     return scores
 
 
-def _case_part(case: Case, part: slice) -> Case:
-    """The case of some of the images."""
-    return dataclasses.replace(
-        case,
-        problem=part_of(case.problem, part),
-        truth=case.truth[part],
-        image_ids=case.image_ids[part],
-        pixel_size=case.pixel_size[part],
-        clean=None if case.clean is None else case.clean[part],
-        within=None if case.within is None else case.within[part],
-        data_range=tuple(end[part] if isinstance(end, torch.Tensor) else end for end in case.data_range),
-    )
+def joined_scores(parts: Sequence[Scores]) -> Scores:
+    """The scores of all images, from those of consecutive parts."""
+    first = parts[0]
+    values = {name: [value for part in parts for value in part.values[name]] for name in first.values}
+    unmeasured = {name: reason for part in reversed(parts) for name, reason in part.unmeasured.items()}
+    curves = {name: np.concatenate([part.curves[name] for part in parts]) for name in first.curves}
+    return Scores(first.columns, values, {name: unmeasured[name] for name in values if name in unmeasured}, curves)
 
 
 def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconstruction:
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
-    return Reconstruction(reconstruction.x[part], info, deviation=deviation)
+    halves = None if reconstruction.halves is None else (reconstruction.halves[0][part], reconstruction.halves[1][part])
+    return Reconstruction(reconstruction.x[part], info, deviation=deviation, halves=halves)
 
 
 def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:

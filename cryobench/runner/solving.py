@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -24,31 +24,63 @@ from cryobench.runner.checks import DEVIATION, batches, checked_reconstruction
 
 
 @dataclass(frozen=True)
-class Solved:
-    """The reconstruction of all images and its cost.
+class Costs:
+    """The cost of solving a number of images.
 
-    iterates: the recorded iterates of the first image, if requested. setup_seconds: time to prepare priors.
-    solver_seconds: time of `solve`, device synchronised; network_seconds and operator_seconds are parts of it.
-    calls: applications by name, counted in images. peak_memory_mib: see `meters.PeakMemory`.
+    setup_seconds: time to prepare priors. solver_seconds: time of `solve`, device synchronised; network_seconds and
+    operator_seconds are parts of it. calls: applications by name, counted in images. peak_memory_mib: see
+    `meters.PeakMemory`.
     """
 
-    reconstruction: Reconstruction
-    iterates: Recording | None
-    batch: int
-    setup_seconds: float
-    solver_seconds: float
-    network_seconds: float
-    operator_seconds: float
-    calls: Counter[str]
-    peak_memory_mib: float
+    images: int = 0
+    setup_seconds: float = 0.0
+    solver_seconds: float = 0.0
+    network_seconds: float = 0.0
+    operator_seconds: float = 0.0
+    calls: Counter[str] = field(default_factory=Counter)
+    peak_memory_mib: float = 0.0
+
+    def __add__(self, other: Costs) -> Costs:
+        """The cost of both, one after the other."""
+        return Costs(
+            self.images + other.images,
+            self.setup_seconds + other.setup_seconds,
+            self.solver_seconds + other.solver_seconds,
+            self.network_seconds + other.network_seconds,
+            self.operator_seconds + other.operator_seconds,
+            self.calls + other.calls,
+            max(self.peak_memory_mib, other.peak_memory_mib),
+        )
 
     @property
     def counters(self) -> dict[str, float]:
         """Network evaluations and operator applications, per image."""
-        n = len(self.reconstruction.x)
+        n = self.images
         operator_calls = {name: images / n for name, images in self.calls.items() if name != meters.NETWORK}
         nfe = self.calls[meters.NETWORK] / n
         return {"nfe": nfe, "operator_calls": sum(operator_calls.values()), **operator_calls}
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The reconstruction of images and its cost. iterates: the recorded iterates of the first image, if requested."""
+
+    reconstruction: Reconstruction
+    iterates: Recording | None
+    costs: Costs
+
+
+def averaged(first: Solved, second: Solved) -> Solved:
+    """The mean of the reconstructions of two halves of the same images, with the cost of both.
+
+    Numbers and curves of the solver are those of the first half; there is no deviation.
+    """
+    halves = first.reconstruction.x, second.reconstruction.x
+    answer = first.reconstruction
+    info = {name: values for name, values in answer.info.items() if name != DEVIATION}
+    mean = Reconstruction((halves[0] + halves[1]) / 2, info, answer.curves, halves=halves)
+    costs = replace(first.costs + second.costs, images=first.costs.images)
+    return Solved(mean, first.iterates, costs)
 
 
 def solve(
@@ -58,20 +90,23 @@ def solve(
     *,
     seed: int,
     batch: int,
+    prepared: bool = False,
     record_iterates: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Solved:
     """Solve for all images of a problem, `batch` at a time.
 
-    ids: image ids, which key all randomness. record_iterates: record the iterates of the first image. progress: called
-    with the fraction done. Raises `Unsupported` if the solver does not support the problem, `PluginError` for a result
-    that breaks the contract.
+    ids: image ids, which key all randomness. prepared: whether the solver is prepared already. record_iterates: record
+    the iterates of the first image. progress: called with the fraction done. Raises `Unsupported` if the solver does
+    not support the problem, `PluginError` for a result that breaks the contract.
     """
     device = problem.operator.device
     with isolated(seed):
         check_supported(solver, problem)
-    with isolated(seed):
-        setup_seconds = prepare(solver, device)
+    setup_seconds = 0.0
+    if not prepared:
+        with isolated(seed):
+            setup_seconds = prepare(solver, device)
     watch = meters.Stopwatch(device)
     iterates = Recording() if record_iterates else None
     with meters.PeakMemory(device) as peak, meters.counting() as tally:
@@ -79,10 +114,8 @@ def solve(
                                  progress=progress))  # fmt: skip
     seconds = tally.seconds
     network_seconds = seconds.pop(meters.NETWORK, 0.0)
-    return Solved(
-        reconstruction=_joined(parts),
-        iterates=iterates,
-        batch=batch,
+    costs = Costs(
+        images=len(ids),
         setup_seconds=setup_seconds,
         solver_seconds=watch.seconds,
         network_seconds=network_seconds,
@@ -90,6 +123,7 @@ def solve(
         calls=tally.images,
         peak_memory_mib=peak.mib,
     )
+    return Solved(joined(parts), iterates, costs)
 
 
 def solve_parts(
@@ -155,8 +189,9 @@ def isolated(seed: int) -> restored:
 
 def part_of(problem: Problem, part: slice) -> Problem:
     """The problem for some of the images, with copies of the tensors, which the solver may modify."""
+    whole = len(range(problem.batch)[part]) == problem.batch
     return Problem(
-        problem.operator.select(part),
+        problem.operator if whole else problem.operator.select(part),
         problem.y[part].clone(),
         problem.noise,
         problem.sigma[part].clone(),
@@ -164,7 +199,14 @@ def part_of(problem: Problem, part: slice) -> Problem:
     )
 
 
-def _joined(parts: Sequence[Reconstruction]) -> Reconstruction:
+def without_pixels(answer: Reconstruction) -> Reconstruction:
+    """The numbers and curves of a result, on the CPU."""
+    info = {name: values.cpu() for name, values in answer.info.items()}
+    curves = {name: curve.cpu() for name, curve in answer.curves.items()}
+    return Reconstruction(answer.x[:0].cpu().clone(), info, curves)  # a view would keep all pixels in memory
+
+
+def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     """Concatenate the results of the batches. Info and curves that are missing in some batches are omitted."""
     names = set.intersection(*(set(part.info) for part in parts))
     info = {name: torch.cat([part.info[name] for part in parts]) for name in parts[0].info if name in names}

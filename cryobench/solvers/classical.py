@@ -103,7 +103,8 @@ class Regularised(Solver):
         for name, chosen in self._methods(problem, objective).items():
             images = torch.nonzero(chosen.flatten()).flatten()
             if len(images):
-                parts.append((images, methods[name](objective.take(images))))
+                own = objective if len(images) == problem.batch else objective.take(images)
+                parts.append((images, methods[name](own)))
         return combined(parts)
 
     def _methods(self, problem: Problem, objective: Objective) -> dict[str, torch.Tensor]:

@@ -44,8 +44,9 @@ class PrimalDual(Method):
         )
         self.orthonormal = self.norm_squared == 1
         self.K_start = self._K(objective.least_squares)
-        self.offset = self.anchor_x = self.KTu = self.stationarity = torch.zeros_like(objective.least_squares)
-        self.u = self.anchor_u = torch.zeros_like(self.K_start)
+        zero = objective.lam.new_zeros(())  # expanded, without memory: large images need it
+        self.offset = self.anchor_x = self.KTu = zero.expand_as(objective.least_squares)
+        self.u = self.anchor_u = zero.expand_as(self.K_start)
         self.Kx = self.K_start
         # tau starts as the expected distance to the minimiser in x over that in u, the norm of a u with all |u_i| = lam
         size = objective.lam * math.sqrt(self.u[0].numel() * self.norm_squared)
@@ -87,11 +88,14 @@ class PrimalDual(Method):
     def _split(self) -> torch.Tensor:
         """Apply T to s. Returns the squared residual."""
         (s,) = self.z
+        self.offset = self.u = self.KTu = s  # frees the memory of the last ones
         self.offset = self._primal_step(s)
-        self.u = self._dual_step((self.K_start + self._K(2 * self.offset - s)) / self.tau, 1 / self.tau)
+        dual = self._K(2 * self.offset - s)
+        self.u = self._dual_step(dual.add_(self.K_start).div_(self.tau), 1 / self.tau)
+        del dual
         self.KTu = self._KT(self.u)
-        self.stationarity = self.KTu - (self.offset - s) / self.tau
-        return self.tau * dot(self.stationarity, self.stationarity)
+        gradient = self.gradient()
+        return self.tau * dot(gradient, gradient)
 
     def _hybrid(self) -> torch.Tensor:
         """Apply T to z. Returns the squared residual."""
@@ -101,13 +105,10 @@ class PrimalDual(Method):
         self.Kx = self.K_start + self._K(self.offset)
         self.u = self._dual_step(u + sigma * (2 * self.Kx - Kx), sigma)
         self.KTu = self._KT(self.u)
-        du, KTdu = self.u - u, self.KTu - KTu
-        self.stationarity = KTdu - (self.offset - x) / self.tau
+        du, KTdu, gradient = self.u - u, self.KTu - KTu, self.gradient()
         # ||T z - z||_P^2 with the square completed in dx; since tau sigma ||K||^2 = 1, the second term is negative only
         # by rounding
-        return self.tau * dot(self.stationarity, self.stationarity) + (
-            dot(du, du) / sigma - self.tau * dot(KTdu, KTdu)
-        ).clamp_min(0)
+        return self.tau * dot(gradient, gradient) + (dot(du, du) / sigma - self.tau * dot(KTdu, KTdu)).clamp_min(0)
 
     def step(self) -> torch.Tensor:
         self.residual = (self._split() if self.orthonormal else self._hybrid()).sqrt()
@@ -130,7 +131,11 @@ class PrimalDual(Method):
         return penalty - dot(self.KTu - u, x) + box
 
     def gradient(self) -> torch.Tensor:
-        return self.stationarity
+        # z is that of before the step until `advance`
+        if self.orthonormal:
+            return self.KTu - (self.offset - self.z[0]) / self.tau
+        x, _, _, KTu = self.z
+        return self.KTu - KTu - (self.offset - x) / self.tau
 
     def step_length(self) -> torch.Tensor:
         return self.residual * self.tau.sqrt()
@@ -146,11 +151,15 @@ class PrimalDual(Method):
             self.anchor_x = torch.where(restart, self.offset, self.anchor_x)
             self.anchor_u = torch.where(restart, self.u, self.anchor_u)
         mapped = self._mapped()
-        self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(mapped, self.anchor, strict=True))
+        if restart.all():
+            self.anchor = mapped
+        elif restart.any():
+            self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(mapped, self.anchor, strict=True))
         # after a restart the anchor and the next point are both T z (a = 0)
         a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
         self.z = tuple(
-            a * (2 * new - old) + (1 - a) * anchor for new, old, anchor in zip(mapped, self.z, self.anchor, strict=True)
+            (2 * new).sub_(old).mul_(a).add_((1 - a) * anchor)
+            for new, old, anchor in zip(mapped, self.z, self.anchor, strict=True)
         )
         self.k, self.iterations = torch.where(restart, 0.0, self.k + 1), self.iterations + 1
         self.previous_residual = torch.where(restart, math.inf, self.residual)

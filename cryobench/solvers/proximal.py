@@ -208,14 +208,14 @@ def minimise(
     objective = method.objective
     B, device = len(objective.lam), objective.lam.device
     active = torch.arange(B, device=device)
-    result, lam = objective.least_squares.clone(), objective.lam.clone()
+    result, lam = torch.empty_like(objective.least_squares), objective.lam.clone()  # every image is written once
     iterations = torch.full((B,), steps, device=device)
     converged = torch.zeros(B, dtype=torch.bool, device=device)
     gaps = objective.lam.new_zeros(B)
     curves = {name: objective.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "gap") if trace}
     search, distance = _WeightSearch(objective), _DistanceEstimate(objective)
     for i in range(steps):
-        before, current = method.x, method.objective
+        before, current = method.x if trace else None, method.objective
         restart = method.step()
         stop, gap = torch.zeros_like(restart), torch.full_like(current.lam, math.inf)
         last, due = i == steps - 1, i % _GAP_INTERVAL == _GAP_INTERVAL - 1
@@ -225,7 +225,7 @@ def minimise(
             gap = method.gap(penalty, distance.estimate(method.x)) / value.clamp_min(tiny(gap))
             if due or last:
                 stop = (gap <= tol) | (method.step_length() <= torch.finfo(gap.dtype).eps * norm(method.x))
-            if trace:
+            if before is not None:
                 change = norm(method.x - before) / current.structure_norm.clamp_min(tiny(gap))
                 for name, values in (("objective", value), ("change", change), ("gap", gap)):
                     curves[name][active, i] = values.flatten()
@@ -253,6 +253,7 @@ def minimise(
         if (i + 1).bit_count() == 1:
             distance.update(method.x)
         method.advance(restart)
+    del method, distance  # large images need the memory
     objective.lam = lam
     result = result if objective.bounds is None else result.clamp(*objective.bounds)
     length = int(iterations.max())

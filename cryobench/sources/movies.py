@@ -86,6 +86,10 @@ class MoviePairs(Pairs):
         rows, columns = checked(window, self.shape(index))
         return self._images(index)[:, rows, columns].copy()
 
+    def files(self, index: int) -> list[Path]:
+        corrections = [self._settings.gain, self._settings.defects]
+        return [self._movies[index], *(Path(path).expanduser() for path in corrections if path is not None)]
+
     def digests(self, index: int) -> tuple[str, str]:
         odd, even = self._images(index)
         path = self._movies[index]

@@ -136,6 +136,9 @@ class FilePairs(Pairs):
     def digests(self, index: int) -> tuple[str, str]:
         return self._digests(index)
 
+    def files(self, index: int) -> list[Path]:
+        return [half.path for half in self._both(index)]
+
     def _digests_of(self, index: int) -> tuple[str, str]:
         odd, even = self.read(index)
         name = f"{self.name(index)} of {self.label}"
@@ -210,6 +213,12 @@ class PairStack(Stack):
     def pixel_size(self, index: int) -> float | None:
         self.check(index)
         return self._pairs.pixel_size(index)
+
+    def files(self, images: Sequence[int]) -> list[Path] | None:
+        """The files of these micrographs."""
+        found = [self._pairs.files(index) for index in images]
+        known = [files for files in found if files is not None]
+        return [path for files in known for path in files] if len(known) == len(found) else None
 
     @property
     def pairs(self) -> Pairs:

@@ -28,7 +28,7 @@ from cryobench.numerics.philox import RowDraws
 from cryobench.physics.ctf import CtfParameters, transfer
 from cryobench.physics.potential import potential
 from cryobench.physics.projection import Projector, euler_angles, matrices, shift_phase
-from cryobench.sources.structures import Atoms, Split, names_of, read_structure
+from cryobench.sources.structures import Atoms, Split, catalogue, names_of, read_structure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,6 +195,10 @@ class SimulatedStack(Stack):
     def clean(self, index: int) -> np.ndarray:
         """Image `index` through the CTF and without noise, float32 [H, W], V Å."""
         return self._one(index, "signal")
+
+    def files(self, images: Sequence[int]) -> list[Path]:
+        """The files of the structures; none for packaged ones, whose images are determined by the recipe."""
+        return [Path(name).expanduser() for name in names_of(self.recipe.structure) if name not in catalogue()]
 
     @property
     def white_noise(self) -> bool:

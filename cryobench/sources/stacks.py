@@ -61,17 +61,20 @@ class File(Source):
         """Open the file by its headers. Raises `DataError` for a file that cannot be read as images."""
         path = Path(self.path).expanduser()
         images = open_images(path, as_stack=self.as_stack, data_root=self.data_root)
-        return FileStack(path.name, images, size=self.size, invert=self.invert)
+        return FileStack(path.name, images, path, size=self.size, invert=self.invert)
 
 
 class FileStack(Stack):
     """Images of one or more files.
 
-    size: pixels a side to resample 2-D images to (`fourier_resize`), fewer or more than stored. invert: multiply by -1.
+    path: of the file that was opened, which may be a table of stacks; None if there is none. size: pixels a side to
+    resample 2-D images to (`fourier_resize`), fewer or more than stored. invert: multiply by -1.
     """
 
-    def __init__(self, label: str, images: FileImages, *, size: int | None = None, invert: bool = False):
-        self.label, self._images = label, images
+    def __init__(
+        self, label: str, images: FileImages, path: Path | None = None, *, size: int | None = None, invert: bool = False
+    ):
+        self.label, self._images, self._path = label, images, path
         self._file_of, self._page = images.file_of, images.page
         self._size, self._invert = size, invert
         self._first: ImageFile | None = None
@@ -148,6 +151,13 @@ class FileStack(Stack):
             return rows
         headers = [self.stored_pixel_size(index) for index in images]
         return rows if None in headers else rows.assign(rlnImagePixelSize=headers)
+
+    def files(self, images: Sequence[int]) -> list[Path] | None:
+        """The file that was opened, and the stacks of these images."""
+        if self._path is None:
+            return None
+        numbers = np.unique(self._file_of[list(images)]).tolist()
+        return list(dict.fromkeys([self._path, *(self._images.file(number).path for number in numbers)]))
 
     def _stored(self) -> Shape:
         """The shape of the images in the files."""

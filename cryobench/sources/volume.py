@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -105,6 +106,10 @@ class VolumeStack(Stack):
         if self._size is not None:
             volume = fourier_resize(square_crop(volume), self._size)
         return -volume if self._invert else volume
+
+    def files(self, images: Sequence[int]) -> list[Path]:
+        """The files of these volumes."""
+        return list(dict.fromkeys(self._volumes[index][0].path for index in images))
 
     def pixel_size(self, index: int) -> float | None:
         """Å per voxel of the volume as read, or None if unknown."""

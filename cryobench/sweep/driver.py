@@ -123,7 +123,7 @@ class Sweep:
         """The record of each cell when it is saved. A cell that fails, exceeds its limits or kills `DEATHS` workers has
         a failed record; `ResultsError` and `ExecutorError` end the sweep."""
         pool = Pool(self._workers, self._job, lambda queued: _named(queued.cell), self._observer.warn)
-        for queued, outcome in pool.run(Queue(todo), lambda queued: self._observer.cell_started(queued.cell)):
+        for queued, outcome in pool.run(Queue(todo), lambda queued, worker: self._observer.cell_started(queued.cell)):
             yield self._collected(queued, outcome)
         self.seconds["idle"] = max(0.0, pool.worker_seconds - sum(self.seconds.values()))
 
@@ -133,7 +133,7 @@ class Sweep:
         options = self._options
         return CellJob(
             folder=str(Path.cwd()), threads=self._workers.threads, limits=options.limits, force=options.force,
-            request=self._requests[id(queued.plan)], hash=queued.cell.hash, results=str(options.store.root.resolve()),
+            request=self._requests[id(queued.plan)], key=queued.cell.key, results=str(options.store.root.resolve()),
         )  # fmt: skip
 
     def _collected(self, queued: QueuedCell, outcome: Done | Failure) -> Record:

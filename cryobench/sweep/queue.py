@@ -20,7 +20,7 @@ class QueuedCell:
     def problem(self) -> Hashable:
         """Equal for cells that share a set-up."""
         cell = self.cell
-        return cell.labels["operator"], cell.labels["noise"], cell.dataset.digest, cell.seed, self.plan.request.dtype
+        return cell.labels["operator"], cell.labels["noise"], cell.dataset.key, cell.seed, self.plan.request.dtype
 
 
 class Queue:

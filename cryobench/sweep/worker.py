@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CellJob(Job):
-    """One cell to run. request: its `grid.Request` as JSON. hash: of the cell. results: folder for its record. force:
+    """One cell to run. request: its `grid.Request` as JSON. key: of the cell. results: folder for its record. force:
     run the cell even if it is in the results folder."""
 
     request: str
-    hash: str
+    key: str
     results: str
     force: bool = False
 
     def prepare(self) -> None:
-        """Read the data, so that reading does not count towards the time limit."""
+        """Plan, so that reading small data does not count towards the time limit."""
         this_worker().planned(self)
 
     def run(self) -> Done:
@@ -84,10 +84,10 @@ class Worker:
                 warnings.append(message)
 
         runner = CellRunner(plan, Results(results), Listener())
-        self._known[request, results] = runner, {cell.hash: cell for cell in plan.cells}
+        self._known[request, results] = runner, {cell.key: cell for cell in plan.cells}
 
     def planned(self, job: CellJob) -> tuple[CellRunner, dict[str, Cell]]:
-        """The runner of a job's request, and its cells by hash."""
+        """The runner of a job's request, and its cells by key."""
         from cryobench.plan import grid
         from cryobench.registry import installed
 
@@ -105,15 +105,15 @@ class Worker:
         start = time.perf_counter()
         runner, cells = self.planned(job)
         reading = time.perf_counter() - start
-        if job.hash not in cells:
+        if job.key not in cells:
             raise ExecutorError(
                 f"the worker on {platform.node()} plans other cells for the same request: install the same "
                 "versions there, and keep data and weights in a folder that all machines share"
             )
         before = Counter(runner.seconds)
-        record = None if job.force else runner.finished(cells[job.hash])
+        record = None if job.force else runner.finished(cells[job.key])
         reused = record is not None
         if record is None:
-            record = runner.run(cells[job.hash])
+            record = runner.run(cells[job.key], force=job.force)
         spent = {phase: seconds - before[phase] for phase, seconds in runner.seconds.items()}
-        return Done(record, reused, spent | {"reading": reading}, tuple(self._warnings))
+        return Done(record, reused, spent | {"reading": spent["reading"] + reading}, tuple(self._warnings))

@@ -50,8 +50,19 @@ class NoiseSubject(Subject):
     def exact(self) -> torch.Tensor:
         return self.operator.A(particles(_SHAPES[self.dims], _IMAGES).float())
 
+    def halves(self, seed: int = SEED) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Measurements of two images of each particle, which are noisy if the noise model is that of the images."""
+        if not self.component.of_image:
+            return self.exact.clone(), None
+        clean = particles(_SHAPES[self.dims], _IMAGES).float()
+        draw = torch.Generator().manual_seed(seed)
+        first, second = (self.operator.A(clean + torch.randn(clean.shape, generator=draw)) for _ in range(2))
+        return first, second
+
     def apply(self, images: slice = slice(None), seed: int = SEED) -> Noisy:
-        return self.component.apply(self.exact[images].clone(), self.operator, MINMAX, Rng(seed, _IDS[images]))
+        y, other = self.halves(seed)
+        other = None if other is None else other[images]
+        return self.component.apply_to_halves(y[images], other, self.operator, MINMAX, Rng(seed, _IDS[images]))
 
 
 @RULES(
@@ -100,9 +111,9 @@ def global_state(subject: NoiseSubject) -> None:
 
 @RULES("it does not modify its input", "write `y = y + noise`, not `y += noise`")
 def inputs(subject: NoiseSubject) -> None:
-    y = subject.exact.clone()
-    with unmodified(y):
-        subject.component.apply(y, subject.operator, MINMAX, Rng(SEED, _IDS))
+    y, other = subject.halves()
+    with unmodified(y, *([] if other is None else [other])):
+        subject.component.apply_to_halves(y, other, subject.operator, MINMAX, Rng(SEED, _IDS))
 
 
 @RULES("results do not depend on the batch", "take levels and draws per image: rng.stream has one sequence for each")

@@ -82,8 +82,8 @@ class Objective:
         for request in self.task.requests:
             full = dataclasses.replace(request, solvers=(solver,), metrics=(self.measure.metric,))
             plan = grid.plan(full, self.registry, self.loaded)
-            cells = [cell for cell in plan.cells if cell.hash not in seen and not is_excluded(cell, self.task.excluded)]
-            seen |= {cell.hash for cell in cells}
+            cells = [cell for cell in plan.cells if cell.key not in seen and not is_excluded(cell, self.task.excluded)]
+            seen |= {cell.key for cell in cells}
             found.append(dataclasses.replace(plan, cells=cells))
         if not seen:
             raise ParameterError(f"the suite's exclude rules leave nothing to tune {solver} on")
@@ -101,7 +101,7 @@ class Objective:
                 known = None if self.force else runner.finished(cell, include_failed=True)
                 if retry_failed and known is not None and known.status == "failed":
                     known = None
-                yield ProblemResult(number, known or runner.run(cell), reused=known is not None)
+                yield ProblemResult(number, known or runner.run(cell, force=self.force), reused=known is not None)
 
     def score(self, record: Record) -> float:
         """The mean over the images. Raises `NoScoreError` for a failed cell or a missing or infinite value."""

@@ -273,7 +273,7 @@ class Tuning:
         add_setting(setting, search.preset, search.folder)
 
     def _validation(self) -> tuple[Validation, ...]:
-        datasets = {cell.dataset.digest: cell.dataset for cell in self.cells}.values()
+        datasets = {cell.dataset.key: cell.dataset for cell in self.cells}.values()
         return tuple(
             Validation(source_identity(data.spec, self.registry), data.label, data.ids, data.image_digests)
             for data in datasets

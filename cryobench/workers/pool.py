@@ -56,8 +56,9 @@ class Pool(Generic[Item]):
         self._waited = False
         self.worker_seconds = 0.0
 
-    def run(self, queue: Queue[Item], started: Callable[[Item], None]) -> Iterator[tuple[Item, Any]]:
-        """Each item with the result of its job or a `Failure`, as they finish. started: is called with each item.
+    def run(self, queue: Queue[Item], started: Callable[[Item, Hashable], None]) -> Iterator[tuple[Item, Any]]:
+        """Each item with the result of its job or a `Failure`, as they finish. started: is called with each item and
+        the name of its worker.
 
         Raises `ResultsError` and `ExecutorError` of a job, which end the run.
         """
@@ -67,7 +68,7 @@ class Pool(Generic[Item]):
             busy = {name for name, _ in self._running.values()}
             for name in names:
                 if name not in busy and (item := queue.take(name)) is not None:
-                    started(item)
+                    started(item, name)
                     self._running[self._workers.submit(name, self._job(item))] = name, item
             now = time.perf_counter()
             self.worker_seconds += len(names) * (now - start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import mrcfile
@@ -307,6 +308,26 @@ def test_invalid_options_of_measure_are_refused(cli, particles, arguments, expec
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert expected in err
     assert not Path("y").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "message"),
+    [
+        (lambda y: edit(y, version=4), (), "is of version 4, and this version of cryobench reads 3; measure again"),
+        (lambda y: (y / CHUNKS / "000001.npz").unlink(), (), "1 of 3 chunks are missing, the first of images 64"),
+        (lambda y: flip(y / CHUNKS / "000001.npz", 500), (), "000001.npz is damaged"),
+        (lambda y: None, ("--executor", "dask:2"), "--executor dask needs dask: pip install 'cryobench[dask]'"),
+        (lambda y: None, ("--solver", "tiled:pinv,tile=16,overlap=32"), "tile must be larger than overlap=32"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_reconstruct_is_one_line(cli, measured, tmp_path, monkeypatch, damage, options, message):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    shutil.copytree(measured, tmp_path / "y")
+    damage(tmp_path / "y")
+    code, out, err = cli("reconstruct", "y", "--solver", "pinv", "--out", "x.mrcs", "--quiet", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not (tmp_path / "x.mrcs").exists()
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ WRONG = ["with_prior", "with_prior:prior=sized,prior.side=64", "with_prior:prior
 
 @pytest.mark.parametrize("solver", WRONG)
 def test_a_prior_for_another_size_is_refused_before_any_work(sized, blobs, tmp_path, monkeypatch, solver):
-    monkeypatch.setattr("cryobench.runner.cells.measure", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("cryobench.runner.cells.MeasuredProblem", lambda *_: pytest.fail("work was done"))
     with pytest.raises(IncompatibleError, match="give --size") as raised:
         cb.run(["dct", solver], "sumpool:4", data=blobs, out=tmp_path / "runs")
     assert "\n" not in str(raised.value)

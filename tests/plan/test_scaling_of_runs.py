@@ -32,12 +32,13 @@ def test_a_scaling_identifies_a_cell_unless_it_is_the_default():
 def test_an_image_and_its_clean_partner_share_one_map(name):
     registry = installed()
     data = load(source_spec(SOURCE, {}, registry), "0:2", registry, name)
+    images = data.read(slice(None))
     stack = registry.make("sources", SOURCE).open()
     for i in range(2):
         radius = stack.particle_radius(i) / stack.pixel_size(i) if name == "relion" else None
         expected = scaling_of(name, stack.read(i), "", radius=radius)
-        np.testing.assert_array_equal(data.images[i, 0], expected.apply(stack.read(i)))
-        np.testing.assert_array_equal(data.clean[i, 0], expected.apply(stack.clean(i)))
+        np.testing.assert_array_equal(images.pixels[i, 0], expected.apply(stack.read(i)))
+        np.testing.assert_array_equal(images.clean[i, 0], expected.apply(stack.clean(i)))
     assert (data.scale.name, data.scale.range) == (name, None)
 
 
@@ -50,7 +51,7 @@ def test_psnr_does_not_depend_on_the_scaling_and_the_record_states_its_range(nam
     assert here.values["ssim"] == pytest.approx(there.values["ssim"], abs=1e-4)
     assert there.problem["data_range"] == {"from": "scale", "low": -1.0, "high": 1.0}
     found = here.problem["data_range"]
-    images = cell(name).dataset.images[:2].flatten(1)
+    images = cell(name).dataset.read(slice(2)).pixels.flatten(1)
     assert found["from"] == "image"
     torch.testing.assert_close(torch.tensor(found["high"]), images.amax(dim=1))
     assert here.problem["scale"]["name"] == name

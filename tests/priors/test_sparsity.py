@@ -11,7 +11,7 @@ import torch
 from convex import analysis_matrix, magnitudes, minimum, prior_value
 
 from cryobench.errors import DependencyError, ParameterError
-from cryobench.priors.dct import DctSparsity
+from cryobench.priors.dct import LARGE, DctSparsity, dct_matrix
 from cryobench.priors.tv import ProxTv, TotalVariation
 from cryobench.priors.wavelet import WaveletSparsity
 
@@ -43,6 +43,17 @@ def test_the_dct_is_scipys():
     x = images(3, (12, 20))
     c = DctSparsity().analysis(x)
     np.testing.assert_allclose(c.numpy(), scipy.fft.dctn(x.numpy(), axes=(2, 3), norm="ortho"), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, LARGE + 2), (LARGE + 1, 3)])
+def test_the_dct_of_a_large_image_is_the_product_with_the_matrices(shape):
+    x = images(2, shape)
+    rows, columns = (dct_matrix(n, torch.float64, torch.device("cpu")) for n in shape)
+    c, prior = DctSparsity().analysis(x), DctSparsity()
+    torch.testing.assert_close(c, rows @ x @ columns.mT, atol=1e-11, rtol=0)
+    torch.testing.assert_close(prior.adjoint(c), x, atol=1e-12, rtol=0)
+    assert torch.equal(prior.analysis(x[1:]), c[1:]), "the batch does not change the rounding"
+    assert prior.analysis(x.float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("family", "level"), [("haar", None), ("db4", 3), ("sym8", 2), ("coif2", 1), ("db20", None)])

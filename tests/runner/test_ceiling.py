@@ -34,12 +34,13 @@ def test_the_ceiling_is_the_clean_image_plus_the_measured_part_of_the_noise(oper
     """Compared with the pseudo-inverse of a dense matrix, which shares no code with the operators."""
     record = ceiling_of(cb.run("pinv", operator, ceiling=True, **FAST))
     data = dataset()
+    images = data.read(slice(None))
     pixels = torch.eye(32 * 32).reshape(-1, 1, 32, 32)
     for i in range(4):
         row = data.table.iloc[[i]].reset_index(drop=True)
         one = cb.operator(operator, shape=(32, 32), pixel_size=data.pixel_size[i], table=row).select([0] * len(pixels))
         A = one.A(pixels).flatten(1).T.double().numpy()
-        noise = (data.images[i] - data.clean[i]).double().flatten().numpy()
+        noise = (images.pixels[i] - images.clean[i]).double().flatten().numpy()
         # singular values below 1e-5 count as zero, which is above the rounding error of a float32 matrix
         lost = noise - np.linalg.pinv(A, rcond=1e-5) @ (A @ noise)
         assert record.values["mse"][i] == pytest.approx(np.mean((lost / 2) ** 2), rel=0.02)
@@ -52,7 +53,7 @@ def test_the_ceiling_is_exact_for_complete_measurements_or_images_without_noise(
     assert max(ceiling_of(records).values["mse"]) < 1e-12
     scale = ceiling_of(records).problem["scale"]
     offset, factor = (np.array(scale[name])[:, None, None] for name in ("offset", "factor"))
-    expected = offset + factor * dataset().images[:, 0].numpy()
+    expected = offset + factor * dataset().read(slice(None)).pixels[:, 0].numpy()
     np.testing.assert_allclose(mrcfile.read(path), expected, atol=1e-5 * np.abs(expected).max())
     noiseless = cb.run("pinv", "sumpool:8", ceiling=True, **FAST | {"data": "simulate:3mht,snr=none,count=6,size=32"})
     assert max(ceiling_of(noiseless).values["mse"]) < 1e-12

@@ -21,7 +21,7 @@ from cryobench.plan import dataset, grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.runner import Observer
-from cryobench.runner.measured_problem import measure
+from cryobench.runner.measured_problem import MeasuredProblem
 from cryobench.runner.memory import BatchSizes
 
 STRANGE = """
@@ -596,12 +596,13 @@ def test_each_image_uses_its_own_ctf_for_every_batch_size(microscope, operator, 
 def test_measurements_use_the_ctf_of_each_image(microscope):
     plan = grid.plan(grid.Request(["pinv"], ["ctf"], data=["microscope"], images="1,4,6"), installed())
     data = plan.cells[0].dataset
-    measured = measure(plan.cells[0], plan, BatchSizes(plan.batch, plan.device))
+    measured = MeasuredProblem(plan.cells[0], plan, BatchSizes(plan.batch, plan.device))
+    pixels, y = data.read(slice(None)).pixels, measured.case(slice(0, 3)).problem.y
     assert data.imaging.pixel_size == (2.1, 2.0, 2.0)
     for i, index in enumerate((1, 4, 6)):
         row = ctf_table(8).iloc[[index]].reset_index(drop=True)
         operator = cb.operator("ctf", shape=(32, 32), pixel_size=data.pixel_size[i], table=row)
-        assert torch.equal(measured.case.problem.y[i : i + 1], operator.A(data.images[i : i + 1]))
+        assert torch.equal(y[i : i + 1], operator.A(pixels[i : i + 1]))
 
 
 def test_metrics_are_also_computed_against_the_clean_image(microscope):

@@ -84,11 +84,11 @@ def test_solve_returns_the_reconstruction_and_its_cost():
     solved = solve(solver, problem, list("abcde"), seed=0, batch=2, progress=fractions.append)
     assert solved.reconstruction.x.shape == (5, 1, 32, 32)
     assert solved.reconstruction.info["iterations"].shape == (5,)
-    assert solved.batch == 2
     assert solved.iterates is None
-    assert 0 < solved.operator_seconds <= solved.solver_seconds
-    assert solved.network_seconds == 0
-    assert solved.counters["operator_calls"] == sum(solved.calls.values()) / 5 > 0
+    costs = solved.costs
+    assert 0 < costs.operator_seconds <= costs.solver_seconds
+    assert costs.network_seconds == 0
+    assert costs.counters["operator_calls"] == sum(costs.calls.values()) / 5 > 0
     assert fractions[-1] == 1
     assert fractions == sorted(fractions)
     together = solve(solver, problem, list("abcde"), seed=0, batch=5)

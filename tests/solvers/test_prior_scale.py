@@ -73,12 +73,13 @@ def test_hqs_is_as_good_on_relion_normalised_measurements(operator, noise):
     registry, psnr = installed(), {}
     for scaling in ("minmax", "relion"):
         data = load(source_spec("demo", {}, registry), "0:2", registry, scaling)
+        pixels = data.read(slice(None)).pixels
         live_operator = live(registry.make("operators", operator), data.imaging, dtype=torch.float32)
         model = registry.make("noises", noise)
-        noisy = model.apply(live_operator.A(data.images), live_operator, data.scale, Rng(0, data.ids))
+        noisy = model.apply(live_operator.A(pixels), live_operator, data.scale, Rng(0, data.ids))
         problem = Problem(live_operator, noisy.y, model, noisy.sigma, data.scale)
         found = registry.make("solvers", "hqs").solve(problem, rng=Rng(0, data.ids))
-        image, truth = data.scale.to_file(found.x).flatten(1), data.scale.to_file(data.images).flatten(1)
+        image, truth = data.scale.to_file(found.x).flatten(1), data.scale.to_file(pixels).flatten(1)
         peak = truth.amax(dim=1) - truth.amin(dim=1)
         psnr[scaling] = 10 * torch.log10(peak.square() / (image - truth).square().mean(dim=1))
     assert psnr["relion"].tolist() == pytest.approx(psnr["minmax"].tolist(), abs=0.1)

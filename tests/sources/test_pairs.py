@@ -135,6 +135,10 @@ def test_one_half_has_one_digest_in_every_source(tmp_path):
     specs = (f"movies:{tmp_path / 'a.tif'}", f"sums:{tmp_path / 'sums'}",
              f"pairs:{tmp_path / 'a_odd.mrc'},even={tmp_path / 'a_even.mrc'}")  # fmt: skip
     assert len({opened(spec).pairs.digests(0) for spec in specs}) == 1
+    for spec in specs:
+        files = opened(spec).files([0])
+        assert files
+        assert all(path.is_file() for path in files)
     for spec in specs:  # for loaders in other processes
         stack = opened(spec)
         for sent in (pickle.loads(pickle.dumps(stack)).pairs, pickle.loads(pickle.dumps(stack.pairs))):

@@ -73,8 +73,8 @@ def test_a_full_disk_ends_the_sweep_and_every_finished_record_is_readable(strang
     assert listener.reused == 3
 
 
-def job_of(request: str, hash: str, results: Path, folder: str) -> CellJob:
-    return CellJob(folder=folder, request=request, hash=hash, results=str(results))
+def job_of(request: str, key: str, results: Path, folder: str) -> CellJob:
+    return CellJob(folder=folder, request=request, key=key, results=str(results))
 
 
 def test_a_worker_finds_a_cell_that_another_worker_finished(strange, blobs, tmp_path):

@@ -73,7 +73,7 @@ def test_a_worker_that_dies_loses_only_its_cell_which_is_run_again(strange, blob
 
 def test_a_worker_that_died_while_idle_is_replaced():
     with Processes(1, [""]) as workers:
-        job = CellJob(folder="/nowhere", request="{}", hash="none", results="results")
+        job = CellJob(folder="/nowhere", request="{}", key="none", results="results")
         dead = workers.submit(0, job)
         assert isinstance(
             dead.exception(timeout=60), ExecutorError

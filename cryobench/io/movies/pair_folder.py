@@ -315,6 +315,12 @@ class PairFolder(Pairs):
     def digests(self, index: int) -> tuple[str, str]:
         return self._record(index).sha256
 
+    def files(self, index: int) -> list[Path]:
+        record = self._record(index)
+        gain = [] if record.gain is None else [self.folder / record.gain]
+        replaced = [self._path(index, ".npz")] if record.replaced else []
+        return [self._path(index, ".mrcs"), self._path(index, ".json"), *replaced, *gain]
+
     def record(self, index: int) -> Record:
         """Everything that is known of micrograph `index`."""
         return self._record(index)
