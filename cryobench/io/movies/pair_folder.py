@@ -45,6 +45,8 @@ OPEN = 16
 _COUNTS, _FLOAT16, _FLOAT32 = 6, 12, 2
 _DTYPES = {_COUNTS: np.dtype("<u2"), _FLOAT16: np.dtype("<f2")}
 _LARGEST_FLOAT16 = 60_000.0
+_SMALLEST_DEVIATION = 0.1
+"""Values of a smaller one would be rounded as numbers below the normal range of float16."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Record:
 
     shape: (h, w). mode: of NAME.mrcs. offset, factor: of float16. gain: the file of the factors, or None. replaced:
     number of pixels in NAME.npz. movie: path of the movie. frames: summed in both halves. dropped: not summed. dose:
-    e/Å² of both halves, or None. rounding: root mean square of the rounding to float16, divided by `factor`; 0 for
+    e/Å² of both halves, or None. rounding: root mean square of the rounding to float16, in standard deviations; 0 for
     counts. shifts: (y, x) of each frame, pixels of the movie, or None. sha256: the digest of each half, odd frames
     first (`io.scaling.digest_of`).
     """
@@ -137,7 +139,7 @@ class PairWriter:
             offset, factor = _normalisation(images)
             stored = ((images - np.float32(offset)) / np.float32(factor)).astype(_DTYPES[_FLOAT16])
             exact, images = images, restored(stored, offset, factor, checked(None, stored.shape[1:]))
-            rounding = float(np.sqrt(np.mean(np.square(images - exact, dtype=np.float64))) / factor)
+            rounding = float(np.sqrt(np.mean(np.square(images - exact, dtype=np.float64))) / (exact.std() or 1.0))
         gain = summed.gain if counts else None
         replaced = len(summed.positions) if counts else 0
         record = Record(
@@ -206,9 +208,11 @@ def _as_counts(summed: Summed) -> np.ndarray | None:
 
 
 def _normalisation(images: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of both halves, the latter larger where values would exceed float16."""
+    """Offset and factor of float16: the mean of both halves, and 1 where float16 has the range, which is fastest."""
     mean, deviation = float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64))
     farthest = max(float(images.max()) - mean, mean - float(images.min()))
+    if deviation >= _SMALLEST_DEVIATION and farthest <= _LARGEST_FLOAT16:
+        return mean, 1.0
     return mean, max(deviation, farthest / _LARGEST_FLOAT16) or 1.0
 
 

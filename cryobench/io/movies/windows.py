@@ -9,7 +9,7 @@ import torch
 
 from cryobench.core.operator import Window
 
-_STRIP_BYTES = 1 << 19
+_STRIP_BYTES = 1 << 20
 """Approximate size of both halves of a strip, float32."""
 
 
@@ -61,7 +61,8 @@ def restored(stored: np.ndarray, offset: float, factor: float, window: Window) -
     for strip, out in _strips(rows, found):
         # torch converts float16 with the instructions of the processor
         torch.from_numpy(out).copy_(torch.from_numpy(np.array(stored[:, strip, columns])))
-        out *= np.float32(factor)
+        if factor != 1:
+            out *= np.float32(factor)
         out += np.float32(offset)
     return found
 
