@@ -13,6 +13,8 @@ SIDE = 1024
 B_FACTOR = 500.0
 """Å², of the envelope exp(-B k² / 4) of the cross-correlation."""
 ROUNDS = 10
+FARTHEST = 1 / 8
+"""Largest shift of a frame, as a fraction of the side of the image."""
 CONVERGED = 0.02
 """Pixels by which no frame moves in the last round."""
 
@@ -63,8 +65,9 @@ def rigid_shifts(spectra: Sequence[np.ndarray], shape: tuple[int, int], pixel_si
 
 
 def _peak(correlation: np.ndarray) -> np.ndarray:
-    """The position (y, x) of the maximum of a periodic array, with fractions, between -side / 2 and side / 2."""
-    at = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
+    """The position (y, x) of the maximum of a periodic array within `FARTHEST` of the origin, with fractions."""
+    y, x = (np.abs(np.fft.fftfreq(side)) <= FARTHEST for side in correlation.shape)  # indices as fractions of the side
+    at = np.unravel_index(int(np.argmax(np.where(y[:, None] & x, correlation, -np.inf))), correlation.shape)
     found = []
     for axis, (index, side) in enumerate(zip(at, correlation.shape, strict=True)):
         before, middle, after = (

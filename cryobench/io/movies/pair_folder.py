@@ -300,6 +300,7 @@ class PairFolder(Pairs):
             )
         self._record = lru_cache(maxsize=None)(self._read_record)
         self._opened = lru_cache(maxsize=OPEN)(self._open)
+        self._mapped = lru_cache(maxsize=OPEN)(_mapped)  # one gain reference serves many micrographs
 
     def __reduce__(self):
         return PairFolder, (self.folder,)
@@ -371,21 +372,22 @@ class PairFolder(Pairs):
                 raise self._damaged(path, index, error) from error
         return _Opened(record, stored, factor, positions, values)
 
-    def _mapped(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """An array after the header of an MRC file."""
-        try:
-            size, expected = path.stat().st_size, HEADER_BYTES + int(np.prod(shape)) * dtype.itemsize
-            if size != expected:
-                raise DataError(f"{path} has {size} bytes, expected {expected} for {size_text(shape)} pixels; delete "
-                                "it and its .json, and run `cryobench movies sum` again")  # fmt: skip
-            return np.memmap(path, dtype, "r", HEADER_BYTES, shape)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {reason_of(error)}; sum its movie again") from error
-
     def _damaged(self, path: Path, index: int, error: Exception) -> DataError:
         json_file = self._path(index, ".json")
         return DataError(f"{path} is damaged: {shortened(described(error))}; delete {json_file} and run `cryobench "
                          "movies sum` again")  # fmt: skip
+
+
+def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An array after the header of an MRC file."""
+    try:
+        size, expected = path.stat().st_size, HEADER_BYTES + int(np.prod(shape)) * dtype.itemsize
+        if size != expected:
+            raise DataError(f"{path} has {size} bytes, expected {expected} for {size_text(shape)} pixels; delete it "
+                            "and its .json, and run `cryobench movies sum` again")  # fmt: skip
+        return np.memmap(path, dtype, "r", HEADER_BYTES, shape)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}; sum its movie again") from error
 
 
 def _checked_record(record: Record) -> Record:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -143,11 +144,10 @@ class Summer:
                             "Å per pixel of a frame")  # fmt: skip
         keep = self.settings.align or self.settings.weight
         needed = (_BYTES_PER_PIXEL + keep * frames) * math.prod(movie.shape)
-        check_memory(
-            f"summing {movie.path} ({size_text(movie.shape)} pixels)", needed, "use a machine with more", DataError
-        )
+        what = f"summing {movie.path} ({size_text(movie.shape)} pixels)"
+        check_memory(what, needed, "use a machine with more", DataError)
         halves, kept = np.zeros((2, *movie.shape), np.float32), []
-        for number, frame in enumerate(_first(grouped(movie, self.settings.group), frames)):
+        for number, frame in enumerate(islice(grouped(movie, self.settings.group), frames)):
             halves[number % 2] += frame
             if keep:
                 kept.append(_compact(frame))
@@ -249,11 +249,6 @@ def _correct(image: np.ndarray, gain: Gain | None, replacement: Replacement) -> 
     if gain is not None:
         image *= gain.factor
     replacement.apply(image)
-
-
-def _first(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    for _, frame in zip(range(count), frames, strict=False):
-        yield frame
 
 
 def _compact(frame: np.ndarray) -> np.ndarray:
