@@ -1,5 +1,7 @@
 # Functions shared by .ci/run and .ci/nightly; sourced from the root of the checkout.
 export OMP_WAIT_POLICY=passive  # tests run in parallel: a waiting thread must not occupy a core
+# many tests start a Python process: without compiled modules each spends seconds on compiling its imports
+export UV_COMPILE_BYTECODE=1 PYTHONDONTWRITEBYTECODE=
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 

@@ -13,6 +13,7 @@ import contextlib
 import gzip
 import importlib
 import io
+import json
 import os
 import resource
 import sys
@@ -33,6 +34,9 @@ with atheris.instrument_imports(include=["cryobench", "mrcfile", "yaml"]):
     from cryobench.api import run
     from cryobench.core import Imaging
     from cryobench.errors import CryobenchError
+    from cryobench.io.movies.defects import read_defects
+    from cryobench.io.movies.pair_folder import PairFolder
+    from cryobench.io.movies.summing import open_movie
     from cryobench.measuring.measure import Acquisition, measure
     from cryobench.measuring.measurements import load
     from cryobench.measuring.reconstruct import operator_of
@@ -51,6 +55,21 @@ def read_images(path: Path) -> None:
     stack = File(str(path)).open()
     stack.read(0)
     stack.pixel_size(0)
+
+
+def read_movie(path: Path) -> None:
+    movie = open_movie(path)
+    for _, _frame in zip(range(4), movie.read(), strict=False):
+        pass
+
+
+def read_record_of_pair(path: Path) -> None:
+    """A folder of pairs whose record is the input."""
+    (path.parent / "movies.json").write_text('{"version": 1, "movies": ["m.mrc"], "corrections": {}}')
+    (path.parent / "m.mrcs").write_bytes(bytes(1024 + 2 * 4 * 4 * 2))
+    pairs = PairFolder(path.parent)
+    pairs.read(0, (slice(0, 1), slice(0, 1)))
+    pairs.pixel_size(0)
 
 
 def read_measurements(path: Path) -> None:
@@ -94,6 +113,32 @@ def seeds_mrc() -> list[bytes]:
             file.set_data(np.arange(32, dtype=np.float32).reshape(2, 4, 4))
             file.set_image_stack()
         return [path.read_bytes()]
+
+
+def seeds_packed() -> list[bytes]:
+    whole = bytearray(seeds_mrc()[0][:1024] + bytes(2 * 4 * 2))
+    whole[12:16] = (101).to_bytes(4, "little")
+    return [bytes(whole)]
+
+
+def seeds_tif() -> list[bytes]:
+    import tifffile
+
+    frames = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    gray = {"photometric": "minisblack"}
+    return [_saved(lambda file: tifffile.imwrite(file, frames, **gray)),
+            _saved(lambda file: tifffile.imwrite(file, frames, compression="lzw", **gray))]  # fmt: skip
+
+
+def seeds_defects() -> list[bytes]:
+    return [b"# x y width height\n1 2 1 1\n0 0 4 1\n", b"CameraSizeX 4\n"]
+
+
+def seeds_pair() -> list[bytes]:
+    values = {"shape": [4, 4], "mode": 6, "offset": 0.0, "factor": 1.0, "gain": None, "replaced": 0, "movie": "m.mrc",
+              "frames": 2, "dropped": 0, "dose": None, "pixel_size": 1.0, "rounding": 0.0, "shifts": [[0.0, 1.0]],
+              "sha256": ["a", "b"]}  # fmt: skip
+    return [json.dumps(values).encode()]
 
 
 def seeds_gz() -> list[bytes]:
@@ -164,6 +209,11 @@ READERS: dict[str, tuple[str, Callable[[Path], None], Callable[[], list[bytes]]]
     "gz": ("a.mrcs.gz", read_images, seeds_gz),
     "star": ("table.star", read_images, seeds_star),
     "cs": ("table.cs", read_images, seeds_cs),
+    "packed": ("m.mrc", read_movie, seeds_packed),
+    "tif": ("m.tif", read_movie, seeds_tif),
+    "eer": ("m.eer", read_movie, seeds_tif),
+    "defects": ("d.txt", lambda path: read_defects(path, (4, 4)).any() and None, seeds_defects),
+    "pair": ("m.json", read_record_of_pair, seeds_pair),
     "npy": ("a.npy", read_images, seeds_npy),
     "pt": ("a.pt", read_images, seeds_pt),
     "measurements": ("y.npz", read_measurements, seeds_measurements),

@@ -22,6 +22,7 @@ from cryobench.cli import (
     export,
     leaderboard,
     measure,
+    movies,
     new,
     run,
     sweep,
@@ -76,6 +77,7 @@ app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
+app.add_typer(movies.movies_app, name="movies")
 app.command("list")(catalogue.list_components)
 app.command("show")(catalogue.show)
 app.command("check")(check.check)

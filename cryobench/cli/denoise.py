@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli.measure import run_task, where_to_run
+from cryobench.cli.measure import run_task, where_of
 from cryobench.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -64,7 +64,7 @@ def denoise(
     from cryobench.cli.output import note
     from cryobench.measuring.denoise import DenoiseTask
 
-    where = where_to_run(executor, device, threads, shard, time_limit, memory_limit)
+    where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = DenoiseTask(tuple(micrographs), solver, str(out), halves, sigma, seed, device, dtype, presets)
     work = task.open()
     for text in () if quiet else work.notes():

@@ -89,7 +89,7 @@ def measure(
     if out.suffix != ".npz":
         if out.suffix or out.is_file():
             raise ParameterError(f"--out {out}: give the name of a folder, without a suffix, or of a file .npz")
-        where = where_to_run(executor, device, threads, shard, time_limit, memory_limit)
+        where = where_of(executor, device, threads, shard, time_limit, memory_limit)
         task = MeasureTask(acquisition, data, tuple(options.items()), images, str(out), chunk)
         work = task.open()
         work.start(force=force)
@@ -151,7 +151,7 @@ def reconstruct(
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
     _refuse_existing(force or unfinished(out), out, out.with_suffix(".star"))
-    where = where_to_run(executor, device, threads, shard, time_limit, memory_limit)
+    where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
     work = task.open()
     for text in () if quiet else work.notes():
@@ -164,7 +164,7 @@ def reconstruct(
              f"{len(work.todo())} of {len(work.parts)} chunks of {out} are missing")  # fmt: skip
 
 
-def where_to_run(
+def where_of(
     executor: str, device: str, threads: int | None, shard: str | None, time_limit: str | None, memory_limit: str | None
 ) -> Where:
     """Where chunks run, from the options. Raises `ParameterError` for invalid ones."""

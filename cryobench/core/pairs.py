@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +38,10 @@ class Pairs(ABC):
     @abstractmethod
     def digests(self, index: int) -> tuple[str, str]:
         """The digest of each half, odd frames first, to find out whether a network was trained on it."""
+
+    def files(self, index: int) -> Sequence[Path] | None:
+        """The files that micrograph `index` is read from; None (the default) if they are not known."""
+        return None
 
     def pixel_size(self, index: int) -> float | None:
         """Å per pixel of micrograph `index`, or None if unknown."""

@@ -44,7 +44,7 @@ def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
     kept = min(N, n)
     h = kept // 2  # frequencies -h to kept - h - 1 fit, so +h of an even side does not
     if n < N:
-        spectrum = _centred(spectrum, N, n)  # on the larger grid, where -h and +h differ
+        spectrum = _centred(spectrum, _cycles(N), N, n)  # on the larger grid, where -h and +h differ
     resized = np.zeros((n, *spectrum.shape[1:]), spectrum.dtype)
     resized[: kept - h] = spectrum[: kept - h]
     if h:
@@ -54,13 +54,35 @@ def _resize_rows(spectrum: np.ndarray, n: int) -> np.ndarray:
     elif kept % 2 == 0:
         resized[-h] /= 2
         resized[h] = resized[-h]
-    return _centred(resized, N, n) if n > N else resized
+    return _centred(resized, _cycles(n), N, n) if n > N else resized
 
 
-def _centred(spectrum: np.ndarray, N: int, n: int) -> np.ndarray:
-    """The spectrum of the image moved so that pixel N // 2 of N, resampled to n pixels, is pixel n // 2."""
+def _cycles(n: int) -> np.ndarray:
+    """The frequencies of a spectrum of n samples, zero first, in cycles per image."""
+    return np.fft.fftfreq(n, 1 / n)
+
+
+def _centred(spectrum: np.ndarray, cycles: np.ndarray, N: int, n: int) -> np.ndarray:
+    """The spectrum of the image moved so that pixel N // 2 of N, resampled to n pixels, is pixel n // 2.
+
+    cycles: the frequency of each row of the spectrum, in cycles per image.
+    """
     if N % 2 == n % 2 == 0:
         return spectrum
-    cycles = np.fft.fftfreq(len(spectrum), 1 / len(spectrum))
-    phase = np.exp(2j * np.pi * cycles * (N // 2 / N - n // 2 / n))
+    phase = np.exp(2j * np.pi * cycles * (N // 2 / N - n // 2 / n)).astype(spectrum.dtype)
     return spectrum * phase.reshape(-1, *[1] * (spectrum.ndim - 1))
+
+
+def crop_half_spectrum(spectrum: np.ndarray, shape: tuple[int, int], cropped: tuple[int, int]) -> np.ndarray:
+    """Crop the spectrum of a real image of `shape` (H, W), [H, W // 2 + 1] as of `rfft2`, to that of `cropped` (h, w).
+
+    Nothing is scaled, so that `irfft2(..., s=cropped)` preserves the sum of the pixels: counts of a detector. Otherwise
+    it is `fourier_resize` in each direction, for images that need not be square. h <= H and w <= W.
+    """
+    (H, W), (h, w) = shape, cropped
+    if w < W:
+        spectrum = _centred(spectrum.T, np.arange(W // 2 + 1), W, w)[: w // 2 + 1].T
+        if w % 2 == 0:  # -w/2, the conjugate of +w/2 at the opposite row, is the same frequency
+            opposite = np.roll(spectrum[::-1, -1], 1)
+            spectrum = np.concatenate([spectrum[:, :-1], (spectrum[:, -1] + opposite.conj())[:, None]], axis=1)
+    return _resize_rows(spectrum, h) if h < H else spectrum

@@ -191,15 +191,15 @@ def changed(path: Path) -> DataError:
     return DataError(f"{path} changed while it was in use; open it again")
 
 
-def mrc_header(path: Path) -> MrcHeader:
-    """The header of an MRC file, plain or compressed. Raises `DataError`."""
+def mrc_header(path: Path, *, packed: bool = False) -> MrcHeader:
+    """The header of an MRC file, plain or compressed. packed: see `parse_mrc_header`. Raises `DataError`."""
     try:
         unpack = COMPRESSIONS.get(path.suffix.lower())
         with path.open("rb") if unpack is None else unpack(path) as file:
             raw = file.read(HEADER_BYTES)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} is not a readable MRC file: {reason_of(error)}; give one, or copy it again") from error
-    return parse_mrc_header(path, raw)
+    return parse_mrc_header(path, raw, packed=packed)
 
 
 def _unpack(path: Path, plain: IO[bytes], limit: int) -> int:

@@ -22,11 +22,12 @@ ByteOrder = Literal["<", ">"]
 
 HEADER_BYTES = HEADER_DTYPE.itemsize
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_PACKED = 101
 _OTHER_MODES = {
     3: "complex values, a transform",
     4: "complex values, a transform",
     16: "colours (RGB)",
-    101: "packed 4-bit integers",
+    _PACKED: "packed 4-bit integers",
 }
 _SMALL = 65536
 """At least one side of an image or volume is smaller: read in the wrong byte order, sides below it are not."""
@@ -45,7 +46,7 @@ class MrcHeader:
     columns] or [volumes, sections, rows, columns]. offset: bytes before the array. axes: the axes along columns, rows
     and sections, 1 for x, 2 for y, 3 for z. voxel: Å per voxel along x, y and z, None where unknown. exact: the file
     must have the size that the header requires, because nothing else shows that it is an MRC file. notes: what was
-    assumed, by kind.
+    assumed, by kind. packed: whether two pixels share a byte (mode 101).
     """
 
     dtype: np.dtype
@@ -56,6 +57,7 @@ class MrcHeader:
     voxel: tuple[float | None, float | None, float | None]
     exact: bool
     notes: dict[str, str]
+    packed: bool = False
 
     @property
     def is_volume_stack(self) -> bool:
@@ -63,8 +65,8 @@ class MrcHeader:
         return bool(mrcfile.utils.spacegroup_is_volume_stack(self.space_group))
 
 
-def parse_mrc_header(path: Path, raw: bytes) -> MrcHeader:
-    """The header in the first 1024 bytes of a file. Raises `DataError`."""
+def parse_mrc_header(path: Path, raw: bytes, *, packed: bool = False) -> MrcHeader:
+    """The header in the first 1024 bytes of a file. packed: accept packed 4-bit integers. Raises `DataError`."""
     if len(raw) < HEADER_BYTES:
         raise DataError(f"{path} is truncated: it has {len(raw)} bytes, less than an MRC header (1024); copy it again")
     notes: dict[str, str] = {}
@@ -74,7 +76,8 @@ def parse_mrc_header(path: Path, raw: bytes) -> MrcHeader:
         raise DataError(f"{path} holds no pixels: its header says {sides}; expected positive sides: copy it again")
     if fields.nsymbt < 0:
         raise DataError(f"{path} has a damaged MRC header: an extended header of {fields.nsymbt} bytes; copy it again")
-    dtype = _dtype(path, fields, raw, notes)
+    is_packed = packed and int(fields.mode) == _PACKED
+    dtype = np.dtype("u1") if is_packed else _dtype(path, fields, raw, notes)
     if mrcfile.utils.spacegroup_is_volume_stack(fields.ispg) and (fields.mz < 1 or fields.nz % fields.mz):
         raise DataError(
             f"{path} has a damaged MRC header: {fields.nz} sections in volumes of {fields.mz}; expected a multiple"
@@ -88,6 +91,7 @@ def parse_mrc_header(path: Path, raw: bytes) -> MrcHeader:
         voxel=(_spacing(fields, "x"), _spacing(fields, "y"), _spacing(fields, "z")),
         exact=not _has_map_string(fields),
         notes=notes,
+        packed=is_packed,
     )
 
 
@@ -145,7 +149,7 @@ def _dtype(path: Path, fields: Any, raw: bytes, notes: dict[str, str]) -> np.dty
     mode = int(fields.mode)
     what = _OTHER_MODES.get(mode)
     if mode == 0 and stamp == _IMOD_STAMP and flags & _IMOD_4_BITS:
-        what = _OTHER_MODES[101]
+        what = _OTHER_MODES[_PACKED]
     if what is not None:
         raise DataError(
             f"{path} holds {what} (MRC mode {mode}); expected real images of mode 0, 1, 2, 6 or 12: write it as mode 2"

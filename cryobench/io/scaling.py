@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,16 @@ def minmax(image: np.ndarray, where: str) -> Scaling:
     """The minimum to -1 and the maximum to 1: x = 2 (image - lo) / (hi - lo) - 1."""
     lo, hi = _range(image, where)
     return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)  # halves do not overflow
+
+
+def image_digest(image: np.ndarray) -> str:
+    """SHA-256 of an image [*S], float32 scaled from its own limits to [-1, 1], so that units do not matter."""
+    return hashlib.sha256(repr((1, *image.shape)).encode() + image.tobytes()).hexdigest()
+
+
+def digest_of(image: np.ndarray, where: str) -> str:
+    """`image_digest` of an image in the units of its file. Raises `DataError` for a constant one."""
+    return image_digest(minmax(image, where).apply(image))
 
 
 def meanstd(image: np.ndarray, where: str) -> Scaling:

@@ -172,19 +172,29 @@ class Totals:
         of `depth` sections."""
         if self.count == 0:
             raise DataError(f"{path}: there are no images to write; choose at least one")
-        H, W = self.shape
-        header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-        header["nx"], header["ny"], header["nz"] = W, H, self.count
-        header["mx"], header["my"], header["mz"] = W, H, depth or 1
-        header["cella"] = tuple((pixel_size or 0) * side for side in (W, H, depth or 1))
-        header["cellb"] = (90, 90, 90)
-        header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+        header = stack_header(self.count, self.shape, pixel_size, _FLOAT32_MODE, depth)
         header["dmin"], header["dmax"], header["dmean"] = self.low, self.high, self.mean
-        header["rms"] = np.sqrt(self.square / (self.count * H * W))
-        space_group = IMAGE_STACK_SPACEGROUP if depth is None else VOLUME_STACK_SPACEGROUP
-        header["mode"], header["ispg"], header["nversion"] = _FLOAT32_MODE, space_group, _VERSION
-        header["map"], header["machst"] = MAP_ID, mrcfile.utils.machine_stamp_from_byte_order("<")
+        header["rms"] = np.sqrt(self.square / (self.count * math.prod(self.shape)))
         return header
+
+
+def stack_header(
+    count: int, shape: Sequence[int], pixel_size: float | None, mode: int, depth: int | None = None
+) -> np.ndarray:
+    """The header of an MRC2014 stack of `count` sections of `shape` (H, W), whose statistics are not known: images, or
+    volumes of `depth` sections."""
+    H, W = shape
+    header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
+    header["nx"], header["ny"], header["nz"] = W, H, count
+    header["mx"], header["my"], header["mz"] = W, H, depth or 1
+    header["cella"] = tuple((pixel_size or 0) * side for side in (W, H, depth or 1))
+    header["cellb"] = (90, 90, 90)
+    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+    header["dmin"], header["dmax"], header["dmean"], header["rms"] = 0, -1, -2, -1  # MRC2014: not known
+    space_group = IMAGE_STACK_SPACEGROUP if depth is None else VOLUME_STACK_SPACEGROUP
+    header["mode"], header["ispg"], header["nversion"] = mode, space_group, _VERSION
+    header["map"], header["machst"] = MAP_ID, mrcfile.utils.machine_stamp_from_byte_order("<")
+    return header
 
 
 @contextlib.contextmanager

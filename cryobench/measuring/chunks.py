@@ -7,16 +7,22 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from cryobench.errors import CryobenchError, ExecutorError, PluginError, described
-from cryobench.measuring.denoise import DenoiseTask
-from cryobench.measuring.tasks import MeasureTask, ReconstructTask, Work
+from cryobench.measuring.tasks import Work
 from cryobench.workers.executors import ExecutorSpec, workers
 from cryobench.workers.job import Job, Limits, Stopped
 from cryobench.workers.pool import DEATHS, Failure, Pool
 from cryobench.workers.running import run as run_job
 
-Task = MeasureTask | ReconstructTask | DenoiseTask
+
+class Task(Protocol):
+    """Work as plain values, which are hashable and can be sent to a worker."""
+
+    def open(self) -> Work:
+        """Open the task. Raises a `CryobenchError` for an invalid request."""
+        ...
 
 
 class ChunkObserver:

@@ -20,12 +20,12 @@ from cryobench.core import Imaging, Scale, Shape, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
-from cryobench.io.scaling import MINMAX, Scaling, minmax, scale_of, scaling_of
+from cryobench.io.movies.pair_folder import is_pair_folder
+from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
 from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
-from cryobench.plan.presets import image_digest
 from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.source_code import code_digest
@@ -282,7 +282,7 @@ class Dataset:
 
     @property
     def image_digests(self) -> tuple[str, ...]:
-        """The digest of each image, the same for every scaling (`presets.image_digest`)."""
+        """The digest of each image, the same for every scaling (`io.scaling.image_digest`)."""
         if self._recalled is not None:
             return _as_hex(self._recalled.images)
         self._complete()
@@ -372,12 +372,14 @@ def source_spec(text: str, options: dict[str, str], registry: Registry) -> Spec:
     """The source that --data names: an existing path if there is one, else a registered spec."""
     given = tuple(options.items())
     if _exists(text):
-        return Spec("file", text, given)
+        return Spec("sums" if is_pair_folder(Path(text)) else "file", text, given)
     try:
         spec = parse(text)
     except SpecError:
         spec = None
     if spec is None or spec.name not in registry.names("sources"):
+        if is_pair_folder(Path(text)):
+            return Spec("sums", text, given)
         known = did_you_mean(text, registry.names("sources"))
         raise DataError(f"--data {quoted(text)} is neither a file here nor a registered source; {known}")
     known_fields = {f.name for f in fields_of(registry.get("sources", spec.name))}

@@ -7,12 +7,11 @@ setting per solver. A setting is never scored on its validation images.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -30,9 +29,6 @@ from cryobench.files import acquire_lock, whole_file
 from cryobench.plan.yaml_text import load
 from cryobench.registry import Registry, did_you_mean
 from cryobench.spec import Spec, as_text, fields_of, first_field, parse
-
-if TYPE_CHECKING:
-    import numpy as np
 
 VARIABLE = "CRYOBENCH_PRESETS"
 FOLDER = "presets"
@@ -152,11 +148,6 @@ def _setting_of(solver: str, name: str, folder: Path) -> Setting:
 
 
 # ---------------------------------------------------------------------------------------------------- validation images
-
-
-def image_digest(image: np.ndarray) -> str:
-    """SHA-256 of an image [*S], float32 scaled from its own limits to [-1, 1], so that units do not matter."""
-    return hashlib.sha256(repr((1, *image.shape)).encode() + image.tobytes()).hexdigest()
 
 
 def source_identity(source: Spec, registry: Registry) -> str:

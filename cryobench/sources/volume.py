@@ -6,7 +6,6 @@ Opening reads only headers, and reading a volume reads only that volume.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from cryobench.core import Shape, Source, Stack
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import COMPRESSIONS, ImageFile, changed, mrc_header, open_mrc, open_npy
+from cryobench.io.image_files import ImageFile, changed, mrc_header, open_mrc, open_npy
 from cryobench.io.mrc_header import MrcHeader
+from cryobench.io.paths import matching_files, suffix_of
 from cryobench.limits import check_memory
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
@@ -57,7 +57,7 @@ class Volume(Source):
 
     def open(self) -> VolumeStack:
         """Open the maps by their headers. Raises `DataError` for a file that cannot be read as volumes."""
-        paths = [path for text in self.path for path in _files(text)]
+        paths = [path for text in self.path for path in matching_files(text, SUFFIXES, "maps")]
         label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         return VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
 
@@ -118,29 +118,8 @@ class VolumeStack(Stack):
         return stored if stored is None or self._size is None else stored * min(self._stored) / self._size
 
 
-def _files(text: str) -> list[Path]:
-    """The file at a path, or the files in a folder or of a pattern, sorted by name."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        found = [file for file in path.iterdir() if _suffix(file) in SUFFIXES]
-        missing = f"the folder {path} has no maps ({', '.join(SUFFIXES)}); give another folder, or a file"
-    elif path.exists() or not glob.has_magic(text):
-        return [path]
-    else:
-        found = [Path(file) for file in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - takes absolute patterns
-        missing = f"no file matches {text}; give another pattern, or a file"
-    if not found:
-        raise DataError(missing)
-    return sorted(found)
-
-
-def _suffix(path: Path) -> str:
-    """The suffix in lower case, without that of compression."""
-    return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
-
-
 def _opened(path: Path) -> ImageFile:
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise DataError(
             f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}, for maps also with .gz or "
@@ -156,7 +135,7 @@ def _opened_map(path: Path) -> ImageFile:
     """An MRC map, its axes in the order z, y, x."""
     file = open_mrc(path, as_stack=True, axes=3)
     header = mrc_header(path)
-    if _suffix(path) == ".mrcs" and not header.is_volume_stack:
+    if suffix_of(path) == ".mrcs" and not header.is_volume_stack:
         raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
     return dataclasses.replace(file, pixel_size=_voxel_size(path, header))
 

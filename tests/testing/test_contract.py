@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
+from cryobench.io.movies.settings import MovieSettings
+from cryobench.movies.task import SumTask
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.registry import KINDS, Registry
@@ -48,7 +50,10 @@ BUILT_IN = {
     "priors": {"diffusion": "diffusion:{network}", "denoiser": "denoiser:{denoiser}"},
     "sources": {
         "file": "file:{images}",
+        "movies": "movies:{movie}",
+        "pairs": "pairs:{images},even={images}",
         "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
+        "sums": "sums:{sums}",
         "volume": "volume:{volume}",
     },
     "objectives": {"ddpm": "{}:tiny"} | dict.fromkeys(("noise2noise", "supervised"), "{}:patch=16"),
@@ -89,6 +94,11 @@ def files(tmp_path_factory) -> dict[str, str]:
     with mrcfile.new(folder / "map.mrc", values[1]) as map:
         map.set_volume()
         map.voxel_size = 2.0
+    with mrcfile.new(folder / "movie.mrc", np.random.default_rng(0).poisson(9, (4, 8, 8)).astype(np.int16)) as movie:
+        movie.set_image_stack()
+    work = SumTask((f"{folder}/movie.mrc",), MovieSettings(), f"{folder}/sums").open()
+    work.start()
+    work.run(0, lambda fraction: None)
     network = pipeline(folder / "model", unet(sample_size=32))
     denoiser = folder / "denoiser"
     denoiser.mkdir()
@@ -100,6 +110,8 @@ def files(tmp_path_factory) -> dict[str, str]:
         "denoiser": str(denoiser),
         "images": f"{folder}/images.npy",
         "volume": f"{folder}/map.mrc",
+        "movie": f"{folder}/movie.mrc",
+        "sums": f"{folder}/sums",
     }
 
 
