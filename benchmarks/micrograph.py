@@ -97,7 +97,7 @@ def seams(solver: str, parameters: str, steps: int) -> tuple[float, float]:
     tile = cb.solver(f"tiled:{solver}")
     assert isinstance(tile, Tiled)
     starts = sorted({window[0].start for window in tile.windows(A)})
-    middles = [(first + tile.tile + second) / 2 for first, second in itertools.pairwise(starts)]
+    middles = [(first + tile.side + second) / 2 for first, second in itertools.pairwise(starts)]
     near = torch.zeros(shape, dtype=torch.bool)
     for middle in map(round, middles):
         near[middle - 128 : middle + 128] = near[:, middle - 128 : middle + 128] = True

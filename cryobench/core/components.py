@@ -94,6 +94,11 @@ class Prior:
     def check(self, shape: Shape) -> None:
         """Raise a `CryobenchError` if the prior does not support images of this shape or cannot be found."""
 
+    @property
+    def trained_shape(self) -> Shape | None:
+        """The shape of the training images; None if unknown. Images of others, if `check` accepts them, are noted."""
+        return None
+
     def prepare(self, device: torch.device) -> None:
         """Load the weights, so that loading is timed as set-up and not as solving."""
 

@@ -38,7 +38,7 @@ from cryobench.measuring.measure import Acquisition, Detector
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import Reconstructor, default_batch
 from cryobench.plan.dataset import open_stack
-from cryobench.plan.grid import implementation, prior_notes, with_nested
+from cryobench.plan.grid import implementation, prior_notes, size_notes, with_nested
 from cryobench.plan.presets import choose, presets_folder
 from cryobench.registry import installed
 from cryobench.runner.checks import batches
@@ -227,7 +227,7 @@ class Reconstructing(Work):
 
     def notes(self) -> Sequence[str]:
         """What was assumed of the priors of the solver, for the user."""
-        return prior_notes([self._method])
+        return [*prior_notes([self._method]), *size_notes(self._method, self._source.image_shape)]
 
     def start(self, *, force: bool = False) -> None:
         """Begin the stack, or continue it; see `StackParts.start`. Raises `DataError` for incomplete measurements."""

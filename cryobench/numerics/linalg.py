@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,9 +28,10 @@ def total(a: torch.Tensor) -> torch.Tensor:
     """Sum of each item, [B, 1, ..., 1] for [B, ...].
 
     Summed in float64 and in the memory order of a contiguous tensor: the rounding of a float32 sum, and decisions based
-    on it, would depend on the batch size.
+    on it, would depend on the batch size. Large items are summed piece by piece, because torch first converts all that
+    it sums to float64.
     """
-    return a.contiguous().sum(dim=item_axes(a), keepdim=True, dtype=torch.float64).to(a.dtype)
+    return sum_pieces(lambda a: a, a).to(a.dtype)
 
 
 def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -39,7 +41,31 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(f"an inner product of items of shape {list(a.shape[1:])} and {list(b.shape[1:])}")
-    return total(a * b)
+    return sum_pieces(torch.mul, a, b).to(torch.result_type(a, b))
+
+
+def sum_pieces(terms: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+    """The sum over each item of elementwise `terms` of tensors [B, ...], in float64, [B, 1, ..., 1].
+
+    Items of more than `PIECE` entries are cut along their longest axis, so that neither the terms of a whole item nor
+    their float64 copy are in memory.
+    """
+    shape = tensors[0].shape[1:]
+    entries = math.prod(shape)
+    parts = [tensors]
+    if entries > PIECE:
+        axis = max(range(len(shape)), key=lambda i: shape[i])
+        thickness = max(1, PIECE * shape[axis] // entries)
+        parts = zip(*(tensor.split(thickness, dim=1 + axis) for tensor in tensors), strict=True)
+    sums = []
+    for part in parts:
+        values = terms(*part).contiguous()
+        sums.append(values.sum(dim=item_axes(values), keepdim=True, dtype=torch.float64))
+    return sum(sums[1:], start=sums[0])
+
+
+PIECE = 2**22
+"""Entries of an item that are summed at once."""
 
 
 def norm(a: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,8 @@ from cryobench.spec import Component
 _WIDTH = 12
 """Columns to a multiple of which products are padded."""
 _STRIP_BYTES = 2**28
-"""Size of the matrices of a strip in float64. Images up to this size are one strip, whose factors are all kept."""
+"""Images whose matrices in float64 have up to this size are one strip, whose factors are all kept; the strips of larger
+ones have a quarter of it."""
 _VECTOR_BYTES = 2**30
 """Largest size of all eigenvectors; larger ones are computed again at each use."""
 
@@ -85,9 +86,9 @@ class SumPool(OperatorRecipe):
 class SumPoolOperator(FactoredOperator):
     """Block-diagonal pooling operator. masks: [M, H, W]; measurements are [B, M, H/K, W/K].
 
-    Large images are processed in strips, whole rows of blocks of about `_STRIP_BYTES` of matrices in float64. They keep
-    the matrices (as bytes where the masks are whole numbers up to 255), the eigenvalues, and the eigenvectors up to
-    `_VECTOR_BYTES`; everything else is computed strip by strip.
+    Large images are processed in strips, whole rows of blocks with matrices of a quarter of `_STRIP_BYTES` in float64.
+    They keep the matrices (as bytes where the masks are whole numbers up to 255), the eigenvalues, and the eigenvectors
+    up to `_VECTOR_BYTES`; everything else is computed strip by strip.
     """
 
     def __init__(self, masks: torch.Tensor, block: int, *, dtype: torch.dtype, device: torch.device | str):
@@ -295,7 +296,9 @@ class SumPoolOperator(FactoredOperator):
         """Rows of blocks that are processed at once."""
         M, h, w = self.measurement_shape
         row_bytes = 8 * max(M, _WIDTH) * self.block**2 * w
-        count = max(1, _STRIP_BYTES // row_bytes)
+        count = _STRIP_BYTES // row_bytes
+        if count < h:  # a closed form holds several matrices of a strip
+            count = max(1, count // 4)
         return [slice(start, min(start + count, h)) for start in range(0, h, count)]
 
     def _blocks(self, strip: slice) -> slice:

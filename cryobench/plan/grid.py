@@ -11,8 +11,19 @@ from typing import Any, NamedTuple
 import torch
 
 from cryobench import environment
-from cryobench.core import Column, Metric, NoiseModel, OperatorRecipe, Prior, Solver, check_operator, unsupported_dims
+from cryobench.core import (
+    Column,
+    Metric,
+    NoiseModel,
+    OperatorRecipe,
+    Prior,
+    Shape,
+    Solver,
+    check_operator,
+    unsupported_dims,
+)
 from cryobench.core.kinds import check_kind
+from cryobench.core.source import size_text
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError, quoted
 from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
@@ -158,10 +169,13 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed about the files of the priors, and whether halves are independent, for the user."""
+        """What was assumed about the files of the priors, which of them are used at another size than that of their
+        training, and whether halves are independent, for the user."""
         datasets = {id(cell.dataset): cell.dataset for cell in self.cells}.values()
         of_halves = [note for dataset in datasets if (note := dataset.halves_note) is not None]
-        return prior_notes([cell.solver for cell in self.cells if cell.solver is not None]) + of_halves
+        used = dict.fromkeys((cell.solver, cell.dataset.shape) for cell in self.cells if cell.solver is not None)
+        of_sizes = dict.fromkeys(note for solver, shape in used for note in size_notes(solver, shape))
+        return [*prior_notes([solver for solver, _ in used]), *of_sizes, *of_halves]
 
     @property
     def rankable(self) -> list[str]:
@@ -425,7 +439,7 @@ def _cell(
         plugins=made_by.versions,
         code=made_by.code,
         trained_on=plain([origin for prior in priors for origin in _trained_on(prior)]),
-        priors=plain([details for details in map(_details, priors) if details]),
+        priors=plain([details for details in (_details(prior, dataset.shape, chosen) for prior in priors) if details]),
         identity=identity,
         key=content_hash(identity | {"images": dataset.key} | ({"code": made_by.code} if made_by.code else {})),
         floor=resolved["solver"] == FLOOR,
@@ -440,8 +454,19 @@ def _weights(part: Prior | Metric) -> str | None:
     return plain(guarded(where, part.weights_digest))
 
 
-def _details(prior: Prior) -> Mapping[str, Any]:
-    return guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
+def _details(prior: Prior, shape: Shape, chosen: Chosen | None) -> Mapping[str, Any]:
+    """The details of a prior; with the shapes of its training images and of those it is used on where they differ."""
+    details = guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
+    used = shape if chosen is None else chosen.solver.solved_shape(shape)
+    trained = _other_shape(prior, used)
+    return details if trained is None else details | {"trained_shape": trained, "used_shape": used}
+
+
+def _other_shape(prior: Prior, shape: Shape) -> Shape | None:
+    """The shape of the training images of a prior, None if it is unknown or that of these images."""
+    where = f"the shape of the training images of {type(prior).__name__} is not known"
+    trained = guarded(where, lambda: prior.trained_shape)
+    return None if trained == shape else trained
 
 
 def _trained_on(prior: Prior) -> list[Mapping[str, str]]:
@@ -481,6 +506,17 @@ def _names_for(kind: str, axes: int, registry: Registry) -> list[str]:
 def prior_notes(solvers: Sequence[Solver]) -> list[str]:
     """What was assumed about the files of the priors of these solvers, for the user."""
     return list(dict.fromkeys(note for prior in _priors(solvers) for note in prior.notes()))
+
+
+def size_notes(solver: Solver, shape: Shape) -> list[str]:
+    """For each prior of a solver that was trained on images of another shape than those it is used on, a line."""
+    used, notes = solver.solved_shape(shape), []
+    for prior in _priors([solver]):
+        trained = _other_shape(prior, used)
+        if trained is not None:
+            name = getattr(prior, "source", type(prior).__name__)
+            notes.append(f"prior {name}: trained on images of {size_text(trained)}, used on {size_text(used)}")
+    return notes
 
 
 def _priors(solvers: Sequence[Solver]) -> list[Prior]:

@@ -45,12 +45,12 @@ class Prediction(NamedTuple):
 class DiffusionModel:
     """A live network with its noise schedule.
 
-    unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: it works on images of r times its
-    `sample_size`, pixel-unshuffled by r, or on any that its levels can halve if it has none. alphas_cumprod: a_t, [T],
-    decreasing, between 1 and 0; it may end in 0, pure noise, unless the network predicts the noise, which then does not
-    determine x_0. prediction: what the network predicts. half: bfloat16 or float16, in which the network is evaluated
-    under autocast; inputs and outputs have the caller's dtype. Where a gradient is recorded, float16 is not used,
-    because small gradients are zero in it.
+    unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: its images are pixel-unshuffled by r.
+    It was trained on images of r times its `sample_size` and works on any that its levels can halve, since its layers
+    are convolutions and attention without positions. alphas_cumprod: a_t, [T], decreasing, between 1 and 0; it may end
+    in 0, pure noise, unless the network predicts the noise, which then does not determine x_0. prediction: what the
+    network predicts. half: bfloat16 or float16, in which the network is evaluated under autocast; inputs and outputs
+    have the caller's dtype. Where a gradient is recorded, float16 is not used, because small gradients are zero in it.
 
     Raises `DataError` for a network that is not for grey images, and for an invalid schedule.
     """
@@ -292,19 +292,13 @@ class Diffusion(Prior):
         return _loaded(folder, _digest(folder, folder.stamp), str(device), _half(self.precision, torch.device(device)))
 
     def check(self, shape: Shape) -> None:
-        """Raise `IncompatibleError` unless it was trained on images of this shape, `DataError` for an invalid model."""
+        """Raise `IncompatibleError` for sides that the network cannot halve, `DataError` for an invalid model."""
         folder = self.find()
         config = folder.unet_config
         reason = unusable(config) or unusable_schedule(folder.scheduler_config)
         if reason:
             raise DataError(f"diffusion: {self.source} {reason}")
-        trained, factor = image_shape(config), side_factor(config)
-        if trained is not None and shape != trained:
-            resample = f"give --size {trained[0]} to resample them, " if trained[0] == trained[1] else "give "
-            raise IncompatibleError(
-                f"the prior {self.source} was trained on images of {trained[0]} x {trained[1]}, got "
-                f"{shape[0]} x {shape[1]}; {resample}another prior, or train one with `cryobench train`"
-            )
+        factor = side_factor(config)
         if any(side % factor for side in shape):
             near = max(1, round(shape[0] / factor)) * factor
             raise IncompatibleError(
@@ -312,6 +306,10 @@ class Diffusion(Prior):
                 f"{shape[0]} x {shape[1]}; give --size {near} to resample them, or another prior"
             )
         folder.check_weights()
+
+    @property
+    def trained_shape(self) -> Shape | None:
+        return image_shape(self.find().unet_config)
 
     def weights_digest(self) -> str:
         """SHA-256 of the weights and both configurations, independent of their location."""
@@ -326,7 +324,7 @@ class Diffusion(Prior):
         """What the folder alone does not determine: averaged or raw weights, a schedule from a folder above."""
         folder = self.find()
         said = folder.notes
-        if image_shape(folder.unet_config) is None:
+        if self.trained_shape is None:
             said = [*said, "the network does not state the size of its training images"]
         return [f"prior {self.source}: {'; '.join(said)}"] if said else []
 

@@ -26,7 +26,7 @@ import torch
 
 from cryobench.core import Prior, Shape
 from cryobench.errors import ParameterError
-from cryobench.numerics.linalg import dot, item_axes, norm, per_item, total
+from cryobench.numerics.linalg import dot, norm, per_item, sum_pieces, total
 
 _PROX_STEPS = 2000
 """Maximum number of steps of an iterative prox."""
@@ -88,8 +88,8 @@ class Sparsity(Prior):
         # the maximiser is u = min(sqrt(theta) m, 1) with ||u||^2 = n / cut^2; if no theta reaches that norm, it is 1
         # wherever m > 0 (theta = inf, and 0 inf = nan counts as 0)
         theta = _root(m.square(), self._energy(x), per_item(m.new_ones(len(m)), m))
-        u = (theta.sqrt() * m).nan_to_num(0.0, posinf=1.0).clamp_max(1)
-        return total(u * m)
+        u = (theta.sqrt() * m).nan_to_num_(0.0, posinf=1.0).clamp_max_(1)
+        return dot(u, m)
 
     def project(self, u: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
         """The projection on the dual ball of this radius, [B, 1, ..., 1]: u is scaled down, then clipped."""
@@ -172,10 +172,10 @@ def _root(m2: torch.Tensor, level: torch.Tensor | float, cap: torch.Tensor) -> t
     theta = level / total(m2)
     clipped = torch.full(theta.shape, -1, device=m2.device)
     while True:
-        capped = m2 >= cap / theta
-        count = capped.sum(dim=item_axes(capped), keepdim=True)
+        bound = cap / theta
+        count = sum_pieces(lambda m2, bound=bound: m2 >= bound, m2).long()
         if (count <= clipped).all():
             return theta
         clipped = torch.maximum(count, clipped)
-        rest = total(m2.masked_fill(capped, 0))
+        rest = sum_pieces(lambda m2, bound=bound: m2.masked_fill(m2 >= bound, 0), m2).to(m2.dtype)
         theta = torch.where(rest > 0, (level - cap * count) / rest, torch.inf)

@@ -46,14 +46,15 @@ class PrimalDual(Method):
         self.K_start = self._K(objective.least_squares)
         zero = objective.lam.new_zeros(())  # expanded, without memory: large images need it
         self.offset = self.anchor_x = self.KTu = zero.expand_as(objective.least_squares)
-        self.u = self.anchor_u = zero.expand_as(self.K_start)
+        self.u = zero.expand_as(self.K_start[:, :0] if self.orthonormal else self.K_start)
         self.Kx = self.K_start
         # tau starts as the expected distance to the minimiser in x over that in u, the norm of a u with all |u_i| = lam
-        size = objective.lam * math.sqrt(self.u[0].numel() * self.norm_squared)
+        size = objective.lam * math.sqrt(self.K_start[0].numel() * self.norm_squared)
         self.tau = torch.where(
             (size > 0) & (objective.structure_norm > 0), objective.structure_norm / size.clamp_min(tiny(size)), 1.0
         )
         self.tau_min, self.tau_max = self.tau / _STEP_RANGE, self.tau * _STEP_RANGE
+        self.anchor_tau = self.tau
         self.k, self.iterations = torch.zeros_like(size), torch.zeros_like(size)
         self.first_residual = self.previous_residual = self.residual = torch.full_like(size, math.inf)
         self.z = self.anchor = self._mapped()
@@ -88,12 +89,13 @@ class PrimalDual(Method):
     def _split(self) -> torch.Tensor:
         """Apply T to s. Returns the squared residual."""
         (s,) = self.z
-        self.offset = self.u = self.KTu = s  # frees the memory of the last ones
+        self.offset = self.KTu = s  # frees the memory of the last ones
         self.offset = self._primal_step(s)
-        dual = self._K(2 * self.offset - s)
-        self.u = self._dual_step(dual.add_(self.K_start).div_(self.tau), 1 / self.tau)
+        dual = self._K((2 * self.offset).sub_(s))
+        u = self._dual_step(dual.add_(self.K_start).div_(self.tau), 1 / self.tau)
         del dual
-        self.KTu = self._KT(self.u)
+        self.KTu = self._KT(u)
+        del u
         gradient = self.gradient()
         return self.tau * dot(gradient, gradient)
 
@@ -144,17 +146,17 @@ class PrimalDual(Method):
         if restart.any():
             # tau should be the ratio of the distances to the minimiser in x and in u; the distances moved since the
             # last restart only estimate them, so tau moves halfway
-            primal, dual = norm(self.offset - self.anchor_x), norm(self.u - self.anchor_u)
+            primal, dual = self._moved()
             target = primal / (dual * math.sqrt(self.norm_squared)).clamp_min(tiny(primal))
             target = (self.tau * target).sqrt().clamp(self.tau_min, self.tau_max)
             self.tau = torch.where(restart & (primal > 0) & (dual > 0), target, self.tau)
-            self.anchor_x = torch.where(restart, self.offset, self.anchor_x)
-            self.anchor_u = torch.where(restart, self.u, self.anchor_u)
         mapped = self._mapped()
         if restart.all():
-            self.anchor = mapped
+            self.anchor, self.anchor_x, self.anchor_tau = mapped, self.offset, self.tau
         elif restart.any():
             self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(mapped, self.anchor, strict=True))
+            self.anchor_x = torch.where(restart, self.offset, self.anchor_x)
+            self.anchor_tau = torch.where(restart, self.tau, self.anchor_tau)
         # after a restart the anchor and the next point are both T z (a = 0)
         a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
         self.z = tuple(
@@ -164,9 +166,18 @@ class PrimalDual(Method):
         self.k, self.iterations = torch.where(restart, 0.0, self.k + 1), self.iterations + 1
         self.previous_residual = torch.where(restart, math.inf, self.residual)
 
+    def _moved(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """||x - x_0|| and ||u - u_0||, the distances since the last restart."""
+        primal = norm(self.offset - self.anchor_x)
+        if not self.orthonormal:
+            return primal, norm(self.u - self.anchor[1])
+        # u is not kept: K K^T = 1, so that ||u - u_0|| = ||K^T (u - u_0)||, and s_0 = x_0 - tau_0 K^T u_0
+        KTu_0 = (self.anchor_x - self.anchor[0]).div_(self.anchor_tau)
+        return primal, norm(KTu_0.sub_(self.KTu))
+
     def rescale_dual(self, ratio: torch.Tensor) -> None:
         # u scales with lam, so tau, the ratio of primal to dual distances, scales with 1 / lam
-        self.u, self.KTu = self.u * ratio, self.KTu * ratio
+        self.u, self.KTu = self.u if self.orthonormal else self.u * ratio, self.KTu * ratio
         self.tau, self.tau_min, self.tau_max = self.tau / ratio, self.tau_min / ratio, self.tau_max / ratio
 
 

@@ -124,7 +124,7 @@ class Method(_PerImage, ABC):
         gamma = radius / norm(g).clamp_min(tiny(g))
         h = g - objective.operator.A_dagger_A(g, torch.where(objective.constrained, math.inf, gamma))
         # in the constraint form A (x - x') = 0, and h is the component of g in the null space of A
-        curvature = torch.where(objective.constrained, 0.0, gamma / 2 * dot(h, g - h).clamp_min(0))
+        curvature = torch.where(objective.constrained, 0.0, gamma / 2 * dot(h, g.sub_(h)).clamp_min(0))
         return slack + radius * norm(h) + curvature
 
     @abstractmethod
@@ -133,7 +133,10 @@ class Method(_PerImage, ABC):
 
     @abstractmethod
     def gradient(self) -> torch.Tensor:
-        """The gradient of the Lagrangian in x: that of the data term plus K^T u, [B, C, *S]; 0 at the minimiser."""
+        """The gradient of the Lagrangian in x: that of the data term plus K^T u, [B, C, *S]; 0 at the minimiser.
+
+        A new tensor, which the caller may overwrite.
+        """
 
     @abstractmethod
     def step_length(self) -> torch.Tensor:
@@ -208,7 +211,7 @@ def minimise(
     objective = method.objective
     B, device = len(objective.lam), objective.lam.device
     active = torch.arange(B, device=device)
-    result, lam = torch.empty_like(objective.least_squares), objective.lam.clone()  # every image is written once
+    result, lam = None, objective.lam.clone()
     iterations = torch.full((B,), steps, device=device)
     converged = torch.zeros(B, dtype=torch.bool, device=device)
     gaps = objective.lam.new_zeros(B)
@@ -239,6 +242,8 @@ def minimise(
             progress(i + 1, steps)
         done = torch.ones_like(stop).flatten() if last else stop.flatten()
         if done.any():
+            if result is None:  # not before: large images need the memory
+                result = torch.empty_like(objective.least_squares)  # every image is written once
             result[active[done]], lam[active[done]] = method.x[done], current.lam[done]
             gaps[active[done]] = gap[done].flatten()
             iterations[active[done]] = i + 1
@@ -255,6 +260,7 @@ def minimise(
         method.advance(restart)
     del method, distance  # large images need the memory
     objective.lam = lam
+    assert result is not None  # the last step is done for all
     result = result if objective.bounds is None else result.clamp(*objective.bounds)
     length = int(iterations.max())
     curves = {name: values[:, :length] for name, values in curves.items()}

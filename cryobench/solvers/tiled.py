@@ -15,13 +15,15 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, Shape, Solver, Window
+from cryobench.core import LinearOperator, Prior, Problem, Progress, Reconstruction, Shape, Solver, Window
 from cryobench.core.recording import paused
 from cryobench.errors import ParameterError, Unsupported
 from cryobench.numerics.linalg import concatenate_curves, per_item
 from cryobench.rng import Rng
 from cryobench.spec import Component
 
+DEFAULT_TILE = 512
+"""Side of the windows of solvers whose priors have no training images of a known shape."""
 _PIXELS_AT_ONCE = 2**20
 """Windows are solved together up to this many pixels, 4 of 512 x 512."""
 _PARTS = 100
@@ -33,22 +35,35 @@ class Tiled(Solver):
     """A solver on overlapping windows of the image, blended with raised-cosine weights that sum to one.
 
     Each window is a problem of its own: an automatic weight or step size is chosen for it. A window's random numbers
-    are keyed by its position. An image no larger than `tile` gives what the solver itself gives. Of the numbers for
+    are keyed by its position. An image no larger than a window gives what the solver itself gives. Of the numbers for
     each window, `info` and curves hold the mean, `converged` and other truth values whether all are true; deviations
     are blended as the images are.
     """
 
     solver: Annotated[Solver, Component("solvers"), "solver of each window"]
-    tile: Annotated[int, "largest side of a window, in pixels"] = 512
-    overlap: Annotated[int, "pixels that neighbouring windows share, at least"] = 64
+    tile: Annotated[
+        int | None, "largest side of a window, in pixels; none: that of the training images of its prior, else 512"
+    ] = None
+    overlap: Annotated[
+        int, "pixels that neighbouring windows share, at least; with tile=none at most half a window"
+    ] = 64
 
     def __post_init__(self) -> None:
         if self.overlap < 0:
             raise ParameterError(f"tiled: overlap must be zero or more pixels, got {self.overlap}")
-        if self.tile <= self.overlap:
+        if self.tile is not None and self.tile <= self.overlap:
             raise ParameterError(f"tiled: tile must be larger than overlap={self.overlap}, got tile={self.tile}")
 
     any_size = True
+
+    @property
+    def side(self) -> int:
+        """The largest side of a window: `tile`, or its default."""
+        if self.tile is not None:
+            return self.tile
+        prior = getattr(self.solver, "prior", None)
+        trained = prior.trained_shape if isinstance(prior, Prior) else None
+        return DEFAULT_TILE if trained is None else min(trained)
 
     @property
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -56,7 +71,7 @@ class Tiled(Solver):
         return self.solver.dims
 
     def solved_shape(self, shape: Shape) -> Shape:
-        return self.solver.solved_shape(tuple(min(n, self.tile) for n in shape))
+        return self.solver.solved_shape(tuple(min(n, self.side) for n in shape))
 
     def unsupported(self, problem: Problem) -> str | None:
         if self._fits(problem):
@@ -107,10 +122,12 @@ class Tiled(Solver):
         return self._tiles(operator).windows
 
     def _fits(self, problem: Problem) -> bool:
-        return max(problem.operator.image_shape) <= self.tile
+        return max(problem.operator.image_shape) <= self.side
 
     def _tiles(self, operator: LinearOperator) -> _Tiles:
-        return _Tiles(operator.image_shape, self.tile, self.overlap, operator.crop_step)
+        side = self.side
+        overlap = self.overlap if self.tile is not None else min(self.overlap, side // 2)
+        return _Tiles(operator.image_shape, side, overlap, operator.crop_step)
 
 
 class _Tiles:

@@ -111,3 +111,16 @@ def test_weights_are_read_before_the_solver_is_timed(tmp_path, monkeypatch):
     (record,) = cb.run(f"hqs:prior={pipeline(tmp_path / 'm')},steps=1", "sumpool:4", data=data, floor=False)
     assert record.status == "ok"
     assert order[:2] == ["load", "solve"]
+
+
+def test_a_network_at_another_size_is_noted_and_in_the_record(tmp_path):
+    folder, rng = pipeline(tmp_path / "prior"), np.random.default_rng(0)
+    for side, shapes in ((32, ([16, 16], [32, 32])), (16, None)):
+        np.save(tmp_path / "images.npy", rng.standard_normal((1, side, side)).astype(np.float32))
+        request = grid.Request([f"hqs:prior={folder}"], ["sumpool:4"], data=[str(tmp_path / "images.npy")], floor=False)
+        plan = grid.plan(request, installed())
+        said = [note for note in plan.notes if "16 x 16" in note]
+        assert said == ([f"prior {folder}: trained on images of 16 x 16, used on 32 x 32"] if shapes else [])
+        (cell,) = plan.cells
+        (details,) = cell.priors
+        assert (details.get("trained_shape"), details.get("used_shape")) == (shapes or (None, None))

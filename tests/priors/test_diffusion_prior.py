@@ -531,15 +531,23 @@ def test_an_unknown_prediction_type_is_refused(folder):
         assert "prediction type 'flow'" in refused(call)
 
 
-def test_another_size_is_an_error_that_says_what_to_do(packed, tmp_path):
-    Diffusion(str(packed)).check((16, 16))
-    message = refused(lambda: Diffusion(str(packed)).check((32, 32)), IncompatibleError)
-    assert "trained on images of 16 x 16, got 32 x 32; give --size 16 to resample them" in message
-    assert "`cryobench train`" in message
+def test_another_size_gives_what_a_network_of_that_size_gives(packed, tmp_path):
+    prior = Diffusion(str(packed))
+    assert prior.trained_shape == (16, 16)
+    for shape in ((16, 16), (32, 32), (24, 40), (6, 2)):
+        prior.check(shape)
+        other = unet(sample_size=shape)  # the same weights
+        x = torch.randn((2, 1, *shape), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(prior.load().network(x, 10), other(x, 10).sample)
+    message = refused(lambda: prior.check((15, 30)), IncompatibleError)
+    assert "takes images whose sides are multiples of 2, got 15 x 30; give --size" in message
     folder = pipeline(tmp_path, unet(sample_size=(16, 24)))
-    message = refused(lambda: Diffusion(str(folder)).check((16, 16)), IncompatibleError)
-    assert "16 x 24" in message
-    assert "--size" not in message
+    assert Diffusion(str(folder)).trained_shape == (16, 24)
+    # what is refused for another reason stays refused at every size
+    spoiled = pipeline(tmp_path / "flow", None, prediction_type="flow")
+    for shape in ((16, 16), (32, 32)):
+        assert "prediction type 'flow'" in refused(lambda shape=shape: Diffusion(str(spoiled)).check(shape))
 
 
 def test_a_network_without_a_size_takes_every_side_that_its_levels_can_halve(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import pipeline
 
 import cryobench as cb
 from cryobench.core import Imaging, Problem, Reconstruction, Solver, build_operator
@@ -20,9 +21,11 @@ from cryobench.operators.fourier import Fourier
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.operators.sumpool import SumPool
+from cryobench.priors.diffusion import Diffusion
 from cryobench.rng import Rng
 from cryobench.solvers import tiled
 from cryobench.solvers.classical import Dct, Tv
+from cryobench.solvers.hqs import Hqs
 from cryobench.solvers.pinv import Pinv, Tikhonov
 from cryobench.solvers.tiled import Tiled, WindowsOperator
 from cryobench.testing.slices import CentralSlices
@@ -245,6 +248,19 @@ def test_a_cell_of_tiled_has_its_label_and_a_refusal_its_reason(cli):
 def test_priors_see_the_shape_of_a_window():
     assert Tiled(Pinv(), 128, 32).solved_shape((7420, 100)) == (128, 100)
     assert Tiled(Tiled(Pinv(), 64, 8), 128, 32).solved_shape((7420, 100)) == (64, 64)
+
+
+def test_windows_have_the_size_of_the_training_images_of_a_prior(tmp_path):
+    solver = Hqs(Diffusion(str(pipeline(tmp_path)), noise=0.0), steps=2)
+    operator = build_operator(Identity(), Imaging((40, 24)), seed=0)
+    windows = Tiled(solver).windows(operator)
+    assert {tuple(part.stop - part.start for part in window) for window in windows} == {(16, 16)}
+    assert windows == Tiled(solver, 16, 8).windows(operator)
+    assert Tiled(solver).solved_shape((40, 24)) == Tiled(Tiled(solver), 32, 8).solved_shape((40, 24)) == (16, 16)
+    assert Tiled(solver, 32, 8).solved_shape((40, 24)) == (32, 24)
+    assert Tiled(Tv()).solved_shape((7420, 300)) == (512, 300)
+    problem = problem_of(SumPool(4), (40, 24))
+    torch.testing.assert_close(solve(Tiled(solver), problem).x, solve(Tiled(solver, 16, 8), problem).x)
 
 
 def test_an_image_with_its_own_operator_keeps_it():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cryobench.core import Shape
+from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
 from cryobench.priors import schedule
 from cryobench.priors.diffusion import Diffusion
@@ -27,6 +28,10 @@ def load_weights(network: UNet2DModel, source: str, shape: Shape, prediction: st
     """
     prior = Diffusion(source)
     prior.check(shape)
+    trained = prior.trained_shape
+    if trained not in (None, shape):
+        raise IncompatibleError(f"--warm-start {source} was trained on images of {size_text(trained)}, got "
+                                f"{size_text(shape)}; resample them, or give another prior")  # fmt: skip
     folder = prior.find()
     theirs, ours = folder.unet_config, network.config
     different = [f"{name} is {theirs.get(name)}, expected {_plain(ours[name])}" for name in _KIND
