@@ -122,6 +122,10 @@ class DenoiserPrior(Diffusion, ABC):
         return ()
 
     @property
+    def trained_shape(self) -> None:
+        return None
+
+    @property
     def trained_on_clean(self) -> bool:
         return False
 

@@ -292,9 +292,9 @@ def test_dpir_of_deepinv_is_undefined_without_noise():
     assert levels[-1].isnan()
 
 
-def test_a_prior_of_another_size_is_refused_before_any_work():
-    with pytest.raises(CryobenchError, match="128 x 128"):
-        cb.solve("deepinv_diffpir", operator("sumpool:4"), torch.zeros(1, 4, 4, 4))
+def test_images_that_the_network_cannot_halve_are_refused_before_any_work():
+    with pytest.raises(CryobenchError, match="multiples of 16, got 24 x 24"):
+        cb.solve("deepinv_diffpir", cb.operator("sumpool:4", shape=(24, 24)), torch.zeros(1, 4, 6, 6))
 
 
 SPECS = ["deepinv_dps", "deepinv_ddrm", "deepinv_diffpir", "deepinv_dpir", "deepinv_red", "deepinv_tv_pgd:2,inner=5",
