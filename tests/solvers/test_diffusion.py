@@ -493,10 +493,10 @@ def test_iterative_operators_are_supported(name, prior):
 
 
 @every_solver
-def test_images_of_another_size_are_refused(name, prior):
-    x = torch.zeros((1, 1, 24, 24))
-    problem = measure(live(POOL, taken(1, (24, 24)), torch.float32), x)
-    with pytest.raises(IncompatibleError, match="16 x 16"):
+def test_images_that_the_network_cannot_halve_are_refused(name, prior):
+    x = torch.zeros((1, 1, 21, 21))
+    problem = measure(live(SumPool(3, 4), taken(1, (21, 21)), torch.float32), x)
+    with pytest.raises(IncompatibleError, match="multiples of 2, got 21 x 21"):
         few(name, prior).solve(problem, rng=rng(1))
 
 
