@@ -38,10 +38,11 @@ OPERATORS = ["identity", "sumpool:4", "sumpool:2,count=3", "fourier:0.5", "ctf:1
 MASKS = ["sumpool:4,mask=random_binary", "sumpool:4,mask=random_gaussian", "sumpool:4,mask=checkerboard",
          "sumpool:4,mask=superres", "fourier:0.5,mask=random_fourier", "fourier:0.5,mask=fourier_ring",
          "fourier:0.5,mask=fourier_radial"]  # fmt: skip
-NOISES = ["none", "gaussian:0.1", "gaussian:rel=0.1", "poisson:100"]
+NOISES = ["none", "gaussian:0.1", "gaussian:rel=0.1", "own", "poisson:100"]
 CLASSICAL = {name: name for name in ("pinv", "tikhonov", "wiener")}
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
+DENOISING = {"gaussian": "gaussian", "n2n": "n2n"}
 DIFFUSION = {
     "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
     "cryosense": "cryosense:4", "dps": "dps:4", "pigdm": "pigdm:4", "dmplug": "dmplug:2",
@@ -74,6 +75,10 @@ def images(size: int = SIZE) -> torch.Tensor:
     noise = torch.randn((IMAGES, 1, size, size), generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
     return smooth / smooth.abs().amax(dim=(1, 2, 3), keepdim=True)
+
+
+def noise_of(seed: int) -> torch.Tensor:
+    return torch.randn((IMAGES, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(seed))
 
 
 def assert_same(there: torch.Tensor, here: torch.Tensor) -> None:
@@ -149,7 +154,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *DENOISING, *DIFFUSION} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -185,7 +190,8 @@ def test_noises(spec, operator):
         A = cb.operator(operator, shape=(SIZE, SIZE), device=on)
         if noise.unsupported(A, MINMAX) is not None:
             return
-        answers.append(noise.apply(A.A(images().to(on)), A, MINMAX, Rng(0, ["a", "b"])))
+        first, second = (A.A((images() + 0.3 * noise_of(seed)).to(on)) for seed in (1, 2))
+        answers.append(noise.apply_to_halves(first, second, A, MINMAX, Rng(0, ["a", "b"])))
     here, there = answers
     assert_same(there.y, here.y)
     assert_same(there.sigma, here.sigma)
@@ -209,6 +215,12 @@ def test_classical_solvers(name, operator, noise):
         return
     spec = CLASSICAL[name]
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize("name", DENOISING)
+def test_denoisers(name):
+    here, there = (solved(DENOISING[name], "identity", on, "gaussian:0.1") for on in ("cpu", "cuda"))
+    assert_same(there, here)
 
 
 @pytest.mark.parametrize("noise", ["none", "gaussian:0.1"])
@@ -280,6 +292,16 @@ def test_run_with_every_metric(alexnet, tmp_path):
         assert any(key.endswith(f": {name}") for key in here), name
     for name, values in here.items():
         np.testing.assert_allclose(there[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("halves", ["first", "average"])
+def test_run_on_halves(halves):
+    data = "simulate_movies:3mht,count=2,size=64,frames=4"
+    here, there = (scores(cb.run("gaussian:0.6", "identity", device=on, data=data, protocol="halves", halves=halves))
+                   for on in ("cpu", "cuda"))  # fmt: skip
+    assert any(key.endswith(": mse_other") for key in here)
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_simulated_images():

@@ -111,6 +111,7 @@ class FrcOther(Metric):
 
     `frc_other`, `frc_other_pixels` and `frc_other_area` are read from the curve as `frc`, `frc_pixels` and `frc_area`
     are. Rings in which Re <A, B*> is not positive count as 0 and are NaN in the curve: they have no measurable signal.
+    A ring that is empty in the reconstruction counts as 0.
     Unlike the correlation of f with b, which noise in b lowers, it estimates that with the clean image.
     """
 
@@ -129,6 +130,7 @@ class FrcOther(Metric):
             return not_measured(self, case, reason)
         rings = _Rings.of(case, reconstruction)
         curve = rings.with_clean / _if_positive(rings.estimate_power * rings.clean_power).sqrt()
+        curve = torch.where(rings.estimate_empty, 0.0, curve)
         measurable = rings.clean_power > 0
         filled = torch.where(measurable, curve.nan_to_num(0.0), 0.0)
         half = 1 / crossing(filled, HALF, tuple(case.truth.shape[2:]))
@@ -202,21 +204,27 @@ def _signal_ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Rings:
-    """Ring sums [B, R]: the power of the reconstruction, of the clean image, and the product of both."""
+    """Ring sums [B, R]: the power of the reconstruction, of the clean image, and the product of both. estimate_empty:
+    which rings of the reconstruction hold only rounding errors."""
 
     estimate_power: torch.Tensor
     clean_power: torch.Tensor
     with_clean: torch.Tensor
+    estimate_empty: torch.Tensor
 
     @classmethod
     def of(cls, case: Case, reconstruction: Reconstruction) -> _Rings:
         mask, shape = soft_mask(case), tuple(case.truth.shape[2:])
         answers, a, b = _centred(case, reconstruction)
-        spectra = [spectrum(answer, mask)[0] for answer in answers]
+        spectra, levels = zip(*(spectrum(answer, mask) for answer in answers), strict=True)
         first, second = (spectrum(image, mask)[0] for image in (a, b))
         mean = _mean(spectra)
         matched = _mean([_product(f, other) for f, other in zip(spectra, (second, first), strict=False)])
-        return cls(*(ring_sums(values, shape) for values in (_product(mean, mean), _product(first, second), matched)))
+        power, clean, product = (
+            ring_sums(values, shape) for values in (_product(mean, mean), _product(first, second), matched)
+        )
+        rounding = _mean(levels).flatten(1) * ring_counts(shape, power.device)
+        return cls(power, clean, product, power <= rounding)
 
 
 def _centred(case: Case, reconstruction: Reconstruction) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:

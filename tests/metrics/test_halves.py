@@ -138,6 +138,14 @@ def test_the_ring_correlation_is_that_with_the_clean_image(solver, ratio):
         assert torch.allclose(found.values["frc_other"], resolution.double(), rtol=0.15)
 
 
+def test_a_ring_that_is_empty_in_the_reconstruction_has_no_correlation():
+    case, _ = halves(level=0.25, fall=0.5)
+    x = low_passed(case.truth, 40) + 1e-9 * case.truth
+    curve = FrcOther().measure(case, Reconstruction(x)).curves["frc_other"][0].nan_to_num(0.0)
+    assert (curve[:38] > 0.5).all()
+    assert (curve[41:] == 0).all()
+
+
 def test_the_correlation_of_two_denoised_halves_exceeds_that_with_the_clean_image():
     """A solver that adds the same pattern to both halves: they agree with each other and not with the clean image."""
     case, _ = halves(level=3.0)
