@@ -154,9 +154,10 @@ class Dataset:
         """Some of the images. Raises a `CryobenchError` for an image that cannot be read or scaled, and for one that is
         not the same as before; from then on always."""
         with self._usable():
+            pixels = self._pixels(part)  # first: the maps of the others are found with them
             clean = self._partner(part, CLEAN) if self.has_clean else None
             other = self._partner(part, OTHER) if self.has_other else None
-            return Images(self._pixels(part), clean, other, self._scale(part))
+            return Images(pixels, clean, other, self._scale(part))
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
