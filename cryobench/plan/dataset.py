@@ -346,12 +346,12 @@ class Dataset:
         shape = (len(self), 1, *self.shape)
         digest = hashlib.sha256(repr((self.ids, limits, self.pixel_size, shape, *of_scaling)).encode())
         for part in self._blocks(len(self)):
-            digest.update(self._pixels(part).numpy().data)
+            digest.update(self._pixels(part).numpy().tobytes())
         digest.update(_ctf_bytes(self.table))
         for part in self._blocks(len(self)) if self.has_clean else ():
-            digest.update(self._partner(part, CLEAN).numpy().data)
+            digest.update(self._partner(part, CLEAN).numpy().tobytes())
         for part in self._blocks(len(self)) if self.has_other else ():
-            digest.update(self._partner(part, OTHER).numpy().data)
+            digest.update(self._partner(part, OTHER).numpy().tobytes())
         if self.halves != FIRST:
             digest.update(self.halves.encode())
         return digest.hexdigest()

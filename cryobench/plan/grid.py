@@ -510,6 +510,8 @@ def prior_notes(solvers: Sequence[Solver]) -> list[str]:
 
 def size_notes(solver: Solver, shape: Shape) -> list[str]:
     """For each prior of a solver that was trained on images of another shape than those it is used on, a line."""
+    if len(shape) not in solver.dims:
+        return []
     used, notes = solver.solved_shape(shape), []
     for prior in _priors([solver]):
         trained = _other_shape(prior, used)
