@@ -57,7 +57,8 @@ def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    executor.shutdown(wait=pid is not None, cancel_futures=True)
+    with contextlib.suppress(OSError):  # another thread is shutting it down and has closed its pipe
+        executor.shutdown(wait=pid is not None, cancel_futures=True)
 
 
 def finish(executor: ProcessPoolExecutor, pid: int | None) -> None:
