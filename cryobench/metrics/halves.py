@@ -19,8 +19,10 @@ standard error is given with them, and an estimate that is not positive is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar, cast
 
 import torch
 
@@ -40,6 +42,20 @@ _NO_OTHER = "the data have no second image of the specimen with independent nois
 _NOT_POSITIVE = "the estimate is not positive: it is smaller than its standard error, so more pixels are needed"
 
 
+_Measure = TypeVar("_Measure", bound=Callable[..., Measured])
+
+
+def _if_usable(measure: _Measure) -> _Measure:
+    """The method `measure` of a metric, with NaN and the reason for a case whose other half is not usable."""
+
+    @wraps(measure)
+    def checked(metric: Metric, case: Case, reconstruction: Reconstruction) -> Measured:
+        reason = unusable(case)
+        return measure(metric, case, reconstruction) if reason is None else not_measured(metric, case, reason)
+
+    return cast("_Measure", checked)
+
+
 @dataclass(frozen=True)
 class MseOther(Metric):
     """Mean squared error to the clean image, estimated from the other half; intensities in [0, 1].
@@ -52,11 +68,9 @@ class MseOther(Metric):
     against_truth = False
     uses_other = True
 
+    @_if_usable
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        reason = unusable(case)
-        if reason is not None:
-            return not_measured(self, case, reason)
-        errors = case.unit_size(case.unit_size(_error_map(case, reconstruction)))
+        errors = _unit_error_map(case, reconstruction)
         value, deviation = mean_inside(case, errors), _standard_error(case, errors)
         return _positive({"mse_other": value, "mse_other_se": deviation}, value)
 
@@ -70,11 +84,9 @@ class PsnrOther(Metric):
     against_truth = False
     uses_other = True
 
+    @_if_usable
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        reason = unusable(case)
-        if reason is not None:
-            return not_measured(self, case, reason)
-        error = mean_inside(case, case.unit_size(case.unit_size(_error_map(case, reconstruction))))
+        error = mean_inside(case, _unit_error_map(case, reconstruction))
         return _positive({"psnr_other": -10 * error.log10()}, error)
 
 
@@ -92,10 +104,8 @@ class SsnrOther(Metric):
     against_truth = False
     uses_other = True
 
+    @_if_usable
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        reason = unusable(case)
-        if reason is not None:
-            return not_measured(self, case, reason)
         _, a, b = _centred(case, reconstruction)
         signal, error = mean_inside(case, a * b), mean_inside(case, _error_map(case, reconstruction))
         rings = _Rings.of(case, reconstruction)
@@ -124,10 +134,8 @@ class FrcOther(Metric):
     against_truth = False
     uses_other = True
 
+    @_if_usable
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        reason = unusable(case)
-        if reason is not None:
-            return not_measured(self, case, reason)
         rings = _Rings.of(case, reconstruction)
         curve = rings.with_clean / _if_positive(rings.estimate_power * rings.clean_power).sqrt()
         curve = torch.where(rings.estimate_empty, 0.0, curve)
@@ -234,6 +242,11 @@ def _centred(case: Case, reconstruction: Reconstruction) -> tuple[list[torch.Ten
     middle = ((a + b) / 2).mean(dim=item_axes(a), keepdim=True)
     answers = reconstruction.halves or (reconstruction.x,)
     return [answer.double() - middle for answer in answers], a - middle, b - middle
+
+
+def _unit_error_map(case: Case, reconstruction: Reconstruction) -> torch.Tensor:
+    """`_error_map` with intensities in [0, 1]."""
+    return case.unit_size(case.unit_size(_error_map(case, reconstruction)))
 
 
 def _error_map(case: Case, reconstruction: Reconstruction) -> torch.Tensor:

@@ -97,10 +97,11 @@ def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconst
 def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
     """The checked result of a metric. The metric is given copies of all tensors, which it may modify."""
     problem = dataclasses.replace(case.problem, y=case.problem.y.clone(), sigma=case.problem.sigma.clone())
-    clean = None if case.clean is None else case.clean.clone()
-    own = dataclasses.replace(case, problem=problem, truth=case.truth.clone(), clean=clean)
+    clean, other = (None if image is None else image.clone() for image in (case.clean, case.other))
+    own = dataclasses.replace(case, problem=problem, truth=case.truth.clone(), clean=clean, other=other)
     deviation = None if answer.deviation is None else answer.deviation.clone()
-    measured = metric.measure(own, dataclasses.replace(answer, x=answer.x.clone(), deviation=deviation))
+    halves = None if answer.halves is None else (answer.halves[0].clone(), answer.halves[1].clone())
+    measured = metric.measure(own, dataclasses.replace(answer, x=answer.x.clone(), deviation=deviation, halves=halves))
     name = type(metric).__name__
     if not isinstance(measured, Measured):
         raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")
