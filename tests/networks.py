@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
+from cryobench.networks.files import CONFIG, WEIGHTS, config_values
+from cryobench.networks.unet import UNet
 
 COMMIT = "c" * 40
 LINEAR = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
@@ -34,6 +38,14 @@ def pipeline(folder: Path, network: Any = None, **scheduler: Any) -> Path:
     (network or unet()).save_pretrained(folder / "unet")
     write(folder / "scheduler" / "scheduler_config.json", LINEAR | scheduler)
     write(folder / "model_index.json", {"_class_name": "DDPMPipeline"})
+    return folder
+
+
+def denoiser(folder: Path, network: UNet) -> Path:
+    """A new folder with a denoising network, in the layout of `cryobench train`, without a card."""
+    folder.mkdir()
+    save_file(network.state_dict(), folder / WEIGHTS)
+    write(folder / CONFIG, config_values(network.config))
     return folder
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import mrcfile
+import networks
 import numpy as np
 import pytest
 import torch
@@ -16,7 +16,7 @@ from cryobench.errors import CryobenchError, DataError, IncompatibleError, Param
 from cryobench.measuring import denoise
 from cryobench.measuring.chunks import ChunkObserver, Where, run_chunks
 from cryobench.measuring.denoise import MANIFEST, DenoiseTask
-from cryobench.networks.files import CONFIG, WEIGHTS, config_values
+from cryobench.networks.files import WEIGHTS
 from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.numerics.noise import difference_deviation
 from cryobench.priors.denoiser import Denoiser
@@ -25,11 +25,7 @@ from cryobench.priors.denoiser import Denoiser
 @pytest.fixture
 def network(tmp_path):
     torch.manual_seed(5)
-    made = UNet(UNetConfig((4, 6), unshuffle=2))
-    (tmp_path / "net").mkdir()
-    save_file(made.state_dict(), tmp_path / "net" / WEIGHTS)
-    (tmp_path / "net" / CONFIG).write_text(json.dumps(config_values(made.config)))
-    return tmp_path / "net"
+    return networks.denoiser(tmp_path / "net", UNet(UNetConfig((4, 6), unshuffle=2)))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import networks
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 import cryobench as cb
 from cryobench.core import Imaging, Problem
 from cryobench.errors import DataError, ParameterError
-from cryobench.networks.files import CONFIG, WEIGHTS, config_values
+from cryobench.networks.files import CONFIG, WEIGHTS
 from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
@@ -27,13 +28,10 @@ CPU = torch.device("cpu")
 def folder(tmp_path):
     """A network with random weights and a card."""
     torch.manual_seed(5)
-    network = UNet(UNetConfig((4, 6), unshuffle=2))
-    (tmp_path / "net").mkdir()
-    save_file(network.state_dict(), tmp_path / "net" / WEIGHTS)
-    (tmp_path / "net" / CONFIG).write_text(json.dumps(config_values(network.config)))
+    made = networks.denoiser(tmp_path / "net", UNet(UNetConfig((4, 6), unshuffle=2)))
     card = {"trained_on": [{"structure": "3mht"}], "halves": ["ab", "cd"], "steps": 3}
-    (tmp_path / "net" / "cryobench.json").write_text(json.dumps(card))
-    return tmp_path / "net"
+    (made / "cryobench.json").write_text(json.dumps(card))
+    return made
 
 
 def problem(y: torch.Tensor) -> Problem:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import EntryPoint, entry_points
 
 import mrcfile
 import numpy as np
 import pytest
-from networks import pipeline, unet
-from safetensors.torch import save_file
+from networks import denoiser, pipeline, unet
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
 from cryobench.io.movies.settings import MovieSettings
 from cryobench.movies.task import SumTask
-from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
@@ -100,14 +97,10 @@ def files(tmp_path_factory) -> dict[str, str]:
     work.start()
     work.run(0, lambda fraction: None)
     network = pipeline(folder / "model", unet(sample_size=32))
-    denoiser = folder / "denoiser"
-    denoiser.mkdir()
-    small = UNet(UNetConfig((4, 8)))
-    save_file(small.state_dict(), denoiser / WEIGHTS)
-    (denoiser / CONFIG).write_text(json.dumps(config_values(small.config)))
+    small = denoiser(folder / "denoiser", UNet(UNetConfig((4, 8))))
     return {
         "network": str(network),
-        "denoiser": str(denoiser),
+        "denoiser": str(small),
         "images": f"{folder}/images.npy",
         "volume": f"{folder}/map.mrc",
         "movie": f"{folder}/movie.mrc",
