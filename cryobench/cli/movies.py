@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli.measure import run_task, where_of
+from cryobench.cli.chunks import run_task, where_of
 from cryobench.cli.options import (
     ExecutorOption,
     ForceOption,
