@@ -252,3 +252,17 @@ def test_a_result_does_not_depend_on_where_the_fitted_pairs_are(tmp_path):
     np.save(tmp_path / "there" / "odd.npy", halves[0] + 1)
     (record,) = run(solver, "identity", data="halves", images="0", protocol="halves", floor=False)
     assert record.hash != hashes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [1, 9])
+def test_the_errors_of_denoisers_on_simulated_movies_are_the_true_ones(ratio):
+    """`benchmarks/halves_metrics.py` with more pixels. ratio=9: the other half has three times the noise."""
+    data = f"simulate_movies:3mht,size=256,frames=10,dose=5,count=4,ratio={ratio}"
+    records = run(["gaussian", "wiener", "n2n"], "identity", data=data, images="0:4",
+                  metrics=["mse", "mse_other"], protocol="halves")  # fmt: skip
+    assert [record.status for record in records] == ["ok"] * 4
+    for record in records:
+        found, error, true = (np.array(record.values[name]) for name in ("mse_other", "mse_other_se", "mse_clean"))
+        assert abs(found.mean() - true.mean()) < 3 * np.sqrt(np.square(error).sum()) / 4
+        assert np.sqrt(np.square(error).sum()) / 4 < (0.01 if record.floor else 0.3) * true.mean()
