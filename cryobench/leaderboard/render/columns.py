@@ -31,6 +31,8 @@ COST_HEADERS = {
     "peak_memory_mib": ("peak", "MiB"),
 }
 DIFFERENCE = "diff_leader"
+OF_OTHER = "_other"
+"""The end of the names of metrics that are estimated from the other half."""
 INTERVAL = "[95% interval]"
 
 
@@ -73,13 +75,19 @@ def _ordered(names: Sequence[str], by: str) -> list[str]:
 
 
 def _place(name: str, by: str, detail: bool) -> int:
-    """The ranking metric comes first, then the difference in it, then the same metric against the other image (clean
-    or measured), other metrics, costs, details (`frc_area` of `frc`), other metrics against the clean image."""
+    """The ranking metric comes first, then the difference in it, then the same metric against another image (clean,
+    measured, or estimated from the other half), other metrics, costs, details (`frc_area` of `frc`), other metrics
+    against the clean image."""
     if name == DIFFERENCE:
         return 1
-    if name.removesuffix(CLEAN) == by.removesuffix(CLEAN):
+    if _subject(name) == _subject(by):
         return 0 if name == by else 2
     return 6 if name.endswith(CLEAN) else 4 if name in COSTS else 5 if detail else 3
+
+
+def _subject(name: str) -> str:
+    """The name of a metric without the image that it compares with."""
+    return name.removesuffix(CLEAN).removesuffix(OF_OTHER)
 
 
 def _rank(board: Board) -> TextColumn:

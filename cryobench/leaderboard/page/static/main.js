@@ -7,15 +7,17 @@ const [tools, tabs, panel] = ["tools", "tabs", "panel"].map((id) => document.get
 const operators = unique(page.comparisons.operator);
 const status = element("p", { role: "status", class: "status" });
 
-// The ranking metric, the same metric against the other image, metrics of other aspects, all others.
+// The ranking metric, the same metric against another image, metrics of other aspects, all others.
 const ASPECTS = ["ssim", "frc", "lpips", "null_error"];
-const base = (name) => name.replace(/_clean$/, "");
+const base = (name) => name.replace(/_(clean|other)$/, "");
 function interest(name) {
   if (base(name) === base(page.by)) return name === page.by ? 0 : 1;
   if (ASPECTS.includes(name)) return 2 + ASPECTS.indexOf(name);
   return name.endsWith("_clean") ? 21 : 20;
 }
-const inOrderOfInterest = page.metrics.map((metric) => metric.name).sort((a, b) => interest(a) - interest(b));
+// A metric without any value is only a remark.
+const measured = page.metrics.map((metric) => metric.name).filter((name) => name === page.by || name in page.numbers);
+const inOrderOfInterest = measured.sort((a, b) => interest(a) - interest(b));
 inOrderOfInterest.slice(0, METRICS_AT_FIRST).forEach((name) => view.metrics.add(name));
 const chosenMetrics = () => inOrderOfInterest.filter((name) => view.metrics.has(name));
 
