@@ -43,10 +43,10 @@ def ours(spec: str, image: torch.Tensor) -> Callable[[], object]:
 
 def own_topaz(name: str, image: torch.Tensor) -> Callable[[], object]:
     """The same by Topaz's own code, whose reading of weights needs pkg_resources."""
-    from cryobench_topaz.networks import SHIPPED, weights
+    from cryobench_topaz.networks import SHIPPED, build, weights
     from topaz.denoise import Denoise
 
-    module = SHIPPED[name].build()
+    module = build(SHIPPED[name].config)
     module.load_state_dict(weights(name))
     denoise = Denoise(torch.nn.Sequential(module))  # which it accepts by its type
     denoise.denoise(image[0, 0, :64, :64].numpy())

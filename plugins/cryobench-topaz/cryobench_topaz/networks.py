@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -87,31 +86,6 @@ class Shipped:
     file: str
     sha256: str
     config: Convolutions | UNet
-    build: Callable[[], nn.Module]
-
-
-def _unet(first: int, last: int) -> nn.Module:
-    from topaz.denoising.models import UDenoiseNet
-
-    return UDenoiseNet(base_width=first, top_width=last)
-
-
-def _small_unet(first: int, last: int) -> nn.Module:
-    from topaz.denoising.models import UDenoiseNetSmall
-
-    return UDenoiseNetSmall(width=first, top_width=last)
-
-
-def _fcnn() -> nn.Module:
-    from topaz.denoising.models import DenoiseNet2
-
-    return DenoiseNet2(64, width=11)
-
-
-def _affine() -> nn.Module:
-    from topaz.filters import AffineDenoise
-
-    return AffineDenoise(max_size=31)
 
 
 SHIPPED = {
@@ -119,34 +93,44 @@ SHIPPED = {
         "unet_L2_v0.2.2.sav",
         "02709ad0bfe382f221b7ed9d4f9c14981689c2e0222e004036f925a002819c3e",
         UNet(5, first=11, last=5, bytes_per_pixel=1250),
-        lambda: _unet(11, 5),
     ),
     "unet-small": Shipped(
         "unet_small_L1_v0.2.2.sav",
         "bae9b9f81de2d115cc3d6b41854de2e23178962487a8d2c9e6744cc2348ce352",
         UNet(3, first=11, last=5, bytes_per_pixel=1250),
-        lambda: _small_unet(11, 5),
     ),
     "fcnn": Shipped(
         "fcnn_L1_v0.2.2.sav",
         "f95402e81e00b44f5f0569511929e24495b7939eee94120d2ffb0cc3844f87d3",
         Convolutions((11, 11, 11), bytes_per_pixel=750),
-        _fcnn,
     ),
     "affine": Shipped(
         "affine_L1_v0.2.2.sav",
         "b1520173a87954ccd1df641a071d712d795763baf735d0f4fcc8f0ba0dd7aa35",
         Convolutions((31,), bytes_per_pixel=70),
-        _affine,
     ),
     "unet-v0.2.1": Shipped(
         "unet_L2_v0.2.1.sav",
         "a29f4ef2518ad11590e52b825fa847670d5e6f969dcd9867d6724468b383ea33",
         UNet(5, first=7, last=3, bytes_per_pixel=1250),
-        lambda: _unet(7, 3),
     ),
 }
 """By the names that `topaz denoise --model` takes. (Bepler, Kelley, Noble & Berger 2020, Nat. Commun. 11:5208.)"""
+
+
+def build(config: Convolutions | UNet) -> nn.Module:
+    """Topaz's module of an architecture in `SHIPPED`, with random weights. Raises `ImportError` if it is missing."""
+    from topaz.denoising.models import AffineDenoise, DenoiseNet2, UDenoiseNet, UDenoiseNetSmall
+
+    match config:
+        case UNet(depth=5):
+            return UDenoiseNet(base_width=config.first, top_width=config.last)
+        case UNet():
+            return UDenoiseNetSmall(width=config.first, top_width=config.last)
+        case Convolutions(widths=(width,)):
+            return AffineDenoise(max_size=width)
+        case _:
+            return DenoiseNet2(64, width=config.widths[0])
 
 
 class Network(nn.Module):
@@ -184,7 +168,7 @@ def load(name: str, device: str = "cpu") -> Network:
     """A network of topaz-em for evaluation, on a device, cached. Raises what `weights` raises."""
     shipped, state = SHIPPED[name], weights(name)
     try:
-        module = shipped.build()
+        module = build(shipped.config)
     except ImportError as error:
         raise DependencyError(f"topaz cannot be imported ({described(error)}); {INSTALL}") from error
     module.load_state_dict(state)

@@ -67,7 +67,7 @@ def test_tiles_are_the_whole(name, shape):
 
 
 @pytest.mark.parametrize(
-    ("config", "build"),
+    ("config", "narrow"),
     [
         (SHIPPED["unet"].config, lambda models: models.UDenoiseNet(nf=1, base_width=11, top_width=5)),
         (SHIPPED["unet-v0.2.1"].config, lambda models: models.UDenoiseNet(nf=1, base_width=7, top_width=3)),
@@ -76,9 +76,9 @@ def test_tiles_are_the_whole(name, shape):
         (SHIPPED["affine"].config, lambda models: models.AffineDenoise(max_size=31)),
     ],
 )
-def test_the_radius_is_the_receptive_field(config: Convolutions | UNet, build):
+def test_the_radius_is_the_receptive_field(config: Convolutions | UNet, narrow):
     """A column of ones, at each place relative to the stride, reaches `radius` pixels if all weights are one."""
-    module = build(pytest.importorskip("topaz.denoising.models", reason=REASON))
+    module = narrow(pytest.importorskip("topaz.denoising.models", reason=REASON))
     for weight in module.parameters():
         nn.init.constant_(weight, float(weight.ndim > 1))  # no bias
     for block in list(module.modules()):
