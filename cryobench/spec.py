@@ -342,8 +342,9 @@ def _make_nested(
         if own is None or _PATH.match(own) or not Path(own).is_dir():
             raise
         raise type(error)(f"{error}; for the folder {shortened(own)}, write {field.name}=./{shortened(own)}") from error
-    if isinstance(field.type, type) and not isinstance(made, field.type):
-        expected = f"a {field.type.__name__}, such as {field.folder!r}"
+    allowed = [kind for kind in _alternatives(field.type) if isinstance(kind, type) and kind is not type(None)]
+    if allowed and not isinstance(made, tuple(allowed)):
+        expected = f"a {' or '.join(kind.__name__ for kind in allowed)}, such as {field.folder!r}"
         raise SpecError(f"{spec.name}: {field.name} expects {expected}, got {quoted(base.name)}")
     return made
 

@@ -19,6 +19,7 @@ from cryobench.core import (
     Prior,
     Shape,
     Solver,
+    Source,
     check_operator,
     unsupported_dims,
 )
@@ -481,6 +482,8 @@ def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
     """
     composed = registry.origin_of(type(component)).name == COMPOSED
     for part in with_nested(component.inner if composed else component):
+        if isinstance(part, Source):
+            continue  # its images may have any dimension
         kind = registry.origin_of(type(part)).kind
         name = f"{kind.removesuffix('s')} {registry.spec_of(part)}"
         reason = unsupported_dims(part, dataset.shape, name, f"but {dataset.label} holds")
@@ -529,11 +532,13 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
 def _unlocated(spec: Spec, component: Any) -> Spec:
     """The full spec of a component without the parameters that locate the weights of its priors."""
     dropped = _locations(component)
-    return dataclasses.replace(spec, params=tuple((key, text) for key, text in spec.params if key not in dropped))
+    kept = [(key, text) for key, text in spec.params if not any(f"{key}.".startswith(f"{name}.") for name in dropped)]
+    return dataclasses.replace(spec, params=tuple(kept))
 
 
 def _locations(component: Any) -> set[str]:
-    """The dotted names of the parameters that locate the weights of the priors inside a component."""
+    """The dotted names of the parameters that locate the weights of the priors inside a component; those of a component
+    among them locate them too."""
     found = set()
     for parameter in fields_of(type(component)):
         part = getattr(component, parameter.name)

@@ -367,7 +367,7 @@ def _without_seen_halves(scores: Scores, plan: Plan, cell: Cell) -> Scores:
     trained = {origin["half"] for origin in cell.trained_on if "half" in origin}
     seen = [bool(trained & set(halves)) for halves in cell.dataset.half_digests] if trained else []
     if any(seen):
-        reason = "the network was trained on this half; use other micrographs"
+        reason = "a prior of the solver was trained on this half; use other micrographs"
         for column in (column for metric in plan.metrics if metric.uses_other for column in metric.columns):
             values = scores.values[column.name]
             scores.values[column.name] = [math.nan if s else v for s, v in zip(seen, values, strict=True)]

@@ -225,6 +225,9 @@ class SimulatedMicrographs(Stack):
         self._kinds = [_Kind(each, recipe) for each in atoms]
         self.shape = (recipe.size, recipe.size)
         self.label = f"simulated movies of {'+'.join(each.name for each in atoms)}"
+        low, high = recipe.defocus_low, recipe.defocus_high
+        if (low, high) != (SimulateMovies.defocus_low, SimulateMovies.defocus_high):
+            self.label += f" at {low / 1e4:g} to {high / 1e4:g} µm"
         kept = max(1, _KEPT_BYTES // (3 * 4 * recipe.size**2))
         self._micrograph = lru_cache(kept)(self._computed)
         self.specimen = lru_cache(1)(self._specimen)

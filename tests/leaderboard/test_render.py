@@ -290,6 +290,17 @@ def test_reasons_for_missing_metrics_are_shown():
     assert "not measured, or not defined" not in shown
 
 
+def test_columns_without_a_value_are_a_remark_that_says_why():
+    """As of metrics against the truth where the images are noisy themselves."""
+    columns = [PSNR, MSE, MSE | {"name": "mae"}]
+    values = {"psnr": [20.0, 22.0], "mse": [math.nan, math.nan], "mae": [math.nan, math.nan]}
+    why = {"mse": "no truth", "mae": "no truth"}
+    rows = leaderboard([record(name, values=values, columns=columns, unmeasured=why) for name in ("pinv", "dct")])
+    for shown in (to_markdown(rows), text(rows, 120)):
+        assert "no mse, mae: no truth" in shown
+        assert len(re.findall(r"\bmse\b", shown)) == 1
+
+
 def test_the_evaluated_region_is_in_the_title():
     assert "seed 0 · within circle · C" in text(leaderboard([record(problem={"within": "circle"})]), 100)
 

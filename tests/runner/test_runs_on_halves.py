@@ -218,3 +218,51 @@ def test_a_network_trained_on_a_half_has_no_number_from_it():
     (record,) = run("network", "identity", data="halves", images="0,2", protocol="halves", floor=False)
     assert overlap(record) == ""
     assert not any(map(math.isnan, record.values["mse_other"]))
+
+
+def test_a_wiener_filter_fitted_to_a_pair_has_no_number_from_it():
+    fitted = "wiener:spectrum=cross_spectrum,spectrum.pairs=halves,spectrum.images=1:3"
+    (record,) = run(fitted, "identity", data="halves", images="0:3", protocol="halves", floor=False)
+    assert record.status == "ok", record.reason
+    for column in ("mse_other", "mse_other_se", "psnr_other", "ssnr_other", "frc_other_pixels"):
+        assert [math.isnan(value) for value in record.values[column]] == [False, True, True]
+        assert "trained on this half" in record.unmeasured[column]
+    assert not any(map(math.isnan, record.values["psnr_clean"]))
+    assert overlap(record) == "images"
+    assert record.problem["priors"][0]["cross_spectrum"]["micrographs"] == 2
+    (record,) = run(fitted, "identity", data="halves", images="0", protocol="halves", floor=False)
+    assert overlap(record) == ""
+    assert not any(map(math.isnan, record.values["mse_other"]))
+
+
+def test_a_result_does_not_depend_on_where_the_fitted_pairs_are(tmp_path):
+    """The identity of a cell has the digests of the pairs and not their path."""
+    rng, hashes = np.random.default_rng(0), []
+    halves = rng.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        for name, images in zip(("odd", "even"), halves, strict=True):
+            np.save(folder / f"{name}.npy", images)
+        solver = (f"wiener:spectrum=cross_spectrum,spectrum.pairs=pairs,spectrum.pairs.odd={folder}/odd.npy,"
+                  f"spectrum.pairs.even={folder}/even.npy")  # fmt: skip
+        (record,) = run(solver, "identity", data="halves", images="0", protocol="halves", floor=False)
+        assert record.status == "ok", record.reason
+        hashes.append(record.hash)
+    assert hashes[0] == hashes[1]
+    np.save(tmp_path / "there" / "odd.npy", halves[0] + 1)
+    (record,) = run(solver, "identity", data="halves", images="0", protocol="halves", floor=False)
+    assert record.hash != hashes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [1, 9])
+def test_the_errors_of_denoisers_on_simulated_movies_are_the_true_ones(ratio):
+    """`benchmarks/halves_metrics.py` with more pixels. ratio=9: the other half has three times the noise."""
+    data = f"simulate_movies:3mht,size=256,frames=10,dose=5,count=4,ratio={ratio}"
+    records = run(["gaussian", "wiener", "n2n"], "identity", data=data, images="0:4",
+                  metrics=["mse", "mse_other"], protocol="halves")  # fmt: skip
+    assert [record.status for record in records] == ["ok"] * 4
+    for record in records:
+        found, error, true = (np.array(record.values[name]) for name in ("mse_other", "mse_other_se", "mse_clean"))
+        assert abs(found.mean() - true.mean()) < 3 * np.sqrt(np.square(error).sum()) / 4
+        assert np.sqrt(np.square(error).sum()) / 4 < (0.01 if record.floor else 0.3) * true.mean()

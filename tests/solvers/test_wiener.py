@@ -10,6 +10,7 @@ from particles import simulated
 
 from cryobench.core import mean_intensity
 from cryobench.errors import ParameterError
+from cryobench.numerics.shells import shell_sums, shells
 from cryobench.operators.composed import Composed
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier
@@ -119,8 +120,6 @@ def test_the_estimated_power_is_that_of_the_image():
     """No tuning: with the power of the clean image itself it is hardly better."""
     x, _ = simulated(4, 64)
     problem = measure(live(Ctf(), taken(4, (64, 64), pixel_size=1.5)), x.double(), Gaussian(rel=0.3))
-    from cryobench.solvers.wiener import shell_sums, shells
-
     shell = shells((64, 64), x.device)
     centred = x.double() - x.double().mean(dim=(2, 3), keepdim=True)
     power = torch.fft.rfft2(centred, norm="ortho").abs().square()

@@ -300,6 +300,11 @@ def test_structures_take_turns():
     np.testing.assert_array_equal(stack.read(1), alone.read(1))
 
 
+def test_the_label_has_the_defocus_if_it_is_not_the_usual_one(stack):
+    assert stack.label == "simulated movies of 3mht"
+    assert opened(defocus_low=22000.0, defocus_high=30000.0).label == "simulated movies of 3mht at 2.2 to 3 µm"
+
+
 def test_digests_name_what_determines_the_counts(stack):
     own = stack.pairs.digests(1)
     assert own == opened(count=9, truth="particles").pairs.digests(1)

@@ -44,7 +44,11 @@ BUILT_IN = {
         "fourier": "fourier:0.5",
         "composed": "sumpool:2@ctf",
     },
-    "priors": {"diffusion": "diffusion:{network}", "denoiser": "denoiser:{denoiser}"},
+    "priors": {
+        "cross_spectrum": "cross_spectrum:{sums}",
+        "diffusion": "diffusion:{network}",
+        "denoiser": "denoiser:{denoiser}",
+    },
     "sources": {
         "file": "file:{images}",
         "movies": "movies:{movie}",

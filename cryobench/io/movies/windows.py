@@ -9,7 +9,7 @@ import torch
 
 from cryobench.core.operator import Window
 
-_STRIP_BYTES = 1 << 20
+_STRIP_BYTES = 1 << 19
 """Approximate size of both halves of a strip, float32."""
 
 

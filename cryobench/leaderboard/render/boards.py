@@ -155,17 +155,22 @@ def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
         yield f"{FRONT} Pareto front: no other row is as good in {board.by} and as cheap"
     if any(ran["ceiling"]):
         yield CEILING
-    metrics = {column["name"] for column in board.metrics}
+    metrics = [column["name"] for column in board.metrics]
+    incomplete = [name for name in metrics if math.isnan(sum(ran[name]))]  # cheap and rarely any
+    empty = [name for name in incomplete if all(map(math.isnan, ran[name]))]  # not shown
     missing = [
         name
-        for name in shown
-        if name in metrics
-        and math.isnan(sum(ran[name]))  # cheap and rarely true
-        and any(math.isnan(mean) and not ceiling for mean, ceiling in zip(ran[name], ran["ceiling"], strict=True))
+        for name in dict.fromkeys([*(name for name in shown if name in incomplete), *empty])
+        if any(math.isnan(mean) and not ceiling for mean, ceiling in zip(ran[name], ran["ceiling"], strict=True))
     ]
     if missing:
         reasons = [json.loads(text) for text in dict.fromkeys(ran["unmeasured"]) if text]
-        known = dict.fromkeys((name, why[name]) for name in missing for why in reasons if name in why)
-        yield from (f"{NO_VALUE} no {one_line(f'{name}: {why}')}" for name, why in known)
-        if set(missing) - {name for name, _ in known}:
+        by_reason: dict[str, list[str]] = {}
+        for name in missing:
+            for why in dict.fromkeys(each[name] for each in reasons if name in each):
+                by_reason.setdefault(why, []).append(name)
+        for why, names in by_reason.items():
+            yield f"{NO_VALUE} no {one_line(', '.join(names) + ': ' + why)}"
+        explained = {name for names in by_reason.values() for name in names}
+        if any(name in shown and name not in explained for name in missing):
             yield f"{NO_VALUE} no mean: not measured, or not defined for every image"

@@ -170,6 +170,11 @@ def _cost(board: Board, name: str, full: bool) -> TextColumn:
 
 
 def text_columns(board: Board, in_full: Sequence[str] = ()) -> list[TextColumn]:
-    """All columns, those in `in_full` with intervals; without differences if there is only one row."""
+    """All columns with a value, those in `in_full` with intervals."""
     made = [make(name in in_full) for name, make in makers(board).items()]
-    return [column for column in made if column.name != DIFFERENCE or any(cell.strip() for cell in column.cells)]
+    return [column for column in made if column.name in ("rank", "solver", board.by) or has_values(column)]
+
+
+def has_values(column: TextColumn) -> bool:
+    """Whether a row has a value, as no row has of the differences where there is only one."""
+    return any(cell.strip() not in ("", NO_VALUE) for cell in column.cells)

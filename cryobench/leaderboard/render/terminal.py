@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cryobench.leaderboard.render.boards import Board
-from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, makers
+from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, has_values, makers
 from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
 from cryobench.text import printable
 
@@ -101,10 +101,11 @@ def _layout(boards: Sequence[Board], width: int) -> _Layout:
     made = [makers(board, solver_width) for board in boards]
     if not made:
         return _Layout({}, {}, [], solver_width)
+    always = ("rank", "solver", boards[0].by)
     sizes = {
         name: tuple(max(make[name](full).width for make in made) for full in (False, True))
         for name in made[0]
-        if name != DIFFERENCE or any(cell.strip() for make in made for cell in make[name](False).cells)
+        if name in always or any(has_values(make[name](False)) for make in made)
     }
     rank, solver, ranking, *others = sizes
     chosen = {rank: False, solver: False, ranking: True}
