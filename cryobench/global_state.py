@@ -43,7 +43,7 @@ _SETTINGS = ("enabled", "deterministic", "benchmark", "benchmark_limit", "depthw
              "allow_bf16_reduced_precision_reduction")  # fmt: skip
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SIGNALS = sorted(set(signal.Signals) & signal.valid_signals())
-_handler: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_handler: Callable[[int], Any] = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 """The handler of a signal, without the conversion to an enumeration, which takes most of the time."""
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -215,10 +215,15 @@ def _process_states() -> list[_State]:
     ]  # fmt: skip
 
 
-def _write_environment(before: dict[str, str]) -> None:
-    for name in set(os.environ) - set(before):
+_variables: dict[Any, Any] = getattr(os.environ, "_data", os.environ)
+"""The encoded variables of the process; to decode all of them takes most of the time."""
+
+
+def _write_environment(before: dict[Any, Any]) -> None:
+    decoded = {os.fsdecode(name): os.fsdecode(value) for name, value in before.items()}
+    for name in set(os.environ) - set(decoded):
         del os.environ[name]
-    os.environ.update(before)
+    os.environ.update(decoded)
 
 
 def _write_path(before: tuple[list[str], list[str]]) -> None:
@@ -238,7 +243,7 @@ def _write_filters(before: tuple[list[Any], list[Any], Any]) -> None:
 def _environment_states() -> list[_State]:
     """What packages set when they are imported, and rely on afterwards."""
     return [
-        _State(lambda: dict(os.environ), _write_environment),
+        _State(lambda: dict(_variables), _write_environment),
         _State(lambda: (sys.path, list(sys.path)), _write_path),
         _State(lambda: (warnings.filters, list(warnings.filters), warnings.showwarning), _write_filters),
     ]

@@ -24,7 +24,7 @@ class Scaling:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """From the units of the file to the scale: float32 of the same shape."""
-        return ((image.astype(np.float64) - self.offset) / self.factor).astype(np.float32)
+        return _applied(image, self.offset, self.factor)
 
     def undo(self, scaled: np.ndarray) -> np.ndarray:
         """The inverse of `apply`: float32 of the same shape, in the units of the file."""
@@ -33,6 +33,20 @@ class Scaling:
     def inverted(self) -> Scaling:
         """The same with the contrast inverted, x -> -x."""
         return replace(self, factor=-self.factor)
+
+
+def apply_each(maps: Sequence[Scaling], images: np.ndarray) -> np.ndarray:
+    """Images [n, *S], each by its own map: float32 of the same shape."""
+    each = (len(maps), *(1 for _ in images.shape[1:]))
+    offset, factor = (np.array([getattr(map_, name) for map_ in maps]).reshape(each) for name in ("offset", "factor"))
+    return _applied(images, offset, factor)
+
+
+def _applied(images: np.ndarray, offset: Any, factor: Any) -> np.ndarray:
+    scaled = images.astype(np.float64)
+    scaled -= offset
+    scaled /= factor
+    return scaled.astype(np.float32)
 
 
 def none_scaling(image: np.ndarray, where: str) -> Scaling:
@@ -45,6 +59,19 @@ def minmax(image: np.ndarray, where: str) -> Scaling:
     """The minimum to -1 and the maximum to 1: x = 2 (image - lo) / (hi - lo) - 1."""
     lo, hi = _range(image, where)
     return Scaling(lo / 2 + hi / 2, hi / 2 - lo / 2)  # halves do not overflow
+
+
+def minmax_each(images: np.ndarray, where: Callable[[int], str]) -> list[Scaling]:
+    """`minmax` of each of the images [n, *S]. where: the name of one of them, by its place."""
+    axes = tuple(range(1, images.ndim))
+    if images.size == 0:
+        return [minmax(image, where(place)) for place, image in enumerate(images)]
+    lo, hi = (limits.astype(np.float64) for limits in (images.min(axes), images.max(axes)))
+    refused = ~(np.isfinite(lo) & np.isfinite(hi) & (lo < hi))
+    if refused.any():
+        place = int(np.argmax(refused))
+        minmax(images[place], where(place))
+    return list(map(Scaling, (lo / 2 + hi / 2).tolist(), (hi / 2 - lo / 2).tolist()))
 
 
 def image_digest(image: np.ndarray) -> str:

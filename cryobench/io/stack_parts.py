@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,41 @@ from cryobench.io.writing import Totals
 IMAGES, DEVIATION = "images.mrcs", "deviation.mrcs"
 _JOB, _DONE = "job.json", "done"
 _LARGEST = 2**20
+_WAITING = 2
+"""Batches that wait to be written while the next one is computed."""
+
+
+class _Part:
+    """Images at their place in the file of a stack, whose path errors name. The file is created by the first ones."""
+
+    def __init__(self, file: Path, start: int, stack: Path):
+        self._file, self._next, self._stack = file, start, stack
+        self._handle: int | None = None
+        self.totals = Totals()
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def add(self, images: np.ndarray) -> None:
+        """Write further images [n, H, W]."""
+        block = np.ascontiguousarray(images, dtype="<f4")
+        self.totals.add(block, self._stack)
+        if self._handle is None:
+            self._handle = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o666)
+        data, offset = block.data.cast("B"), HEADER_DTYPE.itemsize + self._next * block[0].nbytes
+        while data:
+            written = os.pwrite(self._handle, data, offset)
+            data, offset = data[written:], offset + written
+        self._next += len(block)
+
+    def sync(self) -> None:
+        """Have the images on disk."""
+        if self._handle is not None:
+            os.fsync(self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
 
 
 class StackParts:
@@ -64,33 +101,31 @@ class StackParts:
         """The chunks that are on disk."""
         return {int(path.stem) for path in (self.folder / _DONE).glob("*.json")}
 
-    def write(self, chunk: int, start: int, images: np.ndarray, deviation: np.ndarray | None) -> None:
-        """Write the images [n, H, W] of a chunk, of which the first is image `start` of the stack, and their deviation.
+    def write(self, chunk: int, start: int, batches: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> None:
+        """Write the images of a chunk, of which the first is image `start` of the stack, and their deviation.
 
-        Raises `DataError` for images that are not finite, `ResultsError` if they cannot be written.
+        batches: images [n, H, W] and their deviation, or None, in order. A batch is written while the next one is
+        computed. Raises `DataError` for images that are not finite, `ResultsError` if they cannot be written.
         """
-        statistics = {}
-        with self._writing():
-            for name, block in ((IMAGES, images), (DEVIATION, deviation)):
-                if block is not None:
-                    statistics[name] = asdict(self._put(name, start, block))
+        with self._writing(), ExitStack() as files:
+            written = {name: files.enter_context(_Part(self.folder / name, start, self.path))
+                       for name in (IMAGES, DEVIATION)}  # fmt: skip
+            thread = files.enter_context(ThreadPoolExecutor(1))
+            count, pending = 0, deque[Future[None]]()
+            for images, deviation in batches:
+                count += len(images)
+                for name, block in ((IMAGES, images), (DEVIATION, deviation)):
+                    if block is not None:
+                        pending.append(thread.submit(written[name].add, block))
+                while len(pending) > _WAITING:
+                    pending.popleft().result()
+            for each in pending:
+                each.result()
+            complete = {name: part for name, part in written.items() if part.totals.count == count}
+            for part in complete.values():
+                part.sync()
             with whole_file(self.folder / _DONE / f"{chunk:06d}.json") as beside:
-                beside.write_text(json.dumps(statistics))
-
-    def _put(self, name: str, start: int, images: np.ndarray) -> Totals:
-        block = np.ascontiguousarray(images, dtype="<f4")
-        totals = Totals()
-        totals.add(block, self.path)
-        handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            data, offset = block.data.cast("B"), HEADER_DTYPE.itemsize + start * block[0].nbytes
-            while data:
-                written = os.pwrite(handle, data, offset)
-                data, offset = data[written:], offset + written
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        return totals
+                beside.write_text(json.dumps({name: asdict(part.totals) for name, part in complete.items()}))
 
     def complete(self, chunks: int, pixel_size: float | None) -> dict[str, Path]:
         """Write the headers. Returns the finished files by name: the images, and their deviation if every chunk has it.

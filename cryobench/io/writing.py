@@ -28,7 +28,7 @@ PixelSize = float | Sequence[float | None] | None
 """Å per pixel of all images or of each, None if unknown."""
 
 _FLOAT32_MODE, _VERSION = 2, 20141
-_AT_ONCE = 2**14
+_AT_ONCE = 2**16
 """Pixels of the temporary arrays in float64, which fit in a cache."""
 _GROUP, _GROUP_NAME, _PIXEL_SIZE = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnImagePixelSize"
 _OPTICS = (
@@ -149,13 +149,14 @@ class Totals:
         finite = np.isfinite(low) & np.isfinite(high)
         if not finite.all():
             raise DataError(f"{path}: image {self.count + int(np.argmin(finite))} is not finite; leave it out")
-        mean = pixels.mean(axis=1, dtype=np.float64)
         at_once = max(1, _AT_ONCE // pixels.shape[1])
-        square = 0.0
+        mean, square = np.empty(len(pixels)), 0.0
         for start in range(0, len(pixels), at_once):
             part = slice(start, start + at_once)
-            deviation = pixels[part] - mean[part, None]
-            square += float(np.square(deviation, out=deviation).sum())
+            values = pixels[part].astype(np.float64)
+            mean[part] = values.mean(axis=1)
+            values -= mean[part, None]
+            square += float(np.square(values, out=values).sum())
         square += pixels.shape[1] * float(np.square(mean - mean.mean()).sum())
         self.merge(Totals(len(block), block.shape[1:], float(low.min()), float(high.max()), float(mean.mean()), square))
 

@@ -14,10 +14,10 @@ from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
 from cryobench.global_state import restored
-from cryobench.io.scaling import scale_of
+from cryobench.io.scaling import apply_each, scale_of
 from cryobench.limits import check_memory
 from cryobench.measuring.measurements import Measurements
-from cryobench.plan.dataset import image_scaling
+from cryobench.plan.dataset import image_scalings
 from cryobench.plan.grid import resolve_dtype
 from cryobench.registry import Registry, guarded
 from cryobench.rng import Rng
@@ -110,13 +110,11 @@ class Detector:
         measured, sigmas, maps = [], [], []
         for batch in batches(len(indices), _BATCH):
             own = indices[batch]
-            scalings = []
             block = self.stack.read_block(own)
-            for place, (index, image) in enumerate(zip(own, block, strict=True)):
-                scaling = image_scaling(acquisition.scaling, image, self.stack, index, radius=acquisition.radius)
-                scalings.append(scaling.inverted() if acquisition.invert else scaling)
-                block[place] = scalings[-1].apply(image)
-            x = torch.from_numpy(block).unsqueeze(1).to(self._device, self._dtype)
+            scalings = image_scalings(acquisition.scaling, block, self.stack, own, radius=acquisition.radius)
+            if acquisition.invert:
+                scalings = [scaling.inverted() for scaling in scalings]
+            x = torch.from_numpy(apply_each(scalings, block)).unsqueeze(1).to(self._device, self._dtype)
             selected, scale = operator.select(batch), scale_of(acquisition.scaling, scalings)
             noisy = self.noise.apply(selected.A(x), selected, scale, Rng(acquisition.seed, tuple(map(str, own))))
             noisy = checked_measurements(noisy, operator, len(own))

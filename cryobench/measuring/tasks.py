@@ -238,10 +238,8 @@ class Reconstructing(Work):
         return sorted(set(range(len(self.parts))) - self.stack.done())
 
     def run(self, chunk: int, report: Report) -> None:
-        found = list(self._reconstructor.solve(self._source.read(chunk), report))
-        deviations = [each.deviation for each in found if each.deviation is not None]
-        self.stack.write(chunk, self.parts[chunk].start, np.concatenate([each.images for each in found]),
-                         np.concatenate(deviations) if len(deviations) == len(found) else None)  # fmt: skip
+        found = self._reconstructor.solve(self._source.read(chunk), report)
+        self.stack.write(chunk, self.parts[chunk].start, ((each.images, each.deviation) for each in found))
 
     def finish(self) -> list[Path]:
         """Put the stack, its star file and, where there is one, the stack of deviations in their places.

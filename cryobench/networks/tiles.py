@@ -9,18 +9,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
 from cryobench.errors import IncompatibleError
-from cryobench.networks.unet import UNet, UNetConfig
 
 MEMORY = 2**29
 """Bytes that the arrays of one evaluation may take."""
 
 
-def check_sides(config: UNetConfig, height: int, width: int) -> None:
+class Geometry(Protocol):
+    """What tiles depend on. radius, stride: in pixels, see above; sides of images are multiples of the stride.
+
+    bytes_per_pixel: memory of the largest arrays during an evaluation, for each pixel of the image.
+    """
+
+    @property
+    def radius(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def bytes_per_pixel(self) -> int: ...
+
+
+class Network(Protocol):
+    """A torch module [B, 1, H, W] -> [B, 1, H, W] without operations over all pixels, such as `networks.unet.UNet`."""
+
+    @property
+    def config(self) -> Geometry: ...
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+def check_sides(config: Geometry, height: int, width: int) -> None:
     """Raise `IncompatibleError` for images that are too small to be padded to a multiple of the stride."""
     side = config.stride
     if min(height, width) < side:
@@ -29,7 +52,7 @@ def check_sides(config: UNetConfig, height: int, width: int) -> None:
 
 @torch.no_grad()
 def apply(
-    network: UNet,
+    network: Network,
     images: torch.Tensor,
     *,
     tile: int | None = None,
@@ -66,7 +89,7 @@ def apply(
     return out
 
 
-def default_tile(network: UNet) -> int:
+def default_tile(network: Network) -> int:
     """The side of a square tile, a multiple of the stride, that with its halo takes up to `MEMORY` bytes."""
     config = network.config
     whole = math.isqrt(MEMORY // config.bytes_per_pixel)

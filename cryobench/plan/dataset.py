@@ -21,7 +21,7 @@ from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
 from cryobench.io.movies.pair_folder import is_pair_folder
-from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, scale_of, scaling_of
+from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, minmax_each, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
@@ -453,6 +453,16 @@ def image_scaling(name: str, image: np.ndarray, stack: Stack, index: int, *, rad
         stated, size = _particle_radius(stack, index), stack.pixel_size(index)
         radius = None if stated is None or size is None else stated / size
     return scaling_of(name, image, f"image {index} of {stack.label}", radius=radius)
+
+
+def image_scalings(
+    name: str, images: np.ndarray, stack: Stack, indices: Sequence[int], *, radius: float | None = None
+) -> list[Scaling]:
+    """The scalings `name` of images [n, *S] of a stack; see `image_scaling`."""
+    if name == MINMAX and radius is None:
+        return minmax_each(images, lambda place: f"image {indices[place]} of {stack.label}")
+    pairs = zip(images, indices, strict=True)
+    return [image_scaling(name, image, stack, index, radius=radius) for image, index in pairs]
 
 
 def _particle_radius(stack: Stack, index: int) -> float | None:

@@ -28,6 +28,8 @@ from cryobench.workers.running import run
 
 KINDS = ("local", "processes", "dask", "slurm")
 CONNECT_SECONDS = 5
+SILENT_SECONDS = 300
+"""A worker of a busy machine that does not answer for so long is lost: it may be importing, which blocks it."""
 LISTED_FOR = 1.0
 """Seconds for which a scheduler's list of workers is cached."""
 
@@ -212,8 +214,8 @@ def _pass_on(future: Future[Any], at_dask: Future[Any]) -> None:
     """Copy the result of dask's future."""
     with contextlib.suppress(InvalidStateError):  # already failed by `_fail_lost_jobs`
         if at_dask.cancelled():
-            future.cancel()
-            future.set_running_or_notify_cancel()
+            if future.cancel():  # not if it is already failed
+                future.set_running_or_notify_cancel()
         elif (error := at_dask.exception()) is not None:
             killed = type(error).__name__ == "KilledWorker"  # raised if the scheduler allows no failures
             future.set_exception(BrokenExecutor(str(error)) if killed else error)
@@ -261,7 +263,10 @@ def _connected(
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise DependencyError(f"--executor {spec.kind} needs dask: pip install 'cryobench[{spec.kind}]'") from error
-    stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))  # limits need child processes
+    stack.enter_context(dask.config.set({
+        "distributed.worker.daemon": False,  # limits need child processes
+        "distributed.comm.timeouts.tcp": SILENT_SECONDS,
+    }))  # fmt: skip
     if spec.address.startswith("tcp:"):
         try:
             client = Client(spec.address, timeout=CONNECT_SECONDS)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryobench.errors import DataError, ParameterError
-from cryobench.io.scaling import NORMALISATIONS, Scaling, minmax, scaling_of
+from cryobench.io.scaling import NORMALISATIONS, Scaling, apply_each, minmax, minmax_each, scaling_of
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -32,6 +32,23 @@ def test_minmax_maps_to_minus_one_and_one_and_has_an_inverse(seed, scale, offset
     assert scaled.dtype == np.float32
     assert (scaled.min(), scaled.max()) == (-1, 1)
     np.testing.assert_allclose(scaling.undo(scaled), image, rtol=2e-7, atol=2e-7 * float(np.ptp(image)))
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 7), (3, 4, 5, 6)])
+def test_images_scaled_together_are_those_scaled_one_by_one(shape):
+    images = noise(*shape) * np.float32(1e3)
+    each = minmax_each(images, str)
+    assert each == [minmax(image, "x") for image in images]
+    expected = np.stack([one.apply(image) for one, image in zip(each, images, strict=True)])
+    np.testing.assert_array_equal(apply_each(each, images), expected)
+
+
+@pytest.mark.parametrize("value", [3.5, np.nan, np.inf])
+def test_the_first_image_that_cannot_be_scaled_is_named(value):
+    images = noise(4, 3, 3)
+    images[2], images[3] = value, np.nan
+    with pytest.raises(DataError, match=r"^image 2 .*leave this image out"):
+        minmax_each(images, lambda place: f"image {place}")
 
 
 def test_minmax_of_the_widest_range():

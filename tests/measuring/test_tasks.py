@@ -112,7 +112,7 @@ def test_deviations_are_written_if_every_chunk_has_one(measured, tmp_path, every
     deviation = np.random.default_rng(0).uniform(1, 2, size=(N, SIDE, SIDE)).astype(np.float32)
     for chunk, start in enumerate(range(0, N, CHUNK)):
         own = deviation[start : start + CHUNK]
-        work.stack.write(chunk, start, -own, own if every_chunk or chunk else None)
+        work.stack.write(chunk, start, [(-own, own if every_chunk or chunk else None)])
     files = work.finish()
     assert (deviation_path(tmp_path / "x.mrcs") in files) == every_chunk
     if every_chunk:

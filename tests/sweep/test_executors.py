@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,7 +21,7 @@ from sweeping import Listener, numbers, runs, swept
 from cryobench.errors import ExecutorError
 from cryobench.results.store import Results, read_record
 from cryobench.sweep.worker import CellJob
-from cryobench.workers.executors import CONNECT_SECONDS, Processes, check_reachable, parse_executor
+from cryobench.workers.executors import CONNECT_SECONDS, Dask, Processes, check_reachable, parse_executor
 from cryobench.workers.job import Limits
 
 pytestmark = pytest.mark.slow
@@ -181,6 +183,25 @@ def test_a_dask_worker_and_then_the_scheduler_are_killed_and_no_finished_cell_is
     for record in finished:
         name, _, number = record.solver.partition(":")
         assert runs(strange)[f"{name} {number or 0}"] == before[f"{name} {number or 0}"]
+
+
+def test_the_job_of_a_lost_dask_worker_fails_once(caplog):
+    class Client:
+        status, found = "running", {"a": None}
+
+        def scheduler_info(self):
+            return {"workers": self.found}
+
+        def get_executor(self, **options):
+            return SimpleNamespace(submit=lambda run, job: Future())
+
+    client = Client()
+    scheduler = Dask(client, ExitStack())
+    future = scheduler.submit("a", CellJob.__new__(CellJob))
+    client.found = {}
+    assert scheduler.names() == []
+    assert isinstance(future.exception(), BrokenExecutor)
+    assert caplog.records == []
 
 
 def test_a_missing_scheduler_is_reported_at_once():

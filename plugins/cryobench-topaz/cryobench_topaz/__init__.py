@@ -1,0 +1,1 @@
+"""Topaz-Denoise in cryobench: the solver `topaz` applies the networks that the package topaz-em ships."""
