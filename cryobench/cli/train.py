@@ -71,6 +71,10 @@ def train(
                           "needed, ahead of the training; ram: all in memory; device: all on the device. The result is "
                           "the same.")
     ] = "auto",
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Compute in bfloat16 on a CPU too, with other rounding: faster on "
+                           "processors with instructions for it. CUDA devices that have bfloat16 always use it.")
+    ] = False,
     patience: Annotated[
         int, typer.Option(help="Stop when the validation loss has not decreased for this many steps; 0: never.")
     ] = 0,
@@ -108,7 +112,7 @@ def train(
             data=tuple(data), validation=tuple(validation or ()), objective=_with(objective, given),
             warm_start=warm_start, steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, clip=clip,
             patience=patience, seed=seed, validate_every=validate_every, sample_every=sample_every,
-            checkpoint_every=checkpoint_every, preload=preload,
+            checkpoint_every=checkpoint_every, preload=preload, bfloat16=bfloat16,
         )  # fmt: skip
         stacks, others = ([open_stack(text, {}, installed(), processes.device) for text in texts]
                           for texts in (settings.data, settings.validation))  # fmt: skip

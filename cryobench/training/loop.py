@@ -164,7 +164,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate(self.step)
         accelerator = self.processes.accelerator
-        with accelerator.autocast():
+        cpu = self.device.type == "cpu"  # on other devices it is accelerate's choice
+        with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16) if cpu else accelerator.autocast():
             loss = self._losses(self.network, batch).mean()
         accelerator.backward(loss)
         norm: Any = accelerator.clip_grad_norm_(self.network.parameters(), s.clip)

@@ -28,7 +28,8 @@ class Settings:
     AdamW, reached after `warmup` steps, with cosine decay to 0 at the last step. ema: decay of the averaged weights,
     which are the result. clip: maximum norm of the gradient. patience: stop when the validation loss has not decreased
     for this number of steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps. preload: where the
-    data are kept, one of `PRELOADS`.
+    data are kept, one of `PRELOADS`. bfloat16: compute the network and its gradient in bfloat16 on a CPU too; CUDA
+    devices that compute in bfloat16 always do.
     """
 
     data: tuple[str, ...]
@@ -47,6 +48,7 @@ class Settings:
     sample_every: int = 2000
     checkpoint_every: int = 500
     preload: str = AUTO
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         minimum = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import networks
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -63,6 +65,23 @@ def test_tiles_give_the_whole(folder):
     y = torch.randn(2, 1, 130, 150, generator=torch.Generator().manual_seed(2))
     model = Denoiser(str(folder))
     torch.testing.assert_close(solve(N2n(model, tile=32), y), solve(N2n(model), y), atol=5e-6, rtol=0)
+
+
+def test_turns_average_the_results_for_the_turned_images(folder):
+    """Also of images that are not square; each result is turned back, by NumPy here."""
+    y = torch.randn(2, 1, 40, 64, generator=torch.Generator().manual_seed(4))
+    model = Denoiser(str(folder))
+    expected = []
+    for flip, quarters in itertools.product((False, True), range(4)):
+        image = np.rot90(np.flip(y.numpy(), -2) if flip else y.numpy(), quarters, (-2, -1))
+        found = np.rot90(solve(N2n(model), torch.from_numpy(image.copy())).numpy(), -quarters, (-2, -1))
+        expected.append(np.flip(found, -2) if flip else found)
+    done: list[tuple[int, int]] = []
+    solver = N2n(model, tile=32, turns=True)
+    found = solver.solve(problem(y), rng=Rng(0, ["0", "1"]), progress=lambda *now: done.append(now)).x
+    torch.testing.assert_close(found, torch.from_numpy(np.mean(expected, axis=0)), atol=1e-5, rtol=0)
+    assert not torch.allclose(found, solve(N2n(model), y), atol=1e-3)
+    assert [k for k, _ in done] == list(range(1, done[-1][1] + 1))
 
 
 def test_a_constant_image_stays_finite(folder):

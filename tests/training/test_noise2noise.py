@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from halves import Halves, Micrographs
@@ -345,6 +346,20 @@ def test_training_reduces_the_error_to_the_truth(run, tmp_path):
         error = float((Denoiser(str(tmp_path / "net")).load()(y) - s).square().mean())
     assert error < 0.4 * float((y - s).square().mean())
     assert state.best == pytest.approx(error, rel=0.5)
+
+
+def test_bfloat16_rounds_the_steps_and_continues(run, tmp_path):
+    """The losses are those of float32 up to the 8 bits of bfloat16, and the state stays in float32."""
+    exact, rounded = run(tmp_path / "exact"), run(tmp_path / "rounded", bfloat16=True)
+    losses = [pd.read_csv(tmp_path / name / "loss.csv").loss.dropna().to_numpy() for name in ("exact", "rounded")]
+    difference = np.abs(losses[1] / losses[0] - 1)
+    assert difference.max() < 2**-6
+    assert difference.min() > 0
+    assert all(tensor.dtype == torch.float32 for tensor in rounded.network.values())
+    assert not torch.equal(exact.network["last.weight"], rounded.network["last.weight"])
+    steps = iter([False, False, True])
+    assert not run.training(tmp_path / "stopped", bfloat16=True).run(lambda: next(steps))
+    assert_same(rounded, run(tmp_path / "stopped", bfloat16=True))
 
 
 def test_a_run_starts_from_another_network_and_lists_its_halves(run, tmp_path):

@@ -47,7 +47,7 @@ def test_the_decay_of_the_average_is_that_of_diffusers_after_its_first_step():
 def test_settings_survive_a_checkpoint_and_older_checkpoints_are_read():
     ours = settings(validation=("b.npy",), patience=7, objective="noise2noise:patch=64")
     assert Settings.from_dict(ours.to_dict()) == ours
-    plain = {name: value for name, value in ours.to_dict().items() if name not in ("objective", "preload")}
+    plain = {name: value for name, value in ours.to_dict().items() if name not in ("objective", "preload", "bfloat16")}
     for old, spec in (({"network": "tiny", "turns": False, "target": "clean", "levels": "mixed"},
                        "ddpm:tiny,turns=false,target=clean,levels=mixed"),
                       ({"preset": "small", "target": "images"}, "ddpm")):  # fmt: skip
@@ -61,7 +61,7 @@ def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
             "preload": "ram"}  # fmt: skip
     assert ours.differences(dataclasses.replace(ours, **free)) == []
     fixed = {"data": ("c.npy",), "validation": (), "objective": "ddpm:tiny", "batch": 1, "warmup": 1, "ema": 0.5,
-             "clip": 2.0, "seed": 1, "warm_start": "embedded"}  # fmt: skip
+             "clip": 2.0, "seed": 1, "warm_start": "embedded", "bfloat16": True}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
     assert set(free) | set(fixed) == {field.name for field in dataclasses.fields(Settings)}
