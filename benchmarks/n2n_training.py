@@ -36,10 +36,11 @@ import cryobench as cb
 from cryobench.core import Solver
 from cryobench.files import whole_files
 from cryobench.numerics.fft import irfftn, rfftn
+from cryobench.numerics.shells import shell_sums, shells
 from cryobench.priors.denoiser import Denoiser
 from cryobench.solvers.gaussian import GaussianFilter
 from cryobench.solvers.n2n import N2n
-from cryobench.solvers.wiener import Wiener, shell_sums, shells
+from cryobench.solvers.wiener import Wiener
 from cryobench.sources.simulate_movies import SimulateMovies
 
 Denoise = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
