@@ -22,6 +22,7 @@ from cryobench.io.image_files import ImageFile, changed, mrc_header, open_mrc, o
 from cryobench.io.mrc_header import MrcHeader
 from cryobench.io.paths import matching_files, suffix_of
 from cryobench.limits import check_memory
+from cryobench.sources.sections import View, viewed
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
 _BYTES_PER_VOXEL = 48
@@ -48,6 +49,9 @@ class Volume(Source):
         int | None, "crop volumes to a cube and resample them in Fourier space to this many voxels a side"
     ] = None
     invert: Annotated[bool, "multiply by -1: contrast inversion"] = False
+    view: Annotated[View, "whole volumes, their sections Y x X as images, or their reslices Z x X as images"] = (
+        "volumes"
+    )
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -55,11 +59,12 @@ class Volume(Source):
         if self.size is not None and self.size < 2:
             raise ParameterError(f"volume: size must be at least 2 voxels, got {self.size}")
 
-    def open(self) -> VolumeStack:
+    def open(self) -> Stack:
         """Open the maps by their headers. Raises `DataError` for a file that cannot be read as volumes."""
         paths = [path for text in self.path for path in matching_files(text, SUFFIXES, "maps")]
         label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        return VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
+        volumes = VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
+        return viewed(volumes, self.view)
 
 
 class VolumeStack(Stack):
