@@ -62,11 +62,8 @@ def between_measured(operator: LinearOperator) -> torch.Tensor:
     measured = operator.select(slice(0, 1)).A_adjoint(ones) != 0
     between = ~measured
     for axis in range(2, measured.ndim):
-        others = tuple(i for i in range(measured.ndim) if i != axis)
-        along = measured.any(dim=others).nonzero()
         places = torch.arange(measured.shape[axis], device=measured.device)
-        inner = places <= along.max()
-        between &= inner.reshape([-1 if i == axis else 1 for i in range(measured.ndim)])
+        between &= _across(places <= _along(measured, axis).nonzero().max(), axis, measured.ndim)
     return between
 
 
@@ -74,18 +71,24 @@ def _offsets(missing: torch.Tensor) -> torch.Tensor | None:
     """The distance of each missing row or section from the measured one before it, 0 for the measured, [1, 1, *S] with
     one axis longer than 1; None where pixels are missing along several axes."""
     for axis in range(2, missing.ndim):
-        others = tuple(i for i in range(missing.ndim) if i != axis)
-        along = missing.any(dim=others)
-        if torch.equal(
-            along.reshape([-1 if i == axis else 1 for i in range(missing.ndim)]).expand_as(missing), missing
-        ):
+        lost = _along(missing, axis)
+        if torch.equal(_across(lost, axis, missing.ndim).expand_as(missing), missing):
             count, offsets = 0, []
-            for lost in along.tolist():
-                count = count + 1 if lost else 0
+            for each in lost.tolist():
+                count = count + 1 if each else 0
                 offsets.append(count)
-            shape = [-1 if i == axis else 1 for i in range(missing.ndim)]
-            return torch.tensor(offsets, device=missing.device).reshape(shape)
+            return _across(torch.tensor(offsets, device=missing.device), axis, missing.ndim)
     return None
+
+
+def _along(mask: torch.Tensor, axis: int) -> torch.Tensor:
+    """Whether each row or section across an axis of a mask has an entry."""
+    return mask.any(dim=tuple(i for i in range(mask.ndim) if i != axis))
+
+
+def _across(values: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
+    """Values along an axis, shaped to broadcast over the others."""
+    return values.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
 def _psnr(squares: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:

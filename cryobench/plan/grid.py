@@ -231,9 +231,10 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
             f"--solver {CEILING} is not a solver but a reference computed from the truth; use --ceiling"
         )
     operators = _unique(_make_all(registry, "operators", request.operators))
-    floors = {o.floor: choose(o.floor, registry, presets_folder(request.presets)) for o in operators}
+    added = {o.floor for o in operators} if request.floor else set()
+    floors = {text: choose(text, registry, presets_folder(request.presets)) for text in sorted(added)}
     requested = _chosen(request.solvers, request, registry)
-    solvers = _chosen([*(floors if request.floor else ()), *request.solvers], request, registry)
+    solvers = _chosen([*floors, *request.solvers], request, registry)
     noises = _unique(_make_all(registry, "noises", request.noises))
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
     _check_columns(metrics)
@@ -256,14 +257,14 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     cells = [
         _cell(
             registry, specs, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii,
-            floor=chosen is not None and chosen.solver == floors[operator.floor].solver,
+            floor=chosen is not None and _is_floor(chosen, operator, registry),
         )
         for seed in request.seeds
         for dataset, radii in zip(datasets, circles, strict=True)
         for operator in operators
         for noise in noises
         for chosen in [
-            *_with_floor(floors[operator.floor] if request.floor else None, requested),
+            *_with_floor(floors.get(operator.floor), requested),
             *([None] if request.ceiling else []),
         ]
     ]  # fmt: skip
@@ -287,6 +288,12 @@ def _with_floor(floor: Chosen | None, solvers: Sequence[Chosen]) -> list[Chosen]
     if floor is None:
         return list(solvers)
     return [floor, *(each for each in solvers if (each.solver, each.preset) != (floor.solver, floor.preset))]
+
+
+def _is_floor(chosen: Chosen, operator: OperatorRecipe, registry: Registry) -> bool:
+    """Whether a solver is the floor of an operator, which is made only if the solver has its name."""
+    named = registry.spec_of(chosen.solver).name == parse(operator.floor).name
+    return named and chosen.solver == registry.make("solvers", operator.floor)
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:

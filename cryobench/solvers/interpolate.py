@@ -12,6 +12,7 @@ import torch
 from cryobench.core import Problem, Progress, Reconstruction, Solver
 from cryobench.errors import ParameterError
 from cryobench.rng import Rng
+from cryobench.spec import Range
 
 _NO_GRID = "it interpolates between measured pixels; it needs an operator such as decimate, bin or slices"
 
@@ -58,8 +59,10 @@ class Flow(Solver):
     dims = (3,)
 
     method: Annotated[Literal["tvl1", "ilk"], "optical_flow_tvl1, or optical_flow_ilk, which is faster"] = "tvl1"
-    attachment: Annotated[float, "tvl1: weight of the data; smaller gives smoother flows"] = 15.0
-    radius: Annotated[int, "ilk: half the side of the window, pixels"] = 7
+    attachment: Annotated[float, Range(1, 100, log=True), "tvl1: weight of the data; smaller gives smoother flows"] = (
+        15.0
+    )
+    radius: Annotated[int, Range(2, 20, log=True), "ilk: half the side of the window, pixels"] = 7
 
     def __post_init__(self) -> None:
         if not 0 < self.attachment < np.inf:
