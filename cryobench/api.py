@@ -86,7 +86,7 @@ def run(
     data_options: dict[str, str] | None = None,
     presets: str | None = None,
 ) -> Records:
-    """Run every solver on every operator, noise and data set; the floor `pinv` is added to each unless `floor=False`.
+    """Run every solver on every operator, noise and data set, and the floor of each operator unless `floor=False`.
 
     All components are given as specs ("sumpool:16,count=50"). images: a selection such as "0:8" or "3,7", by default
     the first four. scaling: how the intensities of each image are scaled before it is measured, "minmax" (to [-1, 1]),

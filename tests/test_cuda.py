@@ -16,7 +16,7 @@ from pretend_cuda import CudaTensor, pretend_cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import cryobench as cb
-from cryobench.core import MINMAX, build_operator
+from cryobench.core import MINMAX, Imaging, build_operator
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.registry import installed
 from cryobench.rng import Rng
@@ -34,7 +34,8 @@ HALF = {torch.bfloat16: 0.05, torch.float16: 0.005}
 """Largest allowed relative difference from float32, in the 2-norm, after a few steps with a random network."""
 
 OPERATORS = ["identity", "sumpool:4", "sumpool:2,count=3", "fourier:0.5", "ctf:15000", "ctf", "composed",
-             "sumpool:2@ctf:15000", "fourier:0.5@ctf:15000"]  # fmt: skip
+             "sumpool:2@ctf:15000", "fourier:0.5@ctf:15000", "decimate:4,axis=0", "bin:4", "blur:0.8", "bin:2@ctf",
+             "decimate:2@blur:0.8", "slices:2", "slices:3,thickness=2"]  # fmt: skip
 MASKS = ["sumpool:4,mask=random_binary", "sumpool:4,mask=random_gaussian", "sumpool:4,mask=checkerboard",
          "sumpool:4,mask=superres", "fourier:0.5,mask=random_fourier", "fourier:0.5,mask=fourier_ring",
          "fourier:0.5,mask=fourier_radial"]  # fmt: skip
@@ -42,6 +43,7 @@ NOISES = ["none", "gaussian:0.1", "gaussian:rel=0.1", "own", "poisson:100"]
 CLASSICAL = {name: name for name in ("pinv", "tikhonov", "wiener")}
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
+INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n"}
 DIFFUSION = {
     "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
@@ -154,7 +156,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -165,16 +167,18 @@ def own(registry, kind: str) -> set[str]:
 @pytest.mark.parametrize("spec", [*OPERATORS, *MASKS])
 def test_operators(spec):
     spec = "sumpool:2@ctf" if spec == "composed" else spec
-    imaging = taken(IMAGES, (SIZE, SIZE))
-    recipe = installed().make("operators", spec)
+    x, recipe = images(), installed().make("operators", spec)
+    imaging: Imaging | tuple[int, ...] = taken(IMAGES, (SIZE, SIZE))
+    if spec.startswith("slices"):
+        imaging = (4, 8, 8)
+        x = x.reshape(IMAGES, 1, *imaging)
     here, there = (build_operator(recipe, imaging, seed=3, device=on) for on in (CPU, CUDA))
-    x = images()
     y = here.A(x)
     assert_same(there.A(x.cuda()), y)
     assert_same(there.A_adjoint(y.cuda()), here.A_adjoint(y))
     assert_same(there.A_adjoint_A(x.cuda()), here.A_adjoint_A(x))
     assert_same(there.A_dagger(y.cuda()), here.A_dagger(y))
-    gamma = torch.tensor([0.5, 2.0]).reshape(-1, 1, 1, 1)
+    gamma = torch.tensor([0.5, 2.0]).reshape(-1, *[1] * (x.ndim - 1))
     assert_same(there.A_dagger_A(x.cuda(), gamma.cuda()), here.A_dagger_A(x, gamma))
     assert_same(there.prox_l2(x.cuda(), y.cuda(), 0.5), here.prox_l2(x, y, 0.5))
     assert there.compute_norm() == pytest.approx(here.compute_norm(), rel=1e-6 if here.closed_form else 1e-5)
@@ -215,6 +219,19 @@ def test_classical_solvers(name, operator, noise):
         return
     spec = CLASSICAL[name]
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize("name", INTERPOLATING)
+def test_interpolation_and_its_metrics(name):
+    def run(on: str):
+        metrics = ["missing_psnr", "fsc_axes", "power_ratio", "section_ratio", "fsim"]
+        data = "tissue:0,depth=9,size=16"
+        return scores(cb.run(INTERPOLATING[name], "slices:4", device=on, data=data, metrics=metrics, floor=False))
+
+    here, there = run("cpu"), run("cuda")
+    assert all(np.isfinite(values).all() for key, values in here.items() if "missing_psnr" in key or "fsim" in key)
+    for key, values in here.items():
+        np.testing.assert_allclose(there[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("name", DENOISING)
@@ -276,7 +293,7 @@ def scores(records) -> dict[str, list[float]]:
 def test_run_with_every_metric(alexnet, tmp_path):
     """The runner, every metric, the ceiling and figures, on images that are simulated on the device."""
     prior = networks.pipeline(tmp_path / "prior", networks.unet(sample_size=32), prediction_type="v_prediction")
-    metrics = sorted(own(installed(), "metrics"))
+    metrics = [name for name in sorted(own(installed(), "metrics")) if 2 in installed().make("metrics", name).dims]
 
     def run(on: str):
         records = cb.run(

@@ -199,6 +199,7 @@ FIRST = {
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
     "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
+    "interpolate": "kind", "flow": "method",
 }  # fmt: skip
 
 
@@ -216,11 +217,12 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
             registry.make("solvers", f"{name}:20")
         return
     assert first_field(registry.get("solvers", name)).name == first
-    value = {"prior": "wavelet", "solver": "pinv", "model": "denoiser"}.get(first, "20")
+    values = {"prior": "wavelet", "solver": "pinv", "model": "denoiser", "kind": "cubic", "method": "ilk"}
+    value = values.get(first, "20")
     bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
     kind = {"model": "priors"}.get(first, f"{first}s")
-    assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 20)
+    assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 20 if value == "20" else value)
     for full in (False, True):
         assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
 

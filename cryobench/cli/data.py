@@ -113,7 +113,7 @@ def simulate_movies(
 @data_app.command("convert")
 def convert(
     data: DataArgument,
-    path: Annotated[Path, typer.Argument(help="Output file: .mrcs (with a .star file) or .npy.")],
+    path: Annotated[Path, typer.Argument(help="Output: .mrcs (with a .star file), .npy, .tif, .ome.tif or .zarr.")],
     images: Annotated[str | None, typer.Option(help="Images to convert, counted from 0. [default: all]")] = None,
     normalize: Annotated[str, typer.Option(help="none, minmax, meanstd, relion or p95, image by image.")] = "none",
     radius: Annotated[float | None, typer.Option(help="Radius of the particle in pixels, for relion.")] = None,
@@ -132,10 +132,12 @@ def convert(
     from cryobench.files import check_writable_file
     from cryobench.io.conversion import convert as write
     from cryobench.io.conversion import written_files
+    from cryobench.io.formats import FORMATS
     from cryobench.io.selection import parse_images
 
     for target in written_files(path):
-        check_writable_file(target)
+        if not FORMATS[path.suffix.lower()].folder:
+            check_writable_file(target)
         if target.exists() and not force:
             raise ResultsError(f"{target} exists; give another name, or --force to replace it")
     stack = _opened(data, size, as_stack, data_root)

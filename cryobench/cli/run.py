@@ -72,7 +72,9 @@ def run(
         list[int] | None,
         typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),
     ] = None,
-    floor: Annotated[bool, typer.Option("--floor/--no-floor", help="Add the solver pinv to every table.")] = True,
+    floor: Annotated[
+        bool, typer.Option("--floor/--no-floor", help="Add the floor of the operator to every table, pinv for most.")
+    ] = True,
     ceiling: Annotated[
         bool, typer.Option("--ceiling", help="Add the best expected PSNR for exact measurements of simulated images.")
     ] = False,

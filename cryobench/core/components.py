@@ -157,8 +157,9 @@ class Reconstruction:
     """The result of a solver. x: [B, C, *S]. info: named per-image numbers (iterations, converged, ...), each [B].
 
     curves: such numbers at each step, each [B, L]. deviation: standard deviation of each pixel on the scale of x,
-    [B, C, *S], if the solver estimates it. halves: set by the runner where x is the mean of two reconstructions, from
-    the measured image and from its other half.
+    [B, C, *S], if the solver estimates it. samples: the number K of draws, 2 or more, if x is their mean and the
+    deviation their standard deviation, with K - 1; None for a deviation of another kind. halves: set by the runner
+    where x is the mean of two reconstructions, from the measured image and from its other half.
     """
 
     x: torch.Tensor
@@ -166,6 +167,7 @@ class Reconstruction:
     curves: dict[str, torch.Tensor] = field(default_factory=dict)
     deviation: torch.Tensor | None = None
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
+    samples: int | None = None
 
 
 class Solver(ABC):

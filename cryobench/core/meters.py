@@ -148,6 +148,10 @@ class CountingOperator(LinearOperator):
     def transfer(self) -> torch.Tensor | None:
         return self._operator.transfer
 
+    @property
+    def positions(self) -> tuple[torch.Tensor, ...] | None:
+        return self._operator.positions
+
     def select(self, images: slice | torch.Tensor) -> CountingOperator:
         selected = self._operator.select(images)
         return self if selected is self._operator else CountingOperator(selected)

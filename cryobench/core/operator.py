@@ -134,6 +134,12 @@ class LinearOperator(ABC):
         + 1]; None for an operator that is not diagonal in the Fourier basis."""
         return None
 
+    @property
+    def positions(self) -> tuple[torch.Tensor, ...] | None:
+        """Where measurements of shape (1, *s) lie that are values or local means at the points of a grid: along each
+        axis of S their positions in pixels, increasing, float64 [s_axis] on the CPU. None for all others."""
+        return None
+
     @cached_property
     def mean_response(self) -> torch.Tensor:
         """A 1, the measurements of a constant image of intensity one, [1 or B, M, *s]."""
@@ -282,10 +288,12 @@ class RowsOperator(LinearOperator):
 class OperatorRecipe(ABC):
     """A registered operator: a frozen dataclass of its parameters, from which live operators are built.
 
-    dims: the numbers of image axes that it supports, (2,) by default.
+    dims: the numbers of image axes that it supports, (2,) by default. floor: the spec of the solver that is the
+    baseline of its tables.
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
+    floor: ClassVar[str] = "pinv"
 
     @abstractmethod
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from cryobench.errors import DataError, ParameterError
 from cryobench.io.formats import FORMATS
 from cryobench.io.scaling import scaling_of
 from cryobench.io.streaming import stream
-from cryobench.io.writing import written
+from cryobench.io.writing import written, written_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,8 @@ def convert(
     radius: float | None = None,
     invert: bool = False,
 ) -> list[Path]:
-    """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy. Returns the files written.
+    """Write images of a stack as a .mrcs, with a RELION 3.1 .star beside it, or as a .npy, .tif or .zarr. Returns the
+    files written.
 
     normalize: a name of `scaling.NORMALISATIONS`, applied image by image; radius: of the particle in pixels, for
     relion. invert: multiply by -1. Memory is bounded; the files appear together, or not at all. Raises `DataError` or
@@ -56,15 +57,22 @@ def write_together(stacks: Mapping[Path, Stack]) -> list[Path]:
 def _write(
     stacks: Mapping[Path, Stack], chosen: Sequence[int], chunks: Callable[[Stack], Iterator[np.ndarray]]
 ) -> list[Path]:
+    def fill(path: Path, temporary: list[Path]) -> None:
+        write = FORMATS[path.suffix.lower()].write
+        assert write is not None
+        write(temporary, path, chunks(stacks[path]), stacks[path], chosen)
+
     targets = {path: written_files(path) for path in stacks}
+    for path in [path for path in targets if FORMATS[path.suffix.lower()].folder]:
+        with written_folder(path) as folder:
+            fill(path, [folder])
+        del targets[path]
     files = sorted((file for own in targets.values() for file in own), key=lambda file: file not in stacks)
     with written(*files) as temporary:  # tables last
         place = dict(zip(files, temporary, strict=True))
-        for path, stack in stacks.items():
-            write = FORMATS[path.suffix.lower()].write
-            assert write is not None
-            write([place[file] for file in targets[path]], path, chunks(stack), stack, chosen)
-    return [file for own in targets.values() for file in own]
+        for path, own in targets.items():
+            fill(path, [place[file] for file in own])
+    return [file for path in stacks for file in written_files(path)]
 
 
 def _chunks(

@@ -19,7 +19,9 @@ from cryobench.io.cryosparc import read_cs
 from cryobench.io.image_files import COMPRESSIONS, ImageFile, check_file, open_mrc, open_npy, open_pt
 from cryobench.io.particles import Particles
 from cryobench.io.star import read_star
+from cryobench.io.tiff import open_tiff, write_tiff
 from cryobench.io.writing import write_npy, write_particles
+from cryobench.io.zarr_files import open_zarr, write_zarr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,12 +56,14 @@ class Format:
 
     read(path, as_stack, data_root) opens a file by its headers, with the parameters of the source `file`.
     write(files, path, chunks, stack, numbers) writes chunks [n, *shape], the images `numbers` of a stack, to files that
-    will be moved to `path` and to its companions; None: read only. companions: the suffixes of further files.
+    will be moved to `path` and to its companions; None: read only. companions: the suffixes of further files. folder:
+    whether it is a folder, without companions.
     """
 
     read: Callable[[Path, bool, str | None], FileImages]
     write: Callable[[Sequence[Path], Path, Iterator[np.ndarray], Stack, Sequence[int]], None] | None = None
     companions: tuple[str, ...] = ()
+    folder: bool = False
 
 
 def _read_mrc(path: Path, as_stack: bool, data_root: str | None) -> FileImages:
@@ -80,6 +84,11 @@ FORMATS: dict[str, Format] = {
     ".star": Format(lambda path, as_stack, data_root: _listed(read_star(path, data_root))),
     ".cs": Format(lambda path, as_stack, data_root: _listed(read_cs(path, data_root))),
     ".npy": Format(lambda path, as_stack, data_root: FileImages.from_file(open_npy(path)), write_npy),
+    **dict.fromkeys(
+        (".tif", ".tiff"),
+        Format(lambda path, as_stack, data_root: FileImages.from_file(open_tiff(path)), write_tiff),
+    ),
+    ".zarr": Format(lambda path, as_stack, data_root: FileImages.from_file(open_zarr(path)), write_zarr, folder=True),
     ".pt": Format(lambda path, as_stack, data_root: FileImages.from_file(open_pt(path))),
 }
 """The file formats by suffix; if several match a name, the longest is used."""

@@ -13,7 +13,7 @@ import warnings
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,8 @@ _EXPECTED = {
 class ImageFile:
     """A file of `count` images of one shape, with their pixel size in Å if known, according to its header.
 
-    `open` returns the function that reads pixels. The file is closed when that function is garbage-collected.
+    `open` returns the function that reads pixels. The file is closed when that function is garbage-collected. parts:
+    the files that the pixels are in, if `path` is a folder and they are known.
     """
 
     path: Path
@@ -59,6 +60,31 @@ class ImageFile:
     shape: Shape
     pixel_size: float | None
     open: Callable[[], ReadImages]
+    parts: tuple[Path, ...] = ()
+
+
+ISOTROPIC = 1e-3
+"""Relative difference of voxel sizes that counts as rounding: headers often have cells with three decimals."""
+
+
+def cubic(path: Path, voxel: Sequence[float | None]) -> float | None:
+    """Å per voxel of a volume from those along z, y and x, or None if one is unknown. Raises `DataError` unless they
+    are the same."""
+    sizes = [size for size in voxel if size is not None]
+    if len(sizes) < 3:
+        return None
+    if max(sizes) - min(sizes) > ISOTROPIC * min(sizes):
+        raise DataError(
+            f"{path} has voxels of {' x '.join(f'{size:.4g}' for size in reversed(sizes))} Å along x, y and z; "
+            "expected cubes: resample the volume, correct the voxel size in its header, or read its sections as images"
+        )
+    return sizes[2]
+
+
+def files_of(files: Iterable[ImageFile]) -> list[Path] | None:
+    """The files that the pixels of these are in, each once; None if one is a folder of unknown files."""
+    found = [path for file in files for path in (file.parts or (file.path,))]
+    return None if any(path.is_dir() for path in found) else list(dict.fromkeys(found))
 
 
 def check_file(path: Path, what: str = "image file") -> None:

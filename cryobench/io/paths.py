@@ -16,7 +16,7 @@ def matching_files(text: str, suffixes: Sequence[str], what: str) -> list[Path]:
     Of a folder, the files with these suffixes. Raises `DataError` if there are none.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() != ".zarr":  # a Zarr is a folder
         found = [file for file in path.iterdir() if suffix_of(file) in suffixes]
         missing = f"the folder {path} has no {what} ({', '.join(suffixes)}); give another folder, or a file"
     elif path.exists() or not glob.has_magic(text):

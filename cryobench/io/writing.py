@@ -16,7 +16,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, reason_of
-from cryobench.files import whole_files
+from cryobench.files import sync, whole_files, whole_folder
 from cryobench.io.particles import positive
 from cryobench.io.star import pixel_sizes
 from cryobench.io.star_text import block_text
@@ -210,6 +210,20 @@ def written(*paths: Path) -> Iterator[list[Path]]:
         raise DataError(f"cannot write {' and '.join(map(str, paths))}: {reason}; choose another place") from error
 
 
+@contextlib.contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that replaces `path` if the block ends without an error; see `files.whole_folder`. Raises
+    `DataError` if it cannot be written."""
+    try:
+        with whole_folder(path) as temporary:
+            yield temporary
+            for part in temporary.rglob("*"):
+                sync(part)
+    except OSError as error:
+        reason = error.strerror or reason_of(error)
+        raise DataError(f"cannot write {path}: {reason}; choose another place") from error
+
+
 def write_particles(
     files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
 ) -> None:
@@ -219,7 +233,9 @@ def write_particles(
     `DataError`, for an invalid table before the images are read.
     """
     if len(stack.shape) != 2:
-        raise DataError(f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy")
+        raise DataError(
+            f"cannot write {path}: {stack.label} has volumes of {size_text(stack.shape)}; give a .npy, .tif or .zarr"
+        )
     sizes = [stack.pixel_size(number) for number in numbers]
     known = [size for size in sizes if size is not None]
     if known and len(known) < len(sizes):

@@ -1,4 +1,4 @@
-"""Perceptual similarity to the truth, computed by a network trained on photographs."""
+"""Perceptual similarity to the truth, of the features of a network trained on photographs or of phase and gradient."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import DependencyError, described
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
-from cryobench.numerics.linalg import per_item
+from cryobench.numerics.linalg import one_channel, per_item
 
 ABSENT = "absent"
 MIN_SIDE = 31
 """Shortest side, in pixels, for which all of AlexNet's layers have an output."""
+FSIM_SIDE = 16
+"""Shortest side, in pixels, of images for `fsim`: its coarsest filter has a wavelength of 48 pixels."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,31 @@ class Lpips(Metric):
         except DependencyError:
             return ABSENT
         return weights.digest
+
+
+@dataclass(frozen=True)
+class Fsim(Metric):
+    """Feature similarity (Zhang, Zhang, Mou and Zhang 2011, IEEE Trans. Image Process. 20:2378) of phase congruency and
+    gradient, as the package `piq` computes it, on intensities in [0, 1], which are clipped; for volumes the mean over
+    the sections across z. Of the whole image. Needs the extra `fsim`.
+    """
+
+    dims = (2, 3)
+    columns = (Column("fsim", "higher"),)
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        if min(case.truth.shape[-2:]) < FSIM_SIDE:
+            return not_measured(self, case, f"its filters need images of {FSIM_SIDE} pixels a side or more")
+        if case.within is not None:
+            return not_measured(self, case, "it has no value for a part of an image")
+        try:
+            import piq
+        except Exception as error:  # incompatible builds of torch and torchvision raise more than ImportError
+            return not_measured(self, case, f"piq cannot be imported ({described(error)}); install cryobench[fsim]")
+        images = [case.unit_range(one_channel(x)).clamp(0, 1) for x in (reconstruction.x, case.truth)]
+        x, truth = (image.reshape(-1, 1, *image.shape[-2:]) for image in images)
+        values = [piq.fsim(a[None], b[None], data_range=1.0, chromatic=False) for a, b in zip(x, truth, strict=True)]
+        return Measured({"fsim": torch.stack(values).reshape(len(case.truth), -1).mean(dim=1).double()})
 
 
 @dataclass(frozen=True)

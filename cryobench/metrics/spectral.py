@@ -81,7 +81,7 @@ class Ssnr(Metric):
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         rings = _rings_of(case, reconstruction)
-        error = rings.sums(_power(rings.estimate - rings.truth))
+        error = rings.sums(power(rings.estimate - rings.truth))
         nothing = rings.truth_empty & rings.is_empty(error, rings.truth_level)
         signal = torch.where(nothing, torch.nan, rings.truth_power)
         # the mean of f, and 1 minus it
@@ -106,7 +106,7 @@ class Phase(Metric):
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         rings = _rings_of(case, reconstruction)
         error = (rings.estimate * rings.truth.conj()).angle().abs().rad2deg()
-        error = torch.where(_power(rings.estimate) <= rings.estimate_level, 90.0, error)
+        error = torch.where(power(rings.estimate) <= rings.estimate_level, 90.0, error)
         weight = rings.truth.abs()
         curve = torch.where(rings.truth_empty, torch.nan, rings.sums(weight * error) / rings.sums(weight))
         values = {"phase": curve.nanmean(dim=1)}
@@ -129,11 +129,11 @@ class _Rings:
 
     @cached_property
     def truth_power(self) -> torch.Tensor:
-        return self.sums(_power(self.truth))
+        return self.sums(power(self.truth))
 
     @cached_property
     def estimate_power(self) -> torch.Tensor:
-        return self.sums(_power(self.estimate))
+        return self.sums(power(self.estimate))
 
     @cached_property
     def truth_empty(self) -> torch.Tensor:
@@ -171,5 +171,6 @@ def _if_missing(values: dict[str, torch.Tensor], reason: str) -> dict[str, str]:
     return {name: reason for name, column in values.items() if column.isnan().any()}
 
 
-def _power(spectrum: torch.Tensor) -> torch.Tensor:
+def power(spectrum: torch.Tensor) -> torch.Tensor:
+    """|F|^2 of each coefficient."""
     return spectrum.real.square() + spectrum.imag.square()

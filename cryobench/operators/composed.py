@@ -35,8 +35,10 @@ from cryobench.core import (
 )
 from cryobench.errors import IncompatibleError
 from cryobench.numerics.linalg import conjugate_gradients, norm, per_item
+from cryobench.operators.aliased import AliasedOperator
 from cryobench.operators.identity import IdentityOperator
 from cryobench.operators.spectral import SpectralOperator, product
+from cryobench.operators.subsampling import SubsamplingOperator
 from cryobench.spec import Component
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
@@ -62,6 +64,11 @@ class Composed(OperatorRecipe):
     def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The dimensions of the inner operator."""
         return self.inner.dims
+
+    @property
+    def floor(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the outer operator."""
+        return self.outer.floor
 
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
         between = check_operator(self.inner, imaging)
@@ -107,7 +114,8 @@ def _of(part: str, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
-    """`outer` after `inner`; in closed form if one is the identity or both are diagonal in the Fourier basis.
+    """`outer` after `inner`; in closed form if one is the identity, both are diagonal in the Fourier basis, or `outer`
+    decimates sides that are multiples of its steps after an `inner` that is diagonal there.
 
     Raises `IncompatibleError` if the output of `inner` does not fit the input of `outer`.
     """
@@ -122,6 +130,8 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
         return outer
     if isinstance(outer, SpectralOperator) and isinstance(inner, SpectralOperator):
         return product(outer, inner)
+    if isinstance(outer, SubsamplingOperator) and outer.even and isinstance(inner, SpectralOperator):
+        return AliasedOperator(outer, inner)
     return ComposedOperator(outer, inner)
 
 
@@ -233,6 +243,11 @@ class ComposedOperator(LinearOperator):
     @property
     def rank(self) -> int:
         return min(self.outer.rank, self.inner.rank)
+
+    @property
+    def positions(self) -> tuple[torch.Tensor, ...] | None:
+        """Those of the outer operator where the inner one is diagonal in Fourier, and does not move the image."""
+        return self.outer.positions if isinstance(self.inner, SpectralOperator) else None
 
     @cached_property
     def mean_response(self) -> torch.Tensor:

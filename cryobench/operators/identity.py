@@ -46,6 +46,10 @@ class IdentityOperator(FactoredOperator):
         return y.clone()
 
     @property
+    def positions(self) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.arange(n, dtype=torch.float64) for n in self.image_shape)
+
+    @property
     def transfer(self) -> torch.Tensor:
         *others, W = self.image_shape
         return torch.ones((1, 1, *others, W // 2 + 1), dtype=torch.float64, device=self.device)

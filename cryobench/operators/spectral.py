@@ -130,10 +130,15 @@ def product(outer: SpectralOperator, inner: SpectralOperator) -> SpectralOperato
         device=inner.device,
     )
     operator.noise_in_range = outer.noise_in_range
+    operator.nonnegative = outer.nonnegative and inner.nonnegative
     return operator
 
 
 def multiply_spectrum(weight: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """F^-1 diag(weight) F image: [1 or B, 1, *S[:-1], S[-1] // 2 + 1] real, and image and result [B, 1, *S]."""
+    """F^-1 diag(weight) F image: [1 or B, 1, *S[:-1], S[-1] // 2 + 1], and image and result [B, 1, *S].
+
+    weight: real, or complex with weight(-k) the conjugate of weight(k).
+    """
     shape = image.shape[2:]
-    return irfftn(weight.to(image.dtype) * rfftn(image, len(shape)), shape)
+    dtype = image.dtype.to_complex() if weight.is_complex() else image.dtype
+    return irfftn(weight.to(dtype) * rfftn(image, len(shape)), shape)

@@ -39,7 +39,6 @@ from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIO
 from cryobench.source_code import code_digest
 from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
-FLOOR = "pinv"
 CEILING = "ceiling"
 """The name of the reference row that the runner computes from the truth; reserved."""
 CEILING_VERSION = 1
@@ -232,8 +231,11 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
         raise ParameterError(
             f"--solver {CEILING} is not a solver but a reference computed from the truth; use --ceiling"
         )
-    solvers = _chosen(request, registry)
     operators = _unique(_make_all(registry, "operators", request.operators))
+    added = {o.floor for o in operators} if request.floor else set()
+    floors = {text: choose(text, registry, presets_folder(request.presets)) for text in sorted(added)}
+    requested = _chosen(request.solvers, request, registry)
+    solvers = _chosen([*floors, *request.solvers], request, registry)
     noises = _unique(_make_all(registry, "noises", request.noises))
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
     _check_columns(metrics)
@@ -254,20 +256,25 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
 
     specs = cache(partial(_specs, registry))
     cells = [
-        _cell(registry, specs, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii)
+        _cell(
+            registry, specs, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii,
+            floor=chosen is not None and _is_floor(chosen, operator, registry),
+        )
         for seed in request.seeds
         for dataset, radii in zip(datasets, circles, strict=True)
         for operator in operators
         for noise in noises
-        for chosen in [*solvers, *([None] if request.ceiling else [])]
-    ]
+        for chosen in [
+            *_with_floor(floors.get(operator.floor), requested),
+            *([None] if request.ceiling else []),
+        ]
+    ]  # fmt: skip
     unique = list({cell.key: cell for cell in cells}.values())
     return Plan(request, unique, metrics, device, dtype, batch, environment.git_commit())
 
 
-def _chosen(request: Request, registry: Registry) -> list[Chosen]:
-    """The solvers of a request, the floor first, without duplicates of the same solver and preset."""
-    texts = [*([FLOOR] if request.floor else []), *request.solvers]
+def _chosen(texts: Sequence[str], request: Request, registry: Registry) -> list[Chosen]:
+    """The solvers of these specs, without duplicates of the same solver and preset."""
     chosen = [choose(text, registry, presets_folder(request.presets)) for text in texts]
     for text, each in zip(texts, chosen, strict=True):
         check_kind("solvers", text, each.solver)
@@ -275,6 +282,19 @@ def _chosen(request: Request, registry: Registry) -> list[Chosen]:
     for each in chosen:
         first.setdefault((each.solver, each.preset), each)
     return list(first.values())
+
+
+def _with_floor(floor: Chosen | None, solvers: Sequence[Chosen]) -> list[Chosen]:
+    """The floor and the solvers, the floor once."""
+    if floor is None:
+        return list(solvers)
+    return [floor, *(each for each in solvers if (each.solver, each.preset) != (floor.solver, floor.preset))]
+
+
+def _is_floor(chosen: Chosen, operator: OperatorRecipe, registry: Registry) -> bool:
+    """Whether a solver is the floor of an operator, which is made only if the solver has its name."""
+    named = registry.spec_of(chosen.solver).name == parse(operator.floor).name
+    return named and chosen.solver == registry.make("solvers", operator.floor)
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:
@@ -400,6 +420,8 @@ def _cell(
     dtype: str,
     within: Within,
     radii: tuple[float, ...] | None,
+    *,
+    floor: bool,
 ) -> Cell:
     parts = {} if chosen is None else {"solver": chosen.solver}
     parts |= {"operator": operator, "noise": noise}
@@ -443,7 +465,7 @@ def _cell(
         priors=plain([details for details in (_details(prior, dataset.shape, chosen) for prior in priors) if details]),
         identity=identity,
         key=content_hash(identity | {"images": dataset.key} | ({"code": made_by.code} if made_by.code else {})),
-        floor=resolved["solver"] == FLOOR,
+        floor=floor,
         within=str(within),
         radii=radii,
         tuned_on=frozenset() if chosen is None else chosen.tuned_on,

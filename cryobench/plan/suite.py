@@ -72,7 +72,7 @@ def plans(suite: SuiteFile, registry: Registry, *, device: str = "cpu", batch: i
         except CryobenchError as error:
             raise _at(suite, part.line, error) from error
         else:
-            cells = _kept(plan.cells, suite.excluded, floor_listed=grid.FLOOR in shown["solvers"])
+            cells = _kept(plan.cells, suite.excluded, listed=shown["solvers"])
             found.append(dataclasses.replace(plan, cells=[cell for cell in cells if cell.key not in seen]))
             seen |= {cell.key for cell in found[-1].cells}
     if found and not any(plan.cells for plan in found):
@@ -129,14 +129,14 @@ def _texts(specs: Sequence[LocatedSpec]) -> tuple[str, ...]:
     return tuple(spec.text for spec in specs)
 
 
-def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, floor_listed: bool) -> Iterator[Cell]:
+def _kept(cells: Sequence[Cell], rules: Sequence[Rule], *, listed: Sequence[str]) -> Iterator[Cell]:
     """The cells that no rule excludes, with floor and ceiling for every problem that has another cell.
 
-    floor_listed: whether the suite lists the floor among its solvers.
+    listed: the solvers that the suite lists, which may include a floor.
     """
     included = [not is_excluded(cell, rules) for cell in cells]
     problems = {_problem(cell) for cell, kept in zip(cells, included, strict=True)
-                if kept and not cell.ceiling and (floor_listed or not cell.floor)}  # fmt: skip
+                if kept and not cell.ceiling and (not cell.floor or cell.labels["solver"] in listed)}  # fmt: skip
     for cell, kept in zip(cells, included, strict=True):
         if _problem(cell) in problems and (kept or cell.floor or cell.ceiling):
             yield cell

@@ -65,7 +65,12 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(
             f"the solver returned a deviation and an info {DEVIATION!r}, which is reserved; rename the info"
         )
-    return Reconstruction(x, info, curves, deviation)
+    samples = answer.samples
+    if samples is not None and (type(samples) is not int or samples < 2 or deviation is None):
+        raise PluginError(
+            f"the solver's number of samples is {samples!r}, expected 2 or more with a deviation, or None"
+        )
+    return Reconstruction(x, info, curves, deviation, samples=samples)
 
 
 def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:

@@ -91,7 +91,9 @@ def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconst
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
     halves = None if reconstruction.halves is None else (reconstruction.halves[0][part], reconstruction.halves[1][part])
-    return Reconstruction(reconstruction.x[part], info, deviation=deviation, halves=halves)
+    return Reconstruction(
+        reconstruction.x[part], info, deviation=deviation, halves=halves, samples=reconstruction.samples
+    )
 
 
 def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:

@@ -216,4 +216,5 @@ def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     deviation = torch.cat(deviations) if len(deviations) == len(parts) else None
     if deviation is not None:
         info[DEVIATION] = deviation.double().square().mean(dim=item_axes(deviation)).sqrt()
-    return Reconstruction(torch.cat([part.x for part in parts]), info, curves, deviation)
+    samples = parts[0].samples if len({part.samples for part in parts}) == 1 else None
+    return Reconstruction(torch.cat([part.x for part in parts]), info, curves, deviation, samples=samples)

@@ -104,15 +104,18 @@ def splitting(
     *,
     lam: float = 1.0,
     kinds: Sequence[int] = (0,),
+    axes: Sequence[int] = (0,),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Half-quadratic splitting from the minimum-norm solution, as in `hqs`: yields (x, denoised z) for each level.
 
-    kinds: symmetries (`transformed`) applied to x before the network, one per step in turn.
+    kinds: symmetries (`transformed`) applied to x before the network, one per step in turn. axes: the axis of x, 0 for
+    z, that the network sees as its first, likewise; a prior of volumes that works on planes has planes across it.
     """
     x = least_squares
     for k, s in enumerate(levels):
-        kind = kinds[k % len(kinds)]
-        z = inverse_transformed(model.denoise(transformed(x, kind), s), kind)
+        kind, axis = kinds[k % len(kinds)], 2 + axes[k % len(axes)]
+        turned = transformed(x.movedim(axis, 2), kind)
+        z = inverse_transformed(model.denoise(turned, s), kind).movedim(2, axis).contiguous()
         if s > MEAN_ONLY:
             bound = mean_bound(model, z)
             z = z.clamp(-bound, bound)

@@ -35,6 +35,8 @@ class Hqs(WithDiffusion):
     part of the image. The high level requires a network that predicts the image or v: for a network that predicts the
     noise, z contains the error and the rounding of the prediction multiplied by s.
 
+    With the prior `planes`, a network of images is applied to the planes of volumes across z, y and x in turn.
+
     If the network was trained on images in all eight rotations and flips, each step transforms x_k by another of them,
     so that errors that are not equivariant average out (Terris et al. 2024, "Equivariant plug-and-play image
     reconstruction").
@@ -58,13 +60,26 @@ class Hqs(WithDiffusion):
             if value != "auto" and not 0 < value < math.inf:
                 raise ParameterError(f"hqs: {name} must be positive, got {value:g}")
 
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the prior."""
+        return self.prior.dims
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if len(problem.operator.measurement_shape) != len(problem.operator.domain_shape):
+            return "hqs needs measurements with as many axes as the image"
+        return super().unsupported(problem)
+
     @torch.no_grad()
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
-        H, W = problem.operator.image_shape
-        kinds = range(SYMMETRIES) if self.turns and self.prior.trained_with_symmetries and H == W else [0]
+        shape = problem.operator.image_shape
+        square = len(set(shape)) == 1
+        kinds = range(SYMMETRIES) if self.turns and self.prior.trained_with_symmetries and square else [0]
+        axes = range(len(shape)) if len(shape) == 3 else [0]
         x = least_squares = minimum_norm(problem)
-        steps = splitting(problem, model, least_squares, self.levels(model.prediction), lam=self.lam, kinds=kinds)
+        levels = self.levels(model.prediction)
+        steps = splitting(problem, model, least_squares, levels, lam=self.lam, kinds=kinds, axes=axes)
         for k, (x, z) in enumerate(steps):
             recording.offer(x, z)
             if progress is not None:

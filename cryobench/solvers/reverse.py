@@ -50,7 +50,7 @@ class WithDiffusion(Solver):
             found = self.solve_in_range(scale.problem(problem), rng=rng, progress=progress)
         deviation = None if found.deviation is None else (found.deviation / scale.factor).to(found.deviation.dtype)
         info = found.info | {"prior_scale": scale.factor.flatten()}
-        return Reconstruction(scale.undo(found.x), info, found.curves, deviation)
+        return Reconstruction(scale.undo(found.x), info, found.curves, deviation, samples=found.samples)
 
     @abstractmethod
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
@@ -158,7 +158,7 @@ class Sampler(WithDiffusion):
             return Reconstruction(mean.to(problem.y.dtype))
         variance = (square - self.samples * mean.square()).clamp_min(0) / (self.samples - 1)
         deviation = variance.sqrt().to(problem.y.dtype)
-        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation)
+        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation, samples=self.samples)
 
 
 def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:

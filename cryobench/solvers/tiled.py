@@ -112,10 +112,11 @@ class Tiled(Solver):
                 x[(i, slice(None), *window)] += weights * answer.x[j]
                 if deviation is not None and answer.deviation is not None:
                     deviation[(i, slice(None), *window)] += weights * answer.deviation[j]
-            numbers.append(Reconstruction(x[:0], answer.info, answer.curves))
+            numbers.append(Reconstruction(x[:0], answer.info, answer.curves, samples=answer.samples))
             report(1, 1)
         info, curves = _means(numbers, problem.batch)
-        return Reconstruction(x, info, curves, deviation)
+        samples = numbers[0].samples if deviation is not None else None
+        return Reconstruction(x, info, curves, deviation, samples=samples)
 
     def windows(self, operator: LinearOperator) -> list[Window]:
         """The windows of the images of an operator. Raises `Unsupported` if `tile` is too small for its blocks."""
@@ -291,6 +292,10 @@ class WindowsOperator(LinearOperator):
     def transfer(self) -> torch.Tensor | None:
         found = [transfer for part in self._parts if (transfer := part.transfer) is not None]
         return torch.cat(found) if len(found) == len(self._parts) else None
+
+    @property
+    def positions(self) -> tuple[torch.Tensor, ...] | None:
+        return self._parts[0].positions
 
     @cached_property
     def mean_response(self) -> torch.Tensor:

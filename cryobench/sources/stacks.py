@@ -23,7 +23,7 @@ from cryobench.core.source import Source, Stack, size_text
 from cryobench.errors import DataError, DataWarning, ParameterError
 from cryobench.io.formats import FORMATS, FileImages, open_images
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import ImageFile, ReadImages, changed
+from cryobench.io.image_files import ImageFile, ReadImages, changed, files_of
 from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
 from cryobench.limits import check_memory
 
@@ -157,7 +157,8 @@ class FileStack(Stack):
         if self._path is None:
             return None
         numbers = np.unique(self._file_of[list(images)]).tolist()
-        return list(dict.fromkeys([self._path, *(self._images.file(number).path for number in numbers)]))
+        found = files_of(self._images.file(number) for number in numbers)
+        return None if found is None else list(dict.fromkeys([self._path, *found]))
 
     def _stored(self) -> Shape:
         """The shape of the images in the files."""

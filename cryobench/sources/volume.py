@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +19,22 @@ from cryobench.core import Shape, Source, Stack
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import ImageFile, changed, mrc_header, open_mrc, open_npy
-from cryobench.io.mrc_header import MrcHeader
+from cryobench.io.image_files import ImageFile, ReadImages, changed, cubic, files_of, mrc_header, open_mrc, open_npy
 from cryobench.io.paths import matching_files, suffix_of
+from cryobench.io.tiff import open_tiff
+from cryobench.io.zarr_files import open_zarr
 from cryobench.limits import check_memory
+from cryobench.sources.sections import View, viewed
 
-SUFFIXES = (".mrc", ".map", ".mrcs", ".npy")
+SUFFIXES = (".mrc", ".map", ".mrcs", ".npy", ".tif", ".tiff", ".zarr")
 _BYTES_PER_VOXEL = 48
 """Peak memory in bytes when a volume is resampled, for each voxel stored and resampled."""
-ISOTROPIC = 1e-3
-"""Relative difference of voxel sizes that counts as rounding: headers often have cells with three decimals."""
 
 
 @dataclass(frozen=True)
 class Volume(Source):
-    """Volumes of MRC maps (one per file, or several as an MRC2014 volume stack) or of .npy files [D, H, W] or
-    [N, D, H, W].
+    """Volumes of MRC maps (one per file, or several as an MRC2014 volume stack), of .npy files [D, H, W] or
+    [N, D, H, W], TIFFs with a page for each section, OME-Zarr, or folders with a file for each section.
 
     Volumes are arrays in the order z, y, x, for any axis order in the header of the map. All must have the same shape.
     Maps with non-cubic voxels are refused, because shells and balls would be ellipsoids.
@@ -48,6 +49,12 @@ class Volume(Source):
         int | None, "crop volumes to a cube and resample them in Fourier space to this many voxels a side"
     ] = None
     invert: Annotated[bool, "multiply by -1: contrast inversion"] = False
+    sections: Annotated[
+        bool, "the files of a folder are the sections of one volume, in the order of the numbers in their names"
+    ] = False
+    view: Annotated[View, "whole volumes, their sections Y x X as images, or their reslices Z x X as images"] = (
+        "volumes"
+    )
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -55,11 +62,17 @@ class Volume(Source):
         if self.size is not None and self.size < 2:
             raise ParameterError(f"volume: size must be at least 2 voxels, got {self.size}")
 
-    def open(self) -> VolumeStack:
+    def open(self) -> Stack:
         """Open the maps by their headers. Raises `DataError` for a file that cannot be read as volumes."""
         paths = [path for text in self.path for path in matching_files(text, SUFFIXES, "maps")]
+        if self.sections:
+            volumes = VolumeStack(
+                self.path[0], [_joined(Path(self.path[0]), paths)], size=self.size, invert=self.invert
+            )
+            return viewed(volumes, self.view)
         label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        return VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
+        volumes = VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
+        return viewed(volumes, self.view)
 
 
 class VolumeStack(Stack):
@@ -107,15 +120,40 @@ class VolumeStack(Stack):
             volume = fourier_resize(square_crop(volume), self._size)
         return -volume if self._invert else volume
 
-    def files(self, images: Sequence[int]) -> list[Path]:
-        """The files of these volumes."""
-        return list(dict.fromkeys(self._volumes[index][0].path for index in images))
+    def files(self, images: Sequence[int]) -> list[Path] | None:
+        """The files of these volumes; None for those of Zarr folders."""
+        return files_of(self._volumes[index][0] for index in images)
 
     def pixel_size(self, index: int) -> float | None:
         """Å per voxel of the volume as read, or None if unknown."""
         self.check(index)
         stored = self._volumes[index][0].pixel_size
         return stored if stored is None or self._size is None else stored * min(self._stored) / self._size
+
+
+def _joined(folder: Path, paths: Sequence[Path]) -> ImageFile:
+    """Files of one image each as the sections of one volume, in the order of the numbers in their names. Raises
+    `DataError` for files of several images or of different shapes."""
+    ordered = sorted(paths, key=lambda path: (*(int(n) for n in re.findall(r"\d+", path.stem)), path.name))
+    files = []
+    for path in ordered:
+        open_one = {".npy": open_npy, ".tif": open_tiff, ".tiff": open_tiff}.get(suffix_of(path))
+        file = open_mrc(path, as_stack=True) if open_one is None else open_one(path)
+        if file.count != 1 or (files and file.shape != files[0].shape):
+            what = f"{file.count} of {size_text(file.shape)}"
+            wanted = f"of {size_text(files[0].shape)} as in {files[0].path.name}" if files else ""
+            raise DataError(f"{path} has {what} pixels; expected one section {wanted}: leave it out, or resample it")
+        files.append(file)
+
+    def open_sections() -> ReadImages:
+        def read(first: int, out: np.ndarray) -> None:
+            for file, section in zip(files, out[0], strict=True):
+                file.open()(0, section[None])
+
+        return read
+
+    shape = (len(files), *files[0].shape)
+    return ImageFile(folder, 1, shape, files[0].pixel_size, open_sections, tuple(ordered))
 
 
 def _opened(path: Path) -> ImageFile:
@@ -125,7 +163,8 @@ def _opened(path: Path) -> ImageFile:
             f"{path} has the unknown suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}, for maps also with .gz or "
             ".bz2"
         )
-    file = open_npy(path, axes=3) if suffix == ".npy" else _opened_map(path)
+    openers = {".npy": open_npy, ".tif": open_tiff, ".tiff": open_tiff, ".zarr": open_zarr}
+    file = openers[suffix](path, axes=3) if suffix in openers else _opened_map(path)
     if min(file.shape) < 2:
         raise DataError(f"{path} holds a volume of {size_text(file.shape)} voxels; expected at least 2 a side")
     return file
@@ -137,17 +176,4 @@ def _opened_map(path: Path) -> ImageFile:
     header = mrc_header(path)
     if suffix_of(path) == ".mrcs" and not header.is_volume_stack:
         raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
-    return dataclasses.replace(file, pixel_size=_voxel_size(path, header))
-
-
-def _voxel_size(path: Path, header: MrcHeader) -> float | None:
-    """Å per voxel, or None if the header lacks it. Raises `DataError` unless it is the same along x, y and z."""
-    sizes = [size for size in header.voxel if size is not None]
-    if len(sizes) < 3:
-        return None
-    if max(sizes) - min(sizes) > ISOTROPIC * min(sizes):
-        raise DataError(
-            f"{path} has voxels of {' x '.join(f'{size:.4g}' for size in sizes)} Å along x, y and z; expected cubes: "
-            "resample the map, or correct the cell in its header"
-        )
-    return sizes[0]
+    return dataclasses.replace(file, pixel_size=cubic(path, header.voxel[::-1]))

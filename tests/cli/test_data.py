@@ -143,7 +143,7 @@ def test_convert_without_normalisation_preserves_the_data(cli, tmp_path, suffix)
         (["info", "simulate:6zu6"], "neither a packaged structure nor a file"),
         (["info", "a.mrcs", "--sheet", "no/sheet.png"], "the folder no does not exist"),
         (["info", "a.mrcs", "--sheet", "s.png", "--clean"], "the clean images of a.mrcs are not known"),
-        (["convert", "a.mrcs", "b.tif"], "its suffix is '.tif'; expected one of .mrcs, .npy"),
+        (["convert", "a.mrcs", "b.jpg"], "its suffix is '.jpg'; expected one of .mrcs, .npy, .tif, .tiff, .zarr"),
         (["convert", "a.mrcs", "a.mrcs"], "a.mrcs exists; give another"),
         (["convert", "a.mrcs", "b.mrcs", "--normalize", "p95"], "has negative pixels"),
         (["convert", "a.mrcs", "b.mrcs", "--normalize", "median"], "unknown normalisation 'median'"),

@@ -10,12 +10,34 @@ import torch
 from cases import case_of, images, measure
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
-from cryobench.metrics import determined, fidelity, halves, p95, perceptual, spectral, uncertainty
+from cryobench.metrics import (
+    cones,
+    determined,
+    fidelity,
+    halves,
+    missing_sections,
+    p95,
+    perceptual,
+    spectral,
+    texture,
+    uncertainty,
+)
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 METRICS = [
     made
-    for module in (determined, fidelity, halves, p95, perceptual, spectral, uncertainty)
+    for module in (
+        cones,
+        determined,
+        fidelity,
+        halves,
+        missing_sections,
+        p95,
+        perceptual,
+        spectral,
+        texture,
+        uncertainty,
+    )
     for made in vars(module).values()
     if isinstance(made, type) and issubclass(made, Metric) and made.__module__ == module.__name__
 ]
@@ -29,7 +51,7 @@ def test_the_table_has_every_column():
 
 
 def test_every_metric_has_a_docstring():
-    assert len(METRICS) == 20
+    assert len(METRICS) == 26
     made_up = [metric for metric in METRICS if (metric.__doc__ or "").startswith(f"{metric.__name__}(")]
     assert not made_up  # what a dataclass without a docstring is given
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from cases import alone, case_of, images, measure
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
+from scipy.stats import t as student
 
-from cryobench.metrics.uncertainty import LEVELS, Coverage, Diversity
+from cryobench.core import Reconstruction
+from cryobench.metrics.uncertainty import LEVELS, Calibration, Coverage, Diversity
 
 SHAPE = (128, 128)
 
@@ -60,7 +62,7 @@ def test_diversity_is_the_root_mean_square_in_units_of_the_data_range(drawn):
     np.testing.assert_allclose(value, [math.sqrt(np.mean((d / 2) ** 2)) for d in deviation.numpy()])
 
 
-@pytest.mark.parametrize("metric", [Coverage(), Diversity()])
+@pytest.mark.parametrize("metric", [Coverage(), Calibration(), Diversity()])
 def test_a_solver_without_deviations_has_no_number_but_a_reason(metric):
     truth = images(2, (16, 16))
     measured = measure(metric, case_of(truth), truth)
@@ -70,7 +72,7 @@ def test_a_solver_without_deviations_has_no_number_but_a_reason(metric):
     assert not measured.curves
 
 
-@pytest.mark.parametrize("metric", [Coverage(), Diversity()])
+@pytest.mark.parametrize("metric", [Coverage(), Calibration(), Diversity()])
 def test_results_do_not_depend_on_the_batch_or_on_pixels_outside_the_circle(drawn, metric):
     truth, x, deviation = drawn
     case = case_of(truth, within=[20, 30])
@@ -81,3 +83,78 @@ def test_results_do_not_depend_on_the_batch_or_on_pixels_outside_the_circle(draw
     for name, value in many.values.items():
         torch.testing.assert_close(one.values[name], value[1:])
         torch.testing.assert_close(ignored.values[name], value)
+
+
+# ------------------------------------------------------------------------------------------ means of K draws
+
+
+@pytest.fixture(scope="module")
+def posterior() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Truths [B, 1, 2, 2] of a Gaussian prior, and the mean [B, 4] and covariance of p(x | y) for y = A x + n each:
+    C = (S^-1 + A^T A / s^2)^-1, m = C A^T y / s^2."""
+    g = torch.Generator().manual_seed(11)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    L, A, s = draw(4, 4), draw(3, 4), 0.3
+    S = L @ L.T + 0.1 * torch.eye(4)
+    x = draw(20000, 4) @ torch.linalg.cholesky(S).T
+    y = x @ A.T + s * draw(20000, 3)
+    C = torch.linalg.inv(torch.linalg.inv(S) + A.T @ A / s**2)
+    return x.reshape(-1, 1, 2, 2), y @ A @ C.T / s**2, C
+
+
+def draws_of(posterior, K: int) -> Reconstruction:
+    truth, mean, C = posterior
+    g = torch.Generator().manual_seed(K)
+    noise = torch.randn((K, *mean.shape), generator=g, dtype=torch.float64)
+    samples = (mean + noise @ torch.linalg.cholesky(C).T).reshape(K, *truth.shape)
+    return Reconstruction(samples.mean(0), deviation=samples.std(0), samples=K)
+
+
+@pytest.mark.parametrize("K", [2, 8, 64])
+def test_intervals_from_K_exact_draws_cover_what_they_state(posterior, K):
+    truth, drawn = posterior[0], draws_of(posterior, K)
+    measured = Coverage().measure(case_of(truth), drawn)
+    for name, level in (("coverage_68", 0.68), ("coverage", 0.9), ("coverage_95", 0.95)):
+        error = 4 * math.sqrt(level * (1 - level) / len(truth))  # as if the four pixels of an image were one
+        assert measured.values[name].mean().item() == pytest.approx(level, abs=error)
+    # a normal distribution around the mean of few draws is too narrow, by a known amount
+    normal = Coverage().measure(case_of(truth), Reconstruction(drawn.x, deviation=drawn.deviation))
+    wanted = 2 * student.cdf(norm.ppf(0.84) / math.sqrt(1 + 1 / K), K - 1) - 1
+    assert normal.values["coverage_68"].mean().item() == pytest.approx(wanted, abs=0.015)
+    assert K != 8 or wanted == pytest.approx(0.62, abs=0.005)
+
+
+def test_the_size_of_errors_of_K_exact_draws_is_as_predicted(posterior):
+    truth, drawn = posterior[0], draws_of(posterior, 8)
+    # all images as one, so that the deviation differs between pixels
+    case, x, s = case_of(truth.reshape(1, 1, -1, 2)), drawn.x.reshape(1, 1, -1, 2), drawn.deviation.reshape(1, 1, -1, 2)
+    values = Calibration().measure(case, Reconstruction(x, deviation=s, samples=8)).values
+    assert values["calibration_ratio"].item() == pytest.approx(1, abs=0.02)
+    alone = Calibration().measure(case, Reconstruction(x, deviation=s)).values
+    assert alone["calibration_ratio"].item() == pytest.approx(values["calibration_ratio"].item() * math.sqrt(9 / 8))
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_calibration_has_closed_forms_for_known_deviations(drawn, factor):
+    truth, x, deviation = drawn
+    values = measure(Calibration(), case_of(truth), x, factor * deviation).values
+    for i in range(2):
+        assert values["calibration_ratio"][i].item() == pytest.approx(1 / factor, abs=0.03)
+        assert values["calibration_slope"][i].item() == pytest.approx(1 / factor**2, abs=0.06)
+        ranks = [rankdata(v[i].flatten().numpy()) for v in ((x - truth).abs(), deviation)]
+        assert values["calibration_rank"][i].item() == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def test_a_deviation_that_does_not_tell_where_the_error_is(drawn):
+    truth, x, deviation = drawn
+    shuffled = deviation.flatten(1)[:, torch.randperm(128**2, generator=torch.Generator().manual_seed(0))]
+    values = measure(Calibration(), case_of(truth), x, shuffled.reshape(deviation.shape)).values
+    assert values["calibration_ratio"].tolist() == pytest.approx([1, 1], abs=0.03)
+    assert values["calibration_slope"].tolist() == pytest.approx([0, 0], abs=0.06)
+    assert values["calibration_rank"].tolist() == pytest.approx([0, 0], abs=0.03)
+    same = measure(Calibration(), case_of(truth), x, torch.full_like(deviation, 0.1))
+    assert same.values["calibration_slope"].isnan().all()
+    assert "the same in all pixels" in same.unmeasured["calibration_slope"]

@@ -10,16 +10,19 @@ import pytest
 import torch
 
 import cryobench as cb
-from cryobench.core import Problem, Progress, Reconstruction, Solver, meters
+from cryobench.core import Case, Problem, Progress, Reconstruction, Solver, meters
 from cryobench.errors import IncompatibleError, PluginError
 from cryobench.measuring.measure import Acquisition, measure
 from cryobench.measuring.measurements import Measurements, load
 from cryobench.measuring.reconstruct import reconstruct
+from cryobench.metrics.uncertainty import Coverage
 from cryobench.plan.dataset import open_stack
 from cryobench.plan.presets import Setting, add_setting
 from cryobench.registry import installed
 from cryobench.rng import Rng
+from cryobench.runner.scoring import score
 from cryobench.runner.solving import solve
+from cryobench.solvers.tiled import Tiled
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,18 @@ class Wrong(Solver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         x = problem.operator.A_adjoint(problem.y)
+        if self.how == "samples":
+            return Reconstruction(x, deviation=torch.ones_like(x), samples=1)
         return Reconstruction({"nan": x / 0, "shape": x[:, 0], "dtype": x.double()}[self.how])
+
+
+@dataclass(frozen=True)
+class Four(Solver):
+    """States that it is the mean of four draws."""
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        x = problem.operator.A_adjoint(problem.y)
+        return Reconstruction(x, deviation=torch.ones_like(x), samples=4)
 
 
 @pytest.fixture
@@ -65,7 +79,13 @@ def test_global_random_state_is_isolated_in_every_caller(measured):
 
 
 @pytest.mark.parametrize(
-    ("how", "message"), [("nan", "not finite"), ("shape", "returned shape"), ("dtype", "torch.float64")]
+    ("how", "message"),
+    [
+        ("nan", "not finite"),
+        ("shape", "returned shape"),
+        ("dtype", "torch.float64"),
+        ("samples", "number of samples is 1"),
+    ],
 )
 def test_reconstructions_are_checked_in_every_caller(how, message, measured):
     A = cb.operator("sumpool:4", shape=(32, 32))
@@ -73,6 +93,22 @@ def test_reconstructions_are_checked_in_every_caller(how, message, measured):
         cb.solve(Wrong(how), A, measured.y)
     with pytest.raises(PluginError, match=message):
         list(reconstruct(measured, Wrong(how), installed()))
+
+
+@pytest.mark.parametrize("solver", [Four(), Tiled(Four(), tile=16, overlap=4)])
+def test_the_number_of_draws_reaches_the_metrics(solver):
+    A = cb.operator("sumpool:4", shape=(32, 32))
+    y = torch.rand((5, *A.measurement_shape))
+    problem = Problem(A, y, installed().make("noises", "none"), y.new_zeros((5, 1, 1, 1)))
+    answer = solve(solver, problem, list("abcde"), seed=0, batch=2).reconstruction
+    assert answer.samples == 4
+    truth = answer.x + 1.0  # at t = 1 / sqrt(1 + 1/4) of Student's t with 3 degrees of freedom, 0.56 is covered
+    case = Case(problem, truth, list("abcde"), [None] * 5)
+    for level, covered in (("coverage_68", 1.0), ("coverage", 1.0)):
+        assert score([Coverage()], case, answer, batch=2).values[level] == [covered] * 5
+    curve = score([Coverage()], case, answer, batch=2).curves["coverage"]
+    assert (curve[:, :11] == 0).all()  # of levels up to 0.55
+    assert (curve[:, 11:] == 1).all()
 
 
 def test_solve_returns_the_reconstruction_and_its_cost():

@@ -548,6 +548,7 @@ def test_samples_give_the_mean_and_deviation_of_separate_draws(name, prior):
     torch.testing.assert_close(found.deviation.double(), torch.stack(each).std(0), rtol=1e-4, atol=1e-4)
     one = few(name, prior).solve(problem, rng=rng(3))
     assert one.deviation is None
+    assert (found.samples, one.samples) == (3, None)
     torch.testing.assert_close(one.x.double(), each[0], rtol=0, atol=0)
 
 

@@ -750,9 +750,9 @@ def test_missing_files_folders_and_unknown_suffixes_are_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "a.star")
     (tmp_path / "folder.mrcs").mkdir()
     assert "is a folder" in refused(tmp_path / "folder.mrcs")
-    (tmp_path / "a.tif").write_bytes(b"II*")
-    message = refused(tmp_path / "a.tif")
-    assert "'.tif'" in message
+    (tmp_path / "a.jpg").write_bytes(b"II*")
+    message = refused(tmp_path / "a.jpg")
+    assert "'.jpg'" in message
     assert all(suffix in message for suffix in FORMATS)
     assert "volume:" not in message
 

@@ -40,6 +40,10 @@ TOYS = {
 }
 BUILT_IN = {
     "operators": {
+        "bin": "bin:3",
+        "blur": "blur:0.8",
+        "decimate": "decimate:2,axis=1",
+        "slices": "slices:3,thickness=2",
         "sumpool": "sumpool:4,count=2,mask=random_gaussian",
         "fourier": "fourier:0.5",
         "composed": "sumpool:2@ctf",
@@ -48,6 +52,7 @@ BUILT_IN = {
         "cross_spectrum": "cross_spectrum:{sums}",
         "diffusion": "diffusion:{network}",
         "denoiser": "denoiser:{denoiser}",
+        "planes": "planes:{network}",
     },
     "sources": {
         "file": "file:{images}",
@@ -55,6 +60,7 @@ BUILT_IN = {
         "pairs": "pairs:{images},even={images}",
         "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
         "sums": "sums:{sums}",
+        "tissue": "tissue:3,depth=8,size=16,view=reslices",
         "volume": "volume:{volume}",
     },
     "objectives": {"ddpm": "{}:tiny"} | dict.fromkeys(("noise2noise", "supervised"), "{}:patch=16"),

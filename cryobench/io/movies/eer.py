@@ -14,7 +14,7 @@ import numpy as np
 from cryobench.errors import DataError
 from cryobench.io.image_files import check_file
 from cryobench.io.movies.movie import Movie
-from cryobench.io.movies.tiff import check_whole, gray_image, reading, tifffile
+from cryobench.io.tiff import check_whole, gray_image, reading, tifffile
 
 _EVENTS = (65000, 65001, 65002)
 """Values of the tag Compression for electron events: 8 + 4 bits, 7 + 4 bits, stated widths."""

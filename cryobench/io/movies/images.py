@@ -8,8 +8,8 @@ import numpy as np
 
 from cryobench.errors import DataError
 from cryobench.io.image_files import open_mrc
-from cryobench.io.movies.tiff import read_tiff_image
 from cryobench.io.paths import suffix_of
+from cryobench.io.tiff import read_tiff_image
 
 _MRC, _TIFF = (".mrc", ".mrcs", ".map"), (".tif", ".tiff", ".gain")
 SUFFIXES = (*_MRC, *_TIFF)

@@ -54,12 +54,13 @@ def _overall(heading: str, found: Sequence[Board], higher: bool) -> TableBlock |
     if len({block.label for block in blocks}) < 2:
         return None
     rows = (row for board in found for row in zip(board.columns["solver"], board.columns["floor"], strict=True))
-    floors = [solver for solver, floor in rows if floor]
-    summary = summarise(blocks, higher=higher, floor=floors[0] if floors else None)
+    floors = {solver for solver, floor in rows if floor}
+    # operators may have different floors; wins over one of them would leave out the tables of the others
+    summary = summarise(blocks, higher=higher, floor=next(iter(floors)) if len(floors) == 1 else None)
     if summary.reason:
         return None
     title = "all comparisons" + (f" of {heading}" if heading else "")
-    return TableBlock(title, _columns(summary, set(floors)), list(_remarks(summary, found[0].by)))
+    return TableBlock(title, _columns(summary, floors), list(_remarks(summary, found[0].by)))
 
 
 def _scores(board: Board) -> dict[str, float | None]:

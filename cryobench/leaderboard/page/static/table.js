@@ -62,7 +62,7 @@ function solverCell(row) {
   const below = page.role[row] === SOLVER && text("beats_floor", row) === "no";
   return [
     swatch(row), element("code", {}, solverOf(row)),
-    page.role[row] === FLOOR && badge("floor", "the closed-form least-norm solution: a baseline for all methods"),
+    page.role[row] === FLOOR && badge("floor", "the baseline of the operator: the least-norm solution, or linear interpolation"),
     page.role[row] === CEILING && badge("not ranked", "not a solver: a bound computed from the clean image"),
     seen && element("abbr", { title: seen[1] }, seen[0]),
     below && badge("below floor", "its mean is not better than that of the floor"),

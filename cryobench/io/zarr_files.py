@@ -1,0 +1,141 @@
+"""OME-Zarr images and plain Zarr arrays of three axes, of Zarr versions 2 and 3: opened by their metadata, read lazily.
+
+The metadata are those of OME-NGFF 0.4 and 0.5 (Moore et al. 2023, Histochem. Cell Biol. 160:223): of several
+resolutions the first, the finest, is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from cryobench.core import Stack
+from cryobench.core.source import size_text
+from cryobench.errors import DataError, DependencyError, described
+from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
+from cryobench.io.tiff import ANGSTROM
+
+SUFFIX = ".zarr"
+_SPACE = ("z", "y", "x")
+_CHUNK = 64
+"""Voxels a side of the chunks that are written."""
+
+
+def zarr(path: Path) -> ModuleType:
+    """The module that reads Zarr. Raises `DependencyError`, which names the file, without it."""
+    try:
+        import zarr
+    except Exception as error:  # incompatible builds of its dependencies raise more than ImportError
+        raise DependencyError(f"{path}: Zarr needs the package zarr: pip install 'cryobench[volumes]'") from error
+    return zarr
+
+
+def open_zarr(path: Path, *, axes: int = 2) -> ImageFile:
+    """Open a Zarr by its metadata: its sections across z as images, or with axes=3 one volume.
+
+    Reading images reads the chunks that contain them alone. Raises `DataError` for several channels or times, arrays
+    that are not three-dimensional or not of real numbers, and a volume whose voxels are no cubes; `DependencyError`
+    without the package zarr.
+    """
+    library = zarr(path)
+    if not path.is_dir():
+        check_file(path, "Zarr folder")
+        raise DataError(f"{path} is a file; a Zarr is a folder: unpack it, or give another")
+    try:
+        node = library.open(str(path), mode="r")
+        array, voxel = (node, {}) if hasattr(node, "shape") else _finest(path, node)
+        names = voxel.pop("axes", None)
+    except DataError:
+        raise
+    except Exception as error:  # the package raises many kinds of errors for damaged metadata
+        raise DataError(f"{path} is not a readable OME-Zarr: {described(error)}; copy it again") from error
+    names = names or [*["?"] * (array.ndim - 3), *_SPACE[-min(array.ndim, 3) :]]
+    for name, n in zip(names, array.shape, strict=False):
+        if name not in _SPACE and n != 1:
+            raise DataError(f"{path} has {n} entries along the axis {name}; expected one volume: give an array of one")
+    if [name for name in names if name in _SPACE] != list(_SPACE) or len(names) != array.ndim:
+        raise DataError(f"{path} has the axes {', '.join(map(str, names))}; expected z, y and x in this order")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds values of type {array.dtype}; expected real numbers, such as uint8")
+    shape = tuple(int(n) for name, n in zip(names, array.shape, strict=True) if name in _SPACE)
+    if min(shape) < 1:
+        raise DataError(f"{path} holds no voxels: its shape is {size_text(shape)}")
+    lead = tuple(0 if name not in _SPACE else slice(None) for name in names)
+    z = lead.index(slice(None))
+
+    def read_sections(first: int, out: np.ndarray) -> None:
+        out[...] = _chosen(path, array, (*lead[:z], slice(first, first + len(out)), *lead[z + 1 :]))
+
+    def read_volume(first: int, out: np.ndarray) -> None:
+        read_sections(0, out[0])
+
+    sizes = [voxel.get(name) for name in _SPACE]
+    if axes == 3:
+        return ImageFile(path, 1, shape, cubic(path, sizes), lambda: read_volume)
+    reader: ReadImages = read_sections
+    return ImageFile(path, shape[0], shape[1:], sizes[2], lambda: reader)
+
+
+def _chosen(path: Path, array: Any, where: tuple[Any, ...]) -> np.ndarray:
+    try:
+        return array[where]
+    except Exception as error:  # codecs raise many kinds of errors for damaged chunks
+        raise DataError(f"{path} is damaged: {described(error)}; copy it again") from error
+
+
+def _finest(path: Path, group: Any) -> tuple[Any, dict[str, Any]]:
+    """The array of the finest resolution of an OME-Zarr group; the names of its axes, and Å per voxel by axis."""
+    stated: Mapping[str, Any] = dict(group.attrs)
+    images = stated.get("ome", stated).get("multiscales")
+    if not images:
+        raise DataError(f"{path} is a Zarr group without the metadata of OME-Zarr; give the array in it")
+    image, finest = images[0], images[0]["datasets"][0]
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
+    steps = [
+        change["scale"]
+        for place in (image, finest)
+        for change in place.get("coordinateTransformations", ())
+        if change.get("type") == "scale"
+    ]
+    found: dict[str, Any] = {"axes": [axis["name"] for axis in axes] or None}
+    for i, axis in enumerate(axes):
+        unit = ANGSTROM.get(axis.get("unit", ""))
+        if steps and unit is not None:
+            found[axis["name"]] = float(np.prod([step[i] for step in steps])) * unit
+    return group[finest["path"]], found
+
+
+def write_zarr(
+    files: Sequence[Path], path: Path, chunks: Iterator[np.ndarray], stack: Stack, numbers: Sequence[int]
+) -> None:
+    """Write chunks [n, *shape] as the float32 array of an OME-Zarr 0.5 folder, to files[0]: one volume, or images as
+    its sections. Raises `DataError` for several volumes, `DependencyError` without the package zarr."""
+    library = zarr(path)
+    volume = len(stack.shape) == 3
+    if volume and len(numbers) != 1:
+        raise DataError(f"{path}: an OME-Zarr holds one volume, got {len(numbers)}; choose one with --images")
+    shape = tuple(stack.shape) if volume else (len(numbers), *stack.shape)
+    size = stack.pixel_size(numbers[0])
+    group = library.open_group(str(files[0]), mode="w", zarr_format=3)
+    pieces = tuple(min(n, _CHUNK) for n in shape) if volume else (1, *shape[1:])
+    array = group.create_array("0", shape=shape, chunks=pieces, dtype="float32", dimension_names=list(_SPACE))
+    start = 0
+    for chunk in chunks:
+        sections = chunk.reshape(-1, *shape[1:])
+        array[start : start + len(sections)] = sections
+        start += len(sections)
+    scale = [1.0] * 3 if size is None else [size] * 3
+    unit = {} if size is None else {"unit": "angstrom"}
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": name, "type": "space", **unit} for name in _SPACE],
+                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+            }
+        ],
+    }

@@ -1,0 +1,159 @@
+"""`interpolate` and `flow`: interpolation between measured rows or sections, the baselines of anisotropic data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+
+from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.errors import ParameterError
+from cryobench.rng import Rng
+from cryobench.spec import Range
+
+_NO_GRID = "it interpolates between measured pixels; it needs an operator such as decimate, bin or slices"
+
+
+@dataclass(frozen=True)
+class Interpolate(Solver):
+    """Interpolation between the measurements along each axis in turn, for measurements at the points of a grid.
+
+    cubic is the cubic spline through them (not-a-knot ends). Thick sections and blocks count as values at their
+    centres. Pixels beyond the outermost measurements have the value of the nearest. Noise is interpolated, not removed.
+    """
+
+    dims = (2, 3)
+    any_size = True
+
+    kind: Annotated[Literal["linear", "cubic", "nearest"], "piecewise linear, cubic spline, or nearest"] = "linear"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return _NO_GRID if problem.operator.positions is None else None
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        x, shape = problem.y, problem.operator.image_shape
+        for axis, (places, n) in enumerate(zip(problem.operator.positions or (), shape, strict=True)):
+            if not torch.equal(places, torch.arange(n, dtype=places.dtype)):
+                x = along(weights(self.kind, places.numpy(), n).to(x), x, axis)
+        return Reconstruction(x.clone() if x is problem.y else x)
+
+
+@dataclass(frozen=True)
+class Flow(Solver):
+    """Interpolation of sections along the optical flow between measured neighbours, for `slices`, and `decimate` with
+    axis=0, of volumes.
+
+    With the flows F01 and F10 of sections 0 and 1 (scikit-image: Zach, Pock and Bischof 2007 for tvl1, Le Besnerais and
+    Champagnat 2005 for ilk), section t between them is (Jiang et al. 2018, "Super SloMo", eqs. 1 and 4)
+
+        x_t(p) = (1 - t) x_0(p + F_t0(p)) + t x_1(p + F_t1(p))
+        F_t0 = -(1 - t) t F01 + t^2 F10,    F_t1 = (1 - t)^2 F01 - t (1 - t) F10
+
+    with linear interpolation within a section. Flows are computed on intensities mapped to [0, 1] by the minimum and
+    maximum of the measurements of each volume. Sections beyond the outermost measured ones are copies of these.
+    """
+
+    dims = (3,)
+
+    method: Annotated[Literal["tvl1", "ilk"], "optical_flow_tvl1, or optical_flow_ilk, which is faster"] = "tvl1"
+    attachment: Annotated[float, Range(1, 100, log=True), "tvl1: weight of the data; smaller gives smoother flows"] = (
+        15.0
+    )
+    radius: Annotated[int, Range(2, 20, log=True), "ilk: half the side of the window, pixels"] = 7
+
+    def __post_init__(self) -> None:
+        if not 0 < self.attachment < np.inf:
+            raise ParameterError(f"flow: attachment must be positive, got {self.attachment:g}")
+        if self.radius < 1:
+            raise ParameterError(f"flow: radius must be at least 1 pixel, got {self.radius}")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        grid, shape = problem.operator.positions, problem.operator.image_shape
+        if grid is None:
+            return _NO_GRID
+        if any(len(places) < n for places, n in zip(grid[1:], shape[1:], strict=True)):
+            return "flow interpolates between whole sections along z; it needs slices, or decimate with axis=0"
+        return None
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        places = (problem.operator.positions or (torch.empty(0),))[0].numpy()
+        x = torch.empty(problem.image_batch_shape, dtype=problem.y.dtype)
+        gaps = len(places) - 1
+        for i, sections in enumerate(problem.y[:, 0].double().cpu().numpy()):
+            x[i, 0] = torch.from_numpy(sections[:1])  # where there are no gaps
+            for k in range(gaps):
+                missing, times = _between(places, k, x.shape[2])
+                x[i, 0, missing] = torch.from_numpy(self.between(sections, k, times)).to(x.dtype)
+                if progress is not None:
+                    progress(i * gaps + k + 1, problem.batch * gaps)
+        return Reconstruction(x.to(problem.y.device))
+
+    def between(self, sections: np.ndarray, k: int, times: Sequence[float]) -> np.ndarray:
+        """The sections at `times` in [0, 1] from section k to section k + 1 of [n, H, W], [len(times), H, W]."""
+        from scipy.ndimage import map_coordinates
+
+        first, second = sections[k], sections[k + 1]
+        found = [second if time else first for time in times]  # at 0 and 1
+        if any(0 < time < 1 for time in times):
+            low, high = sections.min(), sections.max()
+            unit = (sections[k : k + 2] - low) / max(high - low, np.finfo(np.float64).tiny)
+            forward, backward = self._flow(*unit), self._flow(*unit[::-1])
+            places = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float64)
+            for i, t in enumerate(times):
+                if 0 < t < 1:
+                    to_first = -(1 - t) * t * forward + t**2 * backward
+                    to_second = (1 - t) ** 2 * forward - t * (1 - t) * backward
+                    warped_first = map_coordinates(first, places + to_first, order=1, mode="nearest")
+                    warped_second = map_coordinates(second, places + to_second, order=1, mode="nearest")
+                    found[i] = (1 - t) * warped_first + t * warped_second
+        return np.stack(found) if found else np.empty((0, *first.shape))
+
+    def _flow(self, reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        """The flow v with moving(p + v(p)) = reference(p), [2, H, W]."""
+        from skimage.registration import optical_flow_ilk, optical_flow_tvl1
+
+        if self.method == "ilk":
+            return optical_flow_ilk(reference, moving, radius=self.radius)
+        options: dict[str, Any] = {"attachment": self.attachment}  # any positive number, though declared as int
+        return optical_flow_tvl1(reference, moving, **options)
+
+
+def _between(places: np.ndarray, k: int, n: int) -> tuple[list[int], list[float]]:
+    """The sections of 0 ... n - 1 that gap k of the measured places determines, and their times in it, from 0 to 1.
+
+    The first gap has all sections before it too and the last one those after it, at the times 0 and 1.
+    """
+    first, last = k == 0, k == len(places) - 2
+    found = [z for z in range(n) if (first or z >= places[k]) and (last or z < places[k + 1])]
+    span = places[k + 1] - places[k]
+    return found, [float(np.clip((z - places[k]) / span, 0, 1)) for z in found]
+
+
+def weights(kind: str, places: np.ndarray, n: int) -> torch.Tensor:
+    """The matrix [n, len(places)] that interpolates values at increasing `places` at 0 ... n - 1, float64."""
+    from scipy.interpolate import CubicSpline
+
+    targets = np.clip(np.arange(n), places[0], places[-1])
+    if len(places) == 1:
+        return torch.ones((n, 1), dtype=torch.float64)
+    if kind == "cubic":
+        return torch.from_numpy(CubicSpline(places, np.eye(len(places)))(targets))
+    right = np.clip(np.searchsorted(places, targets, side="right"), 1, len(places) - 1)
+    part = (targets - places[right - 1]) / (places[right] - places[right - 1])
+    if kind == "nearest":
+        part = (part > 0.5).astype(np.float64)  # in the middle, the first
+    matrix, rows = np.zeros((n, len(places))), np.arange(n)
+    matrix[rows, right - 1], matrix[rows, right] = 1 - part, part
+    return torch.from_numpy(matrix)
+
+
+def along(matrix: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
+    """Apply a matrix [n, m] along an axis of S of x [B, 1, *S], image by image, so that the rounding does not depend on
+    the batch."""
+    images = x.movedim(2 + axis, 1).flatten(2)
+    result = torch.stack([matrix @ image for image in images])
+    rest = [size for i, size in enumerate(x.shape[1:]) if i != 1 + axis]
+    return result.unflatten(2, rest).movedim(1, 2 + axis).contiguous()
