@@ -104,7 +104,7 @@ class UNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, 1, H, W] -> [B, 1, H, W]. H and W are multiples of the stride."""
-        # channels last in memory: convolutions of few channels take two thirds of the processor time
+        # channels last in memory: convolutions of few channels take two thirds of the time
         h = functional.pixel_unshuffle(x, self.config.unshuffle).contiguous(memory_format=torch.channels_last)
         features = []
         for block in self.down[:-1]:
