@@ -64,7 +64,7 @@ def sum_pieces(terms: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> to
     return sum(sums[1:], start=sums[0])
 
 
-PIECE = 2**22
+PIECE = 2**20
 """Entries of an item that are summed at once."""
 
 

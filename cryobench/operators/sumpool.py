@@ -29,7 +29,7 @@ _WIDTH = 12
 """Columns to a multiple of which products are padded."""
 _STRIP_BYTES = 2**28
 """Images whose matrices in float64 have up to this size are one strip, whose factors are all kept; the strips of larger
-ones have a quarter of it."""
+ones have an eighth of it."""
 _VECTOR_BYTES = 2**30
 """Largest size of all eigenvectors; larger ones are computed again at each use."""
 
@@ -86,7 +86,7 @@ class SumPool(OperatorRecipe):
 class SumPoolOperator(FactoredOperator):
     """Block-diagonal pooling operator. masks: [M, H, W]; measurements are [B, M, H/K, W/K].
 
-    Large images are processed in strips, whole rows of blocks with matrices of a quarter of `_STRIP_BYTES` in float64.
+    Large images are processed in strips, whole rows of blocks with matrices of an eighth of `_STRIP_BYTES` in float64.
     They keep the matrices (as bytes where the masks are whole numbers up to 255), the eigenvalues, and the eigenvectors
     up to `_VECTOR_BYTES`; everything else is computed strip by strip.
     """
@@ -298,7 +298,7 @@ class SumPoolOperator(FactoredOperator):
         row_bytes = 8 * max(M, _WIDTH) * self.block**2 * w
         count = _STRIP_BYTES // row_bytes
         if count < h:  # a closed form holds several matrices of a strip
-            count = max(1, count // 4)
+            count = max(1, count // 8)
         return [slice(start, min(start + count, h)) for start in range(0, h, count)]
 
     def _blocks(self, strip: slice) -> slice:

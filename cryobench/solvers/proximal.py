@@ -117,14 +117,15 @@ class Method(_PerImage, ABC):
         gradient dominates it. (A localized duality gap, as in Applegate et al. 2023, with the curvature of the data
         term.)
         """
-        # the slackness is negative only by rounding
-        objective, g, slack = self.objective, self.gradient(), self.slackness(penalty).clamp_min(0)
+        # the slackness is negative only by rounding; it comes first, since it needs a temporary image
+        objective, slack, g = self.objective, self.slackness(penalty).clamp_min(0), self.gradient()
         if not objective.operator.closed_form:
             return slack + radius * norm(g)
         gamma = radius / norm(g).clamp_min(tiny(g))
-        h = g - objective.operator.A_dagger_A(g, torch.where(objective.constrained, math.inf, gamma))
+        difference = objective.operator.A_dagger_A(g, torch.where(objective.constrained, math.inf, gamma))  # g - h
+        h = g.sub_(difference)
         # in the constraint form A (x - x') = 0, and h is the component of g in the null space of A
-        curvature = torch.where(objective.constrained, 0.0, gamma / 2 * dot(h, g.sub_(h)).clamp_min(0))
+        curvature = torch.where(objective.constrained, 0.0, gamma / 2 * dot(h, difference).clamp_min(0))
         return slack + radius * norm(h) + curvature
 
     @abstractmethod
