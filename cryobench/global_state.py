@@ -215,7 +215,7 @@ def _process_states() -> list[_State]:
     ]  # fmt: skip
 
 
-_variables: dict[Any, Any] = getattr(os.environ, "_data", os.environ)
+_variables: Any = getattr(os.environ, "_data", os.environ)
 """The encoded variables of the process; to decode all of them takes most of the time."""
 
 
