@@ -21,6 +21,7 @@ from cryobench.core import Crop, Imaging, OperatorRecipe, Shape, Window, check_d
 from cryobench.core.operator import chosen_rows, drawn_array
 from cryobench.errors import IncompatibleError, ParameterError, shortened
 from cryobench.limits import check_memory
+from cryobench.numerics.memory import return_freed
 from cryobench.operators.factored import FactoredOperator, Response
 from cryobench.operators.masks import PixelMask, RandomBinary
 from cryobench.spec import Component
@@ -93,6 +94,7 @@ class SumPoolOperator(FactoredOperator):
 
     def __init__(self, masks: torch.Tensor, block: int, *, dtype: torch.dtype, device: torch.device | str):
         M, H, W = masks.shape
+        return_freed(4 * H * W)
         self._set_shape((H, W), M, block, dtype, torch.device(device))
         self.nonnegative = bool(masks.min() >= 0)
         self.matrices = self._matrices_of(masks)

@@ -22,6 +22,7 @@ import torch
 
 from cryobench.core import LinearOperator, Progress, Reconstruction
 from cryobench.numerics.linalg import concatenate_curves, dot, norm, per_item, tiny
+from cryobench.numerics.memory import return_freed
 from cryobench.priors.sparsity import Sparsity
 
 MISFIT_TOLERANCE = 0.01
@@ -211,6 +212,7 @@ def minimise(
     """
     objective = method.objective
     B, device = len(objective.lam), objective.lam.device
+    return_freed(objective.least_squares[0].nbytes)
     active = torch.arange(B, device=device)
     result, lam = None, objective.lam.clone()
     iterations = torch.full((B,), steps, device=device)
