@@ -69,9 +69,10 @@ def solve(solver, problem):
 
 def test_it_satisfies_the_contract():
     points = [point for kind in KINDS for point in entry_points(group=f"cryobench.{kind}")]
-    slices = EntryPoint("slices", "cryobench.testing.slices:CentralSlices", "cryobench.operators")
+    slices = EntryPoint("central_slices", "cryobench.testing.slices:CentralSlices", "cryobench.operators")
     registry = Registry([*points, slices])
-    for spec in ("slices", "slices:1", "sumpool:2,count=2@slices:1", "fourier:0.5@slices:1"):
+    for spec in ("central_slices", "central_slices:1", "sumpool:2,count=2@central_slices:1",
+                 "fourier:0.5@central_slices:1"):  # fmt: skip
         results = list(examine("operators", spec, registry))
         assert {r.rule.name: r.why for r in results if r.status == "broken"} == {}
 
