@@ -276,7 +276,8 @@ def test_every_metric_is_measured_in_a_run(plugin, tmp_path, monkeypatch):
         columns = {column["name"] for column in spread.columns}
         assert {name for name, values in spread.values.items() if np.isfinite(values).all()} == columns - {"lpips"}
         assert set(spread.unmeasured) == {"lpips"}
-        assert set(pinv.unmeasured) == {"lpips", "coverage", "coverage_error", "diversity"}
+        coverage = {"coverage", "coverage_68", "coverage_95", "coverage_error"}
+        assert set(pinv.unmeasured) == {"lpips", "diversity"} | coverage
         if within == "image":
             squares = np.square([spread.values["range_error"], spread.values["null_error"]]).sum(axis=0)
             np.testing.assert_allclose(squares, spread.values["mse"], rtol=1e-5)
