@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
+from cryobench.networks.film import FilmUNet
 from cryobench.networks.unet import UNet
+from cryobench.priors.conditional import PATCH, PREDICTS
 
 COMMIT = "c" * 40
 LINEAR = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
@@ -46,6 +48,14 @@ def denoiser(folder: Path, network: UNet) -> Path:
     folder.mkdir()
     save_file(network.state_dict(), folder / WEIGHTS)
     write(folder / CONFIG, config_values(network.config))
+    return folder
+
+
+def conditional(folder: Path, network: FilmUNet, predicts: str, patch: int) -> Path:
+    """A new folder with a network of `conditional` or `regression`, in the layout of `cryobench train`."""
+    folder.mkdir()
+    save_file(network.state_dict(), folder / WEIGHTS)
+    write(folder / CONFIG, config_values(network.config, **{PREDICTS: predicts, PATCH: patch}))
     return folder
 
 

@@ -17,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import cryobench as cb
 from cryobench.core import MINMAX, Imaging, build_operator
+from cryobench.networks.film import FilmConfig, FilmUNet
+from cryobench.priors.conditional import IMAGE, NOISE
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.registry import installed
 from cryobench.rng import Rng
@@ -44,7 +46,8 @@ CLASSICAL = {name: name for name in ("pinv", "tikhonov", "wiener")}
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
-DENOISING = {"gaussian": "gaussian", "n2n": "n2n"}
+DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
+             "regression": "regression:model={image}"}  # fmt: skip
 DIFFUSION = {
     "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
     "cryosense": "cryosense:4", "dps": "dps:4", "pigdm": "pigdm:4", "dmplug": "dmplug:2",
@@ -62,6 +65,16 @@ def card() -> Iterator:
 def network(tmp_path_factory) -> Path:
     # at the noisiest levels, the image that follows from predicted noise would amplify rounding a hundredfold
     return networks.pipeline(tmp_path_factory.mktemp("prior"), prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="module")
+def conditional_networks(tmp_path_factory) -> dict[str, str]:
+    """Folders of random networks that predict the noise, and the image."""
+    folder = tmp_path_factory.mktemp("conditional")
+    film = FilmUNet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
+    for weights in film.parameters():  # some begin as zero
+        torch.nn.init.normal_(weights, std=0.1)
+    return {what: str(networks.conditional(folder / what, film, what, SIZE)) for what in (NOISE, IMAGE)}
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +248,9 @@ def test_interpolation_and_its_metrics(name):
 
 
 @pytest.mark.parametrize("name", DENOISING)
-def test_denoisers(name):
-    here, there = (solved(DENOISING[name], "identity", on, "gaussian:0.1") for on in ("cpu", "cuda"))
+def test_denoisers(name, conditional_networks):
+    spec = DENOISING[name].format(**conditional_networks)
+    here, there = (solved(spec, "identity", on, "gaussian:0.1") for on in ("cpu", "cuda"))
     assert_same(there, here)
 
 

@@ -199,6 +199,7 @@ FIRST = {
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
     "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
+    "emdiffuse": "model", "regression": "model",
     "interpolate": "kind", "flow": "method",
 }  # fmt: skip
 
@@ -218,7 +219,7 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
         return
     assert first_field(registry.get("solvers", name)).name == first
     values = {"prior": "wavelet", "solver": "pinv", "model": "denoiser", "kind": "cubic", "method": "ilk"}
-    value = values.get(first, "20")
+    value = "conditional:network" if name in ("emdiffuse", "regression") else values.get(first, "20")
     bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
     kind = {"model": "priors"}.get(first, f"{first}s")

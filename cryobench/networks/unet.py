@@ -8,7 +8,9 @@ doubled by repeating them. A normalisation over space, or attention, would make 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,6 +42,11 @@ class UNetConfig:
     def stride(self) -> int:
         """Sides of images are multiples of this many pixels. A shift of the input by it shifts the output."""
         return self.unshuffle * 2 ** (len(self.channels) - 1)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What follows from the architecture, and the scale of the input. radius, stride: in pixels."""
+        return {"radius": self.radius, "stride": self.stride, "input": "an image of mean 0 and standard deviation 1"}
 
     @property
     def radius(self) -> int:

@@ -47,6 +47,24 @@ class StackExamples(Examples):
         return len(self) * 4 * int(np.prod(self.shape(0), dtype=object))
 
 
+class CleanExamples(Examples):
+    """The images of a stack without noise, each twice, [2, *S]: noise is added to the first later."""
+
+    def __init__(self, stack: Stack):
+        self.label, self.origin = stack.label, stack.origin
+        self._images = StackExamples(stack)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def shape(self, index: int) -> Shape:
+        return (2, *self._images.shape(index)[1:])
+
+    def read(self, index: int, window: Window | None = None) -> torch.Tensor:
+        image = self._images.read(index, window)
+        return torch.cat([image, image])
+
+
 class PairExamples(Examples):
     """Both halves of micrographs, [2, H, W]. Raises `DataError` for a stack without pairs."""
 

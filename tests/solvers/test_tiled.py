@@ -15,6 +15,7 @@ from networks import pipeline
 
 import cryobench as cb
 from cryobench.core import Imaging, Problem, Reconstruction, Solver, build_operator
+from cryobench.core.windows import Windows
 from cryobench.errors import ParameterError, Unsupported
 from cryobench.operators.ctf import Ctf
 from cryobench.operators.fourier import Fourier
@@ -84,7 +85,7 @@ def solve(solver, problem, ids=("a", "b"), progress=None) -> Reconstruction:
     (60, 33, 10, 4), (7420, 512, 64, 4), (40, 8, 4, 4),
 ])  # fmt: skip
 def test_windows_cover_the_axis_and_their_weights_sum_to_one(n, tile, overlap, step):
-    tiles = tiled._Tiles((n,), tile, overlap, step)
+    tiles = Windows((n,), tile, overlap, step)
     total, covered = torch.zeros(n, dtype=torch.float64), torch.zeros(n)
     starts = []
     for (window,) in tiles.windows:
@@ -177,7 +178,7 @@ def test_progress_counts_all_windows(monkeypatch):
 
 def test_the_operator_of_windows_is_that_of_each():
     problem = problem_of(SumPool(4, 6), (24, 40), noise=0.1)
-    operator = tiled._windowed(problem, tiled._Tiles((24, 40), 24, 8, 4), [((slice(0, 24), slice(s, s + 24)), i)
+    operator = tiled._windowed(problem, Windows((24, 40), 24, 8, 4), [((slice(0, 24), slice(s, s + 24)), i)
                                for s in (0, 16) for i in (0, 1)]).operator  # fmt: skip
     assert isinstance(operator, WindowsOperator)
     x = torch.randn((4, 1, 24, 24), dtype=torch.float64, generator=torch.Generator().manual_seed(0))

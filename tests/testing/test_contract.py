@@ -7,13 +7,15 @@ from importlib.metadata import EntryPoint, entry_points
 import mrcfile
 import numpy as np
 import pytest
-from networks import denoiser, pipeline, unet
+from networks import conditional, denoiser, pipeline, unet
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
 from cryobench.io.movies.settings import MovieSettings
 from cryobench.movies.task import SumTask
+from cryobench.networks.film import FilmConfig, FilmUNet
 from cryobench.networks.unet import UNet, UNetConfig
+from cryobench.priors.conditional import IMAGE, NOISE
 from cryobench.registry import KINDS, Registry
 from cryobench.testing import KINDS as CONTRACTS
 from cryobench.testing import common, examine, rules
@@ -53,6 +55,7 @@ BUILT_IN = {
         "diffusion": "diffusion:{network}",
         "denoiser": "denoiser:{denoiser}",
         "planes": "planes:{network}",
+        "conditional": "conditional:{conditional}",
     },
     "sources": {
         "file": "file:{images}",
@@ -63,15 +66,22 @@ BUILT_IN = {
         "tissue": "tissue:3,depth=8,size=16,view=reslices",
         "volume": "volume:{volume}",
     },
-    "objectives": {"ddpm": "{}:tiny"} | dict.fromkeys(("noise2noise", "supervised"), "{}:patch=16"),
+    "objectives": {"ddpm": "{}:tiny"}
+    | dict.fromkeys(("conditional", "noise2noise", "regression", "supervised"), "{}:patch=16"),
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
-    | {"tiled": "{}:tikhonov,tile=12,overlap=4", "n2n": "{}:model={denoiser}"}
+    | {
+        "tiled": "{}:tikhonov,tile=12,overlap=4",
+        "n2n": "{}:model={denoiser}",
+        "emdiffuse": "{}:model={conditional},steps=2",
+        "regression": "{}:model={regression}",
+    }
     | dict.fromkeys(
         ("cryosense", "daps", "ddnm", "diffpir", "dmplug", "dps", "hqs", "pigdm"), "{}:steps=2,prior={network}"
     ),
 }
 """Specs for components that require a value, or few steps of a small network."""
+NETWORKS = ("network", "denoiser", "conditional", "regression")
 OMITTED = {"sources": {"hub"}}
 """Components that require a server."""
 UNTRAINED = {"residual", "denoises"}
@@ -108,9 +118,13 @@ def files(tmp_path_factory) -> dict[str, str]:
     work.run(0, lambda fraction: None)
     network = pipeline(folder / "model", unet(sample_size=32))
     small = denoiser(folder / "denoiser", UNet(UNetConfig((4, 8))))
+    film = FilmUNet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
+    conditioned = {name: str(conditional(folder / name, film, predicts, 16))
+                   for name, predicts in (("conditional", NOISE), ("regression", IMAGE))}  # fmt: skip
     return {
         "network": str(network),
         "denoiser": str(small),
+        **conditioned,
         "images": f"{folder}/images.npy",
         "volume": f"{folder}/map.mrc",
         "movie": f"{folder}/movie.mrc",
@@ -130,7 +144,7 @@ def built_in() -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "spec"), built_in())
 def test_a_built_in_component_satisfies_the_contract(kind, spec, registry, files):
-    allowed = UNTRAINED if "{network}" in spec or "{denoiser}" in spec else set()
+    allowed = UNTRAINED if any(f"{{{name}}}" in spec for name in NETWORKS) else set()
     assert broken(kind, spec.format(**files), registry).keys() <= allowed
 
 

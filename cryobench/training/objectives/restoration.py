@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -21,9 +21,10 @@ from cryobench import figures
 from cryobench.core import Examples, Objective, Samples, Stack
 from cryobench.core.objective import Writer
 from cryobench.errors import DataError, IncompatibleError, ParameterError
-from cryobench.networks.files import CONFIG, WEIGHTS, config_values, read_config, read_network
+from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.unet import UNet, preset
 from cryobench.priors.denoiser import Denoiser
+from cryobench.priors.network_folder import NetworkFolder
 from cryobench.training.examples import PairExamples, StackExamples
 from cryobench.training.export import initial_weights, write_json, write_weights
 from cryobench.training.patches import Pair, Patches
@@ -33,17 +34,20 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class _Restoration(Objective):
+class Restoration(Objective):
+    """A network that makes one patch of an image from another of the same place."""
+
     weights = WEIGHTS
     usage = "use it as n2n:model={}"
     validated = 64
+    _model: ClassVar[type[NetworkFolder]] = Denoiser
 
     network: Annotated[str, "tiny, small or published"] = "tiny"
     patch: Annotated[int, "side of the patches in pixels"] = 256
     turns: Annotated[bool, "rotate by multiples of 90 degrees and flip patches at random"] = True
 
     def __post_init__(self) -> None:
-        stride = preset(self.network).stride
+        stride = self._config.stride
         if self.patch < stride or self.patch % stride:
             raise ParameterError(f"patch must be a multiple of {stride} pixels for the network {self.network}, got "
                                  f"{self.patch}; give {max(1, round(self.patch / stride)) * stride}")  # fmt: skip
@@ -55,10 +59,15 @@ class _Restoration(Objective):
         seed, of = (0, "validation") if held_out else (seed, "train")
         return Patches(examples, side=self.patch, seed=seed, turns=turns, swap=swap, device=device, of=of)
 
-    def build(self, samples: Samples) -> torch.nn.Module:
-        return UNet(preset(self.network))
+    @property
+    def _config(self) -> Any:
+        """The architecture. Raises `ParameterError` if it is unknown."""
+        return preset(self.network)
 
-    def losses(self, network: Any, batch: Pair) -> torch.Tensor:
+    def build(self, samples: Samples) -> torch.nn.Module:
+        return UNet(self._config)
+
+    def losses(self, network: Any, batch: Any) -> torch.Tensor:
         """<(f(a) - b)^2> of each pair of patches, [n]."""
         return (network(batch.input).float() - batch.target).square().mean((1, 2, 3))
 
@@ -71,12 +80,12 @@ class _Restoration(Objective):
         figures.sheet(images, titles=titles, pixel_size=[None] * len(images), path=path)
 
     def initialise(self, network: Any, source: str, samples: Samples) -> Mapping[str, Any]:
-        model = Denoiser(source)
-        theirs, ours = read_config(model.folder), network.config
+        model = self._model(source)
+        theirs, ours = model.config, network.config
         if theirs != ours:
             raise IncompatibleError(f"--warm-start {source} has a different network ({theirs}, expected {ours}); give "
                                     "the --network it was trained with")  # fmt: skip
-        network.load_state_dict(read_network(model.folder).state_dict())
+        network.load_state_dict(model.load().state_dict())
         return model.card
 
     def files(self, network: Any) -> Mapping[str, Writer]:
@@ -98,7 +107,7 @@ class _Restoration(Objective):
 
 
 @dataclass(frozen=True)
-class Noise2Noise(_Restoration):
+class Noise2Noise(Restoration):
     """A denoising network from two noisy images of each specimen, such as the sums of odd and of even frames.
 
     The loss is <(f(a) - b)^2>, the halves exchanged at random. Both are on the scale on which the whole of a has mean 0
@@ -123,7 +132,7 @@ class Noise2Noise(_Restoration):
 
 
 @dataclass(frozen=True)
-class Supervised(_Restoration):
+class Supervised(Restoration):
     """A denoising network from noisy images and the same without noise, for sources that have both.
 
     The loss is <(f(a) - s)^2>, on the scale on which the whole noisy image a has mean 0 and deviation 1.

@@ -1,0 +1,139 @@
+"""`emdiffuse` and `regression`: scale, samples, windows, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import conditional
+
+import cryobench as cb
+from cryobench.core import Problem
+from cryobench.errors import DataError, ParameterError
+from cryobench.networks.film import FilmConfig, FilmUNet
+from cryobench.networks.refinement import SAMPLING, respaced
+from cryobench.networks.restoring import Restorer
+from cryobench.operators.noise import NoNoise
+from cryobench.priors.conditional import IMAGE, NOISE, SPREAD, Conditional
+from cryobench.rng import Rng
+from cryobench.solvers.conditional import Emdiffuse, Regression
+
+SMALL = FilmConfig(8, (1, 2), blocks=1, dropout=0.0)
+PATCH = 16
+
+
+def network(config: FilmConfig = SMALL, seed: int = 0) -> FilmUNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = FilmUNet(config).eval()
+        for weights in made.parameters():
+            torch.nn.init.normal_(weights, std=0.1)
+    return made
+
+
+@pytest.fixture
+def models(tmp_path) -> dict[str, Conditional]:
+    return {what: Conditional(str(conditional(tmp_path / what, network(), what, PATCH))) for what in (NOISE, IMAGE)}
+
+
+def problem(y: torch.Tensor) -> Problem:
+    return Problem(cb.operator("identity", shape=tuple(y.shape[2:])), y, NoNoise(), torch.zeros(len(y), 1, 1, 1))
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def solve(solver, y: torch.Tensor, ids=None):
+    return solver.solve(problem(y), rng=Rng(0, ids or [str(i) for i in range(len(y))]))
+
+
+def test_regression_is_the_network_on_the_scaled_image(models):
+    y = 100 + 20 * images(2, 1, 16, 12)
+    found = solve(Regression(models[IMAGE]), y).x
+    mean, deviation = y.mean((1, 2, 3), keepdim=True), y.std((1, 2, 3), correction=0, keepdim=True)
+    c = (y - mean) / deviation / SPREAD
+    with torch.no_grad():
+        f = c + network()(torch.zeros_like(c), c, torch.ones(2))
+    torch.testing.assert_close(found, mean + deviation * SPREAD * f, rtol=1e-5, atol=1e-4)
+
+
+def test_samples_are_those_of_the_equations(models):
+    """Two samples in NumPy's float64 from the solver's noise: mean and standard deviation."""
+    y = 3 * images(1, 1, 16, 16)
+    solver = Emdiffuse(models[NOISE], samples=2, steps=4, spacing="linear")
+    found = solve(solver, y, ["a"])
+    c = (y - y.mean()) / y.std(correction=0) / SPREAD
+    levels = respaced(SAMPLING.gammas(), 4, "linear").tolist()
+    drawn = []
+    for number in range(2):
+        stream = Rng(0, ["a"]).stream(f"conditional {number}")
+        x = stream.normal((1, 16, 16)).numpy().astype(np.float64)
+        for t in range(4, 0, -1):
+            g, before = levels[t], levels[t - 1]
+            with torch.no_grad():
+                eps = network()(torch.from_numpy(x).float(), c, torch.tensor([g])).double().numpy()
+            x0 = np.clip((x - np.sqrt(1 - g) * eps) / np.sqrt(g), -1, 1)
+            x, a = (
+                (np.sqrt(before) * (1 - g / before) * x0 + np.sqrt(g / before) * (1 - before) * x) / (1 - g),
+                g / before,
+            )
+            if t > 1:
+                x = x + np.sqrt((1 - a) * (1 - before) / (1 - g)) * stream.normal((1, 16, 16)).numpy()
+        drawn.append(x * SPREAD * float(y.std(correction=0)) + float(y.mean()))
+    np.testing.assert_allclose(found.x.numpy(), np.mean(drawn, axis=0), atol=2e-4)
+    np.testing.assert_allclose(found.deviation.numpy(), np.std(drawn, axis=0, ddof=1), atol=2e-4)
+    assert found.deviation.mean() > 0.1
+
+
+def test_a_sample_does_not_depend_on_the_batch(models):
+    y = images(3, 1, 16, 16)
+    solver = Emdiffuse(models[NOISE], steps=3)
+    together = solve(solver, y, ["a", "b", "c"]).x
+    alone = solve(solver, y[1:2], ["b"]).x
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+    assert solve(solver, y, ["a", "b", "c"]).deviation is None
+
+
+def test_windows_are_blended_at_every_step():
+    """The prediction in windows is their weighted mean: exact for a network that looks at single pixels, and without
+    seams in general."""
+    net = network(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
+    y, c = images(1, 1, 40, 24, seed=1), images(1, 1, 40, 24, seed=2)
+
+    def square(noisy, condition, level):
+        return noisy * condition + level[:, None, None, None]
+
+    square.config = SMALL
+    with torch.no_grad():
+        torch.testing.assert_close(Restorer(square, PATCH).noise(c, y, 0.5), y * c + 0.5, atol=1e-6, rtol=1e-6)
+        whole, tiled = Restorer(net, 64).noise(c, y, 0.5), Restorer(net, PATCH).noise(c, y, 0.5)
+        torch.testing.assert_close(whole, net(y, c, torch.tensor([0.5])))
+    difference = tiled[0, 0].diff(dim=0).square().mean(1)
+    assert float(difference[12:28].mean()) < 1.5 * float(difference.mean())
+    assert not torch.allclose(whole, tiled)
+
+
+def test_sides_that_cannot_be_halved_are_padded(models):
+    found = solve(Regression(models[IMAGE]), images(1, 1, 15, 13)).x
+    assert found.shape == (1, 1, 15, 13)
+    assert found.isfinite().all()
+
+
+def test_what_cannot_be_solved_is_refused_with_a_reason(models, tmp_path):
+    identity = problem(torch.zeros(1, 1, 16, 16))
+    assert Emdiffuse(models[IMAGE]).unsupported(identity) == "its network predicts the image; use the solver regression"
+    assert Regression(models[NOISE]).unsupported(identity) == "its network predicts the noise; use the solver emdiffuse"
+    assert Emdiffuse(models[NOISE]).unsupported(identity) is None
+    operator = cb.operator("sumpool:4", shape=(16, 16))
+    pooled = Problem(operator, operator.A(torch.zeros(1, 1, 16, 16)), NoNoise(), torch.zeros(1, 1, 1, 1))
+    assert "needs the operator identity" in str(Emdiffuse(models[NOISE]).unsupported(pooled))
+    two = conditional(tmp_path / "two", network(FilmConfig(8, (1,), conditions=2)), IMAGE, PATCH)
+    assert "takes 2 images as condition" in str(Regression(Conditional(str(two))).unsupported(identity))
+    for wrong in ({"samples": 0}, {"steps": 0}, {"steps": 1001}, {"tile": 0}):
+        with pytest.raises(ParameterError, match="must be"):
+            Emdiffuse(models[NOISE], **wrong)
+    with pytest.raises(
+        DataError, match=r"has no config\.json; give one that `cryobench train --objective conditional`"
+    ):
+        Conditional(str(tmp_path)).predicts  # noqa: B018
