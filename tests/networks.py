@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
-from cryobench.networks.film import FilmUNet
+from cryobench.networks.film import FilmConfig, FilmUNet
 from cryobench.networks.unet import UNet
 from cryobench.priors.conditional import PATCH, PREDICTS
 
@@ -49,6 +49,16 @@ def denoiser(folder: Path, network: UNet) -> Path:
     save_file(network.state_dict(), folder / WEIGHTS)
     write(folder / CONFIG, config_values(network.config))
     return folder
+
+
+def film_unet(config: FilmConfig, seed: int = 0, deviation: float = 0.1) -> FilmUNet:
+    """A network with random weights everywhere, also in the layers that begin as zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = FilmUNet(config).eval()
+        for weights in made.parameters():
+            torch.nn.init.normal_(weights, std=deviation)
+    return made
 
 
 def conditional(folder: Path, network: FilmUNet, predicts: str, patch: int) -> Path:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import cryobench as cb
 from cryobench.core import MINMAX, Imaging, build_operator
-from cryobench.networks.film import FilmConfig, FilmUNet
+from cryobench.networks.film import FilmConfig
 from cryobench.priors.conditional import IMAGE, NOISE
 from cryobench.priors.diffusion import DiffusionModel
 from cryobench.registry import installed
@@ -71,9 +71,7 @@ def network(tmp_path_factory) -> Path:
 def conditional_networks(tmp_path_factory) -> dict[str, str]:
     """Folders of random networks that predict the noise, and the image."""
     folder = tmp_path_factory.mktemp("conditional")
-    film = FilmUNet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
-    for weights in film.parameters():  # some begin as zero
-        torch.nn.init.normal_(weights, std=0.1)
+    film = networks.film_unet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
     return {what: str(networks.conditional(folder / what, film, what, SIZE)) for what in (NOISE, IMAGE)}
 
 

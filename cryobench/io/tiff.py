@@ -18,6 +18,7 @@ from cryobench.core import Stack
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, DependencyError, described, reason_of
 from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
+from cryobench.io.writing import sections_shape
 
 _CENTIMETRE = 3
 _ANGSTROM_PER_CENTIMETRE = 1e8
@@ -208,9 +209,7 @@ def write_tiff(
     """
     library = tifffile(path)
     volume = len(stack.shape) == 3
-    if volume and len(numbers) != 1:
-        raise DataError(f"{path}: a TIFF holds one volume, got {len(numbers)}; choose one with --images")
-    shape = tuple(stack.shape) if volume else (len(numbers), *stack.shape)
+    shape = sections_shape(path, stack, numbers, "a TIFF")
     size = stack.pixel_size(numbers[0])
     metadata: dict[str, Any] | None = None
     if path.name.lower().endswith((".ome.tif", ".ome.tiff")):

@@ -14,6 +14,7 @@ import numpy as np
 from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID, VOLUME_STACK_SPACEGROUP
 from mrcfile.dtypes import HEADER_DTYPE
 
+from cryobench.core import Shape
 from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, reason_of
 from cryobench.files import sync, whole_files, whole_folder
@@ -245,6 +246,16 @@ def write_particles(
                      count=len(numbers))  # fmt: skip
     _fill_mrcs(images, path, chunks, known[0] if known else None)
     star.write_bytes(text.encode())
+
+
+def sections_shape(path: Path, stack: Stack, numbers: Sequence[int], kind: str) -> Shape:
+    """The shape of an array of sections: one volume of a stack, or the images `numbers`. Raises `DataError` for several
+    volumes, which `kind`, the format of `path`, cannot hold."""
+    if len(stack.shape) != 3:
+        return (len(numbers), *stack.shape)
+    if len(numbers) != 1:
+        raise DataError(f"{path}: {kind} holds one volume, got {len(numbers)}; choose one with --images")
+    return tuple(stack.shape)
 
 
 def write_npy(

@@ -18,6 +18,7 @@ from cryobench.core.source import size_text
 from cryobench.errors import DataError, DependencyError, described
 from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
 from cryobench.io.tiff import ANGSTROM
+from cryobench.io.writing import sections_shape
 
 SUFFIX = ".zarr"
 _SPACE = ("z", "y", "x")
@@ -115,13 +116,10 @@ def write_zarr(
     """Write chunks [n, *shape] as the float32 array of an OME-Zarr 0.5 folder, to files[0]: one volume, or images as
     its sections. Raises `DataError` for several volumes, `DependencyError` without the package zarr."""
     library = zarr(path)
-    volume = len(stack.shape) == 3
-    if volume and len(numbers) != 1:
-        raise DataError(f"{path}: an OME-Zarr holds one volume, got {len(numbers)}; choose one with --images")
-    shape = tuple(stack.shape) if volume else (len(numbers), *stack.shape)
+    shape = sections_shape(path, stack, numbers, "an OME-Zarr")
     size = stack.pixel_size(numbers[0])
     group = library.open_group(str(files[0]), mode="w", zarr_format=3)
-    pieces = tuple(min(n, _CHUNK) for n in shape) if volume else (1, *shape[1:])
+    pieces = tuple(min(n, _CHUNK) for n in shape) if len(stack.shape) == 3 else (1, *shape[1:])
     array = group.create_array("0", shape=shape, chunks=pieces, dtype="float32", dimension_names=list(_SPACE))
     start = 0
     for chunk in chunks:

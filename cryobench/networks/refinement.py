@@ -88,19 +88,19 @@ def sampling_step(
 
 def sample(
     predict: Callable[[torch.Tensor, float], torch.Tensor],
-    normal: Callable[[int], torch.Tensor],
+    normal: Callable[[], torch.Tensor],
     levels: torch.Tensor,
     progress: Callable[[int, int], None] = lambda done, steps: None,
 ) -> torch.Tensor:
-    """A sample. predict: eps from y and gamma. normal: standard normal numbers of the shape of y, by their number.
+    """A sample. predict: eps from y and gamma. normal: new standard normal numbers of the shape of y.
 
     levels: of `respaced`. At the last step, to gamma = 1, the result is the clamped estimate.
     """
     values = levels.tolist()
     steps = len(values) - 1
-    y = normal(0)
+    y = normal()
     for done, t in enumerate(range(steps, 0, -1)):
         gamma, following = values[t], values[t - 1]
-        y = sampling_step(y, predict(y, gamma), gamma, following, normal(done + 1) if t > 1 else None)
+        y = sampling_step(y, predict(y, gamma), gamma, following, normal() if t > 1 else None)
         progress(done + 1, steps)
     return y

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryobench.core import Shape
 from cryobench.errors import DataError
 from cryobench.priors.network_folder import NetworkFolder
 
@@ -40,9 +39,6 @@ class Conditional(NetworkFolder):
         if type(found) is not int or found < 1:
             raise DataError(f"{self.source} states {PATCH} {found!r}, expected a positive number; copy it again")
         return found
-
-    def check(self, shape: Shape) -> None:
-        """Nothing: images of any size are padded."""
 
     def details(self) -> Mapping[str, Any]:
         return {"conditional": {"weights": self.weights_digest(), PREDICTS: self.predicts}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -79,9 +78,6 @@ class NetworkFolder(Prior):
         empty without a card."""
         card = self.card
         return [*card.get("trained_on", ()), *({"half": digest} for digest in card.get("halves", ()))]
-
-    @abstractmethod
-    def details(self) -> Mapping[str, Any]: ...
 
     @property
     def card(self) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from cryobench.networks.restoring import Restorer
 from cryobench.numerics.linalg import standardised
 from cryobench.priors.conditional import IMAGE, NOISE, SPREAD, Conditional
 from cryobench.rng import Rng
+from cryobench.solvers.draws import averaged
 from cryobench.spec import ByName, Component, Range
 
 
@@ -77,8 +78,8 @@ class Emdiffuse(_WithNetwork):
 
     Sampling follows the 1000 published noise levels, or fewer from noise to the image, from which betas are computed
     again; the estimate of every step is clamped. Few steps make the samples too alike: see docs/emdiffuse.md. With
-    `samples` > 1 the result is their mean, and their standard
-    deviation is returned too. The network is trained by `cryobench train --objective conditional`. For `identity` only.
+    `samples` > 1 the result is their mean, and their standard deviation is returned too. The network is trained by
+    `cryobench train --objective conditional`. For `identity` only.
     Larger images than the training patches are evaluated in overlapping windows, blended at every step.
     """
 
@@ -104,23 +105,12 @@ class Emdiffuse(_WithNetwork):
             with meters.calling(meters.NETWORK, x):
                 return restorer.noise(condition, x, gamma)
 
-        total, square = torch.zeros_like(y, dtype=torch.float64), torch.zeros_like(y, dtype=torch.float64)
-        for number in range(self.samples):
+        def draw(number: int, report: Progress) -> torch.Tensor:
             stream = rng.stream(f"conditional {number}")
+            return sample(predict, lambda: stream.normal(y.shape[1:], dtype=y.dtype, device=y.device), levels, report)
 
-            def report(done: int, steps: int, number: int = number) -> None:
-                if progress is not None:
-                    progress(number * steps + done, self.samples * steps)
-
-            def normal(_: int, stream=stream) -> torch.Tensor:
-                return stream.normal(y.shape[1:], dtype=y.dtype, device=y.device)
-
-            x = sample(predict, normal, levels, report).double()
-            total, square = total.add_(x), square.add_(x.square())
-        average = total / self.samples
+        average, spread = averaged(draw, self.samples, progress)
         x = (average * SPREAD).to(y.dtype).mul_(deviation).add_(mean)
-        if self.samples == 1:
+        if spread is None:
             return Reconstruction(x)
-        variance = (square - self.samples * average.square()).clamp_min(0) / (self.samples - 1)
-        spread = (variance.sqrt() * SPREAD).to(y.dtype).mul_(deviation)
-        return Reconstruction(x, deviation=spread, samples=self.samples)
+        return Reconstruction(x, deviation=(spread * SPREAD).to(y.dtype).mul_(deviation), samples=self.samples)

@@ -22,6 +22,7 @@ from cryobench.errors import ParameterError
 from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages, Prediction
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.denoising import image_noise
+from cryobench.solvers.draws import averaged
 from cryobench.solvers.prior_scale import PriorScale, by_extremes, by_moments
 from cryobench.spec import ByName, Component, Range
 
@@ -145,20 +146,13 @@ class Sampler(WithDiffusion):
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         model = self.model(problem, rng)
 
-        def report(done: int, total: int) -> None:
-            if progress is not None:
-                progress(number * total + done, self.samples * total)
+        def draw(number: int, report: Progress) -> torch.Tensor:
+            return self.sample(problem, model, Draws(problem, rng, number), report)
 
-        total = square = torch.zeros(problem.image_batch_shape, dtype=torch.float64, device=problem.y.device)
-        for number in range(self.samples):
-            x = self.sample(problem, model, Draws(problem, rng, number), report).double()
-            total, square = total + x, square + x.square()
-        mean = total / self.samples
-        if self.samples == 1:
+        mean, deviation = averaged(draw, self.samples, progress)
+        if deviation is None:
             return Reconstruction(mean.to(problem.y.dtype))
-        variance = (square - self.samples * mean.square()).clamp_min(0) / (self.samples - 1)
-        deviation = variance.sqrt().to(problem.y.dtype)
-        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation, samples=self.samples)
+        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation.to(problem.y.dtype), samples=self.samples)
 
 
 def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:

@@ -47,6 +47,13 @@ class StackExamples(Examples):
         return len(self) * 4 * int(np.prod(self.shape(0), dtype=object))
 
 
+def noisy_and_clean(stack: Stack, otherwise: str) -> StackExamples:
+    """The images of a stack with those without noise. Raises `DataError` with the advice `otherwise` if it has none."""
+    if len(stack) and stack.clean(0) is None:
+        raise DataError(f"the clean images of {stack.label} are not known; {otherwise}")
+    return StackExamples(stack, clean=True)
+
+
 class CleanExamples(Examples):
     """The images of a stack without noise, each twice, [2, *S]: noise is added to the first later."""
 

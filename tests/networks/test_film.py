@@ -6,21 +6,12 @@ import math
 
 import pytest
 import torch
+from networks import film_unet
 
 from cryobench.errors import DataError, ParameterError
 from cryobench.networks.film import PRESETS, FilmConfig, FilmUNet, level_embedding, preset
 
 SMALL = FilmConfig(8, (1, 2), blocks=1, dropout=0.0, conditions=2, places=3)
-
-
-def network(config: FilmConfig = SMALL, seed: int = 0) -> FilmUNet:
-    """Random weights everywhere, also in the layers that begin as zero."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made = FilmUNet(config).eval()
-        for weights in made.parameters():
-            torch.nn.init.normal_(weights, std=0.2)
-    return made
 
 
 @torch.no_grad()
@@ -79,7 +70,7 @@ def test_the_network_is_that_of_the_papers():
     draw = torch.Generator().manual_seed(1)
     noisy, condition = (torch.randn(2, c, 12, 8, generator=draw) for c in (1, 2))
     level, place = torch.tensor([0.3, 0.9]), torch.tensor([2, 0])
-    net = network()
+    net = film_unet(SMALL, deviation=0.2)
     expected = forward(net, noisy, condition, level, place)
     with torch.no_grad():
         found = net(noisy, condition, level, place)

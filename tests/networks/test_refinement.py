@@ -101,7 +101,7 @@ def test_few_steps_make_samples_of_a_gaussian_too_alike(steps, spacing, ratio):
         return (1 - gamma) ** 0.5 * (y - gamma**0.5 * m) / (gamma * s**2 + 1 - gamma)
 
     seen = []
-    found = sample(predict, lambda _: torch.randn(20_000, generator=draw, dtype=torch.float64),
+    found = sample(predict, lambda: torch.randn(20_000, generator=draw, dtype=torch.float64),
                    respaced(SAMPLING.gammas(), steps, spacing), lambda *now: seen.append(now))  # fmt: skip
     assert float(found.mean()) == pytest.approx(m, abs=4 * s / 20_000**0.5)
     assert float(found.std()) == pytest.approx(variance**0.5, rel=0.03)

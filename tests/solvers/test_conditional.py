@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import conditional
+from networks import conditional, film_unet
 
 import cryobench as cb
 from cryobench.core import Problem
 from cryobench.errors import DataError, ParameterError
-from cryobench.networks.film import FilmConfig, FilmUNet
+from cryobench.networks.film import FilmConfig
 from cryobench.networks.refinement import SAMPLING, respaced
 from cryobench.networks.restoring import Restorer
 from cryobench.operators.noise import NoNoise
@@ -22,18 +22,11 @@ SMALL = FilmConfig(8, (1, 2), blocks=1, dropout=0.0)
 PATCH = 16
 
 
-def network(config: FilmConfig = SMALL, seed: int = 0) -> FilmUNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made = FilmUNet(config).eval()
-        for weights in made.parameters():
-            torch.nn.init.normal_(weights, std=0.1)
-    return made
-
-
 @pytest.fixture
 def models(tmp_path) -> dict[str, Conditional]:
-    return {what: Conditional(str(conditional(tmp_path / what, network(), what, PATCH))) for what in (NOISE, IMAGE)}
+    return {
+        what: Conditional(str(conditional(tmp_path / what, film_unet(SMALL), what, PATCH))) for what in (NOISE, IMAGE)
+    }
 
 
 def problem(y: torch.Tensor) -> Problem:
@@ -54,7 +47,7 @@ def test_regression_is_the_network_on_the_scaled_image(models):
     mean, deviation = y.mean((1, 2, 3), keepdim=True), y.std((1, 2, 3), correction=0, keepdim=True)
     c = (y - mean) / deviation / SPREAD
     with torch.no_grad():
-        f = c + network()(torch.zeros_like(c), c, torch.ones(2))
+        f = c + film_unet(SMALL)(torch.zeros_like(c), c, torch.ones(2))
     torch.testing.assert_close(found, mean + deviation * SPREAD * f, rtol=1e-5, atol=1e-4)
 
 
@@ -72,7 +65,7 @@ def test_samples_are_those_of_the_equations(models):
         for t in range(4, 0, -1):
             g, before = levels[t], levels[t - 1]
             with torch.no_grad():
-                eps = network()(torch.from_numpy(x).float(), c, torch.tensor([g])).double().numpy()
+                eps = film_unet(SMALL)(torch.from_numpy(x).float(), c, torch.tensor([g])).double().numpy()
             x0 = np.clip((x - np.sqrt(1 - g) * eps) / np.sqrt(g), -1, 1)
             x, a = (
                 (np.sqrt(before) * (1 - g / before) * x0 + np.sqrt(g / before) * (1 - before) * x) / (1 - g),
@@ -98,7 +91,7 @@ def test_a_sample_does_not_depend_on_the_batch(models):
 def test_windows_are_blended_at_every_step():
     """The prediction in windows is their weighted mean: exact for a network that looks at single pixels, and without
     seams in general."""
-    net = network(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
+    net = film_unet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
     y, c = images(1, 1, 40, 24, seed=1), images(1, 1, 40, 24, seed=2)
 
     def square(noisy, condition, level):
@@ -128,7 +121,7 @@ def test_what_cannot_be_solved_is_refused_with_a_reason(models, tmp_path):
     operator = cb.operator("sumpool:4", shape=(16, 16))
     pooled = Problem(operator, operator.A(torch.zeros(1, 1, 16, 16)), NoNoise(), torch.zeros(1, 1, 1, 1))
     assert "needs the operator identity" in str(Emdiffuse(models[NOISE]).unsupported(pooled))
-    two = conditional(tmp_path / "two", network(FilmConfig(8, (1,), conditions=2)), IMAGE, PATCH)
+    two = conditional(tmp_path / "two", film_unet(FilmConfig(8, (1,), conditions=2)), IMAGE, PATCH)
     assert "takes 2 images as condition" in str(Regression(Conditional(str(two))).unsupported(identity))
     for wrong in ({"samples": 0}, {"steps": 0}, {"steps": 1001}, {"tile": 0}):
         with pytest.raises(ParameterError, match="must be"):

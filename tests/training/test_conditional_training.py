@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from halves import Halves, Micrographs
+from networks import film_unet
 
 import cryobench as cb
 from cryobench.core import Problem
 from cryobench.errors import DataError, IncompatibleError, ParameterError
-from cryobench.networks.film import FilmUNet, preset
+from cryobench.networks.film import preset
 from cryobench.networks.refinement import TRAINING
 from cryobench.operators.noise import NoNoise
 from cryobench.priors.conditional import IMAGE, NOISE, SPREAD, Conditional
@@ -47,15 +48,6 @@ class Unknown(Micrographs):
 def samples(seed: int = 0, **options):
     objective = ConditionalDiffusion(patch=32, **options)
     return objective.samples([objective.examples(WithTruth(Halves()))], seed=seed, device=CPU)
-
-
-def random_network(seed: int = 0) -> FilmUNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        made = FilmUNet(preset("tiny"))
-        for weights in made.parameters():
-            torch.nn.init.normal_(weights, std=0.1)
-    return made
 
 
 def trained(out, objective: str, steps: int = 4, **changed) -> loop.Training:
@@ -110,7 +102,7 @@ def test_noise_of_the_stated_deviation_is_added_to_clean_images():
 def test_a_training_step_is_that_of_the_equation():
     """One step of Adam on the loss || f(sqrt(gamma) x + sqrt(1 - gamma) eps, c, gamma) - eps ||^2, written here."""
     batch = samples().batch(0, 4)
-    networks = random_network(), random_network()
+    networks = film_unet(preset("tiny")), film_unet(preset("tiny"))
     objective = ConditionalDiffusion(patch=32)
     losses = objective.losses(networks[0], batch)
     g = batch.level.float()[:, None, None, None]
@@ -131,7 +123,7 @@ def test_a_training_step_is_that_of_the_equation():
 
 
 def test_the_loss_of_regression_is_the_squared_error():
-    batch, network = samples().batch(0, 3), random_network()
+    batch, network = samples().batch(0, 3), film_unet(preset("tiny"))
     found = Regression(patch=32).losses(network, batch)
     image = batch.condition + network(torch.zeros_like(batch.condition), batch.condition, torch.ones(3))
     torch.testing.assert_close(found, ((image - batch.target) ** 2).mean((1, 2, 3)))

@@ -22,7 +22,7 @@ import torch
 from cryobench import figures
 from cryobench.core import Examples, Samples, Stack
 from cryobench.core.objective import Writer
-from cryobench.errors import DataError, ParameterError
+from cryobench.errors import ParameterError
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.film import FilmUNet, preset
 from cryobench.networks.refinement import SAMPLING, TRAINING, drawn_level, noisy, respaced, sample
@@ -31,7 +31,7 @@ from cryobench.numerics.philox import RowDraws
 from cryobench.priors.conditional import IMAGE, NOISE, PATCH, PREDICTS, SPREAD
 from cryobench.priors.conditional import Conditional as ConditionalNetwork
 from cryobench.priors.network_folder import NetworkFolder
-from cryobench.training.examples import CleanExamples, PairExamples, StackExamples
+from cryobench.training.examples import CleanExamples, PairExamples, noisy_and_clean
 from cryobench.training.export import initial_weights, write_json, write_weights
 from cryobench.training.objectives.restoration import Restoration
 from cryobench.training.patches import Patches
@@ -113,10 +113,8 @@ class _OfCondition(Restoration):
             return CleanExamples(stack)
         if self.target == "other":
             return PairExamples(stack)
-        if len(stack) and stack.clean(0) is None:
-            raise DataError(f"the clean images of {stack.label} are not known; give target=other for data with a "
-                            "second image of each specimen, or noise= to add noise to clean images")  # fmt: skip
-        return StackExamples(stack, clean=True)
+        return noisy_and_clean(stack, "give target=other for data with a second image of each specimen, or noise= to "
+                               "add noise to clean images")  # fmt: skip
 
     def samples(
         self, examples: Sequence[Examples], *, seed: int, device: torch.device, held_out: bool = False
@@ -176,7 +174,7 @@ class ConditionalDiffusion(_OfCondition):
     def _shown(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         return sample(partial(Restorer(network, self.patch).noise, batch.condition),
-                      lambda _: torch.randn(batch.target.shape, generator=generator).to(batch.target),
+                      lambda: torch.randn(batch.target.shape, generator=generator).to(batch.target),
                       respaced(SAMPLING.gammas(), SHOWN_STEPS))  # fmt: skip
 
 

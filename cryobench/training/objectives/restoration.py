@@ -20,12 +20,12 @@ import torch
 from cryobench import figures
 from cryobench.core import Examples, Objective, Samples, Stack
 from cryobench.core.objective import Writer
-from cryobench.errors import DataError, IncompatibleError, ParameterError
+from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.unet import UNet, preset
 from cryobench.priors.denoiser import Denoiser
 from cryobench.priors.network_folder import NetworkFolder
-from cryobench.training.examples import PairExamples, StackExamples
+from cryobench.training.examples import PairExamples, noisy_and_clean
 from cryobench.training.export import initial_weights, write_json, write_weights
 from cryobench.training.patches import Pair, Patches
 
@@ -141,10 +141,7 @@ class Supervised(Restoration):
     _target = "noisy images and the same without noise"
 
     def examples(self, stack: Stack) -> Examples:
-        if len(stack) and stack.clean(0) is None:
-            raise DataError(f"the clean images of {stack.label} are not known; train with --objective noise2noise, or "
-                            "on a source that has them")  # fmt: skip
-        return StackExamples(stack, clean=True)
+        return noisy_and_clean(stack, "train with --objective noise2noise, or on a source that has them")
 
     def samples(
         self, examples: Sequence[Examples], *, seed: int, device: torch.device, held_out: bool = False
