@@ -54,20 +54,24 @@ def _prepare(threads: int | None, environment: dict[str, str]) -> None:
 
 def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
     """Shut down an executor with one process, killing the process if its pid is given."""
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):  # another thread is shutting it down and has closed its pipe
-        executor.shutdown(wait=pid is not None, cancel_futures=True)
+    _kill_process(pid)
+    executor.shutdown(wait=pid is not None, cancel_futures=True)
 
 
 def finish(executor: ProcessPoolExecutor, pid: int | None) -> None:
     """Shut down an executor with one process, which is killed if threads of a plugin keep it alive for long."""
-    timer = threading.Timer(FINISH_SECONDS, kill, (executor, pid))
+    # the timer only kills: two threads that shut down an executor close its pipe twice
+    timer = threading.Timer(FINISH_SECONDS, _kill_process, (pid,))
     timer.daemon = True
     timer.start()
     executor.shutdown()
     timer.cancel()
+
+
+def _kill_process(pid: int | None) -> None:
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @cache
