@@ -1,4 +1,4 @@
-"""`cryobench data`: summaries of data sources, simulation of images into files, conversion between formats."""
+"""`cryobench data`: summaries of data sources, simulation of images into files, conversion, registration of pairs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from cryobench.cli.options import AsStackOption, DataRootOption, ForceOption, InvertOption, SizeOption
+from cryobench.cli.options import (
+    AsStackOption,
+    DataRootOption,
+    ExecutorOption,
+    ForceOption,
+    InvertOption,
+    LiveOption,
+    MemoryLimitOption,
+    QuietOption,
+    ShardOption,
+    SizeOption,
+    ThreadsOption,
+    TimeLimitOption,
+)
 
-data_app = typer.Typer(help="Summarise, simulate and convert data.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Summarise, simulate, convert and register data.", no_args_is_help=True, rich_markup_mode=None
+)
 
 MovieFormat = Literal["mrcs", "tif"]
 
@@ -145,6 +160,67 @@ def convert(
     written = write(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
     count = len(stack) if chosen is None else len(chosen)
     note(f"{count} images in {' and '.join(map(str, written))}")
+
+
+@data_app.command("register")
+def register(
+    pairs: Annotated[
+        str, typer.Argument(help="Folder of CELL/LEVEL/wf_*.tif and gt_*.tif; or, with CLEAN, a file or source of "
+                            "noisy images.")
+    ],
+    clean: Annotated[
+        str | None, typer.Argument(help="File or source of a clean image for each noisy one.", show_default=False)
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the registered pairs, in the same layout.")],
+    flow: Annotated[
+        str, typer.Option(metavar="none|tvl1|ilk|MODULE:FUNCTION", help="Optical flow after the shift. FUNCTION(noisy, "
+                          "clean) returns [2, H, W] with clean(p + flow(p)) = noisy(p).")
+    ] = "tvl1",
+    least: Annotated[float, typer.Option(help="Refuse pairs of a smaller correlation after registration.")] = 0.2,
+    largest: Annotated[float, typer.Option(help="Refuse pairs of a larger shift, relative to the side.")] = 0.25,
+    reach: Annotated[
+        int, typer.Option(help="Largest displacement of the flow, pixels; so many are left out at the borders.")
+    ] = 8,
+    match: Annotated[
+        bool, typer.Option("--match", help="Map the brightness of the clean image to that of the noisy one; float32.")
+    ] = False,
+    executor: ExecutorOption = "local",
+    threads: ThreadsOption = None,
+    shard: ShardOption = None,
+    time_limit: TimeLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
+    live: LiveOption = False,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Register pairs of a noisy and a clean image: find the shift, warp the clean image, crop what both have.
+
+    Pairs that do not match are listed and not written; the exit code is then 1. The same command continues a folder
+    that is incomplete. OUT/register.csv reports what was found of each pair.
+
+    Example: cryobench data register raw --out registered
+    """
+    from cryobench.cli.chunks import run_task, where_of
+    from cryobench.cli.output import note
+    from cryobench.measuring.register import RegisterTask
+
+    where = where_of(executor, "cpu", threads, shard, time_limit, memory_limit)
+    work = RegisterTask(pairs, clean, str(out), flow, least, largest, reach, match).open()
+    work.start(force=force)
+    complete = run_task(work.task, work, where, live=live, quiet=quiet)
+    if not complete:
+        if not quiet:
+            note(f"{len(work.todo())} of {work.images} pairs of {out} are missing")
+        return
+    work.finish()
+    refused = [found for found in work.found() if found.refused]
+    for found in refused:
+        note(f"refused: {found.cell}/{found.level}/{found.name}: {found.refused}")
+    if not quiet:
+        note(f"{work.images - len(refused)} of {work.images} pairs in {out}: {work.summary}")
+    if refused:
+        raise typer.Exit(1)
 
 
 def _opened(data, size: int | None, as_stack: bool, data_root: str | None):

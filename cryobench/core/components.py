@@ -72,8 +72,8 @@ class NoiseModel(ABC):
     ) -> Noisy:
         """`apply`, for noise models that are estimated from a second image of the specimen.
 
-        other: exact measurements of the other halves, [B, M, *s]; None if the source has none. The noise of y must not
-        depend on them beyond its standard deviation.
+        other: exact measurements of the other halves, [B, M, *s], else of the clean images; None if the source has
+        neither. The noise of y must not depend on them beyond its standard deviation.
         """
         return self.apply(y, operator, scale, rng)
 

@@ -156,6 +156,14 @@ class _PageReader:
                 image[...] = self._file.pages[first + number].asarray()
 
 
+def open_tiff_image(path: Path) -> ImageFile:
+    """Open a TIFF of one image by its header. Raises `DataError` for several pages and as `open_tiff` does."""
+    file = open_tiff(path)
+    if file.count != 1:
+        raise DataError(f"{path} has {file.count} pages; expected one image in a file: split it")
+    return file
+
+
 def read_tiff_image(path: Path) -> np.ndarray:
     """The first page of a TIFF file, [H, W]. Raises `DataError`, `DependencyError`."""
     check_file(path, "TIFF file")
@@ -216,10 +224,21 @@ def write_tiff(
         metadata = {"axes": "ZYX" if volume else "TYX"}
         for axis in () if size is None else ("ZYX" if volume else "YX"):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "Å"}
-    resolution = {} if size is None else {
-        "resolution": (_ANGSTROM_PER_CENTIMETRE / size,) * 2, "resolutionunit": _CENTIMETRE,
-    }  # fmt: skip
     pages = (page for chunk in chunks for page in chunk.reshape(-1, *shape[1:]))
     big = 4 * int(np.prod(shape, dtype=np.int64)) > _BIG
     with library.TiffWriter(files[0], bigtiff=big, ome=metadata is not None) as writer:
-        writer.write(pages, shape=shape, dtype=np.float32, photometric="minisblack", metadata=metadata, **resolution)
+        writer.write(pages, shape=shape, dtype=np.float32, photometric="minisblack", metadata=metadata,
+                     **_resolution(size))  # fmt: skip
+
+
+def write_tiff_image(file: Path, path: Path, image: np.ndarray, pixel_size: float | None) -> None:
+    """Write an image [H, W] in its type to `file`, with its pixel size in Å, if known, as resolution. path: the place
+    to which the file will be moved. Raises `DependencyError` without tifffile."""
+    tifffile(path).imwrite(file, image, photometric="minisblack", metadata=None, **_resolution(pixel_size))
+
+
+def _resolution(size: float | None) -> dict[str, Any]:
+    """The tags of a pixel size in Å."""
+    if size is None:
+        return {}
+    return {"resolution": (_ANGSTROM_PER_CENTIMETRE / size,) * 2, "resolutionunit": _CENTIMETRE}

@@ -100,8 +100,8 @@ class Own(NoiseModel):
     """The noise that the images already have: y = A a, without further noise.
 
     Its standard deviation is estimated per image from the other half b, sqrt(<y^2 - y z>) with z = A b, both minus the
-    mean response c A 1: the signal and every other part that both halves have in common cancel. The images are the
-    measurement and no truth.
+    mean response c A 1: the signal and every other part that both halves have in common cancel. Where there is no other
+    half, b is the clean image. The images are the measurement and no truth.
     """
 
     dims = (2, 3)
@@ -120,10 +120,10 @@ class Own(NoiseModel):
         variance = ((y - middle) * (y.double() - other)).mean(dim=item_axes(y), keepdim=True)
         if not (variance > 0).all():
             raise Unsupported(
-                "the estimated variance of the noise is not positive; own needs two halves with independent noise"
+                "the estimated variance of the noise is not positive; own needs images with independent noise"
             )
         return Noisy(y, variance.sqrt().to(y.dtype))
 
 
 _ONE_IMAGE = ("own estimates the noise of an image from a second one of the same specimen, and the data have none; use "
-              "a source of movies or halves, or gaussian")  # fmt: skip
+              "a source of halves, movies or pairs, or gaussian")  # fmt: skip

@@ -92,9 +92,10 @@ class MeasuredProblem:
             with self._measuring:
                 truth = images.pixels.to(plan.device, plan.dtype)
                 other = None if images.other is None else images.other.to(plan.device, plan.dtype)
-                y, sigma = self._measure(operator, truth, other, images.scale, ids)
+                clean = None if images.clean is None else images.clean.to(plan.device, plan.dtype)
+                second = clean if other is None else other
+                y, sigma = self._measure(operator, truth, second, images.scale, ids)
             problem = Problem(meters.CountingOperator(operator), y, cell.noise, sigma, images.scale)
-        clean = None if images.clean is None else images.clean.to(plan.device, plan.dtype)
         radii = None if cell.radii is None else cell.radii[part]
         limits = data_range(images.scale, truth)
         return Case(problem, truth, ids, data.pixel_size[part], clean, radii, limits, other)
@@ -115,7 +116,7 @@ class MeasuredProblem:
         scale: Scale,
         ids: Sequence[str],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(y, sigma) of images [n, 1, *S]. other: their other halves, if known."""
+        """(y, sigma) of images [n, 1, *S]. other: their other halves, else the clean images, if known."""
         cell = self._cell
 
         def measured(batch: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 import mrcfile
 import numpy as np
 import pytest
+import tifffile
 from networks import conditional, denoiser, pipeline, unet
 
 from cryobench.core import check_dims
@@ -58,6 +59,7 @@ BUILT_IN = {
         "conditional": "conditional:{conditional}",
     },
     "sources": {
+        "em_pairs": "em_pairs:{em_pairs}",
         "file": "file:{images}",
         "movies": "movies:{movie}",
         "pairs": "pairs:{images},even={images}",
@@ -116,6 +118,9 @@ def files(tmp_path_factory) -> dict[str, str]:
     work = SumTask((f"{folder}/movie.mrc",), MovieSettings(), f"{folder}/sums").open()
     work.start()
     work.run(0, lambda fraction: None)
+    (folder / "em" / "cell" / "level").mkdir(parents=True)
+    for name, image in zip(("wf_0", "gt_0"), values[0], strict=False):
+        tifffile.imwrite(folder / "em" / "cell" / "level" / f"{name}.tif", image)
     network = pipeline(folder / "model", unet(sample_size=32))
     small = denoiser(folder / "denoiser", UNet(UNetConfig((4, 8))))
     film = FilmUNet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
@@ -125,6 +130,7 @@ def files(tmp_path_factory) -> dict[str, str]:
         "network": str(network),
         "denoiser": str(small),
         **conditioned,
+        "em_pairs": f"{folder}/em",
         "images": f"{folder}/images.npy",
         "volume": f"{folder}/map.mrc",
         "movie": f"{folder}/movie.mrc",
