@@ -34,12 +34,10 @@ def in_bytes(image):
     return np.clip(np.rint(60 + 150 * image), 0, 255).astype(np.uint8)
 
 
-def save(folder, name, noisy, clean, **options):
+def save(folder, name, noisy, clean, photometric="minisblack"):
     folder.mkdir(parents=True, exist_ok=True)
     centimetre = {"resolution": (1e8 / 40, 1e8 / 40), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(
-        folder / f"wf_{name}.tif", noisy, photometric=options.get("photometric", "minisblack"), **centimetre
-    )
+    tifffile.imwrite(folder / f"wf_{name}.tif", noisy, photometric=photometric, **centimetre)
     tifffile.imwrite(folder / f"gt_{name}.tif", clean, photometric="minisblack")
 
 

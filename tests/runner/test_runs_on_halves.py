@@ -145,6 +145,15 @@ def test_the_floor_of_noise_own_is_the_input_itself_and_its_mean_error_the_noise
     assert floor.values["mse_other"] * (high - low) ** 2 == pytest.approx(100 * np.ones(3), rel=0.1)
 
 
+def test_without_another_half_the_noise_is_that_of_the_difference_to_the_clean_image():
+    both = [run("gaussian", "identity", data=f"halves:second={second}", images="0:3", protocol="halves", floor=False,
+                scaling="none", metrics=["measurement_mse", "psnr"])[0] for second in ("true", "false")]  # fmt: skip
+    assert [record.status for record in both] == ["ok", "ok"]
+    known, clean = (np.array(record.values["psnr_clean"]) for record in both)
+    assert np.abs(known - clean).max() < 0.1  # filters of nearly the same width
+    assert all(map(math.isnan, both[1].values["psnr"]))
+
+
 def test_averaged_halves_are_a_mean_in_a_table_of_their_own():
     (first,) = run("smooth", "identity", data="halves", images="0", protocol="halves", floor=False)
     (mean,) = run("smooth", "identity", data="halves", images="0", protocol="halves", halves="average", floor=False)
@@ -169,7 +178,8 @@ def test_the_published_protocol_has_a_table_of_its_own():
 def test_data_without_halves_are_refused_or_skipped_with_the_reason():
     with pytest.raises(DataError, match="no second half of each image"):
         run("smooth", "identity", halves="average")
-    (record,) = run("smooth", "identity", protocol="halves", floor=False)
+    (record,) = run("smooth", "identity", data="halves:second=false,truth=false", images="0", protocol="halves",
+                    floor=False)  # fmt: skip
     assert record.status == "skipped"
     assert "the data have none" in record.reason
     (record,) = run("smooth", "identity", data="halves:second=false", images="0", metrics=["psnr_other"], floor=False)
