@@ -31,7 +31,7 @@ def denoise(
         str, typer.Option("--solver", "-s", help="A solver spec, such as n2n:model=./FOLDER, gaussian or tv.",
                           autocompletion=complete("solvers"))
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write NAME.mrc of each micrograph to.")],
+    out: Annotated[Path, typer.Option(help="Folder to write NAME.mrc of each micrograph to, or another --format.")],
     halves: Annotated[
         str, typer.Option(metavar="together|average", help="Of micrographs in two halves. together: denoise their "
                           "mean; average: denoise each, and average the results.")
@@ -41,6 +41,9 @@ def denoise(
                                    "estimated from the halves, or from differences of neighbouring pixels]",
                                    show_default=False)
     ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="mrc|tif|ome.tif|zarr|npy", help="Suffix, and so format, of the files.")
+    ] = "mrc",
     seed: Annotated[int, typer.Option(help="Seed of the solver.")] = 0,
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
@@ -65,7 +68,7 @@ def denoise(
     from cryobench.measuring.denoise import DenoiseTask
 
     where = where_of(executor, device, threads, shard, time_limit, memory_limit)
-    task = DenoiseTask(tuple(micrographs), solver, str(out), halves, sigma, seed, device, dtype, presets)
+    task = DenoiseTask(tuple(micrographs), solver, str(out), halves, sigma, seed, device, dtype, presets, format)
     work = task.open()
     for text in () if quiet else work.notes():
         note(text)

@@ -86,6 +86,24 @@ def _chunks(
         yield np.stack([scaled(number, image) for number, image in zip(numbers, images, strict=True)])
 
 
+class OneImage(Stack):
+    """An image in memory, as a stack. pixel_size: Å, None if unknown."""
+
+    def __init__(self, label: str, image: np.ndarray, pixel_size: float | None = None):
+        self.label, self.shape, self._image, self._pixel_size = label, image.shape, image, pixel_size
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> np.ndarray:
+        """A copy of the image, float32."""
+        self.check(index)
+        return self._image.astype(np.float32)
+
+    def pixel_size(self, index: int) -> float | None:
+        return self._pixel_size
+
+
 class CleanStack(Stack):
     """The clean images of a stack, as a stack. Reading raises `DataError` if they are not known."""
 

@@ -22,9 +22,11 @@ from cryobench.errors import (
     ResultsError,
     Unsupported,
     described,
+    quoted,
     reason_of,
 )
-from cryobench.files import whole_file
+from cryobench.files import discard, remove_leftovers, whole_file
+from cryobench.io.conversion import OneImage, convert
 from cryobench.io.writing import write_mrcs
 from cryobench.measuring.tasks import Report, Work
 from cryobench.numerics.linalg import standardised
@@ -34,12 +36,15 @@ from cryobench.operators.noise import Gaussian
 from cryobench.plan.dataset import open_stack
 from cryobench.plan.grid import implementation, prior_notes, resolve_dtype, with_nested
 from cryobench.plan.presets import choose, presets_folder
-from cryobench.registry import guarded, installed
+from cryobench.registry import did_you_mean, guarded, installed
 from cryobench.runner.solving import check_supported, isolated, prepare, solve_parts
 from cryobench.solvers.tiled import Tiled
 
 MANIFEST = "denoise.json"
 TOGETHER, AVERAGE = "together", "average"
+MRC, ZARR = "mrc", "zarr"
+SUFFIXES = (MRC, "tif", "ome.tif", ZARR, "npy")
+"""Suffixes of the files that micrographs are written to, and so their formats."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class DenoiseTask:
     """Denoise micrographs into the folder `out`. micrographs: files or specs of sources. solver: spec or preset.
 
     halves: of a micrograph in two halves, `together` denoises their mean, `average` each, and averages the results.
-    sigma: standard deviation of the noise in the units of the file, or None to estimate it.
+    sigma: standard deviation of the noise in the units of the file, or None to estimate it. format: one of `SUFFIXES`.
     """
 
     micrographs: tuple[str, ...]
@@ -59,6 +64,7 @@ class DenoiseTask:
     device: str = "cpu"
     dtype: str = "float32"
     presets: str | None = None
+    format: str = MRC
 
     def open(self) -> Denoising:
         """Open the micrographs by their headers. Raises a `CryobenchError` before one is denoised."""
@@ -83,6 +89,8 @@ class Denoising(Work):
             raise ParameterError(f"--halves must be {TOGETHER} or {AVERAGE}, got {task.halves!r}")
         if task.sigma is not None and not 0 <= task.sigma < float("inf"):
             raise ParameterError(f"--sigma must be zero or positive, got {task.sigma:g}")
+        if task.format not in SUFFIXES:
+            raise ParameterError(f"--format {quoted(task.format)} is unknown; {did_you_mean(task.format, SUFFIXES)}")
         registry = installed()
         method = choose(task.solver, registry, presets_folder(task.presets)).solver
         check_kind("solvers", task.solver, method)
@@ -129,8 +137,11 @@ class Denoising(Work):
             self._out.mkdir(parents=True, exist_ok=True)
             if force:
                 path.unlink(missing_ok=True)
-                for each in self._micrographs:
-                    self._path(each).unlink(missing_ok=True)
+                for file in map(self._path, self._micrographs):
+                    if file.is_dir():  # a Zarr
+                        discard(file)
+                    else:
+                        file.unlink(missing_ok=True)
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
             raise ResultsError(f"cannot denoise into {self._out} ({described(error)}); give another --out") from error
@@ -163,13 +174,18 @@ class Denoising(Work):
             result = self._denoised(each, halves.mean(axis=0), noise, report)
         else:
             result = self._denoised(each, halves[0], difference_deviation(halves[0]), report)
-        write_mrcs(self._path(each), result[None], each.pixel_size)
+        if self._task.format == MRC:
+            write_mrcs(self._path(each), result[None], each.pixel_size)
+        else:
+            convert(OneImage(each.name, result, each.pixel_size), self._path(each))
 
     def finish(self) -> list[Path]:
         """The files. Removes what killed processes have left of them."""
         for each in self._micrographs:
-            for partial in self._out.glob(f".{glob.escape(each.name)}.mrc-*"):
+            for partial in self._out.glob(f".{glob.escape(self._path(each).name)}-*"):
                 partial.unlink(missing_ok=True)
+        if self._task.format == ZARR:
+            remove_leftovers(self._out)
         return list(map(self._path, self._micrographs))
 
     def _denoised(self, each: Micrograph, image: np.ndarray, noise: float, report: Report) -> np.ndarray:
@@ -194,7 +210,7 @@ class Denoising(Work):
         return (x[0, 0] * deviation[0, 0] + mean[0, 0]).float().cpu().numpy()
 
     def _path(self, each: Micrograph) -> Path:
-        return self._out / f"{each.name}.mrc"
+        return self._out / f"{each.name}.{self._task.format}"
 
 
 def _micrographs(stack: Stack) -> Iterator[Micrograph]:

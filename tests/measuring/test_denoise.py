@@ -8,7 +8,9 @@ import mrcfile
 import networks
 import numpy as np
 import pytest
+import tifffile
 import torch
+import zarr
 from halves import Halves, Micrographs
 from safetensors.torch import save_file
 
@@ -19,7 +21,9 @@ from cryobench.measuring.denoise import MANIFEST, DenoiseTask
 from cryobench.networks.files import WEIGHTS
 from cryobench.networks.unet import UNet, UNetConfig
 from cryobench.numerics.noise import difference_deviation
+from cryobench.plan.dataset import open_stack
 from cryobench.priors.denoiser import Denoiser
+from cryobench.registry import installed
 
 
 @pytest.fixture
@@ -62,6 +66,27 @@ def test_each_micrograph_is_denoised_whole_in_its_own_units(network, files, tmp_
             f = net(torch.nn.functional.pad(scaled, pad, mode="reflect"))[0, 0, : y.shape[0], : y.shape[1]]
             np.testing.assert_allclose(file.data, y.mean() + y.std() * f.numpy(), atol=1e-4)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mic0.mrc", "mic1.mrc", "mic2.mrc", MANIFEST}
+
+
+@pytest.mark.parametrize("suffix", ["tif", "ome.tif", "zarr", "npy"])
+def test_other_formats_hold_the_same_pixels_and_their_size(files, tmp_path, suffix):
+    denoised(DenoiseTask(files[:2], "gaussian:1", str(tmp_path / "mrc")))
+    task = DenoiseTask(files[:2], "gaussian:1", str(tmp_path / "out"), format=suffix)
+    assert denoised(task).finish() == [tmp_path / "out" / f"mic{i}.{suffix}" for i in range(2)]
+    for i in range(2):
+        path = tmp_path / "out" / f"mic{i}.{suffix}"
+        read = {"npy": np.load, "zarr": lambda at: zarr.open_group(at, mode="r")["0"]}.get(suffix, tifffile.imread)
+        np.testing.assert_array_equal(np.squeeze(read(path)), mrcfile.read(tmp_path / "mrc" / f"mic{i}.mrc"))
+        stack = open_stack(str(path), {}, installed())
+        assert stack.pixel_size(0) == (None if suffix == "npy" else pytest.approx(1.25))
+    first = tmp_path / "out" / f"mic0.{suffix}"
+    before = first.stat().st_mtime_ns
+    assert denoised(task).todo() == []
+    assert first.stat().st_mtime_ns == before
+    work = task.open()
+    work.start(force=True)
+    assert work.todo() == [0, 1]
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_other_solvers_work_in_windows_of_the_micrograph_scaled_once(files, tmp_path):
@@ -173,6 +198,7 @@ def test_requests_that_cannot_be_met_are_refused_in_one_line(files, tmp_path, ne
     cases: list[tuple[DenoiseTask, type[CryobenchError], str]] = [
         (DenoiseTask(files, "n2n", out, "both"), ParameterError, "--halves must be together or average, got 'both'"),
         (DenoiseTask(files, "gaussian", out, sigma=-1.0), ParameterError, "--sigma must be zero or positive, got -1"),
+        (DenoiseTask(files, "gaussian", out, format="jpg"), ParameterError, "--format 'jpg' is unknown; there are mrc"),
         (DenoiseTask(files, "gaussian", out, "average"), ParameterError, "needs micrographs in two halves"),
         (DenoiseTask((files[0], files[0]), "gaussian", out), ParameterError, "two micrographs have the name mic0"),
         (DenoiseTask((str(tmp_path / "gone.mrc"),), "gaussian", out), DataError, "gone.mrc"),
