@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ from cryobench.core.source import size_text
 from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError, quoted
 from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
+from cryobench.io.tiff import tifffile
+from cryobench.io.zarr_files import zarr
 from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
 from cryobench.plan.dataset import FIRST, HALVES, Dataset, load, source_spec
@@ -47,8 +50,11 @@ AUTO = "auto"
 AUTO_BATCH = {"cuda": 1024, "cpu": 16}
 """Initial batch size of `--batch auto` by device type: on a CPU larger batches cost memory and save no time."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+AS_FORMATS = ("tif", "ome.tif", "zarr")
+"""Values of --save that write reconstructions, one volume or images, in another format, by its suffix."""
 SAVES = {
     "reconstructions": RECONSTRUCTIONS,
+    **{suffix: f"{Path(RECONSTRUCTIONS).stem}.{suffix}" for suffix in AS_FORMATS},
     "panel": PANEL,
     "errors": ERRORS,
     "frc": FRC,
@@ -241,6 +247,7 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     _check_columns(metrics)
     within = parse_within(request.within)
     datasets = _loaded(request, registry, {} if loaded is None else loaded)
+    _check_formats(request.save, datasets)
     for dataset in datasets:
         priors = _priors([chosen.solver for chosen in solvers if len(dataset.shape) in chosen.solver.dims])
         for component in (*operators, *noises, *metrics, *priors):
@@ -307,6 +314,17 @@ def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], regist
         digests = dataset.image_digests if tuned and dataset.recall() else None
         for chosen in tuned:
             check_unseen(chosen, dataset.spec, dataset.label, dataset.ids, digests, registry)
+
+
+def _check_formats(save: Collection[str], datasets: Sequence[Dataset]) -> None:
+    """Raise an error if reconstructions cannot be written in the formats that --save names."""
+    for name in [name for name in AS_FORMATS if name in save]:
+        library = zarr if name == "zarr" else tifffile
+        library(Path(SAVES[name]))
+        for dataset in datasets:
+            if len(dataset.shape) == 3 and len(dataset) > 1:
+                raise ParameterError(f"--save {name} holds one volume, and {dataset.label} {len(dataset)}; choose one "
+                                     "with --images, or give --save reconstructions")  # fmt: skip
 
 
 def _loaded(request: Request, registry: Registry, known: Loaded) -> list[Dataset]:

@@ -20,17 +20,21 @@ from cryobench.core.recording import Recording
 from cryobench.errors import ResultsError
 from cryobench.figures.style import ROWS
 from cryobench.files import hidden_folder
+from cryobench.io.conversion import convert
 from cryobench.io.writing import StackWriter
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
-from cryobench.plan.grid import SAVES, Cell
+from cryobench.plan.grid import AS_FORMATS, SAVES, Cell
 from cryobench.results.store import DEVIATION, RECONSTRUCTIONS, Results
 from cryobench.runner.measured_problem import AT_ONCE
 from cryobench.runner.scoring import score
 from cryobench.runner.solving import part_of
+from cryobench.sources.stacks import File
+from cryobench.sources.volume import Volume
 
 Writer = Callable[[Path], None]
 _OF_FIRST_IMAGES = {"panel", "errors", "views"}
+_OF_STACKS = {"reconstructions", *AS_FORMATS}
 
 
 class FilesToSave:
@@ -96,9 +100,13 @@ class FilesToSave:
     ) -> tuple[dict[str, Writer], list[str]]:
         """After the block: a writer for each file, by its name; and the names in `save` that the solver does not
         provide. curves: of the metrics for all images."""
+        stacks = [file for file in self._stacks if self._deviation or file.name != DEVIATION]
         files: dict[str, Writer] = {
-            file.name: partial(_move, file) for file in self._stacks if self._deviation or file.name != DEVIATION
-        }
+            f"{file.stem}.{suffix}": partial(_convert, file, volumes=len(self._cell.dataset.shape) == 3)
+            for suffix in AS_FORMATS if suffix in self._save for file in stacks
+        }  # fmt: skip
+        if "reconstructions" in self._save:
+            files |= {file.name: partial(_move, file) for file in stacks}  # after they were read
         known: dict[str, Writer] = {
             "panel": self._write_panel, "errors": self._write_errors,
             "views": self._write_views, "frc": partial(self._write_frc, curves),
@@ -106,7 +114,7 @@ class FilesToSave:
         if iterates is not None and iterates.frames:
             known |= {"animation": partial(_write_animation, iterates=iterates)}
         files |= {SAVES[name]: known[name] for name in self._save if name in known}
-        return files, sorted(set(self._save) - {"reconstructions", *known})
+        return files, sorted(set(self._save) - {*_OF_STACKS, *known})
 
     def _of_first(self, name: str) -> np.ndarray:
         """Of the first images, [n, H, W]."""
@@ -173,7 +181,7 @@ def folder_for(save: Collection[str], store: Results | None) -> Iterator[Path | 
 
     Raises `ResultsError` if it cannot be made.
     """
-    if store is None or "reconstructions" not in save:
+    if store is None or not _OF_STACKS & set(save):
         yield None
         return
     with ExitStack() as stack:
@@ -193,6 +201,12 @@ def _writing(name: str) -> Iterator[None]:
 
 def _move(file: Path, path: Path) -> None:
     file.replace(path)
+
+
+def _convert(file: Path, path: Path, *, volumes: bool) -> None:
+    """Write a stack of images, or of one volume, in another format."""
+    source = Volume((str(file),)) if volumes else File(str(file))
+    convert(source.open(), path)
 
 
 def _write_animation(path: Path, *, iterates: Recording) -> None:

@@ -14,6 +14,7 @@ from cryobench.errors import IncompatibleError
 from cryobench.figures import read_views
 from cryobench.plan.grid import Request, plan
 from cryobench.registry import installed
+from cryobench.sources.volume import Volume
 
 VOXEL = 3.0
 KINDS = {"operators": "operator", "noises": "noise", "metrics": "metric"}
@@ -93,6 +94,21 @@ def test_fourier_shell_correlation_is_in_angstrom(cli, balls):
     code, out, _ = cli("data", "info", f"volume:{folder}/reconstructions.mrcs")
     assert code == 0
     assert "24 x 24 x 24 voxels" in out
+
+
+@pytest.mark.parametrize("suffix", ["tif", "ome.tif", "zarr"])
+def test_a_reconstructed_volume_is_saved_in_other_formats_with_its_voxel_size(cli, balls, suffix):
+    data = f"volume:{balls}/a.mrc"
+    code, _, err = cli("run", "-s", "tikhonov:0.1", "-o", "identity", "-d", data, "--no-floor", "--save", suffix,
+                       "--save", "reconstructions")  # fmt: skip
+    assert code == 0, err
+    (folder,) = Path("runs").glob("*-tikhonov-*")
+    saved = Volume((str(folder / f"reconstructions.{suffix}"),)).open()
+    np.testing.assert_array_equal(saved.read(0), mrcfile.read(folder / "reconstructions.mrcs")[0])
+    assert saved.pixel_size(0) == (None if suffix == "tif" else pytest.approx(VOXEL))
+    code, _, err = cli("run", "-s", "pinv", "-o", "identity", "-d", f"volume:{balls}", "--save", suffix)
+    assert code == 2
+    assert f"--save {suffix} holds one volume, and " in err
 
 
 def test_solvers_without_volume_support_are_skipped_with_a_reason(cli, balls):

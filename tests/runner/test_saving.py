@@ -15,6 +15,7 @@ from cryobench.plan import grid
 from cryobench.registry import installed
 from cryobench.results.store import Results
 from cryobench.runner import Observer
+from cryobench.sources.stacks import File
 
 PLUGIN = """
 from dataclasses import dataclass
@@ -230,6 +231,21 @@ def test_a_deviation_is_reported_per_image_and_saved_in_the_units_of_the_file(pl
     np.testing.assert_allclose(found[:, :16].min(axis=(1, 2)), 0.1 * span, rtol=1e-5)
     assert not found[:, 16:].any()  # no offset
     assert len(list(tmp_path.glob("*/reconstructions.mrcs"))) == 1
+
+
+@pytest.mark.parametrize("suffix", ["tif", "ome.tif", "zarr"])
+def test_reconstructions_and_deviations_are_saved_in_other_formats(plugin, blobs, tmp_path, suffix):
+    options = {"data": blobs, "images": "1:4", "floor": False, "metrics": ["psnr"]}
+    cb.run("unsure:0.2", "sumpool:4", out=tmp_path / "both", save=["reconstructions", suffix], **options)
+    cb.run("unsure:0.2", "sumpool:4", out=tmp_path / "one", save=[suffix], **options)
+    (both,), (one,) = (tmp_path / "both").glob("*unsure*"), (tmp_path / "one").glob("*unsure*")
+    assert not list(one.glob("*.mrcs"))
+    for name in ("reconstructions", "deviation"):
+        exact = mrcfile.read(both / f"{name}.mrcs")
+        for folder in (both, one):
+            stack = File(str(folder / f"{name}.{suffix}")).open()
+            np.testing.assert_array_equal(stack.read_block(range(len(stack))), exact)
+    assert not list(tmp_path.glob("*/.*"))
 
 
 def test_a_deviation_missing_in_some_batches_is_omitted(plugin, blobs, tmp_path):
