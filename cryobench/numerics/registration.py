@@ -18,8 +18,8 @@ Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 UPSAMPLING = 20
 """Shifts are found to this fraction of a pixel."""
-BACKGROUND = 8
-"""Structure larger than a Gaussian of the side divided by this is removed before a shift is found."""
+BACKGROUND = 4
+"""The mean over squares of the side divided by this, taken twice, is removed before a shift is found."""
 SMOOTHING = 2.0
 """Standard deviation, pixels, of the Gaussian that images are smoothed with before a flow is computed."""
 ATTACHMENT = 10.0
@@ -37,8 +37,8 @@ def found_shift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The displacement, float64 [2], constant over the image, of two images [H, W] that may differ in size.
 
     The maximum of their cross-correlation, which for white noise in one of them is the most likely shift: neither is
-    whitened or smoothed. Both are reduced to their deviation from a large Gaussian and tapered by a Hann window. After
-    a first shift of whole pixels only the overlap of both is compared, so that the window does not favour small shifts.
+    whitened or smoothed. Both are reduced to their deviation from a local mean and tapered by a Hann window. After a
+    first shift of whole pixels only the overlap of both is compared, so that the window does not favour small shifts.
     (Guizar-Sicairos, Thurman and Fienup 2008, Opt. Lett. 33:156, by scikit-image.)
     """
     from skimage.registration import phase_cross_correlation
@@ -147,10 +147,11 @@ def brightness(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 def _tapered(image: np.ndarray) -> np.ndarray:
     """The deviation of an image from its background, tapered to the borders, float64."""
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import uniform_filter
 
     values = image.astype(np.float64)
-    values -= gaussian_filter(values, min(values.shape) / BACKGROUND, mode="reflect")
+    side = max(2, min(values.shape) // BACKGROUND)
+    values -= uniform_filter(uniform_filter(values, side, mode="reflect"), side, mode="reflect")
     windows = [np.hanning(n + 2)[1:-1] for n in values.shape]
     return (values - values.mean()) * np.outer(*windows)
 
