@@ -13,9 +13,9 @@ from cryobench.priors.network_folder import NetworkFolder
 
 NOISE, VELOCITY, IMAGE = "noise", "velocity", "image"
 """What a network predicts: `conditional` the noise or the velocity, `regression` the image less its condition."""
-PREDICTS, PATCH, SCALE = "predicts", "patch", "scale"
-"""The names of this, of the side of the training patches, and of the scale of a residual, in the configuration of a
-network."""
+PREDICTS, PATCH, SCALE, COMPRESSION = "predicts", "patch", "scale", "compression"
+"""The names of this, of the side of the training patches, of the scale of a residual, and of the compression of the
+operator, in the configuration of a network."""
 MEAN = "mean"
 """The folder of the regression whose residual is sampled, in that of the network."""
 SPREAD = 4.0
@@ -55,6 +55,12 @@ class Conditional(NetworkFolder):
         if not isinstance(found, int | float) or not 0 < found < float("inf"):
             raise DataError(f"{self.source} states {SCALE} {found!r}, expected a positive number; copy it again")
         return float(found)
+
+    @property
+    def compression(self) -> float | None:
+        """C = N / M of the operator that the network was trained to invert, None for noise or gaps."""
+        found = self.facts.get(COMPRESSION)
+        return None if found is None else float(found)
 
     @property
     def mean(self) -> Conditional | None:

@@ -20,6 +20,8 @@ from cryobench.numerics.linalg import standardised
 from cryobench.priors.conditional import IMAGE, SPREAD, VELOCITY, Conditional
 from cryobench.rng import Rng
 from cryobench.solvers.draws import averaged
+from cryobench.solvers.interpolate import Interpolate
+from cryobench.solvers.pinv import minimum_norm
 from cryobench.spec import ByName, Component, Range
 
 
@@ -42,16 +44,27 @@ class _WithNetwork(Solver):
     def unsupported(self, problem: Problem) -> str | None:
         operator, gap = problem.operator, self.model.config.gap
         if gap is None:
-            if not operator.identity:
-                return "its network removes noise from images; it needs the operator identity"
             if len(operator.image_shape) != 2:
-                return "its network removes noise from images; give the sections of the volume (view=sections)"
+                return "its network restores images; give the sections of the volume (view=sections)"
+            trained = self.model.compression
+            if (trained is None) != operator.identity:
+                need = "identity" if trained is None else "that it was trained for"
+                return f"its network {'removes noise' if trained is None else 'inverts an operator'}; it needs the " \
+                       f"operator {need}"  # fmt: skip
+            if trained is not None and not 0.9 < operator.nominal_compression / trained < 1.1:
+                return (f"its network was trained for an operator with C = {trained:.3g}, this one has C = "
+                        f"{operator.nominal_compression:.3g}; train another with operator=")  # fmt: skip
         elif not keeps_every(gap, operator):
             return f"its network fills gaps between sections that are {gap} apart; it needs slices:{gap} on a volume"
         wanted = "regression" if self.model.predicts == IMAGE else "emdiffuse"
         if not isinstance(self, {"regression": Regression, "emdiffuse": Emdiffuse}[wanted]):
             return f"its network predicts the {self.model.predicts}; use the solver {wanted}"
         return None
+
+    def _standardised(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the network restores, with mean 0 and deviation 1, and its mean and deviation: the measured sections of
+        a volume, else the image that the floor makes of the measurements."""
+        return standardised(problem.y if self.model.config.gap is not None else floor(problem))
 
     def _restorer(self, model: Conditional, device: torch.device) -> Restorer:
         """A network on a device."""
@@ -69,14 +82,15 @@ class Regression(_WithNetwork):
     """x = m + s f((y - m) / s), with m and s the mean and deviation of the image y and f a network of the architecture
     of `emdiffuse` that was trained with the squared error: the control of `emdiffuse`.
 
-    f is trained by `cryobench train --objective regression`: for `identity`, or with gap=R for `slices:R` of volumes,
-    where y are the measured sections, which are kept. Larger images than the training patches are evaluated in
-    overlapping windows, blended with raised-cosine weights.
+    f is trained by `cryobench train --objective regression`: for `identity`; with operator= for that operator, where y
+    is what its floor reconstructs; or with gap=R for `slices:R` of volumes, where y are the measured sections, which
+    are kept. Larger images than the training patches are evaluated in overlapping windows, blended with raised-cosine
+    weights.
     """
 
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        y, mean, deviation = standardised(problem.y)
+        y, mean, deviation = self._standardised(problem)
         if self.model.config.gap is None:
             x = self._mean(self.model, y / SPREAD, None)
         else:
@@ -99,8 +113,9 @@ class Emdiffuse(_WithNetwork):
     Sampling follows the 1000 published noise levels, or fewer from noise to the image, from which betas are computed
     again; the estimate of every step is clamped. Few steps make the samples too alike: see docs/emdiffuse.md. With
     `samples` > 1 the result is their mean, and their standard deviation is returned too. The network is trained by
-    `cryobench train --objective conditional`: for `identity`, or with gap=R for `slices:R` of volumes, whose measured
-    sections are kept. A network that was trained with mean= samples what its regression leaves.
+    `cryobench train --objective conditional`: for `identity`, with operator= for that operator, or with gap=R for
+    `slices:R` of volumes, whose measured sections are kept. One that was trained with mean= samples what its regression
+    leaves.
     Larger images than the training patches are evaluated in overlapping windows, blended at every step.
     """
 
@@ -121,7 +136,7 @@ class Emdiffuse(_WithNetwork):
 
     @torch.no_grad()
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        y, mean, deviation = standardised(problem.y)
+        y, mean, deviation = self._standardised(problem)
         if self.model.config.gap is None:
             x, spread = self._drawn(y / SPREAD, None, rng, "", progress)
         else:
@@ -205,6 +220,16 @@ class Gaps:
     def sections(self, found: torch.Tensor) -> torch.Tensor:
         """What a network predicted for one gap as sections of each volume, [B, 1, R - 1, H, W]."""
         return found.reshape(len(self._y), 1, self._R - 1, *found.shape[2:])
+
+
+def floor(problem: Problem) -> torch.Tensor:
+    """What the floor of tables makes of the measurements, [B, C, *S]: linear interpolation of pixels, else the
+    least-norm solution."""
+    if problem.operator.identity:
+        return problem.y
+    if problem.operator.positions is None:
+        return minimum_norm(problem)
+    return Interpolate().solve(problem, rng=Rng(0, [""] * problem.batch)).x
 
 
 def keeps_every(step: int, operator: LinearOperator) -> bool:

@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 
 from cryobench import figures
-from cryobench.core import Examples, Samples, Stack
+from cryobench.core import Examples, OperatorRecipe, Samples, Stack, build_operator
 from cryobench.core.objective import Writer
 from cryobench.errors import ParameterError
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
@@ -34,12 +34,12 @@ from cryobench.networks.film import FilmConfig, FilmUNet, preset
 from cryobench.networks.refinement import SAMPLING, TRAINING, drawn_level, noisy, respaced, sample, velocity
 from cryobench.networks.restoring import Restorer
 from cryobench.numerics.philox import RowDraws
-from cryobench.priors.conditional import IMAGE, MEAN, NOISE, PATCH, PREDICTS, SCALE, SPREAD, VELOCITY
+from cryobench.priors.conditional import COMPRESSION, IMAGE, MEAN, NOISE, PATCH, PREDICTS, SCALE, SPREAD, VELOCITY
 from cryobench.priors.conditional import Conditional as ConditionalNetwork
 from cryobench.priors.model_folder import CARD
 from cryobench.priors.network_folder import NetworkFolder
 from cryobench.spec import Component
-from cryobench.training.examples import CleanExamples, PairExamples, StackExamples, noisy_and_clean
+from cryobench.training.examples import CleanExamples, MeasuredExamples, PairExamples, StackExamples, noisy_and_clean
 from cryobench.training.export import initial_weights, write_json, write_weights
 from cryobench.training.gaps import AXES, GapPatches
 from cryobench.training.objectives.restoration import Restoration
@@ -141,6 +141,11 @@ class _OfCondition(Restoration):
         float | None,
         "add Gaussian noise of this deviation, relative to that of the image; none: the images are noisy",
     ] = None
+    operator: Annotated[
+        OperatorRecipe | None,
+        Component("operators"),
+        "measures clean images; the network restores what the floor makes of that, with the noise in measurements",
+    ] = None
     gap: Annotated[
         int | None, "R: the sections between two that are R apart, of volumes; none: images without noise"
     ] = None
@@ -158,14 +163,14 @@ class _OfCondition(Restoration):
         super().__post_init__()
         if self.noise is not None and not 0 < self.noise < math.inf:
             raise ParameterError(f"noise must be positive, got {self.noise:g}; leave it out for noisy images")
-        if self.noise is not None and self.target != "clean":
-            raise ParameterError("noise is added to images without noise; leave out target=other")
+        if (self.noise is not None or self.operator is not None) and self.target != "clean":
+            raise ParameterError("noise and operator are for images without noise; leave out target=other")
         if self.gap is None:
             if self.joint or self.blur or self.axes != AXES:
                 raise ParameterError("joint, axes and blur are of gaps between sections; give gap, such as gap=4")
             return
-        if self.target != "clean" or self.noise is not None:
-            raise ParameterError("gap fills volumes as they are; leave out noise and target")
+        if self.target != "clean" or self.noise is not None or self.operator is not None:
+            raise ParameterError("gap fills volumes as they are; leave out noise, operator and target")
         if not self.axes or set(self.axes) - set(AXES) or len(set(self.axes)) < len(self.axes):
             raise ParameterError(f"axes must be some of {AXES}, each once, got {self.axes!r}")
         if not 0 <= self.blur < math.inf:
@@ -182,6 +187,8 @@ class _OfCondition(Restoration):
     def examples(self, stack: Stack) -> Examples:
         if self.gap is not None:
             return StackExamples(stack)
+        if self.operator is not None:
+            return MeasuredExamples(stack, self.operator, noise=self.noise or 0.0, seed=0)
         if self.noise is not None:
             return CleanExamples(stack)
         if self.target == "other":
@@ -199,7 +206,8 @@ class _OfCondition(Restoration):
             patches = GapPatches(examples, gap=self.gap, side=self.patch, axes=self.axes, joint=self.joint,
                                  blur=0.0 if held_out else self.blur, seed=own, turns=self.turns and not held_out,
                                  device=device, of=of)  # fmt: skip
-        return _Noisy(patches, own, of, device, self.noise or 0.0)
+        added = 0.0 if self.operator is not None else self.noise or 0.0
+        return _Noisy(patches, own, of, device, added)
 
     def build(self, samples: Samples) -> torch.nn.Module:
         return FilmUNet(self._config)
@@ -222,19 +230,24 @@ class _OfCondition(Restoration):
         """What the network predicts."""
 
     def files(self, network: Any) -> Mapping[str, Writer]:
-        values = config_values(network.config, **{PREDICTS: self._predicts, PATCH: self.patch, SCALE: network.scale})
+        stated = {PREDICTS: self._predicts, PATCH: self.patch, SCALE: network.scale}
+        if self.operator is not None:
+            built = build_operator(self.operator, (self.patch, self.patch), seed=0)
+            stated[COMPRESSION] = built.nominal_compression
+        values = config_values(network.config, **stated)
         return {WEIGHTS: partial(write_weights, network), CONFIG: partial(write_json, values)}
 
     def introduction(self, card: Mapping[str, Any]) -> str:
         settings = card["settings"]
         operator = "identity" if self.gap is None else f"slices:{self.gap}"
+        use = f"the operator `{operator}`" if self.operator is None else "the operator of the settings"
         scaled = "input image" if self.gap is None else "volume"
         return (
             f"# {self._title}\n\n"
             f"A U-Net (`{settings['network']}`) trained with `cryobench train`: {card['steps']} steps of "
             f"{settings['batch']} patches of {settings['patch']} x {settings['patch']} pixels, averaged weights. "
             f"{initial_weights(card)}Patches are on the scale on which the whole {scaled} has mean 0 and standard "
-            f"deviation 1 / {SPREAD:g}.\n\nUse it on the operator `{operator}`: {self.usage.format('./FOLDER')}."
+            f"deviation 1 / {SPREAD:g}.\n\nUse it on {use}: {self.usage.format('./FOLDER')}."
         )
 
     _title: ClassVar[str]
