@@ -6,7 +6,7 @@
 
 Networks `tiny` are trained by `cryobench train` in one thread, with 20 processor minutes each on the machine of the
 recorded figures, on volumes `tissue` of seed 0, and scored on others. FOLDER keeps them: the same command continues,
-and processor time is that of all parts of a training. Networks: `regression`; `diffusion`, of the image; and `residual`,
+and processor time is that of all parts of a training. Networks: `regression`; `diffusion`, of the image; `residual`,
 diffusion of what the regression leaves.
 
 Scores are means over sections or volumes that are independent of each other; +- is the half width of the 95% interval
@@ -37,8 +37,8 @@ RECIPE = ("--network", "tiny", "--patch", 64, "--batch", 8, "--lr", 1e-3, "--war
           "--validate-every", 250, "--sample-every", 10**6, "--checkpoint-every", 250, "--preload", "ram")  # fmt: skip
 NOISE = 0.5
 TASKS = {
-    "denoising": ("tissue:0,count=8,depth=64,size=128,view=sections", "tissue:50,count=1,depth=64,size=128,view=sections",
-                  f"noise={NOISE}"),
+    "denoising": ("tissue:0,count=8,depth=64,size=128,view=sections",
+                  "tissue:50,count=1,depth=64,size=128,view=sections", f"noise={NOISE}"),
     "interpolation": ("tissue:0,count=12,depth=96,size=96", "tissue:50,count=1,depth=96,size=96", "gap=4,joint=true"),
 }  # fmt: skip
 """Data, validation data and parameters of the objectives."""

@@ -27,9 +27,12 @@ are clamped."""
 class Conditional(NetworkFolder):
     """A network in a folder, as `cryobench train --objective conditional` or `regression` writes it."""
 
-    dims = (2, 3)
-
     architecture, objective, kind = "film_unet", "conditional", "conditional network"
+
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Volumes for a network that fills gaps between their sections, else images. Raises `DataError`."""
+        return (2,) if self.config.gap is None else (3,)
 
     @property
     def predicts(self) -> str:

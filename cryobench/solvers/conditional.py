@@ -29,7 +29,6 @@ from cryobench.spec import ByName, Component, Range
 class _WithNetwork(Solver):
     """The network, in windows of the size of its training patches."""
 
-    dims = (2, 3)
     any_size = True
 
     model: Annotated[Conditional, Component("priors", folder="conditional"), "the network, such as model=./FOLDER"]
@@ -41,11 +40,14 @@ class _WithNetwork(Solver):
         if self.tile is not None and self.tile < 1:
             raise ParameterError(f"tile must be a positive number of pixels, got {self.tile}; give 64 or more")
 
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the network."""
+        return self.model.dims
+
     def unsupported(self, problem: Problem) -> str | None:
         operator, gap = problem.operator, self.model.config.gap
         if gap is None:
-            if len(operator.image_shape) != 2:
-                return "its network restores images; give the sections of the volume (view=sections)"
             trained = self.model.compression
             if (trained is None) != operator.identity:
                 need = "identity" if trained is None else "that it was trained for"

@@ -192,8 +192,14 @@ def test_diffusion_of_what_a_regression_leaves(tmp_path):
     assert found.weights_digest() != before
     with pytest.raises(ParameterError, match="predicts the velocity; give a network of the objective regression"):
         ConditionalDiffusion(patch=16, gap=4, joint=True, mean=found)
-    with pytest.raises(ParameterError, match="restores something else; train a regression with gap=3"):
-        ConditionalDiffusion(patch=16, gap=3, joint=True, mean=mean)
+    others = {
+        "with gap=3,joint=true": {"gap": 3, "joint": True},
+        "with gap=4,joint=false": {"gap": 4},
+        "without gap": {},
+    }
+    for wanted, options in others.items():
+        with pytest.raises(ParameterError, match=f"restores something else; train a regression {wanted}"):
+            ConditionalDiffusion(patch=16, mean=mean, **options)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):

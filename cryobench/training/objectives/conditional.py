@@ -132,7 +132,6 @@ class _Residuals(Samples):
 class _OfCondition(Restoration):
     """Common parameters: the network and its data."""
 
-    dims = (2, 3)
     _model: ClassVar[type[NetworkFolder]] = ConditionalNetwork
 
     network: Annotated[str, "tiny or published"] = "tiny"
@@ -175,6 +174,11 @@ class _OfCondition(Restoration):
             raise ParameterError(f"axes must be some of {AXES}, each once, got {self.axes!r}")
         if not 0 <= self.blur < math.inf:
             raise ParameterError(f"blur must be zero or a positive number of pixels, got {self.blur:g}")
+
+    @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Volumes for gaps between their sections, else images."""
+        return (2,) if self.gap is None else (3,)
 
     @property
     def _config(self) -> FilmConfig:
@@ -280,9 +284,10 @@ class ConditionalDiffusion(_OfCondition):
         if self.mean.predicts != IMAGE:
             raise ParameterError(f"mean={self.mean.source} predicts the {self.mean.predicts}; give a network of the "
                                  "objective regression")  # fmt: skip
-        if (self.mean.config.conditions, self.mean.config.gap) != (self._config.conditions, self._config.gap):
-            raise ParameterError(f"mean={self.mean.source} restores something else; train a regression with gap="
-                                 f"{'none' if self.gap is None else self.gap}")  # fmt: skip
+        kinds = [(c.conditions, c.places, c.images) for c in (self.mean.config, self._config)]
+        if kinds[0] != kinds[1]:
+            same = "without gap" if self.gap is None else f"with gap={self.gap},joint={str(self.joint).lower()}"
+            raise ParameterError(f"mean={self.mean.source} restores something else; train a regression {same}")
 
     @property
     def _predicts(self) -> str:
