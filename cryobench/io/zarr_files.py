@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cryobench.core import Stack
+from cryobench.core import Stack, Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, DependencyError, described
-from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
+from cryobench.io.image_files import ImageFile, ReadImages, check_file
 from cryobench.io.tiff import ANGSTROM
 from cryobench.io.writing import sections_shape
 
@@ -38,9 +38,9 @@ def zarr(path: Path) -> ModuleType:
 def open_zarr(path: Path, *, axes: int = 2) -> ImageFile:
     """Open a Zarr by its metadata: its sections across z as images, or with axes=3 one volume.
 
-    Reading images reads the chunks that contain them alone. Raises `DataError` for several channels or times, arrays
-    that are not three-dimensional or not of real numbers, and a volume whose voxels are no cubes; `DependencyError`
-    without the package zarr.
+    Reading images or a window reads the chunks that contain them alone. Raises `DataError` for several channels or
+    times, and for arrays that are not three-dimensional or not of real numbers; `DependencyError` without the package
+    zarr.
     """
     library = zarr(path)
     if not path.is_dir():
@@ -74,9 +74,13 @@ def open_zarr(path: Path, *, axes: int = 2) -> ImageFile:
     def read_volume(first: int, out: np.ndarray) -> None:
         read_sections(0, out[0])
 
-    sizes = [voxel.get(name) for name in _SPACE]
+    def read_window(number: int, window: Window, out: np.ndarray) -> None:
+        sides = dict(zip(_SPACE, window, strict=True))
+        out[...] = _chosen(path, array, tuple(sides.get(name, 0) for name in names))
+
+    sizes = voxel.get("z"), voxel.get("y"), voxel.get("x")
     if axes == 3:
-        return ImageFile(path, 1, shape, cubic(path, sizes), lambda: read_volume)
+        return ImageFile(path, 1, shape, sizes[2], lambda: read_volume, windows=lambda: read_window, voxel=sizes)
     reader: ReadImages = read_sections
     return ImageFile(path, shape[0], shape[1:], sizes[2], lambda: reader)
 
