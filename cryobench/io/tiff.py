@@ -218,20 +218,21 @@ def write_tiff(
 ) -> None:
     """Write chunks [n, *shape] as the float32 pages of one TIFF, to files[0]: images, or the sections of one volume.
 
-    The pixel size is its resolution, and for names that end in .ome.tif OME metadata too, with that along z of a
-    volume. More than 4 GB are a BigTIFF. Raises `DataError` for several volumes, `DependencyError` without tifffile.
+    The pixel size is its resolution, and for names that end in .ome.tif the voxel size its OME metadata too. More than
+    4 GB are a BigTIFF. Raises `DataError` for several volumes, `DependencyError` without tifffile.
     """
     library = tifffile(path)
     volume = len(stack.shape) == 3
     shape = sections_shape(path, stack, numbers, "a TIFF")
-    size = stack.pixel_size(numbers[0])
+    voxel = stack.voxel_size(numbers[0])
     metadata: dict[str, Any] | None = None
     if path.name.lower().endswith((".ome.tif", ".ome.tiff")):
         metadata = {"axes": "ZYX" if volume else "TYX"}
-        for axis in () if size is None else ("ZYX" if volume else "YX"):
+        for axis, size in zip("ZYX" if volume else "YX", voxel or (), strict=voxel is not None):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "Å"}
-    resolution = {} if size is None else {
-        "resolution": (_ANGSTROM_PER_CENTIMETRE / size,) * 2, "resolutionunit": _CENTIMETRE,
+    resolution = {} if voxel is None else {
+        "resolution": tuple(_ANGSTROM_PER_CENTIMETRE / size for size in (voxel[-1], voxel[-2])),
+        "resolutionunit": _CENTIMETRE,
     }  # fmt: skip
     pages = (page for chunk in chunks for page in chunk.reshape(-1, *shape[1:]))
     big = 4 * int(np.prod(shape, dtype=np.int64)) > _BIG

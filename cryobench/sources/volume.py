@@ -138,7 +138,7 @@ class VolumeStack(Stack):
         except (OSError, ValueError) as error:  # deleted since its header was read
             raise changed(file.path) from error
         read(number, volume[None])
-        self._check_finite(index, volume)
+        self._check_finite(index, volume, "", "leave it out with --images")
         if self._size is not None:
             volume = fourier_resize(square_crop(volume), self._size)
         return -volume if self._invert else volume
@@ -154,7 +154,8 @@ class VolumeStack(Stack):
         file, number = self._volumes[index]
         part = np.empty([side.stop - side.start for side in window], np.float32)
         self._windows.reader(file.path, lambda: file)(number, window, part)
-        self._check_finite(index, part)
+        place = ", ".join(f"{side.start}:{side.stop}" for side in window)
+        self._check_finite(index, part, f" at {place} (z, y, x)", "correct the file")
         return -part if self._invert else part
 
     def files(self, images: Sequence[int]) -> list[Path] | None:
@@ -172,15 +173,22 @@ class VolumeStack(Stack):
         self.check(index)
         return self._volumes[index][0].voxel
 
+    def voxel_size(self, index: int) -> tuple[float, ...] | None:
+        """Å per voxel of the volume as read along z, y and x, or None if unknown."""
+        z, y, x = self.voxel(index)
+        known = z is not None and y is not None and x is not None and self._size is None
+        return (z, y, x) if known else super().voxel_size(index)
+
     def _check_memory(self, how: str, needed: int, advice: str) -> None:
         check_memory(f"a volume of {size_text(self._stored)} voxels{how}", needed, advice, DataError)
 
-    def _check_finite(self, index: int, pixels: np.ndarray) -> None:
+    def _check_finite(self, index: int, pixels: np.ndarray, where: str, advice: str) -> None:
         bad = int(pixels.size - np.isfinite(pixels).sum())
         if bad:
+            path = self._volumes[index][0].path
             raise DataError(
-                f"volume {index} of {self.label} ({self._volumes[index][0].path}) has {bad} values that are not finite "
-                "(NaN or infinite); leave it out with --images"
+                f"volume {index} of {self.label} ({path}) has {bad} values that are not finite (NaN or infinite)"
+                f"{where}; {advice}"
             )
 
 
