@@ -181,8 +181,8 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
 
     along = header.axes[axes - 1 :: -1]  # of the axes of the stored array
     order = [along.index(axis) for axis in range(axes, 0, -1)]
-    file = ImageFile(path, count, image_shape, header.voxel[0], open_images, windows=lambda: open_images().window,
-                     voxel=header.voxel[::-1])  # fmt: skip
+    x, y, z = header.voxel
+    file = ImageFile(path, count, image_shape, x, open_images, windows=lambda: open_images().window, voxel=(z, y, x))
     return _turned(file, order)
 
 

@@ -176,8 +176,9 @@ class VolumeStack(Stack):
     def voxel_size(self, index: int) -> tuple[float, ...] | None:
         """Å per voxel of the volume as read along z, y and x, or None if unknown."""
         z, y, x = self.voxel(index)
-        known = z is not None and y is not None and x is not None and self._size is None
-        return (z, y, x) if known else super().voxel_size(index)
+        if z is None or y is None or x is None or self._size is not None:
+            return super().voxel_size(index)
+        return z, y, x
 
     def _check_memory(self, how: str, needed: int, advice: str) -> None:
         check_memory(f"a volume of {size_text(self._stored)} voxels{how}", needed, advice, DataError)
