@@ -36,18 +36,25 @@ class StackExamples(Examples):
         return (1 + self._clean, *self._stack.shape)
 
     def read(self, index: int, window: Window | None = None) -> torch.Tensor:
-        image = self.read_block([index])[0]
-        return image if window is None else image[(slice(None), *window)]
+        if window is None:
+            return self.read_block([index])[0]
+        with self._lock:
+            images = [self._stack.read_window(index, window)]
+            if self._clean:
+                images.append(self._known(self._stack.clean_window(index, window)))
+        return torch.from_numpy(np.stack(images, dtype=np.float32))
 
     def read_block(self, indices: Sequence[int]) -> torch.Tensor:
         with self._lock:
             images = [self._stack.read_block(indices)]
             if self._clean:
-                clean = self._stack.clean_block(indices)
-                if clean is None:
-                    raise DataError(f"the clean images of {self.label} are not known; train on the images as they are")
-                images.append(clean)
+                images.append(self._known(self._stack.clean_block(indices)))
         return torch.from_numpy(np.stack(images, axis=1, dtype=np.float32))
+
+    def _known(self, clean: np.ndarray | None) -> np.ndarray:
+        if clean is None:
+            raise DataError(f"the clean images of {self.label} are not known; train on the images as they are")
+        return clean
 
     @property
     def nbytes(self) -> int:
