@@ -20,6 +20,7 @@ from cryobench.cli import (
     data,
     denoise,
     export,
+    isotropic,
     leaderboard,
     measure,
     movies,
@@ -75,6 +76,7 @@ app.command("export")(export.export)
 app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
+app.command("isotropic")(isotropic.isotropic)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")
@@ -85,7 +87,7 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
-WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "check")
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "check")
 """Commands that call plugins for their results. `train` handles signals itself."""
 
 

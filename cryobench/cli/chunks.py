@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,3 +36,16 @@ def run_task(task: Task, work: Work, where: Where, *, live: bool, quiet: bool) -
     with stopping(kept), watching_chunks(work.parts, live=live, quiet=quiet) as observer:
         run_chunks(task, work, where, observer)
     return not work.todo()
+
+
+def refuse_existing(force: bool, *paths: Path, folders: bool = False) -> None:
+    """Raise `ResultsError` for files that exist, unless `force`, or that cannot be written. folders: they may be
+    folders, which are replaced."""
+    from cryobench.errors import ResultsError
+    from cryobench.files import check_writable_file
+
+    for path in paths:
+        if not (folders and path.is_dir()):
+            check_writable_file(path)
+        if path.exists() and not force:
+            raise ResultsError(f"{path} exists already; give another --out, or --force to replace it")

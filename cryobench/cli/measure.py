@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli.chunks import run_task, where_of
+from cryobench.cli.chunks import refuse_existing, run_task, where_of
 from cryobench.cli.options import (
     AsStackOption,
     DataRootOption,
@@ -100,7 +100,7 @@ def measure(
     if live or (executor, threads, shard, time_limit, memory_limit, chunk) != ("local", None, None, None, None, None):
         raise ParameterError(f"--out {out}: a single file is written by one process; give the name of a folder for "
                              "--executor, --threads, --shard, limits, --chunk and --live")  # fmt: skip
-    _refuse_existing(force, out)
+    refuse_existing(force, out)
     stack = open_stack(data, options, installed())
     indices = parse_images(images, len(stack), len(stack), label=stack.label)
     measured = acquire(acquisition, stack, indices, installed())
@@ -147,7 +147,7 @@ def reconstruct(
 
     if out.suffix != ".mrcs":
         raise ParameterError(f"--out {out}: images are written as .mrcs; give a name that ends in .mrcs")
-    _refuse_existing(force or unfinished(out), out, out.with_suffix(".star"))
+    refuse_existing(force or unfinished(out), out, out.with_suffix(".star"))
     where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = ReconstructTask(str(measurements), solver, str(out), seed, batch, device, dtype, presets)
     work = task.open()
@@ -159,13 +159,3 @@ def reconstruct(
     if not quiet:
         note(f"{work.images} images in {' and '.join(map(str, files))}" if complete else
              f"{len(work.todo())} of {len(work.parts)} chunks of {out} are missing")  # fmt: skip
-
-
-def _refuse_existing(force: bool, *paths: Path) -> None:
-    from cryobench.errors import ResultsError
-    from cryobench.files import check_writable_file
-
-    for path in paths:
-        check_writable_file(path)
-        if path.exists() and not force:
-            raise ResultsError(f"{path} exists already; give another --out, or --force to replace it")

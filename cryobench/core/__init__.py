@@ -21,6 +21,7 @@ from cryobench.core.components import (
     Solver,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
+from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
 from cryobench.core.objective import Examples, Objective, Samples
 from cryobench.core.operator import (
     Crop,
@@ -48,8 +49,12 @@ __all__ = [
     "Column",
     "Crop",
     "Examples",
+    "Filled",
     "FourierMask",
+    "Gap",
+    "GapSolver",
     "Imaging",
+    "Intensities",
     "LinearOperator",
     "Measured",
     "Metric",

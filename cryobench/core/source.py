@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobench.core.operator import Shape
+from cryobench.core.operator import Shape, Window
 from cryobench.core.pairs import Pairs
 from cryobench.errors import DataError, SelectionError
 
@@ -25,6 +25,8 @@ class Stack(ABC):
     """The shape of an image: (H, W), or (D, H, W) for volumes."""
     label: str
     """The name of the stack in tables and messages."""
+    reads_windows: bool = False
+    """Whether `read_window` reads little more than the window; by default it reads the whole image."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -40,6 +42,10 @@ class Stack(ABC):
         """
         return self._stacked(images, [self.read(index) for index in images])
 
+    def read_window(self, index: int, window: Window) -> np.ndarray:
+        """A window of image `index`, float32 of its shape, equal to that part of `read`."""
+        return self._stacked([index], [self.read(index)])[0][window]
+
     def check(self, index: int) -> None:
         """Raise `SelectionError` unless there is an image `index`."""
         if not 0 <= index < len(self):
@@ -48,6 +54,11 @@ class Stack(ABC):
     def pixel_size(self, index: int) -> float | None:
         """Å per pixel of image `index`, or None if unknown."""
         return None
+
+    def voxel_size(self, index: int) -> tuple[float, ...] | None:
+        """Å per pixel of image `index` along each of its axes, that of `pixel_size` by default; None if unknown."""
+        size = self.pixel_size(index)
+        return None if size is None else (size,) * len(self.shape)
 
     def particle_radius(self, index: int) -> float | None:
         """Radius of the particle in image `index` about the centre of the image, Å, or None if unknown."""
@@ -82,6 +93,11 @@ class Stack(ABC):
         found = [self.clean(index) for index in images]
         known = [image for image in found if image is not None]
         return self._stacked(images, known) if len(known) == len(found) else None
+
+    def clean_window(self, index: int, window: Window) -> np.ndarray | None:
+        """A window of image `index` without noise, that of `clean` by default; None if unknown."""
+        image = self.clean(index)
+        return None if image is None else self._stacked([index], [image])[0][window]
 
     def other(self, index: int) -> np.ndarray | None:
         """A second image of the specimen in image `index`, with independent noise; None if there is none.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import dataclasses
 import gzip
+import itertools
 import math
 import os
 import shutil
@@ -22,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from mrcfile.constants import IMAGE_STACK_SPACEGROUP
 
-from cryobench.core.operator import Shape
+from cryobench.core.operator import Shape, Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, reason_of
 from cryobench.io.mrc_header import HEADER_BYTES, MrcHeader, parse_mrc_header
@@ -31,12 +32,18 @@ from cryobench.limits import bytes_text
 
 ReadImages = Callable[[int, np.ndarray], None]
 """read(first, out) fills out, contiguous float32 [n, *shape], with images first to first + n - 1 of an open file."""
+ReadWindow = Callable[[int, Window, np.ndarray], None]
+"""read(number, window, out) fills out, float32 of the shape of the window, with a part of image `number`."""
+Voxel = tuple[float | None, float | None, float | None]
+"""Å per voxel along z, y and x, None where unknown."""
 
 COMPRESSIONS: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File}
 """Compressed MRC files, by suffix: the function that decompresses them."""
 MAX_TRAILING = 1 << 16
 """Bytes after the last image that are ignored in a compressed file; one that holds more is refused."""
 
+_SKIPPED = 1 << 14
+"""Bytes of a row of an MRC file outside a window from which the rows of the window are read one by one."""
 _MAX_EXTENDED_HEADER = 1 << 30
 """Maximum size of an extended header in a compressed file, in bytes: 1000 for each of a million sections."""
 _POINTERS = {b"version https://git-lfs.github.com/": "git lfs pull", b"/annex/objects/": "git annex get"}
@@ -49,10 +56,11 @@ _EXPECTED = {
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file of `count` images of one shape, with their pixel size in Å if known, according to its header.
+    """A file of `count` images of one shape, with their pixel size along x in Å if known, according to its header.
 
     `open` returns the function that reads pixels. The file is closed when that function is garbage-collected. parts:
-    the files that the pixels are in, if `path` is a folder and they are known.
+    the files that the pixels are in, if `path` is a folder and they are known. windows: returns the function that reads
+    no more than a window, in a format that has one. voxel: of a volume.
     """
 
     path: Path
@@ -61,6 +69,21 @@ class ImageFile:
     pixel_size: float | None
     open: Callable[[], ReadImages]
     parts: tuple[Path, ...] = ()
+    windows: Callable[[], ReadWindow] | None = None
+    voxel: Voxel = (None, None, None)
+
+    def open_windows(self) -> ReadWindow:
+        """The function that reads windows, from whole images where the format has no other."""
+        if self.windows is not None:
+            return self.windows()
+        read = self.open()
+
+        def read_window(number: int, window: Window, out: np.ndarray) -> None:
+            image = np.empty((1, *self.shape), np.float32)
+            read(number, image)
+            out[...] = image[0][window]
+
+        return read_window
 
 
 ISOTROPIC = 1e-3
@@ -146,7 +169,7 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
     for kind, note in header.notes.items():
         warn_once(kind, path, note)
 
-    def open_images() -> ReadImages:
+    def open_images() -> _MrcReader:
         stored = (count, *image_shape)
         if size is not None:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -158,7 +181,9 @@ def open_mrc(path: Path, *, as_stack: bool, axes: int = 2) -> ImageFile:
 
     along = header.axes[axes - 1 :: -1]  # of the axes of the stored array
     order = [along.index(axis) for axis in range(axes, 0, -1)]
-    return _turned(ImageFile(path, count, image_shape, header.voxel[0], open_images), order)
+    x, y, z = header.voxel
+    file = ImageFile(path, count, image_shape, x, open_images, windows=lambda: open_images().window, voxel=(z, y, x))
+    return _turned(file, order)
 
 
 def _turned(file: ImageFile, order: list[int]) -> ImageFile:
@@ -176,11 +201,23 @@ def _turned(file: ImageFile, order: list[int]) -> ImageFile:
 
         return read_turned
 
-    return dataclasses.replace(file, shape=tuple(file.shape[axis] for axis in order), open=open_turned)
+    def open_turned_windows() -> ReadWindow:
+        read = file.open_windows()
+
+        def read_turned(number: int, window: Window, out: np.ndarray) -> None:
+            stored = tuple(window[order.index(axis)] for axis in range(len(order)))
+            part = np.empty([side.stop - side.start for side in stored], np.float32)
+            read(number, stored, part)
+            out[...] = part.transpose(order)
+
+        return read_turned
+
+    shape = tuple(file.shape[axis] for axis in order)
+    return dataclasses.replace(file, shape=shape, open=open_turned, windows=open_turned_windows)
 
 
 class _MrcReader:
-    """Reads consecutive images of an open file, one request per call.
+    """Reads consecutive images of an open file, one request per call, or a window of one image.
 
     Threads may share it, since the position is part of each request. The descriptor is closed with the last reference.
     """
@@ -188,7 +225,8 @@ class _MrcReader:
     def __init__(self, path: Path, descriptor: int, dtype: np.dtype, offset: int, shape: tuple[int, ...], size: int):
         weakref.finalize(self, os.close, descriptor)
         self._path, self._descriptor, self._dtype, self._offset = path, descriptor, dtype, offset
-        self._image_bytes = math.prod(shape[1:]) * dtype.itemsize
+        self._shape = shape[1:]
+        self._image_bytes = math.prod(self._shape) * dtype.itemsize
         if os.fstat(descriptor).st_size != size:
             raise changed(path)
 
@@ -198,6 +236,25 @@ class _MrcReader:
         self._fill(stored.reshape(-1).view(np.uint8).data, self._offset + first * self._image_bytes)
         if not same:
             out[...] = stored
+
+    def window(self, number: int, window: Window, out: np.ndarray) -> None:
+        """Read a window of an image into out: whole rows, unless most of each is outside the window."""
+        *outer, rows, columns = window
+        *_, height, width = self._shape
+        whole = (width - (columns.stop - columns.start)) * self._dtype.itemsize < _SKIPPED
+        first, last = (0, width) if whole else (columns.start, columns.stop)
+        at_once = rows.stop - rows.start if whole else 1
+        block = np.empty((at_once, last - first), self._dtype)
+        for place in itertools.product(*(range(side.stop - side.start) for side in outer)):
+            section = 0
+            for n, side, i in zip(self._shape, outer, place, strict=False):
+                section = section * n + side.start + i
+            for row in range(rows.start, rows.stop, at_once):
+                pixel = (section * height + row) * width + first
+                start = self._offset + number * self._image_bytes + pixel * self._dtype.itemsize
+                self._fill(block.reshape(-1).view(np.uint8).data, start)
+                found = block[:, columns.start - first : columns.stop - first]
+                out[(*place, slice(row - rows.start, row - rows.start + at_once))] = found
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         """Read len(buffer) bytes; the kernel may return fewer than requested."""
@@ -285,7 +342,13 @@ def open_npy(path: Path, *, axes: int = 2) -> ImageFile:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{path} holds values of type {array.dtype}; expected real numbers, such as float32")
     count, shape = _stack_shape(path, array.shape, axes)
-    return ImageFile(path, count, shape, None, lambda: _array_reader(array.reshape(count, *shape)))
+    images = array.reshape(count, *shape)
+
+    def read_window(number: int, window: Window, out: np.ndarray) -> None:
+        with np.errstate(over="ignore"):
+            out[...] = images[number][window]
+
+    return ImageFile(path, count, shape, None, lambda: _array_reader(images), windows=lambda: read_window)
 
 
 # ----------------------------------------------------------------------------------------------------- torch

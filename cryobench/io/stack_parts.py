@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -29,7 +29,7 @@ from cryobench.files import discard, read_bounded, sync, whole_file
 from cryobench.io.writing import Totals
 
 IMAGES, DEVIATION = "images.mrcs", "deviation.mrcs"
-_JOB, _DONE = "job.json", "done"
+_JOB, _DONE, _GIVING = "job.json", "done", "giving"
 _LARGEST = 2**20
 _WAITING = 2
 """Batches that wait to be written while the next one is computed."""
@@ -127,10 +127,10 @@ class StackParts:
             with whole_file(self.folder / _DONE / f"{chunk:06d}.json") as beside:
                 beside.write_text(json.dumps({name: asdict(part.totals) for name, part in complete.items()}))
 
-    def complete(self, chunks: int, pixel_size: float | None) -> dict[str, Path]:
+    def complete(self, chunks: int, header: Callable[[Totals], np.ndarray]) -> dict[str, Path]:
         """Write the headers. Returns the finished files by name: the images, and their deviation if every chunk has it.
 
-        Raises `DataError` if one of the `chunks` is not on disk.
+        header: that of a file with these statistics. Raises `DataError` if one of the `chunks` is not on disk.
         """
         totals: dict[str, Totals] = {}
         counts: dict[str, int] = {}
@@ -149,7 +149,7 @@ class StackParts:
             finished = {name: self.folder / name for name in totals if counts[name] == chunks}
             for name, file in finished.items():
                 with file.open("r+b") as stack:
-                    stack.write(totals[name].header(pixel_size, self.path).tobytes())
+                    stack.write(header(totals[name]).tobytes())
                 sync(file)
         return finished
 
@@ -166,6 +166,16 @@ class StackParts:
         """Whether the file at `place` is one that `give` put there before its process was killed, as a hard link."""
         files = [self.folder / name for name in (IMAGES, DEVIATION)]
         return place.exists() and any(file.exists() and file.samefile(place) for file in files)
+
+    def begin_giving(self) -> None:
+        """Note that files are put at their places from now on, so that what is there is of this command."""
+        with self._writing():
+            (self.folder / _GIVING).touch()
+
+    @property
+    def giving(self) -> bool:
+        """Whether files may be at their places: the process was killed after `begin_giving` and before `remove`."""
+        return (self.folder / _GIVING).exists()
 
     def remove(self) -> None:
         """Remove the folder."""

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cryobench.core import Stack
+from cryobench.core import Stack, Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, DependencyError, described, reason_of
-from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
+from cryobench.io.image_files import ImageFile, ReadImages, Voxel, check_file
 from cryobench.io.writing import sections_shape
 
 _CENTIMETRE = 3
@@ -118,8 +118,9 @@ def gray_pages(path: Path, file: Any, what: str) -> tuple[int, tuple[int, int]]:
 def open_tiff(path: Path, *, axes: int = 2) -> ImageFile:
     """Open a TIFF by its headers: its pages as images, or with axes=3 as the sections of one volume.
 
-    Any type of real numbers, compressed or not, BigTIFF and OME-TIFF too. Raises `DataError` for colours, pages of
-    different shapes, a damaged file and a volume whose voxels are no cubes; `DependencyError` without tifffile.
+    Any type of real numbers, compressed or not, BigTIFF and OME-TIFF too. A window of a volume reads the pages that it
+    is in. Raises `DataError` for colours, pages of different shapes and a damaged file; `DependencyError` without
+    tifffile.
     """
     check_file(path, "TIFF file")
     library = tifffile(path)
@@ -138,7 +139,8 @@ def open_tiff(path: Path, *, axes: int = 2) -> ImageFile:
         read = _PageReader(path)
         return lambda first, out: read(0, out[0])
 
-    return ImageFile(path, 1, (count, *shape), cubic(path, voxel), open_volume)
+    return ImageFile(path, 1, (count, *shape), voxel[2], open_volume, windows=lambda: _PageReader(path).window,
+                     voxel=voxel)  # fmt: skip
 
 
 class _PageReader:
@@ -154,6 +156,13 @@ class _PageReader:
         with self._lock, reading(self._path):
             for number, image in enumerate(out):
                 image[...] = self._file.pages[first + number].asarray()
+
+    def window(self, number: int, window: Window, out: np.ndarray) -> None:
+        """Read a window of the volume of all pages."""
+        sections, rows, columns = window
+        with self._lock, reading(self._path):
+            for page, image in zip(range(sections.start, sections.stop), out, strict=True):
+                image[...] = self._file.pages[page].asarray()[rows, columns]
 
 
 def open_tiff_image(path: Path) -> ImageFile:
@@ -175,24 +184,29 @@ def read_tiff_image(path: Path) -> np.ndarray:
         return page.asarray()
 
 
-def _voxel(file: Any) -> tuple[float | None, ...]:
+def _voxel(file: Any) -> Voxel:
     """Å per voxel along z, y and x of an open file, by OME's or ImageJ's metadata or the resolution of the first page;
     None where it is not stated."""
     if file.is_ome:
         pixels = ElementTree.fromstring(file.ome_metadata).find(".//{*}Pixels")
-        found = [] if pixels is None else [
-            (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"
-        ]  # fmt: skip
-        return tuple(None if value is None or unit not in ANGSTROM else float(value) * ANGSTROM[unit]
-                     for value, unit in found) or (None,) * 3  # fmt: skip
+        if pixels is None:
+            return None, None, None
+        z, y, x = ((pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX")
+        return _length(*z), _length(*y), _length(*x)
     page = file.pages[0]
     if file.is_imagej and (unit := (file.imagej_metadata or {}).get("unit")) in ANGSTROM:
         spacing = file.imagej_metadata.get("spacing")
         z = None if spacing is None else float(spacing) * ANGSTROM[unit]
         sides = (page.tags.valueof(f"{axis}Resolution") for axis in "YX")
-        return z, *(ANGSTROM[unit] * side[1] / side[0] if side and all(side) else None for side in sides)
+        y, x = (ANGSTROM[unit] * side[1] / side[0] if side and all(side) else None for side in sides)
+        return z, y, x
     size = pixel_size(page)
     return None, size, size
+
+
+def _length(value: str | None, unit: str) -> float | None:
+    """A length of OME's metadata in Å, None if it is not stated in a known unit."""
+    return None if value is None or unit not in ANGSTROM else float(value) * ANGSTROM[unit]
 
 
 def pixel_size(page: Any) -> float | None:
@@ -212,33 +226,35 @@ def write_tiff(
 ) -> None:
     """Write chunks [n, *shape] as the float32 pages of one TIFF, to files[0]: images, or the sections of one volume.
 
-    The pixel size is its resolution, and for names that end in .ome.tif OME metadata too, with that along z of a
-    volume. More than 4 GB are a BigTIFF. Raises `DataError` for several volumes, `DependencyError` without tifffile.
+    The pixel size is its resolution, and for names that end in .ome.tif the voxel size its OME metadata too. More than
+    4 GB are a BigTIFF. Raises `DataError` for several volumes, `DependencyError` without tifffile.
     """
     library = tifffile(path)
     volume = len(stack.shape) == 3
     shape = sections_shape(path, stack, numbers, "a TIFF")
-    size = stack.pixel_size(numbers[0])
+    voxel = stack.voxel_size(numbers[0])
     metadata: dict[str, Any] | None = None
     if path.name.lower().endswith((".ome.tif", ".ome.tiff")):
         metadata = {"axes": "ZYX" if volume else "TYX"}
-        for axis in () if size is None else ("ZYX" if volume else "YX"):
+        for axis, size in zip("ZYX" if volume else "YX", voxel or (), strict=voxel is not None):
             metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "Å"}
     pages = (page for chunk in chunks for page in chunk.reshape(-1, *shape[1:]))
     big = 4 * int(np.prod(shape, dtype=np.int64)) > _BIG
     with library.TiffWriter(files[0], bigtiff=big, ome=metadata is not None) as writer:
         writer.write(pages, shape=shape, dtype=np.float32, photometric="minisblack", metadata=metadata,
-                     **_resolution(size))  # fmt: skip
+                     **_resolution(voxel))  # fmt: skip
 
 
 def write_tiff_image(file: Path, path: Path, image: np.ndarray, pixel_size: float | None) -> None:
     """Write an image [H, W] in its type to `file`, with its pixel size in Å, if known, as resolution. path: the place
     to which the file will be moved. Raises `DependencyError` without tifffile."""
-    tifffile(path).imwrite(file, image, photometric="minisblack", metadata=None, **_resolution(pixel_size))
+    tifffile(path).imwrite(file, image, photometric="minisblack", metadata=None,
+                           **_resolution(None if pixel_size is None else (pixel_size, pixel_size)))  # fmt: skip
 
 
-def _resolution(size: float | None) -> dict[str, Any]:
-    """The tags of a pixel size in Å."""
-    if size is None:
+def _resolution(voxel: Sequence[float] | None) -> dict[str, Any]:
+    """The tags of the size of pixels in Å, of which the last two are along y and x."""
+    if voxel is None:
         return {}
-    return {"resolution": (_ANGSTROM_PER_CENTIMETRE / size,) * 2, "resolutionunit": _CENTIMETRE}
+    resolution = tuple(_ANGSTROM_PER_CENTIMETRE / size for size in (voxel[-1], voxel[-2]))
+    return {"resolution": resolution, "resolutionunit": _CENTIMETRE}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mrcfile.utils
 import numpy as np
-from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID, VOLUME_STACK_SPACEGROUP
+from mrcfile.constants import IMAGE_STACK_SPACEGROUP, MAP_ID, VOLUME_SPACEGROUP, VOLUME_STACK_SPACEGROUP
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryobench.core import Shape
@@ -177,6 +177,14 @@ class Totals:
         header = stack_header(self.count, self.shape, pixel_size, _FLOAT32_MODE, depth)
         header["dmin"], header["dmax"], header["dmean"] = self.low, self.high, self.mean
         header["rms"] = np.sqrt(self.square / (self.count * math.prod(self.shape)))
+        return header
+
+    def volume_header(self, voxel: Sequence[float] | None, path: Path) -> np.ndarray:
+        """The header of one MRC2014 volume. voxel: Å along z, y and x, None if unknown."""
+        header = self.header(None, path, self.count)
+        header["ispg"] = VOLUME_SPACEGROUP
+        sides = (self.count, *self.shape)
+        header["cella"] = tuple(n * size for n, size in zip(sides, voxel or (0, 0, 0), strict=True))[::-1]
         return header
 
 

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from cryobench.core import Stack
+from cryobench.core import Shape, Stack, Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, DependencyError, described
-from cryobench.io.image_files import ImageFile, ReadImages, check_file, cubic
+from cryobench.io.image_files import ImageFile, ReadImages, check_file
 from cryobench.io.tiff import ANGSTROM
 from cryobench.io.writing import sections_shape
 
 SUFFIX = ".zarr"
 _SPACE = ("z", "y", "x")
 _CHUNK = 64
-"""Voxels a side of the chunks that are written."""
+"""Voxels a side of the chunks of volumes that are written. Those of large sections have as many voxels and are flatter,
+because the sections of a chunk are in memory at once."""
+_AT_ONCE = 2**22
+"""Voxels of the sections of a chunk, if it is flatter."""
 
 
 def zarr(path: Path) -> ModuleType:
@@ -38,9 +41,9 @@ def zarr(path: Path) -> ModuleType:
 def open_zarr(path: Path, *, axes: int = 2) -> ImageFile:
     """Open a Zarr by its metadata: its sections across z as images, or with axes=3 one volume.
 
-    Reading images reads the chunks that contain them alone. Raises `DataError` for several channels or times, arrays
-    that are not three-dimensional or not of real numbers, and a volume whose voxels are no cubes; `DependencyError`
-    without the package zarr.
+    Reading images or a window reads the chunks that contain them alone. Raises `DataError` for several channels or
+    times, and for arrays that are not three-dimensional or not of real numbers; `DependencyError` without the package
+    zarr.
     """
     library = zarr(path)
     if not path.is_dir():
@@ -74,9 +77,13 @@ def open_zarr(path: Path, *, axes: int = 2) -> ImageFile:
     def read_volume(first: int, out: np.ndarray) -> None:
         read_sections(0, out[0])
 
-    sizes = [voxel.get(name) for name in _SPACE]
+    def read_window(number: int, window: Window, out: np.ndarray) -> None:
+        sides = dict(zip(_SPACE, window, strict=True))
+        out[...] = _chosen(path, array, tuple(sides.get(name, 0) for name in names))
+
+    sizes = voxel.get("z"), voxel.get("y"), voxel.get("x")
     if axes == 3:
-        return ImageFile(path, 1, shape, cubic(path, sizes), lambda: read_volume)
+        return ImageFile(path, 1, shape, sizes[2], lambda: read_volume, windows=lambda: read_window, voxel=sizes)
     reader: ReadImages = read_sections
     return ImageFile(path, shape[0], shape[1:], sizes[2], lambda: reader)
 
@@ -117,17 +124,16 @@ def write_zarr(
     its sections. Raises `DataError` for several volumes, `DependencyError` without the package zarr."""
     library = zarr(path)
     shape = sections_shape(path, stack, numbers, "an OME-Zarr")
-    size = stack.pixel_size(numbers[0])
+    voxel = stack.voxel_size(numbers[0])
     group = library.open_group(str(files[0]), mode="w", zarr_format=3)
-    pieces = tuple(min(n, _CHUNK) for n in shape) if len(stack.shape) == 3 else (1, *shape[1:])
+    pieces = _chunk_shape(shape) if len(stack.shape) == 3 else (1, *shape[1:])
     array = group.create_array("0", shape=shape, chunks=pieces, dtype="float32", dimension_names=list(_SPACE))
     start = 0
-    for chunk in chunks:
-        sections = chunk.reshape(-1, *shape[1:])
+    for sections in _regrouped((chunk.reshape(-1, *shape[1:]) for chunk in chunks), pieces[0]):
         array[start : start + len(sections)] = sections
         start += len(sections)
-    scale = [1.0] * 3 if size is None else [size] * 3
-    unit = {} if size is None else {"unit": "angstrom"}
+    scale = [1.0] * 3 if voxel is None else [*[voxel[0]] * (3 - len(voxel)), *voxel]
+    unit = {} if voxel is None else {"unit": "angstrom"}
     group.attrs["ome"] = {
         "version": "0.5",
         "multiscales": [
@@ -137,3 +143,22 @@ def write_zarr(
             }
         ],
     }
+
+
+def _chunk_shape(shape: Shape) -> Shape:
+    """The shape of the chunks of a volume."""
+    depth = max(1, min(_CHUNK, _AT_ONCE // (shape[1] * shape[2])))
+    side = round((_CHUNK**3 / depth) ** 0.5)
+    return min(shape[0], depth), min(shape[1], side), min(shape[2], side)
+
+
+def _regrouped(chunks: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The sections of chunks [n, H, W] in blocks of `size`, so that each chunk of a Zarr is written once."""
+    waiting: list[np.ndarray] = []
+    for section in (section for chunk in chunks for section in chunk):
+        waiting.append(section)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:
+        yield np.stack(waiting)

@@ -258,7 +258,8 @@ class Reconstructing(Work):
     def _put_in_place(self, deviation: Path, star: Path) -> None:
         sizes = self._source.pixel_sizes()
         known = None if None in sizes else [size for size in sizes if size is not None]
-        finished = self.stack.complete(len(self.parts), known[0] if known else None)
+        size = known[0] if known else None
+        finished = self.stack.complete(len(self.parts), lambda totals: totals.header(size, self._out))
         targets = [self._out, *([deviation] if DEVIATION in finished else []), star]
         deviation.unlink(missing_ok=True)
         text = star_text(star, self._source.table(), self._out.name, known, self._source.image_shape[1],
@@ -276,8 +277,9 @@ def unfinished(out: Path) -> bool:
 
 
 def deviation_path(out: Path) -> Path:
-    """The stack of standard deviations beside a stack."""
-    return out.with_name(f"{out.stem}_deviation{out.suffix}")
+    """The stack or volume of standard deviations beside one: NAME_deviation.mrc, NAME_deviation.ome.tif."""
+    ending = "".join(out.suffixes[-2:]) if out.name.lower().endswith((".ome.tif", ".ome.tiff")) else out.suffix
+    return out.with_name(f"{out.name.removesuffix(ending)}_deviation{ending}")
 
 
 def open_measurements(path: Path) -> Container | InMemory:

@@ -9,16 +9,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, Solver
+from cryobench.core import Filled, Gap, GapSolver, Problem, Progress, Reconstruction
 from cryobench.errors import ParameterError
 from cryobench.rng import Rng
+from cryobench.solvers.gaps import NO_GRID, fill_gaps, no_gaps
 from cryobench.spec import Range
-
-_NO_GRID = "it interpolates between measured pixels; it needs an operator such as decimate, bin or slices"
 
 
 @dataclass(frozen=True)
-class Interpolate(Solver):
+class Interpolate(GapSolver):
     """Interpolation between the measurements along each axis in turn, for measurements at the points of a grid.
 
     cubic is the cubic spline through them (not-a-knot ends). Thick sections and blocks count as values at their
@@ -31,18 +30,25 @@ class Interpolate(Solver):
     kind: Annotated[Literal["linear", "cubic", "nearest"], "piecewise linear, cubic spline, or nearest"] = "linear"
 
     def unsupported(self, problem: Problem) -> str | None:
-        return _NO_GRID if problem.operator.positions is None else None
+        return NO_GRID if problem.operator.positions is None else None
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         x, shape = problem.y, problem.operator.image_shape
         for axis, (places, n) in enumerate(zip(problem.operator.positions or (), shape, strict=True)):
             if not torch.equal(places, torch.arange(n, dtype=places.dtype)):
-                x = along(weights(self.kind, places.numpy(), n).to(x), x, axis)
+                x = along(weights(self.kind, places.numpy(), np.arange(n)).to(x), x, axis)
         return Reconstruction(x.clone() if x is problem.y else x)
+
+    def fill(self, gap: Gap, *, rng: Rng, progress: Progress | None = None) -> Filled:
+        matrix = weights(self.kind, np.array([0.0, 1.0]), np.array(gap.times)).to(gap.pair)
+        return Filled(along(matrix, gap.pair[None, None], 0)[0, 0])
+
+    def unfillable(self, times: Sequence[float]) -> str | None:
+        return "cubic interpolation takes all sections of a volume" if self.kind == "cubic" else None
 
 
 @dataclass(frozen=True)
-class Flow(Solver):
+class Flow(GapSolver):
     """Interpolation of sections along the optical flow between measured neighbours, for `slices`, and `decimate` with
     axis=0, of volumes.
 
@@ -71,45 +77,27 @@ class Flow(Solver):
             raise ParameterError(f"flow: radius must be at least 1 pixel, got {self.radius}")
 
     def unsupported(self, problem: Problem) -> str | None:
-        grid, shape = problem.operator.positions, problem.operator.image_shape
-        if grid is None:
-            return _NO_GRID
-        if any(len(places) < n for places, n in zip(grid[1:], shape[1:], strict=True)):
-            return "flow interpolates between whole sections along z; it needs slices, or decimate with axis=0"
-        return None
+        return no_gaps(self, problem)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        places = (problem.operator.positions or (torch.empty(0),))[0].numpy()
-        x = torch.empty(problem.image_batch_shape, dtype=problem.y.dtype)
-        gaps = len(places) - 1
-        for i, sections in enumerate(problem.y[:, 0].double().cpu().numpy()):
-            x[i, 0] = torch.from_numpy(sections[:1])  # where there are no gaps
-            for k in range(gaps):
-                missing, times = _between(places, k, x.shape[2])
-                x[i, 0, missing] = torch.from_numpy(self.between(sections, k, times)).to(x.dtype)
-                if progress is not None:
-                    progress(i * gaps + k + 1, problem.batch * gaps)
-        return Reconstruction(x.to(problem.y.device))
+        return fill_gaps(self, problem, rng=rng, progress=progress)
 
-    def between(self, sections: np.ndarray, k: int, times: Sequence[float]) -> np.ndarray:
-        """The sections at `times` in [0, 1] from section k to section k + 1 of [n, H, W], [len(times), H, W]."""
+    def fill(self, gap: Gap, *, rng: Rng, progress: Progress | None = None) -> Filled:
         from scipy.ndimage import map_coordinates
 
-        first, second = sections[k], sections[k + 1]
-        found = [second if time else first for time in times]  # at 0 and 1
-        if any(0 < time < 1 for time in times):
-            low, high = sections.min(), sections.max()
-            unit = (sections[k : k + 2] - low) / max(high - low, np.finfo(np.float64).tiny)
-            forward, backward = self._flow(*unit), self._flow(*unit[::-1])
-            places = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float64)
-            for i, t in enumerate(times):
-                if 0 < t < 1:
-                    to_first = -(1 - t) * t * forward + t**2 * backward
-                    to_second = (1 - t) ** 2 * forward - t * (1 - t) * backward
-                    warped_first = map_coordinates(first, places + to_first, order=1, mode="nearest")
-                    warped_second = map_coordinates(second, places + to_second, order=1, mode="nearest")
-                    found[i] = (1 - t) * warped_first + t * warped_second
-        return np.stack(found) if found else np.empty((0, *first.shape))
+        first, second = pair = gap.pair.double().cpu().numpy()
+        low, high = gap.volume.low, gap.volume.high
+        unit = (pair - low) / max(high - low, np.finfo(np.float64).tiny)
+        forward, backward = self._flow(*unit), self._flow(*unit[::-1])
+        places = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float64)
+        found = gap.pair.new_empty((len(gap.times), *first.shape))
+        for section, t in zip(found, gap.times, strict=True):
+            to_first = -(1 - t) * t * forward + t**2 * backward
+            to_second = (1 - t) ** 2 * forward - t * (1 - t) * backward
+            warped_first = map_coordinates(first, places + to_first, order=1, mode="nearest")
+            warped_second = map_coordinates(second, places + to_second, order=1, mode="nearest")
+            section.copy_(torch.from_numpy((1 - t) * warped_first + t * warped_second))
+        return Filled(found)
 
     def _flow(self, reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """The flow v with moving(p + v(p)) = reference(p), [2, H, W]."""
@@ -121,22 +109,14 @@ class Flow(Solver):
         return optical_flow_tvl1(reference, moving, **options)
 
 
-def _between(places: np.ndarray, k: int, n: int) -> tuple[list[int], list[float]]:
-    """The sections of 0 ... n - 1 that gap k of the measured places determines, and their times in it, from 0 to 1.
+def weights(kind: str, places: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    """The matrix [len(targets), len(places)] that interpolates values at increasing `places` at targets, float64.
 
-    The first gap has all sections before it too and the last one those after it, at the times 0 and 1.
+    Targets beyond the outermost places have the value there.
     """
-    first, last = k == 0, k == len(places) - 2
-    found = [z for z in range(n) if (first or z >= places[k]) and (last or z < places[k + 1])]
-    span = places[k + 1] - places[k]
-    return found, [float(np.clip((z - places[k]) / span, 0, 1)) for z in found]
-
-
-def weights(kind: str, places: np.ndarray, n: int) -> torch.Tensor:
-    """The matrix [n, len(places)] that interpolates values at increasing `places` at 0 ... n - 1, float64."""
     from scipy.interpolate import CubicSpline
 
-    targets = np.clip(np.arange(n), places[0], places[-1])
+    n, targets = len(targets), np.clip(targets, places[0], places[-1])
     if len(places) == 1:
         return torch.ones((n, 1), dtype=torch.float64)
     if kind == "cubic":

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from cryobench.core import Stack
+from cryobench.core import Stack, Window
 
 View = Literal["volumes", "sections", "reslices"]
 AXES = {"sections": 0, "reslices": 1}
@@ -26,7 +26,7 @@ class SectionStack(Stack):
     def __init__(self, volumes: Stack, axis: int):
         self._volumes, self._axis = volumes, axis
         self.shape = tuple(n for i, n in enumerate(volumes.shape) if i != axis)
-        self.label = volumes.label
+        self.label, self.reads_windows = volumes.label, volumes.reads_windows
         self._last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -39,6 +39,15 @@ class SectionStack(Stack):
         if self._last is None or self._last[0] != number:
             self._last = number, self._volumes.read(number)
         return self._last[1].take(plane, axis=self._axis)
+
+    def read_window(self, index: int, window: Window) -> np.ndarray:
+        """A window of image `index`, read alone where the volumes can and the volume of the last plane is another."""
+        self.check(index)
+        number, plane = self._place(index)
+        if not self.reads_windows or (self._last is not None and self._last[0] == number):
+            return self.read(index)[window]
+        part = (*window[: self._axis], slice(plane, plane + 1), *window[self._axis :])
+        return self._volumes.read_window(number, part).take(0, axis=self._axis)
 
     def files(self, images: Sequence[int]) -> Sequence[Path] | None:
         """Those of the volumes."""

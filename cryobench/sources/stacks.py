@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -23,15 +21,14 @@ from cryobench.core.source import Source, Stack, size_text
 from cryobench.errors import DataError, DataWarning, ParameterError
 from cryobench.io.formats import FORMATS, FileImages, open_images
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import ImageFile, ReadImages, changed, files_of
+from cryobench.io.image_files import ImageFile, ReadImages, files_of
+from cryobench.io.open_files import OpenFiles
 from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
 from cryobench.limits import check_memory
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_OPEN = 8
-"""Maximum number of open files: a table may list thousands, and a process may open a limited number."""
 _BYTES_PER_PIXEL = 48
 """Peak memory in bytes when an image is resampled, for each pixel stored and resampled: two complex128 spectra and
 their copies."""
@@ -79,8 +76,7 @@ class FileStack(Stack):
         self._size, self._invert = size, invert
         self._first: ImageFile | None = None
         self._warned = False
-        self._open: OrderedDict[int, ReadImages] = OrderedDict()
-        self._opening = Lock()
+        self._readers: OpenFiles[ReadImages] = OpenFiles(lambda file: file.open())
 
     @property
     def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -216,7 +212,8 @@ class FileStack(Stack):
     def _fill(self, out: np.ndarray, images: np.ndarray) -> None:
         """Read consecutive images of one file into out, float32 [n, *shape]."""
         stored = out if self._size is None else np.empty((len(out), *self._stored()), np.float32)
-        self._reader(int(self._file_of[images[0]]))(int(self._page[images[0]]), stored)
+        number = int(self._file_of[images[0]])
+        self._readers.reader(number, lambda: self._images.file(number))(int(self._page[images[0]]), stored)
         self._check_finite(stored, images)
         if self._size is not None:
             for resized, image in zip(out, stored, strict=True):
@@ -235,19 +232,6 @@ class FileStack(Stack):
             f"image {images[row]} of {self.label} has {np.sum(~finite[row])} values that are not finite (NaN or "
             f"infinite); leave it out with --images{self._where(images[row])}"
         )
-
-    def _reader(self, number: int) -> ReadImages:
-        """The reader of file `number`; the least recently used one is dropped, and closes after its last use."""
-        with self._opening:
-            if number not in self._open:
-                try:
-                    self._open[number] = self._images.file(number).open()
-                except (OSError, ValueError) as error:  # deleted since its header was read
-                    raise changed(self._images.file(number).path) from error
-            self._open.move_to_end(number)
-            while len(self._open) > MAX_OPEN:
-                self._open.popitem(last=False)
-            return self._open[number]
 
     def _where(self, index: int) -> str:
         """For a table, the stack of the image."""

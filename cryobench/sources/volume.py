@@ -1,6 +1,7 @@
 """The source `volume`: density maps, such as those of the Electron Microscopy Data Bank.
 
-Opening reads only headers, and reading a volume reads only that volume.
+Opening reads only headers, reading a volume reads only that volume, and reading a window little more than the window:
+rows of MRC files, pages of TIFFs, chunks of Zarr, files of sections.
 """
 
 from __future__ import annotations
@@ -15,11 +16,23 @@ from typing import Annotated
 
 import numpy as np
 
-from cryobench.core import Shape, Source, Stack
+from cryobench.core import Shape, Source, Stack, Window
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError
 from cryobench.io.fourier_crop import fourier_resize, square_crop
-from cryobench.io.image_files import ImageFile, ReadImages, changed, cubic, files_of, mrc_header, open_mrc, open_npy
+from cryobench.io.image_files import (
+    ImageFile,
+    ReadImages,
+    ReadWindow,
+    Voxel,
+    changed,
+    cubic,
+    files_of,
+    mrc_header,
+    open_mrc,
+    open_npy,
+)
+from cryobench.io.open_files import OpenFiles
 from cryobench.io.paths import matching_files, suffix_of
 from cryobench.io.tiff import open_tiff
 from cryobench.io.zarr_files import open_zarr
@@ -27,8 +40,8 @@ from cryobench.limits import check_memory
 from cryobench.sources.sections import View, viewed
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy", ".tif", ".tiff", ".zarr")
-_BYTES_PER_VOXEL = 48
-"""Peak memory in bytes when a volume is resampled, for each voxel stored and resampled."""
+_BYTES_PER_VOXEL, _READ_BYTES_PER_VOXEL = 48, 8
+"""Peak memory in bytes when a volume is resampled, for each voxel stored and resampled; and when it is read."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +77,27 @@ class Volume(Source):
 
     def open(self) -> Stack:
         """Open the maps by their headers. Raises `DataError` for a file that cannot be read as volumes."""
+        files = self._files()
+        if not self.sections:  # of which nothing is known along z
+            files = [dataclasses.replace(file, pixel_size=cubic(file.path, file.voxel)) for file in files]
+        return viewed(self._volumes(files), self.view)
+
+    def open_anisotropic(self) -> VolumeStack:
+        """`open`, with voxels of any shape: their side along x is `pixel_size`, all sides are `VolumeStack.voxel`.
+
+        Raises `ParameterError` for a size or a view.
+        """
+        if self.size is not None or self.view != "volumes":
+            raise ParameterError("volume: size and view are not possible here; give the volume as it is")
+        return self._volumes(self._files())
+
+    def _files(self) -> list[ImageFile]:
         paths = [path for text in self.path for path in matching_files(text, SUFFIXES, "maps")]
-        if self.sections:
-            volumes = VolumeStack(
-                self.path[0], [_joined(Path(self.path[0]), paths)], size=self.size, invert=self.invert
-            )
-            return viewed(volumes, self.view)
-        label = paths[0].name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        volumes = VolumeStack(label, [_opened(path) for path in paths], size=self.size, invert=self.invert)
-        return viewed(volumes, self.view)
+        return [_joined(Path(self.path[0]), paths)] if self.sections else [_opened(path) for path in paths]
+
+    def _volumes(self, files: list[ImageFile]) -> VolumeStack:
+        label = files[0].path.name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+        return VolumeStack(self.path[0] if self.sections else label, files, size=self.size, invert=self.invert)
 
 
 class VolumeStack(Stack):
@@ -92,10 +117,12 @@ class VolumeStack(Stack):
                     "separately"
                 )
         self.shape: Shape = self._stored if size is None else (size, size, size)
-        voxels = math.prod(self._stored) + math.prod(self.shape)
-        what = f"a volume of {size_text(self._stored)} voxels" + ("" if size is None else f" at size={size}")
-        check_memory(what, _BYTES_PER_VOXEL * voxels, "give a smaller size, or other volumes", DataError)
+        self.reads_windows = size is None
+        if size is not None:
+            needed = _BYTES_PER_VOXEL * (math.prod(self._stored) + math.prod(self.shape))
+            self._check_memory(f" at size={size}", needed, "give a smaller size, or other volumes")
         self._volumes = [(file, number) for file in files for number in range(file.count)]
+        self._windows: OpenFiles[ReadWindow] = OpenFiles(lambda file: file.open_windows())
 
     def __len__(self) -> int:
         return len(self._volumes)
@@ -104,21 +131,32 @@ class VolumeStack(Stack):
         """Volume `index`, float32 [D, H, W] (z, y, x), in the units of the file. Raises `DataError` if not finite."""
         self.check(index)
         file, number = self._volumes[index]
+        self._check_memory("", _READ_BYTES_PER_VOXEL * math.prod(file.shape), "give a smaller one")
         volume = np.empty(file.shape, np.float32)
         try:
             read = file.open()
         except (OSError, ValueError) as error:  # deleted since its header was read
             raise changed(file.path) from error
         read(number, volume[None])
-        bad = int(volume.size - np.isfinite(volume).sum())
-        if bad:
-            raise DataError(
-                f"volume {index} of {self.label} ({file.path}) has {bad} values that are not finite (NaN or "
-                "infinite); leave it out with --images"
-            )
+        self._check_finite(index, volume, "", "leave it out with --images")
         if self._size is not None:
             volume = fourier_resize(square_crop(volume), self._size)
         return -volume if self._invert else volume
+
+    def read_window(self, index: int, window: Window) -> np.ndarray:
+        """A window of volume `index`, float32. Without a size, no more is read than the format needs for the window.
+
+        Raises `DataError` if it is not finite.
+        """
+        if self._size is not None:
+            return super().read_window(index, window)
+        self.check(index)
+        file, number = self._volumes[index]
+        part = np.empty([side.stop - side.start for side in window], np.float32)
+        self._windows.reader(file.path, lambda: file)(number, window, part)
+        place = ", ".join(f"{side.start}:{side.stop}" for side in window)
+        self._check_finite(index, part, f" at {place} (z, y, x)", "correct the file")
+        return -part if self._invert else part
 
     def files(self, images: Sequence[int]) -> list[Path] | None:
         """The files of these volumes; None for those of Zarr folders."""
@@ -129,6 +167,30 @@ class VolumeStack(Stack):
         self.check(index)
         stored = self._volumes[index][0].pixel_size
         return stored if stored is None or self._size is None else stored * min(self._stored) / self._size
+
+    def voxel(self, index: int) -> Voxel:
+        """Å per voxel of the volume in its file along z, y and x."""
+        self.check(index)
+        return self._volumes[index][0].voxel
+
+    def voxel_size(self, index: int) -> tuple[float, ...] | None:
+        """Å per voxel of the volume as read along z, y and x, or None if unknown."""
+        z, y, x = self.voxel(index)
+        if z is None or y is None or x is None or self._size is not None:
+            return super().voxel_size(index)
+        return z, y, x
+
+    def _check_memory(self, how: str, needed: int, advice: str) -> None:
+        check_memory(f"a volume of {size_text(self._stored)} voxels{how}", needed, advice, DataError)
+
+    def _check_finite(self, index: int, pixels: np.ndarray, where: str, advice: str) -> None:
+        bad = int(pixels.size - np.isfinite(pixels).sum())
+        if bad:
+            path = self._volumes[index][0].path
+            raise DataError(
+                f"volume {index} of {self.label} ({path}) has {bad} values that are not finite (NaN or infinite)"
+                f"{where}; {advice}"
+            )
 
 
 def _joined(folder: Path, paths: Sequence[Path]) -> ImageFile:
@@ -152,8 +214,14 @@ def _joined(folder: Path, paths: Sequence[Path]) -> ImageFile:
 
         return read
 
-    shape = (len(files), *files[0].shape)
-    return ImageFile(folder, 1, shape, files[0].pixel_size, open_sections, tuple(ordered))
+    def read_window(number: int, window: Window, out: np.ndarray) -> None:
+        sections, *sides = window
+        for file, section in zip(files[sections], out, strict=True):
+            file.open_windows()(0, tuple(sides), section)
+
+    size = files[0].pixel_size
+    return ImageFile(folder, 1, (len(files), *files[0].shape), size, open_sections, tuple(ordered),
+                     lambda: read_window, (None, size, size))  # fmt: skip
 
 
 def _opened(path: Path) -> ImageFile:
@@ -173,7 +241,6 @@ def _opened(path: Path) -> ImageFile:
 def _opened_map(path: Path) -> ImageFile:
     """An MRC map, its axes in the order z, y, x."""
     file = open_mrc(path, as_stack=True, axes=3)
-    header = mrc_header(path)
-    if suffix_of(path) == ".mrcs" and not header.is_volume_stack:
+    if suffix_of(path) == ".mrcs" and not mrc_header(path).is_volume_stack:
         raise DataError(f"{path} is a stack of images by its name and header; give it without volume:")
-    return dataclasses.replace(file, pixel_size=cubic(path, header.voxel[::-1]))
+    return file

@@ -205,7 +205,7 @@ def test_a_file_cut_while_it_is_streamed(tmp_path):
 
 
 def test_two_threads_may_read_while_it_streams(star, monkeypatch):
-    monkeypatch.setattr("cryobench.sources.stacks.MAX_OPEN", 1)  # every change of file closes the other
+    monkeypatch.setattr("cryobench.io.open_files.MAX_OPEN", 1)  # every change of file closes the other
     stack = File(str(star)).open()
     expected = np.stack([stack.read(index) for index in range(30)])
     wrong: list[int] = []

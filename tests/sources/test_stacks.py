@@ -26,12 +26,12 @@ from cryobench.io.cryosparc import euler_angles
 from cryobench.io.formats import FORMATS
 from cryobench.io.fourier_crop import fourier_resize, square_crop
 from cryobench.io.image_files import open_mrc
+from cryobench.io.open_files import MAX_OPEN
 from cryobench.io.selection import parse_images
 from cryobench.io.star_text import parse
 from cryobench.physics.ctf import CtfParameters
 from cryobench.plan.dataset import load
 from cryobench.registry import installed
-from cryobench.sources import stacks
 from cryobench.sources.stacks import File, FileStack
 from cryobench.spec import Spec
 
@@ -309,14 +309,14 @@ def test_stacks_are_looked_for_in_order(tmp_path, monkeypatch):
 
 
 def test_a_star_file_of_many_stacks_keeps_few_open_and_closes_all(tmp_path):
-    count = stacks.MAX_OPEN + 3
+    count = MAX_OPEN + 3
     for value in range(count):
         write_mrc(tmp_path / f"{value}.mrcs", np.full((2, 4, 4), value, np.float32))
     stack = File(str(write_star(tmp_path / "p.star", [f"2@{value}.mrcs" for value in range(count)]))).open()
     for _ in range(2):
         assert [stack.read(index)[0, 0] for index in range(count)] == list(range(count))
     if Path("/proc/self/fd").exists():
-        assert len(open_below(tmp_path)) == stacks.MAX_OPEN
+        assert len(open_below(tmp_path)) == MAX_OPEN
         del stack
         assert not open_below(tmp_path)
 
