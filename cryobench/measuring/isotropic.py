@@ -63,6 +63,8 @@ class IsotropicTask:
 class Filling(Work):
     """Fills gaps, one a chunk. A chunk has the section before its gap, and the last one the last section too."""
 
+    what = "sections"
+
     def __init__(self, task: IsotropicTask):
         if task.factor < 2:
             raise ParameterError(f"--factor must be at least 2, got {task.factor}: between sections come factor - 1")
