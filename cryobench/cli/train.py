@@ -28,7 +28,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the model. A run in it continues from its checkpoint.")],
     objective: Annotated[
         str, typer.Option(help="What is trained: ddpm, a diffusion prior; noise2noise, a denoiser from micrographs in "
-                          "two halves; supervised, a denoiser from images with their truth; or that of a plugin.",
+                          "two halves; supervised, a denoiser from images with their truth; conditional, diffusion "
+                          "given a noisy image or two sections of a volume; regression, its control; or a plugin's.",
                           autocompletion=complete("objectives"))
     ] = "ddpm",
     validation: Annotated[
@@ -37,11 +38,11 @@ def train(
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="Network. ddpm: tiny, small, cryosense-128 or cryosense-256; noise2noise and "
-                                 "supervised: tiny, small or published.",
+                                 "supervised: tiny, small or published; conditional and regression: tiny or published.",
                                  show_default="small for ddpm, else tiny")
     ] = None,
     patch: Annotated[
-        int | None, typer.Option(help="Side of the patches of noise2noise and supervised, pixels.", show_default="256")
+        int | None, typer.Option(help="Side of the patches of objectives but ddpm, pixels.", show_default="256")
     ] = None,
     warm_start: Annotated[
         str, typer.Option(help="Model to start from, of the same network: a folder; for ddpm also embedded or "

@@ -10,7 +10,9 @@ import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
+from cryobench.metrics.missing_sections import between_measured
 from cryobench.metrics.within import inside, mean_inside
+from cryobench.numerics.linalg import item_axes
 
 LEVELS = tuple(number / 20 for number in range(1, 20))
 """Nominal coverages of the central intervals that are evaluated."""
@@ -34,7 +36,7 @@ class Coverage(Metric):
     the mean of |observed - nominal| over the levels 0.05, 0.10 to 0.95 (the calibration error of Kuleshov, Fenner and
     Ermon 2018, ICML, with absolute values and central intervals): 0 for a calibrated solver, about 0.5 if all or none
     of the pixels are covered at every level. The curve `coverage` is the fraction at each of these levels. A deviation
-    of 0 covers only exact pixels.
+    of 0 covers only exact pixels. Where an operator keeps some rows or sections, the others alone are evaluated.
     """
 
     dims = (2, 3)
@@ -50,8 +52,9 @@ class Coverage(Metric):
             return not_measured(self, case, _NO_DEVIATION)
         error = reconstruction.x.double() - case.truth.double()
         needed = _nominal(error, reconstruction.deviation, reconstruction.samples)
-        levels = {name: mean_inside(case, (needed <= level).double()) for name, level in STATED.items()}
-        curve = torch.stack([mean_inside(case, (needed <= level).double()) for level in LEVELS], dim=1)
+        scored = _uncertain(case)
+        levels = {name: _fraction(needed <= level, scored) for name, level in STATED.items()}
+        curve = torch.stack([_fraction(needed <= level, scored) for level in LEVELS], dim=1)
         off = (curve - curve.new_tensor(LEVELS)).abs().mean(dim=1)
         return Measured({**levels, "coverage_error": off}, {"coverage": curve})
 
@@ -64,7 +67,8 @@ class Calibration(Metric):
     `calibration_ratio`: the root mean square error over the root mean square of v^(1/2); 1 for a right size, more where
     the solver is too sure. `calibration_slope`: the least-squares slope of the squared error on v over the pixels, 1
     where the expected squared error is v; 0 where v does not tell where errors are. Few draws estimate v poorly, which
-    lowers the slope. `calibration_rank`: Spearman's rank correlation of the absolute error and v.
+    lowers the slope. `calibration_rank`: Spearman's rank correlation of the absolute error and v. Where an operator
+    keeps some rows or sections, the others alone are evaluated.
     """
 
     dims = (2, 3)
@@ -79,7 +83,7 @@ class Calibration(Metric):
 
         if reconstruction.deviation is None:
             return not_measured(self, case, _NO_DEVIATION)
-        scored = inside(case).expand(case.truth.shape).flatten(1).cpu().numpy()
+        scored = _uncertain(case).flatten(1).cpu().numpy()
         errors = case.unit_size(reconstruction.x - case.truth).flatten(1).cpu().numpy()
         predicted = predictive_deviation(reconstruction.deviation, reconstruction.samples)
         deviations = case.unit_size(predicted).flatten(1).cpu().numpy()
@@ -120,6 +124,21 @@ class Diversity(Metric):
         if reconstruction.deviation is None:
             return not_measured(self, case, _NO_DEVIATION)
         return Measured({"diversity": mean_inside(case, case.unit_size(reconstruction.deviation).square()).sqrt()})
+
+
+def _uncertain(case: Case) -> torch.Tensor:
+    """The evaluated pixels, less those that the operator keeps as they are, bool [B, C, *S]."""
+    scored, operator = inside(case), case.problem.operator
+    if operator.positions is not None and not operator.identity:
+        missing = between_measured(operator)
+        scored = scored & missing if missing.any() else scored
+    return scored.expand(case.truth.shape)
+
+
+def _fraction(covered: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """The fraction of the scored pixels that are covered, [B] float64."""
+    axes = item_axes(covered)
+    return (covered & scored).sum(dim=axes).double() / scored.sum(dim=axes)
 
 
 def predictive_deviation(deviation: torch.Tensor, samples: int | None) -> torch.Tensor:

@@ -51,7 +51,7 @@ def read_config(folder: Path, architecture: str = "unet") -> Any:
             f"`cryobench train --objective {objective}` writes it"
         )
     try:
-        found = {each.name: values[each.name] for each in fields(kind)}
+        found = {each.name: values[each.name] for each in fields(kind) if each.name in values}
         return kind(**{name: tuple(map(int, value)) if isinstance(value, list) else value
                        for name, value in found.items()})  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:

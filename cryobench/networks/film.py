@@ -30,8 +30,8 @@ _PERIOD = 10_000
 @dataclass(frozen=True)
 class FilmConfig:
     """base: channels of the finest level. multipliers: the channels of each level over `base`. blocks: residual blocks
-    of a level. conditions: images [conditions, H, W] that are given beside the noisy one. places: the number of values
-    of the index embedding, 1 without one."""
+    of a level. conditions: images [conditions, H, W] that are given beside the noisy ones. places: the number of values
+    of the index embedding, 1 without one. images: predicted together, and as many noisy ones."""
 
     base: int
     multipliers: tuple[int, ...]
@@ -39,9 +39,10 @@ class FilmConfig:
     dropout: float = 0.2
     conditions: int = 1
     places: int = 1
+    images: int = 1
 
     def __post_init__(self) -> None:
-        counts = (self.base, *self.multipliers, self.blocks, self.conditions, self.places)
+        counts = (self.base, *self.multipliers, self.blocks, self.conditions, self.places, self.images)
         if not self.multipliers or min(counts) < 1 or self.base % _GROUPS or not 0 <= self.dropout < 1:
             raise DataError(f"{self} is no U-Net: base must be a multiple of {_GROUPS}, multipliers and counts "
                             "positive, and dropout in [0, 1)")  # fmt: skip
@@ -50,6 +51,12 @@ class FilmConfig:
     def stride(self) -> int:
         """Sides of images are multiples of this many pixels."""
         return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def gap(self) -> int | None:
+        """R of a network that is given sections 0 and R of a volume, for those between: one of them, selected by the
+        index embedding, or all together. None for others."""
+        return self.images * self.places + 1 if self.conditions == 2 else None
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -72,16 +79,19 @@ def preset(name: str) -> FilmConfig:
 
 
 class FilmUNet(nn.Module):
-    """The network of a configuration, with random weights from torch's global generator."""
+    """The network of a configuration, with random weights from torch's global generator.
+
+    scale: by which users multiply samples of what it predicts; 1 unless that is a residual.
+    """
 
     def __init__(self, config: FilmConfig):
         super().__init__()
-        self.config = config
+        self.config, self.scale = config, 1.0
         widths = [config.base * factor for factor in config.multipliers]
         embedded = 4 * config.base
         self.level = nn.Sequential(nn.Linear(config.base, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         self.place = nn.Embedding(config.places, embedded) if config.places > 1 else None
-        self.first = nn.Conv2d(config.conditions + 1, config.base, 3, padding=1)
+        self.first = nn.Conv2d(config.conditions + config.images, config.base, 3, padding=1)
         self.down, kept, width = nn.ModuleList(), [config.base], config.base
         for i, wide in enumerate(widths):
             for _ in range(config.blocks):
@@ -100,12 +110,13 @@ class FilmUNet(nn.Module):
                 width = wide
             if i > 0:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.norm, self.last = nn.GroupNorm(_GROUPS, width), _zero(nn.Conv2d(width, 1, 3, padding=1))
+        self.norm, self.last = nn.GroupNorm(_GROUPS, width), _zero(nn.Conv2d(width, config.images, 3, padding=1))
 
     def forward(
         self, noisy: torch.Tensor, condition: torch.Tensor, level: torch.Tensor, place: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """noisy [B, 1, H, W], condition [B, conditions, H, W], level gamma [B], place [B] int -> [B, 1, H, W]."""
+        """noisy [B, images, H, W], condition [B, conditions, H, W], level gamma [B] and place [B], integers ->
+        [B, images, H, W]."""
         embedding = self.level(level_embedding(level, self.config.base).to(noisy.dtype))
         if self.place is not None and place is not None:
             embedding = embedding + self.place(place)

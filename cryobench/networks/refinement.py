@@ -57,6 +57,17 @@ def noisy(x: torch.Tensor, noise: torch.Tensor, gamma: torch.Tensor) -> torch.Te
     return gamma.sqrt() * x + (1 - gamma).sqrt() * noise
 
 
+def velocity(x: torch.Tensor, noise: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    """v = sqrt(gamma) noise - sqrt(1 - gamma) x (Salimans & Ho 2022, appendix D). x, noise: [n, ...]; gamma: [n]."""
+    gamma = gamma.to(x.dtype).reshape(-1, *(1 for _ in x.shape[1:]))
+    return gamma.sqrt() * noise - (1 - gamma).sqrt() * x
+
+
+def noise_of(v: torch.Tensor, y: torch.Tensor, gamma: float) -> torch.Tensor:
+    """eps of the velocity at y = sqrt(gamma) x + sqrt(1 - gamma) eps: sqrt(1 - gamma) y + sqrt(gamma) v."""
+    return (1 - gamma) ** 0.5 * y + gamma**0.5 * v
+
+
 def respaced(gammas: torch.Tensor, steps: int, spacing: str = "log") -> torch.Tensor:
     """`steps` + 1 levels from gamma = 1 down to noise, [steps + 1].
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cryobench.errors import DataError
+from cryobench.networks.files import CONFIG
 from cryobench.priors.network_folder import NetworkFolder
 
-NOISE, IMAGE = "noise", "image"
-"""What a network predicts: `conditional` the noise, `regression` the image less its condition."""
-PREDICTS, PATCH = "predicts", "patch"
-"""The names of this, and of the side of the training patches, in the configuration of a network."""
+NOISE, VELOCITY, IMAGE = "noise", "velocity", "image"
+"""What a network predicts: `conditional` the noise or the velocity, `regression` the image less its condition."""
+PREDICTS, PATCH, SCALE, COMPRESSION = "predicts", "patch", "scale", "compression"
+"""The names of this, of the side of the training patches, of the scale of a residual, and of the compression of the
+operator, in the configuration of a network."""
+MEAN = "mean"
+"""The folder of the regression whose residual is sampled, in that of the network."""
 SPREAD = 4.0
 """An image of mean 0 and deviation 1 is divided by it, so that diffusion is in [-1, 1]: values beyond four deviations
 are clamped."""
@@ -25,11 +30,17 @@ class Conditional(NetworkFolder):
     architecture, objective, kind = "film_unet", "conditional", "conditional network"
 
     @property
+    def dims(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Volumes for a network that fills gaps between their sections, else images. Raises `DataError`."""
+        return (2,) if self.config.gap is None else (3,)
+
+    @property
     def predicts(self) -> str:
-        """`NOISE` or `IMAGE`. Raises `DataError` if that is not stated."""
+        """`NOISE`, `VELOCITY` or `IMAGE`. Raises `DataError` if that is not stated."""
         found = self.facts.get(PREDICTS)
-        if found not in (NOISE, IMAGE):
-            raise DataError(f"{self.source} states {PREDICTS} {found!r}, expected {NOISE} or {IMAGE}; copy it again")
+        if found not in (NOISE, VELOCITY, IMAGE):
+            raise DataError(f"{self.source} states {PREDICTS} {found!r}, expected {NOISE}, {VELOCITY} or {IMAGE}; copy "
+                            "it again")  # fmt: skip
         return found
 
     @property
@@ -39,6 +50,36 @@ class Conditional(NetworkFolder):
         if type(found) is not int or found < 1:
             raise DataError(f"{self.source} states {PATCH} {found!r}, expected a positive number; copy it again")
         return found
+
+    @property
+    def scale(self) -> float:
+        """By which samples are multiplied. Raises `DataError` if that is no positive number."""
+        found = self.facts.get(SCALE, 1.0)
+        if not isinstance(found, int | float) or not 0 < found < float("inf"):
+            raise DataError(f"{self.source} states {SCALE} {found!r}, expected a positive number; copy it again")
+        return float(found)
+
+    @property
+    def compression(self) -> float | None:
+        """C = N / M of the operator that the network was trained to invert, None for noise or gaps."""
+        found = self.facts.get(COMPRESSION)
+        return None if found is None else float(found)
+
+    @property
+    def mean(self) -> Conditional | None:
+        """The regression to which samples are added, None for samples of the image."""
+        folder = self.folder / MEAN
+        return Conditional(str(folder)) if (folder / CONFIG).exists() else None
+
+    def weights_digest(self) -> str:
+        own, mean = super().weights_digest(), self.mean
+        if mean is None:
+            return own
+        return hashlib.sha256(f"{own} {self.scale} {mean.weights_digest()}".encode()).hexdigest()
+
+    def trained_on(self) -> Sequence[Mapping[str, str]]:
+        mean = self.mean
+        return [*super().trained_on(), *(() if mean is None else mean.trained_on())]
 
     def details(self) -> Mapping[str, Any]:
         return {"conditional": {"weights": self.weights_digest(), PREDICTS: self.predicts}}

@@ -1,15 +1,22 @@
-"""The examples of a stack: its images, with the same without noise if they are wanted, or the halves of micrographs."""
+"""The examples of a stack: its images, with the same without noise if they are wanted or as an operator measures them,
+or the halves of micrographs."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from cryobench.core import Examples, Pairs, Shape, Stack, Window
+from cryobench.core import Examples, Imaging, OperatorRecipe, Pairs, Problem, Shape, Stack, Window, build_operator
+from cryobench.core.operator import check_operator
 from cryobench.errors import DataError
+from cryobench.numerics.linalg import standardised
+from cryobench.operators.noise import Gaussian, NoNoise
+from cryobench.rng import Rng
+from cryobench.solvers.conditional import floor
 
 
 class StackExamples(Examples):
@@ -77,6 +84,42 @@ class CleanExamples(Examples):
     def read(self, index: int, window: Window | None = None) -> torch.Tensor:
         image = self._images.read(index, window)
         return torch.cat([image, image])
+
+
+class MeasuredExamples(Examples):
+    """The reconstruction by the floor of each image of a stack, measured by an operator, and the image: [2, H, W], on
+    the scale on which the image has mean 0 and deviation 1.
+
+    operator: a recipe; it is built for each image. noise: standard deviation of Gaussian noise in the measurements,
+    relative to that of the image. Noise depends on the seed and the number of the image. Raises `CryobenchError` for
+    images that the operator does not take.
+    """
+
+    def __init__(self, stack: Stack, operator: OperatorRecipe, *, noise: float, seed: int):
+        check_operator(operator, Imaging(stack.shape))
+        self.label, self.origin = stack.label, stack.origin
+        self._stack, self._images = stack, StackExamples(stack)
+        self._recipe, self._noise, self._seed = operator, noise, seed
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def shape(self, index: int) -> Shape:
+        return (2, *self._images.shape(index)[1:])
+
+    def read(self, index: int, window: Window | None = None) -> torch.Tensor:
+        x, _, deviation = standardised(self._images.read(index)[None])
+        if not 0 < float(deviation) < math.inf:
+            raise DataError(f"{self.name(index)} is constant or not finite; train on images without it")
+        imaging = Imaging(x.shape[2:], (self._stack.pixel_size(index),), self._stack.rows([index]))
+        operator = build_operator(self._recipe, imaging, seed=self._seed)
+        y = operator.A(x)
+        sigma = y.new_full((1, *[1] * (y.ndim - 1)), self._noise)
+        noise = Gaussian(sigma=self._noise) if self._noise else NoNoise()
+        if self._noise:
+            y = y + sigma * Rng(self._seed, [f"{self.label} {index}"]).stream("measured").normal(y.shape[1:])
+        both = torch.cat([floor(Problem(operator, y, noise, sigma))[0], x[0]])
+        return both if window is None else both[(slice(None), *window)]
 
 
 class PairExamples(Examples):

@@ -303,12 +303,12 @@ class Training:
         """The training and validation samples. Raises if they do not match the network or each other."""
         s, objective = self.settings, self.objective
         self._data = [Kept(objective.examples(stack)) for stack in stacks]
+        self._held_out = [Kept(objective.examples(stack)) for stack in validation]
         samples = objective.samples(self._data, seed=s.seed, device=self.device)
         self._place = self._choose_place(samples)
         if not validation:
             return samples, None
-        held_out = [objective.examples(stack) for stack in validation]
-        others = objective.samples(held_out, seed=s.seed, device=self.device, held_out=True)
+        others = objective.samples(self._held_out, seed=s.seed, device=self.device, held_out=True)
         if others.shape != samples.shape:
             raise IncompatibleError(f"training images are {size_text(samples.shape)}, validation images "
                                     f"{size_text(others.shape)}; resample them to one size")  # fmt: skip
@@ -323,7 +323,7 @@ class Training:
         s = self.settings
         if s.preload == NONE:  # without listing the data
             return NONE
-        needed = sum(each.nbytes for each in self._data)
+        needed = sum(each.nbytes for each in (*self._data, *self._held_out))
         a_sample = 4 * self._data[0].shape(0)[0] * math.prod(samples.shape)
         place = choose_place(s.preload, needed, s.steps * s.batch * a_sample, self.device)
         self._kept_as = place_text(place, needed)
@@ -333,7 +333,7 @@ class Training:
         """Read the data that are kept in memory or on the device."""
         if self.settings.preload == AUTO:
             self.observer.say(self._kept_as)
-        for each in self._data if self._place != NONE else ():
+        for each in (*self._data, *self._held_out) if self._place != NONE else ():
             each.load(self.device if self._place == DEVICE else torch.device("cpu"))
 
 

@@ -25,10 +25,12 @@ _STRIP = 16
 
 @dataclass(frozen=True)
 class Pair:
-    """Patches [n, 1, h, w] and what they should become, on the same scale."""
+    """Patches [n, c, h, w] and what they should become, on the same scale. place: the index [n] of the wanted section
+    of a gap between two."""
 
     input: torch.Tensor
     target: torch.Tensor
+    place: torch.Tensor | None = None
 
 
 class Patches(Samples):

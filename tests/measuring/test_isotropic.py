@@ -13,12 +13,14 @@ import tifffile
 import torch
 import zarr
 from kills import killed
+from networks import conditional, film_unet
 from scipy.ndimage import gaussian_filter
 
 from cryobench.core import Problem, build_operator
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, PluginError, ResultsError
 from cryobench.measuring import isotropic
 from cryobench.measuring.isotropic import Filling, IsotropicTask, measured_sections, unfinished
+from cryobench.networks.film import FilmConfig
 from cryobench.operators.noise import NoNoise
 from cryobench.operators.subsampling import Slices
 from cryobench.registry import installed
@@ -72,6 +74,22 @@ def test_gaps_are_filled_as_in_a_problem_of_the_whole_volume(cli, truth, tmp_pat
                "--no-floor")[0] == 0  # fmt: skip
     (run,) = Path("runs").glob("*/reconstructions.mrcs")
     np.testing.assert_allclose(found, mrcfile.read(run)[0], rtol=rounding)
+
+
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_samples_of_gaps_are_those_of_the_whole_volume(truth, tmp_path, shared):
+    """Gaps in another order, with noise that all of them share or their own; and the deviation of the samples."""
+    network = film_unet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0, conditions=2, places=3))
+    model = conditional(tmp_path / "net", network, "noise", 16)
+    solver = f"emdiffuse:model={model},samples=2,steps=2,shared={shared}"
+    filled(task(tmp_path, solver), order=[1, 2, 0]).finish()
+    operator = build_operator(Slices(R), SHAPE, seed=0)
+    y = operator.A(torch.from_numpy(truth)[None, None])
+    given = Problem(operator, y, NoNoise(), torch.zeros((1,) * y.ndim))
+    whole = installed().make("solvers", solver).solve(given, rng=Rng(0, ["0"]))
+    np.testing.assert_allclose(mrcfile.read(tmp_path / "x.mrc"), whole.x[0, 0], rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(mrcfile.read(tmp_path / "x_deviation.mrc"), whole.deviation[0, 0], rtol=1e-4, atol=1e-3)
+    assert float(whole.deviation[0, 0, 1].mean()) > 1
 
 
 def test_a_volume_is_read_two_sections_at_a_time_and_measured_in_a_part(truth, tmp_path, monkeypatch):
@@ -365,8 +383,8 @@ def test_the_command_fills_a_volume_in_shards(cli, truth, tmp_path):
     ({"factor": 1}, ParameterError, "--factor must be at least 2, got 1"),
     ({"out": "x.mrcs"}, ParameterError, r"give a name that ends in .mrc, .tif, .tiff, .zarr or .ome.tif"),
     ({"solver": "tv"}, IncompatibleError, "cannot fill gaps one by one: it takes all sections of a volume; give one "
-                                          "of flow, interpolate$"),
-    ({"solver": "interpolate:cubic"}, IncompatibleError, "cubic interpolation takes all sections .*; give one of flow"),
+                                          "of emdiffuse, flow, interpolate, regression$"),
+    ({"solver": "interpolate:cubic"}, IncompatibleError, "cubic interpolation takes all sections of a volume; give"),
     ({"volume": "nan.npy"}, DataError, r"not finite \(NaN or infinite\) at 1:2, 0:8, 0:8 \(z, y, x\); correct the fi"),
     ({"volume": "flat.npy"}, DataError, "is constant in the sections that were read"),
     ({"volume": "two.npy"}, DataError, "has 2 volumes; give a file of one, or volume:FOLDER,sections=true"),

@@ -11,8 +11,9 @@ from cases import alone, case_of, images, measure
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
-from cryobench.core import Reconstruction
+from cryobench.core import Reconstruction, build_operator
 from cryobench.metrics.uncertainty import LEVELS, Calibration, Coverage, Diversity
+from cryobench.operators.subsampling import Slices
 
 SHAPE = (128, 128)
 
@@ -158,3 +159,20 @@ def test_a_deviation_that_does_not_tell_where_the_error_is(drawn):
     same = measure(Calibration(), case_of(truth), x, torch.full_like(deviation, 0.1))
     assert same.values["calibration_slope"].isnan().all()
     assert "the same in all pixels" in same.unmeasured["calibration_slope"]
+
+
+def test_sections_that_are_kept_are_not_evaluated():
+    """Errors of the stated deviation between sections that are exact with a deviation of 0."""
+    operator = build_operator(Slices(4), (13, 40, 40), seed=0, dtype=torch.float64)
+    draw = torch.Generator().manual_seed(5)
+    truth = torch.rand((2, 1, 13, 40, 40), generator=draw, dtype=torch.float64) * 2 - 1
+    deviation = 0.01 + 0.1 * torch.rand(truth.shape, generator=draw, dtype=torch.float64)
+    deviation[:, :, ::4] = 0
+    x = truth + deviation * torch.randn(truth.shape, generator=draw, dtype=torch.float64)
+    problem = case_of(truth, operator=operator)
+    found = Coverage().measure(problem, Reconstruction(x, deviation=deviation)).values
+    for name, level in (("coverage", 0.9), ("coverage_68", 0.68), ("coverage_95", 0.95)):
+        assert found[name].tolist() == pytest.approx([level] * 2, abs=4 * 0.5 / math.sqrt(9 * 1600))
+    sizes = Calibration().measure(problem, Reconstruction(x, deviation=deviation)).values
+    assert sizes["calibration_ratio"].tolist() == pytest.approx([1, 1], abs=0.02)
+    assert sizes["calibration_slope"].tolist() == pytest.approx([1, 1], abs=0.06)

@@ -14,10 +14,12 @@ from cryobench.networks.refinement import (
     TRAINING,
     Levels,
     drawn_level,
+    noise_of,
     noisy,
     respaced,
     sample,
     sampling_step,
+    velocity,
 )
 
 
@@ -106,3 +108,13 @@ def test_few_steps_make_samples_of_a_gaussian_too_alike(steps, spacing, ratio):
     assert float(found.mean()) == pytest.approx(m, abs=4 * s / 20_000**0.5)
     assert float(found.std()) == pytest.approx(variance**0.5, rel=0.03)
     assert seen[-1] == (steps, steps)
+
+
+def test_the_noise_of_a_velocity_is_the_noise():
+    x, noise = torch.randn(2, 3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for gamma in (0.999, 0.3, 1e-4):
+        levels = torch.full((3,), gamma, dtype=torch.float64)
+        v = velocity(x, noise, levels)
+        torch.testing.assert_close(noise_of(v, noisy(x, noise, levels), gamma), noise)
+        angle = math.acos(gamma**0.5)
+        torch.testing.assert_close(v, math.cos(angle) * noise - math.sin(angle) * x)

@@ -46,7 +46,7 @@ def test_tiles_are_exactly_the_whole(height, width, tile):
 def test_tiles_are_the_whole_to_rounding_in_single_precision(name):
     net, x = network(PRESETS[name]), noise(1, 1, 328, 296)
     expected = whole(net, x)
-    assert (tiles.apply(net, x, tile=160) - expected).abs().max() < 1e-6 * expected.abs().max()
+    assert (tiles.apply(net, x, tile=160) - expected).abs().max() < 3e-6 * expected.abs().max()
 
 
 def test_a_smaller_halo_would_be_noticed(monkeypatch):

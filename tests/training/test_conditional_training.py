@@ -16,9 +16,11 @@ from cryobench.networks.film import preset
 from cryobench.networks.refinement import TRAINING
 from cryobench.operators.noise import NoNoise
 from cryobench.priors.conditional import IMAGE, NOISE, SPREAD, Conditional
+from cryobench.registry import installed
 from cryobench.rng import Rng
 from cryobench.solvers.conditional import Emdiffuse
 from cryobench.solvers.conditional import Regression as RegressionSolver
+from cryobench.solvers.interpolate import Interpolate
 from cryobench.training import loop
 from cryobench.training.objectives.conditional import ConditionalDiffusion, Regression
 from cryobench.training.settings import Settings
@@ -97,6 +99,49 @@ def test_noise_of_the_stated_deviation_is_added_to_clean_images():
     for wrong in ({"noise": 0.0}, {"noise": 0.5, "target": "other"}):
         with pytest.raises(ParameterError, match="noise"):
             ConditionalDiffusion(patch=32, **wrong)
+
+
+def test_an_operator_measures_the_images_and_the_floor_is_the_condition(tmp_path):
+    """Against the operator and `interpolate`, on the scale of the image; then a run on the same operator."""
+
+    class Clean(WithTruth):
+        def read(self, index):
+            return self._halves.truth(index)
+
+    stack, spec = Clean(Halves(count=2, side=64)), "decimate:2@blur:1.2"
+    recipe = installed().make("operators", spec)
+    examples = Regression(patch=32, operator=recipe).examples(stack)
+    both = examples.read(1)
+    x = torch.from_numpy(stack.read(1))[None, None]
+    x = (x - x.mean()) / x.std(correction=0)
+    operator = cb.operator(spec, shape=(64, 64))
+    problem = Problem(operator, operator.A(x), NoNoise(), torch.zeros(1, 1, 1, 1))
+    torch.testing.assert_close(both[1], x[0, 0], rtol=1e-5, atol=1e-5)
+    expected = Interpolate().solve(problem, rng=Rng(0, ["0"])).x[0, 0]
+    torch.testing.assert_close(both[0], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(examples.read(1, (slice(3, 9), slice(5, 6))), both[:, 3:9, 5:6])
+    noisy = Regression(patch=32, operator=recipe, noise=0.3).examples(stack)
+    torch.testing.assert_close(noisy.read(1), noisy.read(1))
+    measured = (noisy.read(1) - both)[0, ::2, ::2]
+    assert float(measured.std()) == pytest.approx(0.3, rel=0.1)
+    settings = Settings(data=("toy",), objective=f'regression:patch=32,operator="{spec}"', steps=40, batch=4, warmup=1,
+                        lr=2e-3, checkpoint_every=100)  # fmt: skip
+    assert loop.Training(settings, [stack], [], tmp_path / "net", device=CPU).run()
+    solver = RegressionSolver(Conditional(str(tmp_path / "net")))
+    assert solver.unsupported(problem) is None
+    found = solver.solve(problem, rng=Rng(0, ["0"])).x
+    assert (found - x).square().mean() < 0.9 * (both[0] - x).square().mean()
+    other = cb.operator("decimate:4", shape=(64, 64))
+    reason = solver.unsupported(Problem(other, other.A(x), NoNoise(), torch.zeros(1, 1, 1, 1)))
+    assert (
+        reason
+        == "its network was trained for an operator with C = 4, this one has C = 16; train another with operator="
+    )
+    whole = Problem(cb.operator("identity", shape=(64, 64)), x, NoNoise(), torch.zeros(1, 1, 1, 1))
+    wanted = "its network inverts an operator; it needs the operator that it was trained for"
+    assert solver.unsupported(whole) == wanted
+    with pytest.raises(ParameterError, match="noise and operator are for images without noise; leave out target=other"):
+        Regression(patch=32, operator=recipe, target="other")
 
 
 def test_a_training_step_is_that_of_the_equation():
