@@ -272,6 +272,8 @@ def _checked(filled: Any, gap: Gap) -> tuple[np.ndarray, np.ndarray | None]:
             raise PluginError(f"the solver returned {name} of {got}, expected {size_text(shape)}")
         if not found.isfinite().all():
             raise PluginError(f"the solver returned {name} with values that are not finite (NaN or infinity)")
+        if name == "deviation" and (found < 0).any():
+            raise PluginError("the solver returned a deviation with negative values")
     sections = filled.sections.detach().float().cpu().numpy()
     return sections, None if filled.deviation is None else filled.deviation.detach().float().cpu().numpy()
 

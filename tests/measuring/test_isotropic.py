@@ -211,7 +211,7 @@ class Drawn(GapSolver):
             x[0, 0, 0] = float("nan")
         if self.fault == "type":
             return x
-        return Filled(x, torch.full_like(x, 1.0 + gap.number), samples=2)
+        return Filled(x, torch.full_like(x, 1.0 + gap.number - 9 * (self.fault == "sign")), samples=2)
 """)  # fmt: skip
 
 
@@ -240,6 +240,7 @@ def test_an_earlier_deviation_does_not_stay_beside_a_volume_without_one(plugin, 
 @pytest.mark.parametrize(("fault", "message"), [
     ("shape", "the solver returned sections of 2 x 20 x 24, expected 3 x 20 x 24"),
     ("nan", "the solver returned sections with values that are not finite"),
+    ("sign", "the solver returned a deviation with negative values"),
     ("type", "the solver returned a Tensor, not a cryobench.core.Filled"),
 ])  # fmt: skip
 def test_a_solver_that_breaks_the_contract_is_stopped(plugin, truth, tmp_path, fault, message):
