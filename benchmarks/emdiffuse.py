@@ -3,6 +3,7 @@
     uv run python benchmarks/emdiffuse.py FOLDER --part denoising        # noise of half the deviation, sections
     uv run python benchmarks/emdiffuse.py FOLDER --part interpolation    # three of four sections are missing, volumes
     uv run python benchmarks/emdiffuse.py FOLDER --part interpolation --steps 300 --scored 4     # a quick look
+    uv run python benchmarks/emdiffuse.py FOLDER --part large            # memory and seams, with the networks in FOLDER
 
 Networks `tiny` are trained by `cryobench train` in one thread, with 20 processor minutes each on the machine of the
 recorded figures, on volumes `tissue` of seed 0, and scored on others. FOLDER keeps them: the same command continues,
@@ -13,6 +14,11 @@ Scores are means over sections or volumes that are independent of each other; +-
 (Student's t) of the mean difference to the row `regression`. Every row is given the true deviation of the noise, BM3D
 too (the plugin cryobench-bm3d, if it is installed); the oracle of TV has for each section the weight with the least
 error.
+
+Large: an image of 2048 x 2048 pixels by `cryobench denoise`, and 64 sections of 256 x 256 to 253 by `cryobench
+isotropic`, with the peak resident memory of the command. The data are mirrored parts of `tissue`, which have no edges.
+The seam is the mean squared difference of neighbouring pixels where a window begins or ends over that elsewhere, 1
+without one; beside it is that of windows side by side, without overlap.
 """
 
 from __future__ import annotations
@@ -26,12 +32,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import torch
 from scipy.stats import t as student
 
 import cryobench as cb
+from cryobench.core import Source
+from cryobench.core.windows import Windows
+from cryobench.priors.conditional import SPREAD, Conditional
 from cryobench.registry import installed
+from cryobench.rng import Rng
+from cryobench.solvers.conditional import Emdiffuse
 
 RECIPE = ("--network", "tiny", "--patch", 64, "--batch", 8, "--lr", 1e-3, "--warmup", 100, "--ema", 0.998,
           "--validate-every", 250, "--sample-every", 10**6, "--checkpoint-every", 250, "--preload", "ram")  # fmt: skip
@@ -43,6 +55,14 @@ TASKS = {
 }  # fmt: skip
 """Data, validation data and parameters of the objectives."""
 SAMPLES = 1, 2, 4, 8
+PEAK = """
+import resource
+from cryobench.cli import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 TV = tuple(float(x) for x in np.geomspace(0.02, 0.3, 9))
 """Weights among which the truth chooses for each section."""
 
@@ -50,13 +70,16 @@ TV = tuple(float(x) for x in np.geomspace(0.02, 0.3, 9))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--part", choices=TASKS, required=True)
+    parser.add_argument("--part", choices=[*TASKS, "large"], required=True)
     parser.add_argument("--steps", type=int, default=2200, help="updates of each network")
     parser.add_argument("--scored", type=int, default=0, help="sections or volumes [24 or 8]")
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--without", action="append", default=[], choices=("diffusion", "residual"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.part == "large":
+        large(given.folder)
+        return
     networks = {name: given.folder / f"{given.part}_{name}" for name in ("regression", "diffusion", "residual")
                 if name not in given.without}  # fmt: skip
     for name, out in networks.items():
@@ -122,6 +145,91 @@ def interpolation(solvers: Mapping[str, str], scored: int) -> None:
             "flow, TV-L1": "flow", "flow, ilk": "flow:ilk", **solvers}  # fmt: skip
     scores = ("missing_psnr", "section_ratio", "power_ratio", "coverage", "calibration")
     report(measured(rows, "slices:4", "none", data, f"0:{count}", scores), "missing_psnr")
+
+
+def large(folder: Path) -> None:
+    """Print processor time, memory and seams of large images and volumes."""
+    section = mirrored(first("tissue:2000,depth=8,size=256,view=sections"), 8)
+    noise = np.random.default_rng(0).normal(size=section.shape)
+    np.save(folder / "image.npy", (section + NOISE * section.std() * noise).astype(np.float32))
+    volume = first("tissue:2000,depth=64,size=64")
+    np.save(folder / "volume.npy", np.stack([mirrored(each, 4) for each in volume]))
+    for name, options in (("regression", ""), ("diffusion", ",steps=5")):
+        model = folder / f"denoising_{name}"
+        solver = f"{'regression' if name == 'regression' else 'emdiffuse'}:model={model}{options}"
+        out = folder / f"denoised_{name}"
+        used = command("denoise", folder / "image.npy", "--solver", solver, "--out", out, "--force")
+        edges = windows_at(section.shape, model)
+        print(
+            f"2048 x 2048, {name}{options}: {used}, seam {seam(mrcfile.read(out / 'image.mrc'), edges):.3f}", flush=True
+        )
+    print(f"    windows side by side: seam {seam(*side_by_side(np.load(folder / 'image.npy'), model)):.3f}")
+    for name, options in (("regression", ""), ("residual", ",steps=5")):
+        model = folder / f"interpolation_{name}"
+        solver = f"{'regression' if name == 'regression' else 'emdiffuse'}:model={model}{options}"
+        out = folder / f"isotropic_{name}.mrc"
+        used = command("isotropic", folder / "volume.npy", "--factor", 4, "--solver", solver, "--out", out, "--force")
+        found = mrcfile.read(out)
+        edges = windows_at(found.shape[1:], model)
+        seams = np.mean([seam(found[z], edges) for z in range(2, len(found), 4)])
+        print(f"{' x '.join(map(str, found.shape))}, {name}{options}: {used}, seam {seams:.3f}", flush=True)
+
+
+def first(spec: str) -> np.ndarray:
+    """The first image or volume of a source."""
+    source = installed().make("sources", spec)
+    assert isinstance(source, Source)
+    return source.open().read(0)
+
+
+def mirrored(image: np.ndarray, times: int) -> np.ndarray:
+    """An image beside its mirror images, `times` along both axes."""
+    return np.pad(image, [(0, (times - 1) * n) for n in image.shape], mode="symmetric")
+
+
+def command(*arguments: object) -> str:
+    """Run a command of cryobench. Returns its processor time and peak resident memory."""
+    call = [sys.executable, "-c", PEAK, "--quiet", *map(str, arguments)]
+    before = children_seconds()
+    done = subprocess.run(call, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    return f"{children_seconds() - before:.0f} processor seconds, peak {int(done.stdout.split()[-1]) / 1024:.0f} MiB"
+
+
+def windows_at(shape: Sequence[int], model: Path) -> list[list[int]]:
+    """Where windows begin or end along each axis."""
+    network = Conditional(str(model))
+    stride = network.config.stride
+    windows = Windows(tuple(shape), network.patch, network.patch // 4, stride).windows
+    return [sorted({end for window in windows for end in (window[axis].start, window[axis].stop)} - {0, n})
+            for axis, n in enumerate(shape)]  # fmt: skip
+
+
+def seam(image: np.ndarray, edges: Sequence[Sequence[int]]) -> float:
+    """The mean squared difference across these edges over that across all others."""
+    at, elsewhere = [], []
+    for axis, places in enumerate(edges):
+        squares = (np.diff(image.astype(np.float64), axis=axis) ** 2).mean(axis=1 - axis)
+        chosen = np.isin(np.arange(1, image.shape[axis]), places)
+        at.append(squares[chosen].mean())
+        elsewhere.append(squares[~chosen].mean())
+    return float(np.mean(at) / np.mean(elsewhere))
+
+
+def side_by_side(image: np.ndarray, model: Path) -> tuple[np.ndarray, list[list[int]]]:
+    """An image denoised by diffusion in windows of the size of the patches without overlap, and their edges."""
+    network = Conditional(str(model))
+    side = network.patch
+    shape = tuple(n // side for n in image.shape)
+    tiles = image.reshape(shape[0], side, shape[1], side).swapaxes(1, 2).reshape(-1, 1, 1, side, side)
+    mean, deviation = image.mean(), image.std()
+    solver = Emdiffuse(network, steps=5)
+    found = []
+    for number, tile in enumerate(tiles):
+        condition = torch.from_numpy((tile - mean) / deviation) / SPREAD
+        x, _ = solver._restored(condition, None, Rng(0, [str(number)]), "", None)
+        found.append(x[0, 0].numpy())
+    whole = np.stack(found).reshape(*shape, side, side).swapaxes(1, 2).reshape(image.shape)
+    return whole, [list(range(side, n, side)) for n in image.shape]
 
 
 def measured(

@@ -31,9 +31,11 @@ def run_task(task: Task, work: Work, where: Where, *, live: bool, quiet: bool) -
     from cryobench.measuring.chunks import run_chunks
 
     def kept() -> str:
-        return f"{work.finished} of {work.images} images are finished and kept; the same command continues from there"
+        return (
+            f"{work.finished} of {work.images} {work.what} are finished and kept; the same command continues from there"
+        )
 
-    with stopping(kept), watching_chunks(work.parts, live=live, quiet=quiet) as observer:
+    with stopping(kept), watching_chunks(work.parts, work.what, live=live, quiet=quiet) as observer:
         run_chunks(task, work, where, observer)
     return not work.todo()
 

@@ -33,9 +33,11 @@ def watching(cells: int, by: str, *, live: bool, quiet: bool) -> AbstractContext
     return _watching(lambda: Dashboard(cells, by), lambda: ProgressObserver(cells, quiet), live=live and not quiet)
 
 
-def watching_chunks(parts: Sequence[slice], *, live: bool, quiet: bool) -> AbstractContextManager[ChunkObserver]:
-    """The progress of `measure` or `reconstruct`, likewise. parts: the images of each chunk."""
-    return _watching(lambda: ChunkDashboard(parts), lambda: ChunkProgress(parts[-1].stop, quiet),
+def watching_chunks(
+    parts: Sequence[slice], what: str = "images", *, live: bool, quiet: bool
+) -> AbstractContextManager[ChunkObserver]:
+    """The progress of `measure` or `reconstruct`, likewise. parts: the images of each chunk. what: their name."""
+    return _watching(lambda: ChunkDashboard(parts, what), lambda: ChunkProgress(parts[-1].stop, quiet, what),
                      live=live and not quiet)  # fmt: skip
 
 
@@ -128,9 +130,9 @@ class Dashboard(ProgressObserver):
 class ChunkDashboard(ChunkObserver):
     """The dashboard of `measure --live` and `reconstruct --live`, with the last warnings. parts: of each chunk."""
 
-    def __init__(self, parts: Sequence[slice]):
-        self._parts, self._images = parts, parts[-1].stop
-        self._speed = Speed(self._images)
+    def __init__(self, parts: Sequence[slice], what: str = "images"):
+        self._parts, self._images, self._what = parts, parts[-1].stop, what
+        self._speed = Speed(self._images, what)
         self._running: dict[str, tuple[int, float]] = {}
         self._worker: dict[int, str] = {}
         self._finished: Counter[str] = Counter()
@@ -154,7 +156,7 @@ class ChunkDashboard(ChunkObserver):
 
     def shown(self) -> RenderableType:
         """The dashboard at this moment."""
-        status = [f"{int(self._speed.done)} of {self._images} images", self._speed.text()]
+        status = [f"{int(self._speed.done)} of {self._images} {self._what}", self._speed.text()]
         running = dict(self._running)
         workers = [
             (worker, *self._now(running.get(worker)), str(self._finished[worker]))
@@ -163,7 +165,7 @@ class ChunkDashboard(ChunkObserver):
         hidden = [f"and {len(workers) - ROWS} more workers"] if len(workers) > ROWS else []
         return Group(
             _bar(int(self._speed.done), self._images, [text for text in status if text]),
-            _table("workers", ("worker", "images", "since", "done"), workers[:ROWS]),
+            _table("workers", ("worker", self._what, "since", "done"), workers[:ROWS]),
             *map(rich_text, hidden),
             *_red(self._warnings),
         )

@@ -137,11 +137,11 @@ class ChunkProgress(_Display, ChunkObserver):
     INTERVAL = 30.0
     """Seconds between two lines."""
 
-    def __init__(self, images: int, quiet: bool):
+    def __init__(self, images: int, quiet: bool, what: str = "images"):
         super().__init__(quiet, *_COLUMNS[:2], MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
                          TimeElapsedColumn())  # fmt: skip
-        self._images, self._speed = images, Speed(images)
-        self._task = self._bars.add_task("images", total=images, speed="")
+        self._images, self._what, self._speed = images, what, Speed(images, what)
+        self._task = self._bars.add_task(what, total=images, speed="")
         self._printed = time.monotonic()
 
     def done(self, images: float) -> None:
@@ -150,14 +150,14 @@ class ChunkProgress(_Display, ChunkObserver):
         self._bars.update(self._task, completed=int(images), speed=speed)
         if self._lines and time.monotonic() - self._printed >= self.INTERVAL:
             self._printed = time.monotonic()
-            note(f"{int(images)} of {self._images} images" + (f", {speed}" if speed else ""))
+            note(f"{int(images)} of {self._images} {self._what}" + (f", {speed}" if speed else ""))
 
 
 class Speed:
-    """The speed of a task since the first update, and the time that is left."""
+    """The speed of a task since the first update, and the time that is left. what: its images, in messages."""
 
-    def __init__(self, images: int):
-        self._images = images
+    def __init__(self, images: int, what: str = "images"):
+        self._images, self._what = images, what
         self._start: tuple[float, float] | None = None
         self.done = 0.0
 
@@ -174,7 +174,7 @@ class Speed:
         if self.done <= before or seconds <= 0:
             return ""
         rate = (self.done - before) / seconds
-        return f"{rate:.3g} images/s, {duration((self._images - self.done) / rate)} left"
+        return f"{rate:.3g} {self._what}/s, {duration((self._images - self.done) / rate)} left"
 
 
 @contextmanager

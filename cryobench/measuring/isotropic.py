@@ -63,6 +63,8 @@ class IsotropicTask:
 class Filling(Work):
     """Fills gaps, one a chunk. A chunk has the section before its gap, and the last one the last section too."""
 
+    what = "sections"
+
     def __init__(self, task: IsotropicTask):
         if task.factor < 2:
             raise ParameterError(f"--factor must be at least 2, got {task.factor}: between sections come factor - 1")
@@ -270,6 +272,8 @@ def _checked(filled: Any, gap: Gap) -> tuple[np.ndarray, np.ndarray | None]:
             raise PluginError(f"the solver returned {name} of {got}, expected {size_text(shape)}")
         if not found.isfinite().all():
             raise PluginError(f"the solver returned {name} with values that are not finite (NaN or infinity)")
+        if name == "deviation" and (found < 0).any():
+            raise PluginError("the solver returned a deviation with negative values")
     sections = filled.sections.detach().float().cpu().numpy()
     return sections, None if filled.deviation is None else filled.deviation.detach().float().cpu().numpy()
 

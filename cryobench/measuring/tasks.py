@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,8 +48,9 @@ Report = Callable[[float], None]
 
 
 class Work(ABC):
-    """An open task: the chunks of a stack, numbered from 0."""
+    """An open task: the chunks of a stack, numbered from 0. what: its images, in messages."""
 
+    what: ClassVar[str] = "images"
     parts: Sequence[slice]
     """The images of each chunk."""
 

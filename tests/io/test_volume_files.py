@@ -104,6 +104,15 @@ def test_what_is_written_reads_back_with_its_voxel_size(tmp_path, name):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_large_sections_of_a_zarr_are_in_flat_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("cryobench.io.zarr_files._AT_ONCE", 2 * 6 * 7)
+    np.save(tmp_path / "a.npy", WORDS)
+    convert(Volume((f"{tmp_path}/a.npy",)).open(), tmp_path / "b.zarr")
+    array = zarr.open(tmp_path / "b.zarr")["0"]
+    assert array.chunks == (2, 6, 7)
+    assert np.array_equal(array[...], WORDS)
+
+
 def ome(path, values, version, scale, axes, units="nanometer"):
     """An OME-Zarr as the specification has it: 0.4 in Zarr 2, 0.5 in Zarr 3."""
     group = zarr.open_group(path, mode="w", zarr_format=version)

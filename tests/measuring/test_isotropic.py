@@ -211,7 +211,7 @@ class Drawn(GapSolver):
             x[0, 0, 0] = float("nan")
         if self.fault == "type":
             return x
-        return Filled(x, torch.full_like(x, 1.0 + gap.number), samples=2)
+        return Filled(x, torch.full_like(x, 1.0 + gap.number - 9 * (self.fault == "sign")), samples=2)
 """)  # fmt: skip
 
 
@@ -240,6 +240,7 @@ def test_an_earlier_deviation_does_not_stay_beside_a_volume_without_one(plugin, 
 @pytest.mark.parametrize(("fault", "message"), [
     ("shape", "the solver returned sections of 2 x 20 x 24, expected 3 x 20 x 24"),
     ("nan", "the solver returned sections with values that are not finite"),
+    ("sign", "the solver returned a deviation with negative values"),
     ("type", "the solver returned a Tensor, not a cryobench.core.Filled"),
 ])  # fmt: skip
 def test_a_solver_that_breaks_the_contract_is_stopped(plugin, truth, tmp_path, fault, message):
@@ -342,6 +343,28 @@ def test_workers_give_the_same_bytes_as_one_process(cli, truth, tmp_path, execut
 # --------------------------------------------------------------------------------------------------- command line
 
 
+def test_a_damaged_section_stops_the_command_and_what_was_filled_is_kept(cli, truth, tmp_path, monkeypatch):
+    values = np.concatenate([truth[::R], np.full((1, *SHAPE[1:]), np.nan, np.float32), truth[:1]])
+    np.save("thin.npy", values)
+    monkeypatch.setattr(isotropic, "MEASURED", 2)
+    code, _, err = cli("isotropic", "thin.npy", "-f", R, "-s", "interpolate", "--out", "x.mrc", "--quiet")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "480 values that are not finite (NaN or infinite) at 3:5, 0:20, 0:24 (z, y, x); correct the file" in err
+    assert len(list(tmp_path.glob(".x.mrc.parts/done/*"))) == 3
+
+
+def test_an_interruption_says_how_many_sections_are_kept(cli, truth, tmp_path, monkeypatch):
+    def interrupted(self, chunk, report, run=Filling.run):
+        if chunk == 2:
+            raise KeyboardInterrupt
+        run(self, chunk, report)
+
+    monkeypatch.setattr(Filling, "run", interrupted)
+    code, _, err = cli("isotropic", "thin.npy", "-f", R, "-s", "interpolate", "--out", "x.mrc")
+    assert code == 130
+    assert "8 of 13 sections are finished and kept; the same command continues from there" in err
+
+
 def test_the_command_fills_a_volume_in_shards(cli, truth, tmp_path):
     command = ("isotropic", "thin.npy", "--factor", R, "--solver", "interpolate", "--out", "x.ome.tif")
     code, out, err = cli(*command, "--shard", "1/2")
@@ -361,8 +384,8 @@ def test_the_command_fills_a_volume_in_shards(cli, truth, tmp_path):
     ({"factor": 1}, ParameterError, "--factor must be at least 2, got 1"),
     ({"out": "x.mrcs"}, ParameterError, r"give a name that ends in .mrc, .tif, .tiff, .zarr or .ome.tif"),
     ({"solver": "tv"}, IncompatibleError, "cannot fill gaps one by one: it takes all sections of a volume; give one "
-                                          "of flow, interpolate$"),
-    ({"solver": "interpolate:cubic"}, IncompatibleError, "cubic interpolation takes all sections .*; give one of emdiffuse"),
+                                          "of emdiffuse, flow, interpolate, regression$"),
+    ({"solver": "interpolate:cubic"}, IncompatibleError, "cubic interpolation takes all sections of a volume; give"),
     ({"volume": "nan.npy"}, DataError, r"not finite \(NaN or infinite\) at 1:2, 0:8, 0:8 \(z, y, x\); correct the fi"),
     ({"volume": "flat.npy"}, DataError, "is constant in the sections that were read"),
     ({"volume": "two.npy"}, DataError, "has 2 volumes; give a file of one, or volume:FOLDER,sections=true"),
