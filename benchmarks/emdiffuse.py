@@ -54,7 +54,7 @@ TASKS = {
     "interpolation": ("tissue:0,count=12,depth=96,size=96", "tissue:50,count=1,depth=96,size=96", "gap=4,joint=true"),
 }  # fmt: skip
 """Data, validation data and parameters of the objectives."""
-SAMPLES = 1, 2, 4, 8
+SAMPLES = 1, 8
 PEAK = """
 import resource
 from cryobench.cli import main
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", choices=[*TASKS, "large"], required=True)
     parser.add_argument("--steps", type=int, default=2200, help="updates of each network")
+    parser.add_argument("--residual-steps", type=int, help="those of `residual` [--steps]")
     parser.add_argument("--scored", type=int, default=0, help="sections or volumes [24 or 8]")
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--without", action="append", default=[], choices=("diffusion", "residual"))
@@ -83,7 +84,8 @@ def main() -> None:
     networks = {name: given.folder / f"{given.part}_{name}" for name in ("regression", "diffusion", "residual")
                 if name not in given.without}  # fmt: skip
     for name, out in networks.items():
-        seconds = train(given.part, name, out, networks["regression"], given.steps)
+        steps = (given.residual_steps or given.steps) if name == "residual" else given.steps
+        seconds = train(given.part, name, out, networks["regression"], steps)
         print(f"{name}: {seconds / 60:.1f} processor minutes", flush=True)
     solvers = {"regression": f"regression:model={networks['regression']}"}
     for name in ("diffusion", "residual"):

@@ -306,6 +306,8 @@ class Training:
         self._held_out = [Kept(objective.examples(stack)) for stack in validation]
         samples = objective.samples(self._data, seed=s.seed, device=self.device)
         self._place = self._choose_place(samples)
+        for each in (*self._data, *self._held_out) if self._place != NONE else ():
+            each.keep(self.device if self._place == DEVICE else torch.device("cpu"))
         if not validation:
             return samples, None
         others = objective.samples(self._held_out, seed=s.seed, device=self.device, held_out=True)
@@ -333,8 +335,8 @@ class Training:
         """Read the data that are kept in memory or on the device."""
         if self.settings.preload == AUTO:
             self.observer.say(self._kept_as)
-        for each in (*self._data, *self._held_out) if self._place != NONE else ():
-            each.load(self.device if self._place == DEVICE else torch.device("cpu"))
+        for each in (*self._data, *self._held_out):
+            each.load()
 
 
 def _completed(settings: Settings, registry: Registry) -> tuple[Objective, Settings]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,16 +25,30 @@ READERS = max(2, min(8, os.cpu_count() or 1))
 
 
 class Kept(Examples):
-    """Examples that are all in memory, or on a device, once `load` was called; before, they are read when needed."""
+    """Examples that are read once and stay in memory, or on a device, after `keep`; before, each time when needed."""
 
     def __init__(self, examples: Examples):
         self.label, self.origin = examples.label, examples.origin
         self._examples = examples
-        self._arrays: list[torch.Tensor] = []
+        self._device: torch.device | None = None
+        self._arrays: list[torch.Tensor | None] = []
+        self._lock = threading.Lock()
 
-    def load(self, device: torch.device) -> None:
-        """Read all of them."""
-        self._arrays = [self._examples.read(index).to(device) for index in range(len(self))]
+    def keep(self, device: torch.device) -> None:
+        """Keep each example on this device from now on."""
+        self._device, self._arrays = device, [None] * len(self)
+
+    def load(self) -> None:
+        """Read those that have not been read, if they are kept."""
+        for index in range(len(self._arrays)):
+            self._array(index)
+
+    def _array(self, index: int) -> torch.Tensor:
+        with self._lock:
+            found = self._arrays[index]
+            if found is None:
+                found = self._arrays[index] = self._examples.read(index).to(self._device)
+        return found
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -42,12 +57,13 @@ class Kept(Examples):
         return self._examples.shape(index)
 
     def read(self, index: int, window: Window | None = None) -> torch.Tensor:
-        if not self._arrays:
+        if self._device is None:
             return self._examples.read(index, window)
-        return self._arrays[index] if window is None else self._arrays[index][(slice(None), *window)]
+        found = self._array(index)
+        return found if window is None else found[(slice(None), *window)]
 
     def read_block(self, indices: Sequence[int]) -> torch.Tensor:
-        return super().read_block(indices) if self._arrays else self._examples.read_block(indices)
+        return self._examples.read_block(indices) if self._device is None else super().read_block(indices)
 
     def name(self, index: int) -> str:
         return self._examples.name(index)

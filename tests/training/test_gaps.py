@@ -221,7 +221,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
     [
         ({"gap": 1}, "gap must be at least 2, the distance of sections with one between, got 1"),
         ({"joint": True}, "are of gaps between sections; give gap, such as gap=4"),
-        ({"gap": 4, "noise": 0.5}, "gap fills volumes as they are; leave out noise and target"),
+        ({"gap": 4, "noise": 0.5}, "gap fills volumes as they are; leave out noise, operator and target"),
         ({"gap": 4, "axes": "zz"}, "axes must be some of zyx, each once, got 'zz'"),
         ({"gap": 4, "axes": ""}, "axes must be some of zyx, each once, got ''"),
         ({"gap": 4, "blur": -1.0}, "blur must be zero or a positive number of pixels, got -1"),

@@ -295,7 +295,8 @@ def test_kept_examples_are_the_examples():
     kept, window = Kept(PairExamples(Micrographs(Halves()))), (slice(3, 20), slice(5, 9))
     for loaded, index in itertools.product((False, True), range(3)):
         if loaded:
-            kept.load(CPU)
+            kept.keep(CPU)
+            kept.load()
         assert torch.equal(kept.read(index), examples.read(index))
         assert torch.equal(kept.read(index, window), examples.read(index)[:, 3:20, 5:9])
         assert kept.digests(index) == examples.digests(index)

@@ -102,7 +102,7 @@ class _Residuals(Samples):
     """Patches whose target is what a regression leaves of it, divided by `scale`, so that it has the deviation
     1 / SPREAD in the first `_RESIDUALS` patches."""
 
-    def __init__(self, patches: _Noisy, mean: Callable[[NoisyPatches], torch.Tensor]):
+    def __init__(self, patches: Samples, mean: Callable[[NoisyPatches], torch.Tensor]):
         self.shape = patches.shape
         self._patches, self._mean = patches, mean
 
