@@ -42,7 +42,7 @@ def train(
                                  show_default="small for ddpm, else tiny")
     ] = None,
     patch: Annotated[
-        int | None, typer.Option(help="Side of the patches of objectives but ddpm, pixels.", show_default="256")
+        int | None, typer.Option(help="Side of the patches, pixels; not of ddpm.", show_default="256")
     ] = None,
     warm_start: Annotated[
         str, typer.Option(help="Model to start from, of the same network: a folder; for ddpm also embedded or "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core.components import Progress, Solver
+from cryobench.numerics.linalg import tiny
 from cryobench.rng import Rng
 
 
@@ -53,7 +54,7 @@ class Gap:
     @property
     def standardised(self) -> torch.Tensor:
         """The pair on the scale on which the measured sections of the volume have mean 0 and deviation 1."""
-        return (self.pair - self.volume.mean) / self.volume.deviation
+        return (self.pair - self.volume.mean) / max(self.volume.deviation, tiny(self.pair))
 
     def restored(self, sections: torch.Tensor) -> torch.Tensor:
         """Sections on that scale in the units of the data."""

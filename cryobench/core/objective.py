@@ -57,6 +57,11 @@ class Examples(ABC):
         return ()
 
     @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the network should know of the data, by default nothing."""
+        return {}
+
+    @property
     def nbytes(self) -> int:
         """The memory of all examples in bytes."""
         return sum(4 * math.prod(self.shape(index)) for index in range(len(self)))
@@ -128,6 +133,10 @@ class Objective(ABC):
         raise IncompatibleError(
             f"{type(self).__name__} starts from random weights only, got --warm-start {source}; leave it out"
         )
+
+    def weights_digest(self) -> str:
+        """A digest of the trained networks that it uses, without which a run is not continued; '' without any."""
+        return ""
 
     @abstractmethod
     def files(self, network: Any) -> Mapping[str, Writer]:

@@ -36,7 +36,7 @@ class Coverage(Metric):
     the mean of |observed - nominal| over the levels 0.05, 0.10 to 0.95 (the calibration error of Kuleshov, Fenner and
     Ermon 2018, ICML, with absolute values and central intervals): 0 for a calibrated solver, about 0.5 if all or none
     of the pixels are covered at every level. The curve `coverage` is the fraction at each of these levels. A deviation
-    of 0 covers only exact pixels. Where an operator keeps some rows or sections, the others alone are evaluated.
+    of 0 covers only exact pixels. Where an operator keeps some rows or sections, only those between them are evaluated.
     """
 
     dims = (2, 3)
@@ -68,7 +68,7 @@ class Calibration(Metric):
     the solver is too sure. `calibration_slope`: the least-squares slope of the squared error on v over the pixels, 1
     where the expected squared error is v; 0 where v does not tell where errors are. Few draws estimate v poorly, which
     lowers the slope. `calibration_rank`: Spearman's rank correlation of the absolute error and v. Where an operator
-    keeps some rows or sections, the others alone are evaluated.
+    keeps some rows or sections, only those between them are evaluated.
     """
 
     dims = (2, 3)
@@ -127,7 +127,7 @@ class Diversity(Metric):
 
 
 def _uncertain(case: Case) -> torch.Tensor:
-    """The evaluated pixels, less those that the operator keeps as they are, bool [B, C, *S]."""
+    """The evaluated pixels, and only those between measured rows or sections if there are such, bool [B, C, *S]."""
     scored, operator = inside(case), case.problem.operator
     if operator.positions is not None and not operator.identity:
         missing = between_measured(operator)

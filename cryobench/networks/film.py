@@ -31,7 +31,9 @@ _PERIOD = 10_000
 class FilmConfig:
     """base: channels of the finest level. multipliers: the channels of each level over `base`. blocks: residual blocks
     of a level. conditions: images [conditions, H, W] that are given beside the noisy ones. places: the number of values
-    of the index embedding, 1 without one. images: predicted together, and as many noisy ones."""
+    of the index embedding, 1 without one. images: predicted together, and as many noisy ones. compression: C of the
+    operator whose measurements the condition was made of, None for others. residual: it predicts what a regression
+    leaves, divided by the buffer `scale` of the network."""
 
     base: int
     multipliers: tuple[int, ...]
@@ -40,12 +42,16 @@ class FilmConfig:
     conditions: int = 1
     places: int = 1
     images: int = 1
+    compression: float | None = None
+    residual: bool = False
 
     def __post_init__(self) -> None:
         counts = (self.base, *self.multipliers, self.blocks, self.conditions, self.places, self.images)
         if not self.multipliers or min(counts) < 1 or self.base % _GROUPS or not 0 <= self.dropout < 1:
             raise DataError(f"{self} is no U-Net: base must be a multiple of {_GROUPS}, multipliers and counts "
                             "positive, and dropout in [0, 1)")  # fmt: skip
+        if self.compression is not None and not 0 < self.compression < math.inf:
+            raise DataError(f"compression must be positive, got {self.compression}")
 
     @property
     def stride(self) -> int:
@@ -79,14 +85,16 @@ def preset(name: str) -> FilmConfig:
 
 
 class FilmUNet(nn.Module):
-    """The network of a configuration, with random weights from torch's global generator.
+    """The network of a configuration, with random weights from torch's global generator."""
 
-    scale: by which users multiply samples of what it predicts; 1 unless that is a residual.
-    """
+    scale: torch.Tensor
+    """Of the residual, for networks of one."""
 
     def __init__(self, config: FilmConfig):
         super().__init__()
-        self.config, self.scale = config, 1.0
+        self.config = config
+        if config.residual:
+            self.register_buffer("scale", torch.ones(()))
         widths = [config.base * factor for factor in config.multipliers]
         embedded = 4 * config.base
         self.level = nn.Sequential(nn.Linear(config.base, embedded), nn.SiLU(), nn.Linear(embedded, embedded))

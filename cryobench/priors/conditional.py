@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from cryobench.errors import DataError
 from cryobench.networks.files import CONFIG
 from cryobench.priors.network_folder import NetworkFolder
 
 NOISE, VELOCITY, IMAGE = "noise", "velocity", "image"
 """What a network predicts: `conditional` the noise or the velocity, `regression` the image less its condition."""
-PREDICTS, PATCH, SCALE, COMPRESSION = "predicts", "patch", "scale", "compression"
-"""The names of this, of the side of the training patches, of the scale of a residual, and of the compression of the
-operator, in the configuration of a network."""
+PREDICTS, PATCH = "predicts", "patch"
+"""The names of this, and of the side of the training patches, in the configuration of a network."""
 MEAN = "mean"
 """The folder of the regression whose residual is sampled, in that of the network."""
 SPREAD = 4.0
@@ -52,30 +53,28 @@ class Conditional(NetworkFolder):
         return found
 
     @property
-    def scale(self) -> float:
-        """By which samples are multiplied. Raises `DataError` if that is no positive number."""
-        found = self.facts.get(SCALE, 1.0)
-        if not isinstance(found, int | float) or not 0 < found < float("inf"):
-            raise DataError(f"{self.source} states {SCALE} {found!r}, expected a positive number; copy it again")
-        return float(found)
-
-    @property
-    def compression(self) -> float | None:
-        """C = N / M of the operator that the network was trained to invert, None for noise or gaps."""
-        found = self.facts.get(COMPRESSION)
-        return None if found is None else float(found)
-
-    @property
     def mean(self) -> Conditional | None:
-        """The regression to which samples are added, None for samples of the image."""
+        """The regression to which samples are added, None for samples of the image. Raises `DataError` if it is
+        missing."""
+        if not self.config.residual:
+            return None
         folder = self.folder / MEAN
-        return Conditional(str(folder)) if (folder / CONFIG).exists() else None
+        if not (folder / CONFIG).exists():
+            raise DataError(
+                f"{self.source} samples what a regression leaves, but its folder {MEAN} has none; copy it again"
+            )
+        return Conditional(str(folder))
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        if self.mean is not None:
+            self.mean.prepare(device)
 
     def weights_digest(self) -> str:
         own, mean = super().weights_digest(), self.mean
         if mean is None:
             return own
-        return hashlib.sha256(f"{own} {self.scale} {mean.weights_digest()}".encode()).hexdigest()
+        return hashlib.sha256(f"{own} {mean.weights_digest()}".encode()).hexdigest()
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
         mean = self.mean

@@ -54,7 +54,7 @@ class _WithNetwork(GapSolver):
         wrong = self._other_solver()
         if wrong is not None:
             return wrong
-        operator, trained = problem.operator, self.model.compression
+        operator, trained = problem.operator, self.model.config.compression
         if self.model.config.gap is not None:
             return no_gaps(self, problem)
         if trained is None:
@@ -82,7 +82,7 @@ class _WithNetwork(GapSolver):
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         if self.model.config.gap is not None:
             return fill_gaps(self, problem, rng=rng, progress=progress)
-        y, mean, deviation = standardised(floor(problem))
+        y, mean, deviation = standardised(initial_image(problem))
         x, spread = self._restored(y / SPREAD, None, rng, "", progress)
         x = x.mul_(SPREAD).mul_(deviation).add_(mean)
         if spread is None:
@@ -131,9 +131,9 @@ class Regression(_WithNetwork):
     of `emdiffuse` that was trained with the squared error: the control of `emdiffuse`.
 
     f is trained by `cryobench train --objective regression`: for `identity`; with operator= for that operator, where y
-    is what its floor reconstructs; or with gap=R for `slices:R` of volumes, where y are the measured sections, which
-    are kept. Larger images than the training patches are evaluated in overlapping windows, blended with raised-cosine
-    weights.
+    is what `initial_image` makes of the measurements; or with gap=R for `slices:R` of volumes, where y are the measured
+    sections, which are kept. Larger images than the training patches are evaluated in overlapping windows, blended with
+    raised-cosine weights.
     """
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class Regression(_WithNetwork):
 @dataclass(frozen=True)
 class Emdiffuse(_WithNetwork):
     """Samples of the image without noise by conditional diffusion (Lu et al. 2024, EMDiffuse), or of the sections
-    between those of a volume.
+    between the measured ones of a volume.
 
     Sampling follows the 1000 published noise levels, or fewer from noise to the image, from which betas are computed
     again; the estimate of every step is clamped. Few steps make the samples too alike: see docs/emdiffuse.md. With
@@ -188,6 +188,7 @@ class Emdiffuse(_WithNetwork):
         levels = respaced(SAMPLING.gammas(), self.steps, self.spacing)
         regression = self.model.mean
         offset = None if regression is None else self._mean(regression, condition, place)
+        scale = 1.0 if regression is None else self.model.load(condition.device).scale
         own, places = "" if self.shared else purpose, 1 if place is None else len(place)
         shape = (1 if self.shared else places, images, *condition.shape[2:])
 
@@ -203,15 +204,15 @@ class Emdiffuse(_WithNetwork):
                 return drawn.expand(-1, places, *shape[1:]).flatten(0, 1)
 
             x = sample(predict, normal, levels, report)
-            return x if offset is None else x.mul_(self.model.scale).add_(offset)
+            return x if offset is None else x.mul_(scale).add_(offset)
 
         average, spread = averaged(draw, self.samples, progress)
         return average.to(condition.dtype), None if spread is None else spread.to(condition.dtype)
 
 
-def floor(problem: Problem) -> torch.Tensor:
-    """What the floor of tables makes of the measurements, [B, C, *S]: linear interpolation of pixels, else the
-    least-norm solution."""
+def initial_image(problem: Problem) -> torch.Tensor:
+    """What networks restore, [B, C, *S]: linear interpolation of measurements on a grid of pixels, else the least-norm
+    solution."""
     if problem.operator.identity:
         return problem.y
     if problem.operator.positions is None:

@@ -3,20 +3,32 @@ or the halves of micrographs."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from cryobench.core import Examples, Imaging, OperatorRecipe, Pairs, Problem, Shape, Stack, Window, build_operator
-from cryobench.core.operator import check_operator
+from cryobench.core import (
+    Examples,
+    Imaging,
+    LinearOperator,
+    OperatorRecipe,
+    Pairs,
+    Problem,
+    Shape,
+    Stack,
+    Window,
+    build_operator,
+)
 from cryobench.errors import DataError
 from cryobench.numerics.linalg import standardised
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.rng import Rng
-from cryobench.solvers.conditional import floor
+from cryobench.solvers.conditional import initial_image
 
 
 class StackExamples(Examples):
@@ -87,19 +99,21 @@ class CleanExamples(Examples):
 
 
 class MeasuredExamples(Examples):
-    """The reconstruction by the floor of each image of a stack, measured by an operator, and the image: [2, H, W], on
-    the scale on which the image has mean 0 and deviation 1.
+    """What `initial_image` makes of the measurements of each image of a stack, and the image: [2, H, W], on the scale
+    on which the image has mean 0 and deviation 1.
 
-    operator: a recipe; it is built for each image. noise: standard deviation of Gaussian noise in the measurements,
-    relative to that of the image. Noise depends on the seed and the number of the image. Raises `CryobenchError` for
-    images that the operator does not take.
+    operator: a recipe; it is built for each image, with masks of seed 0. noise: standard deviation of Gaussian noise in
+    the measurements, relative to that of the image. It is drawn once for each image, from the pixels. The last image is
+    kept, because a window needs all of it. Raises `CryobenchError` for images that the operator does not take.
     """
 
-    def __init__(self, stack: Stack, operator: OperatorRecipe, *, noise: float, seed: int):
-        check_operator(operator, Imaging(stack.shape))
+    def __init__(self, stack: Stack, operator: OperatorRecipe, *, noise: float):
         self.label, self.origin = stack.label, stack.origin
         self._stack, self._images = stack, StackExamples(stack)
-        self._recipe, self._noise, self._seed = operator, noise, seed
+        self._recipe, self._noise = operator, noise
+        self._last: tuple[int, torch.Tensor] | None = None
+        self._lock = threading.Lock()
+        self._compression = self._operator(0).nominal_compression
 
     def __len__(self) -> int:
         return len(self._images)
@@ -107,19 +121,34 @@ class MeasuredExamples(Examples):
     def shape(self, index: int) -> Shape:
         return (2, *self._images.shape(index)[1:])
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"compression": self._compression}
+
     def read(self, index: int, window: Window | None = None) -> torch.Tensor:
-        x, _, deviation = standardised(self._images.read(index)[None])
+        with self._lock:
+            if self._last is None or self._last[0] != index:
+                self._last = index, self._measured(index)
+            both = self._last[1]
+        return both if window is None else both[(slice(None), *window)]
+
+    def _operator(self, index: int) -> LinearOperator:
+        imaging = Imaging(self._stack.shape, (self._stack.pixel_size(index),), self._stack.rows([index]))
+        return build_operator(self._recipe, imaging, seed=0)
+
+    def _measured(self, index: int) -> torch.Tensor:
+        image = self._images.read(index)[None]
+        x, _, deviation = standardised(image)
         if not 0 < float(deviation) < math.inf:
             raise DataError(f"{self.name(index)} is constant or not finite; train on images without it")
-        imaging = Imaging(x.shape[2:], (self._stack.pixel_size(index),), self._stack.rows([index]))
-        operator = build_operator(self._recipe, imaging, seed=self._seed)
+        operator = self._operator(index)
         y = operator.A(x)
         sigma = y.new_full((1, *[1] * (y.ndim - 1)), self._noise)
         noise = Gaussian(sigma=self._noise) if self._noise else NoNoise()
         if self._noise:
-            y = y + sigma * Rng(self._seed, [f"{self.label} {index}"]).stream("measured").normal(y.shape[1:])
-        both = torch.cat([floor(Problem(operator, y, noise, sigma))[0], x[0]])
-        return both if window is None else both[(slice(None), *window)]
+            pixels = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+            y = y + sigma * Rng(0, [pixels]).stream("measured").normal(y.shape[1:])
+        return torch.cat([initial_image(Problem(operator, y, noise, sigma))[0], x[0]])
 
 
 class PairExamples(Examples):

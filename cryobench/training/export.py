@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -61,13 +61,18 @@ def make_card(
         "trained_on": [origin for k, origin in enumerate(origins) if origin not in origins[:k]],
         "validated_on": [] if validation is None else validation.origins,
         "steps": step,
-        "settings": settings.to_dict() | asdict(objective),  # pyright: ignore[reportArgumentType]
+        "settings": settings.to_dict() | asdict(objective, dict_factory=_stated),  # pyright: ignore
     }
     if before is not None:
         card["before"] = [*earlier.get("before", ()), {name: earlier.get(name) for name in ("steps", "settings")}]
     if best_step:
         card |= {"validation_loss": best, "validation_loss_at_step": best_step}
     return card | {"versions": environment.versions() | {"accelerate": environment.version("accelerate")}}
+
+
+def _stated(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The parameters of a component, without what it derives from them."""
+    return {name: value for name, value in fields if not name.startswith("_")}
 
 
 def read_card(folder: Path) -> Mapping[str, Any]:

@@ -39,7 +39,8 @@ def claim(out: Path, weights: str) -> BaseFileLock:
                            "as --out") from error  # fmt: skip
     busy = f"another process trains into {out}; wait for it, or give another --out"
     lock = acquire_lock(out / ".lock", busy=busy).lock
-    for partial in (*out.glob(f".{checkpoint.NAME}-*"), *(out / weights).parent.glob(f".{Path(weights).name}-*")):
+    name = Path(weights).name
+    for partial in (*out.glob(f".{checkpoint.NAME}-*"), *out.glob(f".{name}-*"), *out.glob(f"*/.{name}-*")):
         partial.unlink()  # left by a run that was killed while writing
     return lock
 

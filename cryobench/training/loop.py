@@ -343,7 +343,8 @@ def _completed(settings: Settings, registry: Registry) -> tuple[Objective, Setti
     """The objective of a run, and the settings with all of its parameters. Raises the errors of an invalid spec."""
     objective = registry.make("objectives", settings.objective)
     check_kind("objectives", settings.objective, objective)
-    return objective, replace(settings, objective=str(registry.spec_of(objective, full=True)))
+    stated = str(registry.spec_of(objective, full=True))
+    return objective, replace(settings, objective=stated, networks=objective.weights_digest())
 
 
 def _share(batch: int, processes: Processes) -> slice:

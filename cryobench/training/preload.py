@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +70,10 @@ class Kept(Examples):
 
     def digests(self, index: int) -> Sequence[str]:
         return self._examples.digests(index)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._examples.facts
 
     @property
     def nbytes(self) -> int:

@@ -29,7 +29,7 @@ class Settings:
     which are the result. clip: maximum norm of the gradient. patience: stop when the validation loss has not decreased
     for this number of steps; 0 for never. validate_every, sample_every, checkpoint_every: in steps. preload: where the
     data are kept, one of `PRELOADS`. bfloat16: compute the network and its gradient in bfloat16 on a CPU too; CUDA
-    devices that compute in bfloat16 always do.
+    devices that compute in bfloat16 always do. networks: digest of the trained networks that the objective uses.
     """
 
     data: tuple[str, ...]
@@ -49,6 +49,7 @@ class Settings:
     checkpoint_every: int = 500
     preload: str = AUTO
     bfloat16: bool = False
+    networks: str = ""
 
     def __post_init__(self) -> None:
         minimum = {"steps": 1, "batch": 1, "warmup": 0, "patience": 0, "validate_every": 1, "sample_every": 1,

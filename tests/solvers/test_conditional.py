@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
@@ -177,20 +177,18 @@ def test_a_volume_does_not_depend_on_the_batch_and_measured_sections_are_certain
 
 def test_samples_of_a_residual_are_added_to_the_regression(tmp_path):
     """With a network of zeros for velocity, the last estimate is known: sqrt(gamma) y of the last step."""
-    network = film_unet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
-    torch.nn.init.zeros_(network.last.weight)
-    torch.nn.init.zeros_(network.last.bias)
-    network.scale = 0.25
-    folder = conditional(tmp_path / "net", network, VELOCITY, PATCH)
-    plain = Emdiffuse(Conditional(str(folder)), steps=2)
-    y = images(1, 1, 16, 16)
-    sampled = solve(plain, y).x
-    regression = film_unet(SMALL, seed=3)
-    conditional(folder / "mean", regression, IMAGE, PATCH)
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"scale": 0.25}))
+    y, found = images(1, 1, 16, 16), {}
+    for residual in (False, True):
+        network = film_unet(dataclasses.replace(SMALL, residual=residual))
+        torch.nn.init.zeros_(network.last.weight)
+        torch.nn.init.zeros_(network.last.bias)
+        if residual:
+            network.scale.fill_(0.25)
+        folder = conditional(tmp_path / f"net {residual}", network, VELOCITY, PATCH)
+        conditional(folder / "mean", film_unet(SMALL, seed=3), IMAGE, PATCH)
+        found[residual] = solve(Emdiffuse(Conditional(str(folder)), steps=2), y).x
     mean = solve(Regression(Conditional(str(folder / "mean"))), y).x
-    found = solve(plain, y).x
+    sampled, found = found[False], found[True]
     torch.testing.assert_close(found, mean + 0.25 * (sampled - y.mean()), rtol=1e-4, atol=1e-4)
 
 

@@ -124,6 +124,10 @@ def test_an_operator_measures_the_images_and_the_floor_is_the_condition(tmp_path
     torch.testing.assert_close(noisy.read(1), noisy.read(1))
     measured = (noisy.read(1) - both)[0, ::2, ::2]
     assert float(measured.std()) == pytest.approx(0.3, rel=0.1)
+    other = Regression(patch=32, operator=recipe, noise=0.3).examples(Clean(Halves(count=2, side=64, seed=1)))
+    clean = Regression(patch=32, operator=recipe).examples(Clean(Halves(count=2, side=64, seed=1)))
+    drawn = [each.flatten() for each in ((noisy.read(1) - both)[0], (other.read(1) - clean.read(1))[0])]
+    assert abs(float(torch.corrcoef(torch.stack(drawn))[0, 1])) < 0.2  # other images of the same name and number
     settings = Settings(data=("toy",), objective=f'regression:patch=32,operator="{spec}"', steps=40, batch=4, warmup=1,
                         lr=2e-3, checkpoint_every=100)  # fmt: skip
     assert loop.Training(settings, [stack], [], tmp_path / "net", device=CPU).run()

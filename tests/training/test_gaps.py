@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import torch
 from networks import film_unet
 
 from cryobench.core import Stack
-from cryobench.errors import DataError, ParameterError
+from cryobench.errors import DataError, IncompatibleError, ParameterError, ResultsError
 from cryobench.networks.restoring import Restorer
 from cryobench.priors.conditional import NOISE, SPREAD, VELOCITY, Conditional
+from cryobench.registry import installed
 from cryobench.training import loop
 from cryobench.training.examples import StackExamples
 from cryobench.training.gaps import GapPatches
@@ -166,11 +169,12 @@ def trained(out, objective: str, stack: Stack, **changed) -> Conditional:
     return Conditional(str(out))
 
 
-def test_diffusion_of_what_a_regression_leaves(tmp_path):
+def test_diffusion_of_what_a_regression_leaves(tmp_path, monkeypatch):
     """Targets have the stated deviation, and the folder is complete: it holds the regression and the scale."""
+    monkeypatch.chdir(tmp_path)
     stack = Volumes((24, 24, 24), smooth=1.5)
     mean = trained(tmp_path / "mean", "regression:gap=4,joint=true,patch=16", stack)
-    spec = f"conditional:gap=4,joint=true,patch=16,predict=velocity,mean={tmp_path / 'mean'}"
+    spec = "conditional:gap=4,joint=true,patch=16,predict=velocity,mean=./mean"
     found = trained(tmp_path / "net", spec, stack)
     assert (found.predicts, mean.mean) == (VELOCITY, None)
     assert found.mean is not None
@@ -178,18 +182,23 @@ def test_diffusion_of_what_a_regression_leaves(tmp_path):
     assert found.weights_digest() != mean.weights_digest()
     objective = ConditionalDiffusion(patch=16, gap=4, joint=True, mean=mean)
     samples = objective.samples([objective.examples(stack)], seed=0, device=CPU)
-    targets = torch.cat([samples.batch(k, 16).target for k in range(2)])
+    scale = found.load().scale
+    targets = torch.cat([samples.batch(k, 16).target for k in range(2)]) / scale
     assert float(targets.square().mean().sqrt()) == pytest.approx(1 / SPREAD, rel=1e-5)
     plain = ConditionalDiffusion(patch=16, gap=4, joint=True).samples(
         [objective.examples(stack)], seed=0, device=CPU
     ).batch(0, 4)  # fmt: skip
     with torch.no_grad():
         left = plain.target - Restorer(mean.load(), 16).image(plain.condition)
-    torch.testing.assert_close(samples.batch(0, 4).target * found.scale, left, rtol=1e-4, atol=1e-6)
-    config = tmp_path / "net" / "config.json"
-    before = found.weights_digest()
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"scale": 0.5}))
-    assert found.weights_digest() != before
+    torch.testing.assert_close(samples.batch(0, 4).target, left, rtol=1e-4, atol=1e-6)
+    network, batch = objective.build(samples), samples.batch(0, 4)
+    scaled = dataclasses.replace(batch, target=batch.target / scale)
+    plainly = ConditionalDiffusion(patch=16, gap=4, joint=True).losses(network, scaled)
+    torch.testing.assert_close(objective.losses(network, batch), plainly)
+    card = json.loads((tmp_path / "net" / "cryobench.json").read_text())
+    assert card["settings"]["mean"] == {"source": "./mean"}
+    with pytest.raises(IncompatibleError, match=r"--warm-start .* predicts the image, this objective the noise; give"):
+        ConditionalDiffusion(patch=16, gap=4, joint=True).initialise(network, str(tmp_path / "mean"), samples)
     with pytest.raises(ParameterError, match="predicts the velocity; give a network of the objective regression"):
         ConditionalDiffusion(patch=16, gap=4, joint=True, mean=found)
     others = {
@@ -200,6 +209,38 @@ def test_diffusion_of_what_a_regression_leaves(tmp_path):
     for wanted, options in others.items():
         with pytest.raises(ParameterError, match=f"restores something else; train a regression {wanted}"):
             ConditionalDiffusion(patch=16, mean=mean, **options)
+
+
+def test_a_residual_needs_its_regression(tmp_path):
+    """A run is not continued with another one, and a folder without it is refused."""
+    stack = Volumes((24, 24, 24), smooth=1.5)
+    trained(tmp_path / "mean", "regression:gap=2,patch=16", stack, steps=1)
+    spec = f"conditional:gap=2,patch=16,mean={tmp_path / 'mean'}"
+    settings = Settings(data=("toy",), objective=spec, steps=4, batch=4, warmup=1, lr=2e-3, checkpoint_every=1)
+    assert not loop.Training(settings, [stack], [], tmp_path / "net", device=CPU).run(lambda: True)
+    assert loop.Training(settings, [stack], [], tmp_path / "net", device=CPU).run()
+    shutil.rmtree(tmp_path / "mean")
+    trained(tmp_path / "mean", "regression:gap=2,patch=16", stack, steps=2)
+    with pytest.raises(ResultsError, match=r"holds another training run \(networks was "):
+        loop.Training(settings, [stack], [], tmp_path / "net", device=CPU)
+    shutil.rmtree(tmp_path / "net" / "mean")
+    with pytest.raises(DataError, match="samples what a regression leaves, but its folder mean has none; copy"):
+        Conditional(str(tmp_path / "net")).weights_digest()
+
+
+@pytest.mark.parametrize("spec", ["regression:gap=2,patch=16", "conditional:gap=2,patch=16"])
+def test_losses_need_no_more_of_a_network_than_its_output(spec):
+    """As in several processes, where the network is wrapped."""
+    objective = installed().make("objectives", spec)
+    network, batch = film_unet(objective._config), batch_of(objective)
+
+    class Wrapped(torch.nn.Module):
+        module = network
+
+        def forward(self, *inputs):
+            return network(*inputs)
+
+    torch.testing.assert_close(objective.losses(Wrapped(), batch), objective.losses(network, batch))
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):

@@ -26,15 +26,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 
 from cryobench import figures
-from cryobench.core import Examples, OperatorRecipe, Samples, Stack, build_operator
+from cryobench.core import Examples, OperatorRecipe, Samples, Stack
 from cryobench.core.objective import Writer
-from cryobench.errors import ParameterError
+from cryobench.errors import IncompatibleError, ParameterError
 from cryobench.networks.files import CONFIG, WEIGHTS, config_values
 from cryobench.networks.film import FilmConfig, FilmUNet, preset
 from cryobench.networks.refinement import SAMPLING, TRAINING, drawn_level, noisy, respaced, sample, velocity
-from cryobench.networks.restoring import Restorer
+from cryobench.networks.restoring import Restorer, interpolated
 from cryobench.numerics.philox import RowDraws
-from cryobench.priors.conditional import COMPRESSION, IMAGE, MEAN, NOISE, PATCH, PREDICTS, SCALE, SPREAD, VELOCITY
+from cryobench.priors.conditional import IMAGE, MEAN, NOISE, PATCH, PREDICTS, SPREAD, VELOCITY
 from cryobench.priors.conditional import Conditional as ConditionalNetwork
 from cryobench.priors.model_folder import CARD
 from cryobench.priors.network_folder import NetworkFolder
@@ -67,8 +67,10 @@ class NoisyPatches:
 class _Noisy(Samples):
     """Patches, each with noise and a noise level that depend on the seed and its number only."""
 
-    def __init__(self, patches: Samples, seed: int, of: str, device: torch.device, added: float):
-        self.shape = patches.shape
+    def __init__(
+        self, patches: Samples, seed: int, of: str, device: torch.device, added: float, compression: float | None
+    ):
+        self.shape, self.compression = patches.shape, compression
         self._patches, self._device, self._added = patches, device, added
         self._draws = RowDraws(seed, "conditional", of)
         self._gammas = TRAINING.gammas()
@@ -99,31 +101,35 @@ class _Noisy(Samples):
 
 
 class _Residuals(Samples):
-    """Patches whose target is what a regression leaves of it, divided by `scale`, so that it has the deviation
-    1 / SPREAD in the first `_RESIDUALS` patches."""
+    """Patches whose target is what a regression leaves of it. Divided by `scale` it has the deviation 1 / SPREAD in the
+    first `_RESIDUALS` patches. learned: origins of the data of the regression."""
 
-    def __init__(self, patches: Samples, mean: Callable[[NoisyPatches], torch.Tensor]):
+    def __init__(
+        self, patches: Any, mean: Callable[[NoisyPatches], torch.Tensor], learned: Sequence[Mapping[str, str]]
+    ):
         self.shape = patches.shape
         self._patches, self._mean = patches, mean
+        self._learned = [dict(origin) for origin in learned if "half" not in origin]
 
     @property
     def origins(self) -> list[dict[str, str]]:
-        return self._patches.origins
+        own = self._patches.origins
+        return [*own, *(origin for origin in self._learned if origin not in own)]
 
     def facts(self, drawn: int) -> dict[str, Any]:
         return self._patches.facts(drawn)
 
+    @property
+    def compression(self) -> float | None:
+        return self._patches.compression
+
     @cached_property
     def scale(self) -> float:
-        squares = [self._left(k, _TOGETHER).target.double().square().mean() for k in range(_RESIDUALS // _TOGETHER)]
+        squares = [self.batch(k, _TOGETHER).target.double().square().mean() for k in range(_RESIDUALS // _TOGETHER)]
         return SPREAD * float(torch.stack(squares).mean().sqrt())
 
-    def batch(self, step: int, size: int, part: slice = slice(None)) -> NoisyPatches:
-        left = self._left(step, size, part)
-        return dataclasses.replace(left, target=left.target / self.scale)
-
     @torch.no_grad()
-    def _left(self, step: int, size: int, part: slice = slice(None)) -> NoisyPatches:
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> NoisyPatches:
         batch = self._patches.batch(step, size, part)
         return dataclasses.replace(batch, target=batch.target - self._mean(batch))
 
@@ -143,10 +149,10 @@ class _OfCondition(Restoration):
     operator: Annotated[
         OperatorRecipe | None,
         Component("operators"),
-        "measures clean images; the network restores what the floor makes of that, with the noise in measurements",
+        "measures clean images; the network restores what a simple inverse makes of that. noise: of measurements",
     ] = None
     gap: Annotated[
-        int | None, "R: the sections between two that are R apart, of volumes; none: images without noise"
+        int | None, "R: predict the sections between two of a volume that are R apart; none: restore single images"
     ] = None
     joint: Annotated[bool, "with gap: all R - 1 sections at once, or one, with an index embedding"] = False
     axes: Annotated[
@@ -192,7 +198,7 @@ class _OfCondition(Restoration):
         if self.gap is not None:
             return StackExamples(stack)
         if self.operator is not None:
-            return MeasuredExamples(stack, self.operator, noise=self.noise or 0.0, seed=0)
+            return MeasuredExamples(stack, self.operator, noise=self.noise or 0.0)
         if self.noise is not None:
             return CleanExamples(stack)
         if self.target == "other":
@@ -211,10 +217,21 @@ class _OfCondition(Restoration):
                                  blur=0.0 if held_out else self.blur, seed=own, turns=self.turns and not held_out,
                                  device=device, of=of)  # fmt: skip
         added = 0.0 if self.operator is not None else self.noise or 0.0
-        return _Noisy(patches, own, of, device, added)
+        compressions = {each.facts["compression"] for each in examples if "compression" in each.facts}
+        if len(compressions) > 1:
+            raise IncompatibleError(f"the operator has the compressions {sorted(compressions)} on these images; train "
+                                    "on images of one size")  # fmt: skip
+        return _Noisy(patches, own, of, device, added, next(iter(compressions), None))
 
-    def build(self, samples: Samples) -> torch.nn.Module:
-        return FilmUNet(self._config)
+    def build(self, samples: Any) -> torch.nn.Module:
+        return FilmUNet(dataclasses.replace(self._config, compression=samples.compression))
+
+    def initialise(self, network: Any, source: str, samples: Samples) -> Mapping[str, Any]:
+        predicts = self._model(source).predicts  # pyright: ignore[reportAttributeAccessIssue]
+        if predicts != self._predicts:
+            raise IncompatibleError(f"--warm-start {source} predicts the {predicts}, this objective the "
+                                    f"{self._predicts}; give another")  # fmt: skip
+        return super().initialise(network, source, samples)
 
     def draw(self, network: Any, samples: Samples, path: Path) -> None:
         """Write a sheet of patches: conditions, outputs and targets of each."""
@@ -234,11 +251,7 @@ class _OfCondition(Restoration):
         """What the network predicts."""
 
     def files(self, network: Any) -> Mapping[str, Writer]:
-        stated = {PREDICTS: self._predicts, PATCH: self.patch, SCALE: network.scale}
-        if self.operator is not None:
-            built = build_operator(self.operator, (self.patch, self.patch), seed=0)
-            stated[COMPRESSION] = built.nominal_compression
-        values = config_values(network.config, **stated)
+        values = config_values(network.config, **{PREDICTS: self._predicts, PATCH: self.patch})
         return {WEIGHTS: partial(write_weights, network), CONFIG: partial(write_json, values)}
 
     def introduction(self, card: Mapping[str, Any]) -> str:
@@ -284,9 +297,11 @@ class ConditionalDiffusion(_OfCondition):
         if self.mean.predicts != IMAGE:
             raise ParameterError(f"mean={self.mean.source} predicts the {self.mean.predicts}; give a network of the "
                                  "objective regression")  # fmt: skip
-        kinds = [(c.conditions, c.places, c.images) for c in (self.mean.config, self._config)]
-        if kinds[0] != kinds[1]:
+        mean, own = self.mean.config, self._config
+        same_task = (mean.compression is None) == (self.operator is None)
+        if not same_task or (mean.conditions, mean.places, mean.images) != (own.conditions, own.places, own.images):
             same = "without gap" if self.gap is None else f"with gap={self.gap},joint={str(self.joint).lower()}"
+            same += "" if self.operator is None else ", for the operator"
             raise ParameterError(f"mean={self.mean.source} restores something else; train a regression {same}")
 
     @property
@@ -300,25 +315,33 @@ class ConditionalDiffusion(_OfCondition):
         if self.mean is None:
             return patches
         regression = Restorer(self.mean.load(device), self.mean.patch)
-        return _Residuals(patches, lambda batch: regression.image(batch.condition, batch.place))
+        return _Residuals(patches, lambda batch: regression.image(batch.condition, batch.place), self.mean.trained_on())
 
-    def build(self, samples: Samples) -> torch.nn.Module:
-        network = FilmUNet(self._config)
-        if isinstance(samples, _Residuals):
-            network.scale = samples.scale
+    def build(self, samples: Any) -> torch.nn.Module:
+        network = super().build(samples)
+        if self.mean is not None:
+            network.scale.fill_(samples.scale)  # pyright: ignore
         return network
 
+    @property
+    def _config(self) -> FilmConfig:
+        return dataclasses.replace(super()._config, residual=self.mean is not None)
+
+    def weights_digest(self) -> str:
+        return "" if self.mean is None else self.mean.weights_digest()
+
     def files(self, network: Any) -> Mapping[str, Writer]:
-        if self.mean is None:
-            return super().files(network)
-        found = {f"{MEAN}/{name}": partial(copyfile, self.mean.folder / name)
-                 for name in (WEIGHTS, CONFIG, CARD) if (self.mean.folder / name).exists()}  # fmt: skip
-        return found | dict(super().files(network))
+        """Those of the network, which are complete last, and those of the regression."""
+        mean = () if self.mean is None else (CONFIG, WEIGHTS, CARD)
+        copies = {f"{MEAN}/{name}": partial(copyfile, self.mean.folder / name)
+                  for name in mean if self.mean and (self.mean.folder / name).exists()}  # fmt: skip
+        return dict(super().files(network)) | copies
 
     def losses(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         """|| f - eps ||^2 / N of each patch, [n]; of the velocity with predict=velocity."""
-        y = noisy(batch.target, batch.noise, batch.level)
-        wanted = batch.noise if self.predict == NOISE else velocity(batch.target, batch.noise, batch.level)
+        target = batch.target if self.mean is None else batch.target / _plain(network).scale
+        y = noisy(target, batch.noise, batch.level)
+        wanted = batch.noise if self.predict == NOISE else velocity(target, batch.noise, batch.level)
         found = network(y, batch.condition, batch.level, batch.place).float()
         return (found - wanted).square().mean((1, 2, 3))
 
@@ -347,7 +370,16 @@ class Regression(_OfCondition):
 
     def losses(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         """<(b(c) + f(c) - x)^2> of each patch, [n]."""
-        return (self._shown(network, batch).float() - batch.target).square().mean((1, 2, 3))
+        ones = torch.ones(len(batch.condition), device=batch.condition.device)
+        found = network(torch.zeros_like(batch.target), batch.condition, ones, batch.place).float()
+        return (
+            (interpolated(self._config, batch.condition, batch.place) + found - batch.target).square().mean((1, 2, 3))
+        )
 
     def _shown(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         return Restorer(network, self.patch).image(batch.condition, batch.place)
+
+
+def _plain(network: Any) -> Any:
+    """The network without the wrapper of several processes."""
+    return getattr(network, "module", network)
