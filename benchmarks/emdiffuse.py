@@ -63,7 +63,7 @@ try:
 finally:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-TV = tuple(float(x) for x in np.geomspace(0.02, 0.3, 9))
+TV = tuple(float(x) for x in np.geomspace(0.03, 0.25, 6))
 """Weights among which the truth chooses for each section."""
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--part", choices=[*TASKS, "large"], required=True)
     parser.add_argument("--steps", type=int, default=2200, help="updates of each network")
     parser.add_argument("--residual-steps", type=int, help="those of `residual` [--steps]")
-    parser.add_argument("--scored", type=int, default=0, help="sections or volumes [24 or 8]")
+    parser.add_argument("--scored", type=int, default=0, help="sections or volumes [16 or 8]")
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--without", action="append", default=[], choices=("diffusion", "residual"))
     given = parser.parse_args()
@@ -123,7 +123,7 @@ def children_seconds() -> float:
 
 def denoising(solvers: Mapping[str, str], scored: int) -> None:
     """Sections of `scored` volumes, one of each."""
-    count = scored or 24
+    count = scored or 16
     data, chosen = f"tissue:1000,count={count},depth=8,size=128,view=sections", f"4:{8 * count}:8"
     rel = f"gaussian:rel={NOISE}"
     rows = {"input": "pinv", "gaussian": "gaussian", "wiener": "wiener", "tv": "tv", **solvers}
