@@ -34,7 +34,7 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     folder. Raises `DataError` for a file that is not a star file, and for missing or malformed image names.
     """
     check_file(path, "star file")
-    table = _particle_table(path)
+    table = particle_table(path)
     parts = table[_NAME].astype("str").str.extract(r"^\s*([0-9]{1,18})@(\S.*?)\s*$")
     page = parts[0].fillna("0").astype("int64").to_numpy() - 1
     if (page < 0).any():
@@ -48,13 +48,16 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     return Particles(stacks, stack_of, page, pixel_sizes(table, path), table)
 
 
-def _particle_table(path: Path) -> pd.DataFrame:
-    """The table of image names, merged with the columns of its optics groups."""
+def particle_table(path: Path, column: str = _NAME) -> pd.DataFrame:
+    """The table of particles, merged with the columns of its optics groups: that with this column.
+
+    Raises `DataError` for a file that is not a star file, and for one without this column or without rows.
+    """
     blocks = _blocks(path)
-    named = [name for name, block in blocks.items() if _NAME in block.columns]
+    named = [name for name, block in blocks.items() if column in block.columns]
     if not named:
         found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
-        raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); expected a particle star file")
+        raise DataError(f"{path} has no {column} column (tables: {found or 'none'}); expected a particle star file")
     table = blocks["particles" if "particles" in named else named[0]]
     if table.empty:
         raise DataError(f"{path} lists no images; expected a particle star file with at least one row")
