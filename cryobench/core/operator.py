@@ -302,6 +302,8 @@ class OperatorRecipe(ABC):
 
     dims: ClassVar[tuple[int, ...]] = (2,)
     floor: ClassVar[str] = "pinv"
+    gives_views: ClassVar[bool] = False
+    """Whether its M measurements are images of M views of the unknown: `views` states them."""
     location_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -319,8 +321,8 @@ class OperatorRecipe(ABC):
         return {}
 
     def views(self, imaging: Imaging, drawn: Mapping[str, torch.Tensor] | None = None) -> Imaging | None:
-        """How its M measurements were taken as M images, of which an operator after it measures each; None (the
-        default) if they are not images of different views.
+        """How its M measurements were taken as M images, each of which an operator after it measures; None (the
+        default) if they are not images.
 
         drawn: as `build` receives them; None before they are drawn.
         """

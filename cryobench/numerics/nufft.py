@@ -10,7 +10,6 @@ import functools
 import numpy as np
 import torch
 
-
 _MANY = 2**17
 """Points from which on several threads save time."""
 

@@ -68,8 +68,13 @@ class Composed(OperatorRecipe):
 
     @property
     def floor(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the outer operator."""
-        return self.outer.floor
+        """That of the outer operator, or of the inner one if that gives views."""
+        return self.inner.floor if self.gives_views else self.outer.floor
+
+    @property
+    def gives_views(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the inner operator does."""
+        return self.inner.gives_views
 
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
         between = check_operator(self.inner, imaging)
@@ -77,7 +82,7 @@ class Composed(OperatorRecipe):
             return None
         seen = self._seen(imaging, between)
         measured = check_operator(self.outer, seen)
-        if measured is None or self.inner.views(imaging) is None:
+        if measured is None or not self.gives_views:
             return measured
         M, *s = measured
         return (between[0] * M, *s)

@@ -5,9 +5,9 @@ With x the volume, k a frequency of the image in cycles per box and R = A^T of a
     y_i = F^-1 w_i X(R_i (k, 0)),    X(p) = sum_r x(r) exp(-2 pi i p . r / D)
 
 F is the 2-D transform of D x D pixels, w_i the phase of the shift times a transfer function (1, or the CTF of a
-particle), and X a non-uniform transform (`numerics.nufft`), exact to 1e-6, or 1e-12 in float64. Frequencies with
-|k| >= D/2 are 0: the slice of a turned volume covers a disc, not a square. Without them no row or column of the spectrum
-stands for two frequencies, as the last one of an even D would, so A is real and its adjoint exact:
+particle), and X a non-uniform transform (`numerics.nufft`), exact to 1e-7, or 1e-12 in float64. Frequencies with
+|k| >= D/2 are 0: the spectrum of a volume that turns is a ball. Without them no row or column of the images' spectra
+stands for two frequencies, as the last one of an even D would, so that A is real and its adjoint exact:
 
     A^T y = Re sum_i sum_k m(k) / D^2 conj(w_i) F y_i exp(2 pi i R_i (k, 0) . r / D),    m = 1 at kx = 0, else 2
 
@@ -28,14 +28,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 
 from cryobench.core import Imaging, LinearOperator, OperatorRecipe, power_norms
 from cryobench.core.operator import chosen_rows
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, IncompatibleError, ParameterError
-from cryobench.io.poses import in_angstrom, read_poses
+from cryobench.io.poses import read_poses
+from cryobench.io.star import origins_in_angstrom
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.nufft import Points
 from cryobench.numerics.toeplitz import Toeplitz
@@ -47,9 +47,9 @@ from cryobench.physics.projection import shift_phase
 if TYPE_CHECKING:
     import pandas as pd
 
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}
 """Relative error of the transforms."""
-CG_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
+CG_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Relative residual at which conjugate gradients stop."""
 _LEAST_SIDE, _LEAST_POINTS = 4, 2**19
 _POSES, _CTF = "poses", "ctf"
@@ -65,6 +65,8 @@ class Project(OperatorRecipe):
     """
 
     dims = (3,)
+    floor = "cg"
+    gives_views = True
     location_fields = ("poses",)
 
     count: Annotated[
@@ -87,8 +89,8 @@ class Project(OperatorRecipe):
         D = imaging.shape[0]
         if len(set(imaging.shape)) > 1:
             raise IncompatibleError(
-                f"project needs a cube, got a volume of {size_text(imaging.shape)} voxels; give volume:...,size=VOXELS, "
-                "which crops to a cube"
+                f"project needs a cube, got a volume of {size_text(imaging.shape)} voxels; give "
+                "volume:...,size=VOXELS, which crops to a cube"
             )
         if D < _LEAST_SIDE:
             raise IncompatibleError(f"project needs volumes of at least {_LEAST_SIDE} voxels a side, got {D}")
@@ -153,7 +155,8 @@ class Project(OperatorRecipe):
         if self.poses is not None:
             return read_particles(Path(self.poses).expanduser(), self.count)
         assert imaging.table is not None
-        return _particles(in_angstrom(imaging.table, None, "the table of the data"), self.count, "the table of the data")
+        what = "the table of the data"
+        return _particles(origins_in_angstrom(imaging.table, None, what), self.count, what)
 
     def _pixel_size(self, imaging: Imaging) -> float | None:
         """Å per voxel, the same for all volumes, or None if it is not known."""
@@ -162,8 +165,8 @@ class Project(OperatorRecipe):
         sizes = sorted({size for size in imaging.pixel_size if size is not None})
         if len(sizes) > 1:
             raise IncompatibleError(
-                f"project: the volumes have pixel sizes from {sizes[0]:g} to {sizes[-1]:g} Å; expected one for all: run "
-                "them separately, or give project:...,pixel_size=Å"
+                f"project: the volumes have pixel sizes from {sizes[0]:g} to {sizes[-1]:g} Å; expected one for all: "
+                "run them separately, or give project:...,pixel_size=Å"
             )
         return sizes[0] if sizes and None not in imaging.pixel_size else None
 
@@ -192,7 +195,9 @@ def _read(path: Path, count: int | None, modified: int, size: int) -> _Particles
 
 def _particles(table: pd.DataFrame, count: int | None, what: str) -> _Particles:
     if count is not None and count > len(table):
-        raise DataError(f"{what} has {len(table)} particles, fewer than count={count}; give a smaller count, or omit it")
+        raise DataError(
+            f"{what} has {len(table)} particles, fewer than count={count}; give a smaller one, or omit it"
+        )
     rows = table.iloc[:count].reset_index(drop=True)
     with_ctf = bool(set(COLUMNS.values()) & set(rows.columns))
     return _Particles(Poses.from_table(rows, what), CtfParameters.from_table(rows, what) if with_ctf else None)
@@ -295,9 +300,9 @@ class ProjectionOperator(LinearOperator):
 
     @property
     def _parts(self) -> list[slice]:
-        """The images in batches, large enough for the transform of the volume not to matter."""
+        """The images in batches."""
         N, D, _ = self.measurement_shape
-        length = max(1, max(_LEAST_POINTS, 2 * D**3) // len(self._inside))
+        length = _batch_of(D, len(self._inside))
         return [slice(start, min(start + length, N)) for start in range(0, N, length)]
 
     def _points(self, part: slice, *, double: bool = False) -> Points:
@@ -390,6 +395,12 @@ class ProjectionOperator(LinearOperator):
         if self._detector is None:
             return super().on_range(y)
         return torch.stack([self._detector.on_range(images[:, None])[:, 0] for images in y])
+
+
+def _batch_of(side: int, points: int) -> int:
+    """Images whose slices, of so many points each, are computed at once: the transform of the volume, once for each
+    batch, then takes less time than the points."""
+    return max(1, max(_LEAST_POINTS, 2 * side**3) // points)
 
 
 class _Linear(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""An operator of images after one that gives N views of a volume: it measures each of them, y = (S_1 P_1 x, ..., S_N P_N x).
+"""An operator of images after one that gives N views of a volume: y = (S_1 P_1 x, ..., S_N P_N x).
 
 S may be the same for all images or differ between them, as CTFs do. y is [B, N M, *s], the M measurements of the first
 image, then those of the second, and so on. Images are made and measured in batches, so that they are never all in
@@ -66,9 +66,7 @@ class ByViewOperator(LinearOperator):
         return _sum(part.inner.A_adjoint(part.each(part.outer.A_adjoint, own)) for part, own in parts)
 
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
-        return _sum(
-            part.inner.A_adjoint(part.each(part.outer.A_adjoint_A, part.inner.A(x))) for part in self._batches
-        )
+        return _sum(part.inner.A_adjoint(part.each(part.outer.A_adjoint_A, part.inner.A(x))) for part in self._batches)
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
         """That of the outer operator, image by image: detector noise is added to its output."""
@@ -102,8 +100,9 @@ class ByViewOperator(LinearOperator):
         whole = images[:, None] * M + torch.arange(M, device=rows.device)
         if not torch.equal(whole.flatten(), rows):
             return super().rows(part)
-        every = torch.arange(self.inner.measurement_shape[0], device=rows.device)
-        return self if torch.equal(images, every) else ByViewOperator(self.outer.select(images), self.inner.rows(images))
+        if torch.equal(images, torch.arange(self.inner.measurement_shape[0], device=rows.device)):
+            return self
+        return ByViewOperator(self.outer.select(images), self.inner.rows(images))
 
     @cached_property
     def _batches(self) -> list[_Batch]:

@@ -444,7 +444,7 @@ def _cell(
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "weights": made_by.weights + list(filter(None, map(_weights, metrics))) + list(filter(None, map(_files, recipes))),
+        "weights": [*made_by.weights, *filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))],
         "versions": made_by.versions,
     }
     if chosen is None:
