@@ -31,7 +31,6 @@ from cryobench.training.settings import Settings
 
 SIZE, IMAGES = 16, 2
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
-CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 HALF = {torch.bfloat16: 0.05, torch.float16: 0.005}
 """Largest allowed relative difference from float32, in the 2-norm, after a few steps with a random network."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import pad
 
-from cryobench.numerics.fft import irfftn, rfftn
+from cryobench.numerics.fft import cropped_irfftn, padded_rfftn, rfftn
 
 
 class Toeplitz:
@@ -24,5 +23,4 @@ class Toeplitz:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         n = self._n
-        spectrum = self._spectrum * rfftn(pad(x, [0, n] * 3), 3)
-        return irfftn(spectrum, (2 * n,) * 3)[..., :n, :n, :n].contiguous()
+        return cropped_irfftn(self._spectrum * padded_rfftn(x, (2 * n,) * 3), (2 * n,) * 3, (n,) * 3)

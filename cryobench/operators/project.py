@@ -195,9 +195,7 @@ def _read(path: Path, count: int | None, modified: int, size: int) -> _Particles
 
 def _particles(table: pd.DataFrame, count: int | None, what: str) -> _Particles:
     if count is not None and count > len(table):
-        raise DataError(
-            f"{what} has {len(table)} particles, fewer than count={count}; give a smaller one, or omit it"
-        )
+        raise DataError(f"{what} has {len(table)} particles, fewer than count={count}; give a smaller one, or omit it")
     rows = table.iloc[:count].reset_index(drop=True)
     with_ctf = bool(set(COLUMNS.values()) & set(rows.columns))
     return _Particles(Poses.from_table(rows, what), CtfParameters.from_table(rows, what) if with_ctf else None)

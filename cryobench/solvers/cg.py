@@ -19,7 +19,7 @@ from cryobench.spec import Range
 _TOLERANCES = 1e-4, 0.1
 """`tol=auto` for exact and for noisy measurements."""
 _LEAST = 1e-3
-"""Least weight of a shell, relative to the largest, so that shells that A hardly measures are not amplified."""
+"""Least weight of a shell, relative to the largest."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,17 @@ def shell_means(operator: LinearOperator) -> torch.Tensor:
     """The mean of A^T A over each shell of Fourier space, on the half spectrum: float64 [1 or B, 1, *S[:-1], S[-1] // 2
     + 1], positive.
 
-    Estimated as <F r, F A^T A r> / ||F r||^2 over the shell, r a random image (Hutchinson 1990).
+    Estimated as <F r, F A^T A r> / ||F r||^2 over the shell, r a random image (Hutchinson 1990). The corners, shells
+    from the Nyquist frequency on, have at least the weight of the weakest shell within: projections hardly measure
+    them, and scaled up to the others they would take most of the steps.
     """
     shape, r = operator.image_shape, random_images(operator).double()
     shell = shells(shape, r.device)
     spectra = [rfftn(image.double(), len(shape)) for image in (r, operator.A_adjoint_A(r.to(operator.dtype)))]
     measured, drawn = (shell_sums((spectra[0].conj() * other).real, shell, shape) for other in (spectra[1], spectra[0]))
     means = measured / drawn
+    within = torch.arange(means.shape[1], device=r.device) < max(shape) / 2
     least = (_LEAST * means.amax(dim=1, keepdim=True)).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.maximum(means, least)[:, shell][:, None]
+    means = torch.maximum(means, least)
+    weakest = means[:, within].amin(dim=1, keepdim=True)
+    return torch.where(within, means, torch.maximum(means, weakest))[:, shell][:, None]
