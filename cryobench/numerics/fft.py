@@ -7,7 +7,7 @@ would depend on the batch size. On other devices, and where a gradient is needed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -63,11 +63,12 @@ def cropped_irfftn(spectrum: torch.Tensor, shape: Sequence[int], kept: Sequence[
     from scipy.fft import ifft, irfft
 
     workers = torch.get_num_threads()
-    array = spectrum.detach().resolve_conj().numpy()
+    array: Any = spectrum.detach().resolve_conj().numpy()
     for axis in range(-len(shape), -1):
         array = ifft(array, axis=axis, workers=workers)
         array = array[(..., slice(kept[axis]), *[slice(None)] * (-axis - 1))]
-    return torch.from_numpy(irfft(array, n=shape[-1], axis=-1, workers=workers)[..., : kept[-1]].copy())
+    array = irfft(array, n=shape[-1], axis=-1, workers=workers)
+    return torch.from_numpy(array[..., : kept[-1]].copy())
 
 
 def half_frequencies(shape: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Tensor]:

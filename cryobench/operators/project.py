@@ -280,7 +280,7 @@ class ProjectionOperator(LinearOperator):
             points, weights = self._points(part), self._weights(part).conj() * self._multiplicity
             for images, volume in zip(y, x[:, 0], strict=True):
                 values = rfftn(images[part].cpu()).flatten(1)[:, self._inside] * weights
-                volume += torch.from_numpy(points.back(values.resolve_conj().flatten().numpy()).real)
+                volume += torch.from_numpy(points.back(values.resolve_conj().flatten().numpy())).real
         return x.to(y)
 
     @cached_property
@@ -293,7 +293,7 @@ class ProjectionOperator(LinearOperator):
             if self._transfer_of is not None:
                 values = values * self._transfers(part).square()
             points = self._points(part, double=True)
-            kernel += torch.from_numpy(points.back(values.contiguous().flatten().numpy()).real)
+            kernel += torch.from_numpy(points.back(values.flatten().numpy())).real
         return Toeplitz(torch.fft.ifftshift(kernel), dtype=self.dtype, device=self.device)
 
     @property
