@@ -51,6 +51,8 @@ TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-12}
 """Relative error of the transforms."""
 CG_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Relative residual at which conjugate gradients stop."""
+CG_STEPS = {torch.float32: 200, torch.float64: 1000}
+"""Steps at which they stop at the latest: what they would find later, A hardly measures."""
 _LEAST_SIDE, _LEAST_POINTS = 4, 2**19
 _POSES, _CTF = "poses", "ctf"
 
@@ -241,7 +243,7 @@ class ProjectionOperator(LinearOperator):
         self.measurement_shape = (count, side, side)
         self.nominal_compression = side / count
         self.dtype, self.device = dtype, torch.device(device)
-        self.cg_tol = CG_TOLERANCE[dtype]
+        self.cg_tol, self.cg_max_steps = CG_TOLERANCE[dtype], CG_STEPS[dtype]
         self._rotations, self._shift, self._transfer_of = rotations.double().cpu(), shift.double().cpu(), transfer
         self._detector: SpectralOperator | None = None
         k = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)

@@ -18,7 +18,7 @@ from cryobench.core import LinearOperator, power_norms
 from cryobench.core.operator import chosen_rows
 from cryobench.errors import IncompatibleError
 from cryobench.operators.identity import IdentityOperator
-from cryobench.operators.project import CG_TOLERANCE, ProjectionOperator
+from cryobench.operators.project import CG_STEPS, CG_TOLERANCE, ProjectionOperator
 from cryobench.operators.spectral import SpectralOperator
 
 _PIXELS = 2**23
@@ -56,7 +56,7 @@ class ByViewOperator(LinearOperator):
         self.nonnegative = outer.nonnegative and inner.nonnegative
         self.noise_in_range = outer.noise_in_range
         self.views = M == 1
-        self.cg_tol = CG_TOLERANCE[self.dtype]
+        self.cg_tol, self.cg_max_steps = CG_TOLERANCE[self.dtype], CG_STEPS[self.dtype]
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([part.each(part.outer.A, part.inner.A(x)) for part in self._batches], dim=1)

@@ -504,11 +504,12 @@ def _trained_on(prior: Prior) -> list[Mapping[str, str]]:
 def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
     """Raise `IncompatibleError` if a component, or one of its parameters, does not support the dimension of the data.
 
-    Of a composed operator only the inner one is checked: the input of the outer one is known only when it is
+    Of a composed operator only the innermost one is checked: the input of the others is known only when they are
     applied.
     """
-    composed = registry.origin_of(type(component)).name == COMPOSED
-    for part in with_nested(component.inner if composed else component):
+    while registry.origin_of(type(component)).name == COMPOSED:
+        component = component.inner
+    for part in with_nested(component):
         if isinstance(part, Source):
             continue  # its images may have any dimension
         kind = registry.origin_of(type(part)).kind
