@@ -51,7 +51,7 @@ def main() -> None:
         begin = time.process_time()
         y = operator.A(x)
         projected = time.process_time()
-        operator.A_adjoint(y), operator.A_adjoint_A(x)
+        _ = operator.A_adjoint(y), operator.A_adjoint_A(x)
         prepared = time.process_time()
         operator.A_adjoint_A(x)
         stepped = time.process_time()

@@ -25,7 +25,7 @@ from cryobench.operators.project import Project, ProjectionOperator
 from cryobench.operators.subsampling import Bin
 from cryobench.operators.sumpool import SumPool
 from cryobench.operators.views import ByViewOperator
-from cryobench.physics.poses import Poses
+from cryobench.physics.poses import ANGLES, SHIFTS, Poses
 from cryobench.physics.potential import potential
 from cryobench.plan.grid import Request, plan
 from cryobench.registry import installed
@@ -71,15 +71,14 @@ def direct(x: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     inside = np.hypot(kx, ky) < n / 2
     ky, kx = ky[inside], kx[inside]
     images = []
-    for _, row in table.iterrows():
+    for *angles, x_origin, y_origin in table[list(ANGLES + SHIFTS)].to_numpy().tolist():
         # RELION's matrix is the transpose of the intrinsic ZYZ rotation (Heymann et al. 2005), which turns the slice
-        angles = [float(row[f"rlnAngle{name}"]) for name in ("Rot", "Tilt", "Psi")]
         turn = Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix()
         px, py, pz = turn @ np.stack([kx, ky, 0 * kx])
         wave = [np.exp(-2j * np.pi * np.outer(p, r) / n) for p in (pz, py, px)]
         slice_ = np.einsum("zyx,kz,ky,kx->k", x, *wave, optimize=True)
         along = [np.exp(2j * np.pi * np.outer(k, r - shift) / n) for k, shift in
-                 ((ky, -row["rlnOriginYAngst"] / PIXEL), (kx, -row["rlnOriginXAngst"] / PIXEL))]  # fmt: skip
+                 ((ky, -y_origin / PIXEL), (kx, -x_origin / PIXEL))]  # fmt: skip
         image = np.einsum("k,ky,kx->yx", slice_, *along, optimize=True) / n**2
         assert np.abs(image.imag).max() < 1e-10 * np.abs(image).max()
         images.append(image.real)
