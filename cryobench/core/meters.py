@@ -81,7 +81,7 @@ def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
 
 _ATTRIBUTES = (
     "image_shape", "channels", "measurement_shape", "dtype", "device", "nominal_compression", "nonnegative",
-    "noise_in_range", "closed_form", "identity", "block", "images",
+    "noise_in_range", "closed_form", "identity", "block", "images", "views",
 )  # fmt: skip
 
 
@@ -143,6 +143,10 @@ class CountingOperator(LinearOperator):
     @property
     def rank(self) -> int:
         return self._operator.rank
+
+    @property
+    def noise_rank(self) -> int:
+        return self._operator.noise_rank
 
     @property
     def transfer(self) -> torch.Tensor | None:

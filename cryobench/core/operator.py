@@ -68,6 +68,8 @@ class LinearOperator(ABC):
     """Side in pixels of the square blocks that A measures independently of each other; 1 without blocks."""
     images: int | None = None
     """Number of images it was built for, if it differs between images; None if it is the same for all."""
+    views: bool = False
+    """Whether its M measurements are images of M views of the unknown, each of which an operator after it measures."""
     cg_tol: float = 1e-6
     cg_max_steps: int = 1000
 
@@ -122,6 +124,11 @@ class LinearOperator(ABC):
     def rank(self) -> int:
         """Rank of A, or an upper bound if it is unknown."""
         return min(math.prod(self.domain_shape), math.prod(self.measurement_shape))
+
+    @property
+    def noise_rank(self) -> int:
+        """Dimension of the space that `on_range` projects on, to which noise is confined if `noise_in_range`."""
+        return self.rank
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -289,11 +296,15 @@ class OperatorRecipe(ABC):
     """A registered operator: a frozen dataclass of its parameters, from which live operators are built.
 
     dims: the numbers of image axes that it supports, (2,) by default. floor: the spec of the solver that is the
-    baseline of its tables.
+    baseline of its tables. location_fields: the parameters that give the location of files; results depend on their
+    contents only (`files_digest`).
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
     floor: ClassVar[str] = "pinv"
+    gives_views: ClassVar[bool] = False
+    """Whether its M measurements are images of M views of the unknown: `views` states them."""
+    location_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
@@ -308,6 +319,18 @@ class OperatorRecipe(ABC):
         They depend only on (seed, this recipe, imaging).
         """
         return {}
+
+    def views(self, imaging: Imaging, drawn: Mapping[str, torch.Tensor] | None = None) -> Imaging | None:
+        """How its M measurements were taken as M images, each of which an operator after it measures; None (the
+        default) if they are not images.
+
+        drawn: as `build` receives them; None before they are drawn.
+        """
+        return None
+
+    def files_digest(self) -> str:
+        """A digest of the contents of the files that it reads, part of the identity of a result; '' for none."""
+        return ""
 
     @abstractmethod
     def build(

@@ -55,7 +55,7 @@ class Particles:
     signs: np.ndarray | None = None
 
 
-def positive(pixel_sizes: np.ndarray, table: Path) -> np.ndarray:
+def positive(pixel_sizes: np.ndarray, table: Path | str) -> np.ndarray:
     """The pixel sizes [n], Å. Raises `DataError` for one that is not positive and finite."""
     wrong = ~(np.isfinite(pixel_sizes) & (pixel_sizes > 0))
     if wrong.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from cryobench.io.star_text import parse
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PixelSize = float | Sequence[float | None] | None
+"""Å per pixel of all images or of each, None if unknown."""
 
 _NAME, _GROUP = "rlnImageName", "rlnOpticsGroup"
 PIXEL_SIZES = (
@@ -34,7 +38,7 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     folder. Raises `DataError` for a file that is not a star file, and for missing or malformed image names.
     """
     check_file(path, "star file")
-    table = _particle_table(path)
+    table = particle_table(path)
     parts = table[_NAME].astype("str").str.extract(r"^\s*([0-9]{1,18})@(\S.*?)\s*$")
     page = parts[0].fillna("0").astype("int64").to_numpy() - 1
     if (page < 0).any():
@@ -48,13 +52,16 @@ def read_star(path: Path, data_root: str | None) -> Particles:
     return Particles(stacks, stack_of, page, pixel_sizes(table, path), table)
 
 
-def _particle_table(path: Path) -> pd.DataFrame:
-    """The table of image names, merged with the columns of its optics groups."""
+def particle_table(path: Path, column: str = _NAME) -> pd.DataFrame:
+    """The table of particles, merged with the columns of its optics groups: that with this column.
+
+    Raises `DataError` for a file that is not a star file, and for one without this column or without rows.
+    """
     blocks = _blocks(path)
-    named = [name for name, block in blocks.items() if _NAME in block.columns]
+    named = [name for name, block in blocks.items() if column in block.columns]
     if not named:
         found = "; ".join(f"{name or 'unnamed'}: {', '.join(block.columns)}" for name, block in blocks.items())
-        raise DataError(f"{path} has no {_NAME} column (tables: {found or 'none'}); expected a particle star file")
+        raise DataError(f"{path} has no {column} column (tables: {found or 'none'}); expected a particle star file")
     table = blocks["particles" if "particles" in named else named[0]]
     if table.empty:
         raise DataError(f"{path} lists no images; expected a particle star file with at least one row")
@@ -86,7 +93,7 @@ def _merge_optics(table: pd.DataFrame, optics: pd.DataFrame, path: Path) -> pd.D
     return table.join(optics.set_index(_GROUP)[added], on=_GROUP)
 
 
-def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
+def pixel_sizes(table: pd.DataFrame, path: Path | str) -> np.ndarray | None:
     """Å per pixel [n] from the first of `PIXEL_SIZES` that the table has, or None.
 
     Raises `DataError` for one that is not positive and finite.
@@ -99,6 +106,40 @@ def pixel_sizes(table: pd.DataFrame, path: Path) -> np.ndarray | None:
             with np.errstate(divide="ignore", invalid="ignore"):  # refused by `positive`
                 return positive(detector * 1e4 / magnification, path)
     return None
+
+
+def origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path | str) -> pd.DataFrame:
+    """A copy of the table with RELION 3.0's origins, in pixels of the stored images, as RELION 3.1's, in Å.
+
+    stored_pixel_size: Å, if the table does not state it. Raises `DataError` for pixels of unknown size, and for an
+    origin that is not a number.
+    """
+    both = [(f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst") for axis in "XY"]
+    old = [(pixels, angstrom) for pixels, angstrom in both if pixels in table.columns]
+    if not old:
+        return table.copy()
+    stated = pixel_sizes(table, path)
+    unit = lengths(stored_pixel_size) if stated is None else stated
+    if unit is None:
+        raise DataError(
+            f"{path}: {old[0][0]} is in pixels of an unknown size; RELION 3.1 expects Å: give the pixel size"
+        )
+    moved = {}
+    for pixels, angstrom in old:
+        values = _numbers(table, pixels)
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(f"{path}: row {row + 1} has {pixels} {table[pixels].iloc[row]}; expected a finite number")
+        if angstrom not in table.columns:
+            moved[angstrom] = values * unit
+    return table.drop(columns=[pixels for pixels, _ in old]).assign(**moved)
+
+
+def lengths(pixel_size: PixelSize) -> np.ndarray | None:
+    """Å per pixel, [] or [n]; None if all are unknown."""
+    known = np.asarray(pixel_size, dtype=np.float64)  # None becomes NaN
+    return None if np.isnan(known).all() else known
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:

@@ -19,14 +19,11 @@ from cryobench.core.source import Stack, size_text
 from cryobench.errors import DataError, reason_of
 from cryobench.files import sync, whole_files, whole_folder
 from cryobench.io.particles import positive
-from cryobench.io.star import pixel_sizes
+from cryobench.io.star import PixelSize, lengths, origins_in_angstrom
 from cryobench.io.star_text import block_text
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PixelSize = float | Sequence[float | None] | None
-"""Å per pixel of all images or of each, None if unknown."""
 
 _FLOAT32_MODE, _VERSION = 2, 20141
 _AT_ONCE = 2**16
@@ -311,40 +308,16 @@ def star_text(
         raise DataError(f"{path}: the table has {len(table)} rows for {count} images; expected one for each")
     if len(table) == 0:
         raise DataError(f"{path}: there are no images to list; choose at least one")
-    table = _origins_in_angstrom(table.reset_index(drop=True), stored_pixel_size, path).drop(
+    table = origins_in_angstrom(table.reset_index(drop=True), stored_pixel_size, path).drop(
         columns=_OLD, errors="ignore"
     )
-    sizes = _lengths(pixel_size)
+    sizes = lengths(pixel_size)
     if sizes is not None:
         table[_PIXEL_SIZE] = positive(np.broadcast_to(sizes, len(table)), path)
     table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
     optics, particles = split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
     return block_text("optics", optics) + "\n\n" + block_text("particles", particles)
-
-
-def _origins_in_angstrom(table: pd.DataFrame, stored_pixel_size: PixelSize, path: Path) -> pd.DataFrame:
-    """A copy of the table with RELION 3.0's origins, in pixels of the stored images, as RELION 3.1's, in Å."""
-    import pandas as pd
-
-    both = [(f"rlnOrigin{axis}", f"rlnOrigin{axis}Angst") for axis in "XY"]
-    old = [(pixels, angstrom) for pixels, angstrom in both if pixels in table.columns]
-    if not old:
-        return table.copy()
-    stated = pixel_sizes(table, path)
-    unit = _lengths(stored_pixel_size) if stated is None else stated
-    if unit is None:
-        raise DataError(
-            f"{path}: {old[0][0]} is in pixels of an unknown size; RELION 3.1 expects Å: give the pixel size"
-        )
-    moved = {angstrom: pd.to_numeric(table[pixels]) * unit for pixels, angstrom in old if angstrom not in table.columns}
-    return table.drop(columns=[pixels for pixels, _ in old]).assign(**moved)
-
-
-def _lengths(pixel_size: PixelSize) -> np.ndarray | None:
-    """Å per pixel, [] or [n]; None if all are unknown."""
-    lengths = np.asarray(pixel_size, dtype=np.float64)  # None becomes NaN
-    return None if np.isnan(lengths).all() else lengths
 
 
 def split_optics(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,7 +7,7 @@ would depend on the batch size. On other devices, and where a gradient is needed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -33,6 +33,42 @@ def irfftn(spectrum: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
     spectrum = spectrum.detach().resolve_conj()
     return torch.from_numpy(irfftn(spectrum.numpy(), s=tuple(shape), axes=axes, workers=torch.get_num_threads()))
+
+
+def padded_rfftn(images: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`rfftn` of real images [..., *S] with zeros after them up to `shape`, axis by axis: lines of zeros are not
+    transformed."""
+    axes = range(-1, -len(shape) - 1, -1)
+    if not _use_scipy(images):
+        x = torch.fft.rfft(images, n=shape[-1], dim=-1)
+        for axis in axes[1:]:
+            x = torch.fft.fft(x, n=shape[axis], dim=axis)
+        return x
+    from scipy.fft import fft, rfft
+
+    workers = torch.get_num_threads()
+    array = rfft(images.detach().numpy(), n=shape[-1], axis=-1, workers=workers)
+    for axis in axes[1:]:
+        array = fft(array, n=shape[axis], axis=axis, workers=workers)
+    return torch.from_numpy(array)
+
+
+def cropped_irfftn(spectrum: torch.Tensor, shape: Sequence[int], kept: Sequence[int]) -> torch.Tensor:
+    """The first `kept` pixels along each axis of `irfftn(spectrum, shape)`, the transpose of `padded_rfftn` up to a
+    factor: lines that are cropped are not transformed."""
+    if not _use_scipy(spectrum):
+        for axis in range(-len(shape), -1):
+            spectrum = torch.fft.ifft(spectrum, dim=axis).narrow(axis, 0, kept[axis])
+        return torch.fft.irfft(spectrum, n=shape[-1], dim=-1)[..., : kept[-1]].contiguous()
+    from scipy.fft import ifft, irfft
+
+    workers = torch.get_num_threads()
+    array: Any = spectrum.detach().resolve_conj().numpy()
+    for axis in range(-len(shape), -1):
+        array = ifft(array, axis=axis, workers=workers)
+        array = array[(..., slice(kept[axis]), *[slice(None)] * (-axis - 1))]
+    array = irfft(array, n=shape[-1], axis=-1, workers=workers)
+    return torch.from_numpy(array[..., : kept[-1]].copy())
 
 
 def half_frequencies(shape: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Tensor]:

@@ -122,26 +122,30 @@ def conjugate_gradients(
     apply: Callable[..., torch.Tensor],
     b: torch.Tensor,
     *,
-    tol: float,
+    tol: float | torch.Tensor,
     max_steps: int,
     precondition: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None,
+    watch: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Solve `apply(x) = b` for a symmetric positive semi-definite `apply`, independently for each image.
 
     Starts from zero, so that a singular system with b in the range gives the minimum-norm solution. An image
-    stops when ||b - apply(x)|| <= tol ||b||. (Hestenes & Stiefel 1952.)
+    stops when ||b - apply(x)|| <= tol ||b||, tol the same for all or one per image, [B, 1, ..., 1]. (Hestenes & Stiefel
+    1952.)
 
     precondition: r -> (M^-1 r, ...), M^-1 symmetric and positive semi-definite; the norm is then <r, M^-1 r>^(1/2), and
     x stays in the range of M^-1. Further outputs, linear in r, are combined like the search direction p and passed to
     `apply` after it: with (M^-1 r, r) `apply` receives p and M p, without an implementation of M.
+
+    watch: called after each step with its number and the norm of the residual relative to that of b, [B, 1, ..., 1].
     """
     precondition = precondition or (lambda r: (r,))
     x = torch.zeros_like(b)
     r = b.clone()
     p = z = precondition(r)
     rz = dot(r, z[0])
-    goal = tol**2 * rz
-    for _ in range(max_steps):
+    goal, first = tol**2 * rz, rz.clamp_min(tiny(b))
+    for number in range(1, max_steps + 1):
         active = rz > goal
         if not active.any():
             break
@@ -155,6 +159,8 @@ def conjugate_gradients(
         beta = torch.where(active, rz_next / rz.clamp_min(tiny(b)), 0.0)
         p = tuple(new + beta * old for new, old in zip(z, p, strict=True))
         rz = torch.where(active & (curvature <= 0), 0.0, rz_next)
+        if watch is not None:
+            watch(number, (rz / first).sqrt())
     return x
 
 

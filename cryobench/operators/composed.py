@@ -15,7 +15,7 @@ A x = r if C has full row rank on the range of S^T, K > 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -39,6 +39,7 @@ from cryobench.operators.aliased import AliasedOperator
 from cryobench.operators.identity import IdentityOperator
 from cryobench.operators.spectral import SpectralOperator, product
 from cryobench.operators.subsampling import SubsamplingOperator
+from cryobench.operators.views import by_view
 from cryobench.spec import Component
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
@@ -67,12 +68,24 @@ class Composed(OperatorRecipe):
 
     @property
     def floor(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the outer operator."""
-        return self.outer.floor
+        """That of the outer operator, or of the inner one if that gives views."""
+        return self.inner.floor if self.gives_views else self.outer.floor
+
+    @property
+    def gives_views(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the inner operator does."""
+        return self.inner.gives_views
 
     def check(self, imaging: Imaging) -> tuple[int, ...] | None:
         between = check_operator(self.inner, imaging)
-        return None if between is None else check_operator(self.outer, self._seen(imaging, between))
+        if between is None:
+            return None
+        seen = self._seen(imaging, between)
+        measured = check_operator(self.outer, seen)
+        if measured is None or not self.gives_views:
+            return measured
+        M, *s = measured
+        return (between[0] * M, *s)
 
     def draw(self, imaging: Imaging, seed: int) -> dict[str, torch.Tensor]:
         parts = {"inner": self.inner.draw(imaging, seed)}
@@ -80,32 +93,48 @@ class Composed(OperatorRecipe):
         if between is None:
             live = self.inner.build(imaging, parts["inner"], dtype=torch.float32, device=torch.device("cpu"))
             between = live.measurement_shape
-        parts["outer"] = self.outer.draw(self._seen(imaging, between), seed)
+        parts["outer"] = self.outer.draw(self._seen(imaging, between, parts["inner"]), seed)
         return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def build(
         self, imaging: Imaging, drawn: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: torch.device
     ) -> LinearOperator:
         inner = self.inner.build(imaging, _of("inner.", drawn), dtype=dtype, device=device)
-        seen = self._seen(imaging, inner.measurement_shape)
+        seen = self._seen(imaging, inner.measurement_shape, _of("inner.", drawn))
         check_operator(self.outer, seen)  # `check` does not do this if the inner operator states no shape
         outer = self.outer.build(seen, _of("outer.", drawn), dtype=dtype, device=device)
         return compose(outer, inner)
 
-    def _seen(self, imaging: Imaging, measured: tuple[int, ...]) -> Imaging:
+    def views(self, imaging: Imaging, drawn: Mapping[str, torch.Tensor] | None = None) -> Imaging | None:
+        """The images of the inner operator's views as the outer one measures them, one for each."""
+        seen = self.inner.views(imaging, None if drawn is None else _of("inner.", drawn))
+        measured = None if seen is None else check_operator(self.outer, seen)
+        return None if seen is None or measured is None or measured[0] != 1 else _after(seen, measured[1:])
+
+    def _seen(
+        self, imaging: Imaging, measured: tuple[int, ...], drawn: Mapping[str, torch.Tensor] | None = None
+    ) -> Imaging:
         """The imaging conditions of the outer operator's input: same field of view, same microscope."""
+        views = self.inner.views(imaging, drawn)
+        if views is not None:
+            return views
         count, *seen = measured
         if count != 1:
             raise IncompatibleError(
                 f"the inner operator {self.inner} gives {count} images per image, the outer operator requires one; "
                 "use a single mask in the inner operator (sumpool:4,count=1), or swap the two"
             )
-        # pixels of one size along all axes; the last two are those of images, also of a volume's projections
-        axes = imaging.shape[-len(seen) :] if len(seen) <= len(imaging.shape) else ()
-        scales = {n / m for n, m in zip(axes, seen, strict=True)} if axes and seen else set()
-        scale = scales.pop() if len(scales) == 1 else None
-        sizes = tuple(None if size is None or scale is None else size * scale for size in imaging.pixel_size)
-        return Imaging(tuple(seen), sizes, imaging.table)
+        return _after(imaging, seen)
+
+
+def _after(imaging: Imaging, seen: Sequence[int]) -> Imaging:
+    """The imaging conditions of measurements of this shape of the same field of view."""
+    # pixels of one size along all axes; the last two are those of images, also of a volume's projections
+    axes = imaging.shape[-len(seen) :] if len(seen) <= len(imaging.shape) else ()
+    scales = {n / m for n, m in zip(axes, seen, strict=True)} if axes and seen else set()
+    scale = scales.pop() if len(scales) == 1 else None
+    sizes = tuple(None if size is None or scale is None else size * scale for size in imaging.pixel_size)
+    return Imaging(tuple(seen), sizes, imaging.table)
 
 
 def _of(part: str, drawn: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -117,8 +146,11 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
     """`outer` after `inner`; in closed form if one is the identity, both are diagonal in the Fourier basis, or `outer`
     decimates sides that are multiples of its steps after an `inner` that is diagonal there.
 
+    After an `inner` that gives views, `outer` acts on each of them (`views`).
     Raises `IncompatibleError` if the output of `inner` does not fit the input of `outer`.
     """
+    if inner.views:
+        return by_view(outer, inner)
     if tuple(inner.measurement_shape) != outer.domain_shape:
         raise IncompatibleError(
             f"the inner operator gives [M, *s] = {list(inner.measurement_shape)}, the outer operator requires "
@@ -223,6 +255,10 @@ class ComposedOperator(LinearOperator):
         """Whether S has full column rank, P = 1: A and C then have the same null space. (C of full row rank: A^+ = C^+
         S^+.)"""
         return self.outer.rank == math.prod(self.outer.domain_shape)
+
+    @property
+    def noise_rank(self) -> int:
+        return self.outer.noise_rank
 
     def on_range(self, y: torch.Tensor) -> torch.Tensor:
         """S S^+ y: detector noise is added to the output of the outer operator."""

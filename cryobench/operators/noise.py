@@ -56,7 +56,7 @@ class Gaussian(NoiseModel):
         noise = sigma * rng.stream(PURPOSE).normal(y.shape[1:], dtype=y.dtype, device=y.device)
         if operator.noise_in_range:
             noise = operator.on_range(noise)
-            sigma = sigma * (operator.rank / y[0].numel()) ** 0.5
+            sigma = sigma * (operator.noise_rank / y[0].numel()) ** 0.5
         return Noisy(y + noise, sigma)
 
 

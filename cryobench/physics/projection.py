@@ -80,9 +80,9 @@ def euler_angles(uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     return 360 * rot - 180, torch.rad2deg(torch.arccos(1 - 2 * height)), 360 * psi - 180
 
 
-def shift_phase(n: int, shift: torch.Tensor) -> torch.Tensor:
-    """exp(-2 pi i k . shift), which shifts images by `shift` = (x, y) pixels [B, 2] -> complex64 [B, n, n // 2 + 1]."""
+def shift_phase(n: int, shift: torch.Tensor, dtype: torch.dtype = torch.complex64) -> torch.Tensor:
+    """exp(-2 pi i k . shift), which shifts images by `shift` = (x, y) pixels [B, 2] -> [B, n, n // 2 + 1]."""
     k = torch.fft.fftfreq(n, dtype=shift.dtype, device=shift.device)
     phase = -2 * torch.pi * shift[:, :, None] * k  # [B, 2, n]
-    x, y = torch.polar(torch.ones_like(phase), phase).to(torch.complex64).unbind(1)
+    x, y = torch.polar(torch.ones_like(phase), phase).to(dtype).unbind(1)
     return y[:, :, None] * x[:, None, : n // 2 + 1]

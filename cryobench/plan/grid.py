@@ -456,12 +456,13 @@ def _cell(
     labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     made_by = implementation(registry, components)
+    recipes = [part for part in components if isinstance(part, OperatorRecipe)]
     # everything that can change the numbers and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "weights": made_by.weights + list(filter(None, map(_weights, metrics))),
+        "weights": [*made_by.weights, *filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))],
         "versions": made_by.versions,
     }
     if chosen is None:
@@ -495,6 +496,10 @@ def _weights(part: Prior | Metric) -> str | None:
     return plain(guarded(where, part.weights_digest))
 
 
+def _files(part: OperatorRecipe) -> str:
+    return guarded(f"the files of {type(part).__name__} cannot be identified", part.files_digest)
+
+
 def _details(prior: Prior, shape: Shape, chosen: Chosen | None) -> Mapping[str, Any]:
     """The details of a prior; with the shapes of its training images and of those it is used on where they differ."""
     details = guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
@@ -517,11 +522,12 @@ def _trained_on(prior: Prior) -> list[Mapping[str, str]]:
 def _check_dims(component: Any, dataset: Dataset, registry: Registry) -> None:
     """Raise `IncompatibleError` if a component, or one of its parameters, does not support the dimension of the data.
 
-    Of a composed operator only the inner one is checked: the input of the outer one is known only when it is
+    Of a composed operator only the innermost one is checked: the input of the others is known only when they are
     applied.
     """
-    composed = registry.origin_of(type(component)).name == COMPOSED
-    for part in with_nested(component.inner if composed else component):
+    while registry.origin_of(type(component)).name == COMPOSED:
+        component = component.inner
+    for part in with_nested(component):
         if isinstance(part, Source):
             continue  # its images may have any dimension
         kind = registry.origin_of(type(part)).kind
@@ -570,22 +576,28 @@ def _priors(solvers: Sequence[Solver]) -> list[Prior]:
 
 
 def _unlocated(spec: Spec, component: Any) -> Spec:
-    """The full spec of a component without the parameters that locate the weights of its priors."""
-    dropped = _locations(component)
+    """The full spec of a component without the parameters that locate the weights of its priors, or its files."""
+    after = spec.after
+    if after is not None:
+        component, after = component.outer, _unlocated(after, component.inner)
+    dropped = _locations(component) | _own_locations(component)
     kept = [(key, text) for key, text in spec.params if not any(f"{key}.".startswith(f"{name}.") for name in dropped)]
-    return dataclasses.replace(spec, params=tuple(kept))
+    return dataclasses.replace(spec, params=tuple(kept), after=after)
 
 
 def _locations(component: Any) -> set[str]:
-    """The dotted names of the parameters that locate the weights of the priors inside a component; those of a component
-    among them locate them too."""
+    """The dotted names of the parameters that locate the weights of the priors inside a component, or the files of its
+    operators; those of a component among them locate them too."""
     found = set()
     for parameter in fields_of(type(component)):
         part = getattr(component, parameter.name)
         if parameter.kind is not None and part is not None:
-            own = set(part.location_fields) if isinstance(part, Prior) else set()
-            found |= {f"{parameter.name}.{name}" for name in own | _locations(part)}
+            found |= {f"{parameter.name}.{name}" for name in _own_locations(part) | _locations(part)}
     return found
+
+
+def _own_locations(component: Any) -> set[str]:
+    return set(component.location_fields) if isinstance(component, Prior | OperatorRecipe) else set()
 
 
 def with_nested(component: Any) -> Iterator[Any]:

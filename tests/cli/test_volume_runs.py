@@ -111,6 +111,29 @@ def test_a_reconstructed_volume_is_saved_in_other_formats_with_its_voxel_size(cl
     assert f"--save {suffix} holds one volume, and " in err
 
 
+def test_volumes_are_measured_by_projections(cli, balls):
+    """At the poses of a star file, with the CTF of each particle, through masks; `cg` is the floor."""
+    rng = np.random.default_rng(0)
+    rows = [(*rng.uniform(-180, 180, 3), *rng.normal(0, 3, 2), 12000 + 500 * i, 11000 + 300 * i, 20) for i in range(40)]
+    columns = ["AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst", "DefocusU", "DefocusV"]
+    header = "".join(f"_rln{name}\n" for name in [*columns, "DefocusAngle"])
+    optics = "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n"
+    lines = "".join(" ".join(f"{value:.3f}" for value in row) + " 1\n" for row in rows)
+    star = Path("particles.star")
+    star.write_text(f"{optics}1 300 2.7 0.1\n\ndata_particles\n\nloop_\n{header}_rlnOpticsGroup\n{lines}")
+    operators = [f"{before}project:poses=particles.star" for before in ("ctf@", "sumpool:4@ctf@", "fourier:0.5@ctf@")]
+    chosen = [argument for name in [*operators, "project:count=20"] for argument in ("-o", name)]
+    code, _, err = cli(
+        "run", "-s", "cg:30", *chosen, "-d", f"volume:{balls}/a.mrc", "--size", "16", "--metric", "psnr",
+        "--metric", "frc", "--csv", "board.csv",
+    )  # fmt: skip
+    assert code == 0, err
+    table = list(csv.DictReader(io.StringIO(Path("board.csv").read_text())))
+    assert [row["status"] for row in table] == ["ok"] * 8
+    assert {row["solver"] for row in table} == {"cg", "cg:30"}
+    assert max(float(row["frc_area"]) for row in table) > 0.95
+
+
 def test_solvers_without_volume_support_are_skipped_with_a_reason(cli, balls):
     with_value = {"tiled", "emdiffuse", "regression"}  # which need another solver, or a network
     solvers = [name for name in installed().names("solvers") if name not in with_value]

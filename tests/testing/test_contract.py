@@ -46,6 +46,7 @@ BUILT_IN = {
         "bin": "bin:3",
         "blur": "blur:0.8",
         "decimate": "decimate:2,axis=1",
+        "project": "project:3",
         "slices": "slices:3,thickness=2",
         "sumpool": "sumpool:4,count=2,mask=random_gaussian",
         "fourier": "fourier:0.5",
