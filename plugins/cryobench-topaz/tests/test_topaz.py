@@ -63,7 +63,7 @@ def test_tiles_are_the_whole(name, shape):
     beyond = [-side % stride for side in shape]
     padded = functional.pad(x, (0, beyond[1], 0, beyond[0]), mode="reflect")
     whole = network(padded)[..., : shape[0], : shape[1]]
-    assert (tiles.apply(network, x, tile=96) - whole).abs().max() < 1e-6 * whole.abs().max()
+    assert (tiles.apply(network, x, tile=96) - whole).abs().max() < 3e-6 * whole.abs().max()
 
 
 @pytest.mark.parametrize(
