@@ -191,7 +191,7 @@ def mirrored(image: np.ndarray, times: int) -> np.ndarray:
 
 def command(*arguments: object) -> str:
     """Run a command of cryobench. Returns its processor time and peak resident memory."""
-    call = [sys.executable, "-c", PEAK, "--quiet", *map(str, arguments)]
+    call = [sys.executable, "-c", PEAK, *map(str, arguments), "--quiet"]
     before = children_seconds()
     done = subprocess.run(call, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     return f"{children_seconds() - before:.0f} processor seconds, peak {int(done.stdout.split()[-1]) / 1024:.0f} MiB"
