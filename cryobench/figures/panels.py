@@ -111,9 +111,14 @@ def error_maps(
 
 
 def sheet(
-    images: Sequence[np.ndarray], *, titles: Sequence[str], pixel_size: Sequence[float | None], path: str | Path
+    images: Sequence[np.ndarray],
+    *,
+    titles: Sequence[str],
+    pixel_size: Sequence[float | None],
+    path: str | Path,
+    columns: int = SHEET_COLUMNS,
 ) -> None:
-    """Write a PNG with images [H, W], or the central sections of volumes [D, H, W], side by side.
+    """Write a PNG with images [H, W], or the central sections of volumes [D, H, W], side by side, `columns` in a row.
 
     Each is shown between its own 0.5th and 99.5th percentile.
 
@@ -121,7 +126,7 @@ def sheet(
     `ResultsError` if it cannot be written.
     """
     images = [image[len(image) // 2] if image.ndim == 3 else image for image in images]
-    columns = min(SHEET_COLUMNS, len(images))
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     figure, axes = image_axes(rows, columns, (1.2 * columns, 1.35 * rows * images[0].shape[0] / images[0].shape[1]))
     for axis, image, title, size in zip(axes.flat, images, titles, pixel_size, strict=False):

@@ -108,7 +108,7 @@ class _Residuals(Samples):
         self, patches: Any, mean: Callable[[NoisyPatches], torch.Tensor], learned: Sequence[Mapping[str, str]]
     ):
         self.shape = patches.shape
-        self._patches, self._mean = patches, mean
+        self._patches, self.mean = patches, mean
         self._learned = [dict(origin) for origin in learned if "half" not in origin]
 
     @property
@@ -131,7 +131,7 @@ class _Residuals(Samples):
     @torch.no_grad()
     def batch(self, step: int, size: int, part: slice = slice(None)) -> NoisyPatches:
         batch = self._patches.batch(step, size, part)
-        return dataclasses.replace(batch, target=batch.target - self._mean(batch))
+        return dataclasses.replace(batch, target=batch.target - self.mean(batch))
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,14 @@ class _OfCondition(Restoration):
     def draw(self, network: Any, samples: Samples, path: Path) -> None:
         """Write a sheet of patches: conditions, outputs and targets of each."""
         batch: NoisyPatches = samples.batch(0, SHOWN)
-        parts = {"input": batch.condition, "output": self._shown(network, batch), "target": batch.target}
+        output, target = self._shown(network, batch), batch.target
+        if isinstance(samples, _Residuals):
+            mean = samples.mean(batch)
+            output, target = mean + network.scale * output, mean + target
+        parts = {"input": batch.condition, "output": output, "target": target}
         images = list(torch.cat(list(parts.values()), dim=1).flatten(0, 1).float().cpu().numpy())
-        titles = [name for name, part in parts.items() for _ in range(part.shape[1])] * SHOWN
-        figures.sheet(images, titles=titles, pixel_size=[None] * len(images), path=path)
+        titles = [name for name, part in parts.items() for _ in range(part.shape[1])]
+        figures.sheet(images, titles=titles * SHOWN, pixel_size=[None] * len(images), path=path, columns=len(titles))
 
     @abstractmethod
     def _shown(self, network: Any, batch: NoisyPatches) -> torch.Tensor:

@@ -77,7 +77,7 @@ class Restoration(Objective):
         rows = torch.stack([batch.input, network(batch.input), batch.target], dim=1)
         images = list(rows.flatten(0, 2).float().cpu().numpy())
         titles = ["input", "output", "target"] * SHOWN
-        figures.sheet(images, titles=titles, pixel_size=[None] * len(images), path=path)
+        figures.sheet(images, titles=titles, pixel_size=[None] * len(images), path=path, columns=3)
 
     def initialise(self, network: Any, source: str, samples: Samples) -> Mapping[str, Any]:
         model = self._model(source)
