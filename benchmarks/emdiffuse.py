@@ -185,8 +185,8 @@ def first(spec: str) -> np.ndarray:
 
 
 def mirrored(image: np.ndarray, times: int) -> np.ndarray:
-    """An image beside its mirror images, `times` along both axes."""
-    return np.pad(image, [(0, (times - 1) * n) for n in image.shape], mode="symmetric")
+    """An image and its mirror images about its edges, `times` along both axes."""
+    return np.pad(image, [(0, (times - 1) * n) for n in image.shape], mode="reflect")
 
 
 def command(*arguments: object) -> str:
