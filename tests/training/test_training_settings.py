@@ -61,7 +61,7 @@ def test_only_durations_rate_and_intervals_may_change_in_a_continued_run():
             "preload": "ram"}  # fmt: skip
     assert ours.differences(dataclasses.replace(ours, **free)) == []
     fixed = {"data": ("c.npy",), "validation": (), "objective": "ddpm:tiny", "batch": 1, "warmup": 1, "ema": 0.5,
-             "clip": 2.0, "seed": 1, "warm_start": "embedded", "bfloat16": True}  # fmt: skip
+             "clip": 2.0, "seed": 1, "warm_start": "embedded", "bfloat16": True, "networks": "abc"}  # fmt: skip
     for name, value in fixed.items():
         assert ours.differences(dataclasses.replace(ours, **{name: value})) == [name]
     assert set(free) | set(fixed) == {field.name for field in dataclasses.fields(Settings)}
