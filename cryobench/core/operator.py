@@ -113,7 +113,12 @@ class LinearOperator(ABC):
 
     def compute_norm(self) -> float:
         """The spectral norm ||A|| (not its square); the maximum if A differs between images."""
-        return float(power_norms(self).max())
+        return float(self._norms.max())
+
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        """||A|| of each image by iteration, for operators without a closed form of it."""
+        return power_norms(self)
 
     @property
     def norms(self) -> torch.Tensor:
@@ -279,10 +284,6 @@ class RowsOperator(LinearOperator):
         rows = RowsOperator(selected, self._part)
         rows._of_all = self._of_all
         return rows
-
-    @cached_property
-    def _norms(self) -> torch.Tensor:
-        return power_norms(self)
 
     @property
     def norms(self) -> torch.Tensor:

@@ -54,7 +54,7 @@ def read_config(folder: Path, architecture: str = "unet") -> Any:
         found = {each.name: values[each.name] for each in fields(kind) if each.name in values}
         return kind(**{name: tuple(map(int, value)) if isinstance(value, list) else value
                        for name, value in found.items()})  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{folder / CONFIG} is no U-Net ({described(error)}); copy it again") from error
 
 

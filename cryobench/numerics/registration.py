@@ -24,6 +24,8 @@ SMOOTHING = 2.0
 """Standard deviation, pixels, of the Gaussian that images are smoothed with before a flow is computed."""
 ATTACHMENT = 10.0
 """Of TV-L1: flows for noise of the deviation of the image, smoothed as above, follow the noise with more."""
+RADIUS = 15
+"""Of ILK: half the side of its window, pixels."""
 BAND = (1.0, 4.0)
 """Images are compared by their structure between Gaussians of these standard deviations, pixels."""
 _CLIPPED = 0.5
@@ -91,19 +93,19 @@ def flow_between(first: np.ndarray, second: np.ndarray, flow: Flow, reach: int) 
     return np.clip(flow(_unit(first), _unit(second)), -reach, reach)
 
 
-def tvl1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def tvl1(first: np.ndarray, second: np.ndarray, attachment: float = ATTACHMENT) -> np.ndarray:
     """The flow of least total variation (Zach, Pock and Bischof 2007, by scikit-image)."""
     from skimage.registration import optical_flow_tvl1
 
-    options: dict[str, Any] = {"attachment": ATTACHMENT}  # any positive number, though declared as int
+    options: dict[str, Any] = {"attachment": attachment}  # any positive number, though declared as int
     return optical_flow_tvl1(first, second, **options)
 
 
-def ilk(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def ilk(first: np.ndarray, second: np.ndarray, radius: int = RADIUS) -> np.ndarray:
     """The flow of iterative Lucas-Kanade (Le Besnerais and Champagnat 2005, by scikit-image), which is faster."""
     from skimage.registration import optical_flow_ilk
 
-    return optical_flow_ilk(first, second, radius=15)
+    return optical_flow_ilk(first, second, radius=radius)
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:

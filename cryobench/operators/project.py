@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
-from cryobench.core import Imaging, LinearOperator, OperatorRecipe, power_norms
+from cryobench.core import Imaging, LinearOperator, OperatorRecipe
 from cryobench.core.operator import chosen_rows
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, IncompatibleError, ParameterError
@@ -357,18 +357,7 @@ class ProjectionOperator(LinearOperator):
         side = self.image_shape[0]
         return ProjectionOperator(side, rotations, shift, transfer=transfer, dtype=self.dtype, device=self.device)
 
-    # ------------------------------------------------------------------------------------------- norm, rank and range
-
-    @cached_property
-    def _norms(self) -> torch.Tensor:
-        return power_norms(self)
-
-    @property
-    def norms(self) -> torch.Tensor:
-        return self._norms
-
-    def compute_norm(self) -> float:
-        return float(self._norms.max())
+    # ------------------------------------------------------------------------------------------- rank and range
 
     @property
     def rank(self) -> int:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 
-from cryobench.core import LinearOperator, power_norms
+from cryobench.core import LinearOperator
 from cryobench.core.operator import chosen_rows
 from cryobench.errors import IncompatibleError
 from cryobench.operators.identity import IdentityOperator
@@ -81,17 +81,6 @@ class ByViewOperator(LinearOperator):
     def rank(self) -> int:
         """An upper bound, the smaller of the ranks of the parts."""
         return min(self.inner.rank, self.inner.measurement_shape[0] * self.outer.rank)
-
-    @cached_property
-    def _norms(self) -> torch.Tensor:
-        return power_norms(self)
-
-    @property
-    def norms(self) -> torch.Tensor:
-        return self._norms
-
-    def compute_norm(self) -> float:
-        return float(self._norms.max())
 
     def rows(self, part: slice | torch.Tensor) -> LinearOperator:
         """Of whole images the operator of these, else one that goes through the images."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from cryobench.core import Filled, Gap, GapSolver, Problem, Progress, Reconstruction
 from cryobench.errors import ParameterError
+from cryobench.numerics.registration import ilk, tvl1
 from cryobench.rng import Rng
 from cryobench.solvers.gaps import NO_GRID, fill_gaps, no_gaps
 from cryobench.spec import Range
@@ -101,12 +102,9 @@ class Flow(GapSolver):
 
     def _flow(self, reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """The flow v with moving(p + v(p)) = reference(p), [2, H, W]."""
-        from skimage.registration import optical_flow_ilk, optical_flow_tvl1
-
         if self.method == "ilk":
-            return optical_flow_ilk(reference, moving, radius=self.radius)
-        options: dict[str, Any] = {"attachment": self.attachment}  # any positive number, though declared as int
-        return optical_flow_tvl1(reference, moving, **options)
+            return ilk(reference, moving, self.radius)
+        return tvl1(reference, moving, self.attachment)
 
 
 def weights(kind: str, places: np.ndarray, targets: np.ndarray) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from threading import Lock
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from cryobench.errors import DataError
 from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import SYMMETRIES, transformed
 from cryobench.training.images import distinct_origins
-from cryobench.training.patches import MEASURED, Pair
+from cryobench.training.patches import MEASURED, Pair, Scales
 
 AXES = "zyx"
 _EXAMPLE, _AXIS, _PLACE, _SYMMETRY, _REVERSED, _SECTION, _BLUR = range(7)
@@ -51,8 +50,7 @@ class GapPatches(Samples):
         self._stacks, self._gap, self._axes, self._joint = stacks, gap, [AXES.index(name) for name in axes], joint
         self._turns, self._blur, self._device = turns, blur, device
         self._draws = RowDraws(seed, "gaps", of)
-        self._scales: dict[tuple[int, int], tuple[float, float]] = {}
-        self._locks: dict[tuple[int, int], Lock] = {}
+        self._scales = Scales(stacks, _measured_scale)
         for stack in stacks:
             if len(stack.shape(0)) != 4:
                 raise DataError(f"{stack.label} holds images of {size_text(stack.shape(0)[1:])}; gaps between sections "
@@ -105,18 +103,11 @@ class GapPatches(Samples):
             )
         starts = [int(fraction * (free + 1)) for fraction, free in zip(place, room, strict=True)]
         window = tuple(slice(start, start + n) for start, n in zip(starts, wanted, strict=True))
-        mean, deviation = self._scale(stack, index)
+        mean, deviation = self._scales.of(stack, index)
         sections = examples.read(index, window)[0].to(self._device).movedim(axis, 0)
         if not sections.sum().isfinite():
             raise DataError(f"a patch of {examples.name(index)} is not finite; train on volumes without it")
         return (sections - mean) / deviation
-
-    def _scale(self, stack: int, index: int) -> tuple[float, float]:
-        """Mean and deviation of a volume."""
-        with self._locks.setdefault((stack, index), Lock()):
-            if (stack, index) not in self._scales:
-                self._scales[stack, index] = _measured_scale(self._stacks[stack], index)
-        return self._scales[stack, index]
 
 
 def _blurred(image: torch.Tensor, width: float) -> torch.Tensor:
@@ -127,6 +118,7 @@ def _blurred(image: torch.Tensor, width: float) -> torch.Tensor:
 
 
 def _measured_scale(examples: Examples, index: int) -> tuple[float, float]:
+    """Mean and deviation of a volume."""
     _, depth, height, width = examples.shape(index)
     count = min(depth, max(2, MEASURED // (height * width)))
     if count == depth:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -16,6 +16,7 @@ from cryobench.numerics.philox import RowDraws
 from cryobench.numerics.symmetry import SYMMETRIES, transformed
 from cryobench.training.images import distinct_origins
 
+Scale = TypeVar("Scale")
 _EXAMPLE, _PLACE, _SYMMETRY, _SWAP = range(4)
 MEASURED = 2**22
 """Pixels of an image from which its mean and deviation are computed; smaller images are used whole."""
@@ -31,6 +32,22 @@ class Pair:
     input: torch.Tensor
     target: torch.Tensor
     place: torch.Tensor | None = None
+
+
+class Scales(Generic[Scale]):
+    """What is measured of whole examples, each once and when it is needed. measure(examples, index) measures it."""
+
+    def __init__(self, stacks: Sequence[Examples], measure: Callable[[Examples, int], Scale]):
+        self._stacks, self._measure = stacks, measure
+        self._found: dict[tuple[int, int], Scale] = {}
+        self._locks: dict[tuple[int, int], Lock] = {}
+
+    def of(self, stack: int, index: int) -> Scale:
+        """That of example `index` of a stack, computed on the processor wherever the data are."""
+        with self._locks.setdefault((stack, index), Lock()):
+            if (stack, index) not in self._found:
+                self._found[stack, index] = self._measure(self._stacks[stack], index)
+        return self._found[stack, index]
 
 
 class Patches(Samples):
@@ -59,8 +76,7 @@ class Patches(Samples):
         self.shape = (side, side)
         self._stacks, self._turns, self._swap, self._device = stacks, turns, swap, device
         self._draws = RowDraws(seed, "training", of)
-        self._scales: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        self._locks: dict[tuple[int, int], Lock] = {}
+        self._scales = Scales(stacks, _measured_scale)
 
     @property
     def origins(self) -> list[dict[str, str]]:
@@ -83,7 +99,7 @@ class Patches(Samples):
             window = self._window(self._stacks[stack], index, places[j])
             pair = self._stacks[stack].read(index, window).to(self._device)
             first = 1 if self._swap and swapped[j] else 0
-            mean, deviation = self._scale(stack, index)[first]
+            mean, deviation = self._scales.of(stack, index)[first]
             offset = torch.tensor(-mean / deviation, device=self._device)
             for k, image in enumerate((pair[first], pair[1 - first])):
                 turned = transformed(image, kinds[j]) if self._turns else image
@@ -112,15 +128,9 @@ class Patches(Samples):
         starts = [int(fraction * (free + 1)) for fraction, free in zip(place, room, strict=True)]
         return tuple(slice(start, start + side) for start, side in zip(starts, self.shape, strict=True))
 
-    def _scale(self, stack: int, index: int) -> list[tuple[float, float]]:
-        """Mean and deviation of both images of an example, computed on the processor wherever the data are."""
-        with self._locks.setdefault((stack, index), Lock()):
-            if (stack, index) not in self._scales:
-                self._scales[stack, index] = _measured_scale(self._stacks[stack], index)
-        return self._scales[stack, index]
-
 
 def _measured_scale(examples: Examples, index: int) -> list[tuple[float, float]]:
+    """Mean and deviation of both images of an example."""
     _, height, width = examples.shape(index)
     strips = [examples.read(index, (rows, slice(0, width))).cpu().double() for rows in measured_rows(height, width)]
     found = []

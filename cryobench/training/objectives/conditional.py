@@ -336,10 +336,11 @@ class ConditionalDiffusion(_OfCondition):
 
     def files(self, network: Any) -> Mapping[str, Writer]:
         """Those of the network, which are complete last, and those of the regression."""
-        mean = () if self.mean is None else (CONFIG, WEIGHTS, CARD)
-        copies = {f"{MEAN}/{name}": partial(copyfile, self.mean.folder / name)
-                  for name in mean if self.mean and (self.mean.folder / name).exists()}  # fmt: skip
-        return dict(super().files(network)) | copies
+        own = dict(super().files(network))
+        if self.mean is None:
+            return own
+        paths = [self.mean.folder / name for name in (CONFIG, WEIGHTS, CARD)]
+        return own | {f"{MEAN}/{path.name}": partial(copyfile, path) for path in paths if path.exists()}
 
     def losses(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         """|| f - eps ||^2 / N of each patch, [n]; of the velocity with predict=velocity."""
@@ -376,9 +377,8 @@ class Regression(_OfCondition):
         """<(b(c) + f(c) - x)^2> of each patch, [n]."""
         ones = torch.ones(len(batch.condition), device=batch.condition.device)
         found = network(torch.zeros_like(batch.target), batch.condition, ones, batch.place).float()
-        return (
-            (interpolated(self._config, batch.condition, batch.place) + found - batch.target).square().mean((1, 2, 3))
-        )
+        base = interpolated(self._config, batch.condition, batch.place)
+        return (base + found - batch.target).square().mean((1, 2, 3))
 
     def _shown(self, network: Any, batch: NoisyPatches) -> torch.Tensor:
         return Restorer(network, self.patch).image(batch.condition, batch.place)
