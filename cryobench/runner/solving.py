@@ -190,12 +190,12 @@ def isolated(seed: int) -> restored:
 def part_of(problem: Problem, part: slice) -> Problem:
     """The problem for some of the images, with copies of the tensors, which the solver may modify."""
     whole = len(range(problem.batch)[part]) == problem.batch
-    return Problem(
-        problem.operator if whole else problem.operator.select(part),
-        problem.y[part].clone(),
-        problem.noise,
-        problem.sigma[part].clone(),
-        problem.scale.select(part),
+    return replace(
+        problem,
+        operator=problem.operator if whole else problem.operator.select(part),
+        y=problem.y[part].clone(),
+        sigma=problem.sigma[part].clone(),
+        scale=problem.scale.select(part),
     )
 
 
