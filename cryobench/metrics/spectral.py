@@ -52,9 +52,7 @@ class Frc(Metric):
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         rings = _rings_of(case, reconstruction)
-        filled = ~(rings.truth_empty | rings.estimate_empty)
-        scale = (rings.truth_power * rings.estimate_power).sqrt()
-        curve = torch.where(filled, rings.sums((rings.estimate * rings.truth.conj()).real) / scale, 0.0)
+        curve = rings.correlation
         half, seventh = (1 / crossing(curve, threshold, rings.shape) for threshold in (HALF, SEVENTH))
         pixel_size = torch.tensor([size or math.nan for size in case.pixel_size], dtype=torch.float64).to(half.device)
         values = {
@@ -124,8 +122,20 @@ class _Rings:
     estimate_level: torch.Tensor
     shape: Shape
 
+    @classmethod
+    def of(cls, truth: torch.Tensor, estimate: torch.Tensor, mask: torch.Tensor | None) -> _Rings:
+        (first, first_level), (second, second_level) = (spectrum(x.double(), mask) for x in (truth, estimate))
+        return cls(first, second, first_level, second_level, tuple(truth.shape[2:]))
+
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         return ring_sums(values, self.shape)
+
+    @property
+    def correlation(self) -> torch.Tensor:
+        """Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over each ring; 0 where one of the two is empty. [B, R]."""
+        filled = ~(self.truth_empty | self.estimate_empty)
+        scale = (self.truth_power * self.estimate_power).sqrt()
+        return torch.where(filled, self.sums((self.estimate * self.truth.conj()).real) / scale, 0.0)
 
     @cached_property
     def truth_power(self) -> torch.Tensor:
@@ -149,11 +159,12 @@ class _Rings:
 
 
 def _rings_of(case: Case, reconstruction: Reconstruction) -> _Rings:
-    mask = soft_mask(case)
-    (truth, truth_level), (estimate, estimate_level) = (
-        spectrum(image.double(), mask) for image in (case.truth, reconstruction.x)
-    )
-    return _Rings(truth, estimate, truth_level, estimate_level, tuple(case.truth.shape[2:]))
+    return _Rings.of(case.truth, reconstruction.x, soft_mask(case))
+
+
+def correlation(first: torch.Tensor, second: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The curve of `Frc` between images [B, 1, *S] under a mask that broadcasts to them, float64 [B, R]."""
+    return _Rings.of(first, second, mask).correlation
 
 
 def spectrum(image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

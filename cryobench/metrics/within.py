@@ -100,14 +100,23 @@ def soft_mask(case: Case) -> torch.Tensor | None:
     for the whole image."""
     if case.within is None:
         return None
-    outward = (_beyond(case) / EDGE).clamp(0, 1)
-    return (1 + torch.cos(math.pi * outward)) / 2
+    return raised_cosine(_beyond(case) / EDGE)
+
+
+def raised_cosine(outward: torch.Tensor) -> torch.Tensor:
+    """An edge that falls from 1, where `outward` is at most 0, to 0, where it is at least 1."""
+    return (1 + torch.cos(math.pi * outward.clamp(0, 1))) / 2
+
+
+def centre_distance(shape: Shape, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Distance of each pixel to the centre, pixel n // 2 of every axis, float64 [*S]."""
+    options = {"dtype": torch.float64, "device": device}
+    axes = [(torch.arange(n, **options) - n // 2).reshape(-1, *[1] * (len(shape) - 1 - i)) for i, n in enumerate(shape)]
+    return reduce(torch.hypot, axes)
 
 
 def _beyond(case: Case) -> torch.Tensor:
     """Signed distance to the circle in pixels, negative inside it, float64 [B, 1, *S]."""
-    shape = case.truth.shape[2:]
-    options = {"dtype": torch.float64, "device": case.truth.device}
-    axes = [(torch.arange(n, **options) - n // 2).reshape(-1, *[1] * (len(shape) - 1 - i)) for i, n in enumerate(shape)]
-    distance = reduce(torch.hypot, axes)
-    return distance - per_item(torch.tensor(case.within, **options), case.truth)
+    distance = centre_distance(tuple(case.truth.shape[2:]), case.truth.device)
+    radius = torch.tensor(case.within, dtype=torch.float64, device=case.truth.device)
+    return distance - per_item(radius, case.truth)
