@@ -41,11 +41,11 @@ class Record:
 
     hash: SHA-256 of everything that can change the results. reason: why it was skipped or failed, else ''. solver,
     operator, noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric
-    columns, one number per image. together: metric columns that have one number for all images. columns: the direction
-    and unit of both. solver_info: per-image numbers of the solver. timing: seconds, with set-up separate. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
-    floor, ceiling: whether it is one of the two references; the ceiling is not a solver and is not ranked. unavailable:
-    files requested with `--save` that the solver does not provide. unmeasured: by metric column, why it has no number
-    for some or all images.
+    columns, one number per image. together: metric columns with one number for all images. columns: the direction and
+    unit of both. solver_info: per-image numbers of the solver. timing: seconds, with set-up separate. counters: calls
+    per image. peak_memory_mib: see `meters.PeakMemory`. floor, ceiling: whether it is one of the two references; the
+    ceiling is not a solver and is not ranked. unavailable: files requested with `--save` that the solver does not
+    provide. unmeasured: by metric column, why it has no number for some or all images.
     """
 
     hash: str

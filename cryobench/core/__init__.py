@@ -23,7 +23,7 @@ from cryobench.core.components import (
     Progress,
     Reconstruction,
     Solver,
-    Specimen,
+    Structure,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
 from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
@@ -82,8 +82,8 @@ __all__ = [
     "Shape",
     "Solver",
     "Source",
-    "Specimen",
     "Stack",
+    "Structure",
     "Window",
     "adjoint_gap",
     "build_operator",

@@ -287,7 +287,7 @@ class MeasuredTogether:
 
 
 @dataclass(frozen=True, eq=False)
-class Specimen:
+class Structure:
     """What a source knows of the structure that its images are projections of.
 
     volume: float32 [D, D, D] (`Stack.volume`), None if it is unknown or not one. radius: Å, None if unknown.
@@ -319,5 +319,5 @@ class JointMetric(AnyMetric):
     against_truth: ClassVar[bool] = False
 
     @abstractmethod
-    def gather(self, imaging: Imaging, specimen: Specimen) -> Gathering:
+    def gather(self, imaging: Imaging, structure: Structure) -> Gathering:
         """Begin with the images of a data set. imaging: shape, pixel sizes and table of all of them, in their order."""

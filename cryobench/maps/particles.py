@@ -13,6 +13,7 @@ from cryobench.operators.project import ProjectionOperator
 from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
 from cryobench.physics.poses import ANGLES, Poses
 
+
 @dataclass(frozen=True, eq=False)
 class Particles:
     """N particles of square images of `side` pixels. ctf: of each; None without one. pixel_size: Å, None if unknown."""
@@ -54,6 +55,4 @@ def projection(particles: Particles, *, dtype: torch.dtype, device: torch.device
     side, size = particles.side, particles.pixel_size or 1.0
     factors = None if particles.ctf is None else transfer(particles.ctf, (side, side), size)
     poses = particles.poses
-    return ProjectionOperator(
-        side, poses.matrices, poses.shift / size, transfer=factors, dtype=dtype, device=device
-    )
+    return ProjectionOperator(side, poses.matrices, poses.shift / size, transfer=factors, dtype=dtype, device=device)

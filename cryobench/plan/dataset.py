@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Scale, Shape, Specimen, Stack
+from cryobench.core import Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
@@ -149,16 +149,16 @@ class Dataset:
     def imaging(self) -> Imaging:
         return Imaging(self.shape, self.pixel_size, self.table, self._stack.through_ctf)
 
-    def specimen(self) -> Specimen:
+    def structure(self) -> Structure:
         """What is known of the structure that the images are projections of."""
         radii = [radius for radius in self.particle_radius if radius is not None]
         radius = max(radii) if len(radii) == len(self) else None
         classes = None if self.table is None else self.table.get(CLASS)
         if classes is not None and len(set(classes)) > 1:
-            return Specimen(None, radius)
+            return Structure(None, radius)
         what = f"the structure of {self._stack.label} cannot be made"
-        volume = guarded(what, lambda: self._stack.volume(self._indices[0]))
-        return Specimen(None if volume is None else torch.from_numpy(volume), radius)
+        found = guarded(what, lambda: self._stack.volume(self._indices[0]))
+        return Structure(None if found is None else torch.from_numpy(found[0]), radius)
 
     @cached_property
     def poses_digest(self) -> str:

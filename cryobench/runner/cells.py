@@ -298,7 +298,7 @@ def _run_cell(
         _describe_problem(record, cell, measured)
         setup = measured.seconds["setup"]
         with isolated(cell.seed), watch:
-            together = Together(plan.metrics, cell.dataset.imaging, cell.dataset.specimen)
+            together = Together(plan.metrics, cell.dataset.imaging, cell.dataset.structure)
         with FilesToSave(save, cell, folder) as files:
             for case, solved in _chunks(cell, measured, sizes, observer, record_iterates="animation" in save):
                 with isolated(cell.seed):

@@ -21,7 +21,7 @@ from cryobench.errors import ResultsError
 from cryobench.figures.style import ROWS
 from cryobench.files import hidden_folder
 from cryobench.io.conversion import convert
-from cryobench.io.writing import StackWriter
+from cryobench.io.writing import StackWriter, write_map
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import AS_FORMATS, SAVES, Cell

@@ -23,7 +23,7 @@ from cryobench.core import (
     MeasuredTogether,
     Metric,
     Reconstruction,
-    Specimen,
+    Structure,
 )
 from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
@@ -56,7 +56,8 @@ def score(
     batch: int,
     against_clean: bool = True,
 ) -> Scores:
-    """Evaluate every metric of single images on every image, `batch` at a time, against the truth and the clean image if it is known.
+    """Evaluate every metric of single images on every image, `batch` at a time, against the truth and the clean image
+    if it is known.
 
     Where the images are the measurement (`NoiseModel.of_image`) they are no truth; numbers against them are missing.
     Raises `PluginError` for a metric that breaks the contract.
@@ -103,12 +104,12 @@ def _check_curve(metric: AnyMetric, name: str) -> None:
 class Together:
     """The metrics of all images together, for the images of a data set.
 
-    imaging: of all of them. specimen: makes what is known of the structure that they show.
+    imaging: of all of them. structure: makes what is known of the structure that they show.
     """
 
-    def __init__(self, metrics: Sequence[AnyMetric], imaging: Imaging, specimen: Callable[[], Specimen]):
+    def __init__(self, metrics: Sequence[AnyMetric], imaging: Imaging, structure: Callable[[], Structure]):
         own = [metric for metric in metrics if isinstance(metric, JointMetric)]
-        known = specimen() if own else Specimen()
+        known = structure() if own else Structure()
         self._gathered = [(metric, metric.gather(imaging, known)) for metric in own]
 
     def add(self, case: Case, reconstruction: Reconstruction) -> None:

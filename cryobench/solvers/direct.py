@@ -1,7 +1,7 @@
 """`direct`: the structure from the measurements of all particles at once, without images between.
 
-Image i is o_i + f_i x_i (`core.Scale`) and the projection C_i P_i v of the structure v, with the particle's pose and CTF
-(`operators.project`). The measurements y_i = S_i x_i + e_i are then linear in v,
+Image i is o_i + f_i x_i (`core.Scale`), and the projection C_i P_i v of the structure v with the particle's pose and
+CTF (`operators.project`). The measurements y_i = S_i x_i + e_i are then linear in v,
 
     f_i y_i + o_i S_i 1 = S_i C_i P_i v + f_i e_i
 
@@ -85,7 +85,9 @@ def _halves(problem: Problem) -> list[_Half]:
     for number in (0, 1):
         images = (halves == number).nonzero()[:, 0]
         if not len(images):
-            raise Unsupported(f"direct needs particles in both halves, and half {number + 1} has none; give more images")
+            raise Unsupported(
+                f"direct needs particles in both halves, and half {number + 1} has none; give more images"
+            )
         own = replace(
             imaging,
             pixel_size=tuple(imaging.pixel_size[i] for i in images.tolist()),
