@@ -287,6 +287,10 @@ class ProjectionOperator(LinearOperator):
     @cached_property
     def _normal(self) -> Toeplitz:
         """A^T A."""
+        return Toeplitz(self.kernel(), dtype=self.dtype, device=self.device)
+
+    def kernel(self) -> torch.Tensor:
+        """K of A^T A, float64 [2 D, 2 D, 2 D] with K(d) at index d modulo 2 D. Those of several operators add up."""
         N, D, _ = self.measurement_shape
         kernel = torch.zeros((2 * D,) * 3, dtype=torch.float64)
         for part in self._parts:
@@ -295,13 +299,13 @@ class ProjectionOperator(LinearOperator):
                 values = values * self._transfers(part).square()
             points = self._points(part, double=True)
             kernel += torch.from_numpy(points.back(values.flatten().numpy())).real
-        return Toeplitz(torch.fft.ifftshift(kernel), dtype=self.dtype, device=self.device)
+        return torch.fft.ifftshift(kernel)
 
     @property
     def _parts(self) -> list[slice]:
         """The images in batches."""
         N, D, _ = self.measurement_shape
-        length = _batch_of(D, len(self._inside))
+        length = batch_of(D)
         return [slice(start, min(start + length, N)) for start in range(0, N, length)]
 
     def _points(self, part: slice, *, double: bool = False) -> Points:
@@ -386,10 +390,10 @@ class ProjectionOperator(LinearOperator):
         return torch.stack([self._detector.on_range(images[:, None])[:, 0] for images in y])
 
 
-def _batch_of(side: int, points: int) -> int:
-    """Images whose slices, of so many points each, are computed at once: the transform of the volume, once for each
-    batch, then takes less time than the points."""
-    return max(1, max(_LEAST_POINTS, 2 * side**3) // points)
+def batch_of(side: int) -> int:
+    """Images whose slices are computed at once: the transform of the volume, once for each batch, then takes less time
+    than the points, of which a slice has half a disc."""
+    return max(1, int(max(_LEAST_POINTS, 2 * side**3) // (math.pi / 8 * side**2)))
 
 
 class _Linear(torch.autograd.Function):
