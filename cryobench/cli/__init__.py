@@ -26,6 +26,7 @@ from cryobench.cli import (
     movies,
     new,
     run,
+    structure,
     sweep,
     train,
     tune,
@@ -77,6 +78,7 @@ app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
 app.command("isotropic")(isotropic.isotropic)
+app.command("structure")(structure.structure)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")
@@ -87,7 +89,7 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
-WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "check")
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "structure", "check")
 """Commands that call plugins for their results. `train` handles signals itself."""
 
 

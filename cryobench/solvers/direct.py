@@ -80,14 +80,10 @@ def _halves(problem: Problem) -> list[_Half]:
     imaging = problem.imaging
     if imaging is None:
         raise Unsupported("direct needs all particles of a data set at once, with their poses; use `cryobench run`")
-    halves = halves_of(imaging.table, problem.batch)
+    halves = halves_of(imaging.table, problem.batch, "the table of the images", least=1)
     found = []
     for number in (0, 1):
         images = (halves == number).nonzero()[:, 0]
-        if not len(images):
-            raise Unsupported(
-                f"direct needs particles in both halves, and half {number + 1} has none; give more images"
-            )
         own = replace(
             imaging,
             pixel_size=tuple(imaging.pixel_size[i] for i in images.tolist()),
