@@ -88,8 +88,8 @@ class LinearOperator(ABC):
         return self.A_adjoint(self.A(x))
 
     def kernel(self) -> torch.Tensor:
-        """K of A^T A x(r) = sum_s K(r - s) x(s) for cubes of n voxels a side, float64 [2 n, 2 n, 2 n] with K(d) at index
-        d modulo 2 n. Those of operators with different measurements of the same unknown add up.
+        """K of A^T A x(r) = sum_s K(r - s) x(s) for cubes of n voxels a side, float64 [2 n, 2 n, 2 n] with K(d) at
+        index d modulo 2 n. Those of operators with different measurements of the same unknown add up.
 
         Raises `Unsupported` where A^T A is no `convolution`, by default always.
         """

@@ -95,7 +95,8 @@ def test_other_measurements_are_refused_in_one_line(recipe, solver, reason):
     y = torch.zeros((1, *operator.measurement_shape))
     given = Problem(CountingOperator(operator), y, NoNoise(), torch.zeros((1,) * y.ndim))
     found = solver.unsupported(given)
-    assert found is not None and "\n" not in found
+    assert found is not None
+    assert "\n" not in found
     with pytest.raises(ParameterError, match=reason):
         solver.solve(given, rng=RNG)
 
