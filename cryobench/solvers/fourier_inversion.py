@@ -11,7 +11,7 @@ import torch
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
 from cryobench.maps.fsc import resolution_of
-from cryobench.maps.inversion import EDGE, wiener
+from cryobench.maps.inversion import EDGE, STEPS, wiener
 from cryobench.maps.masks import soft_ball
 from cryobench.numerics.linalg import per_item
 from cryobench.rng import Rng
@@ -23,12 +23,13 @@ _LEAST_IMAGES = 4
 
 @dataclass(frozen=True)
 class FourierInversion(Solver):
-    """x = c + F^-1 F(A^T (y - c A 1)) / (C + L): gridding with Wiener weights, for images of views (`ctf@project`).
+    """x = c + (A^T A + L)^-1 A^T (y - c A 1), gridding with Wiener weights, for images of views (`ctf@project`).
 
-    C is the density of the slices in Fourier space, L the ratio of noise to signal of each shell, which follows from
-    the correlation of two maps, of the images with even and with odd numbers (`cryobench/maps/inversion.py`; Scheres
-    2012, J. Struct. Biol. 180:519). c: the mean intensity estimated from y. The result has no further parameter; the
-    resolution of the two halves at 0.143, in pixels, is stated as `half_map_pixels`.
+    L is the ratio of noise to signal of each shell of Fourier space, which follows from the correlation of two maps, of
+    the images with even and with odd numbers (Scheres 2012, J. Struct. Biol. 180:519). The inverse is a division in
+    Fourier space by C + L, C the density of the slices, and few steps of conjugate gradients from there
+    (`cryobench/maps/inversion.py`). c: the mean intensity estimated from y. The resolution of the two halves at 0.143,
+    in pixels, is stated as `half_map_pixels`.
     """
 
     dims = (3,)
@@ -36,7 +37,7 @@ class FourierInversion(Solver):
     radius: Annotated[
         float | None, "of the particle, voxels: halves are compared in this ball; none: the largest in the box"
     ] = None
-    steps: Annotated[int, "steps of conjugate gradients towards the exact solution (A^T A + L)^-1 A^T y"] = 0
+    steps: Annotated[int, "conjugate gradients towards (A^T A + L)^-1 A^T y; 0: A^T A is taken to be C"] = STEPS
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 1 <= self.radius < math.inf:
