@@ -17,8 +17,8 @@ all particles. It is the ratio of the prior's variance to that of the noise, tau
 The correlation is that of the halves with L = 0, but C at least 1/1000 of <C>.
 
 With `steps`, (T + L) x = A^T y is solved by conjugate gradients with 1 / (C + L) as preconditioner. Where the CTFs of
-all particles are 0, T finds in the neighbourhood, as the specimen is no larger than the box, what C cannot: with one CTF
-for all, the map of C has no signal at its zeros.
+all particles are 0, T finds in the neighbourhood, as the specimen is no larger than the box, what C cannot: with one
+CTF for all, the map of C has no signal at its zeros.
 """
 
 from __future__ import annotations
