@@ -14,7 +14,11 @@ The map is
 with <C> the mean of C over a shell and SSNR the signal-to-noise ratio of the data in it, which follows from the half
 maps as in RELION (Scheres 2012, J. Struct. Biol. 180:519): SSNR = FSC / (1 - FSC) for a half, and 2 FSC / (1 - FSC) for
 all particles. It is the ratio of the prior's variance to that of the noise, tau^2 <C> / sigma^2, so neither is needed.
-With `steps`, (T + L) x = A^T y is solved by conjugate gradients with 1 / (C + L) as preconditioner.
+The correlation is that of the halves with L = 0, but C at least 1/1000 of <C>.
+
+With `steps`, (T + L) x = A^T y is solved by conjugate gradients with 1 / (C + L) as preconditioner. Where the CTFs of
+all particles are 0, T finds in the neighbourhood, as the specimen is no larger than the box, what C cannot: with one
+CTF for all, the map of C has no signal at its zeros.
 """
 
 from __future__ import annotations
@@ -31,8 +35,10 @@ from cryobench.numerics.linalg import conjugate_gradients
 from cryobench.numerics.shells import shells
 from cryobench.numerics.toeplitz import Toeplitz
 
+STEPS = 3
+"""Conjugate gradients that come as close to the exact solution as matters (docs/structure.md)."""
 _LEAST_WEIGHT = 1e-3
-"""Least C of a frequency relative to the mean of its shell in maps without Wiener weights, as in RELION."""
+"""Least C of a frequency relative to the mean of its shell in maps without L, as in RELION."""
 _LEAST_FSC = 1e-3
 """FSC of shells without signal, and 1 minus that of shells without noise."""
 EDGE = 5.0
@@ -43,8 +49,10 @@ EDGE = 5.0
 class Maps:
     """Maps [D, D, D] of all particles and of the halves.
 
-    full has Wiener weights; half1 and half2 have none, and share nothing: their FSC states the resolution. fsc: the
-    curve that the weights of `full` follow, of the halves within the mask, float64 [D // 2].
+    full has Wiener weights. half1 and half2 are made alone, each with the weights of its shells, L, which follow from
+    the correlation of both; afterwards each shell is multiplied by 1 + L / <C>, so that shells with noise alone are not
+    small beside the others, from which a mask would fill them. Their correlation states the resolution. fsc: this
+    correlation within the mask, float64 [D // 2].
     """
 
     full: torch.Tensor
@@ -58,25 +66,26 @@ def wiener(
     kernels: torch.Tensor,
     *,
     mask: torch.Tensor | None = None,
-    steps: int = 0,
+    steps: int = STEPS,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Maps:
     """The maps of two halves. sums: A^T y of each, [2, D, D, D]. kernels: of A^T A, [2, 2 D, 2 D, 2 D].
 
-    mask: [D, D, D], within which the halves are compared; None: `default_mask`. steps: conjugate gradients for the full
-    map.
+    mask: [D, D, D], within which the halves are compared; None: `default_mask`. steps: of conjugate gradients.
     """
     D = sums.shape[-1]
     sums, kernels = sums.double().cpu(), kernels.double().cpu()
     mask = default_mask(D) if mask is None else mask.double().cpu()
     densities = [density(kernel) for kernel in kernels]
-    half1, half2 = (_inverted(b, C, _least(C)) for b, C in zip(sums, densities, strict=True))
-    fsc = shell_correlation(half1, half2, mask)
+    fsc = shell_correlation(*(_inverted(b, C, _least(C)) for b, C in zip(sums, densities, strict=True)), mask)
+    halves = []
+    for b, C, kernel in zip(sums, densities, kernels, strict=True):
+        prior = prior_weights(C, fsc)
+        halves.append(_unweighted(regularised(b, C, prior, kernel, steps), C, prior))
     C = densities[0] + densities[1]
-    prior = prior_weights(C, 2 * fsc / (1 + fsc))
-    full = regularised(sums.sum(0), C, prior, kernels.sum(0) if steps else None, steps)
-    return Maps(*(volume.to(device, dtype) for volume in (full, half1, half2)), fsc)
+    full = regularised(sums.sum(0), C, prior_weights(C, 2 * fsc / (1 + fsc)), kernels.sum(0) if steps else None, steps)
+    return Maps(*(volume.to(device, dtype) for volume in (full, *halves)), shell_correlation(*halves, mask))
 
 
 def default_mask(side: int) -> torch.Tensor:
@@ -108,8 +117,8 @@ def prior_weights(C: torch.Tensor, fsc: torch.Tensor) -> torch.Tensor:
         signal[int(ended.int().argmax()) :] = 0
     signal = signal.clamp(_LEAST_FSC, 1 - _LEAST_FSC)
     of_shell = _means(C) * (1 - signal) / signal
-    numbers = shells((D,) * 3)
-    return torch.cat([of_shell[:1], of_shell, _means(C)[-1:] / _LEAST_FSC])[numbers.clamp_max(len(of_shell) + 1)]
+    corner = _means(C)[-1:] / _LEAST_FSC
+    return _of_shells(torch.cat([of_shell, corner]), D)
 
 
 def regularised(
@@ -129,20 +138,32 @@ def regularised(
 
 def _inverted(b: torch.Tensor, C: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """F^-1 F b / (C + L), without the corners of Fourier space, which no slice contains."""
-    D = len(b)
-    inside = shells((D,) * 3) <= D // 2
-    return irfftn(torch.where(inside, rfftn(b, 3) / (C + added), 0.0), (D,) * 3)
+    return _multiplied(b, 1 / (C + added))
+
+
+def _unweighted(x: torch.Tensor, C: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """x with every shell multiplied by 1 + L / <C>."""
+    return _multiplied(x, 1 + prior / _of_shells(_means(C), len(C)))
+
+
+def _multiplied(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """x with its spectrum multiplied by factors, and without corners."""
+    D = len(x)
+    return irfftn(torch.where(shells((D,) * 3) <= D // 2, rfftn(x, 3) * factors, 0.0), (D,) * 3)
 
 
 def _least(C: torch.Tensor) -> torch.Tensor:
     """What raises C to a small part of the mean of its shell."""
-    means = _LEAST_WEIGHT * _means(C)
-    floor = torch.cat([means[:1], means])[shells((len(C),) * 3).clamp_max(len(means))]
-    return (floor - C).clamp_min(0)
+    return (_LEAST_WEIGHT * _of_shells(_means(C), len(C)) - C).clamp_min(0)
+
+
+def _of_shells(values: torch.Tensor, D: int) -> torch.Tensor:
+    """The number of the shell of each frequency, [D, D, D // 2 + 1], of those from shell 1 on: the first also for the
+    mean intensity, and the last for all shells beyond."""
+    return torch.cat([values[:1], values])[shells((D,) * 3).clamp_max(len(values))]
 
 
 def _means(C: torch.Tensor) -> torch.Tensor:
     """The mean of C over each shell, [D // 2]."""
     shape = (len(C),) * 3
-    sums = ring_sums(C[None, None], shape)[0]
-    return sums / ring_counts(shape, C.device)[0].clamp_min(1)
+    return ring_sums(C[None, None], shape)[0] / ring_counts(shape, C.device)[0]

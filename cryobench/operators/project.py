@@ -226,6 +226,7 @@ class ProjectionOperator(LinearOperator):
     """
 
     views = True
+    convolution = True
 
     def __init__(
         self,
@@ -290,7 +291,6 @@ class ProjectionOperator(LinearOperator):
         return Toeplitz(self.kernel(), dtype=self.dtype, device=self.device)
 
     def kernel(self) -> torch.Tensor:
-        """K of A^T A, float64 [2 D, 2 D, 2 D] with K(d) at index d modulo 2 D. Those of several operators add up."""
         N, D, _ = self.measurement_shape
         kernel = torch.zeros((2 * D,) * 3, dtype=torch.float64)
         for part in self._parts:

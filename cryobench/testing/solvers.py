@@ -60,6 +60,7 @@ PROBLEMS: dict[int, tuple[tuple[str | OperatorRecipe, str], ...]] = {
         (CentralSlices(), "gaussian:rel=0.05"),
         ("identity", "poisson:100"),
         ("fourier:0.5", "gaussian:rel=0.05"),
+        ("project:12", "gaussian:rel=0.05"),
     ),
 }
 """Operators and noises by number of axes. A solver is tested on those that it accepts, by most rules on the first."""

@@ -12,9 +12,10 @@ from cryobench.core import build_operator
 from cryobench.core.operator import Imaging
 from cryobench.maps.fsc import resolution_of, shell_correlation
 from cryobench.maps.half_maps import HalfMaps, halves_of
-from cryobench.maps.inversion import density, prior_weights, regularised, wiener
+from cryobench.maps.inversion import STEPS, default_mask, density, prior_weights, regularised, wiener
+from cryobench.maps.masks import soft_ball
 from cryobench.operators.project import Project, ProjectionOperator
-from cryobench.physics.ctf import CtfParameters
+from cryobench.physics.ctf import CtfParameters, transfer
 from cryobench.physics.poses import Poses
 from cryobench.physics.potential import potential
 from cryobench.sources.simulate import Simulate
@@ -66,26 +67,74 @@ def oracle() -> np.ndarray:
 
 def test_the_map_has_the_resolution_of_the_exact_wiener_filter():
     maps, truth, _ = particles()
-    found = wiener(maps.sums, maps.kernels)
-    ours, best = (shell_correlation(volume, truth) for volume in (found.full, torch.from_numpy(oracle())))
-    shells = [D / resolution_of(curve, 0.5, D, None) for curve in (ours, best)]
-    assert 6 < shells[1] < D / 2 - 2  # between the ends, where the resolution could not differ
-    assert abs(shells[0] - shells[1]) < 1
-    assert (ours - best).abs().max() < 0.05
-    assert (found.full.double() - truth).norm() < 1.3 * (torch.from_numpy(oracle()) - truth).norm()
+    best = torch.from_numpy(oracle())
+    for steps, near, larger in ((0, 0.05, 1.3), (STEPS, 0.01, 1.2)):
+        found = wiener(maps.sums, maps.kernels, steps=steps).full.double()
+        curves = [shell_correlation(volume, truth) for volume in (found, best)]
+        shells = [D / resolution_of(curve, 0.5, D, None) for curve in curves]
+        assert 6 < shells[1] < D / 2 - 2  # between the ends, where the resolution could not differ
+        assert abs(shells[0] - shells[1]) < 1
+        assert (curves[0] - curves[1]).abs().max() < near
+        assert (found - truth).norm() < larger * (best - truth).norm()
 
 
-def test_half_maps_are_independent_and_without_wiener_weights():
+def test_half_maps_have_noise_where_the_whole_map_has_none():
     maps, truth, _ = particles()
     found = wiener(maps.sums, maps.kernels)
-    other = wiener(torch.stack([maps.sums[0], -7 * maps.sums[1]]), torch.stack([maps.kernels[0], 3 * maps.kernels[1]]))
-    assert torch.equal(found.half1, other.half1)
-    torch.testing.assert_close(other.half2, -7 / 3 * found.half2)
     assert shell_correlation(found.half1, truth)[:5].min() > 0.8
     powers = [np.abs(np.fft.fftn(volume.numpy())) ** 2 for volume in (found.half1, found.full)]
     high = shell() == D // 2
-    assert powers[0][high].mean() > 3 * powers[1][high].mean()  # noise, which the weights of the whole map remove
-    torch.testing.assert_close(found.fsc, wiener(maps.sums, maps.kernels, steps=1).fsc)
+    assert powers[0][high].mean() > 3 * powers[1][high].mean()
+    mask = default_mask(D)
+    torch.testing.assert_close(found.fsc, shell_correlation(found.half1, found.half2, mask), rtol=1e-4, atol=1e-4)
+
+
+def test_halves_are_never_mixed():
+    """Of a half, the other has the correlation alone, which its units do not change."""
+    maps, _, _ = particles()
+    found = wiener(maps.sums, maps.kernels)
+    other = wiener(torch.stack([maps.sums[0], 7 * maps.sums[1]]), torch.stack([maps.kernels[0], 3 * maps.kernels[1]]))
+    torch.testing.assert_close(found.half1, other.half1, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(other.half2, 7 / 3 * found.half2, rtol=1e-5, atol=1e-4)
+
+
+def test_half_maps_predict_the_correlation_with_the_truth():
+    """sqrt(2 FSC / (1 + FSC)) of the halves is that of the whole map with the truth (Rosenthal and Henderson 2003)."""
+    maps, truth, _ = particles()
+    found = wiener(maps.sums, maps.kernels)
+    real = shell_correlation(found.full, truth, default_mask(D))
+    predicted = (2 * found.fsc.clamp(0) / (1 + found.fsc)).sqrt()
+    assert (predicted - real).abs()[:12].max() < 0.12
+    assert (predicted - real).abs().mean() < 0.05
+
+
+def test_noise_has_no_resolution():
+    """Random numbers at the same poses: no shell correlates, not even those that a mask could fill."""
+    maps, _, _ = particles()
+    generator = torch.Generator().manual_seed(0)
+    noise = HalfMaps(D, maps.pixel_size, kernels=maps._kernels)
+    table = Simulate("3mht", snr=0.1, count=COUNT, size=D).open().table
+    white = torch.randn((COUNT, D, D), generator=generator)
+    noise.add(white, Poses.from_table(table), CtfParameters.from_table(table), halves_of(table, COUNT))
+    mask = soft_ball(D, 6.0, 3.0, dtype=torch.float64)
+    found = wiener(noise.sums, noise.kernels, mask=mask)
+    assert found.fsc[4:].abs().max() < 0.3
+    assert found.fsc[4:].mean().abs() < 0.1
+
+
+def test_with_one_ctf_for_all_steps_find_what_its_zeros_hide():
+    poses = Poses.uniform(200, 0)
+    pixel, truth = 6.0, torch.from_numpy(potential(read_structure("3mht"), D, 6.0, 50.0))
+    ctf = CtfParameters(*(torch.full((200,), value, dtype=torch.float64)
+                          for value in (14000.0, 14000.0, 0.0, 300.0, 2.7, 0.1, 0.0, 0.0)))  # fmt: skip
+    factors = transfer(ctf.select(slice(1)), (D, D), pixel)
+    operator = ProjectionOperator(D, poses.matrices, poses.shift, transfer=factors, dtype=torch.float32, device="cpu")
+    maps = HalfMaps(D, pixel)
+    maps.add(operator.A(truth[None, None])[0], poses, ctf, halves_of(None, 200))
+    least = [shell_correlation(wiener(maps.sums, maps.kernels, steps=steps).full, truth)[:12].min()
+             for steps in (0, STEPS)]  # fmt: skip
+    assert least[0] < 0.75
+    assert least[1] > 0.85
 
 
 def test_the_density_is_the_best_circulant_approximation():
