@@ -25,6 +25,7 @@ from cryobench.cli import (
     measure,
     movies,
     new,
+    postprocess,
     run,
     structure,
     sweep,
@@ -79,6 +80,7 @@ app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
 app.command("isotropic")(isotropic.isotropic)
 app.command("structure")(structure.structure)
+app.command("postprocess")(postprocess.postprocess)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")

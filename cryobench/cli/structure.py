@@ -82,7 +82,7 @@ def structure(
     shows what the solver makes of nothing: a map whose halves agree is the prior's. Cells are those of `cryobench run
     --metric map` and are found again in the results folder.
 
-    Example: cryobench structure -s pinv -s hqs -s direct -o sumpool:4,count=4 -d simulate:6zu5,size=64,snr=0.1,count=1000
+    Example: cryobench structure -s pinv -s tv -s direct -o sumpool:4,count=4 -d simulate:6zu5,size=64,count=1000
     """
     from cryobench import runner
     from cryobench.cli.output import note, stdout_for_results

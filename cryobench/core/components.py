@@ -161,7 +161,9 @@ class Reconstruction:
     curves: such numbers at each step, each [B, L]. deviation: standard deviation of each pixel on the scale of x,
     [B, C, *S], if the solver estimates it. samples: the number K of draws, 2 or more, if x is their mean and the
     deviation their standard deviation, with K - 1; None for a deviation of another kind. halves: set by the runner
-    where x is the mean of two reconstructions, from the measured image and from its other half.
+    where x is the mean of two reconstructions, from the measured image and from its other half. volumes: of a joint
+    solver, the maps [D, D, D] that it found, in the units of the file: of all images (full) and of halves that have
+    nothing in common (half1, half2).
     """
 
     x: torch.Tensor
@@ -170,6 +172,7 @@ class Reconstruction:
     deviation: torch.Tensor | None = None
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
     samples: int | None = None
+    volumes: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Solver(ABC):
@@ -301,8 +304,8 @@ class Gathering(ABC):
     """What a `JointMetric` keeps of the images so far."""
 
     @abstractmethod
-    def add(self, images: torch.Tensor) -> None:
-        """Add the next images, [n, C, *S] in the units of the file."""
+    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
+        """Add the next images, [n, C, *S] in the units of the file. volumes: of a joint solver (`Reconstruction`)."""
 
     @abstractmethod
     def measure(self) -> MeasuredTogether:

@@ -121,21 +121,6 @@ class StackWriter:
                 self._stream.write(header.tobytes())
 
 
-def write_map(path: Path, volume: np.ndarray, pixel_size: float | None) -> None:
-    """Write a volume [D, H, W] as an MRC2014 map of float32. pixel_size: Å, or None if unknown.
-
-    The origin is that of RELION's maps, at the first voxel. The file is written atomically. Raises `DataError` for a
-    volume that is not finite, and if the file cannot be written.
-    """
-    block = np.ascontiguousarray(volume, dtype="<f4")
-    totals = Totals()
-    totals.add(block, path)
-    header = totals.volume_header(None if pixel_size is None else (pixel_size,) * 3, path)
-    with written(path) as (temporary,), temporary.open("wb") as stream:
-        stream.write(header.tobytes())
-        stream.write(block.data)
-
-
 @dataclass
 class Totals:
     """The statistics in the header of a stack, accumulated chunk by chunk. square: sum of squared deviations."""

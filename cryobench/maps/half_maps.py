@@ -27,9 +27,7 @@ SUBSET = "rlnRandomSubset"
 """RELION's column with the half of a particle, 1 or 2."""
 
 
-def halves_of(
-    table: pd.DataFrame | None, count: int, what: str = "the table", *, least: int = 2
-) -> torch.Tensor:
+def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table", *, least: int = 2) -> torch.Tensor:
     """The half of each particle, 0 or 1, int64 [count]: `rlnRandomSubset` less 1, else the parity of its number.
 
     Raises `DataError` for other subsets, and for halves of fewer than `least` particles.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated
+from functools import cached_property, lru_cache
+from typing import Annotated, NamedTuple
 
 import torch
 
@@ -32,8 +33,9 @@ _NO_VOLUME = "the structure of these images is not known, or they show several"
 class Map(JointMetric):
     """The map that the images give with their known poses and CTFs, and what it is worth.
 
-    The map is made by Fourier inversion with Wiener weights (`maps.inversion`), for all solvers the same; its halves
-    are of even and odd particles, or those of `rlnRandomSubset`. Correlations are under a ball with a soft edge, the
+    The map is made by Fourier inversion with Wiener weights (`maps.inversion`), for all solvers the same except
+    `direct`, which has maps of its own; its halves are of even and odd particles, or those of `rlnRandomSubset`.
+    Correlations are under a ball with a soft edge, the
     particle's if the source states its radius.
 
     `map_halves`: the resolution in Å at which the correlation between the half maps, corrected by random phases (Chen
@@ -78,21 +80,32 @@ class _NoMap(Gathering):
     def __init__(self, names: list[str], reason: str):
         self._names, self._reason = names, reason
 
-    def add(self, images: torch.Tensor) -> None:
+    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
         """Nothing is needed of them."""
 
     def measure(self) -> MeasuredTogether:
         return MeasuredTogether(dict.fromkeys(self._names, math.nan), {}, dict.fromkeys(self._names, self._reason))
 
 
+class _Maps(NamedTuple):
+    """Maps [D, D, D], float64."""
+
+    full: torch.Tensor
+    half1: torch.Tensor
+    half2: torch.Tensor
+
+
 class _MapOfImages(Gathering):
     def __init__(self, metric: Map, particles: Particles, halves: torch.Tensor, structure: Structure):
         self._metric, self._particles, self._halves, self._structure = metric, particles, halves, structure
-        kernels = _kernels(_Known.of(particles, halves))
-        self._sums = HalfMaps(particles.side, particles.pixel_size or 1.0, kernels=kernels)
         self._count = 0
+        self._maps: _Maps | None = None
 
-    def add(self, images: torch.Tensor) -> None:
+    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
+        if volumes:
+            own = (volumes[name].double().cpu() for name in ("full", "half1", "half2"))
+            self._maps = _Maps(*own)
+            return
         part = slice(self._count, self._count + len(images))
         self._count = part.stop
         known, ctf = self._particles.poses, self._particles.ctf
@@ -101,7 +114,10 @@ class _MapOfImages(Gathering):
 
     def measure(self) -> MeasuredTogether:
         side, pixel_size, mask = self._particles.side, self._particles.pixel_size, self._mask
-        maps = wiener(self._sums.sums, self._sums.kernels, mask=mask, dtype=torch.float64)
+        maps = self._maps
+        if maps is None:
+            found = wiener(self._sums.sums, self._sums.kernels, mask=mask, dtype=torch.float64)
+            maps = _Maps(found.full, found.half1, found.half2)
         halves = half_map_fsc(maps.half1, maps.half2, mask=mask, pixel_size=pixel_size)
         values = dict.fromkeys((column.name for column in self._metric.columns), math.nan)
         curves = {"map_halves": halves.corrected, "map_halves_masked": halves.masked}
@@ -122,6 +138,11 @@ class _MapOfImages(Gathering):
             curves["map_truth"] = curve
             volumes["structure"] = structure
         return MeasuredTogether(values, curves, unmeasured, volumes)
+
+    @cached_property
+    def _sums(self) -> HalfMaps:
+        own = self._particles
+        return HalfMaps(own.side, own.pixel_size or 1.0, kernels=_kernels(_Known.of(own, self._halves)))
 
     @property
     def _mask(self) -> torch.Tensor:

@@ -21,7 +21,8 @@ from cryobench.errors import ResultsError
 from cryobench.figures.style import ROWS
 from cryobench.files import hidden_folder
 from cryobench.io.conversion import convert
-from cryobench.io.writing import StackWriter, write_map
+from cryobench.io.maps import write_map
+from cryobench.io.writing import StackWriter
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import AS_FORMATS, SAVES, Cell
@@ -215,7 +216,8 @@ def _write_maps(path: Path, *, volumes: Mapping[str, torch.Tensor], pixel_size: 
     """A folder with an MRC map for each volume."""
     path.mkdir()
     for name, volume in volumes.items():
-        write_map(path / f"{name}.mrc", volume.float().cpu().numpy(), pixel_size)
+        file = path / f"{name}.mrc"
+        write_map(file, file, volume.float().cpu().numpy(), pixel_size)
 
 
 def _write_animation(path: Path, *, iterates: Recording) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cryobench.core import Source, Stack
-from cryobench.errors import DataError, ParameterError, shortened
+from cryobench.errors import ParameterError, shortened
 from cryobench.limits import check_memory
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.philox import RowDraws

@@ -19,8 +19,8 @@ BYTES_PER_VOXEL = 128
 class Specimen:
     """A structure in a box of `size` voxels a side.
 
-    pixel_size: Å per voxel; None: the structure fills `FILL` of the box. b_factor: of the atoms, Å^2. radius: Å from the
-    centre to the farthest atom. Raises `DataError` if the structure does not fit.
+    pixel_size: Å per voxel; None: the structure fills `FILL` of the box. b_factor: of the atoms, Å^2. radius: Å from
+    the centre to the farthest atom. Raises `DataError` if the structure does not fit.
     """
 
     def __init__(self, atoms: Atoms, size: int, pixel_size: float | None, b_factor: float):

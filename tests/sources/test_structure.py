@@ -87,7 +87,7 @@ def _prime(p: int) -> bool:
 def test_several_structures_are_as_many_volumes_of_one_size():
     stack = Structure("3mht+2nwl", pixel_size=8.0).open()
     assert len(stack) == 2
-    assert stack.shape == max((Structure(name, pixel_size=8.0).open().shape for name in ("3mht", "2nwl")))
+    assert stack.shape == max(Structure(name, pixel_size=8.0).open().shape for name in ("3mht", "2nwl"))
     assert np.array_equal(stack.read(1), Structure("2nwl", pixel_size=8.0, size=stack.shape[0]).open().read(0))
 
 
