@@ -25,6 +25,7 @@ from cryobench.cli import (
     measure,
     movies,
     new,
+    postprocess,
     run,
     sweep,
     train,
@@ -77,6 +78,7 @@ app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
 app.command("isotropic")(isotropic.isotropic)
+app.command("postprocess")(postprocess.postprocess)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")

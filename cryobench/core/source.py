@@ -64,6 +64,13 @@ class Stack(ABC):
         """Radius of the particle in image `index` about the centre of the image, Å, or None if unknown."""
         return None
 
+    def volume(self, index: int) -> tuple[np.ndarray, float] | None:
+        """The volume that image `index` is a projection of, float32 [D, D, D] (z, y, x), and its Å per voxel.
+
+        An image without CTF is its projection, the sum along a line, times the pixel size. None if unknown.
+        """
+        return None
+
     @property
     def table(self) -> pd.DataFrame | None:
         """Metadata of the images (CTF, pose) in RELION's columns, a row per image, or None."""

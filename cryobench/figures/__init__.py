@@ -6,7 +6,7 @@ drawn, and Matplotlib's global state is never changed. May be imported by the ru
 
 from __future__ import annotations
 
-from cryobench.figures.curves import common_size, ring_correlations
+from cryobench.figures.curves import common_size, half_map_correlations, ring_correlations
 from cryobench.figures.gif import animation
 from cryobench.figures.panels import error_maps, panel, sheet
 from cryobench.figures.views import Views, read_views, write_views
@@ -16,6 +16,7 @@ __all__ = [
     "animation",
     "common_size",
     "error_maps",
+    "half_map_correlations",
     "panel",
     "read_views",
     "ring_correlations",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import BLUE, GREY, SKY, VERMILION, figure_axes, pixel_sizes, save
+from cryobench.figures.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, figure_axes, pixel_sizes, save
 
 AGAINST_TRUTH, HALF_MAPS = 1 / 2, 1 / 7
 """Thresholds: against a truth, and between half maps."""
 MAX_LINES = 64
+_LINES: dict[str, dict[str, Any]] = {
+    "unmasked": {"color": GREY, "linewidth": 1.2},
+    "masked": {"color": SKY, "linewidth": 1.2, "linestyle": (0, (6, 2))},
+    "randomised": {"color": ORANGE, "linewidth": 1.2, "linestyle": (0, (3, 1, 1, 1))},
+    "corrected": {"color": BLUE, "linewidth": 2.2},
+    "reference": {"color": GREEN, "linewidth": 1.5, "linestyle": (0, (8, 2, 1, 2))},
+}
+_LABELS = {"randomised": "masked, phases randomised", "corrected": "corrected for the mask",
+           "reference": "with the reference"}  # fmt: skip
 
 
 def ring_correlations(
@@ -49,15 +58,46 @@ def ring_correlations(
     axis.plot(shown, curves.mean(axis=0), color=BLUE, linewidth=2, label=label)
     axis.axhline(AGAINST_TRUTH, color=VERMILION, linewidth=1.2, linestyle="--", label="1/2, against a truth")
     axis.axhline(HALF_MAPS, color=GREY, linewidth=1, linestyle=":", label="1/7, between half maps")
-    axis.set_xlim(0, shown[-1])
+    _finish(axis, curves, shown[-1], part, in_angstrom=bool(size))
+    save(figure, Path(path))
+
+
+def half_map_correlations(
+    curves: Mapping[str, np.ndarray], frequency: np.ndarray, *, pixel_size: float | None, path: str | Path
+) -> None:
+    """Write a PNG of the Fourier shell correlations between two half maps, with lines at 0.143 and 0.5.
+
+    curves: [L] each, by name: some of unmasked, masked, randomised, corrected and reference. frequency: [L] in cycles
+    per pixel. pixel_size: as in `ring_correlations`. The file is written atomically. Raises `ParameterError` for
+    inconsistent arrays, `ResultsError` if the file cannot be written.
+    """
+    frequency = np.asarray(frequency, dtype=float)
+    unknown = [name for name, curve in curves.items() if name not in _LINES or np.shape(curve) != frequency.shape]
+    if unknown or not curves:
+        raise ParameterError(f"expected curves of {', '.join(_LINES)}, each as long as the frequencies; got {unknown}")
+    shown = frequency / (pixel_size or 1.0)
+    figure, axes = figure_axes(1, 1, (7.2, 3.6))
+    axis = axes[0, 0]
+    for name, curve in curves.items():
+        axis.plot(shown, curve, label=_LABELS.get(name, name), **_LINES[name])
+    axis.axhline(0.5, color=VERMILION, linewidth=1, linestyle="--", label="0.5, with a reference")
+    axis.axhline(0.143, color=GREY, linewidth=1, linestyle=":", label="0.143, between half maps")
+    _finish(axis, np.stack([np.nan_to_num(curve) for curve in curves.values()]), shown[-1], "shell",
+            in_angstrom=pixel_size is not None)  # fmt: skip
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    save(figure, Path(path))
+
+
+def _finish(axis: Any, curves: np.ndarray, highest: float, part: str, *, in_angstrom: bool) -> None:
+    """Limits, labels and the legend of curves [B, L] up to a frequency."""
+    axis.set_xlim(0, highest)
     axis.set_ylim(min(-0.05, float(np.nanmin(curves, initial=0.0))), 1.02)
     axis.set_ylabel(f"Fourier {part} correlation", fontsize=9)
-    axis.set_xlabel("spatial frequency (1/Å)" if size else "spatial frequency (cycles/pixel)", fontsize=9)
+    axis.set_xlabel("spatial frequency (1/Å)" if in_angstrom else "spatial frequency (cycles/pixel)", fontsize=9)
     axis.spines[["right"]].set_visible(False)
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=8, frameon=False)
-    _draw_lengths(axis, shown[-1], "Å" if size else "pixels")
-    save(figure, Path(path))
+    _draw_lengths(axis, highest, "Å" if in_angstrom else "pixels")
 
 
 def common_size(sizes: Sequence[float | None]) -> float | None:

@@ -46,7 +46,8 @@ class MrcHeader:
     columns] or [volumes, sections, rows, columns]. offset: bytes before the array. axes: the axes along columns, rows
     and sections, 1 for x, 2 for y, 3 for z. voxel: Å per voxel along x, y and z, None where unknown. exact: the file
     must have the size that the header requires, because nothing else shows that it is an MRC file. notes: what was
-    assumed, by kind. packed: whether two pixels share a byte (mode 101).
+    assumed, by kind. packed: whether two pixels share a byte (mode 101). start: number of the first column, row and
+    section along x, y and z; origin: x, y, z in Å. They place a map beside others.
     """
 
     dtype: np.dtype
@@ -58,6 +59,8 @@ class MrcHeader:
     exact: bool
     notes: dict[str, str]
     packed: bool = False
+    start: tuple[int, int, int] = (0, 0, 0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def is_volume_stack(self) -> bool:
@@ -82,16 +85,20 @@ def parse_mrc_header(path: Path, raw: bytes, *, packed: bool = False) -> MrcHead
         raise DataError(
             f"{path} has a damaged MRC header: {fields.nz} sections in volumes of {fields.mz}; expected a multiple"
         )
+    axes = _axes(path, fields)
+    starts = dict(zip(axes, (int(fields.nxstart), int(fields.nystart), int(fields.nzstart)), strict=True))
     return MrcHeader(
         dtype=dtype,
         shape=tuple(map(int, mrcfile.utils.data_shape_from_header(fields))),
         offset=HEADER_BYTES + int(fields.nsymbt),
-        axes=_axes(path, fields),
+        axes=axes,
         space_group=int(fields.ispg),
         voxel=(_spacing(fields, "x"), _spacing(fields, "y"), _spacing(fields, "z")),
         exact=not _has_map_string(fields),
         notes=notes,
         packed=is_packed,
+        start=(starts[1], starts[2], starts[3]),
+        origin=(_finite(fields.origin.x), _finite(fields.origin.y), _finite(fields.origin.z)),
     )
 
 
@@ -177,6 +184,10 @@ def _is_unsigned(fields: Any, stamp: int, flags: int, notes: dict[str, str]) -> 
             f"was read as unsigned bytes, because the maximum in its header is {fields.dmax:g}; MRC2014 says signed"
         )
     return unsigned
+
+
+def _finite(value: Any) -> float:
+    return float(value) if math.isfinite(value) else 0.0
 
 
 def _axes(path: Path, fields: Any) -> tuple[int, int, int]:

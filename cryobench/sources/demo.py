@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RECIPE = Simulate("6zu5+6zu5-large+6zu5-small+3o21", snr=2.0, count=32)
 _INPUTS = (
     "sources/simulate.py",
+    "sources/specimen.py",
     "sources/microscope.json",
     "sources/structures/catalogue.json",
     "physics/projection.py",
@@ -72,6 +73,10 @@ class DemoStack(Stack):
     def particle_radius(self, index: int) -> float:
         """Radius of the particle: Å from the centre of the structure to its farthest atom."""
         return self._simulated.particle_radius(index)
+
+    def volume(self, index: int) -> tuple[np.ndarray, float]:
+        """The potential of the structure in image `index` in volts, float32 [128, 128, 128], and Å per voxel."""
+        return self._simulated.volume(index)
 
     @property
     def white_noise(self) -> bool:

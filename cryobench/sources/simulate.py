@@ -21,28 +21,24 @@ import numpy as np
 import torch
 
 from cryobench.core import Source, Stack
-from cryobench.errors import DataError, ParameterError, shortened
+from cryobench.errors import ParameterError, shortened
 from cryobench.limits import check_memory
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.philox import RowDraws
 from cryobench.physics.ctf import CtfParameters, transfer
-from cryobench.physics.potential import potential
 from cryobench.physics.projection import Projector, euler_angles, matrices, shift_phase
+from cryobench.sources.specimen import BYTES_PER_VOXEL, FILL, Specimen
 from cryobench.sources.structures import Atoms, Split, catalogue, names_of, read_structure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILL = 0.65
-"""Diameter of the particle over the side of the box, where no pixel size is given."""
 _CHUNK = 16
 """Number of images simulated at once when one is read, since its neighbours are likely to be read next."""
 _MAX_COUNT = 2**32
 """The random numbers of `philox.RowDraws` repeat beyond this number of images."""
 _BYTES_PER_IMAGE = 650
 """Peak memory in bytes of the table of the images, for each, as measured."""
-_BYTES_PER_VOXEL = 128
-"""Peak memory in bytes when the volume of a structure is computed, for each voxel, as measured."""
 _POSE, _SHIFT, _CTF, _SOLVENT = range(4)
 """The purposes of a particle's random numbers."""
 _Made = TypeVar("_Made")
@@ -89,7 +85,7 @@ class Simulate(Source):
             raise ParameterError(f"simulate: count must be at most 2^32, got {shortened(str(self.count), 30)}")
         check_memory("simulate", _BYTES_PER_IMAGE * self.count, "give a smaller count")
         check_memory(
-            f"simulate with a volume of {shortened(str(self.size), 30)}^3 voxels", _BYTES_PER_VOXEL * self.size**3,
+            f"simulate with a volume of {shortened(str(self.size), 30)}^3 voxels", BYTES_PER_VOXEL * self.size**3,
             "give a smaller size",
         )  # fmt: skip
         for name in ("snr", "pixel_size", "voltage"):
@@ -146,30 +142,21 @@ class _Draws:
     ctf: CtfParameters
 
 
-class _Specimen:
-    """A structure at its pixel size; its volume is computed at first use."""
+class _Projected(Specimen):
+    """A structure, the circle of its particle in an image, and the random numbers of its images."""
 
     def __init__(self, atoms: Atoms, recipe: Simulate, device: torch.device):
-        n = recipe.size
-        self.name, self._atoms, self._recipe, self._device = atoms.name, atoms, recipe, device
-        self.radius = atoms.radius
-        self.pixel_size = recipe.pixel_size or 2 * atoms.radius / (FILL * n)
-        radius = atoms.radius / self.pixel_size
-        if radius > n / 2:
-            raise DataError(
-                f"{atoms.name} is {2 * atoms.radius:.0f} Å across and the box {n * self.pixel_size:.0f} Å; "
-                f"give pixel_size={2 * atoms.radius / (FILL * n):.3g} or size={math.ceil(2 * radius / FILL)}"
-            )
+        super().__init__(atoms, recipe.size, recipe.pixel_size, recipe.b_factor)
+        n, self._device = recipe.size, device
         centred = torch.arange(n, device=device) - n // 2
-        circle = (centred[:, None] ** 2 + centred**2) <= max(radius, 1.0) ** 2
+        circle = (centred[:, None] ** 2 + centred**2) <= max(self.radius / self.pixel_size, 1.0) ** 2
         self.circle = circle.flatten().nonzero()[:, 0]
         self.draws = RowDraws(recipe.seed, atoms.name, recipe.split)
 
     @cached_property
     def projector(self) -> Projector:
         """The potential in volts, ready to be projected."""
-        volume = potential(self._atoms, self._recipe.size, self.pixel_size, self._recipe.b_factor)
-        return Projector(torch.from_numpy(volume).to(self._device))
+        return Projector(torch.from_numpy(self.potential).to(self._device))
 
 
 class SimulatedStack(Stack):
@@ -179,7 +166,7 @@ class SimulatedStack(Stack):
         self.recipe, self.device = recipe, device
         atoms = [read_structure(name, chains=recipe.chains, assembly=recipe.assembly)
                  for name in names_of(recipe.structure)]  # fmt: skip
-        self._specimens = [_Specimen(structure, recipe, device) for structure in atoms]
+        self._specimens = [_Projected(structure, recipe, device) for structure in atoms]
         self.shape = (recipe.size, recipe.size)
         noise = f"snr {recipe.snr:g}" if recipe.snr else "without noise"
         self.label = f"simulated {'+'.join(structure.name for structure in atoms)} {noise}"
@@ -222,6 +209,13 @@ class SimulatedStack(Stack):
         """Å from the centre of the structure to its farthest atom; the particle may be shifted in image `index`."""
         self.check(index)
         return self._specimens[index % len(self._specimens)].radius
+
+    def volume(self, index: int) -> tuple[np.ndarray, float]:
+        """The potential that image `index` is a projection of, in volts, and Å per voxel; minus the potential for
+        images of inverted contrast."""
+        self.check(index)
+        specimen = self._specimens[index % len(self._specimens)]
+        return specimen.potential * np.float32(-1 if self.recipe.invert else 1), specimen.pixel_size
 
     @property
     def table(self) -> pd.DataFrame:

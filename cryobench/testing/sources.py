@@ -86,6 +86,18 @@ def pixel_size(subject: SourceSubject) -> None:
         require(size is None or (0 < size < 1000), f"the pixel size of image {index} is {size} Å")
 
 
+@RULES("a volume is a cube with a pixel size", "return a float32 cube and its Å per voxel from volume(index), or None")
+def volume(subject: SourceSubject) -> None:
+    for index in subject.indices:
+        found = subject.stack.volume(index)
+        if found is None:
+            raise DoesNotApply("it has no volumes")
+        array, size = found
+        require(isinstance(array, np.ndarray) and array.dtype == np.float32 and array.ndim == 3
+                and len(set(array.shape)) == 1, f"the volume of image {index} is no float32 cube")  # fmt: skip
+        require(0 < size < 1000, f"the pixel size of the volume of image {index} is {size} Å")
+
+
 @RULES("its table has a row for each image", "return one row per image, in the order of the images, or None")
 def table(subject: SourceSubject) -> None:
     table = subject.stack.table

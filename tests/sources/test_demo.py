@@ -33,12 +33,14 @@ def test_the_images_are_those_of_the_documented_recipe(cache):
         assert stack.pixel_size(index) == made.pixel_size(index)
     assert stack.table.equals(made.table)
     assert stack.origin == made.origin
+    assert stack.volume(1)[1] == made.pixel_size(1)
+    assert np.array_equal(stack.volume(1)[0], made.volume(1)[0])
     with pytest.raises(SelectionError, match="image 32 of demo does not exist; it has 32, from 0"):
         stack.read(32)
 
 
 def test_a_second_opening_simulates_nothing(cache, monkeypatch):
-    monkeypatch.setattr("cryobench.sources.simulate.potential", None)  # a call fails
+    monkeypatch.setattr("cryobench.sources.specimen.potential", None)  # a call fails
     assert demo.Demo().open().read(5).std() > 0
 
 

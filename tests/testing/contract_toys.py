@@ -454,6 +454,10 @@ class ToyStack(Stack):
     def clean(self, index):
         return self.images[index].mean(keepdims=True) if self.broken == "clean" else self.images[index]
 
+    def volume(self, index):
+        side = self.shape[-1]
+        return np.zeros((side,) * (2 if self.broken == "volume" else 3), np.float32), 2.0
+
 
 class ToySamples(Samples):
     def __init__(self, examples, seed, broken):

@@ -65,6 +65,7 @@ BUILT_IN = {
         "movies": "movies:{movie}",
         "pairs": "pairs:{images},even={images}",
         "simulate_movies": "simulate_movies:3mht,size=32,frames=2",
+        "structure": "structure:3mht,size=16,pixel_size=8",
         "sums": "sums:{sums}",
         "tissue": "tissue:3,depth=8,size=16,view=reslices",
         "volume": "volume:{volume}",

@@ -1,0 +1,249 @@
+"""Postprocesses two half maps in files into a folder that appears whole or not at all.
+
+OUT/fsc.csv         shell correlations by frequency
+OUT/fsc.png         the same as a figure
+OUT/mask.mrc        the mask
+OUT/map.mrc         the mean of the halves, sharpened, weighted and cut at its resolution
+OUT/map_masked.mrc  the same times the mask
+OUT/local.mrc       the resolution from place to place, where it was asked for
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryobench import figures
+from cryobench.core.source import size_text
+from cryobench.errors import DataError, ParameterError, ResultsError, reason_of
+from cryobench.io.maps import Map, read_map, write_map
+from cryobench.io.writing import written_folder
+from cryobench.limits import check_memory
+from cryobench.maps.fsc import HalfMapFsc, half_map_fsc, resolution_of, shell_correlation
+from cryobench.maps.local import DIAMETER, local_resolution
+from cryobench.maps.masks import mask_of, soft_ball
+from cryobench.maps.postprocess import Postprocessed, postprocess
+from cryobench.metrics.rings import ring_frequencies
+from cryobench.results.tables import csv_line
+
+NAMES = ("fsc.csv", "fsc.png", "mask.mrc", "map.mrc", "map_masked.mrc", "local.mrc")
+HALF_MAPS, AGAINST_TRUTH = 0.143, 0.5
+MASK_LOW_PASS = 15.0
+"""Å, or 5 pixels without a pixel size: the map is low-passed to this resolution before its mask is made."""
+_MASK_LOW_PASS_PIXELS = 5.0
+_EXTEND, _EDGE = 1 / 32, 1 / 16
+"""Widths of the mask beyond the threshold and of its edge, relative to the side, at most those of RELION."""
+_SAME = 1e-3
+"""Relative difference of pixel sizes that counts as rounding."""
+_BYTES_PER_VOXEL = 120
+"""Peak memory for each voxel, as measured."""
+
+
+@dataclass(frozen=True)
+class PostprocessTask:
+    """Two half maps and how to postprocess them.
+
+    mask: a file with values in [0, 1]; radius: of a soft ball instead, Å; neither: a mask of the map itself.
+    pixel_size: Å, that of the files if None. b_factor: Å^2, None to fit it. reference: a map that is the truth. local:
+    also the resolution from place to place. seed: of random phases.
+    """
+
+    half1: Path
+    half2: Path
+    mask: Path | None = None
+    radius: float | None = None
+    pixel_size: float | None = None
+    b_factor: float | None = None
+    reference: Path | None = None
+    local: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and self.radius is not None:
+            raise ParameterError("--mask and --radius are both given; give one of them")
+        for name, value in (("--radius", self.radius), ("--pixel-size", self.pixel_size)):
+            if value is not None and not 0 < value < math.inf:
+                raise ParameterError(f"{name} must be positive, got {value:g}")
+        if self.b_factor is not None and not math.isfinite(self.b_factor):
+            raise ParameterError(f"--b-factor: expected auto or a finite number, got {self.b_factor:g}")
+
+    def run(self, out: Path) -> Finished:
+        """Postprocess the maps into the folder `out`, which it replaces. Raises `DataError` for files that are no half
+        maps of each other."""
+        first, second = _halves(self.half1, self.half2)
+        pixel_size = self.pixel_size or _pixel_size(first, second)
+        check_memory(f"postprocessing maps of {size_text(first.volume.shape)} voxels",
+                     _BYTES_PER_VOXEL * first.volume.size, "crop them, or bin them", DataError)  # fmt: skip
+        a, b = (torch.from_numpy(half.volume) for half in (first, second))
+        mask = self._mask(first, pixel_size, (a + b) / 2)
+        fsc = half_map_fsc(a, b, mask=mask, pixel_size=pixel_size, seed=self.seed)
+        made = postprocess(a, b, fsc, mask=mask, b_factor=self.b_factor)
+        reference = None
+        if self.reference is not None:
+            truth = self._matching(self.reference, "reference", first, pixel_size)
+            reference = shell_correlation((a + b) / 2, torch.from_numpy(truth.volume), mask)
+        local = None
+        if self.local:
+            radius = DIAMETER / 2 * fsc.resolution() / (pixel_size or 1.0)
+            local = local_resolution(a, b, mask, radius_pixels=radius, pixel_size=pixel_size)
+        finished = Finished(fsc, made, mask, reference, local)
+        finished.write(out, first)
+        return finished
+
+    def _mask(self, half: Map, pixel_size: float | None, mean: torch.Tensor) -> torch.Tensor:
+        side = half.volume.shape[0]
+        edge = min(6.0, max(3.0, _EDGE * side))
+        if self.mask is not None:
+            mask = self._matching(self.mask, "mask", half, pixel_size).volume
+            low, high = float(mask.min()), float(mask.max())
+            if low < -_SAME or not 0.5 < high <= 1 + _SAME:
+                raise DataError(f"{self.mask} has values from {low:.3g} to {high:.3g}; expected a mask from 0 to 1")
+            return torch.from_numpy(mask.clip(0, 1))
+        if self.radius is not None:
+            radius = self.radius / (pixel_size or 1.0)
+            if not 1 <= radius <= side / 2:
+                unit = "Å" if pixel_size else "pixels"
+                low, high = (pixels * (pixel_size or 1.0) for pixels in (1, side / 2))
+                raise ParameterError(f"--radius {self.radius:g}: expected {low:.3g} to {high:.3g} {unit}, half the box")
+            return soft_ball(side, radius, edge)
+        low_pass = MASK_LOW_PASS / pixel_size if pixel_size else _MASK_LOW_PASS_PIXELS
+        extend = min(3.0, max(1.0, _EXTEND * side))
+        return mask_of(mean, low_pass_pixels=low_pass, extend_pixels=extend, edge_pixels=edge)
+
+    def _matching(self, path: Path, what: str, half: Map, pixel_size: float | None) -> Map:
+        """A map of the size of the halves."""
+        found = read_map(path, what)
+        if what != "mask":
+            _check_varies(found, what)
+        if found.volume.shape != half.volume.shape:
+            raise DataError(
+                f"{path} has {size_text(found.volume.shape)} voxels and the half maps {size_text(half.volume.shape)}; "
+                f"expected a {what} of the same size: resample it"
+            )
+        if self.pixel_size is None and _differ(found.pixel_size, pixel_size):
+            raise DataError(
+                f"{path} has {found.pixel_size:.5g} Å per voxel and the half maps {pixel_size:.5g}; expected the same: "
+                f"resample the {what}, or give --pixel-size if a header is wrong"
+            )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What was found. reference: the correlation of the mean map with the reference under the mask, [D // 2]; local:
+    the resolution from place to place, [D, D, D]; None where not asked for."""
+
+    fsc: HalfMapFsc
+    made: Postprocessed
+    mask: torch.Tensor
+    reference: torch.Tensor | None
+    local: torch.Tensor | None
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """The correlations by name, float64 [D // 2]."""
+        names = ("unmasked", "masked", "randomised", "corrected")
+        curves = {name: getattr(self.fsc, name).numpy() for name in names}
+        return curves if self.reference is None else curves | {"reference": self.reference.numpy()}
+
+    def write(self, out: Path, half: Map) -> None:
+        """Write the folder; maps have the place of the half map."""
+        maps = {"mask": self.mask, "map": self.made.map, "map_masked": self.made.map * self.mask}
+        if self.local is not None:
+            maps["local"] = self.local
+        with written_folder(out) as folder:
+            for name, volume in maps.items():
+                file = f"{name}.mrc"
+                write_map(folder / file, out / file, volume.numpy(), self.fsc.pixel_size, half)
+            (folder / "fsc.csv").write_text(_csv(self.fsc.frequency.numpy(), self.curves), encoding="utf-8")
+            frequency = ring_frequencies((self.fsc.side,) * 3).numpy()
+            figures.half_map_correlations(
+                self.curves, frequency, pixel_size=self.fsc.pixel_size, path=folder / "fsc.png"
+            )
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What was found, in words: names and values."""
+        fsc, unit = self.fsc, "Å" if self.fsc.pixel_size else "pixels"
+        lines = [
+            (f"{curve}, FSC = {HALF_MAPS}", f"{fsc.resolution(HALF_MAPS, curve):.2f} {unit}")
+            for curve in ("unmasked", "masked", "corrected")
+        ]
+        if self.reference is not None:
+            found = resolution_of(self.reference, AGAINST_TRUTH, fsc.side, fsc.pixel_size)
+            lines.append((f"with the reference, FSC = {AGAINST_TRUTH}", f"{found:.2f} {unit}"))
+        start = fsc.side * (fsc.pixel_size or 1.0) / fsc.first_random
+        randomised = f"beyond {start:.2f} {unit}" if fsc.first_random <= fsc.side // 2 else "none: FSC never below 0.8"
+        lines.append(("phases randomised", randomised))
+        if self.local is not None:
+            inside = self.local[self.mask > 0.5].numpy()
+            low, middle, high = np.percentile(inside, (5, 50, 95))
+            lines.append((f"local, FSC = {HALF_MAPS}", f"{middle:.2f} {unit} (5 to 95%: {low:.2f} to {high:.2f})"))
+        lines.append(("B-factor", f"{self.made.b_factor:.1f} Å²" if self.made.b_factor else "none"))
+        return lines
+
+
+def check_folder(out: Path, *, force: bool) -> None:
+    """Raise `ResultsError` unless `out` does not exist, is empty, or is a folder of this command and `force`."""
+    try:
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        exists = out.exists() and not out.is_dir()
+    except OSError as error:
+        raise ResultsError(f"cannot read {out}: {reason_of(error)}; give another --out") from error
+    if exists:
+        raise ResultsError(f"{out} is a file; give the path of a folder as --out")
+    if names - set(NAMES):
+        raise ResultsError(
+            f"{out} has other files, such as {sorted(names - set(NAMES))[0]}; give a new folder as --out"
+        )
+    if names and not force:
+        raise ResultsError(f"{out} exists already; give another --out, or --force to replace it")
+
+
+def _halves(first: Path, second: Path) -> tuple[Map, Map]:
+    """Two half maps of the same size that are not the same."""
+    a, b = (read_map(path, "half map") for path in (first, second))
+    for half in (a, b):
+        _check_varies(half, "half map")
+    if a.volume.shape != b.volume.shape:
+        raise DataError(
+            f"{first} has {size_text(a.volume.shape)} voxels and {second} {size_text(b.volume.shape)}; expected half "
+            "maps of the same size"
+        )
+    if np.array_equal(a.volume, b.volume):
+        raise DataError(
+            f"{first} and {second} are the same map; expected the two half maps of a refinement, of different particles"
+        )
+    return a, b
+
+
+def _check_varies(found: Map, what: str) -> None:
+    if found.volume.min() == found.volume.max():
+        raise DataError(f"{found.path} is constant, {found.volume.flat[0]:g} everywhere; expected a {what}")
+
+
+def _pixel_size(a: Map, b: Map) -> float | None:
+    """That of both maps."""
+    if _differ(a.pixel_size, b.pixel_size):
+        raise DataError(
+            f"{a.path} has {a.pixel_size:.5g} Å per voxel and {b.path} {b.pixel_size:.5g}; expected the same: give "
+            "--pixel-size if a header is wrong"
+        )
+    return a.pixel_size or b.pixel_size
+
+
+def _differ(first: float | None, second: float | None) -> bool:
+    return first is not None and second is not None and abs(first - second) > _SAME * min(first, second)
+
+
+def _csv(frequency: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
+    """A line for each shell: its frequency in 1/Å and the length in Å (1/pixel and pixels without a pixel size)."""
+    lines = [csv_line(["frequency", "resolution", *curves])]
+    for i, k in enumerate(frequency):
+        values = [k, 1 / k, *(curve[i] for curve in curves.values())]
+        lines.append(csv_line(["" if math.isnan(value) else f"{value:.6g}" for value in values]))
+    return "".join(lines)
