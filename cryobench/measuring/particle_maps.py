@@ -28,6 +28,7 @@ from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, IncompatibleError, ParameterError, Unsupported, reason_of
+from cryobench.io.image_files import check_file
 from cryobench.io.maps import read_map, write_map
 from cryobench.io.selection import parse_images
 from cryobench.io.star import origins_in_angstrom
@@ -288,6 +289,7 @@ class _Stack:
     """The images of particles in stacks that a table names."""
 
     def __init__(self, task: MapTask):
+        check_file(task.data, "table of particles (.star, .cs)")
         options = data_options(size=task.size, data_root=task.data_root, invert=task.invert)
         self._stack: Stack = open_stack(str(task.data), options, installed())
         self._indices = parse_images(task.images, len(self._stack), len(self._stack), label=self._stack.label)
