@@ -2,7 +2,7 @@
 
 A is `ctf@project` (`operators.project`) of one half of the particles. Both sums have a fixed size, so that memory does
 not grow with the number of particles. The kernel depends on poses and CTFs alone: `HalfKernels` serve several sets of
-images of the same particles.
+images of the same particles. Of a specimen with a point group, every image is one from each of the equivalent poses.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from cryobench.physics.poses import Poses
 if TYPE_CHECKING:
     import pandas as pd
 
+TOLERANCE = 1e-4
+"""Relative error of the sums, far below their noise: half maps change by 7e-5, and correlate with exact ones to 1e-8.
+"""
 SUBSET = "rlnRandomSubset"
 """RELION's column with the half of a particle, 1 or 2."""
 
@@ -45,6 +48,29 @@ def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table", *
             f"{what}: the halves have {counts[0]} and {counts[1]} particles; give at least {least} in each half"
         )
     return torch.from_numpy(halves)
+
+
+def projection_of(
+    side: int,
+    pixel_size: float,
+    poses: Poses,
+    ctf: CtfParameters | None,
+    *,
+    symmetry: torch.Tensor | None = None,
+    tolerance: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> ProjectionOperator:
+    """`ctf@project` of N particles, or `project` without a CTF; with a point group of G rotations of G N images, all
+    images at the first rotation, then all at the second, and so on.
+
+    A specimen that a rotation g does not change gives the same image at the poses A and A g.
+    """
+    group = torch.eye(3, dtype=torch.float64)[None] if symmetry is None else symmetry
+    matrices = (poses.matrices @ group[:, None]).flatten(0, 1)
+    factors = None if ctf is None else transfer(ctf, (side, side), pixel_size).repeat(len(group), 1, 1, 1)
+    shift = (poses.shift / pixel_size).repeat(len(group), 1)
+    return ProjectionOperator(side, matrices, shift, transfer=factors, tolerance=tolerance, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +134,10 @@ class _Batches:
 class _Sums(ABC):
     """Sums over the particles of each half, made batch by batch."""
 
-    def __init__(self, side: int, pixel_size: float, shape: tuple[int, ...], dtype: torch.dtype):
-        self.side, self.pixel_size, self.dtype = side, pixel_size, dtype
+    def __init__(self, side: int, pixel_size: float, shape: tuple[int, ...], symmetry: torch.Tensor | None):
+        self.side, self.pixel_size, self.symmetry = side, pixel_size, symmetry
         self._totals = torch.zeros((2, *shape), dtype=torch.float64)
-        self._batches = _Batches(batch_of(side))
+        self._batches = _Batches(max(1, 2 * batch_of(side) // (1 if symmetry is None else len(symmetry))))
 
     def _count(self, particles: _Particles, halves: torch.Tensor) -> None:
         if len(halves) != len(particles):
@@ -131,22 +157,19 @@ class _Sums(ABC):
         """Add the terms of particles of one half to its sum."""
 
     def _operator(self, particles: _Particles) -> ProjectionOperator:
-        """`ctf@project` of these particles."""
-        side, poses, ctf = self.side, particles.poses, particles.ctf
-        factors = None if ctf is None else transfer(ctf, (side, side), self.pixel_size)
-        shift = poses.shift / self.pixel_size
-        return ProjectionOperator(side, poses.matrices, shift, transfer=factors, dtype=self.dtype, device="cpu")
+        return projection_of(self.side, self.pixel_size, particles.poses, particles.ctf, symmetry=self.symmetry,
+                             tolerance=TOLERANCE)  # fmt: skip
 
 
 class HalfKernels(_Sums):
     """The kernels of A^T A of both halves.
 
-    side: D, pixels. pixel_size: Å, by which shifts and CTFs are scaled. dtype: of the transforms' precision
-    (`operators.project.TOLERANCE`).
+    side: D, pixels. pixel_size: Å, by which shifts and CTFs are scaled. symmetry: rotations [G, 3, 3] of the specimen's
+    point group (`symmetry.rotations`); None: no symmetry.
     """
 
-    def __init__(self, side: int, pixel_size: float, *, dtype: torch.dtype = torch.float32):
-        super().__init__(side, pixel_size, (2 * side,) * 3, dtype)
+    def __init__(self, side: int, pixel_size: float, *, symmetry: torch.Tensor | None = None):
+        super().__init__(side, pixel_size, (2 * side,) * 3, symmetry)
 
     def add(self, poses: Poses, ctf: CtfParameters | None, halves: torch.Tensor) -> None:
         """Include n particles. ctf: None without a CTF. halves: 0 or 1 for each, int64 [n]."""
@@ -165,7 +188,7 @@ class HalfMaps(_Sums):
     """A^T y of both halves, and their kernels.
 
     kernels: those of the same particles, which are then not computed again; None: own ones, of the images that are
-    added. dtype, device: of the maps that are made of the sums (`inversion.wiener`).
+    added. symmetry: as for `HalfKernels`; that of given kernels.
     """
 
     def __init__(
@@ -174,13 +197,11 @@ class HalfMaps(_Sums):
         pixel_size: float,
         *,
         kernels: HalfKernels | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        symmetry: torch.Tensor | None = None,
     ):
-        super().__init__(side, pixel_size, (side,) * 3, dtype)
-        self.device = torch.device(device)
+        super().__init__(side, pixel_size, (side,) * 3, symmetry if kernels is None else kernels.symmetry)
         self._shared = kernels is not None
-        self._kernels = kernels or HalfKernels(side, pixel_size, dtype=dtype)
+        self._kernels = kernels or HalfKernels(side, pixel_size, symmetry=symmetry)
 
     def add(self, images: torch.Tensor, poses: Poses, ctf: CtfParameters | None, halves: torch.Tensor) -> None:
         """Include n images [n, D, D] of particles. ctf: None without a CTF. halves: 0 or 1 for each, int64 [n]."""
@@ -202,5 +223,7 @@ class HalfMaps(_Sums):
 
     def _include(self, half: int, particles: _Particles) -> None:
         assert particles.images is not None
-        images = particles.images.to(self.dtype)[None]
-        self._totals[half] += self._operator(particles).A_adjoint(images)[0, 0].double()
+        operator = self._operator(particles)
+        copies = operator.measurement_shape[0] // len(particles)
+        images = particles.images.to(operator.dtype).repeat(copies, 1, 1)[None]
+        self._totals[half] += operator.A_adjoint(images)[0, 0].double()

@@ -11,7 +11,7 @@ OUT/local.mrc       the resolution from place to place, where it was asked for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,7 +160,7 @@ class Finished:
             for name, volume in maps.items():
                 file = f"{name}.mrc"
                 write_map(folder / file, out / file, volume.numpy(), self.fsc.pixel_size, half)
-            (folder / "fsc.csv").write_text(_csv(self.fsc.frequency.numpy(), self.curves), encoding="utf-8")
+            (folder / "fsc.csv").write_text(fsc_csv(self.fsc.frequency.numpy(), self.curves), encoding="utf-8")
             frequency = ring_frequencies((self.fsc.side,) * 3).numpy()
             figures.half_map_correlations(
                 self.curves, frequency, pixel_size=self.fsc.pixel_size, path=folder / "fsc.png"
@@ -169,10 +169,7 @@ class Finished:
     def lines(self) -> list[tuple[str, str]]:
         """What was found, in words: names and values."""
         fsc, unit = self.fsc, "Å" if self.fsc.pixel_size else "pixels"
-        lines = [
-            (f"{curve}, FSC = {HALF_MAPS}", f"{fsc.resolution(HALF_MAPS, curve):.2f} {unit}")
-            for curve in ("unmasked", "masked", "corrected")
-        ]
+        lines = resolution_lines(fsc)
         if self.reference is not None:
             found = resolution_of(self.reference, AGAINST_TRUTH, fsc.side, fsc.pixel_size)
             lines.append((f"with the reference, FSC = {AGAINST_TRUTH}", f"{found:.2f} {unit}"))
@@ -187,20 +184,28 @@ class Finished:
         return lines
 
 
-def check_folder(out: Path, *, force: bool) -> None:
-    """Raise `ResultsError` unless `out` does not exist, is empty, or is a folder of this command and `force`."""
+def resolution_lines(fsc: HalfMapFsc) -> list[tuple[str, str]]:
+    """The resolution of half maps by each curve, in words: names and values."""
+    unit = "Å" if fsc.pixel_size else "pixels"
+    return [
+        (f"{curve}, FSC = {HALF_MAPS}", f"{fsc.resolution(HALF_MAPS, curve):.2f} {unit}")
+        for curve in ("unmasked", "masked", "corrected")
+    ]
+
+
+def check_folder(out: Path, *, force: bool, names: Collection[str] = NAMES) -> None:
+    """Raise `ResultsError` unless `out` does not exist, is empty, or has files of these names only and `force`."""
     try:
-        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        found = {path.name for path in out.iterdir()} if out.is_dir() else set()
         exists = out.exists() and not out.is_dir()
     except OSError as error:
         raise ResultsError(f"cannot read {out}: {reason_of(error)}; give another --out") from error
     if exists:
         raise ResultsError(f"{out} is a file; give the path of a folder as --out")
-    if names - set(NAMES):
-        raise ResultsError(
-            f"{out} has other files, such as {sorted(names - set(NAMES))[0]}; give a new folder as --out"
-        )
-    if names and not force:
+    other = sorted(found - set(names))
+    if other:
+        raise ResultsError(f"{out} has other files, such as {other[0]}; give a new folder as --out")
+    if found and not force:
         raise ResultsError(f"{out} exists already; give another --out, or --force to replace it")
 
 
@@ -240,7 +245,7 @@ def _differ(first: float | None, second: float | None) -> bool:
     return first is not None and second is not None and abs(first - second) > _SAME * min(first, second)
 
 
-def _csv(frequency: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
+def fsc_csv(frequency: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
     """A line for each shell: its frequency in 1/Å and the length in Å (1/pixel and pixels without a pixel size)."""
     lines = [csv_line(["frequency", "resolution", *curves])]
     for i, k in enumerate(frequency):

@@ -220,6 +220,7 @@ class ProjectionOperator(LinearOperator):
 
     rotations: the matrices A of the poses, [N, 3, 3]. shift: of the particles, (x, y) in pixels [N, 2]. transfer: a
     factor for each frequency of the images on their half spectrum, real and even, [1 or N, 1, D, D // 2 + 1], or None.
+    tolerance: relative error of the transforms, by default `TOLERANCE`.
 
     Images are computed in batches, so that the memory beyond that of y does not grow with N; `A_adjoint_A` does not
     depend on N at all. `transfer` and the images of y are in memory. The transforms run on the CPU for any device.
@@ -235,6 +236,7 @@ class ProjectionOperator(LinearOperator):
         shift: torch.Tensor,
         *,
         transfer: torch.Tensor | None = None,
+        tolerance: float | None = None,
         dtype: torch.dtype,
         device: torch.device | str,
     ):
@@ -244,6 +246,7 @@ class ProjectionOperator(LinearOperator):
         self.nominal_compression = side / count
         self.dtype, self.device = dtype, torch.device(device)
         self.cg_tol, self.cg_max_steps = CG_TOLERANCE[dtype], CG_STEPS[dtype]
+        self._tolerance = tolerance or TOLERANCE[dtype]
         self._rotations, self._shift, self._transfer_of = rotations.double().cpu(), shift.double().cpu(), transfer
         self._detector: LinearOperator | None = None
         k = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
@@ -312,7 +315,7 @@ class ProjectionOperator(LinearOperator):
         """The points of some of the slices; double: for a cube of twice the sides."""
         side = self.image_shape[0]
         p = self._k @ self._rotations[part, :2] * (2 * torch.pi / side)  # A^T (kx, ky, 0), as rows
-        points, eps = p.flatten(0, 1).flip(1).numpy(), TOLERANCE[self.dtype]
+        points, eps = p.flatten(0, 1).flip(1).numpy(), self._tolerance
         if not double:
             return Points(points, side, eps)
         return Points(points, 2 * side, eps, small=eps > 1e-9)
@@ -358,8 +361,8 @@ class ProjectionOperator(LinearOperator):
         return result
 
     def _with(self, rotations: torch.Tensor, shift: torch.Tensor, transfer: torch.Tensor | None) -> ProjectionOperator:
-        side = self.image_shape[0]
-        return ProjectionOperator(side, rotations, shift, transfer=transfer, dtype=self.dtype, device=self.device)
+        return ProjectionOperator(self.image_shape[0], rotations, shift, transfer=transfer, tolerance=self._tolerance,
+                                  dtype=self.dtype, device=self.device)  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- rank and range
 
