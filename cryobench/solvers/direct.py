@@ -1,13 +1,16 @@
 """`direct`: the structure from the measurements of all particles at once, without images between.
 
 Image i is o_i + f_i x_i (`core.Scale`), and the projection C_i P_i v of the structure v with the particle's pose and
-CTF (`operators.project`). The measurements y_i = S_i x_i + e_i are then linear in v,
+CTF (`operators.project`), plus its noise n_i. Of measurements y_i = S_i x_i, the least-norm images
 
-    f_i y_i + o_i S_i 1 = A v + f_i e_i,      A = (S_1 C_1 P_1, ..., S_N C_N P_N)
+    u_i = f_i S_i^+ y_i + o_i S_i^+ S_i 1 = Q_i (C_i P_i v + n_i),      Q_i = S_i^+ S_i
 
-and v is solved for with the prior of a Wiener filter of each shell of Fourier space,
+state what S_i measures of image i, a projection Q_i of it. With white noise in the images, least squares in u is the
+estimate of least variance (in y it is not: the noise S_i n_i is correlated), and is well conditioned. A map of the u_i
+as they are takes what was not measured to be 0; here v is solved for with A = (Q_1 C_1 P_1, ..., Q_N C_N P_N) and the
+prior of a Wiener filter of each shell of Fourier space,
 
-    (A^T A + L) v = A^T y,      L = <A^T A> / SSNR
+    (A^T A + L) v = A^T u,      L = <A^T A> / SSNR
 
 <A^T A> is the mean over a shell (`cg.shell_means`), and SSNR follows from the correlation of two maps, of odd and of
 even particles, that are solved for without a prior first (Scheres 2012, J. Struct. Biol. 180:519; `maps.inversion`).
@@ -29,7 +32,8 @@ from cryobench.maps.half_maps import halves_of
 from cryobench.maps.inversion import default_mask, prior_weights
 from cryobench.maps.particles import particles_of, projection
 from cryobench.numerics.fft import irfftn, rfftn
-from cryobench.numerics.linalg import conjugate_gradients, per_item
+from cryobench.numerics.linalg import conjugate_gradients, item_axes, per_item
+from cryobench.operators.spectral import SpectralOperator
 from cryobench.operators.views import by_view
 from cryobench.rng import Rng
 from cryobench.solvers.cg import shell_means
@@ -41,12 +45,13 @@ class Direct(Solver):
 
     The map of all particles and those of both halves (even and odd numbers, or `rlnRandomSubset`) are solved for by
     conjugate gradients with the prior of a Wiener filter, whose signal-to-noise ratios follow from the halves. The
-    image of a particle is the projection of the map of all.
+    noise is taken to be white and in the images, not in the measurements. The image of a particle is the projection of
+    the map of all.
     """
 
     joint = True
 
-    steps: Annotated[int, "conjugate gradients, of the maps without a prior and of those with it"] = 12
+    steps: Annotated[int, "conjugate gradients, of the maps without a prior and of those with it"] = 8
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -86,7 +91,7 @@ class Direct(Solver):
 class _Set:
     """Some of the particles.
 
-    projection: the operator C P of their images. operator: A. b: A^T y, [1, 1, D, D, D]. c: the mean intensity.
+    projection: the operator C P of their images. operator: A. b: A^T u, [1, 1, D, D, D]. c: the mean intensity.
     means: of A^T A over each shell, on the half spectrum [D, D, D // 2 + 1].
     """
 
@@ -106,12 +111,12 @@ class _Set:
             table=None if imaging.table is None else imaging.table.iloc[rows].reset_index(drop=True),
         )
         views = projection(particles_of(own, "direct"), dtype=outer.dtype, device=outer.device)
-        operator = by_view(outer, views)
-        scale, y = problem.scale.select(images), problem.y[images]
-        y = per_item(scale.factor.to(y), y) * y + per_item(scale.offset.to(y), y) * outer.mean_response
-        y = y.reshape(1, *operator.measurement_shape)
-        c = mean_intensity(operator, y)
-        b = operator.A_adjoint(y - c * operator.mean_response)
+        operator = by_view(_MeasuredPart(outer), views)
+        scale, u = problem.scale.select(images), outer.A_dagger(problem.y[images])
+        ones = outer.A_dagger(outer.mean_response)
+        u = (per_item(scale.factor.to(u), u) * u + per_item(scale.offset.to(u), u) * ones)[None, :, 0]
+        c = mean_intensity(operator, u)
+        b = operator.A_adjoint(u - c * operator.mean_response)
         return _Set(views, operator, b, per_item(c, b), shell_means(operator)[0, 0])
 
     @property
@@ -136,6 +141,35 @@ class _Set:
             normal, self.b, tol=0.0, max_steps=steps, precondition=lambda r: (filtered(1 / weights, r),), watch=watch
         )
         return (self.c + z)[0, 0].double().cpu()
+
+
+class _MeasuredPart(LinearOperator):
+    """Q = S^+ S, the orthogonal projection of images on what an operator S measures of them."""
+
+    def __init__(self, operator: LinearOperator):
+        self._operator = operator
+        self.image_shape, self.channels = operator.image_shape, operator.channels
+        self.measurement_shape = operator.domain_shape
+        self.dtype, self.device, self.images = operator.dtype, operator.device, operator.images
+        self.nominal_compression = 1.0
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return self._operator.A_dagger_A(x)
+
+    A_adjoint = A
+    A_adjoint_A = A
+
+    def select(self, images: slice | torch.Tensor) -> _MeasuredPart:
+        selected = self._operator.select(images)
+        return self if selected is self._operator else _MeasuredPart(selected)
+
+    @property
+    def transfer(self) -> torch.Tensor | None:
+        """Where that of the operator is not 0."""
+        known = self._operator.transfer
+        if known is None:
+            return None
+        return (known.abs() > SpectralOperator.null * known.abs().amax(dim=item_axes(known), keepdim=True)).to(known)
 
 
 def _imaging(problem: Problem) -> Imaging:
