@@ -46,6 +46,7 @@ CLASSICAL = {name: name for name in ("pinv", "tikhonov", "wiener")}
 CLASSICAL["cg"] = "cg:3"
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
+OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip
@@ -168,7 +169,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *OF_VIEWS, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -231,6 +232,16 @@ def test_classical_solvers(name, operator, noise):
         return
     spec = CLASSICAL[name]
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize("name", OF_VIEWS)
+def test_solvers_of_views(name):
+    recipe, x = installed().make("operators", "project:8"), images(32).reshape(-1, 1, 8, 8, 8)[:IMAGES]
+    answers = []
+    for on in (CPU, CUDA):
+        operator = build_operator(recipe, (8, 8, 8), seed=3, device=on)
+        answers.append(cb.solve(OF_VIEWS[name], operator, operator.A(x.to(on)), noise="none", sigma=0.0))
+    assert_same(answers[1], answers[0])
 
 
 @pytest.mark.parametrize("name", INTERPOLATING)

@@ -81,7 +81,7 @@ def calling(name: str, x: torch.Tensor) -> AbstractContextManager[None]:
 
 _ATTRIBUTES = (
     "image_shape", "channels", "measurement_shape", "dtype", "device", "nominal_compression", "nonnegative",
-    "noise_in_range", "closed_form", "identity", "block", "images", "views",
+    "noise_in_range", "closed_form", "identity", "block", "images", "views", "convolution",
 )  # fmt: skip
 
 
@@ -132,6 +132,9 @@ class CountingOperator(LinearOperator):
 
     def _measured(self, y: torch.Tensor) -> torch.Tensor:
         return _checked("a measurement", y, tuple(self.measurement_shape))
+
+    def kernel(self) -> torch.Tensor:
+        return self._operator.kernel()
 
     def compute_norm(self) -> float:
         return self._operator.compute_norm()

@@ -30,12 +30,13 @@ class Imaging:
     """The imaging conditions that an operator may depend on: shape, Å per pixel, and CTF.
 
     shape: (H, W), or (D, H, W) for volumes. pixel_size: one number per image, None if unknown. table: one row per image
-    in RELION's columns, or None.
+    in RELION's columns, or None. through_ctf: whether the images were taken through the CTFs of the table.
     """
 
     shape: Shape
     pixel_size: tuple[float | None, ...] = ()
     table: pd.DataFrame | None = None
+    through_ctf: bool = True
 
 
 class LinearOperator(ABC):
@@ -68,6 +69,8 @@ class LinearOperator(ABC):
     """Side in pixels of the square blocks that A measures independently of each other; 1 without blocks."""
     images: int | None = None
     """Number of images it was built for, if it differs between images; None if it is the same for all."""
+    convolution: bool = False
+    """Whether A^T A is a convolution of cubes, whatever the number of measurements: `kernel` returns it."""
     views: bool = False
     """Whether its M measurements are images of M views of the unknown, each of which an operator after it measures."""
     cg_tol: float = 1e-6
@@ -84,6 +87,14 @@ class LinearOperator(ABC):
     def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
         """A^T A x, [B, C, *S]."""
         return self.A_adjoint(self.A(x))
+
+    def kernel(self) -> torch.Tensor:
+        """K of A^T A x(r) = sum_s K(r - s) x(s) for cubes of n voxels a side, float64 [2 n, 2 n, 2 n] with K(d) at
+        index d modulo 2 n. Those of operators with different measurements of the same unknown add up.
+
+        Raises `Unsupported` where A^T A is no `convolution`, by default always.
+        """
+        raise Unsupported("A^T A of the operator is no convolution (kernel)")
 
     def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         """The minimum-norm least-squares solution of A x = y, [B, C, *S]."""

@@ -39,7 +39,6 @@ from cryobench.io.star import origins_in_angstrom
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.nufft import Points
 from cryobench.numerics.toeplitz import Toeplitz
-from cryobench.operators.spectral import SpectralOperator
 from cryobench.physics.ctf import COLUMNS, CtfParameters
 from cryobench.physics.poses import ANGLES, Poses
 from cryobench.physics.projection import shift_phase
@@ -227,6 +226,7 @@ class ProjectionOperator(LinearOperator):
     """
 
     views = True
+    convolution = True
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class ProjectionOperator(LinearOperator):
         self.dtype, self.device = dtype, torch.device(device)
         self.cg_tol, self.cg_max_steps = CG_TOLERANCE[dtype], CG_STEPS[dtype]
         self._rotations, self._shift, self._transfer_of = rotations.double().cpu(), shift.double().cpu(), transfer
-        self._detector: SpectralOperator | None = None
+        self._detector: LinearOperator | None = None
         k = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
         ky, kx = k[:, None].expand(side, side // 2 + 1), k[: side // 2 + 1].abs().expand(side, -1)
         inside = kx**2 + ky**2 < (side / 2) ** 2 * (1 - 1e-6)
@@ -288,6 +288,9 @@ class ProjectionOperator(LinearOperator):
     @cached_property
     def _normal(self) -> Toeplitz:
         """A^T A."""
+        return Toeplitz(self.kernel(), dtype=self.dtype, device=self.device)
+
+    def kernel(self) -> torch.Tensor:
         N, D, _ = self.measurement_shape
         kernel = torch.zeros((2 * D,) * 3, dtype=torch.float64)
         for part in self._parts:
@@ -296,13 +299,13 @@ class ProjectionOperator(LinearOperator):
                 values = values * self._transfers(part).square()
             points = self._points(part, double=True)
             kernel += torch.from_numpy(points.back(values.flatten().numpy())).real
-        return Toeplitz(torch.fft.ifftshift(kernel), dtype=self.dtype, device=self.device)
+        return torch.fft.ifftshift(kernel)
 
     @property
     def _parts(self) -> list[slice]:
         """The images in batches."""
         N, D, _ = self.measurement_shape
-        length = _batch_of(D, len(self._inside))
+        length = batch_of(D)
         return [slice(start, min(start + length, N)) for start in range(0, N, length)]
 
     def _points(self, part: slice, *, double: bool = False) -> Points:
@@ -330,8 +333,9 @@ class ProjectionOperator(LinearOperator):
 
     # ------------------------------------------------------------------------------------------- compositions, parts
 
-    def filtered(self, outer: SpectralOperator) -> ProjectionOperator:
-        """`outer`, of one image or of N, applied to each image. Noise is that of `outer`."""
+    def filtered(self, outer: LinearOperator) -> ProjectionOperator:
+        """`outer`, diagonal in Fourier, of one image or of N, applied to each image. Noise is that of `outer`."""
+        assert outer.transfer is not None
         own = self._transfer_of
         result = self._with(self._rotations, self._shift, outer.transfer if own is None else outer.transfer * own)
         result._detector, result.noise_in_range = outer, outer.noise_in_range
@@ -386,10 +390,10 @@ class ProjectionOperator(LinearOperator):
         return torch.stack([self._detector.on_range(images[:, None])[:, 0] for images in y])
 
 
-def _batch_of(side: int, points: int) -> int:
-    """Images whose slices, of so many points each, are computed at once: the transform of the volume, once for each
-    batch, then takes less time than the points."""
-    return max(1, max(_LEAST_POINTS, 2 * side**3) // points)
+def batch_of(side: int) -> int:
+    """Images whose slices are computed at once: the transform of the volume, once for each batch, then takes less time
+    than the points, of which a slice has half a disc."""
+    return max(1, int(max(_LEAST_POINTS, 2 * side**3) // (math.pi / 8 * side**2)))
 
 
 class _Linear(torch.autograd.Function):

@@ -93,6 +93,12 @@ class CtfParameters:
         """The CTF of some of the images."""
         return CtfParameters(**{f.name: getattr(self, f.name)[images] for f in dataclasses.fields(self)})
 
+    @staticmethod
+    def join(parts: Sequence[CtfParameters]) -> CtfParameters:
+        """The CTFs of several sets of images, one after another."""
+        names = [f.name for f in dataclasses.fields(CtfParameters)]
+        return CtfParameters(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
 
 def wavelength(voltage: torch.Tensor) -> torch.Tensor:
     """The relativistic wavelength of electrons in Å, for an accelerating voltage in kV:

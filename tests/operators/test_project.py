@@ -225,7 +225,7 @@ def test_batches_of_images_change_nothing(recipe, monkeypatch):
     table, x = poses(5), volumes(2, 8)
     whole = build(recipe, 8, table)
     y, normal = whole.A(x), whole.A_adjoint_A(x)
-    monkeypatch.setattr(module, "_batch_of", lambda side, points: 2)
+    monkeypatch.setattr(module, "batch_of", lambda side: 2)
     monkeypatch.setattr(views, "_PIXELS", 3 * 8 * 8)
     parts = build(recipe, 8, table)
     torch.testing.assert_close(parts.A(x), y)
