@@ -580,7 +580,7 @@ def microscope(install_plugin):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operator", ["ctf", "sumpool:4,count=8@ctf", "fourier:0.6@ctf"])
-@pytest.mark.parametrize("solver", ["dct", "tikhonov"])
+@pytest.mark.parametrize("solver", ["dct:steps=50", "tikhonov"])
 def test_each_image_uses_its_own_ctf_for_every_batch_size(microscope, operator, solver):
     options = {"noises": ["none", "gaussian:rel=0.1"], "metrics": ["psnr", "measurement_mse"], "data": "microscope"}
     whole = run(solver, operator, images="0:7", batch=7, **options)
