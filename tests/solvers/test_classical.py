@@ -89,9 +89,9 @@ def test_the_objective_equals_that_of_a_convex_solver(solver, cut, recipe, form)
     x = images(1)
     problem = measure(recipe, x, Gaussian(rel=0.1) if form != "constraint" else None)
     if form == "constraint":
-        solver = replace(solver, form="constraint", cut=cut, steps=20000, tol=1e-7)
+        solver = replace(solver, form="constraint", cut=cut, steps=20000, tol=1e-6)
     else:
-        solver = replace(solver, lam=0.2, cut=cut, box=form == "box", steps=20000, tol=1e-7)
+        solver = replace(solver, lam=0.2, cut=cut, box=form == "box", steps=20000, tol=1e-6)
     answer = solve(solver, problem)
     v = cp.Variable(256)
     A, y = operator_matrix(problem.operator), problem.y.flatten().numpy()
