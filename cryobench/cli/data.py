@@ -1,4 +1,4 @@
-"""`cryobench data`: summaries of data sources, simulation of images into files, conversion, registration of pairs."""
+"""`cryobench data`: summaries of data sources, simulation of images into files, conversion, poses, pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cryobench.cli.options import (
 )
 
 data_app = typer.Typer(
-    help="Summarise, simulate, convert and register data.", no_args_is_help=True, rich_markup_mode=None
+    help="Summarise, simulate, convert, export and register data.", no_args_is_help=True, rich_markup_mode=None
 )
 
 MovieFormat = Literal["mrcs", "tif"]
@@ -160,6 +160,30 @@ def convert(
     written = write(stack, path, images=chosen, normalize=normalize, radius=radius, invert=invert)
     count = len(stack) if chosen is None else len(chosen)
     note(f"{count} images in {' and '.join(map(str, written))}")
+
+
+@data_app.command("poses")
+def poses(
+    particles: Annotated[Path, typer.Argument(help="Particle table with poses and CTFs: .star or .cs.")],
+    out: Annotated[Path, typer.Option(help="Folder for poses.pkl and ctf.pkl.")],
+    size: Annotated[int | None, typer.Option(help="Side of the images in pixels, if the table lacks it.")] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Å per pixel, if the table lacks it.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Write poses and CTFs of particles for cryoDRGN: poses.pkl and ctf.pkl.
+
+    Example: cryobench data poses particles.star --out cryodrgn
+    """
+    from cryobench.cli.output import note
+    from cryobench.errors import ResultsError
+    from cryobench.io.cryodrgn import CTF, POSES, drgn_tables, write_drgn_tables
+
+    existing = [out / name for name in (POSES, CTF) if (out / name).exists()]
+    if existing and not force:
+        raise ResultsError(f"{existing[0]} exists; give another --out, or --force to replace it")
+    tables = drgn_tables(particles, size, pixel_size)
+    written = write_drgn_tables(tables, out)
+    note(f"{len(tables)} particles in {' and '.join(map(str, written))}")
 
 
 @data_app.command("register")

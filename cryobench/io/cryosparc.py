@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PATH, _PAGE, _PIXEL_SIZE, _SIGN = "blob/path", "blob/idx", "blob/psize_A", "blob/sign"
+_SHAPE = "blob/shape"
 _CTF = {
     "ctf/df1_A": "rlnDefocusU",
     "ctf/df2_A": "rlnDefocusV",
@@ -76,6 +77,23 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
     signs = _signs(rows, path)
     _warn_of_fields_left_out(rows, path)
     return Particles(stacks, stack_of, page, sizes, _table(columns, sizes), signs)
+
+
+def image_sizes(path: Path) -> np.ndarray | None:
+    """The sides in pixels of the square images that a particle table lists, [n], or None if it does not state them.
+
+    Raises `DataError` for images that are not square.
+    """
+    rows = _rows(path)
+    if _SHAPE not in (rows.dtype.names or ()):
+        return None
+    shapes = _vectors(rows, _SHAPE, 2, path)
+    wrong = (shapes[:, 0] != shapes[:, 1]) | (shapes[:, 0] < 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        height, width = shapes[row]
+        raise DataError(f"{path}: row {row + 1} has {_SHAPE} {height:g} x {width:g}; expected square images")
+    return shapes[:, 0]
 
 
 def _rows(path: Path) -> np.ndarray:

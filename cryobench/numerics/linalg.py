@@ -52,16 +52,17 @@ def sum_pieces(terms: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> to
     """
     shape = tensors[0].shape[1:]
     entries = math.prod(shape)
-    parts = [tensors]
-    if entries > PIECE:
-        axis = max(range(len(shape)), key=lambda i: shape[i])
-        thickness = max(1, PIECE * shape[axis] // entries)
-        parts = zip(*(tensor.split(thickness, dim=1 + axis) for tensor in tensors), strict=True)
-    sums = []
-    for part in parts:
-        values = terms(*part).contiguous()
-        sums.append(values.sum(dim=item_axes(values), keepdim=True, dtype=torch.float64))
+    if entries <= PIECE:
+        return _summed(terms(*tensors))
+    axis = max(range(len(shape)), key=lambda i: shape[i])
+    thickness = max(1, PIECE * shape[axis] // entries)
+    parts = zip(*(tensor.split(thickness, dim=1 + axis) for tensor in tensors), strict=True)
+    sums = [_summed(terms(*part)) for part in parts]
     return sum(sums[1:], start=sums[0])
+
+
+def _summed(values: torch.Tensor) -> torch.Tensor:
+    return values.contiguous().sum(dim=item_axes(values), keepdim=True, dtype=torch.float64)
 
 
 PIECE = 2**20

@@ -215,17 +215,18 @@ class SumPoolOperator(FactoredOperator):
         return self._by_strips(refined, y, self.domain_shape)
 
     def filter_range(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        tolerance = self.eigenvalue_tolerance
-
         def filtered(strip: slice, x: torch.Tensor) -> torch.Tensor:
-            blocks = self._blocks(strip)
-            s = self.eigenvalues[blocks]
-            s = torch.where(s > tolerance[blocks], s, 0.0).unsqueeze(-1)
+            s = self._range_eigenvalues[self._blocks(strip)].unsqueeze(-1)
             w = torch.where(s > 0, s / (s + shift.flatten()), 0.0).to(x.dtype)
             V = self._V_r(strip, x.dtype)
             return self._blocks_to_image(_product(V, w * _product(V.mT, self._image_to_blocks(x))))
 
         return self._by_strips(filtered, x, self.domain_shape)
+
+    @cached_property
+    def _range_eigenvalues(self) -> torch.Tensor:
+        """The eigenvalues, [P, n], 0 where they count as zero."""
+        return torch.where(self.eigenvalues > self.eigenvalue_tolerance, self.eigenvalues, 0.0)
 
     @property
     def _measurement_side(self) -> bool:

@@ -150,21 +150,25 @@ class PrimalDual(Method):
             target = primal / (dual * math.sqrt(self.norm_squared)).clamp_min(tiny(primal))
             target = (self.tau * target).sqrt().clamp(self.tau_min, self.tau_max)
             self.tau = torch.where(restart & (primal > 0) & (dual > 0), target, self.tau)
-        mapped = self._mapped()
-        if restart.all():
+        mapped, some = self._mapped(), bool(restart.any())
+        if some and restart.all():
             self.anchor, self.anchor_x, self.anchor_tau = mapped, self.offset, self.tau
-        elif restart.any():
+        elif some:
             self.anchor = tuple(torch.where(restart, new, old) for new, old in zip(mapped, self.anchor, strict=True))
             self.anchor_x = torch.where(restart, self.offset, self.anchor_x)
             self.anchor_tau = torch.where(restart, self.tau, self.anchor_tau)
         # after a restart the anchor and the next point are both T z (a = 0)
-        a = torch.where(restart, 0.0, (self.k + 1) / (self.k + 2))
+        a = (self.k + 1) / (self.k + 2)
+        a = torch.where(restart, 0.0, a) if some else a
+        rest = 1 - a
         self.z = tuple(
-            (2 * new).sub_(old).mul_(a).add_((1 - a) * anchor)
+            (2 * new).sub_(old).mul_(a).add_(rest * anchor)
             for new, old, anchor in zip(mapped, self.z, self.anchor, strict=True)
         )
-        self.k, self.iterations = torch.where(restart, 0.0, self.k + 1), self.iterations + 1
-        self.previous_residual = torch.where(restart, math.inf, self.residual)
+        self.k, self.iterations, self.previous_residual = self.k + 1, self.iterations + 1, self.residual
+        if some:
+            self.k = torch.where(restart, 0.0, self.k)
+            self.previous_residual = torch.where(restart, math.inf, self.residual)
 
     def _moved(self) -> tuple[torch.Tensor, torch.Tensor]:
         """||x - x_0|| and ||u - u_0||, the distances since the last restart."""

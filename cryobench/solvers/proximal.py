@@ -220,11 +220,12 @@ def minimise(
     gaps = objective.lam.new_zeros(B)
     curves = {name: objective.lam.new_full((B, steps), math.nan) for name in ("objective", "change", "gap") if trace}
     search, distance = _WeightSearch(objective), _DistanceEstimate(objective)
+    adjusted = objective.misfit.isfinite()
     for i in range(steps):
         before, current = method.x if trace else None, method.objective
         restart = method.step()
-        stop, gap = torch.zeros_like(restart), torch.full_like(current.lam, math.inf)
-        last, due = i == steps - 1, i % _GAP_INTERVAL == _GAP_INTERVAL - 1
+        stop, last, due = torch.zeros_like(restart), i == steps - 1, i % _GAP_INTERVAL == _GAP_INTERVAL - 1
+        gap = current.lam  # replaced where it is due; no image stops otherwise
         if trace or due or last:
             penalty = current.penalty(method.x)
             value = current.data_term(current.misfit_of(method.x)) + penalty
@@ -235,7 +236,7 @@ def minimise(
                 change = norm(method.x - before) / current.structure_norm.clamp_min(tiny(gap))
                 for name, values in (("objective", value), ("change", change), ("gap", gap)):
                     curves[name][active, i] = values.flatten()
-        candidates = (restart | stop) & current.misfit.isfinite()
+        candidates = (restart | stop) & adjusted
         if candidates.any():
             off, ratio = search.ratio(candidates, current.misfit_of(method.x), current)
             current.lam = current.lam * ratio
@@ -244,7 +245,7 @@ def minimise(
         if progress is not None:
             progress(i + 1, steps)
         done = torch.ones_like(stop).flatten() if last else stop.flatten()
-        if done.any():
+        if (due or last) and done.any():
             if result is None:  # not before: large images need the memory
                 result = torch.empty_like(objective.least_squares)  # every image is written once
             result[active[done]], lam[active[done]] = method.x[done], current.lam[done]
@@ -254,7 +255,7 @@ def minimise(
             if done.all():
                 break
             keep = ~done
-            active, restart = active[keep], restart[keep]
+            active, restart, adjusted = active[keep], restart[keep], adjusted[keep]
             method.take(keep)
             search.take(keep)
             distance.take(keep)

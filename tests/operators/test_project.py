@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cs_files import cs_table, with_fields, write_cs
 from optics import ctf_table
 from scipy.spatial.transform import Rotation
 
@@ -172,6 +173,27 @@ def test_a_star_file_written_by_hand_gives_the_views_of_relions_convention(n, tm
     for image, places in zip(found.numpy(), SEEN, strict=True):
         wanted = line * sum(w * ball(n, at, width) for w, at in zip(weights, places, strict=True))
         np.testing.assert_allclose(image, wanted, atol=2e-3 * wanted.max())
+
+
+def test_a_cryosparc_table_gives_the_images_of_the_star_file(tmp_path):
+    """Its rotation vectors are those of RELION's ZYZ rotation, its shifts RELION's origins in pixels of their own."""
+    star, table = tmp_path / "hand.star", poses(5)
+    star.write_text(star_text(star, table, "images.mrcs", PIXEL, 8))
+    fields = {
+        "pose": Rotation.from_euler("ZYZ", table[list(ANGLES)].to_numpy(), degrees=True).as_rotvec(),
+        "shift": table[list(SHIFTS)].to_numpy() / (2 * PIXEL),
+        "psize_A": np.full(5, 2 * PIXEL),
+    }
+    rows = with_fields(np.resize(cs_table(blob_psize_A=PIXEL), 5), {f"alignments3D/{k}": v for k, v in fields.items()})
+    for field, name in {"df1_A": "U", "df2_A": "V", "df_angle_rad": "Angle"}.items():
+        values = table[f"rlnDefocus{name}"].to_numpy()
+        rows[f"ctf/{field}"] = np.radians(values) if name == "Angle" else values
+    rows["ctf/phase_shift_rad"] = 0
+    cs = write_cs(tmp_path / "a.cs", rows)
+    for make in (Project, lambda poses: Composed(Ctf(), Project(poses=poses))):
+        images = [build_operator(make(poses=str(path)), taken(8), seed=0, dtype=torch.float64).A(volumes(1, 8))
+                  for path in (cs, star)]  # fmt: skip
+        torch.testing.assert_close(*images, rtol=0, atol=1e-4 * float(images[1].abs().max()))
 
 
 def test_older_tables_have_shifts_in_pixels(tmp_path):

@@ -89,9 +89,9 @@ def test_the_objective_equals_that_of_a_convex_solver(solver, cut, recipe, form)
     x = images(1)
     problem = measure(recipe, x, Gaussian(rel=0.1) if form != "constraint" else None)
     if form == "constraint":
-        solver = replace(solver, form="constraint", cut=cut, steps=20000, tol=1e-9)
+        solver = replace(solver, form="constraint", cut=cut, steps=20000, tol=1e-6)
     else:
-        solver = replace(solver, lam=0.2, cut=cut, box=form == "box", steps=20000, tol=1e-9)
+        solver = replace(solver, lam=0.2, cut=cut, box=form == "box", steps=20000, tol=1e-6)
     answer = solve(solver, problem)
     v = cp.Variable(256)
     A, y = operator_matrix(problem.operator), problem.y.flatten().numpy()
@@ -132,7 +132,7 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
     objective.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
     objective.misfit = torch.full_like(objective.misfit, math.inf)
     reached = objective.value(answer.x.double()).flatten()
-    best = minimise(PrimalDual(objective), steps=6000, tol=1e-6).info["objective"]
+    best = minimise(PrimalDual(objective), steps=6000, tol=1e-5).info["objective"]
     torch.testing.assert_close(reached, best, rtol=1e-4, atol=0)
 
 
@@ -141,7 +141,7 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
 def test_both_methods_find_the_same_minimum(solver, cut):
     problem = measure(SumPool(4, 6), images())
     methods = [
-        replace(solver, lam=0.2, cut=cut, method=method, steps=5000, tol=1e-8) for method in ("primal_dual", "fista")
+        replace(solver, lam=0.2, cut=cut, method=method, steps=5000, tol=2e-7) for method in ("primal_dual", "fista")
     ]
     first, second = (solve(each, problem) for each in methods)
     torch.testing.assert_close(first.info["objective"], second.info["objective"], rtol=1e-6, atol=0)
@@ -253,13 +253,13 @@ def test_a_stated_weight_gives_the_plain_norm_and_auto_the_split():
 @every_solver
 @pytest.mark.parametrize("method", ["primal_dual", "fista"])
 def test_results_and_stopping_do_not_depend_on_the_batch(solver, method):
-    x = images(6, (32, 32), torch.float32)
-    x[3] = torch.randn(x[3].shape, generator=torch.Generator().manual_seed(1))  # one that is done at another step
+    x = images(3, dtype=torch.float32)
+    x[1] = torch.linspace(-1, 1, 16)  # one that is done at another step
     problem = measure(SumPool(4, 6), x, Gaussian(rel=0.1))
     solver = replace(solver, method=method, form="penalty", steps=400, tol=1e-4)
     whole = solve(solver, problem)
     assert len(whole.info["iterations"].unique()) > 1
-    for i in range(6):
+    for i in range(3):
         alone = solve(solver, part(problem, slice(i, i + 1)))
         torch.testing.assert_close(alone.x, whole.x[i : i + 1], rtol=1e-5, atol=1e-5)
         assert alone.info["iterations"][0] == whole.info["iterations"][i]
@@ -278,8 +278,8 @@ def test_the_stopping_reason_is_reported(solver):
 @every_solver
 @pytest.mark.parametrize("method", ["primal_dual", "fista"])
 def test_curves_are_recorded_on_request(solver, method):
-    problem = measure(SumPool(4, 6), images(3))
-    solver = replace(solver, lam=0.2, method=method, trace=True, tol=1e-4)
+    problem = measure(SumPool(4, 6), images(2))
+    solver = replace(solver, lam=0.2, method=method, trace=True, tol=1e-3)
     answer = solve(solver, problem)
     assert set(answer.curves) == {"objective", "change", "gap"}
     for i, n in enumerate(answer.info["iterations"].tolist()):

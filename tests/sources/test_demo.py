@@ -50,9 +50,12 @@ def test_reading_gives_copies(cache):
     assert stack.read(0).std() > 0
 
 
-def test_a_damaged_cache_is_replaced_and_an_unwritable_one_is_ignored(cache, monkeypatch, tmp_path):
-    (file,) = cache.iterdir()
+def test_a_damaged_cache_is_replaced_and_an_unwritable_one_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "RECIPE", Simulate("3mht", snr=2.0, count=2, size=32))
+    cache = tmp_path / "made"
+    monkeypatch.setenv("CRYOBENCH_CACHE", str(cache))
     good = demo.Demo().open().read(0)
+    (file,) = cache.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert np.array_equal(demo.Demo().open().read(0), good)

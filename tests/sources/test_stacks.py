@@ -15,6 +15,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from cs_files import cs_table, with_fields, write_cs
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -501,41 +502,6 @@ def test_a_disk_failure_is_reported_in_one_line(tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------ CryoSPARC tables
 
-CS_FIELDS = [
-    ("uid", "<u8"),
-    ("blob/path", "S40"),
-    ("blob/idx", "<u4"),
-    ("blob/shape", "<u4", (2,)),
-    ("blob/psize_A", "<f4"),
-    ("ctf/accel_kv", "<f4"),
-    ("ctf/cs_mm", "<f4"),
-    ("ctf/amp_contrast", "<f4"),
-    ("ctf/df1_A", "<f4"),
-    ("ctf/df2_A", "<f4"),
-    ("ctf/df_angle_rad", "<f4"),
-    ("ctf/phase_shift_rad", "<f4"),
-]
-
-
-def cs_table(**changed) -> np.ndarray:
-    """Three particles of two stacks under J3/extract; `changed`: fields, with _ for /."""
-    rows = np.zeros(3, CS_FIELDS)
-    rows["blob/path"] = [b">J3/extract/b.mrcs", b"J3/extract/a.mrcs", b">J3/extract/b.mrcs"]
-    rows["blob/idx"] = [1, 2, 0]
-    rows["blob/psize_A"] = 1.25
-    rows["ctf/accel_kv"], rows["ctf/cs_mm"], rows["ctf/amp_contrast"] = 300, 2.7, 0.1
-    rows["ctf/df1_A"], rows["ctf/df2_A"] = [15000, 16000, 17000], [14000, 15000, 16000]
-    rows["ctf/df_angle_rad"], rows["ctf/phase_shift_rad"] = np.pi / 6, np.pi / 2
-    for name, values in changed.items():
-        rows[name.replace("_", "/", 1)] = values
-    return rows
-
-
-def write_cs(path: Path, rows: np.ndarray) -> Path:
-    with path.open("wb") as file:  # np.save would add .npy to a name
-        np.save(file, rows)
-    return path
-
 
 @pytest.fixture
 def project(tmp_path):
@@ -563,17 +529,6 @@ def test_paths_of_a_cryosparc_table_are_relative_to_the_project(project):
     plain = cs_table()[["blob/path", "blob/idx"]].copy()
     silent = File(str(write_cs(folder / "J3" / "plain.cs", plain))).open()
     assert (silent.table, silent.pixel_size(0)) == (None, pytest.approx(9))
-
-
-def with_fields(rows: np.ndarray, fields: dict[str, np.ndarray]) -> np.ndarray:
-    """The table with more fields."""
-    added = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
-    wider = np.zeros(len(rows), [*rows.dtype.descr, *added])
-    for name in rows.dtype.names:
-        wider[name] = rows[name]
-    for name, values in fields.items():
-        wider[name] = values
-    return wider
 
 
 def relion_matrix(rot: float, tilt: float, psi: float) -> np.ndarray:

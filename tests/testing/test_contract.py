@@ -73,7 +73,7 @@ BUILT_IN = {
     "objectives": {"ddpm": "{}:tiny"}
     | dict.fromkeys(("conditional", "noise2noise", "regression", "supervised"), "{}:patch=16"),
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
-    "solvers": dict.fromkeys(("dct", "tv", "wavelet"), "{}:steps=10")
+    "solvers": dict.fromkeys(("dct", "sparse", "tv", "wavelet"), "{}:steps=10")
     | {
         "tiled": "{}:tikhonov,tile=12,overlap=4",
         "n2n": "{}:model={denoiser}",
