@@ -41,11 +41,11 @@ class Record:
 
     hash: SHA-256 of everything that can change the results. reason: why it was skipped or failed, else ''. solver,
     operator, noise, data: short specs, with every parameter in `resolved`. compression: N / rank(A). values: metric
-    columns, one number per image. columns: their direction and unit. solver_info: per-image numbers of the solver.
-    timing: seconds, with set-up separate. counters: calls per image. peak_memory_mib: see `meters.PeakMemory`.
-    floor, ceiling: whether it is one of the two references; the ceiling is not a solver and is not ranked. unavailable:
-    files requested with `--save` that the solver does not provide. unmeasured: by metric column, why it has no number
-    for some or all images.
+    columns, one number per image. together: metric columns with one number for all images. columns: the direction and
+    unit of both. solver_info: per-image numbers of the solver. timing: seconds, with set-up separate. counters: calls
+    per image. peak_memory_mib: see `meters.PeakMemory`. floor, ceiling: whether it is one of the two references; the
+    ceiling is not a solver and is not ranked. unavailable: files requested with `--save` that the solver does not
+    provide. unmeasured: by metric column, why it has no number for some or all images.
     """
 
     hash: str
@@ -61,6 +61,7 @@ class Record:
     ceiling: bool = False
     compression: float | None = None
     values: dict[str, list[float]] = field(default_factory=dict)
+    together: dict[str, float] = field(default_factory=dict)
     columns: list[dict[str, str]] = field(default_factory=list)
     solver_info: dict[str, list[float]] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +72,12 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     unavailable: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
+
+
+def numbers_of(record: Record, metric: str) -> list[float] | None:
+    """The numbers of a metric column: one per image, or one of all images together; None if the record has none."""
+    together = record.together.get(metric)
+    return record.values.get(metric) if together is None else [together]
 
 
 def plain(value: Any) -> Any:

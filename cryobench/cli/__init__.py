@@ -27,6 +27,7 @@ from cryobench.cli import (
     new,
     postprocess,
     run,
+    structure,
     sweep,
     train,
     tune,
@@ -78,6 +79,7 @@ app.command("measure")(measure.measure)
 app.command("reconstruct")(measure.reconstruct)
 app.command("denoise")(denoise.denoise)
 app.command("isotropic")(isotropic.isotropic)
+app.command("structure")(structure.structure)
 app.command("postprocess")(postprocess.postprocess)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
@@ -89,7 +91,7 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
-WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "check")
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "structure", "check")
 """Commands that call plugins for their results. `train` handles signals itself."""
 
 

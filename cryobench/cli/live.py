@@ -20,7 +20,7 @@ from cryobench.cli.watch import note_cell
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.measuring.chunks import ChunkObserver
 from cryobench.plan.grid import Cell
-from cryobench.record import Record
+from cryobench.record import Record, numbers_of
 
 ROWS = 8
 """Maximum rows of each table."""
@@ -92,7 +92,7 @@ class Dashboard(ProgressObserver):
 
     def _rank(self, record: Record) -> None:
         """Keep the record if it is the best of its problem so far."""
-        score = mean(record.values.get(self._by, ()))
+        score = mean(numbers_of(record, self._by) or ())
         if score is None or record.ceiling:
             return
         problem = f"{record.operator}, noise {record.noise}, {record.data}, seed {record.seed}"

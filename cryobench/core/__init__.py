@@ -6,10 +6,14 @@ May be imported by all but `numerics`, `spec`, `rng` and `errors`.
 
 from cryobench.contract import CONTRACT
 from cryobench.core.components import (
+    AnyMetric,
     Case,
     Column,
     FourierMask,
+    Gathering,
+    JointMetric,
     Measured,
+    MeasuredTogether,
     Metric,
     NoiseModel,
     Noisy,
@@ -19,6 +23,7 @@ from cryobench.core.components import (
     Progress,
     Reconstruction,
     Solver,
+    Structure,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
 from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
@@ -45,6 +50,7 @@ from cryobench.core.source import Source, Stack
 __all__ = [
     "CONTRACT",
     "MINMAX",
+    "AnyMetric",
     "Case",
     "Column",
     "Crop",
@@ -53,10 +59,13 @@ __all__ = [
     "FourierMask",
     "Gap",
     "GapSolver",
+    "Gathering",
     "Imaging",
     "Intensities",
+    "JointMetric",
     "LinearOperator",
     "Measured",
+    "MeasuredTogether",
     "Metric",
     "NoiseModel",
     "Noisy",
@@ -74,6 +83,7 @@ __all__ = [
     "Solver",
     "Source",
     "Stack",
+    "Structure",
     "Window",
     "adjoint_gap",
     "build_operator",

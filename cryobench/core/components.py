@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from cryobench.core.operator import LinearOperator, Shape
+from cryobench.core.operator import Imaging, LinearOperator, Shape
 from cryobench.core.scale import MINMAX, Scale
 from cryobench.errors import IncompatibleError
 from cryobench.numerics.linalg import per_item
@@ -124,7 +124,8 @@ class Problem:
     """The input of a solver: operator, measurements, noise level and scale, without the truth.
 
     y: [B, M, *s]. sigma: standard deviation of the noise per entry of y, for each image [B, 1, ..., 1], 0 where exact.
-    scale: the map between the intensities of the source and those of x, and the range of x if it has one.
+    scale: the map between the intensities of the source and those of x, and the range of x if it has one. imaging:
+    pixel size, poses and CTF of the images, for solvers of all images together (`Solver.joint`), None for others.
     """
 
     operator: LinearOperator
@@ -132,6 +133,7 @@ class Problem:
     noise: NoiseModel
     sigma: torch.Tensor
     scale: Scale = MINMAX
+    imaging: Imaging | None = None
 
     def __post_init__(self) -> None:
         """Raise `IncompatibleError` for shapes that are not the operator's: they could broadcast to a wrong result."""
@@ -159,7 +161,9 @@ class Reconstruction:
     curves: such numbers at each step, each [B, L]. deviation: standard deviation of each pixel on the scale of x,
     [B, C, *S], if the solver estimates it. samples: the number K of draws, 2 or more, if x is their mean and the
     deviation their standard deviation, with K - 1; None for a deviation of another kind. halves: set by the runner
-    where x is the mean of two reconstructions, from the measured image and from its other half.
+    where x is the mean of two reconstructions, from the measured image and from its other half. volumes: of a joint
+    solver, the maps [D, D, D] that it found, in the units of the file: of all images (full) and of halves that have
+    nothing in common (half1, half2).
     """
 
     x: torch.Tensor
@@ -168,22 +172,26 @@ class Reconstruction:
     deviation: torch.Tensor | None = None
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
     samples: int | None = None
+    volumes: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Solver(ABC):
     """A registered solver: a frozen dataclass of its hyper-parameters.
 
-    any_size: whether it takes images of tens of millions of pixels as they are; others need `tiled`.
+    any_size: whether it takes images of tens of millions of pixels as they are; others need `tiled`. joint: whether it
+    solves for all images of a data set together, because they show one specimen; `Problem.imaging` has their poses.
     """
 
     dims: ClassVar[tuple[int, ...]] = (2,)
     any_size: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         """Reconstruct [B, C, *S] in the problem's dtype and on its device.
 
-        All randomness comes from `rng`; the result for an image must not depend on the other images of the batch.
+        All randomness comes from `rng`; the result for an image must not depend on the other images of the batch,
+        unless the solver is joint.
         """
 
     def unsupported(self, problem: Problem) -> str | None:
@@ -247,7 +255,7 @@ class Measured:
     unmeasured: dict[str, str] = field(default_factory=dict)
 
 
-class Metric(ABC):
+class AnyMetric(ABC):
     """A registered metric. `columns` states the name, direction and unit of each of its numbers."""
 
     dims: ClassVar[tuple[int, ...]] = (2,)
@@ -257,10 +265,62 @@ class Metric(ABC):
     uses_other: ClassVar[bool] = False
     """Whether it compares with the other half (`Case.other`), which says nothing of a network trained on that half."""
 
+    def weights_digest(self) -> str:
+        """A digest of the trained weights, or a text that states their absence; '' for a metric without weights."""
+        return ""
+
+
+class Metric(AnyMetric):
+    """A metric of single images."""
+
     @abstractmethod
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         """Evaluate a reconstruction; one value per image for every stated column."""
 
-    def weights_digest(self) -> str:
-        """A digest of the trained weights, or a text that states their absence; '' for a metric without weights."""
-        return ""
+
+@dataclass(frozen=True)
+class MeasuredTogether:
+    """The result of a metric of all images together: numbers and curves [L] by name, per column why a number is missing
+    (NaN), and volumes [D, D, D] that were made for it, by name."""
+
+    values: dict[str, float]
+    curves: dict[str, torch.Tensor] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    volumes: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What a source knows of the structure that its images are projections of.
+
+    volume: float32 [D, D, D] (`Stack.volume`), None if it is unknown or not one. radius: Å, None if unknown.
+    """
+
+    volume: torch.Tensor | None = None
+    radius: float | None = None
+
+
+class Gathering(ABC):
+    """What a `JointMetric` keeps of the images so far."""
+
+    @abstractmethod
+    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
+        """Add the next images, [n, C, *S] in the units of the file. volumes: of a joint solver (`Reconstruction`)."""
+
+    @abstractmethod
+    def measure(self) -> MeasuredTogether:
+        """Evaluate all images; one value for every stated column."""
+
+
+class JointMetric(AnyMetric):
+    """A metric of all images of a cell together, such as of the map that they give: one number per cell and column.
+
+    Images are given one chunk after the other, and memory should not grow with their number. Numbers have no interval
+    over images, and differences are not tested.
+    """
+
+    against_truth: ClassVar[bool] = False
+
+    @abstractmethod
+    def gather(self, imaging: Imaging, structure: Structure) -> Gathering:
+        """Begin with the images of a data set. imaging: shape, pixel sizes and table of all of them, in their order."""

@@ -6,7 +6,7 @@ from inspect import CO_VARARGS
 from typing import Any
 
 from cryobench.contract import mismatch
-from cryobench.core.components import FourierMask, Metric, NoiseModel, PixelMask, Prior, Solver
+from cryobench.core.components import FourierMask, JointMetric, Metric, NoiseModel, PixelMask, Prior, Solver
 from cryobench.core.objective import Objective
 from cryobench.core.operator import OperatorRecipe
 from cryobench.core.source import Source
@@ -19,7 +19,7 @@ BASE_CLASSES: dict[str, tuple[type, ...]] = {
     "noises": (NoiseModel,),
     "solvers": (Solver,),
     "priors": (Prior,),
-    "metrics": (Metric,),
+    "metrics": (Metric, JointMetric),
     "sources": (Source,),
     "objectives": (Objective,),
 }

@@ -30,12 +30,13 @@ class Imaging:
     """The imaging conditions that an operator may depend on: shape, Å per pixel, and CTF.
 
     shape: (H, W), or (D, H, W) for volumes. pixel_size: one number per image, None if unknown. table: one row per image
-    in RELION's columns, or None.
+    in RELION's columns, or None. through_ctf: whether the images were taken through the CTFs of the table.
     """
 
     shape: Shape
     pixel_size: tuple[float | None, ...] = ()
     table: pd.DataFrame | None = None
+    through_ctf: bool = True
 
 
 class LinearOperator(ABC):

@@ -38,6 +38,11 @@ class Scale:
         x = x.detach().double().cpu()
         return per_item(self.offset, x) + per_item(self.factor, x) * x
 
+    def from_file(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, ...] in the units of the file on the scale of x, float64 on the CPU; undoes `to_file`."""
+        images = images.detach().double().cpu()
+        return (images - per_item(self.offset, images)) / per_item(self.factor, images)
+
 
 MINMAX = Scale(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), (-1.0, 1.0), "minmax")
 """Images in [-1, 1], stored in a file with the same units."""

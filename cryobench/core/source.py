@@ -25,6 +25,8 @@ class Stack(ABC):
     """The shape of an image: (H, W), or (D, H, W) for volumes."""
     label: str
     """The name of the stack in tables and messages."""
+    through_ctf: bool = True
+    """Whether the images were taken through the CTFs of the table."""
     reads_windows: bool = False
     """Whether `read_window` reads little more than the window; by default it reads the whole image."""
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cryobench.errors import ParameterError
-from cryobench.figures.style import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, figure_axes, pixel_sizes, save
+from cryobench.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    SKY,
+    VERMILION,
+    figure_axes,
+    pixel_sizes,
+    save,
+)
 
 AGAINST_TRUTH, HALF_MAPS = 1 / 2, 1 / 7
 """Thresholds: against a truth, and between half maps."""
@@ -98,6 +110,41 @@ def _finish(axis: Any, curves: np.ndarray, highest: float, part: str, *, in_angs
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=8, frameon=False)
     _draw_lengths(axis, highest, "Å" if in_angstrom else "pixels")
+
+
+def structure_correlations(curves: Mapping[str, np.ndarray], frequency: np.ndarray, *, title: str, path: Path) -> None:
+    """Write a PNG of shell correlations of maps with a structure, a line for each name.
+
+    frequency: [L], 1/Å. The threshold 1/2 is dashed. Raises `ResultsError` if the file cannot be written.
+    """
+    figure, axes = figure_axes(1, 1, (6.4, 4.2))
+    axis = axes[0, 0]
+    for style, (name, curve) in zip(cycle(LINES), curves.items(), strict=False):
+        axis.plot(frequency, curve, **style, linewidth=1.6, label=name)
+    axis.axhline(AGAINST_TRUTH, color=GREY, linewidth=1, linestyle="--")
+    _finish(axis, np.stack(list(curves.values())), frequency[-1], "shell", in_angstrom=True)
+    axis.set_title(title, fontsize=9)
+    save(figure, path)
+
+
+def resolution_by_particles(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, path: Path) -> None:
+    """Write a PNG of the resolution of maps, Å, by the number of particles; a line (numbers, resolutions) for each
+    name. Raises `ResultsError` if the file cannot be written."""
+    figure, axes = figure_axes(1, 1, (6.4, 4.2))
+    axis = axes[0, 0]
+    for style, (name, (numbers, resolutions)) in zip(cycle(LINES), lines.items(), strict=False):
+        axis.plot(numbers, 1 / resolutions, **style, linewidth=1.6, marker="o", markersize=4, label=name)
+    axis.set_xscale("log")
+    ticks = sorted({int(number) for numbers, _ in lines.values() for number in numbers})
+    axis.set_xticks(ticks, list(map(str, ticks)), minor=False)
+    axis.minorticks_off()
+    axis.set_xlabel("particles", fontsize=9)
+    axis.set_ylabel("resolution (1/Å), correlation with the structure 0.5", fontsize=9)
+    axis.set_title(title, fontsize=9)
+    axis.spines[["right", "top"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8, frameon=False)
+    save(figure, path)
 
 
 def common_size(sizes: Sequence[float | None]) -> float | None:

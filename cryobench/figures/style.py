@@ -25,6 +25,12 @@ ROWS = 4
 LABEL_LENGTH = 32
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#666666"
+LINES: tuple[dict[str, str], ...] = tuple(
+    {"color": color, "linestyle": dash}
+    for dash in ("-", "--", ":", "-.")
+    for color in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+)
+"""Styles of lines in a figure of many, in this order."""
 DIVERGING = "PuOr_r"
 """For signed errors: violet below the truth, orange above it."""
 SEQUENTIAL = "cividis"

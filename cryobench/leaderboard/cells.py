@@ -2,8 +2,8 @@
 
 Plain fields of a record are columns of the same name. Nested fields are JSON texts; equal texts are stored once. A
 metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its 95%
-bootstrap interval, which are stored because they are costly and depend only on the record. Solver diagnostics and
-resolved parameters are omitted.
+bootstrap interval, which are stored because they are costly and depend only on the record. A metric of all images
+together has `mean:NAME` alone. Solver diagnostics and resolved parameters are omitted.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def cells(records: Sequence[Record]) -> pa.Table:
 
 
 def metric_names(table: pa.Table) -> list[str]:
-    """The metrics for which any record has values."""
-    return [name.removeprefix(VALUES) for name in table.column_names if name.startswith(VALUES)]
+    """The metrics for which any record has numbers."""
+    return [name.removeprefix(MEAN) for name in table.column_names if name.startswith(MEAN)]
 
 
 def texts(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
@@ -81,7 +81,7 @@ def numbers(table: pa.Table, name: str) -> np.ndarray:
 
 
 def per_image(table: pa.Table, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a metric in one array, and the offsets [rows + 1] of the rows; missing values are NaN."""
+    """All values per image of a metric in one array, and the offsets [rows + 1] of the rows; missing values are NaN."""
     if VALUES + metric not in table.column_names:
         return np.empty(0), np.zeros(table.num_rows + 1, dtype=np.int64)
     lists = pa.concat_arrays(table[VALUES + metric].chunks) if table.num_rows else pa.array([], NUMBERS)
@@ -106,7 +106,9 @@ class StoredRecords:
         created = table["created"].to_pylist()
         nested = {name: texts(table, name) for name in NESTED}
         metrics = {
-            name: (*per_image(table, name), table[VALUES + name].is_valid().to_numpy()) for name in metric_names(table)
+            name: (*per_image(table, name), table[VALUES + name].is_valid().to_numpy())
+            for name in metric_names(table)
+            if VALUES + name in table.column_names
         }
         loads = cache(json.loads)
         for row in range(table.num_rows):
@@ -163,4 +165,7 @@ def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
             LOW + name: pa.array([low for low, _ in intervals], pa.float64()),
             HIGH + name: pa.array([high for _, high in intervals], pa.float64()),
         }
+    for name in dict.fromkeys(name for record in records for name in record.together):
+        series = [record.together.get(name) if record.status == "ok" else None for record in records]
+        columns |= {MEAN + name: pa.array(series, pa.float64())}
     return columns

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from cryobench.leaderboard.cells import per_image, texts
+from cryobench.leaderboard.cells import VALUES, per_image, texts
 from cryobench.leaderboard.statistics.bootstrap import interval_ends
 from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare_many
 from cryobench.record import COSTS
@@ -45,10 +45,14 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
         return found
     rows = rows[np.lexsort((-scores[rows] if higher else scores[rows], groups[rows]))]  # best first in each group
     _by_means(found, rows, groups[rows], scores[rows])
+    of_cells = f"{by} is one number per cell: not tested"
     if by in COSTS:
-        found["untested"][rows] = f"{by} is one number per cell: not tested"
+        found["untested"][rows] = of_cells
         return found
     _floors_by_means(found, rows[floors[rows]], rows, groups, scores, higher=higher)
+    if VALUES + by not in table.column_names:
+        found["untested"][rows] = of_cells
+        return found
     values = _PerImage(table, by)
     to_test: list[tuple[np.ndarray, np.ndarray]] = []
     for members in np.split(rows, np.flatnonzero(np.diff(groups[rows])) + 1):

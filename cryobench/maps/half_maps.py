@@ -31,10 +31,10 @@ SUBSET = "rlnRandomSubset"
 """RELION's column with the half of a particle, 1 or 2."""
 
 
-def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table") -> torch.Tensor:
+def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table", *, least: int = 2) -> torch.Tensor:
     """The half of each particle, 0 or 1, int64 [count]: `rlnRandomSubset` less 1, else the parity of its number.
 
-    Raises `DataError` for other subsets, and for halves of fewer than 2 particles.
+    Raises `DataError` for other subsets, and for halves of fewer than `least` particles.
     """
     halves = np.arange(count) % 2
     if table is not None and SUBSET in table.columns:
@@ -44,8 +44,10 @@ def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table") -
             raise DataError(f"{what}: row {wrong[0] + 1} has {SUBSET} {subsets[wrong[0]]}; give 1 or 2")
         halves = np.array([int(value) - 1 for value in subsets], dtype=np.int64)
     counts = np.bincount(halves, minlength=2)
-    if counts.min() < 2:
-        raise DataError(f"{what}: the halves have {counts[0]} and {counts[1]} particles; give at least 2 in each half")
+    if counts.min() < least:
+        raise DataError(
+            f"{what}: the halves have {counts[0]} and {counts[1]} particles; give at least {least} in each half"
+        )
     return torch.from_numpy(halves)
 
 

@@ -40,7 +40,7 @@ _EXTEND, _EDGE = 1 / 32, 1 / 16
 """Widths of the mask beyond the threshold and of its edge, relative to the side, at most those of RELION."""
 _SAME = 1e-3
 """Relative difference of pixel sizes that counts as rounding."""
-_BYTES_PER_VOXEL = 120
+_BYTES_PER_VOXEL = 100
 """Peak memory for each voxel, as measured."""
 
 
@@ -83,6 +83,10 @@ class PostprocessTask:
         mask = self._mask(first, pixel_size, (a + b) / 2)
         fsc = half_map_fsc(a, b, mask=mask, pixel_size=pixel_size, seed=self.seed)
         made = postprocess(a, b, fsc, mask=mask, b_factor=self.b_factor)
+        if not made.map.isfinite().all():
+            raise ParameterError(
+                f"--b-factor {made.b_factor:g} sharpens beyond the numbers of a map; give one nearer to 0"
+            )
         reference = None
         if self.reference is not None:
             truth = self._matching(self.reference, "reference", first, pixel_size)
@@ -198,10 +202,13 @@ def check_folder(out: Path, *, force: bool, names: Collection[str] = NAMES) -> N
     try:
         found = {path.name for path in out.iterdir()} if out.is_dir() else set()
         exists = out.exists() and not out.is_dir()
+        parent = out.absolute().parent.is_dir()
     except OSError as error:
         raise ResultsError(f"cannot read {out}: {reason_of(error)}; give another --out") from error
     if exists:
         raise ResultsError(f"{out} is a file; give the path of a folder as --out")
+    if not parent:
+        raise ResultsError(f"cannot write {out}: the folder {out.parent} does not exist; create it first")
     other = sorted(found - set(names))
     if other:
         raise ResultsError(f"{out} has other files, such as {other[0]}; give a new folder as --out")

@@ -39,7 +39,6 @@ from cryobench.io.star import origins_in_angstrom
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.nufft import Points
 from cryobench.numerics.toeplitz import Toeplitz
-from cryobench.operators.spectral import SpectralOperator
 from cryobench.physics.ctf import COLUMNS, CtfParameters
 from cryobench.physics.poses import ANGLES, Poses
 from cryobench.physics.projection import shift_phase
@@ -249,7 +248,7 @@ class ProjectionOperator(LinearOperator):
         self.cg_tol, self.cg_max_steps = CG_TOLERANCE[dtype], CG_STEPS[dtype]
         self._tolerance = tolerance or TOLERANCE[dtype]
         self._rotations, self._shift, self._transfer_of = rotations.double().cpu(), shift.double().cpu(), transfer
-        self._detector: SpectralOperator | None = None
+        self._detector: LinearOperator | None = None
         k = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
         ky, kx = k[:, None].expand(side, side // 2 + 1), k[: side // 2 + 1].abs().expand(side, -1)
         inside = kx**2 + ky**2 < (side / 2) ** 2 * (1 - 1e-6)
@@ -337,8 +336,9 @@ class ProjectionOperator(LinearOperator):
 
     # ------------------------------------------------------------------------------------------- compositions, parts
 
-    def filtered(self, outer: SpectralOperator) -> ProjectionOperator:
-        """`outer`, of one image or of N, applied to each image. Noise is that of `outer`."""
+    def filtered(self, outer: LinearOperator) -> ProjectionOperator:
+        """`outer`, diagonal in Fourier, of one image or of N, applied to each image. Noise is that of `outer`."""
+        assert outer.transfer is not None
         own = self._transfer_of
         result = self._with(self._rotations, self._shift, outer.transfer if own is None else outer.transfer * own)
         result._detector, result.noise_in_range = outer, outer.noise_in_range

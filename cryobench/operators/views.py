@@ -17,9 +17,7 @@ import torch
 from cryobench.core import LinearOperator
 from cryobench.core.operator import chosen_rows
 from cryobench.errors import IncompatibleError
-from cryobench.operators.identity import IdentityOperator
 from cryobench.operators.project import CG_STEPS, CG_TOLERANCE, ProjectionOperator
-from cryobench.operators.spectral import SpectralOperator
 
 _PIXELS = 2**23
 """Pixels of the images that are made and measured at once."""
@@ -33,9 +31,9 @@ def by_view(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
             f"the inner operator gives {N} images of {shape}, the outer operator requires "
             f"{outer.images or 'any number'} of {list(outer.image_shape)}; choose operators that fit"
         )
-    if isinstance(outer, IdentityOperator):
+    if outer.identity:
         return inner
-    if isinstance(outer, SpectralOperator) and isinstance(inner, ProjectionOperator):
+    if outer.transfer is not None and isinstance(inner, ProjectionOperator):
         return inner.filtered(outer)
     return ByViewOperator(outer, inner)
 

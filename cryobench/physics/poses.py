@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 SHIFTS = ("rlnOriginXAngst", "rlnOriginYAngst")
 """RELION's columns, degrees and Å."""
+CLASS = "rlnClassNumber"
+"""RELION's column of the number of the structure, from 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Scale, Shape, Stack
+from cryobench.core import Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
@@ -25,6 +25,7 @@ from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, minmax_e
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
+from cryobench.physics.poses import ANGLES, CLASS, SHIFTS
 from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
 from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
@@ -146,7 +147,26 @@ class Dataset:
 
     @property
     def imaging(self) -> Imaging:
-        return Imaging(self.shape, self.pixel_size, self.table)
+        return Imaging(self.shape, self.pixel_size, self.table, self._stack.through_ctf)
+
+    def structure(self) -> Structure:
+        """What is known of the structure that the images are projections of."""
+        radii = [radius for radius in self.particle_radius if radius is not None]
+        radius = max(radii) if len(radii) == len(self) else None
+        classes = None if self.table is None else self.table.get(CLASS)
+        if classes is not None and len(set(classes)) > 1:
+            return Structure(None, radius)
+        what = f"the structure of {self._stack.label} cannot be made"
+        found = guarded(what, lambda: self._stack.volume(self._indices[0]))
+        return Structure(None if found is None else torch.from_numpy(found[0]), radius)
+
+    @cached_property
+    def poses_digest(self) -> str:
+        """SHA-256 of the poses in the table; '' without."""
+        known = [] if self.table is None else [name for name in (*ANGLES, *SHIFTS) if name in self.table.columns]
+        if self.table is None or not known:
+            return ""
+        return hashlib.sha256(repr((known, self.table[known].to_numpy().tolist())).encode()).hexdigest()
 
     # --- pixels
 

@@ -13,8 +13,9 @@ import torch
 
 from cryobench import environment
 from cryobench.core import (
+    AnyMetric,
     Column,
-    Metric,
+    JointMetric,
     NoiseModel,
     OperatorRecipe,
     Prior,
@@ -38,7 +39,7 @@ from cryobench.plan.presets import Chosen, check_not_among, check_unseen, choose
 from cryobench.plan.protocols import DEFAULT_METRICS, DEFAULT_NOISES, expanded
 from cryobench.record import CLEAN, LEADING, TRAILING, plain
 from cryobench.registry import Registry, did_you_mean, guarded
-from cryobench.results.store import ANIMATION, ERRORS, FRC, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
+from cryobench.results.store import ANIMATION, ERRORS, FRC, MAPS, PANEL, RECONSTRUCTIONS, VIEWS, content_hash
 from cryobench.source_code import code_digest
 from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
@@ -59,9 +60,10 @@ SAVES = {
     "errors": ERRORS,
     "frc": FRC,
     "views": VIEWS,
+    "maps": MAPS,
     "animation": ANIMATION,
 }
-"""Values of --save, and the file of each."""
+"""Values of --save, and the file or folder of each."""
 SAVE_SETS = {"figures": ("panel", "errors", "frc", "views", "animation")}
 """Values of --save that stand for several files."""
 
@@ -161,7 +163,7 @@ class Plan:
 
     request: Request
     cells: list[Cell]
-    metrics: list[Metric]
+    metrics: list[AnyMetric]
     device: torch.device
     dtype: torch.dtype
     batch: int
@@ -245,6 +247,9 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     noises = _unique(_make_all(registry, "noises", request.noises))
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
     _check_columns(metrics)
+    joint = [metric for metric in metrics if isinstance(metric, JointMetric)]
+    if "maps" in request.save and not joint:
+        raise ParameterError("--save maps needs a metric that makes maps; give --metric map")
     within = parse_within(request.within)
     datasets = _loaded(request, registry, {} if loaded is None else loaded)
     _check_formats(request.save, datasets)
@@ -370,7 +375,7 @@ def _unique(components: list[Any]) -> list[Any]:
     return list(dict.fromkeys(components))
 
 
-def _check_columns(metrics: Sequence[Metric]) -> None:
+def _check_columns(metrics: Sequence[AnyMetric]) -> None:
     """Raise an error, before any work, for columns that a leaderboard cannot show."""
     seen: set[str] = set()
     for metric in metrics:
@@ -433,7 +438,7 @@ def _cell(
     operator: OperatorRecipe,
     noise: NoiseModel,
     dataset: Dataset,
-    metrics: Sequence[Metric],
+    metrics: Sequence[AnyMetric],
     seed: int,
     dtype: str,
     within: Within,
@@ -467,6 +472,8 @@ def _cell(
     }
     if chosen is None:
         identity["ceiling"] = CEILING_VERSION
+    if any(isinstance(metric, JointMetric) for metric in metrics) or (chosen is not None and chosen.solver.joint):
+        identity["poses"] = dataset.poses_digest
     if radii is not None:
         identity["within"] = [str(within), *radii]
     priors = [part for part in components if isinstance(part, Prior)]
@@ -491,7 +498,7 @@ def _cell(
     )
 
 
-def _weights(part: Prior | Metric) -> str | None:
+def _weights(part: Prior | AnyMetric) -> str | None:
     where = f"the weights of {type(part).__name__} cannot be identified"
     return plain(guarded(where, part.weights_digest))
 

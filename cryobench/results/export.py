@@ -67,7 +67,7 @@ def images_table(records: Sequence[Record]) -> pd.DataFrame:
     parts = [
         _repeated(cells, records),
         pd.DataFrame({"image": _images(records)}),
-        _joined([record.values for record in records], records),
+        _joined(list(map(_metrics, records)), records),
         _joined(reported, records),
         _repeated(costs, records),
     ]
@@ -101,7 +101,7 @@ def benchopt_table(records: Sequence[Record], by: str = "psnr") -> pd.DataFrame:
     frame = pd.concat([names, _typed(pd.DataFrame(described)), pd.DataFrame(map(_system, records))], axis=1)
     frame = frame.astype({"time": "float64"}).loc[_places(records)].reset_index(drop=True)
     frame["idx_rep"] = _repetitions(frame, records)
-    metrics = _joined([record.values for record in records], records)
+    metrics = _joined(list(map(_metrics, records)), records)
     frame["objective_value"] = sign * metrics[by]
     return _distinct(pd.concat([frame, metrics.add_prefix("objective_")], axis=1))
 
@@ -147,6 +147,11 @@ def _joined(columns: Sequence[Mapping[str, list[float]]], records: Sequence[Reco
     return pd.DataFrame(series, index=range(len(_places(records))), dtype="float64")
 
 
+def _metrics(record: Record) -> dict[str, list[float]]:
+    """The metrics of each image; those of all images together are repeated for each."""
+    return record.values | {name: [value] * len(record.images) for name, value in record.together.items()}
+
+
 def _distinct(table: pd.DataFrame) -> pd.DataFrame:
     """The same table. Raises `ParameterError` if two columns have the same name."""
     for name in table.columns[table.columns.duplicated()]:
@@ -159,7 +164,7 @@ def _distinct(table: pd.DataFrame) -> pd.DataFrame:
 
 def _sign(by: str, records: Sequence[Record]) -> int:
     """The factor of a metric, 1 or -1, with which lower is better."""
-    stated: dict[str, set[str]] = {name: set() for record in records for name in record.values}
+    stated: dict[str, set[str]] = {name: set() for record in records for name in _metrics(record)}
     for column in chain.from_iterable(record.columns for record in records):
         if column["name"] in stated:
             stated[column["name"]].add(column.get("direction", "none"))

@@ -10,6 +10,7 @@ runs/2026-11-21-dct-sumpool-16-1f3a9c0b2d4e/
     errors.png            on request: maps of their errors
     frc.png               on request: Fourier ring correlations
     views.npz             on request: small copies of the first images, for the HTML page
+    maps/                 on request: the map that the images give and its halves, if a metric makes them
     animation.gif         on request, if the solver offers its iterates
 """
 
@@ -38,7 +39,7 @@ from cryobench.results.tables import as_cell, csv_line, from_cell
 RECORD, METRICS, CURVES = "record.json", "metrics.csv", "curves.npz"
 RECONSTRUCTIONS, DEVIATION = "reconstructions.mrcs", "deviation.mrcs"
 PANEL, ERRORS, FRC, ANIMATION = "panel.png", "errors.png", "frc.png", "animation.gif"
-VIEWS = "views.npz"
+VIEWS, MAPS = "views.npz", "maps"
 _HASH_SHOWN = 12
 _DATE = len("2026-11-21-")
 LISTED_FOR = 5.0
@@ -129,6 +130,8 @@ class Results:
 
     def _fill(self, folder: Path, record: Record, curves: Mapping[str, Any], files: Mapping[str, Callable]) -> None:
         fields = dataclasses.asdict(record)
+        if not record.together:
+            del fields["together"]
         values = fields.pop("values") | {_SOLVER + name: info for name, info in fields.pop("solver_info").items()}
         (folder / RECORD).write_text(json.dumps(_finite(fields), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with (folder / METRICS).open("w", newline="", encoding="utf-8") as file:
@@ -202,6 +205,7 @@ def read_record(folder: Path) -> Record:
         record = Record(**fields, values=columns, solver_info=info)
         if record.compression is not None:
             record.compression = float(record.compression)
+        record.together = {name: float(value) for name, value in record.together.items()}
         _check(record, rows)
         return record
     except FileNotFoundError as error:
@@ -218,7 +222,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "peak_memory_mib": (int, float, NoneType),
     **dict.fromkeys(("images", "columns", "unavailable"), (list,)),
-    **dict.fromkeys(("resolved", "timing", "counters", "problem", "environment", "unmeasured"), (dict,)),
+    **dict.fromkeys(("resolved", "timing", "counters", "problem", "environment", "unmeasured", "together"), (dict,)),
 }
 _TEXTS_IN = {
     "problem": ("data_digest", "within"),
@@ -244,6 +248,8 @@ def _check(record: Record, rows: list[list[str]]) -> None:
     for number in (*record.timing.values(), *record.counters.values(), record.peak_memory_mib or 0):
         if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= float(number) < math.inf:
             raise ValueError("a time, a count or the memory is not a non-negative number")
+    if not all(isinstance(number, float) for number in record.together.values()):
+        raise ValueError("together has a value that is not a number")
     if not all(isinstance(text, str) for text in (*record.images, *record.unavailable, *record.unmeasured.values())):
         raise ValueError("an entry of images, unavailable or unmeasured is not a string")
     for column in record.columns:

@@ -33,7 +33,7 @@ from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
 from cryobench.runner.saving import FilesToSave, folder_for
-from cryobench.runner.scoring import Scores, joined_scores, score
+from cryobench.runner.scoring import Scores, Together, joined_scores, score
 from cryobench.runner.solving import Costs, Solved, averaged, isolated, joined, solve, without_pixels
 
 _CHUNK_BYTES = 2**26
@@ -257,7 +257,8 @@ class MissingFileWarnings:
             reported = (name, record.solver) in self._reported
             if name in self._requested and not (record.floor or record.ceiling or reported):
                 self._reported.add((name, record.solver))
-                self._observer.warn(f"{record.solver} does not record its iterates: its {name} is not saved")
+                why = "no map could be made" if name == "maps" else "it does not record its iterates"
+                self._observer.warn(f"{record.solver}: {name} is not saved, because {why}")
 
 
 def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
@@ -296,11 +297,14 @@ def _run_cell(
             raise measured or Unsupported("nothing was measured")
         _describe_problem(record, cell, measured)
         setup = measured.seconds["setup"]
+        with isolated(cell.seed), watch:
+            together = Together(plan.metrics, cell.dataset.imaging, cell.dataset.structure)
         with FilesToSave(save, cell, folder) as files:
             for case, solved in _chunks(cell, measured, sizes, observer, record_iterates="animation" in save):
                 with isolated(cell.seed):
                     with watch:
                         scores.append(_scored(plan, case, solved.reconstruction, sizes, cell.solver is not None))
+                        together.add(case, solved.reconstruction)
                     files.add(case, solved.reconstruction, scores[-1].curves)
                 answers.append(without_pixels(solved.reconstruction))
                 costs, iterates = costs + solved.costs, iterates or solved.iterates
@@ -308,13 +312,17 @@ def _run_cell(
         if cell.solver is not None:
             size = sizes.of(_task(cell), len(cell.dataset))
             _describe_costs(record, costs, size)
+        with isolated(cell.seed), watch:
+            columns, of_all = together.measure()
         record.timing["score_seconds"] = watch.seconds
         scored, answer = _without_seen_halves(joined_scores(scores), plan, cell), joined(answers)
-        record.values, record.unmeasured = scored.values, scored.unmeasured
-        record.columns = [plain(dataclasses.asdict(column)) for column in scored.columns]
+        record.values, record.together = scored.values, of_all.values
+        record.unmeasured = scored.unmeasured | of_all.unmeasured
+        record.columns = [plain(dataclasses.asdict(column)) for column in [*scored.columns, *columns]]
         record.solver_info = {name: values.double().tolist() for name, values in answer.info.items()}
         curves = scored.curves | {f"solver:{name}": curve.numpy() for name, curve in answer.curves.items()}
-        paths, record.unavailable = files.writers(iterates, curves)
+        curves |= {name: curve.detach().cpu().numpy()[None] for name, curve in of_all.curves.items()}
+        paths, record.unavailable = files.writers(iterates, curves, of_all.volumes)
     except Unsupported as reason:
         return _Outcome(dataclasses.replace(record, status="skipped", reason=reason_of(reason)), {}, {})
     except (KeyboardInterrupt, ResultsError):
@@ -346,7 +354,10 @@ def _chunks(
         def report(fraction: float) -> None:
             observer.cell_progress((part.start + fraction * len(case.truth)) / n)
 
-        solved = solve(solver, case.problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
+        problem = case.problem
+        if solver.joint:
+            problem = dataclasses.replace(problem, imaging=data.imaging)
+        solved = solve(solver, problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
                        record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
         if data.halves == AVERAGE:
             other = solve(solver, measured.problem_of_other(case), case.image_ids, seed=cell.seed, batch=batch,
@@ -358,6 +369,8 @@ def _chunks(
         if solver is not None:
             observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
 
+    if solver is not None and solver.joint:
+        return iter([attempt(slice(0, n), n)])
     most = min(AT_ONCE, _CHUNK_BYTES // (4 * math.prod(data.shape)))
     return sizes.chunks(_task(cell), n, attempt, warn, most)
 
@@ -384,7 +397,7 @@ def _scored(plan: Plan, case: Case, reconstruction: Reconstruction, sizes: Batch
 
 
 def _failed(record: Record, error: BaseException) -> _Outcome:
-    empty: dict[str, Any] = {"values": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
+    empty: dict[str, Any] = {"values": {}, "together": {}, "columns": [], "solver_info": {}, "unmeasured": {}}
     failed = dataclasses.replace(record, status="failed", reason=describe(error), **empty)
     return _Outcome(failed, {}, {})
 

@@ -21,6 +21,7 @@ from cryobench.errors import ResultsError
 from cryobench.figures.style import ROWS
 from cryobench.files import hidden_folder
 from cryobench.io.conversion import convert
+from cryobench.io.maps import write_map
 from cryobench.io.writing import StackWriter
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
@@ -96,10 +97,10 @@ class FilesToSave:
         self._kept += len(case.truth[:left])
 
     def writers(
-        self, iterates: Recording | None, curves: Mapping[str, np.ndarray]
+        self, iterates: Recording | None, curves: Mapping[str, np.ndarray], volumes: Mapping[str, torch.Tensor]
     ) -> tuple[dict[str, Writer], list[str]]:
         """After the block: a writer for each file, by its name; and the names in `save` that the solver does not
-        provide. curves: of the metrics for all images."""
+        provide. curves: of the metrics for all images. volumes: that metrics of all images together made."""
         stacks = [file for file in self._stacks if self._deviation or file.name != DEVIATION]
         files: dict[str, Writer] = {
             f"{file.stem}.{suffix}": partial(_convert, file, volumes=len(self._cell.dataset.shape) == 3)
@@ -111,6 +112,8 @@ class FilesToSave:
             "panel": self._write_panel, "errors": self._write_errors,
             "views": self._write_views, "frc": partial(self._write_frc, curves),
         }  # fmt: skip
+        if volumes:
+            known |= {"maps": partial(_write_maps, volumes=volumes, pixel_size=self._cell.dataset.pixel_size[0])}
         if iterates is not None and iterates.frames:
             known |= {"animation": partial(_write_animation, iterates=iterates)}
         files |= {SAVES[name]: known[name] for name in self._save if name in known}
@@ -207,6 +210,14 @@ def _convert(file: Path, path: Path, *, volumes: bool) -> None:
     """Write a stack of images, or of one volume, in another format."""
     source = Volume((str(file),)) if volumes else File(str(file))
     convert(source.open(), path)
+
+
+def _write_maps(path: Path, *, volumes: Mapping[str, torch.Tensor], pixel_size: float | None) -> None:
+    """A folder with an MRC map for each volume."""
+    path.mkdir()
+    for name, volume in volumes.items():
+        file = path / f"{name}.mrc"
+        write_map(file, file, volume.float().cpu().numpy(), pixel_size)
 
 
 def _write_animation(path: Path, *, iterates: Recording) -> None:

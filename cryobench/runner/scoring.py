@@ -1,16 +1,30 @@
-"""Scoring: applies metrics to a reconstruction, batch by batch, and returns their results."""
+"""Scoring: applies metrics to a reconstruction, batch by batch, and returns their results.
+
+Metrics of all images together are given them chunk by chunk, and evaluated at the end (`Together`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from cryobench.core import Case, Column, Measured, Metric, Reconstruction
+from cryobench.core import (
+    AnyMetric,
+    Case,
+    Column,
+    Imaging,
+    JointMetric,
+    Measured,
+    MeasuredTogether,
+    Metric,
+    Reconstruction,
+    Structure,
+)
 from cryobench.errors import PluginError, one_line
 from cryobench.record import CLEAN
 from cryobench.runner.checks import batches
@@ -35,18 +49,25 @@ _NO_TRUTH = "the images are the measurement and no truth; psnr_other and others 
 
 
 def score(
-    metrics: Sequence[Metric], case: Case, reconstruction: Reconstruction, *, batch: int, against_clean: bool = True
+    metrics: Sequence[AnyMetric],
+    case: Case,
+    reconstruction: Reconstruction,
+    *,
+    batch: int,
+    against_clean: bool = True,
 ) -> Scores:
-    """Evaluate every metric on every image, `batch` at a time, against the truth and the clean image if it is known.
+    """Evaluate every metric of single images on every image, `batch` at a time, against the truth and the clean image
+    if it is known.
 
     Where the images are the measurement (`NoiseModel.of_image`) they are no truth; numbers against them are missing.
     Raises `PluginError` for a metric that breaks the contract.
     """
     clean = against_clean and case.clean is not None
-    without_truth = [m for m in metrics if m.against_truth and case.problem.noise.of_image]
+    of_images = [metric for metric in metrics if isinstance(metric, Metric)]
+    without_truth = [m for m in of_images if m.against_truth and case.problem.noise.of_image]
     comparisons = [
         (m, suffix)
-        for m in metrics
+        for m in of_images
         for suffix, valid in (("", m not in without_truth), (CLEAN, clean and m.against_truth))
         if valid
     ]
@@ -70,12 +91,56 @@ def score(
             if reasons and any(map(math.isnan, scores.values[name])):
                 scores.unmeasured[name] = reasons[0]
         for name in parts[0].curves:
-            if not name.isidentifier() or name == "file":
-                raise PluginError(
-                    f"the metric {type(metric).__name__} returned a curve named {name!r}; use another name"
-                )
+            _check_curve(metric, name)
             scores.curves[name + suffix] = np.concatenate([part.curves[name].detach().cpu().numpy() for part in parts])
     return scores
+
+
+def _check_curve(metric: AnyMetric, name: str) -> None:
+    if not name.isidentifier() or name == "file":
+        raise PluginError(f"the metric {type(metric).__name__} returned a curve named {name!r}; use another name")
+
+
+class Together:
+    """The metrics of all images together, for the images of a data set.
+
+    imaging: of all of them. structure: makes what is known of the structure that they show.
+    """
+
+    def __init__(self, metrics: Sequence[AnyMetric], imaging: Imaging, structure: Callable[[], Structure]):
+        own = [metric for metric in metrics if isinstance(metric, JointMetric)]
+        known = structure() if own else Structure()
+        self._gathered = [(metric, metric.gather(imaging, known)) for metric in own]
+
+    def add(self, case: Case, reconstruction: Reconstruction) -> None:
+        """Add the next images."""
+        if self._gathered:
+            images = case.problem.scale.to_file(reconstruction.x)
+            for _, gathering in self._gathered:
+                gathering.add(images.clone(), reconstruction.volumes)
+
+    def measure(self) -> tuple[list[Column], MeasuredTogether]:
+        """The columns and the results of all metrics; numbers that are missing are left out."""
+        columns: list[Column] = []
+        total = MeasuredTogether({})
+        for metric, gathering in self._gathered:
+            found, name = gathering.measure(), type(metric).__name__
+            if not isinstance(found, MeasuredTogether):
+                raise PluginError(f"the metric {name} returned a {type(found).__name__}, not a MeasuredTogether")
+            for column in metric.columns:
+                if column.name not in found.values:
+                    raise PluginError(f"the metric {name} declares a column {column.name!r} and returned no value")
+            for curve in found.curves:
+                _check_curve(metric, curve)
+            columns += metric.columns
+            total.values.update({c.name: float(found.values[c.name]) for c in metric.columns})
+            total.unmeasured.update({name: one_line(reason) for name, reason in found.unmeasured.items()})
+            total.curves.update(found.curves)
+            total.volumes.update(found.volumes)
+        missing = [name for name, value in total.values.items() if math.isnan(value)]
+        for name in missing:
+            del total.values[name]
+        return columns, total
 
 
 def joined_scores(parts: Sequence[Scores]) -> Scores:

@@ -190,12 +190,12 @@ def isolated(seed: int) -> restored:
 def part_of(problem: Problem, part: slice) -> Problem:
     """The problem for some of the images, with copies of the tensors, which the solver may modify."""
     whole = len(range(problem.batch)[part]) == problem.batch
-    return Problem(
-        problem.operator if whole else problem.operator.select(part),
-        problem.y[part].clone(),
-        problem.noise,
-        problem.sigma[part].clone(),
-        problem.scale.select(part),
+    return replace(
+        problem,
+        operator=problem.operator if whole else problem.operator.select(part),
+        y=problem.y[part].clone(),
+        sigma=problem.sigma[part].clone(),
+        scale=problem.scale.select(part),
     )
 
 
@@ -217,4 +217,7 @@ def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     if deviation is not None:
         info[DEVIATION] = deviation.double().square().mean(dim=item_axes(deviation)).sqrt()
     samples = parts[0].samples if len({part.samples for part in parts}) == 1 else None
-    return Reconstruction(torch.cat([part.x for part in parts]), info, curves, deviation, samples=samples)
+    volumes = parts[0].volumes if len(parts) == 1 else {}
+    return Reconstruction(
+        torch.cat([part.x for part in parts]), info, curves, deviation, samples=samples, volumes=volumes
+    )

@@ -76,6 +76,7 @@ class Simulate(Source):
     shift: Annotated[float, "standard deviation of in-plane shifts along x and y, Å"] = 4.0
     noise: Annotated[Literal["white", "solvent"], "white, or with the spectrum of ice fitted to real images"] = "white"
     invert: Annotated[bool, "dark protein, as on the raw micrograph"] = False
+    empty: Annotated[bool, "the noise of the images without the particles, as a control"] = False
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("size", 8), ("b_factor", 0), ("envelope", 0), ("shift", 0), ("cs", 0)):
@@ -92,6 +93,8 @@ class Simulate(Source):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ParameterError(f"simulate: {name} must be positive, got {value:g}")
+        if self.empty and self.snr is None:
+            raise ParameterError("simulate: empty=true leaves nothing of images without noise; give an snr")
         if not 0 <= self.amplitude_contrast <= 1:
             raise ParameterError(f"simulate: amplitude_contrast must lie in [0, 1], got {self.amplitude_contrast:g}")
         for name in ("defocus", "astigmatism", "phase_shift"):
@@ -169,7 +172,9 @@ class SimulatedStack(Stack):
         self._specimens = [_Projected(structure, recipe, device) for structure in atoms]
         self.shape = (recipe.size, recipe.size)
         noise = f"snr {recipe.snr:g}" if recipe.snr else "without noise"
-        self.label = f"simulated {'+'.join(structure.name for structure in atoms)} {noise}"
+        names = "+".join(structure.name for structure in atoms)
+        self.label = f"{'noise alone, as of ' if recipe.empty else ''}simulated {names} {noise}"
+        self.through_ctf = recipe.ctf
         self._last: tuple[tuple[int, ...], SimulatedParticles] | None = None
 
     def __len__(self) -> int:
@@ -268,6 +273,8 @@ class SimulatedStack(Stack):
             signal = -signal
         inside = signal.flatten(1)[:, specimen.circle].double()
         deviation = inside.var(dim=1, correction=0).div(recipe.snr or math.inf).sqrt().float()
+        if recipe.empty:
+            signal = torch.zeros_like(signal)
         image = signal + self._noise(number, rows) * deviation[:, None, None] if recipe.snr else signal
         return SimulatedParticles(
             projection, signal, image, drawn.rot, drawn.tilt, drawn.psi, drawn.shift, drawn.ctf,

@@ -15,7 +15,7 @@ from cryobench.leaderboard.render.text import one_line
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.plan.suite import UnavailableGrid
 from cryobench.plan.suite_file import Reference, SuiteFile
-from cryobench.record import CLEAN, Record
+from cryobench.record import CLEAN, Record, numbers_of
 from cryobench.spec import parse
 from cryobench.text import printable
 
@@ -72,7 +72,7 @@ def _measured(record: Record, metric: str) -> tuple[float | None, str, str]:
     """The mean; where there is none, the status of the cell and the reason."""
     if record.status != "ok":
         return None, record.status, record.reason
-    value = mean(record.values[metric]) if metric in record.values else None
+    value = mean(numbers_of(record, metric) or ())
     return (value, "ok", "") if value is not None else (None, "ok", record.unmeasured.get(metric, "not measured"))
 
 

@@ -1,13 +1,27 @@
-"""The contract of metrics."""
+"""The contract of metrics, of single images and of all images together."""
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cache, cached_property
 
 import torch
 
-from cryobench.core import MINMAX, Case, Measured, Problem, Reconstruction, build_operator
+from cryobench.core import (
+    MINMAX,
+    Case,
+    Imaging,
+    JointMetric,
+    Measured,
+    MeasuredTogether,
+    Problem,
+    Reconstruction,
+    Structure,
+    build_operator,
+)
+from cryobench.operators.project import Project
+from cryobench.physics.poses import Poses
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
     SEED,
@@ -26,6 +40,7 @@ RULES = Rules()
 _IMAGES = 3
 _IDS = tuple(map(str, range(_IMAGES)))
 _SHAPES = {2: (64, 64), 3: (16, 16, 16)}
+_PROJECTIONS = 20
 _DIRECTIONS = ("higher", "lower", "none")
 
 
@@ -55,7 +70,30 @@ class MetricSubject(Subject):
         return Case(problem, case.truth[only], case.image_ids[only], case.pixel_size[only])
 
     @cached_property
+    def together(self) -> MeasuredTogether:
+        """The result of a metric of all images together, whose images come one after the other."""
+        return self.gathered([slice(i, i + 1) for i in range(_PROJECTIONS)])
+
+    def gathered(self, parts: Sequence[slice]) -> MeasuredTogether:
+        """The result for projections of a volume along known directions, given part by part."""
+        if not isinstance(self.component, JointMetric):
+            raise DoesNotApply("it is a metric of single images")
+        volume, imaging, images = _projections()
+        gathering = self.make_another().gather(imaging, Structure(volume))
+        for part in parts:
+            gathering.add(images[part].clone(), {})
+        found = gathering.measure()
+        require(isinstance(found, MeasuredTogether),
+                f"measure() returned a {type(found).__name__}, expected a MeasuredTogether")  # fmt: skip
+        return found
+
+    def require_single(self) -> None:
+        if isinstance(self.component, JointMetric):
+            raise DoesNotApply("it is a metric of all images together")
+
+    @cached_property
     def measured(self) -> Measured:
+        self.require_single()
         measured = self.component.measure(self.case, self.answer(0.1))
         require(isinstance(measured, Measured), f"measure() returned a {type(measured).__name__}, expected a Measured")
         return measured
@@ -73,7 +111,8 @@ def columns(subject: MetricSubject) -> None:
             column.direction in _DIRECTIONS,
             f"the direction of {column.name} is {column.direction!r}; expected one of {', '.join(_DIRECTIONS)}",
         )
-    got = set(subject.measured.values)
+    joint = isinstance(subject.component, JointMetric)
+    got = set(subject.together.values if joint else subject.measured.values)
     require(
         got == set(stated), f"it states {', '.join(sorted(stated))} but returns {', '.join(sorted(got)) or 'nothing'}"
     )
@@ -95,6 +134,7 @@ def numbers(subject: MetricSubject) -> None:
 
 @RULES("the truth is the best answer", "check the direction of the column: higher or lower is better, or none")
 def direction(subject: MetricSubject) -> None:
+    subject.require_single()
     if not subject.component.against_truth:
         raise DoesNotApply("it does not compare with the truth")
     best = subject.component.measure(subject.case, subject.answer(0.0, stated=False)).values
@@ -110,6 +150,7 @@ def direction(subject: MetricSubject) -> None:
 
 @RULES("results do not depend on the batch", "average over pixels, never over images")
 def alone(subject: MetricSubject) -> None:
+    subject.require_single()
     for i in range(_IMAGES):
         case = subject.one(i)
         one = subject.component.measure(case, subject.answer(0.1, case))
@@ -121,6 +162,7 @@ def alone(subject: MetricSubject) -> None:
 
 @RULES("the same images give the same numbers", "use no random numbers, or a generator with a fixed seed")
 def repeatable(subject: MetricSubject) -> None:
+    subject.require_single()
     again = subject.make_another().measure(subject.case, subject.answer(0.1))
     for name, values in subject.measured.values.items():
         require(
@@ -131,6 +173,10 @@ def repeatable(subject: MetricSubject) -> None:
 
 @RULES("it does not change global state", "do not set global options or use global generators")
 def global_state(subject: MetricSubject) -> None:
+    if isinstance(subject.component, JointMetric):
+        with global_state_unchanged():
+            subject.gathered([slice(None)])
+        return
     answer = subject.answer(0.1)
     _ = subject.case
     with global_state_unchanged():
@@ -139,6 +185,37 @@ def global_state(subject: MetricSubject) -> None:
 
 @RULES("it does not modify its input", "write `x = x - y`, not `x -= y`")
 def inputs(subject: MetricSubject) -> None:
+    subject.require_single()
     case, answer = subject.case, subject.answer(0.1)
     with unmodified(case.truth, case.problem.y, answer.x):
         subject.component.measure(case, answer)
+
+
+@RULES("a metric of all images together returns a number for each column", "NaN only with a reason in `unmeasured`")
+def together(subject: MetricSubject) -> None:
+    for name, value in subject.together.values.items():
+        require(isinstance(value, float), f"{name} is a {type(value).__name__}, expected a float")
+        require(not math.isnan(value) or name in subject.together.unmeasured, f"{name} is NaN without a reason")
+
+
+@RULES("it does not depend on how images are divided", "sum over images; keep nothing that depends on a chunk")
+def chunks(subject: MetricSubject) -> None:
+    whole = subject.gathered([slice(0, 3), slice(3, _PROJECTIONS)])
+    for name, value in subject.together.values.items():
+        got, expected = (torch.tensor([number], dtype=torch.float64) for number in (whole.values[name], value))
+        if not expected.isnan().any():
+            require_equal(got, expected, 1e-6, f"{name} of images in other chunks")
+
+
+@cache
+def _projections() -> tuple[torch.Tensor, Imaging, torch.Tensor]:
+    """A volume [D, D, D], its projections [n, 1, D, D], and how they were taken."""
+    side = _SHAPES[3][0]
+    volume = particles((side,) * 3, 1).float()
+    poses = Poses.uniform(_PROJECTIONS, SEED)
+    imaging = Imaging((side, side), (2.0,) * _PROJECTIONS, poses.to_table())
+    recipe = Project(_PROJECTIONS)
+    taken = Imaging((side,) * 3, (2.0,), poses.to_table())
+    operator = build_operator(recipe, taken, seed=SEED)
+    noise = torch.randn((_PROJECTIONS, side, side), generator=torch.Generator().manual_seed(SEED))
+    return volume[0, 0], imaging, (operator.A(volume)[0] + noise)[:, None]

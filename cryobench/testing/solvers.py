@@ -25,6 +25,7 @@ from cryobench.core import (
 )
 from cryobench.core.meters import CountingOperator
 from cryobench.errors import described
+from cryobench.physics.poses import Poses
 from cryobench.plan.grid import with_nested
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
@@ -74,12 +75,14 @@ class Trial:
     name: str
     operator: LinearOperator
     noise: NoiseModel
+    imaging: Imaging | None = None
 
     def problem(self, images: slice = slice(None)) -> Problem:
         exact = self.operator.A(particles(self.operator.image_shape).to(self.operator.device, self.operator.dtype))
         noisy = self.noise.apply(exact, self.operator, MINMAX, Rng(SEED, _IDS))
         y, sigma = noisy.y[images], noisy.sigma[images]
-        return Problem(CountingOperator(self.operator), y.contiguous(), self.noise, sigma.contiguous())
+        operator = CountingOperator(self.operator)
+        return Problem(operator, y.contiguous(), self.noise, sigma.contiguous(), imaging=self.imaging)
 
 
 class SolverSubject(Subject):
@@ -103,7 +106,9 @@ class SolverSubject(Subject):
     ) -> Trial:
         recipe = self.registry.make("operators", operator) if isinstance(operator, str) else operator
         live = build_operator(recipe, self.shape, seed=SEED, dtype=dtype, device=device)
-        return Trial(f"{operator} with {noise} noise", live, self.registry.make("noises", noise))
+        poses = Poses.uniform(len(_IDS), SEED).to_table() if self.component.joint else None
+        imaging = None if poses is None else Imaging(self.shape, (2.0,) * len(_IDS), poses)
+        return Trial(f"{operator} with {noise} noise", live, self.registry.make("noises", noise), imaging)
 
     def refusal(self, problem: Problem) -> str | None:
         reason = self.component.unsupported(problem)
@@ -123,7 +128,8 @@ class SolverSubject(Subject):
         raise Broken(f"it refuses all usual problems ({'; '.join(reasons)})")
 
     def problem(self, images: slice = slice(None), dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
-        return self.trial(*self.first, dtype, device).problem(images)
+        """The first problem for some of the images; for a joint solver always for all."""
+        return self.trial(*self.first, dtype, device).problem(slice(None) if self.component.joint else images)
 
     def solve(self, problem: Problem, ids: tuple[str, ...] = _IDS, progress: Progress | None = None) -> Reconstruction:
         return self.component.solve(problem, rng=Rng(SEED, ids), progress=progress)
@@ -211,6 +217,8 @@ def inputs(subject: SolverSubject) -> None:
     "compute norms, step sizes and stopping rules per image, [B, 1, ..., 1], and draw noise from rng",
 )
 def alone(subject: SolverSubject) -> None:
+    if subject.component.joint:
+        raise DoesNotApply("it solves for all images together")
     for i, image in enumerate(_IDS):
         x = subject.solve(subject.problem(slice(i, i + 1)), (image,)).x
         off = (x[0] - subject.answer.x[i]).abs().max().item()

@@ -176,6 +176,8 @@ def _bad_files(folder: Path, a: np.ndarray) -> None:
         (["half1.mrc", "half2.mrc", "--b-factor", "inf"], "--b-factor: expected auto or a finite number, got inf"),
         (["half1.mrc", "half2.mrc", "--reference", "other_pixel.mrc"], "other_pixel.mrc has 3 Å per voxel"),
         (["half1.mrc", "half2.mrc", "--out", "full", "--force"], "full has other files, such as notes.txt"),
+        (["half1.mrc", "half2.mrc", "--b-factor=-1e6"], "--b-factor -1e+06 sharpens beyond the numbers of a map"),
+        (["half1.mrc", "half2.mrc", "--out", "none/pp"], "cannot write none/pp: the folder none does not exist"),
         (["half1.mrc", "half2.mrc", "--out", "half1.mrc"], "half1.mrc is a file; give the path of a folder"),
     ],
 )

@@ -1,0 +1,180 @@
+"""`cryobench structure`: what the images of each solver are worth as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryobench.cli.options import (
+    BatchOption,
+    DeviceOption,
+    DtypeOption,
+    PresetsOption,
+    QuietOption,
+    ScalingOption,
+    complete,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryobench.leaderboard.structure import Part
+    from cryobench.record import Record
+    from cryobench.results.store import Results
+
+
+def structure(
+    solver: Annotated[
+        list[str],
+        typer.Option("--solver", "-s", help="A solver spec, such as hqs, or direct (volumes from the measurements). "
+                     "Repeat for more.", autocompletion=complete("solvers")),
+    ],
+    operator: Annotated[
+        list[str],
+        typer.Option("--operator", "-o", help="An operator of images, such as sumpool:4,count=4. Repeat for more.",
+                     autocompletion=complete("operators")),
+    ],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="Particles of one structure with known poses: simulate:..., or a table "
+                          "(.star, .cs) of a refinement."),
+    ],
+    noise: Annotated[
+        list[str] | None, typer.Option("--noise", "-n", help="A noise spec. Repeat for more. [default: none]",
+                                       show_default=False)
+    ] = None,
+    particles: Annotated[
+        list[int] | None,
+        typer.Option("--particles", "-p", min=4, help="Number of particles, the first ones. Repeat for a curve. "
+                     "[default: all]", show_default=False),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option("--control", metavar="noise|STRUCTURE", help="Controls of simulated particles, on as many images: "
+                     "noise alone, or another structure. Repeat for both. [default: noise]", show_default=False),
+    ] = None,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Run the controls.")] = True,
+    full: Annotated[
+        bool, typer.Option("--full/--no-full", help="Add the map of all pixels of the particles as a reference.")
+    ] = True,
+    scaling: ScalingOption = "minmax",
+    seed: Annotated[int, typer.Option(help="Seed of masks, noise and solvers.")] = 0,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    batch: BatchOption = "auto",
+    out: Annotated[Path, typer.Option(help="Results folder. Finished cells in it are reused.")] = Path("runs"),
+    save: Annotated[
+        list[str] | None, typer.Option(help="Also save maps (with half maps and mask, .mrc), reconstructions or others "
+                                       "of `run`. Repeat for more.", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write the table (.csv, .md) and the curves (.png) to.")
+    ] = None,
+    presets: PresetsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Compare the maps that the images of each solver give, with their controls, beside the errors of the images.
+
+    Every solver reconstructs all particles; their images give a map with the known poses. The control on noise alone
+    shows what the solver makes of nothing: a map whose halves agree is the prior's. Cells are those of `cryobench run
+    --metric map` and are found again in the results folder.
+
+    Example: cryobench structure -s pinv -s tv -s direct -o sumpool:4,count=4 -d simulate:6zu5,size=64,count=1000
+    """
+    from cryobench import runner
+    from cryobench.cli.output import note, stdout_for_results
+    from cryobench.cli.progress import ProgressObserver
+    from cryobench.cli.running import collect
+    from cryobench.hooks import Hooks
+    from cryobench.leaderboard.structure import Part, structure_table
+    from cryobench.plan import grid
+    from cryobench.plan.structure import StructureRequest, plans
+    from cryobench.registry import installed
+    from cryobench.results.store import Results
+
+    base = grid.Request(
+        solvers=solver, operators=operator, noises=noise or ("none",), data=(data,), metrics=("psnr", "map"),
+        scaling=scaling, seeds=(seed,), dtype=dtype, device=device, batch=batch, save=save or (), presets=presets,
+    )  # fmt: skip
+    wanted = tuple(dict.fromkeys(control if control is not None else ("noise",))) if controls else ()
+    request = StructureRequest(base, tuple(sorted(set(particles or ()))), wanted, stated=control is not None, full=full)
+    with stdout_for_results():
+        planned, remarks = plans(request, installed())
+    store = Results(out)
+    store.check_writable()
+    for text in () if quiet else dict.fromkeys([*remarks, *(text for own in planned for text in own.plan.notes)]):
+        note(text)
+    with stdout_for_results():
+        hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
+    cells, parts = sum(len(own.plan.cells) for own in planned), []
+
+    def every() -> Iterator[Record]:
+        for own in planned:
+            for record in runner.run(own.plan, hooks, store=store, force=force, observer=observer):
+                parts.append(Part(own.part, record))
+                yield record
+
+    with ProgressObserver(cells, quiet) as observer:
+        records = collect(every(), cells, store)
+    frame = structure_table(parts)
+    _print(frame, records[0].data)
+    if report is not None:
+        _write(frame, parts, report, records[0].data, store)
+    if not quiet:
+        note(observer.summary(store.given) + (f"; table and curves in {report}" if report is not None else ""))
+    if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)
+
+
+def _heading(key: Sequence[object]) -> str:
+    operator, noise, seed, particles = key
+    return f"{operator} · noise {noise} · {particles} particles · seed {seed}"
+
+
+def _print(frame: pd.DataFrame, data: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cryobench.cli.output import rich_text
+    from cryobench.leaderboard.structure import KEYS, MEANING, shown, texts
+
+    console = Console()
+    names = shown(frame)
+    for key, own in frame.groupby(list(KEYS), sort=False):
+        table = Table(title=rich_text(f"{_heading(key)} · {data}"), title_justify="left", box=None, pad_edge=False)
+        table.add_column("solver")
+        for name in names:
+            table.add_column(rich_text(name.replace("_", " ")), justify="right")
+        for solver, reason, cells in zip(own["solver"], own["reason"], texts(own, names), strict=True):
+            style = "bold" if cells[0] == "1" else ""
+            table.add_row(*(rich_text(text, style) for text in (solver, *cells)))
+            if reason:
+                table.add_row(rich_text(f"  {reason}", "dim"))
+        console.print(table)
+    for name in names:
+        console.print(rich_text(f"{name.replace('_', ' ')}: {MEANING[name]}", "dim"))
+
+
+def _write(frame: pd.DataFrame, parts: Sequence[Part], folder: Path, data: str, store: Results) -> None:
+    """The table as CSV and Markdown, and a figure of curves for each of its problems."""
+    from cryobench.figures.curves import resolution_by_particles, structure_correlations
+    from cryobench.io.writing import written_folder
+    from cryobench.leaderboard.structure import curves_of, markdown
+    from cryobench.results.tables import to_csv
+
+    curves = curves_of(parts, store)
+    with written_folder(folder) as temporary:
+        (temporary / "structure.csv").write_text(to_csv(frame), encoding="utf-8")
+        (temporary / "structure.md").write_text(markdown(frame, data), encoding="utf-8")
+        for number, (key, own) in enumerate(curves.items(), 1):
+            structure_correlations(own.curves, own.frequency, title=_heading(key), path=temporary / f"fsc_{number}.png")
+        several = frame[~frame["reference"]].groupby(["operator", "noise", "seed"], sort=False)
+        for number, (key, own) in enumerate(several, 1):
+            if own["particles"].nunique() > 1:
+                lines = {name: (rows["particles"].to_numpy(), rows["map_truth"].to_numpy(float))
+                         for name, rows in own.sort_values("particles").groupby("solver", sort=False)}  # fmt: skip
+                title = f"{key[0]} · noise {key[1]} · seed {key[2]}"
+                resolution_by_particles(lines, title=title, path=temporary / f"particles_{number}.png")

@@ -1,0 +1,58 @@
+"""Particles with known poses, and the operator of their images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cryobench.core import Imaging
+from cryobench.core.source import size_text
+from cryobench.errors import IncompatibleError
+from cryobench.operators.project import ProjectionOperator
+from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
+from cryobench.physics.poses import ANGLES, Poses
+
+
+@dataclass(frozen=True, eq=False)
+class Particles:
+    """N particles of square images of `side` pixels. ctf: of each; None without one. pixel_size: Å, None if unknown."""
+
+    side: int
+    poses: Poses
+    ctf: CtfParameters | None
+    pixel_size: float | None
+
+
+def particles_of(imaging: Imaging, what: str) -> Particles:
+    """The particles in images; their CTFs if they are known and the images have them.
+
+    what: the caller, for messages. Raises a `CryobenchError` for images that are not square, tables without poses,
+    pixel sizes that differ, and shifts without a pixel size.
+    """
+    if len(imaging.shape) != 2 or len(set(imaging.shape)) > 1:
+        raise IncompatibleError(f"{what} needs square images, got {size_text(imaging.shape)}")
+    table = imaging.table
+    if table is None or not set(ANGLES) <= set(table.columns):
+        raise IncompatibleError(f"{what} needs particles with known poses ({', '.join(ANGLES)}), and the table of the "
+                                "images has none")  # fmt: skip
+    poses = Poses.from_table(table, "the table of the images")
+    sizes = set(imaging.pixel_size)
+    if len(sizes) > 1:
+        raise IncompatibleError(f"{what}: the images have {len(sizes)} different pixel sizes; run them separately")
+    pixel_size = next(iter(sizes), None)
+    if pixel_size is None and poses.shift.any():
+        raise IncompatibleError(f"{what}: the particles have shifts in Å, and their pixel size is not known")
+    with_ctf = imaging.through_ctf and set(COLUMNS.values()) & set(table.columns)
+    ctf = CtfParameters.from_table(table, "the table of the images") if with_ctf else None
+    if pixel_size is None and ctf is not None:
+        raise IncompatibleError(f"{what}: the particles have CTFs, and their pixel size is not known")
+    return Particles(imaging.shape[0], poses, ctf, pixel_size)
+
+
+def projection(particles: Particles, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> ProjectionOperator:
+    """The operator from a structure [1, 1, D, D, D] to the images [1, N, D, D] of particles."""
+    side, size = particles.side, particles.pixel_size or 1.0
+    factors = None if particles.ctf is None else transfer(particles.ctf, (side, side), size)
+    poses = particles.poses
+    return ProjectionOperator(side, poses.matrices, poses.shift / size, transfer=factors, dtype=dtype, device=device)

@@ -1,0 +1,92 @@
+"""The plans of `cryobench structure`: particles of one structure in several numbers, and the controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryobench.errors import CryobenchError, IncompatibleError, ParameterError
+from cryobench.maps.particles import particles_of
+from cryobench.plan import grid
+from cryobench.plan.dataset import source_spec
+from cryobench.plan.grid import Loaded, Plan, Request
+from cryobench.registry import Registry
+from cryobench.spec import fields_of
+
+NOISE = "noise"
+"""The control of images without particles; others are names of structures."""
+IDENTITY, FLOOR = "identity", "pinv"
+"""The operator and the solver of the row of all pixels."""
+
+
+@dataclass(frozen=True)
+class StructureRequest:
+    """request: of the particles. particles: numbers of them, ascending; none: all. controls: `NOISE` or structures.
+    stated: whether the controls were asked for, so that it is an error if the source has none. full: whether to add the
+    cells of all pixels."""
+
+    request: Request
+    particles: Sequence[int]
+    controls: Sequence[str]
+    stated: bool
+    full: bool
+
+
+@dataclass(frozen=True)
+class StructurePlan:
+    """plan: of cells that have the same part in the table: particles, noise, other or full."""
+
+    part: str
+    plan: Plan
+
+
+def plans(request: StructureRequest, registry: Registry) -> tuple[list[StructurePlan], list[str]]:
+    """The checked plans, and why controls are left out, for the user.
+
+    Raises a `CryobenchError` before any work for an invalid request.
+    """
+    base, loaded = request.request, Loaded()
+    (data,) = base.data
+    numbers = [f"0:{count}" for count in request.particles] or ["0:"]
+    found = []
+    for images in numbers:
+        own = dataclasses.replace(base, images=images)
+        found.append(StructurePlan("particles", grid.plan(own, registry, loaded)))
+        if request.full:
+            whole = dataclasses.replace(own, operators=(IDENTITY,), solvers=(FLOOR,), floor=False)
+            found.append(StructurePlan("full", grid.plan(whole, registry, loaded)))
+    _check(found[0].plan, data)
+    notes: list[str] = []
+    for control in request.controls:
+        try:
+            spec = _control(data, control, registry)
+        except CryobenchError as error:
+            if request.stated:
+                raise
+            notes.append(f"without the control {control}: {error}")
+            continue
+        own = dataclasses.replace(base, images=numbers[-1], data=(spec,), save=())
+        found.append(StructurePlan("noise" if control == NOISE else "other", grid.plan(own, registry, loaded)))
+    return found, notes
+
+
+def _check(plan: Plan, data: str) -> None:
+    """Raise an error, before any work, for data of which no map can be made."""
+    for cell in plan.cells:
+        shape = cell.dataset.shape
+        if len(shape) != 2:
+            raise IncompatibleError(f"structure compares images of particles, and {data} holds volumes; use `run`")
+        particles_of(cell.dataset.imaging, "structure")
+
+
+def _control(data: str, control: str, registry: Registry) -> str:
+    """The spec of the data of a control."""
+    source = registry.make("sources", source_spec(data, {}, registry))
+    known = {field.name for field in fields_of(type(source))}
+    name = "empty" if control == NOISE else "structure"
+    if name not in known:
+        raise ParameterError(f"{data} is not simulated, and has no control {control}; give --data simulate:..., or "
+                             "--no-controls")  # fmt: skip
+    value = True if control == NOISE else control
+    return str(registry.spec_of(dataclasses.replace(source, **{name: value})))
