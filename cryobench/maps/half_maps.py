@@ -8,7 +8,8 @@ images of the same particles. Of a specimen with a point group, every image is o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ class _Sums(ABC):
     def __init__(self, side: int, pixel_size: float, shape: tuple[int, ...], symmetry: torch.Tensor | None):
         self.side, self.pixel_size, self.symmetry = side, pixel_size, symmetry
         self._totals = torch.zeros((2, *shape), dtype=torch.float64)
-        self._batches = _Batches(max(1, 2 * batch_of(side) // (1 if symmetry is None else len(symmetry))))
+        self._batches = _Batches(max(1, batch_of(side) // (1 if symmetry is None else len(symmetry))))
 
     def _count(self, particles: _Particles, halves: torch.Tensor) -> None:
         if len(halves) != len(particles):
@@ -207,19 +208,32 @@ class HalfMaps(_Sums):
         """Include n images [n, D, D] of particles. ctf: None without a CTF. halves: 0 or 1 for each, int64 [n]."""
         if tuple(images.shape) != (len(poses), self.side, self.side):
             raise ValueError(f"images of shape {list(images.shape)} for {len(poses)} poses of {self.side} pixels")
-        if not self._shared:
-            self._kernels.add(poses, ctf, halves)
-        self._count(_Particles(poses, ctf, images.cpu()), halves)
+        self._with_kernels(
+            lambda: self._count(_Particles(poses, ctf, images.cpu()), halves),
+            lambda: self._kernels.add(poses, ctf, halves),
+        )
 
     @property
     def sums(self) -> torch.Tensor:
         """A^T y of each half, float64 [2, D, D, D]."""
+        self._with_kernels(self._total, lambda: self._kernels.kernels)
         return self._total()
 
     @property
     def kernels(self) -> torch.Tensor:
         """Those of `HalfKernels`."""
         return self._kernels.kernels
+
+    def _with_kernels(self, own: Callable[[], object], of_kernels: Callable[[], object]) -> None:
+        """Do the work for the images and, at the same time, that for kernels that are not shared: each of the
+        transforms has one thread, so that sums do not depend on their number."""
+        if self._shared:
+            own()
+            return
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(of_kernels)
+            own()
+            other.result()
 
     def _include(self, half: int, particles: _Particles) -> None:
         assert particles.images is not None

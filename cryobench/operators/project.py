@@ -52,7 +52,7 @@ CG_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Relative residual at which conjugate gradients stop."""
 CG_STEPS = {torch.float32: 200, torch.float64: 1000}
 """Steps at which they stop at the latest: what they would find later, A hardly measures."""
-_LEAST_SIDE, _LEAST_POINTS = 4, 2**19
+_LEAST_SIDE, _LEAST_POINTS = 4, 2**20
 _POSES, _CTF = "poses", "ctf"
 
 
