@@ -47,6 +47,7 @@ CLASSICAL["cg"] = "cg:3"
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
 OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
+JOINT = {"direct": "direct:2"}
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip
@@ -169,7 +170,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *OF_VIEWS, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -242,6 +243,22 @@ def test_solvers_of_views(name):
         operator = build_operator(recipe, (8, 8, 8), seed=3, device=on)
         answers.append(cb.solve(OF_VIEWS[name], operator, operator.A(x.to(on)), noise="none", sigma=0.0))
     assert_same(answers[1], answers[0])
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_solvers_of_all_images_together_and_their_map(name):
+    def run(on: str):
+        data = "simulate:3mht,size=16,snr=1,count=12"
+        (record,) = cb.run(JOINT[name], "sumpool:2,count=2", device=on, data=data, images="0:12",
+                           metrics=["psnr", "map"], floor=False)  # fmt: skip
+        assert record.status == "ok", record.reason
+        return record
+
+    here, there = run("cpu"), run("cuda")
+    np.testing.assert_allclose(there.values["psnr"], here.values["psnr"], rtol=1e-5)
+    assert here.together
+    for key, value in here.together.items():
+        np.testing.assert_allclose(there.together[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("name", INTERPOLATING)

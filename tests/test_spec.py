@@ -200,7 +200,7 @@ FIRST = {
     "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
     "emdiffuse": "model", "regression": "model",
-    "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius",
+    "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius", "direct": "steps",
 }  # fmt: skip
 
 

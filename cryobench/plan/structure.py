@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryobench.errors import CryobenchError, IncompatibleError, ParameterError
+from cryobench.errors import CryobenchError, ParameterError
 from cryobench.maps.particles import particles_of
 from cryobench.plan import grid
 from cryobench.plan.dataset import source_spec
@@ -56,7 +56,8 @@ def plans(request: StructureRequest, registry: Registry) -> tuple[list[Structure
         if request.full:
             whole = dataclasses.replace(own, operators=(IDENTITY,), solvers=(FLOOR,), floor=False)
             found.append(StructurePlan("full", grid.plan(whole, registry, loaded)))
-    _check(found[0].plan, data)
+    for dataset in {id(cell.dataset): cell.dataset for cell in found[0].plan.cells}.values():
+        particles_of(dataset.imaging, "structure")  # before any work: no map could be made of others
     notes: list[str] = []
     for control in request.controls:
         try:
@@ -69,15 +70,6 @@ def plans(request: StructureRequest, registry: Registry) -> tuple[list[Structure
         own = dataclasses.replace(base, images=numbers[-1], data=(spec,), save=())
         found.append(StructurePlan("noise" if control == NOISE else "other", grid.plan(own, registry, loaded)))
     return found, notes
-
-
-def _check(plan: Plan, data: str) -> None:
-    """Raise an error, before any work, for data of which no map can be made."""
-    for cell in plan.cells:
-        shape = cell.dataset.shape
-        if len(shape) != 2:
-            raise IncompatibleError(f"structure compares images of particles, and {data} holds volumes; use `run`")
-        particles_of(cell.dataset.imaging, "structure")
 
 
 def _control(data: str, control: str, registry: Registry) -> str:

@@ -136,7 +136,7 @@ class Results:
         (folder / RECORD).write_text(json.dumps(_finite(fields), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with (folder / METRICS).open("w", newline="", encoding="utf-8") as file:
             file.write(csv_line(["image", *values]))
-            for row in zip(record.images, *values.values(), strict=True) if values else ():
+            for row in zip(record.images, *values.values(), strict=True) if values or record.together else ():
                 file.write(csv_line(map(str, row)))  # as text: a NaN is "nan", not an empty field
         if curves:
             import numpy as np
