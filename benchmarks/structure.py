@@ -159,7 +159,9 @@ def speed() -> None:
             padded = torch.nn.functional.pad(images[start : start + batch], [before] * 4)
             half = torch.fft.rfft2(torch.fft.fftshift(padded, dim=(-2, -1)))
             rotations = poses.matrices[start : start + batch].mT
-            insert_central_slices_rfft_3d(torch.fft.fftshift(half, dim=-2), (side,) * 3, rotations, fftfreq_max=0.5)
+            insert_central_slices_rfft_3d(
+                torch.fft.fftshift(half, dim=-2), (side, side, side), rotations, fftfreq_max=0.5
+            )
 
     for name, work in [("ours", ours), ("insertion", lambda: theirs(1)), ("insertion, padded", lambda: theirs(2))] * 2:
         _timed(name, work)

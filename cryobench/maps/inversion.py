@@ -78,14 +78,18 @@ def wiener(
     sums, kernels = sums.double().cpu(), kernels.double().cpu()
     mask = default_mask(D) if mask is None else mask.double().cpu()
     densities = [density(kernel) for kernel in kernels]
-    fsc = shell_correlation(*(_inverted(b, C, _least(C)) for b, C in zip(sums, densities, strict=True)), mask)
+    first, second = (_inverted(b, C, _least(C)) for b, C in zip(sums, densities, strict=True))
+    fsc = shell_correlation(first, second, mask)
     halves = []
     for b, C, kernel in zip(sums, densities, kernels, strict=True):
         prior = prior_weights(C, fsc)
         halves.append(_unweighted(regularised(b, C, prior, kernel, steps), C, prior))
     C = densities[0] + densities[1]
     full = regularised(sums.sum(0), C, prior_weights(C, 2 * fsc / (1 + fsc)), kernels.sum(0) if steps else None, steps)
-    return Maps(*(volume.to(device, dtype) for volume in (full, *halves)), shell_correlation(*halves, mask))
+    half1, half2 = halves
+    found = shell_correlation(half1, half2, mask)
+    full, half1, half2 = (volume.to(device, dtype) for volume in (full, half1, half2))
+    return Maps(full, half1, half2, found)
 
 
 def default_mask(side: int) -> torch.Tensor:
@@ -128,7 +132,7 @@ def regularised(
     if kernel is None or steps == 0:
         return _inverted(b, C, prior)
     shape = tuple(b.shape)
-    normal = Toeplitz(kernel, dtype=torch.float64, device="cpu")
+    normal = Toeplitz(kernel, dtype=torch.float64, device=torch.device("cpu"))
     found = conjugate_gradients(
         lambda x: normal(x) + irfftn(prior * rfftn(x, 3), shape), b[None, None], tol=0.0, max_steps=steps,
         precondition=lambda r: (irfftn(rfftn(r, 3) / (C + prior), shape),),

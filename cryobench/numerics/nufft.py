@@ -30,7 +30,7 @@ class Points:
         """small: use a grid of 1.25 times the sides instead of twice, which takes a quarter of the memory."""
         self._n, self._upsampling = n, 1.25 if small else 2.0
         self._eps = eps
-        real, self._dtype = (np.float32, np.complex64) if eps >= SINGLE else (np.float64, np.complex128)
+        real, self._dtype = (np.float32, "complex64") if eps >= SINGLE else (np.float64, "complex128")
         self._axes = [np.ascontiguousarray(axis, real) for axis in points.T]
 
     def to(self, x: np.ndarray) -> np.ndarray:
