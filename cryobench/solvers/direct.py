@@ -13,7 +13,9 @@ prior of a Wiener filter of each shell of Fourier space,
     (A^T A + L) v = A^T u,      L = <A^T A> / SSNR
 
 <A^T A> is the mean over a shell (`cg.shell_means`), and SSNR follows from the correlation of two maps, of odd and of
-even particles, that are solved for without a prior first (Scheres 2012, J. Struct. Biol. 180:519; `maps.inversion`).
+even particles (Scheres 2012, J. Struct. Biol. 180:519; `maps.inversion`). These have no prior: in shells that L
+suppresses a map is little more than A^T u, to which the strong shells contribute through what Q_i aliases, the same in
+both halves. They are stopped early instead, before they fit the noise of what is hardly measured.
 """
 
 from __future__ import annotations
@@ -43,15 +45,15 @@ from cryobench.solvers.cg import shell_means
 class Direct(Solver):
     """The structure from the measurements of all particles at once, for data with known poses of one structure.
 
-    The map of all particles and those of both halves (even and odd numbers, or `rlnRandomSubset`) are solved for by
-    conjugate gradients with the prior of a Wiener filter, whose signal-to-noise ratios follow from the halves. The
+    The maps of both halves (even and odd numbers, or `rlnRandomSubset`) are solved for by few conjugate gradients, and
+    that of all particles with the prior of a Wiener filter, whose signal-to-noise ratios follow from the halves. The
     noise is taken to be white and in the images, not in the measurements. The image of a particle is the projection of
     the map of all.
     """
 
     joint = True
 
-    steps: Annotated[int, "conjugate gradients, of the maps without a prior and of those with it"] = 8
+    steps: Annotated[int, "conjugate gradients of the map of all particles; half as many of the halves"] = 8
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -72,17 +74,14 @@ class Direct(Solver):
             nonlocal done
             done += 1
             if progress is not None:
-                progress(done, 5 * self.steps)
+                progress(done, 2 * few + self.steps)
 
-        sets = [_Set.of(problem, images) for images in (*_halves(problem), torch.arange(problem.batch))]
-        unweighted = [own.solved(self.steps, None, step) for own in sets[:2]]
-        fsc = shell_correlation(*unweighted, default_mask(sets[0].side))
-        correlations = [fsc, fsc, 2 * fsc / (1 + fsc)]
-        half1, half2, full = (
-            own.solved(self.steps, prior_weights(own.means, correlation), step)
-            for own, correlation in zip(sets, correlations, strict=True)
-        )
-        images = sets[2].projection.A(full.to(problem.y.dtype)[None, None])[0, :, None]
+        few = (self.steps + 1) // 2
+        half1, half2 = (_Set.of(problem, images).solved(few, None, step) for images in _halves(problem))
+        fsc = shell_correlation(half1, half2, default_mask(len(half1)))
+        every = _Set.of(problem, torch.arange(problem.batch))
+        full = every.solved(self.steps, prior_weights(every.means, 2 * fsc / (1 + fsc)), step)
+        images = every.projection.A(full.to(problem.y.dtype)[None, None])[0, :, None]
         x = problem.scale.from_file(images).to(problem.y)
         return Reconstruction(x, volumes={"full": full, "half1": half1, "half2": half2})
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from cryobench.core import JointMetric
+from cryobench.errors import CryobenchError
 from cryobench.leaderboard.filter import with_metrics
 from cryobench.leaderboard.render import escape_markdown, to_markdown
 from cryobench.leaderboard.render.text import one_line
@@ -16,6 +18,7 @@ from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.plan.suite import UnavailableGrid
 from cryobench.plan.suite_file import Reference, SuiteFile
 from cryobench.record import CLEAN, Record, numbers_of
+from cryobench.registry import installed
 from cryobench.spec import parse
 from cryobench.text import printable
 
@@ -113,10 +116,21 @@ def report(
         lines += ["## Beside published numbers", "", *_table(numbers), ""]
     lines += [escape_markdown(f"- not run: {', '.join(grid.solvers)} on {', '.join(grid.operators)}: {grid.reason}")
               for grid in unavailable]  # fmt: skip
-    named = {parse(spec.text).name for grid in suite.grids for spec in grid.metrics}
+    specs = {spec.text for grid in suite.grids for spec in grid.metrics}
+    named = {name for spec in specs for name in _columns(spec)}
     names = [column["name"] for column in frame.attrs["columns"]]
     shown = with_metrics(frame, [name for name in names if name.removesuffix(CLEAN) in named]) if named else frame
     return "\n".join(lines).rstrip() + "\n\n" + to_markdown(shown)
+
+
+def _columns(metric: str) -> set[str]:
+    """The columns that a metric of a suite adds to its tables: that of its name, or all of one of all images together,
+    which has no other table."""
+    try:
+        made = installed().make("metrics", metric)
+    except CryobenchError:  # of a grid whose plugin is not installed
+        return {parse(metric).name}
+    return {column.name for column in made.columns} if isinstance(made, JointMetric) else {parse(metric).name}
 
 
 def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:
