@@ -70,7 +70,16 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         raise PluginError(
             f"the solver's number of samples is {samples!r}, expected 2 or more with a deviation, or None"
         )
-    return Reconstruction(x, info, curves, deviation, samples=samples)
+    volumes = {valid_text(name): _checked_volume(name, volume) for name, volume in answer.volumes.items()}
+    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes)
+
+
+def _checked_volume(name: str, volume: Any) -> torch.Tensor:
+    """A map of a joint solver, checked."""
+    if not isinstance(volume, torch.Tensor) or volume.ndim != 3 or not all_finite(volume):
+        got = list(volume.shape) if isinstance(volume, torch.Tensor) else type(volume).__name__
+        raise PluginError(f"the solver's volume {name!r} is {got}, expected a tensor [D, D, D] of finite values")
+    return volume.detach()
 
 
 def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:
