@@ -81,6 +81,8 @@ def _discrepancy_weight(problem: Problem, structure: torch.Tensor) -> torch.Tens
     By bisection between 1e-8 and 1e8 ||A||^2, since the misfit increases with the weight.
     """
     operator, target = problem.operator, per_item(expected_misfit(problem), structure)
+    if not target.any():
+        return torch.zeros_like(target)
     scale = operator.norms.to(target.dtype).square()
     scale = torch.where(scale > 0, scale, 1.0) * torch.ones_like(target)
     low, high = 1e-8 * scale, 1e8 * scale

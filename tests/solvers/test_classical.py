@@ -132,7 +132,7 @@ def _reaches_the_objective_of_a_long_run(solver, recipe, noise, x):
     objective.lam = answer.info["lam"].double().reshape(-1, 1, 1, 1)
     objective.misfit = torch.full_like(objective.misfit, math.inf)
     reached = objective.value(answer.x.double()).flatten()
-    best = minimise(PrimalDual(objective), steps=6000, tol=1e-5).info["objective"]
+    best = minimise(PrimalDual(objective), steps=6000, tol=1e-6).info["objective"]
     torch.testing.assert_close(reached, best, rtol=1e-4, atol=0)
 
 
