@@ -9,8 +9,9 @@ import torch
 from cryobench.core import Imaging
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
+from cryobench.maps.half_maps import projection_of
 from cryobench.operators.project import ProjectionOperator
-from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
+from cryobench.physics.ctf import COLUMNS, CtfParameters
 from cryobench.physics.poses import ANGLES, Poses
 
 
@@ -52,7 +53,5 @@ def particles_of(imaging: Imaging, what: str) -> Particles:
 
 def projection(particles: Particles, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> ProjectionOperator:
     """The operator from a structure [1, 1, D, D, D] to the images [1, N, D, D] of particles."""
-    side, size = particles.side, particles.pixel_size or 1.0
-    factors = None if particles.ctf is None else transfer(particles.ctf, (side, side), size)
-    poses = particles.poses
-    return ProjectionOperator(side, poses.matrices, poses.shift / size, transfer=factors, dtype=dtype, device=device)
+    size = particles.pixel_size or 1.0
+    return projection_of(particles.side, size, particles.poses, particles.ctf, dtype=dtype, device=device)
