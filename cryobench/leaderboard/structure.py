@@ -223,12 +223,12 @@ def markdown(frame: pd.DataFrame, data: str) -> str:
 
 def shown(frame: pd.DataFrame) -> list[str]:
     """The columns of numbers that have one."""
-    return [name for name in MEANING if name in frame and frame[name].notna().any()]
+    return [name for name in MEANING if name in frame and bool(frame[name].notna().to_numpy().any())]
 
 
 def texts(frame: pd.DataFrame, names: Sequence[str]) -> list[list[str]]:
     """The cells of these columns as text, a row for each of the table."""
-    digits = dict.fromkeys(("map_fsc", "noise_share"), 3) | dict.fromkeys(("psnr", "map_false", "map_missing"), 2)
+    digits = {"map_fsc": 3, "noise_share": 3, "psnr": 2, "map_false": 2, "map_missing": 2}
 
     def text(name: str, value: Any) -> str:
         if value is None or value is pd.NA or value != value:
