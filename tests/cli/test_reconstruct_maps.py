@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from cryobench import limits
 from cryobench.io.star import particle_table
 from cryobench.io.writing import star_text
 from cryobench.maps.fsc import shell_correlation
@@ -197,6 +198,17 @@ def test_bad_input_is_one_line(arguments, message, cli, table):
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("out").exists()
+
+
+def test_images_that_do_not_fit_in_memory_are_streamed_or_refused(cli, table, monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 730 * D**3)
+    assert cli("reconstruct", "p.star", "-s", "fourier_inversion", "--out", "map")[0] == 0
+    code, _, err = cli("reconstruct", "p.star", "-s", "cg", "--out", "other")
+    assert code == 2
+    assert "a map of 120 particles of 24 pixels needs 12.7 MB of memory, more than the 10.1 MB here; give fewer" in err
+    assert "fewer --images, a smaller --size, or -s fourier_inversion" in err
+    code, _, err = cli("reconstruct", "p.star", "-s", "fourier_inversion", "--size", "32", "--out", "other")
+    assert (code, "a map of 32 voxels a side needs 23.6 MB of memory" in err) == (2, True)
 
 
 def test_particles_of_several_optics_groups_have_their_own_microscopes(cli, table):
