@@ -129,52 +129,44 @@ def structure(
         raise typer.Exit(1)
 
 
-def _heading(key: Sequence[object]) -> str:
-    operator, noise, seed, particles = key
-    return f"{operator} · noise {noise} · {particles} particles · seed {seed}"
-
-
 def _print(frame: pd.DataFrame, data: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from cryobench.cli.output import rich_text
-    from cryobench.leaderboard.structure import KEYS, MEANING, shown, texts
+    from cryobench.leaderboard.structure import MEANING, heading, problems, shown, texts
 
     console = Console()
     names = shown(frame)
-    for key, own in frame.groupby(list(KEYS), sort=False):
-        table = Table(title=rich_text(f"{_heading(key)} · {data}"), title_justify="left", box=None, pad_edge=False)
-        table.add_column("solver")
+    for key, own in problems(frame):
+        title = rich_text(f"{heading(key)} · {data}")
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("solver", overflow="fold")
         for name in names:
-            table.add_column(rich_text(name.replace("_", " ")), justify="right")
-        for solver, reason, cells in zip(own["solver"], own["reason"], texts(own, names), strict=True):
+            table.add_column(rich_text(name.replace("_", " ")), justify="right", no_wrap=False)
+        for solver, cells in zip(own["solver"], texts(own, names), strict=True):
             style = "bold" if cells[0] == "1" else ""
             table.add_row(*(rich_text(text, style) for text in (solver, *cells)))
-            if reason:
-                table.add_row(rich_text(f"  {reason}", "dim"))
         console.print(table)
+        for solver, reason in zip(own["solver"], own["reason"], strict=True):
+            if reason:
+                console.print(rich_text(f"{solver}: {reason}"))
     for name in names:
         console.print(rich_text(f"{name.replace('_', ' ')}: {MEANING[name]}", "dim"))
 
 
 def _write(frame: pd.DataFrame, parts: Sequence[Part], folder: Path, data: str, store: Results) -> None:
-    """The table as CSV and Markdown, and a figure of curves for each of its problems."""
+    """The table as CSV and Markdown, and figures of the curves of each of its problems."""
     from cryobench.figures.curves import resolution_by_particles, structure_correlations
     from cryobench.io.writing import written_folder
-    from cryobench.leaderboard.structure import curves_of, markdown
+    from cryobench.leaderboard.structure import by_particles, curves_of, heading, markdown
     from cryobench.results.tables import to_csv
 
-    curves = curves_of(parts, store)
     with written_folder(folder) as temporary:
         (temporary / "structure.csv").write_text(to_csv(frame), encoding="utf-8")
         (temporary / "structure.md").write_text(markdown(frame, data), encoding="utf-8")
-        for number, (key, own) in enumerate(curves.items(), 1):
-            structure_correlations(own.curves, own.frequency, title=_heading(key), path=temporary / f"fsc_{number}.png")
-        several = frame[~frame["reference"]].groupby(["operator", "noise", "seed"], sort=False)
-        for number, (key, own) in enumerate(several, 1):
-            if own["particles"].nunique() > 1:
-                lines = {name: (rows["particles"].to_numpy(), rows["map_truth"].to_numpy(float))
-                         for name, rows in own.sort_values("particles").groupby("solver", sort=False)}  # fmt: skip
-                title = f"{key[0]} · noise {key[1]} · seed {key[2]}"
-                resolution_by_particles(lines, title=title, path=temporary / f"particles_{number}.png")
+        for number, (key, own) in enumerate(curves_of(parts, store).items(), 1):
+            structure_correlations(own.curves, own.frequency, title=heading(key), path=temporary / f"fsc_{number}.png")
+        for number, ((operator, noise, seed), lines) in enumerate(by_particles(frame).items(), 1):
+            title = f"{operator} · noise {noise} · seed {seed}"
+            resolution_by_particles(lines, title=title, path=temporary / f"particles_{number}.png")

@@ -127,13 +127,15 @@ def structure_correlations(curves: Mapping[str, np.ndarray], frequency: np.ndarr
     save(figure, path)
 
 
-def resolution_by_particles(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, path: Path) -> None:
+def resolution_by_particles(
+    lines: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, title: str, path: Path
+) -> None:
     """Write a PNG of the resolution of maps, Å, by the number of particles; a line (numbers, resolutions) for each
     name. Raises `ResultsError` if the file cannot be written."""
     figure, axes = figure_axes(1, 1, (6.4, 4.2))
     axis = axes[0, 0]
     for style, (name, (numbers, resolutions)) in zip(cycle(LINES), lines.items(), strict=False):
-        axis.plot(numbers, 1 / resolutions, **style, linewidth=1.6, marker="o", markersize=4, label=name)
+        axis.plot(numbers, 1 / np.array(resolutions), **style, linewidth=1.6, marker="o", markersize=4, label=name)
     axis.set_xscale("log")
     ticks = sorted({int(number) for numbers, _ in lines.values() for number in numbers})
     axis.set_xticks(ticks, list(map(str, ticks)), minor=False)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from cryobench.leaderboard.render import escape_markdown
+from cryobench.leaderboard.render.text import NO_VALUE
 from cryobench.leaderboard.statistics.bootstrap import mean
 from cryobench.record import CLEAN, Record, numbers_of
 from cryobench.results.store import CURVES
@@ -179,12 +180,37 @@ def curves_of(parts: Iterable[Part], store: Results) -> dict[tuple[str, str, int
     return found
 
 
+def problems(frame: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows of each problem with its operator, noise, seed and number of particles, in order."""
+    keys = [tuple(row) for row in frame[list(KEYS)].itertuples(index=False)]
+    return [(key, frame.loc[[own == key for own in keys]]) for key in dict.fromkeys(keys)]
+
+
+def heading(key: tuple[Any, ...]) -> str:
+    """The title of a problem."""
+    operator, noise, seed, particles = key
+    return f"{operator} · noise {noise} · {particles} particles · seed {seed}"
+
+
+def by_particles(frame: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, tuple[list[int], list[float]]]]:
+    """By operator, noise and seed: the numbers of particles and the resolutions `map_truth` of each solver, where there
+    are several numbers."""
+    found: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+    for row in frame.to_dict("records"):
+        lines = found.setdefault((row["operator"], row["noise"], row["seed"]), {})
+        lines.setdefault(row["solver"], {})[row["particles"]] = row["map_truth"]
+    return {
+        key: {name: (sorted(line), [line[count] for count in sorted(line)]) for name, line in lines.items()}
+        for key, lines in found.items()
+        if len({count for line in lines.values() for count in line}) > 1
+    }
+
+
 def markdown(frame: pd.DataFrame, data: str) -> str:
     """The table in Markdown, a section for each problem, with the meaning of its columns."""
     names = shown(frame)
     lines = [f"# {escape_markdown(data)}", ""]
-    for key, own in frame.groupby(list(KEYS), sort=False):
-        operator, noise, seed, particles = key
+    for (operator, noise, seed, particles), own in problems(frame):
         lines += [f"## `{operator}`, noise `{noise}`, {particles} particles, seed {seed}", ""]
         lines += [f"| solver | {' | '.join(names)} |", "|:--|" + "--:|" * len(names)]
         for solver, reason, cells in zip(own["solver"], own["reason"], texts(own, names), strict=True):
@@ -202,14 +228,12 @@ def shown(frame: pd.DataFrame) -> list[str]:
 
 def texts(frame: pd.DataFrame, names: Sequence[str]) -> list[list[str]]:
     """The cells of these columns as text, a row for each of the table."""
-    digits = {"psnr": 2, "map_truth": 1, "map_halves": 1, "noise_halves": 1, "other_truth": 1}
+    digits = dict.fromkeys(("map_fsc", "noise_share"), 3) | dict.fromkeys(("psnr", "map_false", "map_missing"), 2)
 
-    def text(name: str, value: object) -> str:
-        if pd.isna(value):  # type: ignore[call-overload]
-            return "–"
-        if name in ("rank", "psnr_rank"):
-            return str(value)
-        return f"{value:.{digits.get(name, 3)}f}" if isinstance(value, float) else str(value)
+    def text(name: str, value: Any) -> str:
+        if value is None or value is pd.NA or value != value:
+            return NO_VALUE
+        return str(value) if name in ("rank", "psnr_rank") else f"{value:.{digits.get(name, 1)}f}"
 
     columns = {name: frame[name].tolist() for name in names}
     return [[text(name, columns[name][row]) for name in names] for row in range(len(frame))]

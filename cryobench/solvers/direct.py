@@ -155,8 +155,11 @@ class _MeasuredPart(LinearOperator):
     def A(self, x: torch.Tensor) -> torch.Tensor:
         return self._operator.A_dagger_A(x)
 
-    A_adjoint = A
-    A_adjoint_A = A
+    def A_adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        return self.A(y)
+
+    def A_adjoint_A(self, x: torch.Tensor) -> torch.Tensor:
+        return self.A(x)
 
     def select(self, images: slice | torch.Tensor) -> _MeasuredPart:
         selected = self._operator.select(images)
