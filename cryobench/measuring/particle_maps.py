@@ -63,8 +63,8 @@ TABLES = (".star", ".cs")
 NAMES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.csv", "fsc.png", "reconstruction.json")
 _AT_ONCE = 2**22
 """Pixels that are read at once."""
-_BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 40, 400
-"""Peak memory of a solver for each pixel of the images and each voxel, where images are in memory, as measured."""
+_BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 40, 720
+"""Peak memory for each pixel of the images, where they are in memory, and for each voxel of the map, as measured."""
 _SAME = 1e-4
 """Relative difference of pixel sizes that counts as rounding."""
 
@@ -227,6 +227,8 @@ class MapReconstruction:
         """By sums over the halves, which images stream into; measurements are in memory."""
         views = self._views
         if isinstance(self._images, _Stack):
+            needed = _BYTES_PER_VOXEL * views.side**3
+            check_memory(f"a map of {views.side} voxels a side", needed, "give a smaller --size", DataError)
             sums = HalfMaps(views.side, views.pixel_size, symmetry=self._group)
             for part, images in self._images.blocks():
                 poses, ctf, halves = views.part(part)

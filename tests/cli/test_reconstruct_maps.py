@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
+from cryobench import limits
 from cryobench.io.star import particle_table
 from cryobench.io.writing import star_text
 from cryobench.maps.fsc import shell_correlation
 from cryobench.measuring import particle_maps
+from cryobench.physics.poses import Poses
 from cryobench.physics.potential import potential
 from cryobench.sources.simulate import Simulate
 from cryobench.sources.structures import read_structure
@@ -197,6 +200,36 @@ def test_bad_input_is_one_line(arguments, message, cli, table):
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not Path("out").exists()
+
+
+def test_particles_of_cryosparc_give_the_same_map(cli, table):
+    """From rotation vectors and shifts in pixels."""
+    pixel, poses = SIMULATED.open().pixel_size(0), Poses.from_table(table)
+    fields = [("blob/path", "S8"), ("blob/idx", "<u4"), ("blob/psize_A", "<f4"), ("alignments3D/pose", "<f4", (3,)),
+              ("alignments3D/shift", "<f4", (2,)), ("alignments3D/psize_A", "<f4")]  # fmt: skip
+    rows = np.zeros(COUNT, fields)
+    rows["blob/path"], rows["blob/idx"], rows["blob/psize_A"] = b"p.mrcs", np.arange(COUNT), pixel
+    rows["alignments3D/pose"] = Rotation.from_matrix(poses.matrices.mT.numpy()).as_rotvec()  # the transpose: pyem
+    rows["alignments3D/shift"], rows["alignments3D/psize_A"] = -poses.shift.numpy() / pixel, pixel
+    with Path("p.cs").open("wb") as file:
+        np.save(file, rows)
+    for name, options in (("p.cs", []), ("p.star", ["--no-ctf"])):
+        code, _, err = cli("reconstruct", name, "-s", "fourier_inversion", *options, "--out", f"of_{name[2:]}")
+        assert code == 0, err
+    assert "p.cs has no CTFs: none used" in cli("reconstruct", "p.cs", "-s", "fourier_inversion", "--out", "again")[2]
+    ours, theirs = read("of_cs/map.mrc"), read("of_star/map.mrc")
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.01
+
+
+def test_images_that_do_not_fit_in_memory_are_streamed_or_refused(cli, table, monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 730 * D**3)
+    assert cli("reconstruct", "p.star", "-s", "fourier_inversion", "--out", "map")[0] == 0
+    code, _, err = cli("reconstruct", "p.star", "-s", "cg", "--out", "other")
+    assert code == 2
+    assert "a map of 120 particles of 24 pixels needs 12.7 MB of memory, more than the 10.1 MB here; give fewer" in err
+    assert "fewer --images, a smaller --size, or -s fourier_inversion" in err
+    code, _, err = cli("reconstruct", "p.star", "-s", "fourier_inversion", "--size", "32", "--out", "other")
+    assert (code, "a map of 32 voxels a side needs 23.6 MB of memory" in err) == (2, True)
 
 
 def test_particles_of_several_optics_groups_have_their_own_microscopes(cli, table):
