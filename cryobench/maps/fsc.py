@@ -19,6 +19,9 @@ from cryobench.numerics.shells import shells
 from cryobench.rng import digest, generator
 
 Curve = Literal["unmasked", "masked", "randomised", "corrected"]
+HALF_MAPS, REFERENCE = 0.143, 0.5
+"""Thresholds of the correlation between half maps (Rosenthal and Henderson 2003, J. Mol. Biol. 333:721), and of that
+with a reference without error: the same quality of the map of all particles, 0.5 = sqrt(2 0.143 / (1 + 0.143))."""
 RANDOMISED_BELOW = 0.8
 """Phases are random from the shell on at which the unmasked correlation first falls below this value."""
 _LEAKS = 2
@@ -77,7 +80,7 @@ class HalfMapFsc:
         """Of each shell, 1/Å, or cycles per pixel without a pixel size; float64 [D // 2]."""
         return ring_frequencies((self.side,) * 3) / (self.pixel_size or 1.0)
 
-    def resolution(self, threshold: float = 0.143, curve: Curve = "corrected") -> float:
+    def resolution(self, threshold: float = HALF_MAPS, curve: Curve = "corrected") -> float:
         """The resolution in Å, or in pixels without a pixel size, at which a curve falls below a threshold."""
         return resolution_of(getattr(self, curve), threshold, self.side, self.pixel_size)
 

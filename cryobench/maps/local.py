@@ -10,6 +10,7 @@ import torch
 
 from cryobench.core.source import size_text
 from cryobench.errors import ParameterError
+from cryobench.maps.fsc import HALF_MAPS
 from cryobench.maps.masks import soft_ball
 from cryobench.metrics.rings import crossing
 from cryobench.metrics.spectral import correlation
@@ -27,7 +28,7 @@ def local_resolution(
     *,
     radius_pixels: float,
     pixel_size: float | None,
-    threshold: float = 0.143,
+    threshold: float = HALF_MAPS,
 ) -> torch.Tensor:
     """The resolution at each voxel of two half maps [D, D, D] in Å, or in pixels without a pixel size, float32.
 

@@ -13,7 +13,7 @@ import torch
 
 from cryobench.core import Column, Gathering, Imaging, JointMetric, MeasuredTogether, Structure
 from cryobench.errors import CryobenchError, ParameterError, reason_of
-from cryobench.maps.fsc import half_map_fsc, resolution_of, shell_correlation
+from cryobench.maps.fsc import HALF_MAPS, REFERENCE, half_map_fsc, resolution_of, shell_correlation
 from cryobench.maps.half_maps import HalfKernels, HalfMaps, halves_of
 from cryobench.maps.inversion import EDGE, default_mask, wiener
 from cryobench.maps.masks import soft_ball
@@ -23,9 +23,6 @@ from cryobench.numerics.fft import rfftn
 from cryobench.physics.ctf import CtfParameters
 from cryobench.physics.poses import Poses
 
-HALVES, TRUTH = 0.143, 0.5
-"""Thresholds of the correlation between half maps (Rosenthal and Henderson 2003, J. Mol. Biol. 333:721), and of that
-with a reference without error: the same quality of the map of all particles, 0.5 = sqrt(2 0.143 / (1 + 0.143))."""
 _NO_VOLUME = "the structure of these images is not known, or they show several"
 
 
@@ -122,14 +119,14 @@ class _MapOfImages(Gathering):
         values = dict.fromkeys((column.name for column in self._metric.columns), math.nan)
         curves = {"map_halves": halves.corrected, "map_halves_masked": halves.masked}
         volumes = {"map": maps.full, "half1": maps.half1, "half2": maps.half2, "mask": mask}
-        values["map_halves"] = halves.resolution(HALVES)
+        values["map_halves"] = halves.resolution(HALF_MAPS)
         structure, unmeasured = self._structure.volume, {}
         if structure is None:
             unmeasured = dict.fromkeys((name for name, value in values.items() if math.isnan(value)), _NO_VOLUME)
         else:
             structure = structure.double() * (pixel_size or 1.0)
             curve = shell_correlation(maps.full, structure, mask)
-            values["map_truth"] = resolution_of(curve, TRUTH, side, pixel_size)
+            values["map_truth"] = resolution_of(curve, REFERENCE, side, pixel_size)
             values["map_fsc"] = curve.mean().item()
             values["map_power"] = _power(maps.half1, maps.half2, mask) / _power(structure, structure, mask)
             values["map_false"], values["map_missing"] = _differences(

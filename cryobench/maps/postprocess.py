@@ -17,7 +17,7 @@ LOWEST = 10.0
 _LEAST_SHELLS = 3
 """Number of shells that a slope is fitted to."""
 _EDGE = 2.0
-"""Width in shells of the raised cosine at the resolution, as in RELION."""
+"""Width in shells of the raised cosine around the resolution, as in RELION."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ def postprocess(
     """The mean of two half maps [D, D, D] times exp(-B |k|^2 / 4), times sqrt(2 FSC / (1 + FSC)), up to its resolution.
 
     (Rosenthal and Henderson 2003, J. Mol. Biol. 333:721, eq. 5 and fig. 3.) FSC is the corrected curve; the resolution
-    is where it falls below 0.143, at which a raised cosine of two shells falls to 0. b_factor: B in Å^2, negative to
-    sharpen, 0 not to; None: that which makes the amplitudes under the mask flat from 10 Å to the resolution
-    (`guinier`), or 0 where there are too few shells.
+    is where it falls below 0.143, around which the map is cut by a raised cosine of two shells: 1 one shell before, 1/2
+    at the resolution, 0 one shell later. b_factor: B in Å^2, negative to sharpen, 0 not to; None: that which makes the
+    amplitudes under the mask flat from 10 Å to the resolution (`guinier`), or 0 where there are too few shells.
     """
     mean = (half1.double() + half2.double()) / 2
     applied, reason = (b_factor, None) if b_factor is not None else guinier(mean, fsc, mask)

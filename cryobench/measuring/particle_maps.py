@@ -160,6 +160,10 @@ class MapReconstruction:
         else:
             self._images = _Measured(task, self._registry)
         self._views = self._images.views
+        if isinstance(self._solver, FourierInversion):
+            reason = self._solver.unsupported_side(self._views.side)
+            if reason is not None:
+                raise IncompatibleError(f"the solver does not support these particles: {reason}")
         self._mask = self._made_mask()
 
     def notes(self) -> Sequence[str]:

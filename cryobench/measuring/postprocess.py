@@ -24,7 +24,7 @@ from cryobench.errors import DataError, ParameterError, ResultsError, reason_of
 from cryobench.io.maps import Map, read_map, write_map
 from cryobench.io.writing import written_folder
 from cryobench.limits import check_memory
-from cryobench.maps.fsc import HalfMapFsc, half_map_fsc, resolution_of, shell_correlation
+from cryobench.maps.fsc import HALF_MAPS, REFERENCE, HalfMapFsc, half_map_fsc, resolution_of, shell_correlation
 from cryobench.maps.local import DIAMETER, local_resolution
 from cryobench.maps.masks import mask_of, soft_ball
 from cryobench.maps.postprocess import Postprocessed, postprocess
@@ -32,7 +32,6 @@ from cryobench.metrics.rings import ring_frequencies
 from cryobench.results.tables import csv_line
 
 NAMES = ("fsc.csv", "fsc.png", "mask.mrc", "map.mrc", "map_masked.mrc", "local.mrc")
-HALF_MAPS, AGAINST_TRUTH = 0.143, 0.5
 MASK_LOW_PASS = 15.0
 """Å, or 5 pixels without a pixel size: the map is low-passed to this resolution before its mask is made."""
 _MASK_LOW_PASS_PIXELS = 5.0
@@ -175,8 +174,8 @@ class Finished:
         fsc, unit = self.fsc, "Å" if self.fsc.pixel_size else "pixels"
         lines = resolution_lines(fsc)
         if self.reference is not None:
-            found = resolution_of(self.reference, AGAINST_TRUTH, fsc.side, fsc.pixel_size)
-            lines.append((f"with the reference, FSC = {AGAINST_TRUTH}", f"{found:.2f} {unit}"))
+            found = resolution_of(self.reference, REFERENCE, fsc.side, fsc.pixel_size)
+            lines.append((f"with the reference, FSC = {REFERENCE}", f"{found:.2f} {unit}"))
         start = fsc.side * (fsc.pixel_size or 1.0) / fsc.first_random
         randomised = f"beyond {start:.2f} {unit}" if fsc.first_random <= fsc.side // 2 else "none: FSC never below 0.8"
         lines.append(("phases randomised", randomised))

@@ -10,14 +10,12 @@ import torch
 
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.errors import ParameterError
-from cryobench.maps.fsc import resolution_of
+from cryobench.maps.fsc import HALF_MAPS, resolution_of
 from cryobench.maps.inversion import EDGE, STEPS, wiener
 from cryobench.maps.masks import soft_ball
 from cryobench.numerics.linalg import per_item
 from cryobench.rng import Rng
 
-THRESHOLD = 0.143
-"""Of the correlation of half maps (Rosenthal and Henderson 2003)."""
 _LEAST_IMAGES = 4
 
 
@@ -51,7 +49,10 @@ class FourierInversion(Solver):
             return "fourier_inversion needs images of views, as project and ctf@project give; use cg"
         if operator.measurement_shape[0] < _LEAST_IMAGES:
             return f"fourier_inversion needs at least 2 images in each half, got {operator.measurement_shape[0]} in all"
-        side = operator.image_shape[0]
+        return self.unsupported_side(operator.image_shape[0])
+
+    def unsupported_side(self, side: int) -> str | None:
+        """The reason why a box of `side` voxels is too small for the radius, None if it is not."""
         if self.radius is not None and self.radius > side / 2:
             return f"fourier_inversion: radius={self.radius:g} is more than half of the {side} voxels"
         return None
@@ -73,7 +74,7 @@ class FourierInversion(Solver):
         for number, pair in enumerate(zip(*sums, strict=True)):
             found = wiener(torch.stack(pair), kernels, mask=mask, steps=self.steps, dtype=y.dtype, device=y.device)
             maps.append(found.full)
-            resolutions.append(resolution_of(found.fsc, THRESHOLD, side, None))
+            resolutions.append(resolution_of(found.fsc, HALF_MAPS, side, None))
             if progress is not None:
                 progress(number + 1, len(y))
         x = torch.stack(maps)[:, None]

@@ -178,6 +178,7 @@ def spoiled(table: pd.DataFrame) -> None:
         (["p.star", "--mask", "small.mrc"], "small.mrc has 22 x 22 x 22 voxels and the particles 24 pixels a side"),
         (["p.star", "--mask", "small.mrc", "--radius", "30"], "--mask and --radius are both given"),
         (["p.star", "--radius", "300"], "--radius 300: expected 5.29 to 63.5 Å, half the box"),
+        (["p.star", "-s", "fourier_inversion:radius=50"], "radius=50 is more than half of the 24 voxels"),
         (["p.star", "--symmetry", "Q"], "unknown symmetry 'Q'; give C1 to C60"),
         (["p.star", "--batch", "3"], "--batch does not apply to a map"),
         (["p.star", "-s", "ddnm"], "it supports images (2-D), got volumes (3-D)"),
