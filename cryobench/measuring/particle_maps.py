@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cryobench import environment, figures
+from cryobench import environment
 from cryobench.core import LinearOperator, Problem, Scale, Solver, Stack
 from cryobench.core.kinds import check_kind
 from cryobench.core.meters import CountingOperator
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, IncompatibleError, ParameterError, Unsupported, reason_of
 from cryobench.io.image_files import check_file
-from cryobench.io.maps import read_map, write_map
+from cryobench.io.maps import write_map
 from cryobench.io.selection import parse_images
 from cryobench.io.star import origins_in_angstrom
 from cryobench.io.writing import written_folder
@@ -39,11 +39,11 @@ from cryobench.maps.half_maps import HalfMaps, halves_of, projection_of
 from cryobench.maps.inversion import EDGE, Maps, default_mask, wiener
 from cryobench.maps.masks import soft_ball
 from cryobench.maps.symmetry import rotations
+from cryobench.measuring.fsc_files import resolution_lines, resolutions, write_curves
+from cryobench.measuring.map_masks import ball_mask, check_one, read_mask
 from cryobench.measuring.measurements import Measurements
-from cryobench.measuring.postprocess import fsc_csv, resolution_lines
 from cryobench.measuring.reconstruct import operator_of
 from cryobench.measuring.tasks import open_measurements
-from cryobench.metrics.rings import ring_frequencies
 from cryobench.numerics.linalg import per_item
 from cryobench.operators.noise import Gaussian
 from cryobench.operators.views import by_view
@@ -147,8 +147,7 @@ class MapReconstruction:
     """Reconstructs a map of particles."""
 
     def __init__(self, task: MapTask):
-        if task.mask is not None and task.radius is not None:
-            raise ParameterError("--mask and --radius are both given; give one of them")
+        check_one(task.mask, task.radius)
         self._task, self._registry = task, installed()
         self._solver: Solver = choose(task.solver, self._registry, presets_folder(task.presets)).solver
         check_kind("solvers", task.solver, self._solver)
@@ -214,16 +213,10 @@ class MapReconstruction:
     def _made_mask(self) -> torch.Tensor:
         task, side, pixel_size = self._task, self._views.side, self._views.pixel_size
         if task.mask is not None:
-            found = read_map(task.mask, "mask")
-            if found.volume.shape[0] != side:
-                raise DataError(f"{task.mask} has {size_text(found.volume.shape)} voxels and the particles {side} "
-                                "pixels a side; expected a mask of the same size: resample it")  # fmt: skip
-            return torch.from_numpy(found.volume.clip(0, 1))
+            remedy = "resample the mask, or correct its header"
+            return read_mask(task.mask, side, pixel_size, others="particles", remedy=remedy)
         if task.radius is not None:
-            if not 1 <= task.radius / pixel_size <= side / 2:
-                low, high = pixel_size, side * pixel_size / 2
-                raise ParameterError(f"--radius {task.radius:g}: expected {low:.3g} to {high:.3g} Å, half the box")
-            return soft_ball(side, task.radius / pixel_size, EDGE)
+            return ball_mask(task.radius, side, pixel_size)
         radius = self._solver.radius if isinstance(self._solver, FourierInversion) else None
         return default_mask(side).float() if radius is None else soft_ball(side, radius, EDGE)
 
@@ -390,12 +383,8 @@ class FinishedMap:
                 file = f"{name}.mrc"
                 write_map(folder / file, out / file, volume.numpy(), self.pixel_size)
             if self.fsc is not None:
-                names = ("unmasked", "masked", "randomised", "corrected")
-                curves = {name: getattr(self.fsc, name).numpy() for name in names}
-                (folder / "fsc.csv").write_text(fsc_csv(self.fsc.frequency.numpy(), curves), encoding="utf-8")
-                frequency = ring_frequencies((self.fsc.side,) * 3).numpy()
-                figures.half_map_correlations(curves, frequency, pixel_size=self.pixel_size, path=folder / "fsc.png")
-                found = {name: self.fsc.resolution(curve=name) for name in ("unmasked", "masked", "corrected")}
+                write_curves(folder, self.fsc)
+                found = resolutions(self.fsc)
                 about["resolution_angstrom"] = {name: round(value, 4) for name, value in found.items()}
             (folder / "reconstruction.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

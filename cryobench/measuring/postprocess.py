@@ -11,14 +11,13 @@ OUT/local.mrc       the resolution from place to place, where it was asked for
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cryobench import figures
 from cryobench.core.source import size_text
 from cryobench.errors import DataError, ParameterError, ResultsError, reason_of
 from cryobench.io.maps import Map, read_map, write_map
@@ -26,19 +25,18 @@ from cryobench.io.writing import written_folder
 from cryobench.limits import check_memory
 from cryobench.maps.fsc import HALF_MAPS, REFERENCE, HalfMapFsc, half_map_fsc, resolution_of, shell_correlation
 from cryobench.maps.local import DIAMETER, local_resolution
-from cryobench.maps.masks import mask_of, soft_ball
+from cryobench.maps.masks import mask_of
 from cryobench.maps.postprocess import Postprocessed, postprocess
-from cryobench.metrics.rings import ring_frequencies
-from cryobench.results.tables import csv_line
+from cryobench.measuring.fsc_files import resolution_lines, write_curves
+from cryobench.measuring.map_masks import ball_mask, check_one, differ, read_mask, read_matching
 
 NAMES = ("fsc.csv", "fsc.png", "mask.mrc", "map.mrc", "map_masked.mrc", "local.mrc")
 MASK_LOW_PASS = 15.0
 """Å, or 5 pixels without a pixel size: the map is low-passed to this resolution before its mask is made."""
 _MASK_LOW_PASS_PIXELS = 5.0
 _EXTEND, _EDGE = 1 / 32, 1 / 16
-"""Widths of the mask beyond the threshold and of its edge, relative to the side, at most those of RELION."""
-_SAME = 1e-3
-"""Relative difference of pixel sizes that counts as rounding."""
+"""Widths of the mask of a map beyond its threshold and of its edge, relative to the side, at most those of RELION."""
+_OTHERS, _REMEDY = "half maps", "resample the {}, or give --pixel-size if a header is wrong"
 _BYTES_PER_VOXEL = 100
 """Peak memory for each voxel, as measured."""
 
@@ -63,8 +61,7 @@ class PostprocessTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mask is not None and self.radius is not None:
-            raise ParameterError("--mask and --radius are both given; give one of them")
+        check_one(self.mask, self.radius)
         for name, value in (("--radius", self.radius), ("--pixel-size", self.pixel_size)):
             if value is not None and not 0 < value < math.inf:
                 raise ParameterError(f"{name} must be positive, got {value:g}")
@@ -79,6 +76,7 @@ class PostprocessTask:
         check_memory(f"postprocessing maps of {size_text(first.volume.shape)} voxels",
                      _BYTES_PER_VOXEL * first.volume.size, "crop them, or bin them", DataError)  # fmt: skip
         a, b = (torch.from_numpy(half.volume) for half in (first, second))
+        truth = self._truth(first, pixel_size)
         mask = self._mask(first, pixel_size, (a + b) / 2)
         fsc = half_map_fsc(a, b, mask=mask, pixel_size=pixel_size, seed=self.seed)
         made = postprocess(a, b, fsc, mask=mask, b_factor=self.b_factor)
@@ -86,10 +84,7 @@ class PostprocessTask:
             raise ParameterError(
                 f"--b-factor {made.b_factor:g} sharpens beyond the numbers of a map; give one nearer to 0"
             )
-        reference = None
-        if self.reference is not None:
-            truth = self._matching(self.reference, "reference", first, pixel_size)
-            reference = shell_correlation((a + b) / 2, torch.from_numpy(truth.volume), mask)
+        reference = None if truth is None else shell_correlation((a + b) / 2, truth, mask)
         local = None
         if self.local:
             radius = DIAMETER / 2 * fsc.resolution() / (pixel_size or 1.0)
@@ -99,41 +94,28 @@ class PostprocessTask:
         return finished
 
     def _mask(self, half: Map, pixel_size: float | None, mean: torch.Tensor) -> torch.Tensor:
-        side = half.volume.shape[0]
-        edge = min(6.0, max(3.0, _EDGE * side))
+        side = len(half.volume)
         if self.mask is not None:
-            mask = self._matching(self.mask, "mask", half, pixel_size).volume
-            low, high = float(mask.min()), float(mask.max())
-            if low < -_SAME or not 0.5 < high <= 1 + _SAME:
-                raise DataError(f"{self.mask} has values from {low:.3g} to {high:.3g}; expected a mask from 0 to 1")
-            return torch.from_numpy(mask.clip(0, 1))
+            return read_mask(self.mask, side, self._stated(pixel_size), others=_OTHERS, remedy=_REMEDY.format("mask"))
         if self.radius is not None:
-            radius = self.radius / (pixel_size or 1.0)
-            if not 1 <= radius <= side / 2:
-                unit = "Å" if pixel_size else "pixels"
-                low, high = (pixels * (pixel_size or 1.0) for pixels in (1, side / 2))
-                raise ParameterError(f"--radius {self.radius:g}: expected {low:.3g} to {high:.3g} {unit}, half the box")
-            return soft_ball(side, radius, edge)
+            return ball_mask(self.radius, side, pixel_size)
         low_pass = MASK_LOW_PASS / pixel_size if pixel_size else _MASK_LOW_PASS_PIXELS
-        extend = min(3.0, max(1.0, _EXTEND * side))
+        extend, edge = min(3.0, max(1.0, _EXTEND * side)), min(6.0, max(3.0, _EDGE * side))
         return mask_of(mean, low_pass_pixels=low_pass, extend_pixels=extend, edge_pixels=edge)
 
-    def _matching(self, path: Path, what: str, half: Map, pixel_size: float | None) -> Map:
-        """A map of the size of the halves."""
-        found = read_map(path, what)
-        if what != "mask":
-            _check_varies(found, what)
-        if found.volume.shape != half.volume.shape:
-            raise DataError(
-                f"{path} has {size_text(found.volume.shape)} voxels and the half maps {size_text(half.volume.shape)}; "
-                f"expected a {what} of the same size: resample it"
-            )
-        if self.pixel_size is None and _differ(found.pixel_size, pixel_size):
-            raise DataError(
-                f"{path} has {found.pixel_size:.5g} Å per voxel and the half maps {pixel_size:.5g}; expected the same: "
-                f"resample the {what}, or give --pixel-size if a header is wrong"
-            )
-        return found
+    def _truth(self, half: Map, pixel_size: float | None) -> torch.Tensor | None:
+        """The reference."""
+        if self.reference is None:
+            return None
+        side, stated = len(half.volume), self._stated(pixel_size)
+        found = read_matching(self.reference, "reference", side, stated, others=_OTHERS,
+                              remedy=_REMEDY.format("reference"))  # fmt: skip
+        _check_varies(found, "reference")
+        return torch.from_numpy(found.volume)
+
+    def _stated(self, pixel_size: float | None) -> float | None:
+        """The pixel size that headers must have: any, where it is given."""
+        return pixel_size if self.pixel_size is None else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +129,6 @@ class Finished:
     reference: torch.Tensor | None
     local: torch.Tensor | None
 
-    @property
-    def curves(self) -> dict[str, np.ndarray]:
-        """The correlations by name, float64 [D // 2]."""
-        names = ("unmasked", "masked", "randomised", "corrected")
-        curves = {name: getattr(self.fsc, name).numpy() for name in names}
-        return curves if self.reference is None else curves | {"reference": self.reference.numpy()}
-
     def write(self, out: Path, half: Map) -> None:
         """Write the folder; maps have the place of the half map."""
         maps = {"mask": self.mask, "map": self.made.map, "map_masked": self.made.map * self.mask}
@@ -163,11 +138,7 @@ class Finished:
             for name, volume in maps.items():
                 file = f"{name}.mrc"
                 write_map(folder / file, out / file, volume.numpy(), self.fsc.pixel_size, half)
-            (folder / "fsc.csv").write_text(fsc_csv(self.fsc.frequency.numpy(), self.curves), encoding="utf-8")
-            frequency = ring_frequencies((self.fsc.side,) * 3).numpy()
-            figures.half_map_correlations(
-                self.curves, frequency, pixel_size=self.fsc.pixel_size, path=folder / "fsc.png"
-            )
+            write_curves(folder, self.fsc, self.reference)
 
     def lines(self) -> list[tuple[str, str]]:
         """What was found, in words: names and values."""
@@ -185,15 +156,6 @@ class Finished:
             lines.append((f"local, FSC = {HALF_MAPS}", f"{middle:.2f} {unit} (5 to 95%: {low:.2f} to {high:.2f})"))
         lines.append(("B-factor", f"{self.made.b_factor:.1f} Å²" if self.made.b_factor else "none"))
         return lines
-
-
-def resolution_lines(fsc: HalfMapFsc) -> list[tuple[str, str]]:
-    """The resolution of half maps by each curve, in words: names and values."""
-    unit = "Å" if fsc.pixel_size else "pixels"
-    return [
-        (f"{curve}, FSC = {HALF_MAPS}", f"{fsc.resolution(HALF_MAPS, curve):.2f} {unit}")
-        for curve in ("unmasked", "masked", "corrected")
-    ]
 
 
 def check_folder(out: Path, *, force: bool, names: Collection[str] = NAMES) -> None:
@@ -239,22 +201,9 @@ def _check_varies(found: Map, what: str) -> None:
 
 def _pixel_size(a: Map, b: Map) -> float | None:
     """That of both maps."""
-    if _differ(a.pixel_size, b.pixel_size):
+    if differ(a.pixel_size, b.pixel_size):
         raise DataError(
             f"{a.path} has {a.pixel_size:.5g} Å per voxel and {b.path} {b.pixel_size:.5g}; expected the same: give "
             "--pixel-size if a header is wrong"
         )
     return a.pixel_size or b.pixel_size
-
-
-def _differ(first: float | None, second: float | None) -> bool:
-    return first is not None and second is not None and abs(first - second) > _SAME * min(first, second)
-
-
-def fsc_csv(frequency: np.ndarray, curves: Mapping[str, np.ndarray]) -> str:
-    """A line for each shell: its frequency in 1/Å and the length in Å (1/pixel and pixels without a pixel size)."""
-    lines = [csv_line(["frequency", "resolution", *curves])]
-    for i, k in enumerate(frequency):
-        values = [k, 1 / k, *(curve[i] for curve in curves.values())]
-        lines.append(csv_line(["" if math.isnan(value) else f"{value:.6g}" for value in values]))
-    return "".join(lines)

@@ -141,6 +141,20 @@ def test_options_of_a_map(cli, table):
         assert float(file.voxel_size.x) == pytest.approx(SIMULATED.open().pixel_size(0) * D / 16)
 
 
+def test_a_radius_is_the_same_mask_for_all_commands(cli, table):
+    """A ball with a cosine edge of 5 voxels."""
+    halves = ("map/half1.mrc", "map/half2.mrc")
+    for command in (("reconstruct", "p.star", "-s", "fourier_inversion", "--images", "0:20", "--out", "map"),
+                    ("postprocess", *halves, "--out", "processed")):  # fmt: skip
+        code, _, err = cli(*command, "--radius", "30")
+        assert code == 0, err
+    distance = np.linalg.norm(np.indices((D, D, D)) - D // 2, axis=0)
+    outside = (distance - 30 / SIMULATED.open().pixel_size(0)) / 5
+    wanted = 0.5 + 0.5 * np.cos(np.pi * np.clip(outside, 0, 1))
+    for folder in ("map", "processed"):
+        np.testing.assert_allclose(read(f"{folder}/mask.mrc"), wanted, atol=1e-4)
+
+
 def test_a_folder_is_replaced_only_if_asked_for(cli, table):
     arguments = ("reconstruct", "p.star", "-s", "fourier_inversion", "--images", "0:20", "--out", "map")
     assert cli(*arguments)[0] == 0
@@ -160,9 +174,12 @@ def spoiled(table: pd.DataFrame) -> None:
     write_star("sizes.star", table, [pixel] * (COUNT - 1) + [2 * pixel])
     write_star("one_half.star", table.assign(rlnRandomSubset=[1] * (COUNT - 1) + [2]), pixel)
     write_star("no_defocus.star", table.drop(columns="rlnDefocusV"), pixel)
-    for name, shape in (("flat.mrc", (D, D, D - 2)), ("small.mrc", (D - 2,) * 3)):
-        with mrcfile.new(name, data=np.ones(shape, np.float32)) as file:
-            file.voxel_size = pixel
+    for name, shape, value, size in (
+        ("flat.mrc", (D, D, D - 2), 1, pixel), ("small.mrc", (D - 2,) * 3, 1, pixel), ("empty.mrc", (D,) * 3, 0, pixel),
+        ("bytes.mrc", (D,) * 3, 255, pixel), ("coarse.mrc", (D,) * 3, 1, 2 * pixel),
+    ):  # fmt: skip
+        with mrcfile.new(name, data=np.full(shape, value, np.float32)) as file:
+            file.voxel_size = size
 
 
 @pytest.mark.parametrize(
@@ -175,7 +192,10 @@ def spoiled(table: pd.DataFrame) -> None:
         (["no_defocus.star"], "no_defocus.star lacks rlnDefocusV; the CTF needs"),
         (["p.star", "--images", "0:3"], "p.star: the halves have 2 and 1 particles"),
         (["p.star", "--mask", "flat.mrc"], "flat.mrc has 24 x 24 x 22 voxels; expected a cube as mask"),
-        (["p.star", "--mask", "small.mrc"], "small.mrc has 22 x 22 x 22 voxels and the particles 24 pixels a side"),
+        (["p.star", "--mask", "small.mrc"], "small.mrc has 22 voxels a side and the particles 24"),
+        (["p.star", "--mask", "empty.mrc"], "empty.mrc is 0 everywhere; expected a mask from 0 to 1"),
+        (["p.star", "--mask", "bytes.mrc"], "bytes.mrc has values from 255 to 255; expected a mask from 0 to 1"),
+        (["p.star", "--mask", "coarse.mrc"], "coarse.mrc has 10.578 Å per voxel and the particles 5.2889; expected"),
         (["p.star", "--mask", "small.mrc", "--radius", "30"], "--mask and --radius are both given"),
         (["p.star", "--radius", "300"], "--radius 300: expected 5.29 to 63.5 Å, half the box"),
         (["p.star", "-s", "fourier_inversion:radius=50"], "radius=50 is more than half of the 24 voxels"),
