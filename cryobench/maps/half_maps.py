@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOLERANCE = 1e-4
-"""Relative error of the sums, far below their noise: half maps change by 7e-5, and correlate with exact ones to 1e-8.
-"""
+"""Relative error of the sums in float32, far below their noise: half maps change by 7e-5, and correlate with exact ones
+to 1e-8. In float64 it is 1e-12 (`operators.project.TOLERANCE`)."""
 SUBSET = "rlnRandomSubset"
 """RELION's column with the half of a particle, 1 or 2."""
 
@@ -135,8 +135,10 @@ class _Batches:
 class _Sums(ABC):
     """Sums over the particles of each half, made batch by batch."""
 
-    def __init__(self, side: int, pixel_size: float, shape: tuple[int, ...], symmetry: torch.Tensor | None):
-        self.side, self.pixel_size, self.symmetry = side, pixel_size, symmetry
+    def __init__(
+        self, side: int, pixel_size: float, shape: tuple[int, ...], symmetry: torch.Tensor | None, dtype: torch.dtype
+    ):
+        self.side, self.pixel_size, self.symmetry, self.dtype = side, pixel_size, symmetry, dtype
         self._totals = torch.zeros((2, *shape), dtype=torch.float64)
         self._batches = _Batches(max(1, batch_of(side) // (1 if symmetry is None else len(symmetry))))
 
@@ -158,19 +160,27 @@ class _Sums(ABC):
         """Add the terms of particles of one half to its sum."""
 
     def _operator(self, particles: _Particles) -> ProjectionOperator:
+        tolerance = TOLERANCE if self.dtype == torch.float32 else None
         return projection_of(self.side, self.pixel_size, particles.poses, particles.ctf, symmetry=self.symmetry,
-                             tolerance=TOLERANCE)  # fmt: skip
+                             tolerance=tolerance, dtype=self.dtype)  # fmt: skip
 
 
 class HalfKernels(_Sums):
     """The kernels of A^T A of both halves.
 
     side: D, pixels. pixel_size: Å, by which shifts and CTFs are scaled. symmetry: rotations [G, 3, 3] of the specimen's
-    point group (`symmetry.rotations`); None: no symmetry.
+    point group (`symmetry.rotations`); None: no symmetry. dtype: of the transforms, which states their error.
     """
 
-    def __init__(self, side: int, pixel_size: float, *, symmetry: torch.Tensor | None = None):
-        super().__init__(side, pixel_size, (2 * side,) * 3, symmetry)
+    def __init__(
+        self,
+        side: int,
+        pixel_size: float,
+        *,
+        symmetry: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(side, pixel_size, (2 * side,) * 3, symmetry, dtype)
 
     def add(self, poses: Poses, ctf: CtfParameters | None, halves: torch.Tensor) -> None:
         """Include n particles. ctf: None without a CTF. halves: 0 or 1 for each, int64 [n]."""
@@ -189,7 +199,7 @@ class HalfMaps(_Sums):
     """A^T y of both halves, and their kernels.
 
     kernels: those of the same particles, which are then not computed again; None: own ones, of the images that are
-    added. symmetry: as for `HalfKernels`; that of given kernels.
+    added. symmetry, dtype: as for `HalfKernels`; those of given kernels.
     """
 
     def __init__(
@@ -199,10 +209,11 @@ class HalfMaps(_Sums):
         *,
         kernels: HalfKernels | None = None,
         symmetry: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(side, pixel_size, (side,) * 3, symmetry if kernels is None else kernels.symmetry)
         self._shared = kernels is not None
-        self._kernels = kernels or HalfKernels(side, pixel_size, symmetry=symmetry)
+        self._kernels = kernels or HalfKernels(side, pixel_size, symmetry=symmetry, dtype=dtype)
+        super().__init__(side, pixel_size, (side,) * 3, self._kernels.symmetry, self._kernels.dtype)
 
     def add(self, images: torch.Tensor, poses: Poses, ctf: CtfParameters | None, halves: torch.Tensor) -> None:
         """Include n images [n, D, D] of particles. ctf: None without a CTF. halves: 0 or 1 for each, int64 [n]."""

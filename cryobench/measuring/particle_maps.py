@@ -226,7 +226,7 @@ class MapReconstruction:
         if isinstance(self._images, _Stack):
             needed = _BYTES_PER_VOXEL * views.side**3
             check_memory(f"a map of {views.side} voxels a side", needed, "give a smaller --size", DataError)
-            sums = HalfMaps(views.side, views.pixel_size, symmetry=self._group)
+            sums = HalfMaps(views.side, views.pixel_size, symmetry=self._group, dtype=self._dtype)
             for part, images in self._images.blocks():
                 poses, ctf, halves = views.part(part)
                 sums.add(images, poses, ctf, halves)

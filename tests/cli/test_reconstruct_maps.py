@@ -17,6 +17,8 @@ from cryobench import limits
 from cryobench.io.star import particle_table
 from cryobench.io.writing import star_text
 from cryobench.maps.fsc import shell_correlation
+from cryobench.maps.half_maps import projection_of
+from cryobench.maps.inversion import wiener
 from cryobench.measuring import particle_maps
 from cryobench.physics.poses import Poses
 from cryobench.physics.potential import potential
@@ -139,6 +141,27 @@ def test_options_of_a_map(cli, table):
     assert tuple(read("small/map.mrc").shape) == (16, 16, 16)
     with mrcfile.open("small/map.mrc") as file:
         assert float(file.voxel_size.x) == pytest.approx(SIMULATED.open().pixel_size(0) * D / 16)
+
+
+def test_float64_is_exact_to_the_rounding_of_the_file(cli, table):
+    """Against `fourier_inversion` of the exact transforms of both halves."""
+    rows = particle_table(Path("p.star"))
+    poses, pixel = Poses.from_table(rows), float(rows.rlnImagePixelSize[0])
+    images = torch.from_numpy(SIMULATED.open().read_block(range(COUNT))).double()
+    sums, kernels = [], []
+    for half in (0, 1):
+        own = Poses(poses.angles[half::2], poses.shift[half::2])
+        operator = projection_of(D, pixel, own, None, dtype=torch.float64)
+        sums.append(operator.A_adjoint(images[None, half::2])[0, 0])
+        kernels.append(operator.kernel())
+    exact = wiener(torch.stack(sums), torch.stack(kernels), dtype=torch.float64).full
+    errors = []
+    for dtype in ("float32", "float64"):
+        options = ("--no-ctf", "--no-halves", "--dtype", dtype, "--out", dtype)
+        code, _, err = cli("reconstruct", "p.star", "-s", "fourier_inversion", *options)
+        assert code == 0, err
+        errors.append(float((read(f"{dtype}/map.mrc") - exact).norm() / exact.norm()))
+    assert errors[1] < 1e-6 < errors[0] < 1e-3
 
 
 def test_a_radius_is_the_same_mask_for_all_commands(cli, table):

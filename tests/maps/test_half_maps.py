@@ -52,19 +52,20 @@ def convolved(kernels: torch.Tensor) -> torch.Tensor:
     return torch.fft.ifftn(torch.fft.fftn(kernels, dim=(1, 2, 3)) * padded, dim=(1, 2, 3)).real[:, :D, :D, :D]
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, TOLERANCE), (torch.float64, 1e-11)])
 @pytest.mark.parametrize("with_ctf", [True, False])
 @pytest.mark.parametrize("length", [2, 4, 100])
-def test_sums_are_those_of_the_operator_of_each_half(length, with_ctf, monkeypatch):
+def test_sums_are_those_of_the_operator_of_each_half(length, with_ctf, dtype, tolerance, monkeypatch):
     """In whatever portions the particles come, and in whatever batches they are transformed."""
     monkeypatch.setattr(half_maps, "batch_of", lambda side: length)
     ctf = CtfParameters.from_table(ctf_table(N)) if with_ctf else None
-    maps = HalfMaps(D, PIXEL)
+    maps = HalfMaps(D, PIXEL, dtype=dtype)
     for part in (slice(0, 3), slice(3, 4), slice(4, N)):
         some = Poses(poses().angles[part], poses().shift[part])
         maps.add(images()[part], some, ctf and ctf.select(part), HALVES[part])
     sums, normals = wanted(with_ctf)
     for found, exact in ((maps.sums, sums), (convolved(maps.kernels), normals)):
-        assert (found - exact).norm() < TOLERANCE * exact.norm()
+        assert (found - exact).norm() < tolerance * exact.norm()
 
 
 def test_kernels_serve_several_sets_of_images_of_the_same_particles(monkeypatch):
