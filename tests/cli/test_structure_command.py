@@ -127,11 +127,15 @@ def test_exports_repeat_them_for_each_image(records):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "demo"], "structure: the images have 4 different pixel sizes; run them separately"),
+        (["-d", "demo"], "structure needs particles of one structure, and the images show 4"),
         (["-d", "tissue:0,depth=8,size=16"], "metric map supports images (2-D)"),
         (["-d", "images.npy"], "structure needs particles with known poses"),
         (["-d", DATA, "-p", "41"], "selects image 40, but simulated 3mht snr 1 has 40 images"),
         (["-d", DATA, "--control", "nothing"], "nothing"),
+        (["-d", DATA, "--control", "2nwl", "--control", "3o21"], "takes one other structure, got 2nwl and 3o21"),
+        (["-d", DATA, "--report", "."], "has other files, such as images.npy; give a new folder"),
+        (["-d", DATA, "--report", "nowhere/report"], "the folder nowhere does not exist"),
+        (["-d", "simulate:3mht+2nwl,size=24,count=8,pixel_size=9"], "particles of one structure"),
         (["-d", "simulate:3mht,snr=none,size=24,count=8", "--control", "noise"], "empty=true leaves nothing"),
         (["-d", DATA, "--save", "animations"], "--save 'animations' is unknown"),
     ],
