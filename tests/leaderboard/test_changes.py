@@ -303,9 +303,14 @@ def test_a_terminal_shows_what_changed(encoding, dot):
 
 @pytest.mark.parametrize(
     ("direction", "new", "verdict"),
-    [("lower", 20.0, "identical"), ("lower", 21.0, "within tolerance"), ("lower", 30.0, "worse"), ("higher", 30.0, "better"),
-     ("none", 30.0, "changed")],
-)  # fmt: skip
+    [
+        ("lower", 20.0, "identical"),
+        ("lower", 21.0, "within tolerance"),
+        ("lower", 30.0, "worse"),
+        ("higher", 30.0, "better"),
+        ("none", 30.0, "changed"),
+    ],
+)
 def test_numbers_of_all_images_together_are_compared_without_a_test(direction, new, verdict):
     columns = [*COLUMNS, {"name": "map_truth", "direction": direction, "unit": "Å"}]
     cells = [record(columns=columns, together={"map_truth": value}) for value in (20.0, new)]
