@@ -128,7 +128,8 @@ class _MapOfImages(Gathering):
         curves = {"map_halves": halves.corrected, "map_halves_masked": halves.masked}
         volumes = {"map": maps.full, "half1": maps.half1, "half2": maps.half2, "mask": mask}
         values["map_halves"] = halves.resolution(HALVES)
-        structure, unmeasured = self._structure.volume, {}
+        structure = self._structure.volume
+        unmeasured: dict[str, str] = {}
         if structure is None:
             unmeasured = dict.fromkeys((name for name, value in values.items() if math.isnan(value)), _NO_VOLUME)
         else:
@@ -140,7 +141,7 @@ class _MapOfImages(Gathering):
             parts = _differences(maps.full, structure, mask >= 0.5, self._metric.contour)
             values["map_false"], values["map_missing"] = parts
             if math.isnan(parts[0]):
-                unmeasured = dict.fromkeys(("map_false", "map_missing"), _NO_LEVEL)
+                unmeasured |= {"map_false": _NO_LEVEL, "map_missing": _NO_LEVEL}
             curves["map_truth"] = curve
             volumes["structure"] = structure
         return MeasuredTogether(values, curves, unmeasured, volumes)
