@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from cryobench.record import Record
     from cryobench.results.store import Results
 
+_FIGURES = [f"{name}_{number}.png" for name in ("fsc", "particles") for number in range(1, 1000)]
+_REPORT = ("structure.csv", "structure.md", *_FIGURES)
+"""Names of the files of a report."""
+
 
 def structure(
     solver: Annotated[
@@ -70,7 +74,7 @@ def structure(
                                        "of `run`. Repeat for more.", show_default=False)
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Folder to write the table (.csv, .md) and the curves (.png) to.")
+        Path | None, typer.Option(help="New folder for the table and the curves; --force replaces it.")
     ] = None,
     presets: PresetsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
@@ -90,6 +94,7 @@ def structure(
     from cryobench.cli.running import collect
     from cryobench.hooks import Hooks
     from cryobench.leaderboard.structure import Part, structure_table
+    from cryobench.measuring.postprocess import check_folder
     from cryobench.plan import grid
     from cryobench.plan.structure import StructureRequest, plans
     from cryobench.registry import installed
@@ -101,6 +106,8 @@ def structure(
     )  # fmt: skip
     wanted = tuple(dict.fromkeys(control if control is not None else ("noise",))) if controls else ()
     request = StructureRequest(base, tuple(sorted(set(particles or ()))), wanted, stated=control is not None, full=full)
+    if report is not None:
+        check_folder(report, force=force, names=_REPORT)
     with stdout_for_results():
         planned, remarks = plans(request, installed())
     store = Results(out)
@@ -148,9 +155,10 @@ def _print(frame: pd.DataFrame, data: str) -> None:
             style = "bold" if cells[0] == "1" else ""
             table.add_row(*(rich_text(text, style) for text in (solver, *cells)))
         console.print(table)
-        for solver, reason in zip(own["solver"], own["reason"], strict=True):
+        for reason in dict.fromkeys(own["reason"]):
+            solvers = own["solver"][own["reason"] == reason]
             if reason:
-                console.print(rich_text(f"{solver}: {reason}"))
+                console.print(rich_text(f"{', '.join(solvers)}: {reason}"))
     for name in names:
         console.print(rich_text(f"{name.replace('_', ' ')}: {MEANING[name]}", "dim"))
 

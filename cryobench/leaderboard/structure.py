@@ -17,15 +17,13 @@ import pandas as pd
 from cryobench.leaderboard.render import escape_markdown
 from cryobench.leaderboard.render.text import NO_VALUE
 from cryobench.leaderboard.statistics.bootstrap import mean
+from cryobench.plan.structure import FULL, NOISE, OTHER, PARTICLES
 from cryobench.record import CLEAN, Record, numbers_of
 from cryobench.results.store import CURVES
 
 if TYPE_CHECKING:
     from cryobench.results.store import Results
 
-PARTICLES, NOISE, OTHER, FULL = "particles", "noise", "other", "full"
-"""The part of a cell: the data of the table, the control without particles, that of another structure, and all pixels
-of the particles, which no operator has compressed."""
 KEYS = ("operator", "noise", "seed", "particles")
 COLUMNS = (
     *KEYS,
@@ -46,7 +44,7 @@ COLUMNS = (
     "reason",
 )
 MEANING = {
-    "rank": "by map_truth, or by map_halves where the structure is not known",
+    "rank": "by map_truth; numbers of maps are one per cell, and differences are not tested",
     "psnr_rank": "by psnr",
     "psnr": "dB, of the images, against the images without noise where they are known",
     "map_truth": "Å, resolution of the map against the structure, at 0.5",
@@ -55,7 +53,8 @@ MEANING = {
     "map_false": "volume above the contour in the map only, relative to that of the structure",
     "map_missing": "volume above the contour in the structure only",
     "noise_halves": "Å, map_halves of the same solver on images of noise alone: what it makes of nothing",
-    "noise_share": "repeatable power of that map relative to that of the map of the particles",
+    "noise_share": "repeatable power of that map relative to that of the particles; near 0 where nothing "
+    "is made of noise",
     "other_truth": "Å, map_truth of particles of another structure",
 }
 """Of the columns with numbers, for the notes of tables."""
@@ -132,11 +131,10 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     ordered: list[pd.DataFrame] = []
     for _, own in frame.groupby(list(KEYS), sort=False):
         solvers = ~own["reference"].astype(bool)
-        score = own["map_truth"].fillna(own["map_halves"])
         own = own.assign(
-            rank=score.where(solvers).rank(method="min"),
+            rank=own["map_truth"].where(solvers).rank(method="min"),
             psnr_rank=own["psnr"].where(solvers).rank(method="min", ascending=False),
-            order=score,
+            order=own["map_truth"].fillna(own["map_halves"]),
         )
         ordered.append(own.sort_values(["reference", "order"], ascending=[False, True], kind="stable"))
     columns = list(COLUMNS)

@@ -19,7 +19,7 @@ import torch
 from cryobench.errors import DataError
 from cryobench.operators.project import ProjectionOperator, batch_of
 from cryobench.physics.ctf import CtfParameters, transfer
-from cryobench.physics.poses import Poses
+from cryobench.physics.poses import SUBSET, Poses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Relative error of the sums in float32, far below their noise: half maps change by 7e-5, and correlate with exact ones
 to 1e-8. In float64 it is 1e-12 (`operators.project.TOLERANCE`)."""
-SUBSET = "rlnRandomSubset"
-"""RELION's column with the half of a particle, 1 or 2."""
 
 
 def halves_of(table: pd.DataFrame | None, count: int, what: str = "the table", *, least: int = 2) -> torch.Tensor:

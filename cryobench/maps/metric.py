@@ -13,16 +13,20 @@ import torch
 
 from cryobench.core import Column, Gathering, Imaging, JointMetric, MeasuredTogether, Structure
 from cryobench.errors import CryobenchError, ParameterError, reason_of
+from cryobench.limits import check_memory
 from cryobench.maps.fsc import HALF_MAPS, REFERENCE, half_map_fsc, resolution_of, shell_correlation
 from cryobench.maps.half_maps import HalfKernels, HalfMaps, halves_of
 from cryobench.maps.inversion import EDGE, default_mask, wiener
 from cryobench.maps.masks import soft_ball
 from cryobench.maps.particles import Particles, particles_of
 from cryobench.metrics.rings import ring_sums
-from cryobench.numerics.fft import rfftn
+from cryobench.metrics.spectral import spectrum
 from cryobench.physics.ctf import CtfParameters
 from cryobench.physics.poses import Poses
 
+_NO_LEVEL = "the map does not correlate with the structure, or nothing of it is above the contour"
+_BYTES_PER_VOXEL = 800
+"""Peak memory of a map in bytes for each voxel, as measured."""
 _NO_VOLUME = "the structure of these images is not known, or they show several"
 
 
@@ -66,6 +70,7 @@ class Map(JointMetric):
         try:
             particles = particles_of(imaging, "map")
             halves = halves_of(imaging.table, len(particles.poses), "the table of the images")
+            check_memory("map", _BYTES_PER_VOXEL * particles.side**3, "give a smaller --size")
         except CryobenchError as error:
             return _NoMap([column.name for column in self.columns], reason_of(error))
         return _MapOfImages(self, particles, halves, structure)
@@ -120,7 +125,8 @@ class _MapOfImages(Gathering):
         curves = {"map_halves": halves.corrected, "map_halves_masked": halves.masked}
         volumes = {"map": maps.full, "half1": maps.half1, "half2": maps.half2, "mask": mask}
         values["map_halves"] = halves.resolution(HALF_MAPS)
-        structure, unmeasured = self._structure.volume, {}
+        structure = self._structure.volume
+        unmeasured: dict[str, str] = {}
         if structure is None:
             unmeasured = dict.fromkeys((name for name, value in values.items() if math.isnan(value)), _NO_VOLUME)
         else:
@@ -129,9 +135,10 @@ class _MapOfImages(Gathering):
             values["map_truth"] = resolution_of(curve, REFERENCE, side, pixel_size)
             values["map_fsc"] = curve.mean().item()
             values["map_power"] = _power(maps.half1, maps.half2, mask) / _power(structure, structure, mask)
-            values["map_false"], values["map_missing"] = _differences(
-                maps.full, structure, mask >= 0.5, self._metric.contour
-            )
+            parts = _differences(maps.full, structure, mask >= 0.5, self._metric.contour)
+            values["map_false"], values["map_missing"] = parts
+            if math.isnan(parts[0]):
+                unmeasured |= {"map_false": _NO_LEVEL, "map_missing": _NO_LEVEL}
             curves["map_truth"] = curve
             volumes["structure"] = structure
         return MeasuredTogether(values, curves, unmeasured, volumes)
@@ -151,16 +158,17 @@ class _MapOfImages(Gathering):
 
 
 def _power(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> float:
-    """sum Re A B* over the shells up to half the Nyquist frequency, without the mean, of masked maps."""
-    spectra = [rfftn(mask * volume, 3) for volume in (a, b)]
+    """sum Re A B* over the shells up to half the Nyquist frequency, of masked maps minus their mean under the mask."""
+    own, other = (spectrum(volume[None, None], mask[None, None])[0] for volume in (a, b))
     shape = tuple(a.shape)
-    return ring_sums((spectra[0] * spectra[1].conj()).real[None, None], shape)[0, : shape[0] // 4].sum().item()
+    return ring_sums((own * other.conj()).real, shape)[0, : shape[0] // 4].sum().item()
 
 
 def _differences(
     volume: torch.Tensor, structure: torch.Tensor, inside: torch.Tensor, contour: float
 ) -> tuple[float, float]:
-    """The volume above the contour in the map only, and in the structure only, relative to that of the structure."""
+    """The volume above the contour in the map only, and in the structure only, relative to that of the structure; NaN
+    where the intensities of the map do not rise with those of the structure, or nothing is above the contour."""
     own, true = volume[inside], structure[inside]
     centred = true - true.mean()
     slope = (own @ centred) / centred.square().sum()
@@ -168,8 +176,8 @@ def _differences(
     present = true > level
     found = own - own.mean() > slope * (level - true.mean())
     size = present.sum().item()
-    if size == 0 or not slope > 0:  # no correlation with the structure: there is no level to compare at
-        return math.inf, 1.0
+    if size == 0 or not slope > 0:
+        return math.nan, math.nan
     return (found & ~present).sum().item() / size, (present & ~found).sum().item() / size
 
 
@@ -192,7 +200,7 @@ class _Known:
         return _Known(content.hexdigest(), particles, halves)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _kernels(known: _Known) -> HalfKernels:
     """The kernels of both halves, which all solvers of a data set share."""
     own = known.particles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,14 @@ import torch
 from cryobench.core import Imaging
 from cryobench.core.source import size_text
 from cryobench.errors import IncompatibleError
+from cryobench.io.star import origins_in_angstrom
 from cryobench.maps.half_maps import projection_of
 from cryobench.operators.project import ProjectionOperator
 from cryobench.physics.ctf import COLUMNS, CtfParameters
-from cryobench.physics.poses import ANGLES, Poses
+from cryobench.physics.poses import ANGLES, CLASS, Poses
+
+_SAME_SIZE = 1e-4
+"""Relative difference of pixel sizes that are the same, stated with different digits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +33,8 @@ class Particles:
 def particles_of(imaging: Imaging, what: str) -> Particles:
     """The particles in images; their CTFs if they are known and the images have them.
 
-    what: the caller, for messages. Raises a `CryobenchError` for images that are not square, tables without poses,
-    pixel sizes that differ, and shifts without a pixel size.
+    what: the caller, for messages. Raises a `CryobenchError` for images that are not square or show several structures,
+    tables without poses, pixel sizes that differ, and shifts without a pixel size.
     """
     if len(imaging.shape) != 2 or len(set(imaging.shape)) > 1:
         raise IncompatibleError(f"{what} needs square images, got {size_text(imaging.shape)}")
@@ -37,18 +42,32 @@ def particles_of(imaging: Imaging, what: str) -> Particles:
     if table is None or not set(ANGLES) <= set(table.columns):
         raise IncompatibleError(f"{what} needs particles with known poses ({', '.join(ANGLES)}), and the table of the "
                                 "images has none")  # fmt: skip
-    poses = Poses.from_table(table, "the table of the images")
-    sizes = set(imaging.pixel_size)
-    if len(sizes) > 1:
-        raise IncompatibleError(f"{what}: the images have {len(sizes)} different pixel sizes; run them separately")
-    pixel_size = next(iter(sizes), None)
+    classes = sorted(set(table[CLASS])) if CLASS in table.columns else []
+    if len(classes) > 1:
+        raise IncompatibleError(
+            f"{what} needs particles of one structure, and the images show {len(classes)} ({CLASS}); choose one"
+        )
+    name = "the table of the images"
+    poses = Poses.from_table(origins_in_angstrom(table, None, name), name)
+    pixel_size = _common(imaging.pixel_size, what)
     if pixel_size is None and poses.shift.any():
         raise IncompatibleError(f"{what}: the particles have shifts in Å, and their pixel size is not known")
     with_ctf = imaging.through_ctf and set(COLUMNS.values()) & set(table.columns)
-    ctf = CtfParameters.from_table(table, "the table of the images") if with_ctf else None
+    ctf = CtfParameters.from_table(table, name) if with_ctf else None
     if pixel_size is None and ctf is not None:
         raise IncompatibleError(f"{what}: the particles have CTFs, and their pixel size is not known")
     return Particles(imaging.shape[0], poses, ctf, pixel_size)
+
+
+def _common(sizes: Sequence[float | None], what: str) -> float | None:
+    """Å per pixel of all images, None if unknown. Raises `IncompatibleError` for sizes that differ."""
+    known = [size for size in sizes if size is not None]
+    if not known:
+        return None
+    if len(known) < len(sizes) or max(known) > min(known) * (1 + _SAME_SIZE):
+        found = f"from {min(known):g} to {max(known):g} Å" if len(known) == len(sizes) else "unknown for some of them"
+        raise IncompatibleError(f"{what}: the pixel size of the images is {found}; run them separately")
+    return known[0]
 
 
 def projection(particles: Particles, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> ProjectionOperator:

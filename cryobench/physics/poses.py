@@ -24,6 +24,8 @@ SHIFTS = ("rlnOriginXAngst", "rlnOriginYAngst")
 """RELION's columns, degrees and Å."""
 CLASS = "rlnClassNumber"
 """RELION's column of the number of the structure, from 1."""
+SUBSET = "rlnRandomSubset"
+"""RELION's column of the half of a particle, 1 or 2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, minmax_e
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
-from cryobench.physics.poses import ANGLES, CLASS, SHIFTS
+from cryobench.physics.poses import ANGLES, CLASS, SHIFTS, SUBSET
 from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
 from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
@@ -51,6 +51,13 @@ _PARTNERS: dict[str, Callable[[Stack, int], np.ndarray | None]] = {
     OTHER: lambda stack, index: stack.other(index),
 }
 """Images that a source may have beside each image: what they are in messages, and how they are read."""
+_OF_POSES = (
+    *ANGLES,
+    *SHIFTS,
+    *("rlnOriginX", "rlnOriginY", "rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize", "rlnImagePixelSize"),
+    *(SUBSET, CLASS),
+)
+"""The columns that a map depends on besides the images and their CTFs."""
 _NAME_OF_A_SOURCE = re.compile(r"\w+")
 """A bare word is a registered source even if a folder has the same name."""
 
@@ -162,8 +169,8 @@ class Dataset:
 
     @cached_property
     def poses_digest(self) -> str:
-        """SHA-256 of the poses in the table; '' without."""
-        known = [] if self.table is None else [name for name in (*ANGLES, *SHIFTS) if name in self.table.columns]
+        """SHA-256 of what the table states of poses, halves and structures; '' without."""
+        known = [] if self.table is None else [name for name in _OF_POSES if name in self.table.columns]
         if self.table is None or not known:
             return ""
         return hashlib.sha256(repr((known, self.table[known].to_numpy().tolist())).encode()).hexdigest()

@@ -34,7 +34,7 @@ from cryobench.io.tiff import tifffile
 from cryobench.io.zarr_files import zarr
 from cryobench.limits import check_cells
 from cryobench.metrics.within import IMAGE, Within, parse_within
-from cryobench.plan.dataset import FIRST, HALVES, Dataset, load, source_spec
+from cryobench.plan.dataset import AVERAGE, FIRST, HALVES, Dataset, load, source_spec
 from cryobench.plan.presets import Chosen, check_not_among, check_unseen, choose, presets_folder
 from cryobench.plan.protocols import DEFAULT_METRICS, DEFAULT_NOISES, expanded
 from cryobench.record import CLEAN, LEADING, TRAILING, plain
@@ -244,6 +244,8 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     floors = {text: choose(text, registry, presets_folder(request.presets)) for text in sorted(added)}
     requested = _chosen(request.solvers, request, registry)
     solvers = _chosen([*floors, *request.solvers], request, registry)
+    if request.halves == AVERAGE and (together := [each.label for each in solvers if each.solver.joint]):
+        raise ParameterError(f"--halves {AVERAGE} does not apply to {together[0]}, which makes halves of its own")
     noises = _unique(_make_all(registry, "noises", request.noises))
     metrics = _unique(_make_all(registry, "metrics", request.metrics))
     _check_columns(metrics)

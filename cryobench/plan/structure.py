@@ -15,7 +15,10 @@ from cryobench.registry import Registry
 from cryobench.spec import fields_of
 
 NOISE = "noise"
-"""The control of images without particles; others are names of structures."""
+"""The control of images without particles; another is the name of a structure."""
+PARTICLES, OTHER, FULL = "particles", "other", "full"
+"""Parts of the cells of a table, besides `NOISE`: of the particles, of those of another structure, and of all pixels of
+the particles, which no operator has compressed."""
 IDENTITY, FLOOR = "identity", "pinv"
 """The operator and the solver of the row of all pixels."""
 
@@ -35,7 +38,7 @@ class StructureRequest:
 
 @dataclass(frozen=True)
 class StructurePlan:
-    """plan: of cells that have the same part in the table: particles, noise, other or full."""
+    """plan: of cells that have the same part in the table, `PARTICLES`, `NOISE`, `OTHER` or `FULL`."""
 
     part: str
     plan: Plan
@@ -47,15 +50,18 @@ def plans(request: StructureRequest, registry: Registry) -> tuple[list[Structure
     Raises a `CryobenchError` before any work for an invalid request.
     """
     base, loaded = request.request, Loaded()
+    others = [control for control in request.controls if control != NOISE]
+    if len(others) > 1:
+        raise ParameterError(f"--control takes one other structure, got {' and '.join(others)}; run them separately")
     (data,) = base.data
     numbers = [f"0:{count}" for count in request.particles] or ["0:"]
     found = []
     for images in numbers:
         own = dataclasses.replace(base, images=images)
-        found.append(StructurePlan("particles", grid.plan(own, registry, loaded)))
+        found.append(StructurePlan(PARTICLES, grid.plan(own, registry, loaded)))
         if request.full:
             whole = dataclasses.replace(own, operators=(IDENTITY,), solvers=(FLOOR,), floor=False)
-            found.append(StructurePlan("full", grid.plan(whole, registry, loaded)))
+            found.append(StructurePlan(FULL, grid.plan(whole, registry, loaded)))
     for dataset in {id(cell.dataset): cell.dataset for cell in found[0].plan.cells}.values():
         particles_of(dataset.imaging, "structure")  # before any work: no map could be made of others
     notes: list[str] = []
@@ -68,7 +74,7 @@ def plans(request: StructureRequest, registry: Registry) -> tuple[list[Structure
             notes.append(f"without the control {control}: {error}")
             continue
         own = dataclasses.replace(base, images=numbers[-1], data=(spec,), save=())
-        found.append(StructurePlan("noise" if control == NOISE else "other", grid.plan(own, registry, loaded)))
+        found.append(StructurePlan(NOISE if control == NOISE else OTHER, grid.plan(own, registry, loaded)))
     return found, notes
 
 

@@ -13,9 +13,8 @@ prior of a Wiener filter of each shell of Fourier space,
     (A^T A + L) v = A^T u,      L = <A^T A> / SSNR
 
 <A^T A> is the mean over a shell (`cg.shell_means`), and SSNR follows from the correlation of two maps, of odd and of
-even particles (Scheres 2012, J. Struct. Biol. 180:519; `maps.inversion`). These have no prior: in shells that L
-suppresses a map is little more than A^T u, to which the strong shells contribute through what Q_i aliases, the same in
-both halves. They are stopped early instead, before they fit the noise of what is hardly measured.
+even particles (Scheres 2012, J. Struct. Biol. 180:519; `maps.inversion`). These have no prior, which needs them; they
+are stopped early instead, before they fit the noise of what is hardly measured.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ import torch
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, Solver, mean_intensity
 from cryobench.core.operator import Imaging
 from cryobench.errors import CryobenchError, ParameterError, Unsupported, reason_of
+from cryobench.limits import check_memory
 from cryobench.maps.fsc import shell_correlation
 from cryobench.maps.half_maps import halves_of
 from cryobench.maps.inversion import default_mask, prior_weights
@@ -39,6 +39,9 @@ from cryobench.operators.spectral import SpectralOperator
 from cryobench.operators.views import by_view
 from cryobench.rng import Rng
 from cryobench.solvers.cg import shell_means
+
+_BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 80, 300
+"""Peak memory in bytes for each pixel of the images, all of which are in memory, and each voxel of the structure."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ class Direct(Solver):
     def unsupported(self, problem: Problem) -> str | None:
         try:
             _halves(problem)
-            particles_of(_imaging(problem), "direct")
+            particles = particles_of(_imaging(problem), "direct")
+            pixels = problem.batch * particles.side**2
+            needed = _BYTES_PER_PIXEL * pixels + _BYTES_PER_VOXEL * particles.side**3
+            check_memory(f"direct with {problem.batch} particles", needed, "give fewer --images or a smaller --size")
         except CryobenchError as error:
             return reason_of(error)
         return None
@@ -80,7 +86,8 @@ class Direct(Solver):
         half1, half2 = (_Set.of(problem, images).solved(few, None, step) for images in _halves(problem))
         fsc = shell_correlation(half1, half2, default_mask(len(half1)))
         every = _Set.of(problem, torch.arange(problem.batch))
-        full = every.solved(self.steps, prior_weights(every.means, 2 * fsc / (1 + fsc)), step)
+        prior = prior_weights(every.means.cpu(), 2 * fsc / (1 + fsc)).to(every.means.device)
+        full = every.solved(self.steps, prior, step)
         images = every.projection.A(full.to(problem.y.dtype)[None, None])[0, :, None]
         x = problem.scale.from_file(images).to(problem.y)
         return Reconstruction(x, volumes={"full": full, "half1": half1, "half2": half2})

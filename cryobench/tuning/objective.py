@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.plan import grid
 from cryobench.plan.grid import Loaded, Plan
 from cryobench.plan.suite import is_excluded
-from cryobench.record import CLEAN, Record
+from cryobench.record import CLEAN, Record, numbers_of
 from cryobench.registry import Registry, did_you_mean
 from cryobench.results.store import Results
 from cryobench.runner import CellRunner
@@ -107,9 +107,10 @@ class Objective:
         """The mean over the images. Raises `NoScoreError` for a failed cell or a missing or infinite value."""
         if record.status == "failed":
             raise NoScoreError(described(record))
-        by, values = self.measure.by, record.values.get(self.measure.by)
+        by, values = self.measure.by, numbers_of(record, self.measure.by)
         if values is None:
-            raise NoScoreError(described(record, f"no {by}, because the clean images are unknown"))
+            why = record.unmeasured.get(by, "the clean images are unknown")
+            raise NoScoreError(described(record, f"no {by}, because {why}"))
         score = fmean(values)
         if not math.isfinite(score):
             raise NoScoreError(described(record, record.unmeasured.get(by) or f"{by} is {score}"))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import cryobench as cb
+from cryobench.errors import ParameterError
 from cryobench.io.writing import star_text, write_mrcs
 from cryobench.leaderboard.table import leaderboard
 from cryobench.registry import installed
@@ -127,11 +128,15 @@ def test_exports_repeat_them_for_each_image(records):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-d", "demo"], "structure: the images have 4 different pixel sizes; run them separately"),
+        (["-d", "demo"], "structure needs particles of one structure, and the images show 4"),
         (["-d", "tissue:0,depth=8,size=16"], "metric map supports images (2-D)"),
         (["-d", "images.npy"], "structure needs particles with known poses"),
         (["-d", DATA, "-p", "41"], "selects image 40, but simulated 3mht snr 1 has 40 images"),
         (["-d", DATA, "--control", "nothing"], "nothing"),
+        (["-d", DATA, "--control", "2nwl", "--control", "3o21"], "takes one other structure, got 2nwl and 3o21"),
+        (["-d", DATA, "--report", "."], "has other files, such as images.npy; give a new folder"),
+        (["-d", DATA, "--report", "nowhere/report"], "the folder nowhere does not exist"),
+        (["-d", "simulate:3mht+2nwl,size=24,count=8,pixel_size=9"], "particles of one structure"),
         (["-d", "simulate:3mht,snr=none,size=24,count=8", "--control", "noise"], "empty=true leaves nothing"),
         (["-d", DATA, "--save", "animations"], "--save 'animations' is unknown"),
     ],
@@ -180,6 +185,24 @@ def test_poses_change_the_cell_of_a_map(tmp_path, monkeypatch):
         hashes.append(record.hash)
     assert hashes[0] != hashes[1]
     assert hashes[2] == hashes[3]
+
+
+def test_the_halves_of_a_table_are_in_the_hash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stack = installed().make("sources", DATA).open()
+    write_mrcs(Path("p.mrcs"), stack.read_block(range(12)), stack.pixel_size(0))
+    found = []
+    for name, halves in (("a", [1, 2]), ("b", [2, 1]), ("c", [1, 1, 2])):
+        table = stack.table.iloc[:12].assign(rlnRandomSubset=np.resize(halves, 12))
+        Path(f"{name}.star").write_text(star_text(Path(f"{name}.star"), table, "p.mrcs", stack.pixel_size(0), 24))
+        (record,) = cb.run("pinv", "identity", data=f"{name}.star", images="0:12", metrics=["map"], floor=False)
+        found.append(record.hash)
+    assert len(set(found)) == 3
+
+
+def test_a_solver_of_all_images_makes_its_own_halves(tmp_path):
+    with pytest.raises(ParameterError, match="--halves average does not apply to direct, which makes halves"):
+        cb.run("direct", OPERATOR, data="simulate_movies:3mht,size=64,frames=2,count=2", halves="average")
 
 
 def test_records_without_such_numbers_are_as_before(records, tmp_path):

@@ -299,3 +299,24 @@ def test_a_terminal_shows_what_changed(encoding, dot):
     assert any(line.startswith("only in OLD: gone") for line in lines)
     assert any(line.startswith("only in NEW: new") for line in lines)
     assert lines[-1] == "3 regressions"
+
+
+@pytest.mark.parametrize(
+    ("direction", "new", "verdict"),
+    [
+        ("lower", 20.0, "identical"),
+        ("lower", 21.0, "within tolerance"),
+        ("lower", 30.0, "worse"),
+        ("higher", 30.0, "better"),
+        ("none", 30.0, "changed"),
+    ],
+)
+def test_numbers_of_all_images_together_are_compared_without_a_test(direction, new, verdict):
+    columns = [*COLUMNS, {"name": "map_truth", "direction": direction, "unit": "Å"}]
+    cells = [record(columns=columns, together={"map_truth": value}) for value in (20.0, new)]
+    found = changes([cells[0]], [cells[1]], tolerance=0.1)
+    change = one(found, "map_truth")
+    assert (change.verdict, change.p, change.lo, change.unit) == (verdict, None, None, "Å")
+    assert change.difference == new - 20
+    assert bool(found.regressions) == (verdict == "worse")
+    assert any("one number per cell" in remark for remark in found.remarks)

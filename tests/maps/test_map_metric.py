@@ -138,3 +138,31 @@ def test_without_a_structure_only_the_halves_are_measured():
 def test_a_contour_that_is_not_finite_is_refused():
     with pytest.raises(ParameterError, match="contour must be a finite number"):
         Map(float("nan"))
+
+
+def test_a_background_changes_nothing_of_what_is_compared(exact):
+    recipe = dataclasses.replace(RECIPE, snr=0.5)
+    images = recipe.open().read_block(range(COUNT))
+    plain, raised = (measured(recipe, images + add * images.std()) for add in (0, 1))
+    for name in ("map_power", "map_fsc", "map_missing"):
+        assert raised.values[name] == pytest.approx(plain.values[name], abs=0.05)
+
+
+def test_shifts_in_pixels_are_those_in_angstrom():
+    """RELION 3.0's columns, with the pixel size of its detector and magnification."""
+    table = RECIPE.open().table
+    pixel = RECIPE.open().pixel_size(0)
+    old = table.drop(columns=["rlnOriginXAngst", "rlnOriginYAngst"]).assign(
+        rlnOriginX=table["rlnOriginXAngst"] / pixel,
+        rlnOriginY=table["rlnOriginYAngst"] / pixel,
+        rlnDetectorPixelSize=pixel,
+        rlnMagnification=10000.0,
+    )
+    assert measured(RECIPE, table=old).values["map_fsc"] == pytest.approx(measured(RECIPE).values["map_fsc"], abs=1e-3)
+
+
+def test_images_of_several_structures_have_no_map():
+    table = RECIPE.open().table
+    mixed = table.assign(rlnClassNumber=np.arange(COUNT) % 2 + 1)
+    found = measured(RECIPE, table=mixed)
+    assert "particles of one structure, and the images show 2" in found.unmeasured["map_halves"]

@@ -118,7 +118,7 @@ def directions(pairs: Iterable[tuple[Record, Record]]) -> dict[str, str]:
     """The columns that both records of a pair have, and the direction of each; costs last."""
     found: dict[str, str] = {}
     for before, after in pairs:
-        for name in before.values:
-            if name in after.values:
+        for name in (*before.values, *before.together):
+            if name in after.values or name in after.together:
                 found.setdefault(name, direction_and_unit(before, name)[0])
     return found | dict.fromkeys(COSTS, "lower")

@@ -78,8 +78,10 @@ def changes(
     chosen = list(dict.fromkeys([*chosen, *(limit.column for limit in limits)]))
     ran = [(before, after) for before, after in found.pairs if before.status == after.status == "ok"]
     costs = [name for name in chosen if name in COSTS]
+    metrics = [name for name in chosen if name not in COSTS]
     every = [
-        *_metric_changes(ran, [name for name in chosen if name not in COSTS]),
+        *_metric_changes(ran, metrics),
+        *(change for name in metrics for change in _together_changes(ran, name, tolerance)),
         *(change for name in costs for change in _cost_changes(ran, name, tolerance)),
     ]
     for change in every:
@@ -169,6 +171,28 @@ def _kind(change: Change, p_holm: float, sign: int) -> ChangeKind:
     return "better" if (sign > 0) == (change.direction == "higher") else "worse"
 
 
+def _together_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
+    """The changes of a metric of all images together, one number for each cell, where both have it."""
+    for before, after in ran:
+        direction, unit = direction_and_unit(after, name)
+        if name not in before.together or name not in after.together:
+            continue
+        if (direction, unit) != direction_and_unit(before, name):
+            continue
+        old, new = before.together[name], after.together[name]
+        change = _change(after, name, unit, direction, old, new)
+        change.difference = new - old
+        if new == old:
+            change.verdict = "identical"
+        elif abs(new - old) <= tolerance * abs(old):
+            change.verdict = "within tolerance"
+        elif direction not in ("higher", "lower"):
+            change.verdict = "changed"
+        else:
+            change.verdict = "better" if (new > old) == (direction == "higher") else "worse"
+        yield change
+
+
 def _cost_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
     """The changes of a cost, for the cells that have it."""
     unit = {"seconds_per_image": "s", "peak_memory_mib": "MiB"}.get(name, "")
@@ -237,6 +261,11 @@ def _remarks(
         yield (
             f"{untested} not tested: too few images to be significant among all changes; "
             f"that requires {images} images, or fewer columns (--metrics)"
+        )
+    if any(change.column in record.together for change in every for _, record in ran):
+        yield (
+            "metrics of all images together are one number per cell, without intervals; differences beyond "
+            f"{100 * tolerance:g}% are changes"
         )
     if costs and ran:
         yield f"costs are one number per cell, without intervals; differences beyond {100 * tolerance:g}% are changes"
