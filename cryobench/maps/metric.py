@@ -36,8 +36,7 @@ class Map(JointMetric):
 
     The map is made by Fourier inversion with Wiener weights (`maps.inversion`), for all solvers the same except
     `direct`, which has maps of its own; its halves are of even and odd particles, or those of `rlnRandomSubset`.
-    Correlations are under a ball with a soft edge, the
-    particle's if the source states its radius.
+    Correlations are under a ball with a soft edge, the particle's if the source states its radius.
 
     `map_halves`: the resolution in Å at which the correlation between the half maps, corrected by random phases (Chen
     et al. 2013, Ultramicroscopy 135:24), falls below 0.143. It needs no truth, and is deceived by all that the solver
