@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass, field
@@ -13,8 +14,11 @@ from cryobench.core import (
     Column,
     Crop,
     FourierMask,
+    Gathering,
+    JointMetric,
     LinearOperator,
     Measured,
+    MeasuredTogether,
     Metric,
     NoiseModel,
     Noisy,
@@ -403,6 +407,31 @@ class ToyMetric(Metric):
             case "inputs":
                 reconstruction.x.sub_(case.truth)
         return Measured({"toy": error})
+
+
+@dataclass(frozen=True)
+class ToyJointMetric(JointMetric):
+    """The mean of all images."""
+
+    columns = (Column("toy", "none"),)
+
+    broken: str = ""
+
+    def gather(self, imaging, structure):
+        return ToyGathering(self.broken)
+
+
+@dataclass
+class ToyGathering(Gathering):
+    broken: str
+    means: list = field(default_factory=list)
+
+    def add(self, images, volumes):
+        self.means += [images.mean()] if self.broken == "chunks" else list(images.flatten(1).mean(dim=1))
+
+    def measure(self):
+        mean = torch.stack(self.means).mean()
+        return MeasuredTogether({"toy": math.nan if self.broken == "together" else mean.item()})
 
 
 @dataclass(frozen=True)

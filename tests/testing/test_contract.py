@@ -37,7 +37,7 @@ TOYS = {
     "masks": ("ToyMask", "ToyFourierMask"),
     "noises": ("ToyNoise",),
     "priors": ("ToyPrior", "ToyDiffusion"),
-    "metrics": ("ToyMetric",),
+    "metrics": ("ToyMetric", "ToyJointMetric"),
     "sources": ("ToySource",),
     "objectives": ("ToyObjective",),
 }
@@ -164,7 +164,12 @@ def test_the_toys_satisfy_it_unless_broken(kind, registry):
 
 
 BROKEN = [(kind, rule) for kind in KINDS for rule in rules(kind)[len(common.RULES) :]]
-OTHER = {"fraction": "toyfouriermask", "denoises": "toydiffusion"}
+OTHER = {
+    "fraction": "toyfouriermask",
+    "denoises": "toydiffusion",
+    "together": "toyjointmetric",
+    "chunks": "toyjointmetric",
+}
 
 
 @pytest.mark.parametrize(("kind", "rule"), BROKEN, ids=lambda part: getattr(part, "name", part))
