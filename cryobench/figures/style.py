@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +25,12 @@ ROWS = 4
 LABEL_LENGTH = 32
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#666666"
-LINES: tuple[dict[str, str], ...] = tuple(
-    {"color": color, "linestyle": dash}
-    for dash in ("-", "--", ":", "-.")
-    for color in (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 3)))
+LINES: tuple[dict[str, Any], ...] = tuple(
+    {"color": color, "linestyle": _DASHES[(number + shift) % len(_DASHES)]}
+    for shift in range(len(_DASHES))
+    for number, color in enumerate(_COLORS)
 )
 """Styles of lines in a figure of many, in this order."""
 DIVERGING = "PuOr_r"
