@@ -98,8 +98,8 @@ def run(
     solver can be expected to exceed in PSNR to the measured image; it needs simulated images with white noise and exact
     measurements.
     out: results folder, whose finished cells are reused; None keeps the results in memory. save: further files to save
-    there: "reconstructions", the same as "tif", "ome.tif" or "zarr", "figures", or single figures, "panel", "errors",
-    "frc", "views" and "animation".
+    there: "reconstructions", the same as "tif", "ome.tif" or "zarr", "maps" (of the metric "map"), "figures", or single
+    figures, "panel", "errors", "frc", "views" and "animation".
     presets: folder of the presets of solvers such as "dct@pixel-c4", by default $CRYOBENCH_PRESETS or "presets".
     Raises a `CryobenchError` before any work for an invalid request; failed cells are returned as failed records.
     """

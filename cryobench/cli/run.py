@@ -85,9 +85,9 @@ def run(
     save: Annotated[
         list[str] | None,
         typer.Option(help="Also save reconstructions (.mrcs, and their deviation if the solver estimates it), the same "
-                     "as tif, ome.tif or zarr (images or one volume), figures, or a single figure: panel, errors, frc "
-                     "(.png), views (.npz, for the HTML page) or animation (.gif, of the first image). Repeat for "
-                     "more.", show_default=False),
+                     "as tif, ome.tif or zarr (images or one volume), maps (.mrc, with --metric map), figures, or a "
+                     "single figure: panel, errors, frc (.png), views (.npz, for the HTML page) or animation (.gif, of "
+                     "the first image). Repeat for more.", show_default=False),
     ] = None,
     presets: PresetsOption = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
