@@ -10,11 +10,14 @@ import typer
 
 from cryobench.cli.options import (
     BatchOption,
+    DataRootOption,
     DeviceOption,
     DtypeOption,
+    InvertOption,
     PresetsOption,
     QuietOption,
     ScalingOption,
+    SizeOption,
     complete,
 )
 
@@ -63,6 +66,9 @@ def structure(
     full: Annotated[
         bool, typer.Option("--full/--no-full", help="Add the map of all pixels of the particles as a reference.")
     ] = True,
+    size: SizeOption = None,
+    data_root: DataRootOption = None,
+    invert: InvertOption = False,
     scaling: ScalingOption = "minmax",
     seed: Annotated[int, typer.Option(help="Seed of masks, noise and solvers.")] = 0,
     device: DeviceOption = "cpu",
@@ -96,12 +102,14 @@ def structure(
     from cryobench.leaderboard.structure import Part, structure_table
     from cryobench.measuring.postprocess import check_folder
     from cryobench.plan import grid
+    from cryobench.plan.dataset import data_options
     from cryobench.plan.structure import StructureRequest, plans
     from cryobench.registry import installed
     from cryobench.results.store import Results
 
     base = grid.Request(
         solvers=solver, operators=operator, noises=noise or ("none",), data=(data,), metrics=("psnr", "map"),
+        data_options=data_options(size=size, data_root=data_root, invert=invert),
         scaling=scaling, seeds=(seed,), dtype=dtype, device=device, batch=batch, save=save or (), presets=presets,
     )  # fmt: skip
     wanted = tuple(dict.fromkeys(control if control is not None else ("noise",))) if controls else ()

@@ -67,20 +67,20 @@ def plans(request: StructureRequest, registry: Registry) -> tuple[list[Structure
     notes: list[str] = []
     for control in request.controls:
         try:
-            spec = _control(data, control, registry)
+            spec = _control(data, control, base.data_options, registry)
         except CryobenchError as error:
             if request.stated:
                 raise
             notes.append(f"without the control {control}: {error}")
             continue
-        own = dataclasses.replace(base, images=numbers[-1], data=(spec,), save=())
+        own = dataclasses.replace(base, images=numbers[-1], data=(spec,), data_options={}, save=())
         found.append(StructurePlan(NOISE if control == NOISE else OTHER, grid.plan(own, registry, loaded)))
     return found, notes
 
 
-def _control(data: str, control: str, registry: Registry) -> str:
+def _control(data: str, control: str, options: dict[str, str], registry: Registry) -> str:
     """The spec of the data of a control."""
-    source = registry.make("sources", source_spec(data, {}, registry))
+    source = registry.make("sources", source_spec(data, options, registry))
     known = {field.name for field in fields_of(type(source))}
     name = "empty" if control == NOISE else "structure"
     if name not in known:

@@ -210,3 +210,17 @@ def test_records_without_such_numbers_are_as_before(records, tmp_path):
     folder = Results(tmp_path / "runs").write(record)
     assert "together" not in json.loads((folder / "record.json").read_text())
     assert isinstance(images_table([record]), pd.DataFrame)
+
+
+def test_controls_have_the_size_and_contrast_of_the_particles(cli):
+    data = "simulate:3mht,snr=1,count=8"
+    code, out, err = cli(
+        "structure", "-s", "pinv", "-o", "identity", "-d", data, "--size", "16", "--invert", "--no-full"
+    )
+    assert code == 0, err
+    assert "noise share" in out
+    records = [read_record(folder) for folder in Path("runs").iterdir() if folder.is_dir()]
+    assert {record.data for record in records} == {"simulated 3mht snr 1", "noise alone, as of simulated 3mht snr 1"}
+    for record in records:
+        assert "size=16" in record.resolved["data"]
+        assert "invert=true" in record.resolved["data"]
