@@ -257,8 +257,8 @@ class MissingFileWarnings:
             reported = (name, record.solver) in self._reported
             if name in self._requested and not (record.floor or record.ceiling or reported):
                 self._reported.add((name, record.solver))
-                why = "no map could be made" if name == "maps" else "it does not record its iterates"
-                self._observer.warn(f"{record.solver}: {name} is not saved, because {why}")
+                why = "gives no map" if name == "maps" else "does not record its iterates"
+                self._observer.warn(f"{record.solver} {why}: its {name} is not saved")
 
 
 def _save(store: Results | None, outcome: _Outcome, known: Record | None, observer: Observer) -> Record:
