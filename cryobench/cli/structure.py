@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from cryobench.record import Record
     from cryobench.results.store import Results
 
-_FIGURES = [f"{name}_{number}.png" for name in ("fsc", "particles") for number in range(1, 1000)]
-_REPORT = ("structure.csv", "structure.md", *_FIGURES)
-"""Names of the files of a report."""
-
 
 def structure(
     solver: Annotated[
@@ -115,7 +111,7 @@ def structure(
     wanted = tuple(dict.fromkeys(control if control is not None else ("noise",))) if controls else ()
     request = StructureRequest(base, tuple(sorted(set(particles or ()))), wanted, stated=control is not None, full=full)
     if report is not None:
-        check_folder(report, force=force, names=_REPORT)
+        check_folder(report, force=force, names=_report_names())
     with stdout_for_results():
         planned, remarks = plans(request, installed())
     store = Results(out)
@@ -142,6 +138,12 @@ def structure(
         note(observer.summary(store.given) + (f"; table and curves in {report}" if report is not None else ""))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+def _report_names() -> list[str]:
+    """The names that files of a report may have."""
+    figures = [f"{name}_{number}.png" for name in ("fsc", "particles") for number in range(1, 1000)]
+    return ["structure.csv", "structure.md", *figures]
 
 
 def _print(frame: pd.DataFrame, data: str) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 from cryobench.leaderboard.render import escape_markdown
 from cryobench.leaderboard.render.text import NO_VALUE
 from cryobench.leaderboard.statistics.bootstrap import mean
+from cryobench.metrics.rings import ring_frequencies
 from cryobench.plan.structure import FULL, NOISE, OTHER, PARTICLES
 from cryobench.record import CLEAN, Record, numbers_of
 from cryobench.results.store import CURVES
@@ -170,7 +171,7 @@ def curves_of(parts: Iterable[Part], store: Results) -> dict[tuple[str, str, int
             full[place] = curve
             continue
         pixel_size = record.problem["pixel_size_angstrom"][0] or 1.0
-        own = Curves({}, np.arange(1, len(curve) + 1) / (2 * len(curve) * pixel_size))
+        own = Curves({}, ring_frequencies(tuple(record.problem["image_shape"])).numpy() / pixel_size)
         found.setdefault((record.operator, *place), own).curves[record.solver] = curve
     for key, own in found.items():
         if key[1:] in full:

@@ -85,7 +85,7 @@ class _Particles:
 
     def select(self, chosen: slice | torch.Tensor) -> _Particles:
         return _Particles(
-            Poses(self.poses.angles[chosen], self.poses.shift[chosen]),
+            self.poses.select(chosen),
             None if self.ctf is None else self.ctf.select(chosen),
             None if self.images is None else self.images[chosen],
         )

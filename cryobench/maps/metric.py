@@ -22,7 +22,6 @@ from cryobench.maps.particles import Particles, particles_of
 from cryobench.metrics.rings import ring_sums
 from cryobench.metrics.spectral import spectrum
 from cryobench.physics.ctf import CtfParameters
-from cryobench.physics.poses import Poses
 
 _NO_LEVEL = "the map does not correlate with the structure, or nothing of it is above the contour"
 _BYTES_PER_VOXEL = 800
@@ -109,9 +108,8 @@ class _MapOfImages(Gathering):
             return
         part = slice(self._count, self._count + len(images))
         self._count = part.stop
-        known, ctf = self._particles.poses, self._particles.ctf
-        poses = Poses(known.angles[part], known.shift[part])
-        self._sums.add(images[:, 0], poses, None if ctf is None else ctf.select(part), self._halves[part])
+        own = self._particles.select(part)
+        self._sums.add(images[:, 0], own.poses, own.ctf, self._halves[part])
 
     def measure(self) -> MeasuredTogether:
         side, pixel_size, mask = self._particles.side, self._particles.pixel_size, self._mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,6 +28,10 @@ class Particles:
     poses: Poses
     ctf: CtfParameters | None
     pixel_size: float | None
+
+    def select(self, chosen: slice | torch.Tensor) -> Particles:
+        """Some of the particles."""
+        return replace(self, poses=self.poses.select(chosen), ctf=None if self.ctf is None else self.ctf.select(chosen))
 
 
 def particles_of(imaging: Imaging, what: str) -> Particles:

@@ -139,8 +139,7 @@ class _Views:
 
     def part(self, part: slice) -> tuple[Poses, CtfParameters | None, torch.Tensor]:
         """Poses, CTFs and halves of some of them."""
-        poses = Poses(self.poses.angles[part], self.poses.shift[part])
-        return poses, None if self.ctf is None else self.ctf.select(part), self.halves[part]
+        return self.poses.select(part), None if self.ctf is None else self.ctf.select(part), self.halves[part]
 
 
 class MapReconstruction:

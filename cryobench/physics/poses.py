@@ -38,6 +38,10 @@ class Poses:
     def __len__(self) -> int:
         return len(self.angles)
 
+    def select(self, chosen: slice | torch.Tensor) -> Poses:
+        """Some of the poses."""
+        return Poses(self.angles[chosen], self.shift[chosen])
+
     @staticmethod
     def uniform(count: int, seed: int) -> Poses:
         """Orientations uniform on SO(3) without shifts. The first N of a larger count are the same."""

@@ -20,7 +20,7 @@ are stopped early instead, before they fit the noise of what is hardly measured.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -32,10 +32,9 @@ from cryobench.limits import check_memory
 from cryobench.maps.fsc import shell_correlation
 from cryobench.maps.half_maps import halves_of
 from cryobench.maps.inversion import default_mask, prior_weights
-from cryobench.maps.particles import particles_of, projection
-from cryobench.numerics.fft import irfftn, rfftn
+from cryobench.maps.particles import Particles, particles_of, projection
 from cryobench.numerics.linalg import conjugate_gradients, item_axes, per_item
-from cryobench.operators.spectral import SpectralOperator
+from cryobench.operators.spectral import SpectralOperator, multiply_spectrum
 from cryobench.operators.views import by_view
 from cryobench.rng import Rng
 from cryobench.solvers.cg import shell_means
@@ -83,9 +82,10 @@ class Direct(Solver):
                 progress(done, 2 * few + self.steps)
 
         few = (self.steps + 1) // 2
-        half1, half2 = (_Set.of(problem, images).solved(few, None, step) for images in _halves(problem))
+        particles = particles_of(_imaging(problem), "direct")
+        half1, half2 = (_Set.of(problem, particles, images).solved(few, None, step) for images in _halves(problem))
         fsc = shell_correlation(half1, half2, default_mask(len(half1)))
-        every = _Set.of(problem, torch.arange(problem.batch))
+        every = _Set.of(problem, particles, torch.arange(problem.batch))
         prior = prior_weights(every.means.cpu(), 2 * fsc / (1 + fsc)).to(every.means.device)
         full = every.solved(self.steps, prior, step)
         images = every.projection.A(full.to(problem.y.dtype)[None, None])[0, :, None]
@@ -108,15 +108,9 @@ class _Set:
     means: torch.Tensor
 
     @staticmethod
-    def of(problem: Problem, images: torch.Tensor) -> _Set:
-        imaging, outer = _imaging(problem), problem.operator.select(images)
-        rows = images.tolist()
-        own = replace(
-            imaging,
-            pixel_size=tuple(imaging.pixel_size[i] for i in rows),
-            table=None if imaging.table is None else imaging.table.iloc[rows].reset_index(drop=True),
-        )
-        views = projection(particles_of(own, "direct"), dtype=outer.dtype, device=outer.device)
+    def of(problem: Problem, particles: Particles, images: torch.Tensor) -> _Set:
+        outer = problem.operator.select(images)
+        views = projection(particles.select(images), dtype=outer.dtype, device=outer.device)
         operator = by_view(_MeasuredPart(outer), views)
         scale, u = problem.scale.select(images), outer.A_dagger(problem.y[images])
         ones = outer.A_dagger(outer.mean_response)
@@ -133,19 +127,16 @@ class _Set:
         self, steps: int, prior: torch.Tensor | None, watch: Callable[[int, torch.Tensor], None]
     ) -> torch.Tensor:
         """The map [D, D, D] float64, with a prior weight L on the half spectrum or without."""
-        shape = (self.side,) * 3
         L = torch.zeros_like(self.means) if prior is None else prior
         weights = self.means + L
 
         def normal(x: torch.Tensor) -> torch.Tensor:
-            return self.operator.A_adjoint_A(x) + filtered(L, x)
-
-        def filtered(factors: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-            return irfftn(factors * rfftn(x.double(), 3), shape).to(x.dtype)
+            return self.operator.A_adjoint_A(x) + multiply_spectrum(L, x)
 
         z = conjugate_gradients(
-            normal, self.b, tol=0.0, max_steps=steps, precondition=lambda r: (filtered(1 / weights, r),), watch=watch
-        )
+            normal, self.b, tol=0.0, max_steps=steps, watch=watch,
+            precondition=lambda r: (multiply_spectrum(1 / weights, r),),
+        )  # fmt: skip
         return (self.c + z)[0, 0].double().cpu()
 
 

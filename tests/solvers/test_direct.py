@@ -53,7 +53,7 @@ def projected(side: int, count: int) -> Problem:
 
 def test_a_map_with_its_prior_is_that_of_a_dense_solution():
     problem, side = projected(6, 9), 6
-    own = _Set.of(problem, torch.arange(problem.batch))
+    own = _Set.of(problem, particles_of(problem.imaging, "it"), torch.arange(problem.batch))
     weights = torch.rand(own.means.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights = rfftn(irfftn(weights, (side,) * 3), 3).real.abs() + 1  # those of a real filter
     unit = torch.eye(side**3, dtype=torch.float64).reshape(-1, 1, side, side, side)
@@ -68,7 +68,7 @@ def test_a_map_with_its_prior_is_that_of_a_dense_solution():
 def test_what_is_solved_for_is_the_structure_whatever_the_scale_of_each_image():
     """A^T A v = A^T u holds for the structure itself, where nothing was lost to noise."""
     problem = projected(8, 20)
-    own = _Set.of(problem, torch.arange(20))
+    own = _Set.of(problem, particles_of(problem.imaging, "it"), torch.arange(20))
     g = torch.Generator().manual_seed(0)
     v = torch.randn((1, 1, 8, 8, 8), generator=g, dtype=torch.float64)
     normal = own.operator.A_adjoint(own.operator.A(v - own.c))
