@@ -11,6 +11,7 @@ from cryobench.core.components import (
     Column,
     FourierMask,
     Gathering,
+    HeterogeneitySolver,
     JointMetric,
     Measured,
     MeasuredTogether,
@@ -27,6 +28,7 @@ from cryobench.core.components import (
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
 from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
+from cryobench.core.heterogeneity import TRUE_CLASS, TRUE_LATENT, TRUTH, Heterogeneity, VolumeModel
 from cryobench.core.objective import Examples, Objective, Samples
 from cryobench.core.operator import (
     Crop,
@@ -50,6 +52,9 @@ from cryobench.core.source import Source, Stack
 __all__ = [
     "CONTRACT",
     "MINMAX",
+    "TRUE_CLASS",
+    "TRUE_LATENT",
+    "TRUTH",
     "AnyMetric",
     "Case",
     "Column",
@@ -60,6 +65,8 @@ __all__ = [
     "Gap",
     "GapSolver",
     "Gathering",
+    "Heterogeneity",
+    "HeterogeneitySolver",
     "Imaging",
     "Intensities",
     "JointMetric",
@@ -84,6 +91,7 @@ __all__ = [
     "Source",
     "Stack",
     "Structure",
+    "VolumeModel",
     "Window",
     "adjoint_gap",
     "build_operator",

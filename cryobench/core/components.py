@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from cryobench.core.heterogeneity import Heterogeneity, VolumeModel
 from cryobench.core.operator import Imaging, LinearOperator, Shape
 from cryobench.core.scale import MINMAX, Scale
 from cryobench.errors import IncompatibleError
@@ -163,7 +164,7 @@ class Reconstruction:
     deviation their standard deviation, with K - 1; None for a deviation of another kind. halves: set by the runner
     where x is the mean of two reconstructions, from the measured image and from its other half. volumes: of a joint
     solver, the maps [D, D, D] that it found, in the units of the file: of all images (full) and of halves that have
-    nothing in common (half1, half2).
+    nothing in common (half1, half2). heterogeneity: of a `HeterogeneitySolver`, the map of each particle.
     """
 
     x: torch.Tensor
@@ -173,6 +174,7 @@ class Reconstruction:
     halves: tuple[torch.Tensor, torch.Tensor] | None = None
     samples: int | None = None
     volumes: dict[str, torch.Tensor] = field(default_factory=dict)
+    heterogeneity: Heterogeneity | None = None
 
 
 class Solver(ABC):
@@ -201,6 +203,21 @@ class Solver(ABC):
     def solved_shape(self, shape: Shape) -> Shape:
         """The shape of the images that its priors see for images of this shape: the same, or that of windows."""
         return shape
+
+
+class HeterogeneitySolver(Solver):
+    """A registered solver for stacks that show many structures: it gives each particle a latent, and each latent a map.
+
+    seeks_poses: whether it finds the poses itself; `Problem.imaging` then has none. The images of the answer are the
+    projections of the map of each particle, with its pose and CTF.
+    """
+
+    joint = True
+    seeks_poses: ClassVar[bool] = False
+
+    @abstractmethod
+    def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
+        """The model whose `arrays` were saved, so that it need not be solved for again."""
 
 
 @dataclass(frozen=True)
@@ -293,19 +310,22 @@ class MeasuredTogether:
 class Structure:
     """What a source knows of the structure that its images are projections of.
 
-    volume: float32 [D, D, D] (`Stack.volume`), None if it is unknown or not one. radius: Å, None if unknown.
+    volume: float32 [D, D, D] (`Stack.volume`), None if it is unknown or not one. radius: Å, None if unknown. of: makes
+    the volume that an image is a projection of, by its place among the images of the cell, float32 [D, D, D]; None if
+    it is unknown.
     """
 
     volume: torch.Tensor | None = None
     radius: float | None = None
+    of: Callable[[int], torch.Tensor | None] | None = None
 
 
 class Gathering(ABC):
     """What a `JointMetric` keeps of the images so far."""
 
     @abstractmethod
-    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
-        """Add the next images, [n, C, *S] in the units of the file. volumes: of a joint solver (`Reconstruction`)."""
+    def add(self, images: torch.Tensor, answer: Reconstruction) -> None:
+        """Add the next images, [n, C, *S] in the units of the file. answer: of the solver, for what else it found."""
 
     @abstractmethod
     def measure(self) -> MeasuredTogether:

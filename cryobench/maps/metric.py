@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Annotated, NamedTuple
 
 import torch
 
-from cryobench.core import Column, Gathering, Imaging, JointMetric, MeasuredTogether, Structure
+from cryobench.core import Column, Gathering, Imaging, JointMetric, MeasuredTogether, Reconstruction, Structure
 from cryobench.errors import CryobenchError, ParameterError, reason_of
 from cryobench.limits import check_memory
 from cryobench.maps.fsc import HALF_MAPS, REFERENCE, half_map_fsc, resolution_of, shell_correlation
@@ -80,7 +79,7 @@ class _NoMap(Gathering):
     def __init__(self, names: list[str], reason: str):
         self._names, self._reason = names, reason
 
-    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
+    def add(self, images: torch.Tensor, answer: Reconstruction) -> None:
         """Nothing is needed of them."""
 
     def measure(self) -> MeasuredTogether:
@@ -101,9 +100,9 @@ class _MapOfImages(Gathering):
         self._count = 0
         self._maps: _Maps | None = None
 
-    def add(self, images: torch.Tensor, volumes: Mapping[str, torch.Tensor]) -> None:
-        if volumes:
-            own = (volumes[name].double().cpu() for name in ("full", "half1", "half2"))
+    def add(self, images: torch.Tensor, answer: Reconstruction) -> None:
+        if answer.volumes:
+            own = (answer.volumes[name].double().cpu() for name in ("full", "half1", "half2"))
             self._maps = _Maps(*own)
             return
         part = slice(self._count, self._count + len(images))

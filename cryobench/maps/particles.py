@@ -34,33 +34,37 @@ class Particles:
         return replace(self, poses=self.poses.select(chosen), ctf=None if self.ctf is None else self.ctf.select(chosen))
 
 
-def particles_of(imaging: Imaging, what: str) -> Particles:
+def particles_of(imaging: Imaging, what: str, *, poses: bool = True) -> Particles:
     """The particles in images; their CTFs if they are known and the images have them.
 
-    what: the caller, for messages. Raises a `CryobenchError` for images that are not square or show several structures,
-    tables without poses, pixel sizes that differ, and shifts without a pixel size.
+    what: the caller, for messages. poses: whether they must be known; else they are 0. Raises a `CryobenchError` for
+    images that are not square or show several structures, tables without poses, pixel sizes that differ, and shifts
+    without a pixel size.
     """
     if len(imaging.shape) != 2 or len(set(imaging.shape)) > 1:
         raise IncompatibleError(f"{what} needs square images, got {size_text(imaging.shape)}")
     table = imaging.table
-    if table is None or not set(ANGLES) <= set(table.columns):
+    if poses and (table is None or not set(ANGLES) <= set(table.columns)):
         raise IncompatibleError(f"{what} needs particles with known poses ({', '.join(ANGLES)}), and the table of the "
                                 "images has none")  # fmt: skip
-    classes = sorted(set(table[CLASS])) if CLASS in table.columns else []
+    classes = sorted(set(table[CLASS])) if table is not None and CLASS in table.columns else []
     if len(classes) > 1:
         raise IncompatibleError(
             f"{what} needs particles of one structure, and the images show {len(classes)} ({CLASS}); choose one"
         )
     name = "the table of the images"
-    poses = Poses.from_table(origins_in_angstrom(table, None, name), name)
+    if poses and table is not None:
+        known = Poses.from_table(origins_in_angstrom(table, None, name), name)
+    else:
+        known = Poses.unknown(len(imaging.pixel_size))
     pixel_size = _common(imaging.pixel_size, what)
-    if pixel_size is None and poses.shift.any():
+    if pixel_size is None and known.shift.any():
         raise IncompatibleError(f"{what}: the particles have shifts in Å, and their pixel size is not known")
-    with_ctf = imaging.through_ctf and set(COLUMNS.values()) & set(table.columns)
-    ctf = CtfParameters.from_table(table, name) if with_ctf else None
+    with_ctf = table is not None and imaging.through_ctf and set(COLUMNS.values()) & set(table.columns)
+    ctf = CtfParameters.from_table(table, name) if table is not None and with_ctf else None
     if pixel_size is None and ctf is not None:
         raise IncompatibleError(f"{what}: the particles have CTFs, and their pixel size is not known")
-    return Particles(imaging.shape[0], poses, ctf, pixel_size)
+    return Particles(imaging.shape[0], known, ctf, pixel_size)
 
 
 def _common(sizes: Sequence[float | None], what: str) -> float | None:

@@ -50,6 +50,23 @@ class Poses:
         return Poses(torch.stack(angles, dim=1), torch.zeros((count, 2), dtype=torch.float64))
 
     @staticmethod
+    def unknown(count: int) -> Poses:
+        """No rotations and no shifts, in the place of poses that are not known."""
+        return Poses(torch.zeros((count, 3), dtype=torch.float64), torch.zeros((count, 2), dtype=torch.float64))
+
+    @staticmethod
+    def of_matrices(rotations: torch.Tensor, shift: torch.Tensor) -> Poses:
+        """The poses of matrices A [N, 3, 3] of `projection` and shifts [N, 2] in Å; psi is 0 where tilt is 0."""
+        A = rotations.double()
+        tilt = torch.arccos(A[:, 2, 2].clamp(-1, 1))
+        level = torch.hypot(A[:, 2, 0], A[:, 2, 1]) < 1e-9  # only rot + psi is defined, or their difference
+        rot = torch.where(
+            level, torch.atan2(A[:, 0, 1] * A[:, 2, 2].sign(), A[:, 1, 1]), torch.atan2(A[:, 2, 1], A[:, 2, 0])
+        )
+        psi = torch.where(level, 0.0, torch.atan2(A[:, 1, 2], -A[:, 0, 2]))
+        return Poses(torch.rad2deg(torch.stack([rot, tilt, psi], dim=1)), shift.double())
+
+    @staticmethod
     def from_table(table: pd.DataFrame, what: str = "the table") -> Poses:
         """The poses in a table with RELION's columns, a row per particle; shifts are 0 where it has none.
 

@@ -117,7 +117,7 @@ class Together:
         if self._gathered:
             images = case.problem.scale.to_file(reconstruction.x)
             for _, gathering in self._gathered:
-                gathering.add(images.clone(), reconstruction.volumes)
+                gathering.add(images.clone(), reconstruction)
 
     def measure(self) -> tuple[list[Column], MeasuredTogether]:
         """The columns and the results of all metrics; numbers that are missing are left out."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryobench.core import Imaging, Structure
+from cryobench.core import Imaging, Reconstruction, Structure
 from cryobench.errors import ParameterError
 from cryobench.maps.metric import Map
 from cryobench.physics.poses import Poses
@@ -27,7 +27,7 @@ def measured(recipe: Simulate, images: np.ndarray | None = None, table=None, vol
     gathering = Map().gather(imaging, Structure(volume, stack.particle_radius(0)))
     pixels = stack.read_block(range(len(stack))) if images is None else images
     for chunk in torch.from_numpy(pixels)[:, None].double().split(100):
-        gathering.add(chunk, volumes or {})
+        gathering.add(chunk, Reconstruction(chunk, volumes=volumes or {}))
     return gathering.measure()
 
 
@@ -128,7 +128,7 @@ def test_without_a_structure_only_the_halves_are_measured():
     poses = Poses.uniform(8, 0).to_table()
     gathering = Map().gather(Imaging((16, 16), (None,) * 8, poses), Structure())
     images = torch.randn((8, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gathering.add(images, {})
+    gathering.add(images, Reconstruction(images))
     found = gathering.measure()
     assert 2 <= found.values["map_halves"] <= 16  # in pixels
     assert "not known" in found.unmeasured["map_truth"]

@@ -426,7 +426,7 @@ class ToyGathering(Gathering):
     broken: str
     means: list = field(default_factory=list)
 
-    def add(self, images, volumes):
+    def add(self, images, answer):
         self.means += [images.mean()] if self.broken == "chunks" else list(images.flatten(1).mean(dim=1))
 
     def measure(self):
