@@ -42,7 +42,7 @@ def directions(order: int) -> tuple[torch.Tensor, torch.Tensor]:
         x |= ((within >> 2 * bit) & 1) << bit
         y |= ((within >> 2 * bit + 1) & 1) << bit
     u, v = (x.double() + 0.5) / side, (y.double() + 0.5) / side
-    row, column = face // 4, face % 4
+    row, column = (face // 4).double(), (face % 4).double()
     quarter = math.pi / 4
     X = quarter * (2 * column + (row != 1)) + (u - v) * quarter
     Y = quarter * (1 - row) + (u + v - 1) * quarter
