@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from cryobench.maps.inversion import density
@@ -61,8 +62,7 @@ def expected(
     shifts: torch.Tensor,
     temperature: float = 1.0,
 ) -> Expected:
-    """The expectation step. volumes: [K, n, n, n] of the band. rotations: [R, 3, 3]. shifts: of each image, [N, S, 2].
-    """
+    """The expectation step. volumes: [K, n, n, n] of the band. rotations: [R, 3, 3]. shifts: [N, S, 2] of each image."""
     band = images.band
     device = images.y.device
     rotations = rotations.to(device, torch.float32)
@@ -78,8 +78,9 @@ def expected(
         turned = some.turned_back(t)
         gains = cross_products(turned, flat) - 0.5 * some.norms(flat)[:, None]  # [b, S, K R]
         largest = gains.amax(dim=(1, 2), keepdim=True)
-        exact = (gains - largest).exp().sum(dim=(1, 2), dtype=torch.float64).log() + largest[:, 0, 0].double()
-        w = gains.sub_(largest).div_(temperature).exp_() if temperature != 1 else gains.sub_(largest).exp_()
+        w = gains.sub_(largest).exp_()
+        exact = w.sum(dim=(1, 2), dtype=torch.float64).log() + largest[:, 0, 0].double()
+        w = w if temperature == 1 else w.pow_(1 / temperature)
         w /= w.sum(dim=(1, 2), keepdim=True)
         numerator += w.flatten(0, 1).T @ torch.view_as_real(turned).flatten(2).flatten(0, 1)
         of_rotation = w.sum(dim=1)
@@ -110,9 +111,9 @@ def maximised(
     points = (points * (2 * math.pi / n)).flip(1).numpy()  # as (z, y, x)
     sums = Points(points, n, _TOLERANCE).back(numerator[used].flatten().cpu().numpy())
     kernel = Points(points, 2 * n, _TOLERANCE).back(denominator[used].flatten().to(torch.complex64).cpu().numpy())
-    b = torch.from_numpy(sums.real).double()
+    b = torch.from_numpy(np.real(sums)).double()
     # the transform has the origin at voxel n, the kernel at 0
-    C = density(torch.fft.ifftshift(torch.from_numpy(kernel.real).double()))
+    C = density(torch.fft.ifftshift(torch.from_numpy(np.real(kernel)).double()))
     power = power.double().cpu()
     prior = n**3 / power.clamp_min(_LEAST_POWER * float(power.max()))
     shell = shells((n,) * 3)

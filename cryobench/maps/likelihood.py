@@ -2,9 +2,9 @@
 
 An image is Y(k) = C(k) exp(-2 pi i k . t) X(k) + noise, with X the slice of the map's spectrum at the pose, t the shift
 and C the CTF. The noise of a coefficient has the variance D^2 s(k), s from `maps.noise`. With the weights
-u(k) = sqrt(2 / (D^2 s(k))) over a half of the disc, each frequency once,
+u(k) = sqrt(2 / (D^2 s(k))) over half of the disc, each frequency once,
 
-    log p(Y | pose) - log p(Y | no particle) = <u Y, u C S X> - 1/2 sum_k u^2 C^2 |X|^2,      <a, b> = Re sum_k conj(a) b
+    log p(Y | pose) - log p(Y | no particle) = <u Y, u C S X> - 1/2 sum_k u^2 C^2 |X|^2,    <a, b> = Re sum_k conj(a) b
 
 Both terms are products of matrices over the frequencies: of images, turned back by each shift, and slices. The mean
 intensity, k = 0, is left out: it has the background of the images.
@@ -82,7 +82,7 @@ def cropped_side(side: int, highest: float) -> int:
 
 
 def cropped(volume: torch.Tensor, n: int) -> torch.Tensor:
-    """The map [D, D, D] with the frequencies |k_i| < n / 2 alone as one of [n, n, n], n even, with the same spectrum."""
+    """The map [D, D, D] as one of [n, n, n], n even, with the same spectrum where |k_i| < n / 2."""
     D = len(volume)
     if n >= D:
         return volume
@@ -150,6 +150,14 @@ class Whitened:
         transfer = None if self.transfer is None else self.transfer[chosen]
         return Whitened(self.spectra[chosen], transfer, self.weight)
 
+    def centred(self, shift: torch.Tensor) -> Whitened:
+        """The images moved back by shifts [N, 2] in pixels: the particles, if they are there, come to the centre."""
+        side = self.side
+        along = torch.fft.fftfreq(side, device=self.spectra.device)
+        x, y = (torch.exp(2j * torch.pi * s[:, None].to(along) * along) for s in shift.unbind(1))
+        moved = self.spectra * y[:, :, None] * x[:, None, : side // 2 + 1]
+        return Whitened(moved.to(self.spectra.dtype), self.transfer, self.weight)
+
     def within(self, band: Band) -> InBand:
         """What likelihoods need inside a band."""
         u = self.weight[band.rings]
@@ -158,14 +166,19 @@ class Whitened:
         return InBand(band, y, c)
 
     def signal_power(self) -> torch.Tensor:
-        """The mean of |X|^2 in each ring below Nyquist, which is that of the map's shell, float64 [D // 2]; the power of
-        the images beyond that of the noise over the mean of C^2, at least 0. Ring 0 has that of ring 1."""
+        """The mean of |X|^2 in each ring below Nyquist, which is that of the map's shell, float64 [D // 2].
+
+        It is the power of the images beyond that of the noise, over the mean of C^2, and at least 0. Ring 0 has that of
+        ring 1.
+        """
         side = self.side
         band = Band.of(side, side / 2, self.spectra.device)
         rings, noise = band.rings.clamp_max(side // 2 - 1), 2 / self.weight[band.rings].double() ** 2
         y = band.taken(self.spectra)
         excess = (y.real.double() ** 2 + y.imag.double() ** 2).mean(0) - noise
-        passed = torch.ones_like(noise) if self.transfer is None else band.taken(self.transfer).double().square().mean(0)
+        passed = (
+            torch.ones_like(noise) if self.transfer is None else band.taken(self.transfer).double().square().mean(0)
+        )
         zero = torch.zeros(side // 2, dtype=torch.float64, device=rings.device)
         total, of_ctf = zero.index_add(0, rings, excess), zero.index_add(0, rings, passed)
         power = (total / of_ctf.clamp_min(1e-12)).clamp_min(0)

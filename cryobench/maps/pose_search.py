@@ -134,7 +134,7 @@ class Found:
 def search(
     images: ParticleImages,
     volume: torch.Tensor,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = Settings(),
     *,
     watch: Callable[[int], None] | None = None,
 ) -> Found:
