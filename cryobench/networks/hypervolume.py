@@ -162,8 +162,8 @@ class Slices:
         scale: float = 1.0,
     ) -> Slices:
         """images: [N, D, D]. transfer: [N, D, D // 2 + 1]; None: 1. noise_power: of each ring (`maps.noise`). cycles:
-        radius of the disc in cycles per box, by default and at most D / 2. scale: what values of the map are divided by.
-        """
+        radius of the disc in cycles per box, by default and at most D / 2. scale: by which values of the map are
+        divided."""
         D, device = images.shape[-1], images.device
         ky = torch.fft.fftfreq(D, 1 / D, device=device)[:, None].expand(D, D // 2 + 1)
         kx = ky[: D // 2 + 1, 0].abs().expand(D, -1)
@@ -171,7 +171,7 @@ class Slices:
         inside = (kx.square() + ky.square() < radius**2 * (1 - 1e-6)) & ((kx > 0) | (ky >= 0))
         index = inside.flatten().nonzero()[:, 0]
         k = torch.stack([kx[inside], ky[inside]], dim=1)
-        ring = torch.hypot(k[:, 0], k[:, 1]).round().long()
+        ring = torch.hypot(k[:, 0], k[:, 1]).round().long().clamp_min(1)  # ring 0 is measured with the mean subtracted
         deviation = (noise_power.to(device)[ring].sqrt() * D).float()
         centre = torch.exp((2j * torch.pi * (D // 2) / D) * k.sum(1).double()).to(torch.complex64)
         values = torch.cat([rfftn(some).flatten(1)[:, index] for some in images.float().split(512)])
