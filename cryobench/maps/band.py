@@ -7,13 +7,14 @@ With k a frequency of half the disc |k| < r in cycles per box, C the CTF, P(k) t
 
 so that y_i = T_i s_i + n_i with noise of variance 1, and minus the log-likelihood is 1/2 sum_k m(k) |y_i - T_i s_i|^2
 with m = 2, and 1 at kx = 0, where the half disc has both of two conjugate coefficients. V is an exact non-uniform
-transform (`numerics.nufft`). A map without frequencies from r on has a box of 2 r voxels, in which its values are
-(D / 2 r)^3 times those of the box of D: the spectra are the same.
+transform (`numerics.nufft`). Maps are sought in a box of b = 2 r voxels. That of a given map (`resized`) has the same
+spectrum at whole cycles per box, but between them it differs near r, as a map that is cropped in Fourier space does not
+end within its box; slices of a given map are those in its own box (`in_box`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -84,8 +85,12 @@ class Band:
 
     def select(self, chosen: slice | torch.Tensor) -> Band:
         """Some of the images."""
-        return Band(self.side, self.k, self.weights, self.values[chosen], self.transfer[chosen],
-                    self.rotations[chosen], self.tolerance)  # fmt: skip
+        values, transfer = self.values[chosen], self.transfer[chosen]
+        return replace(self, values=values, transfer=transfer, rotations=self.rotations[chosen])
+
+    def in_box(self, side: int) -> Band:
+        """The same frequencies, of maps of `side` voxels."""
+        return replace(self, side=side)
 
     def slices(self, volumes: torch.Tensor) -> torch.Tensor:
         """s of maps [m, b, b, b], complex64 [m, N, P]."""

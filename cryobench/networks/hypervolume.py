@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cryobench.numerics.fft import rfftn
+from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.rng import generator
 
 _POINTS = 2**17
@@ -212,3 +212,23 @@ def squared_errors(
     turned_real = real * phase.cos() - imaginary * phase.sin()
     turned_imaginary = real * phase.sin() + imaginary * phase.cos()
     return (turned_real - sign * turned_imaginary - predicted).square().mean(dim=1)
+
+
+@torch.no_grad()
+def predicted_images(
+    decoder: Hypervolume, transfer: torch.Tensor | None, rotations: torch.Tensor, shift: torch.Tensor, z: torch.Tensor
+) -> torch.Tensor:
+    """The images of particles, float32 [n, D, D]: transfer: CTF [n, D, D // 2 + 1]; None: 1. The rest as in
+    `squared_errors`."""
+    D, device = decoder.side, rotations.device
+    ky = torch.fft.fftfreq(D, 1 / D, device=device)[:, None].expand(D, D // 2 + 1)
+    kx = ky[: D // 2 + 1, 0].abs().expand(D, -1)
+    inside = kx.square() + ky.square() < (D / 2) ** 2 * (1 - 1e-6)
+    k = torch.stack([kx[inside], ky[inside]], dim=1) / D
+    where = k @ rotations[:, :2]
+    plus, minus = decoder(where, z[:, None]), decoder(-where, z[:, None])
+    phase = (-2 * torch.pi) * ((shift + D // 2) @ k.T)
+    values = torch.complex(plus + minus, minus - plus) / 2 * torch.polar(torch.ones_like(phase), phase)
+    spectra = values.new_zeros((len(z), D, D // 2 + 1))
+    spectra[:, inside] = values
+    return irfftn(spectra if transfer is None else spectra * transfer, (D, D))

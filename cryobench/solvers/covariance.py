@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 
@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.maps.band import LEAST_SIDE, Band, resized
 from cryobench.maps.linear_volumes import LinearVolumes
 from cryobench.maps.noise import noise_power
-from cryobench.maps.particle_images import particle_images
+from cryobench.maps.particle_images import ParticleImages, particle_images
 from cryobench.maps.subspace import (
     Latents,
     Normal,
@@ -70,11 +70,7 @@ class Covariance(HeterogeneitySolver):
         side = problem.operator.image_shape[-1]
         if self.box is not None and self.box > side:
             return f"covariance: box={self.box} is larger than the images of {side} pixels; give a smaller one"
-        if side < LEAST_SIDE or side % 2:
-            return f"covariance needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
-        if problem.batch <= d:
-            return f"covariance: {problem.batch} particles cannot give {d} dimensions; give fewer dimensions"
-        return None
+        return unsupported_side(problem, "covariance", d)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "covariance")
@@ -94,7 +90,7 @@ class Covariance(HeterogeneitySolver):
             if number < saved["box"]:
                 continue
             band = Band.of(images, box, noise=noise)
-            residuals = band.values - band.transfer * band.slices(resized(mean[None], box))[0]
+            residuals = band.values - band.transfer * band.in_box(images.side).slices(mean[None])[0]
             done = 0
             if "components" in saved and number == saved["box"]:
                 subspace, done = Subspace(saved["components"], saved["power"]), saved["done"]
@@ -144,6 +140,16 @@ class Covariance(HeterogeneitySolver):
         return components
 
 
+def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:
+    """The reason why images are too small or too few for a subspace, or None."""
+    side = problem.operator.image_shape[-1]
+    if side < LEAST_SIDE or side % 2:
+        return f"{what} needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
+    if problem.batch <= dimensions:
+        return f"{what}: {problem.batch} particles cannot give {dimensions} dimensions; give fewer dimensions"
+    return None
+
+
 def first_subspace(mean: torch.Tensor, dimensions: int, seed: int) -> Subspace:
     """Random components [d, b, b, b] with a small part of the spectrum of the mean map [b, b, b]."""
     b = len(mean)
@@ -161,3 +167,21 @@ def grown(subspace: Subspace, side: int) -> Subspace:
     more = side // 2 - subspace.power.shape[1]
     power = torch.cat([subspace.power, subspace.power[:, -1:].expand(-1, more)], dim=1)
     return Subspace(resized(subspace.components, side), power)
+
+
+def coarse_latents(
+    images: ParticleImages, mean: torch.Tensor, noise: torch.Tensor, dimensions: int, seed: int, iterations: int = 10
+) -> torch.Tensor:
+    """The latents of the subspace at low resolution, float64 [N, d], of standard deviation 1 along the first axis.
+
+    mean: the map of all particles, [D, D, D]. noise: power of each ring.
+    """
+    side = images.side
+    box = min(_SMALLEST + _SMALLEST // 2, side // 2 * 2)
+    band = Band.of(images, box, noise=noise)
+    residuals = band.values - band.transfer * band.in_box(side).slices(mean.double()[None])[0]
+    start = first_subspace(resized(mean.double()[None], box)[0], dimensions, seed)
+    subspace, _ = fitted(band, residuals, start, iterations=iterations)
+    latents, _ = expected(band, residuals, subspace.components)
+    found = turned(latents, principal(subspace.components)[1]).mean
+    return found / found[:, 0].std().clamp_min(1e-30)
