@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Scale, Shape, Stack, Structure
+from cryobench.core import TRUTH, Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
@@ -169,8 +169,10 @@ class Dataset:
 
     @cached_property
     def poses_digest(self) -> str:
-        """SHA-256 of what the table states of poses, halves and structures; '' without."""
-        known = [] if self.table is None else [name for name in _OF_POSES if name in self.table.columns]
+        """SHA-256 of what the table states of poses, halves, structures and the truth; '' without."""
+        names = [] if self.table is None else list(self.table.columns)
+        known = [name for name in _OF_POSES if name in names]
+        known += [name for name in names if name.startswith(TRUTH)]
         if self.table is None or not known:
             return ""
         return hashlib.sha256(repr((known, self.table[known].to_numpy().tolist())).encode()).hexdigest()
