@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 
@@ -71,7 +71,9 @@ class Covariance(HeterogeneitySolver):
         if self.box is not None and self.box > side:
             return f"covariance: box={self.box} is larger than the images of {side} pixels; give a smaller one"
         if side < LEAST_SIDE or side % 2:
-            return f"covariance needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
+            return (
+                f"covariance needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
+            )
         if problem.batch <= d:
             return f"covariance: {problem.batch} particles cannot give {d} dimensions; give fewer dimensions"
         return None
