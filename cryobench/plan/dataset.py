@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Scale, Shape, Stack, Structure
-from cryobench.core.heterogeneity import TRUTH
+from cryobench.core import TRUTH, Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
