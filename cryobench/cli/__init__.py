@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cryobench.cli import (
+    analyse,
     catalogue,
     check,
     compare,
@@ -81,6 +82,7 @@ app.command("denoise")(denoise.denoise)
 app.command("isotropic")(isotropic.isotropic)
 app.command("structure")(structure.structure)
 app.command("postprocess")(postprocess.postprocess)
+app.command("analyse")(analyse.analyse)
 app.command("train")(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")
@@ -91,7 +93,8 @@ app.command("new")(new.new)
 app.command("env")(catalogue.env)
 
 
-WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "structure", "check")
+WATCHED = ("run", "sweep", "tune", "measure", "reconstruct", "denoise", "isotropic", "structure", "analyse",
+           "check")  # fmt: skip
 """Commands that call plugins for their results. `train` handles signals itself."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from cryobench.errors import DataError, DataWarning, reason_of
 from cryobench.io.image_files import check_file
 from cryobench.io.particles import Particles, Stacks, positive
+from cryobench.physics.poses import Poses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +79,45 @@ def read_cs(path: Path, data_root: str | None) -> Particles:
     signs = _signs(rows, path)
     _warn_of_fields_left_out(rows, path)
     return Particles(stacks, stack_of, page, sizes, _table(columns, sizes), signs)
+
+
+def selected_rows(path: Path, chosen: Sequence[int], poses: Poses | None = None) -> np.ndarray:
+    """Rows of a particle table in this order, with all fields as they are.
+
+    poses: of these rows, which replace those of the table, or are added to it; shifts in Å, in pixels where the table
+    does not state their size. Raises `DataError` for rows that do not exist.
+    """
+    rows = _rows(path)
+    if len(chosen) and max(chosen) >= len(rows):
+        raise DataError(f"{path} has {len(rows)} rows, and row {max(chosen) + 1} was used; give the table of that run")
+    rows = rows[list(chosen)]
+    if poses is None:
+        return rows
+    sizes = positive(_values(rows, _PIXEL_SIZE, path), path) if _PIXEL_SIZE in (rows.dtype.names or ()) else None
+    unit = _shift_unit(rows, sizes, path)
+    shift = -poses.shift.numpy() / (1.0 if unit is None else unit[:, None])
+    found = {_POSE: rotation_vectors(poses.matrices.numpy()), _SHIFT: shift}
+    rows = _wider(rows, found)
+    for name, values in found.items():
+        rows[name] = values
+    return rows
+
+
+def _wider(rows: np.ndarray, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A copy of the rows with those of these fields that they lack, of vectors of float32."""
+    own = rows.dtype.names or ()
+    added = [(name, "<f4", values.shape[1:]) for name, values in fields.items() if name not in own]
+    wider = np.zeros(len(rows), [*rows.dtype.descr, *added])
+    for name in rows.dtype.names or ():
+        wider[name] = rows[name]
+    return wider
+
+
+def rotation_vectors(matrices: np.ndarray) -> np.ndarray:
+    """CryoSPARC's rotation vectors (radians) of RELION's matrices A, [n, 3, 3] -> [n, 3]; see `euler_angles`."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_matrix(matrices.transpose(0, 2, 1)).as_rotvec()
 
 
 def image_sizes(path: Path) -> np.ndarray | None:

@@ -287,12 +287,14 @@ def star_text(
     *,
     count: int | None = None,
     stored_pixel_size: PixelSize = None,
+    names: Sequence[str] | None = None,
 ) -> str:
     """The text of a RELION 3.1 star file: row i of `table` is image i of the stack `stack_name`, relative to the file.
 
     table: RELION's columns, or None for `count` images without metadata. pixel_size: Å per pixel of the images as
     written, for all or for each, None if unknown. image_size: pixels a side, as written. stored_pixel_size: Å per pixel
-    of the table's origins in pixels, if the table does not state it.
+    of the table's origins in pixels, if the table does not state it. names: of the images (NUMBER@STACK), where they
+    are not those of the stack in order.
 
     Optics columns go to the optics table, one group per combination of them; RELION 3.0's magnification and origins in
     pixels become pixel size and origins in Å; other columns are copied. Raises `DataError` if a conversion is not
@@ -314,7 +316,7 @@ def star_text(
     sizes = lengths(pixel_size)
     if sizes is not None:
         table[_PIXEL_SIZE] = positive(np.broadcast_to(sizes, len(table)), path)
-    table["rlnImageName"] = [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
+    table["rlnImageName"] = names or [f"{i + 1:06d}@{stack_name}" for i in range(len(table))]
     optics, particles = split_optics(table)
     optics["rlnImageSize"], optics["rlnImageDimensionality"] = image_size, 2
     return block_text("optics", optics) + "\n\n" + block_text("particles", particles)

@@ -132,6 +132,21 @@ class FileStack(Stack):
         return self._images.file(int(self._file_of[index])).pixel_size
 
     @property
+    def path(self) -> Path | None:
+        """The file that was opened, which may be a table of stacks."""
+        return self._path
+
+    @property
+    def signs(self) -> np.ndarray | None:
+        """1 or -1 [n], by which the pixels in the files are multiplied; None for 1."""
+        return self._images.signs
+
+    def place(self, index: int) -> tuple[ImageFile, int]:
+        """The file of image `index` and its number there, from 0. Raises `DataError` if it is not found."""
+        self.check(index)
+        return self._images.file(int(self._file_of[index])), int(self._page[index])
+
+    @property
     def table(self) -> pd.DataFrame | None:
         """The metadata of a .star or .cs file in RELION's columns, a row per image; None for other files.
 

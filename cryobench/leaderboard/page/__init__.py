@@ -1,15 +1,9 @@
-"""A leaderboard as one HTML file without dependencies: no server, no network, no framework.
-
-The file contains style, script and data. A Content-Security-Policy allows only this style and this script, by their
-hashes, so the page cannot send requests and no text of a record can run as script. The script builds tables and plots
-from compact data, on demand.
+"""A leaderboard as one HTML file without dependencies (`figures.page`). The script builds tables and plots from compact
+data, on demand.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from itertools import islice
@@ -18,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from cryobench import environment
+from cryobench.figures.page import assembled
 from cryobench.leaderboard.page.content import page_data
 from cryobench.leaderboard.page.embedded import embed
 from cryobench.record import Record
-from cryobench.text import json_text
 
 SCRIPTS = ("data", "format", "marks", "charts", "table", "pictures", "main")
 """The parts of the script, in order; they are concatenated into one function."""
@@ -47,20 +41,8 @@ def to_page(frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str]
     style = _part("page.css")
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     script = f'(() => {{\n"use strict";\n{parts}\n}})();'
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    text = json_text(data, allow_nan=False, separators=(",", ":"))
-    # nothing in the JSON may end the script element or open a comment
-    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    contents = {"policy": policy, "style": style, "script": script, "data": text}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: contents[found[1]], _part("page.html"))
+    return assembled(_part("page.html"), style, script, data)
 
 
 def _part(name: str) -> str:
     return (files(__name__) / "static" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
