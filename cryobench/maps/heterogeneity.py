@@ -57,7 +57,7 @@ class HeterogeneityMetric(JointMetric):
         Column("het_ami", "higher"),
         Column("het_rank", "higher"),
         Column("het_hits", "higher"),
-        Column("pose_degrees", "lower", "°"),
+        Column("pose_degrees", "lower", "deg"),
         Column("pose_pixels", "lower", "px"),
     )
 
