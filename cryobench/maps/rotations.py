@@ -7,7 +7,7 @@ A rotation is a matrix A of `physics.projection`, A = Rz(psi) Ry(tilt) Rz(rot). 
 Int. J. Robotics Research 29:801).
 
 The centres of pixels are those of squares in the plane of the HEALPix projection (Calabretta & Roukema 2007, MNRAS
-381:865, with H = 4 and K = 3): 12 squares of diagonal pi/2 stand on their corners in three rows. With (X, Y) in the plane,
+381:865, with H = 4 and K = 3): 12 squares of diagonal pi/2 stand on their corners in three rows. In that plane,
 
     |Y| <= pi/4:  z = 8 Y / (3 pi),                 rot = X
     else:         z = sign(Y) (1 - s^2 / 3),        rot = Xc + (X - Xc) / s,      s = 2 - 4 |Y| / pi
@@ -16,7 +16,7 @@ with Xc the X of the pole's triangle that the point is in. Pixels are numbered a
 at the next order are 4 p to 4 p + 3.
 
 A rotation is refined by a cube around it in the tangent space: with q the spacing of its grid, the 8 rotations
-exp(w) A with w = (+-q/4, +-q/4, +-q/4), of a grid of spacing q/2. Near the poles of the Euler angles it is the same cube.
+exp(w) A with w = (+-q/4, +-q/4, +-q/4), of a grid of spacing q/2, also near the poles of the Euler angles.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def directions(order: int) -> tuple[torch.Tensor, torch.Tensor]:
         x |= ((within >> 2 * bit) & 1) << bit
         y |= ((within >> 2 * bit + 1) & 1) << bit
     u, v = (x.double() + 0.5) / side, (y.double() + 0.5) / side
-    row, column = face // 4, face % 4
+    row, column = (face // 4).double(), (face % 4).double()
     quarter = math.pi / 4
     X = quarter * (2 * column + (row != 1)) + (u - v) * quarter
     Y = quarter * (1 - row) + (u + v - 1) * quarter
@@ -69,7 +69,7 @@ def grid(order: int) -> torch.Tensor:
     rot, tilt = directions(order)
     count = 6 * 2**order
     psi = (torch.arange(count, dtype=torch.float64) + 0.5) * (360 / count)
-    # the angle in the plane counts from the meridian turned back by rot: the grid has no seam at the pole of tilt 0
+    # psi - rot: no seam at the pole of tilt 0, where the plane turns with rot + psi
     rot, tilt, psi = rot.repeat_interleave(count), tilt.repeat_interleave(count), psi.repeat(len(rot))
     return matrices(rot, tilt, psi - rot)
 

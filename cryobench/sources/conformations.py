@@ -31,8 +31,8 @@ _CONTACT = 6.0
 """Å between atoms of two parts that touch."""
 _ANGLES = 33
 """Angles of each coordinate at which the farthest atom is sought."""
-_KEPT = 8
-"""Volumes of a motion in memory."""
+_KEPT_BYTES = 2**27
+"""Size of the volumes of a motion that are kept in memory: 128 of 64^3 voxels."""
 _LATENT_OF_STATES = (0.25, 0.75)
 _LEAST_FRACTION = 1e-9
 """Fractions in (0, 1) are kept this far from both."""
@@ -179,7 +179,7 @@ class Motion(Conformations):
         if key not in self._volumes:
             atoms = self.moved(labels.latents[index])
             self._volumes[key] = self._at_rest[0] + potential(atoms, self.size, self.pixel_size, self.b_factor)
-            while len(self._volumes) > _KEPT:
+            while len(self._volumes) > max(1, _KEPT_BYTES // (4 * self.size**3)):
                 self._volumes.popitem(last=False)
         return self._volumes[key]
 
