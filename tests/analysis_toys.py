@@ -33,7 +33,7 @@ class BlobModel(VolumeModel):
     def volumes(self, latents):
         r = torch.arange(self.side, dtype=torch.float64) - self.side // 2
         at = torch.zeros(len(latents), 2, dtype=torch.float64)
-        at[:, : self.dimensions] = 2 * latents.double()[:, :2]
+        at[:, : min(self.dimensions, 2)] = 2 * latents.double()[:, :2]
         square = (
             r[None, :, None, None] ** 2
             + (r[None, None, :, None] - at[:, 1, None, None, None]) ** 2
