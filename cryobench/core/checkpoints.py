@@ -24,7 +24,7 @@ _active: ContextVar[Checkpoint | None] = ContextVar("cryobench_checkpoint", defa
 class Checkpoint:
     """The state of the solver of one cell, in a file."""
 
-    def __init__(self, path: Path | None, interval: float = _INTERVAL):
+    def __init__(self, path: Path | None, interval: float = 0.0):
         self._path, self._interval, self._saved = path, interval, time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -54,9 +54,9 @@ class Checkpoint:
 
 
 @contextmanager
-def checkpointing(path: Path | None, interval: float = _INTERVAL) -> Iterator[Checkpoint]:
+def checkpointing(path: Path | None, interval: float | None = None) -> Iterator[Checkpoint]:
     """Inside the block, `checkpoint()` is the state in this file; None: nothing is kept."""
-    kept = Checkpoint(path, interval)
+    kept = Checkpoint(path, _INTERVAL if interval is None else interval)
     token = _active.set(kept)
     try:
         yield kept

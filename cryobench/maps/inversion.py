@@ -97,13 +97,15 @@ def default_mask(side: int) -> torch.Tensor:
     return soft_ball(side, max(side / 2 - EDGE, side / 4), EDGE, dtype=torch.float64)
 
 
-def density(kernel: torch.Tensor) -> torch.Tensor:
-    """C on the half spectrum, float64 [D, D, D // 2 + 1], of the kernel [2 D, 2 D, 2 D] of A^T A."""
+def density(kernel: torch.Tensor, *, signed: bool = False) -> torch.Tensor:
+    """C on the half spectrum, float64 [D, D, D // 2 + 1], of the kernel [2 D, 2 D, 2 D] of A^T A. signed: of a sum in
+    which images have weights of either sign."""
     D = len(kernel) // 2
     d = torch.arange(2 * D, dtype=torch.float64)
     w = 1 - torch.minimum(d, 2 * D - d) / D
     folded = (kernel * w[:, None, None] * w[:, None] * w).reshape(2, D, 2, D, 2, D).sum((0, 2, 4))
-    return rfftn(folded, 3).real.clamp_min(0)
+    found = rfftn(folded, 3).real
+    return found if signed else found.clamp_min(0)
 
 
 def prior_weights(C: torch.Tensor, fsc: torch.Tensor) -> torch.Tensor:

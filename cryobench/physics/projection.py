@@ -48,19 +48,26 @@ class Projector:
 
         rotations: the matrices A, [B, 3, 3].
         """
+        found = self.values(self._k, rotations)
+        slices = found.new_zeros((len(rotations), self.n * (self.n // 2 + 1)))
+        return slices.index_copy_(1, self._inside, found).unflatten(1, (self.n, -1))
+
+    def values(self, k: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+        """Slices at some frequencies, complex [B, m]; differentiable in the rotations.
+
+        k: (kx, ky), [m, 2] in cycles per box, kx >= 0 and inside the disc.
+        """
         D, H, W = self._shape
         # from frequencies to grid_sample's coordinates: -1 is the first voxel's centre and 1 the last one's
-        spans = self._k.new_tensor([W - 1, H - 1, D - 1])
-        origin = 2 * self._k.new_tensor([0, H // 2, D // 2]) / spans - 1
-        points = self._k @ (rotations[:, :2] * (2 * PADDING / spans))  # A^T (kx, ky, 0), as rows
+        spans = k.new_tensor([W - 1, H - 1, D - 1])
+        origin = 2 * k.new_tensor([0, H // 2, D // 2]) / spans - 1
+        points = k @ (rotations[:, :2] * (2 * PADDING / spans))  # A^T (kx, ky, 0), as rows
         other_half = points[..., :1] < 0  # V(-k) is the conjugate of V(k)
         where = torch.where(other_half, -points, points).add_(origin)
         B = len(rotations)
         volumes = self._spectrum.expand(B, -1, -1, -1, -1)  # a view, so that images are sampled in parallel
         real, imaginary = grid_sample(volumes, where[:, None, None], align_corners=True)[:, :, 0, 0].unbind(1)
-        found = torch.complex(real, torch.where(other_half[..., 0], -imaginary, imaginary))
-        slices = found.new_zeros((B, self.n * (self.n // 2 + 1)))
-        return slices.index_copy_(1, self._inside, found).unflatten(1, (self.n, -1))
+        return torch.complex(real, torch.where(other_half[..., 0], -imaginary, imaginary))
 
 
 def matrices(rot: torch.Tensor, tilt: torch.Tensor, psi: torch.Tensor) -> torch.Tensor:

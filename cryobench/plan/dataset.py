@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cryobench.core import Imaging, Scale, Shape, Stack, Structure
+from cryobench.core import TRUTH, Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
@@ -160,17 +160,23 @@ class Dataset:
         """What is known of the structure that the images are projections of."""
         radii = [radius for radius in self.particle_radius if radius is not None]
         radius = max(radii) if len(radii) == len(self) else None
-        classes = None if self.table is None else self.table.get(CLASS)
-        if classes is not None and len(set(classes)) > 1:
-            return Structure(None, radius)
+        several = self.table is not None and any(
+            len(self.table[name].unique()) > 1 for name in self.table.columns if name == CLASS or name.startswith(TRUTH)
+        )
+        return Structure(None if several else self._volume(0), radius, self._volume)
+
+    def _volume(self, place: int) -> torch.Tensor | None:
+        """The volume that an image is a projection of, float32 [D, D, D]; None if unknown."""
         what = f"the structure of {self._stack.label} cannot be made"
-        found = guarded(what, lambda: self._stack.volume(self._indices[0]))
-        return Structure(None if found is None else torch.from_numpy(found[0]), radius)
+        found = guarded(what, lambda: self._stack.volume(self._indices[place]))
+        return None if found is None else torch.from_numpy(found[0])
 
     @cached_property
     def poses_digest(self) -> str:
-        """SHA-256 of what the table states of poses, halves and structures; '' without."""
-        known = [] if self.table is None else [name for name in _OF_POSES if name in self.table.columns]
+        """SHA-256 of what the table states of poses, halves, structures and the truth; '' without."""
+        names = [] if self.table is None else [str(name) for name in self.table.columns]
+        truth = sorted(name for name in names if name.startswith(TRUTH))
+        known = [*(name for name in _OF_POSES if name in names), *truth]
         if self.table is None or not known:
             return ""
         return hashlib.sha256(repr((known, self.table[known].to_numpy().tolist())).encode()).hexdigest()

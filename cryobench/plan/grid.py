@@ -15,6 +15,7 @@ from cryobench import environment
 from cryobench.core import (
     AnyMetric,
     Column,
+    HeterogeneitySolver,
     JointMetric,
     NoiseModel,
     OperatorRecipe,
@@ -45,6 +46,8 @@ from cryobench.spec import COMPOSED, Spec, fields_of, parse
 
 CEILING = "ceiling"
 """The name of the reference row that the runner computes from the truth; reserved."""
+CONSENSUS = "consensus"
+"""The floor of tables with a solver that gives each particle a map of its own: one map for all of them."""
 CEILING_VERSION = 1
 """Incremented when the computation of the ceiling changes, so that older rows are computed again."""
 AUTO = "auto"
@@ -240,9 +243,10 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
             f"--solver {CEILING} is not a solver but a reference computed from the truth; use --ceiling"
         )
     operators = _unique(_make_all(registry, "operators", request.operators))
-    added = {o.floor for o in operators} if request.floor else set()
-    floors = {text: choose(text, registry, presets_folder(request.presets)) for text in sorted(added)}
     requested = _chosen(request.solvers, request, registry)
+    floor_of = {operator: _floor(operator, requested) for operator in operators}
+    added = set(floor_of.values()) if request.floor else set()
+    floors = {text: choose(text, registry, presets_folder(request.presets)) for text in sorted(added)}
     solvers = _chosen([*floors, *request.solvers], request, registry)
     if request.halves == AVERAGE and (together := [each.label for each in solvers if each.solver.joint]):
         raise ParameterError(f"--halves {AVERAGE} does not apply to {together[0]}, which makes halves of its own")
@@ -272,14 +276,14 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
     cells = [
         _cell(
             registry, specs, chosen, operator, noise, dataset, metrics, seed, request.dtype, within, radii,
-            floor=chosen is not None and _is_floor(chosen, operator, registry),
+            floor=chosen is not None and _is_floor(chosen, floor_of[operator], registry),
         )
         for seed in request.seeds
         for dataset, radii in zip(datasets, circles, strict=True)
         for operator in operators
         for noise in noises
         for chosen in [
-            *_with_floor(floors.get(operator.floor), requested),
+            *_with_floor(floors.get(floor_of[operator]), requested),
             *([None] if request.ceiling else []),
         ]
     ]  # fmt: skip
@@ -305,10 +309,17 @@ def _with_floor(floor: Chosen | None, solvers: Sequence[Chosen]) -> list[Chosen]
     return [floor, *(each for each in solvers if (each.solver, each.preset) != (floor.solver, floor.preset))]
 
 
-def _is_floor(chosen: Chosen, operator: OperatorRecipe, registry: Registry) -> bool:
-    """Whether a solver is the floor of an operator, which is made only if the solver has its name."""
-    named = registry.spec_of(chosen.solver).name == parse(operator.floor).name
-    return named and chosen.solver == registry.make("solvers", operator.floor)
+def _floor(operator: OperatorRecipe, solvers: Sequence[Chosen]) -> str:
+    """The floor of the table of an operator: one map for all particles where a solver gives a map to each, else the
+    operator's own."""
+    many = any(isinstance(chosen.solver, HeterogeneitySolver) for chosen in solvers)
+    return CONSENSUS if many else operator.floor
+
+
+def _is_floor(chosen: Chosen, floor: str, registry: Registry) -> bool:
+    """Whether a solver is the floor, which is made only if the solver has its name."""
+    named = registry.spec_of(chosen.solver).name == parse(floor).name
+    return named and chosen.solver == registry.make("solvers", floor)
 
 
 def _check_unseen(solvers: Sequence[Chosen], datasets: Sequence[Dataset], registry: Registry) -> None:

@@ -13,7 +13,7 @@ last.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FOLDER = "heterogeneity"
 RESULT, ARRAYS, PARTICLES = "result.json", "arrays.safetensors", "particles.star"
 VERSION = 1
-HOW = "`cryobench run` with a solver that gives each particle a map, and `--save heterogeneity`"
+HOW = "`cryobench run` with a solver that gives each particle a map"
 """What makes such a folder, for messages."""
 IMAGE = "cryobenchImage"
 """The column of the number of the image in the source, from 0."""
@@ -96,37 +96,37 @@ def write_heterogeneity(
     folder: Path,
     found: Heterogeneity,
     *,
-    solver: HeterogeneitySolver,
+    solver: str,
+    seeks_poses: bool,
+    versions: Mapping[str, str],
     source: Spec,
     images: Sequence[int],
     pixel_size: float | None,
     table: pd.DataFrame | None,
-    registry: Registry,
 ) -> None:
     """Write the files to `folder`, which must not exist; its parent is renamed when complete, as a run folder is.
 
+    solver: its full spec. seeks_poses: whether it found the poses. versions: of the distributions that it is made from.
     source: as the run had it. images: their numbers in the source. table: the rows of these images with all columns,
     None without one. Raises `ResultsError` for latents, poses or arrays that do not fit the images.
     """
     from safetensors.torch import save_file
 
     _check_found(found, len(images))
-    name = registry.origin_of(type(solver)).name
-    origin = registry.origin_of(type(solver))
     about = About(
-        solver=str(registry.spec_of(solver, full=True)),
+        solver=solver,
         source=str(_absolute(source)),
         images=[int(number) for number in images],
         pixel_size=pixel_size,
         side=int(found.model.side),
         dimensions=int(found.model.dimensions),
-        seeks_poses=type(solver).seeks_poses,
-        versions={"cryobench": environment.version(), origin.distribution: origin.version},
+        seeks_poses=seeks_poses,
+        versions={"cryobench": environment.version(), **versions},
     )
     arrays = {"latents": found.latents, "starts": torch.tensor(found.starts, dtype=torch.float64)}
     if found.rotations is not None and found.shift is not None:
         arrays |= {"rotations": found.rotations, "shift": found.shift}
-    model = guarded(f"the model of maps of {name} has no arrays", found.model.arrays)
+    model = guarded(f"the model of maps of {solver} has no arrays", found.model.arrays)
     arrays |= {_MODEL + key: array for key, array in model.items()}
     folder.mkdir()
     # views and tensors that share memory cannot be saved

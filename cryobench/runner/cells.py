@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Case, Reconstruction, Scale
+from cryobench.core import Case, HeterogeneitySolver, Reconstruction, Scale
+from cryobench.core.checkpoints import checkpointing
 from cryobench.core.meters import Stopwatch
 from cryobench.errors import CryobenchError, PluginError, ResultsError, Unsupported, described, one_line, reason_of
 from cryobench.global_state import restored
@@ -29,6 +30,7 @@ from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record, plain
 from cryobench.results.store import Results, read_record
 from cryobench.runner.ceiling import ceiling
+from cryobench.runner.imaging import seen_by
 from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem
 from cryobench.runner.memory import BatchSizes
 from cryobench.runner.observer import Observer
@@ -130,7 +132,7 @@ class CellRunner:
         if known is None and name is not None and self._has_other_code(cell):
             self._observer.warn(f"{_title(cell)}: its code has changed since the last run, so it is run again")
         save = self._plan.save | _saved(folder) | set(known.unavailable if known is not None else ())
-        with folder_for(save, self._store) as stacks:
+        with folder_for(save, self._store) as stacks, checkpointing(self._state(cell, force=force)) as state:
             measured = self._measured_problem(cell)
             before = _seconds_of(measured)
             outcome = _run_cell(cell, self._plan, measured, self._sizes, self._observer, save, stacks)
@@ -146,6 +148,8 @@ class CellRunner:
             start = time.perf_counter()
             record = _save(self._store, outcome, known, self._observer)
             self.seconds["writing"] += time.perf_counter() - start
+            if record.status == "ok":
+                state.remove()
         return record
 
     def _has_other_code(self, cell: Cell) -> bool:
@@ -202,7 +206,18 @@ class CellRunner:
             record = read_record(folder)
         except CryobenchError:
             return folder, None  # damaged: the cell is run again and replaced
-        return folder, dataclasses.replace(record, **cell.labels) if record.hash == name else None
+        same = record.hash == name
+        return folder, dataclasses.replace(record, **cell.labels, floor=cell.floor) if same else None
+
+    def _state(self, cell: Cell, *, force: bool) -> Path | None:
+        """The file for the state of a solver that may run for long, so that a killed cell goes on from there; None for
+        others. A forced run begins anew."""
+        if self._store is None or not isinstance(cell.solver, HeterogeneitySolver):
+            return None
+        path = self._store.root / f".unfinished-{result_name(cell)[:12]}.pt"
+        if force:
+            path.unlink(missing_ok=True)
+        return path
 
     def _measured_problem(self, cell: Cell) -> MeasuredProblem | BaseException | None:
         """The measured problem of a cell, reused from the last cell if it is the same, or the exception."""
@@ -356,7 +371,7 @@ def _chunks(
 
         problem = case.problem
         if solver.joint:
-            problem = dataclasses.replace(problem, imaging=data.imaging)
+            problem = dataclasses.replace(problem, imaging=seen_by(solver, data.imaging))
         solved = solve(solver, problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
                        record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
         if data.halves == AVERAGE:

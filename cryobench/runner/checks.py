@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
-from cryobench.core import LinearOperator, Noisy, Problem, Reconstruction
+from cryobench.core import Heterogeneity, LinearOperator, Noisy, Problem, Reconstruction, VolumeModel
 from cryobench.errors import PluginError, valid_text
 from cryobench.numerics.linalg import all_finite
 
@@ -71,7 +72,32 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
             f"the solver's number of samples is {samples!r}, expected 2 or more with a deviation, or None"
         )
     volumes = {valid_text(name): _checked_volume(name, volume) for name, volume in answer.volumes.items()}
-    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes)
+    many = _checked_heterogeneity(answer.heterogeneity, problem)
+    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many)
+
+
+def _checked_heterogeneity(many: Any, problem: Problem) -> Heterogeneity | None:
+    """The latents, the model and the poses of a solver of heterogeneity, checked, on the CPU."""
+    if many is None:
+        return None
+    if not isinstance(many, Heterogeneity):
+        raise PluginError(f"the solver's heterogeneity is a {type(many).__name__}, not a cryobench.core.Heterogeneity")
+    n, side, model = problem.batch, problem.operator.image_shape[-1], many.model
+    if not isinstance(model, VolumeModel) or model.side != side:
+        got = f"of {model.side} voxels" if isinstance(model, VolumeModel) else f"a {type(model).__name__}"
+        raise PluginError(f"the solver's model of volumes is {got}, expected a VolumeModel of {side} voxels a side")
+    known = {"latents": (many.latents, (n, model.dimensions)), "rotations": (many.rotations, (n, 3, 3)),
+             "shift": (many.shift, (n, 2))}  # fmt: skip
+    found: dict[str, torch.Tensor | None] = {}
+    for name, (values, expected) in known.items():
+        if values is None and name != "latents":
+            found[name] = None
+        elif not isinstance(values, torch.Tensor) or tuple(values.shape) != expected or not values.isfinite().all():
+            got = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+            raise PluginError(f"the solver's {name} are {got}, expected finite numbers {list(expected)}")
+        else:
+            found[name] = values.detach().double().cpu()
+    return dataclasses.replace(many, **found)
 
 
 def _checked_volume(name: str, volume: Any) -> torch.Tensor:

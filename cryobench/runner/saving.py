@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryobench.core import Case, Reconstruction, Scale
+from cryobench.core import Case, Heterogeneity, HeterogeneitySolver, Reconstruction, Scale
 from cryobench.core.recording import Recording
 from cryobench.errors import ResultsError
 from cryobench.figures.style import ROWS
@@ -26,6 +26,8 @@ from cryobench.io.writing import StackWriter
 from cryobench.metrics.rings import ring_frequencies
 from cryobench.metrics.spectral import Frc
 from cryobench.plan.grid import AS_FORMATS, SAVES, Cell
+from cryobench.results.heterogeneity import FOLDER as HETEROGENEITY
+from cryobench.results.heterogeneity import write_heterogeneity
 from cryobench.results.store import DEVIATION, RECONSTRUCTIONS, Results
 from cryobench.runner.measured_problem import AT_ONCE
 from cryobench.runner.scoring import score
@@ -53,6 +55,7 @@ class FilesToSave:
         self._deviation = True
         """Whether every image has a deviation so far."""
         self._frc: list[np.ndarray] = []
+        self._many: Heterogeneity | None = None
 
     def __enter__(self) -> FilesToSave:
         return self
@@ -64,6 +67,7 @@ class FilesToSave:
     def add(self, case: Case, reconstruction: Reconstruction, curves: Mapping[str, np.ndarray]) -> None:
         """Add the next images. curves: of the metrics for them. Raises `ResultsError` if they cannot be written."""
         self._deviation &= reconstruction.deviation is not None
+        self._many = reconstruction.heterogeneity
         if self._folder is not None:
             scale = case.problem.scale
             self._write(self._folder / RECONSTRUCTIONS, reconstruction.x, scale)
@@ -117,6 +121,8 @@ class FilesToSave:
         if iterates is not None and iterates.frames:
             known |= {"animation": partial(_write_animation, iterates=iterates)}
         files |= {SAVES[name]: known[name] for name in self._save if name in known}
+        if self._many is not None and isinstance(self._cell.solver, HeterogeneitySolver):
+            files[HETEROGENEITY] = self._write_many
         return files, sorted(set(self._save) - {*_OF_STACKS, *known})
 
     def _of_first(self, name: str) -> np.ndarray:
@@ -152,6 +158,17 @@ class FilesToSave:
         figures.write_views(
             self._of_first("truth"), self._of_first("reconstruction"), images=self._cell.dataset.ids[: self._kept],
             pixel_size=self._sizes, path=path,
+        )  # fmt: skip
+
+    def _write_many(self, path: Path) -> None:
+        """The latents, poses and maps of a solver of heterogeneity, which are always saved."""
+        cell, data = self._cell, self._cell.dataset
+        assert isinstance(cell.solver, HeterogeneitySolver)
+        assert self._many is not None
+        write_heterogeneity(
+            path, self._many, solver=cell.resolved["solver"], seeks_poses=cell.solver.seeks_poses,
+            versions=cell.plugins, source=data.spec, images=[int(image) for image in data.ids],
+            pixel_size=data.pixel_size[0], table=data.table,
         )  # fmt: skip
 
     def _write_frc(self, curves: Mapping[str, np.ndarray], path: Path) -> None:

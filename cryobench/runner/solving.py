@@ -217,7 +217,7 @@ def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     if deviation is not None:
         info[DEVIATION] = deviation.double().square().mean(dim=item_axes(deviation)).sqrt()
     samples = parts[0].samples if len({part.samples for part in parts}) == 1 else None
-    volumes = parts[0].volumes if len(parts) == 1 else {}
-    return Reconstruction(
-        torch.cat([part.x for part in parts]), info, curves, deviation, samples=samples, volumes=volumes
-    )
+    # of joint solvers, which have one part
+    volumes, many = (parts[0].volumes, parts[0].heterogeneity) if len(parts) == 1 else ({}, None)
+    x = torch.cat([part.x for part in parts])
+    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RECIPE = Simulate("6zu5+6zu5-large+6zu5-small+3o21", snr=2.0, count=32)
 _INPUTS = (
     "sources/simulate.py",
+    "sources/particle_imaging.py",
     "sources/specimen.py",
     "sources/microscope.json",
     "sources/structures/catalogue.json",

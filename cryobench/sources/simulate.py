@@ -2,45 +2,41 @@
 
     atoms -> potential V -> projection P = slice of V, rotated and shifted -> signal = CTF * P -> image = signal + noise
 
-The random numbers of a particle depend only on (seed, structure, split, its number), so that particle 17 is the same in
-any batch. They come from a counter-based generator (`philox.py`), for all particles at once and on the device.
-The CTF acts on the box as a circular convolution, as the operator `ctf` does.
+`particle_imaging.py` has what follows the slice.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from cryobench.core import Source, Stack
-from cryobench.errors import ParameterError, shortened
-from cryobench.limits import check_memory
-from cryobench.numerics.fft import irfftn, rfftn
+from cryobench.core import Source
+from cryobench.errors import ParameterError
 from cryobench.numerics.philox import RowDraws
-from cryobench.physics.ctf import CtfParameters, transfer
-from cryobench.physics.projection import Projector, euler_angles, matrices, shift_phase
-from cryobench.sources.specimen import BYTES_PER_VOXEL, FILL, Specimen
+from cryobench.physics.projection import Projector, matrices
+from cryobench.sources.particle_imaging import (
+    ParticleStack,
+    SimulatedParticles,
+    check_settings,
+    circle_of,
+    drawn,
+    imaged,
+    table_of,
+    unit_noise,
+)
+from cryobench.sources.specimen import FILL, Specimen
 from cryobench.sources.structures import Atoms, Split, catalogue, names_of, read_structure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 16
-"""Number of images simulated at once when one is read, since its neighbours are likely to be read next."""
-_MAX_COUNT = 2**32
-"""The random numbers of `philox.RowDraws` repeat beyond this number of images."""
-_BYTES_PER_IMAGE = 650
-"""Peak memory in bytes of the table of the images, for each, as measured."""
-_POSE, _SHIFT, _CTF, _SOLVENT = range(4)
-"""The purposes of a particle's random numbers."""
 _Made = TypeVar("_Made")
 
 
@@ -79,29 +75,9 @@ class Simulate(Source):
     empty: Annotated[bool, "the noise of the images without the particles, as a control"] = False
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("size", 8), ("b_factor", 0), ("envelope", 0), ("shift", 0), ("cs", 0)):
-            if not least <= getattr(self, name) < math.inf:
-                raise ParameterError(f"simulate: {name} must be at least {least}, got {getattr(self, name):g}")
-        if self.count > _MAX_COUNT:
-            raise ParameterError(f"simulate: count must be at most 2^32, got {shortened(str(self.count), 30)}")
-        check_memory("simulate", _BYTES_PER_IMAGE * self.count, "give a smaller count")
-        check_memory(
-            f"simulate with a volume of {shortened(str(self.size), 30)}^3 voxels", BYTES_PER_VOXEL * self.size**3,
-            "give a smaller size",
-        )  # fmt: skip
-        for name in ("snr", "pixel_size", "voltage"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ParameterError(f"simulate: {name} must be positive, got {value:g}")
+        check_settings("simulate", self)
         if self.empty and self.snr is None:
             raise ParameterError("simulate: empty=true leaves nothing of images without noise; give an snr")
-        if not 0 <= self.amplitude_contrast <= 1:
-            raise ParameterError(f"simulate: amplitude_contrast must lie in [0, 1], got {self.amplitude_contrast:g}")
-        for name in ("defocus", "astigmatism", "phase_shift"):
-            if not math.isfinite(getattr(self, name) or 0):
-                raise ParameterError(f"simulate: {name} must be finite, got {getattr(self, name)}")
-        if not -(2**63) <= self.seed < 2**63:
-            raise ParameterError(f"simulate: seed must fit in 64 bits, got {self.seed}")
 
     def open(self, device: torch.device | str = "cpu") -> SimulatedStack:
         """Read the structures; volumes are computed at first use. Raises `DataError` for invalid structures."""
@@ -112,48 +88,13 @@ class Simulate(Source):
         return self.open(device or "cpu")
 
 
-@dataclass(frozen=True, eq=False)
-class SimulatedParticles:
-    """Simulated particles and their parameters.
-
-    projection: of the potential, V Å; signal: the projection through the CTF; image: the signal with its noise; each
-    float32 [B, H, W]. rot, tilt, psi: RELION's Euler angles, degrees [B]. shift: of the particle (x, y), Å [B, 2].
-    ctf: parameters. pixel_size: Å [B]. noise_deviation: standard deviation of the noise [B]. structure: its number [B].
-    """
-
-    projection: torch.Tensor
-    signal: torch.Tensor
-    image: torch.Tensor
-    rot: torch.Tensor
-    tilt: torch.Tensor
-    psi: torch.Tensor
-    shift: torch.Tensor
-    ctf: CtfParameters
-    pixel_size: torch.Tensor
-    noise_deviation: torch.Tensor
-    structure: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """The random parameters of particles; see `SimulatedParticles`."""
-
-    rot: torch.Tensor
-    tilt: torch.Tensor
-    psi: torch.Tensor
-    shift: torch.Tensor
-    ctf: CtfParameters
-
-
 class _Projected(Specimen):
     """A structure, the circle of its particle in an image, and the random numbers of its images."""
 
     def __init__(self, atoms: Atoms, recipe: Simulate, device: torch.device):
         super().__init__(atoms, recipe.size, recipe.pixel_size, recipe.b_factor)
-        n, self._device = recipe.size, device
-        centred = torch.arange(n, device=device) - n // 2
-        circle = (centred[:, None] ** 2 + centred**2) <= max(self.radius / self.pixel_size, 1.0) ** 2
-        self.circle = circle.flatten().nonzero()[:, 0]
+        self._device = device
+        self.circle = circle_of(recipe.size, self.radius / self.pixel_size, device)
         self.draws = RowDraws(recipe.seed, atoms.name, recipe.split)
 
     @cached_property
@@ -162,48 +103,22 @@ class _Projected(Specimen):
         return Projector(torch.from_numpy(self.potential).to(self._device))
 
 
-class SimulatedStack(Stack):
+class SimulatedStack(ParticleStack):
     """Images of a `Simulate`, computed when they are read. Image i shows structure i modulo their number."""
 
     def __init__(self, recipe: Simulate, device: torch.device):
-        self.recipe, self.device = recipe, device
+        super().__init__(recipe, device)
+        self.recipe = recipe
         atoms = [read_structure(name, chains=recipe.chains, assembly=recipe.assembly)
                  for name in names_of(recipe.structure)]  # fmt: skip
         self._specimens = [_Projected(structure, recipe, device) for structure in atoms]
-        self.shape = (recipe.size, recipe.size)
         noise = f"snr {recipe.snr:g}" if recipe.snr else "without noise"
         names = "+".join(structure.name for structure in atoms)
         self.label = f"{'noise alone, as of ' if recipe.empty else ''}simulated {names} {noise}"
-        self.through_ctf = recipe.ctf
-        self._last: tuple[tuple[int, ...], SimulatedParticles] | None = None
-
-    def __len__(self) -> int:
-        return self.recipe.count
-
-    def read(self, index: int) -> np.ndarray:
-        """Image `index` with its noise, float32 [H, W], V Å."""
-        return self._one(index, "image")
-
-    def clean(self, index: int) -> np.ndarray:
-        """Image `index` through the CTF and without noise, float32 [H, W], V Å."""
-        return self._one(index, "signal")
 
     def files(self, images: Sequence[int]) -> list[Path]:
         """The files of the structures; none for packaged ones, whose images are determined by the recipe."""
         return [Path(name).expanduser() for name in names_of(self.recipe.structure) if name not in catalogue()]
-
-    @property
-    def white_noise(self) -> bool:
-        """Whether the noise is white, or there is none."""
-        return self.recipe.snr is None or self.recipe.noise == "white"
-
-    def read_block(self, images: Sequence[int]) -> np.ndarray:
-        """These images with their noise, float32 [n, H, W]."""
-        return self._block(images).image.cpu().numpy().copy()
-
-    def clean_block(self, images: Sequence[int]) -> np.ndarray:
-        """These images without noise, float32 [n, H, W]."""
-        return self._block(images).signal.cpu().numpy().copy()
 
     def pixel_size(self, index: int) -> float:
         """Å per pixel of image `index`."""
@@ -229,12 +144,10 @@ class SimulatedStack(Stack):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        drawn = self._by_specimen(range(len(self)), lambda number, rows: self._draw(number, rows.cpu()))
-        table = drawn.ctf.to_table()
-        for column, angle in (("Rot", drawn.rot), ("Tilt", drawn.tilt), ("Psi", drawn.psi)):
-            table[f"rlnAngle{column}"] = angle.numpy()
-        # RELION's origin is the shift that centres the particle
-        table["rlnOriginXAngst"], table["rlnOriginYAngst"] = -drawn.shift.T.numpy()
+        found = self._by_specimen(
+            range(len(self)), lambda number, rows: drawn(self.recipe, self._specimens[number].draws, rows.cpu())
+        )
+        table = table_of(found)
         table["rlnClassNumber"] = np.arange(len(self)) % len(self._specimens) + 1
         return table
 
@@ -259,105 +172,21 @@ class SimulatedStack(Stack):
         return _joined(parts, torch.cat(chosen).argsort())
 
     def _of_one_specimen(self, number: int, rows: torch.Tensor) -> SimulatedParticles:
-        recipe, specimen, n = self.recipe, self._specimens[number], self.recipe.size
-        drawn, pixel = self._draw(number, rows), specimen.pixel_size
-        rotations = matrices(drawn.rot, drawn.tilt, drawn.psi).float()
-        # a projection is a sum of voxels along a line; multiplied by their side it is the line integral
-        spectra = specimen.projector.slices(rotations) * pixel
-        # slices have their origin at pixel 0, images at n // 2
-        spectra = spectra * shift_phase(n, drawn.shift / pixel + n // 2)
-        projection = signal = irfftn(spectra, self.shape)
-        if recipe.ctf:
-            signal = irfftn(spectra * transfer(drawn.ctf, self.shape, pixel)[:, 0].float(), self.shape)
-        if recipe.invert:
-            signal = -signal
+        recipe, specimen = self.recipe, self._specimens[number]
+        own, pixel = drawn(recipe, specimen.draws, rows), specimen.pixel_size
+        rotations = matrices(own.rot, own.tilt, own.psi).float()
+        projection, signal = imaged(recipe, specimen.projector.slices(rotations), own, pixel)
         inside = signal.flatten(1)[:, specimen.circle].double()
         deviation = inside.var(dim=1, correction=0).div(recipe.snr or math.inf).sqrt().float()
         if recipe.empty:
             signal = torch.zeros_like(signal)
-        image = signal + self._noise(number, rows) * deviation[:, None, None] if recipe.snr else signal
+        image = signal
+        if recipe.snr:
+            image = signal + unit_noise(recipe, specimen.draws, rows, pixel) * deviation[:, None, None]
         return SimulatedParticles(
-            projection, signal, image, drawn.rot, drawn.tilt, drawn.psi, drawn.shift, drawn.ctf,
-            torch.full_like(drawn.rot, pixel), deviation, torch.full_like(rows, number),
+            projection, signal, image, own.rot, own.tilt, own.psi, own.shift, own.ctf,
+            torch.full_like(own.rot, pixel), deviation, torch.full_like(rows, number),
         )  # fmt: skip
-
-    def _draw(self, number: int, rows: torch.Tensor) -> _Draws:
-        r, draws = self.recipe, self._specimens[number].draws
-        rot, tilt, psi = euler_angles(draws.uniform(rows, _POSE, 3))
-        shift = r.shift * draws.normal(rows, _SHIFT, 2)
-        defocus, astigmatism, angle = microscope().draw(draws.normal(rows, _CTF, 3))
-        if r.defocus is not None:
-            defocus = torch.full_like(defocus, r.defocus)
-        if r.astigmatism is not None:
-            astigmatism = torch.full_like(defocus, r.astigmatism)
-        constants = {name: torch.full_like(defocus, getattr(r, name))
-                     for name in ("voltage", "cs", "amplitude_contrast", "phase_shift")}  # fmt: skip
-        ctf = CtfParameters(
-            defocus_u=defocus + astigmatism / 2, defocus_v=defocus - astigmatism / 2, angle=angle,
-            b_factor=torch.full_like(defocus, r.envelope), **constants,
-        )  # fmt: skip
-        return _Draws(rot, tilt, psi, shift, ctf)
-
-    def _noise(self, number: int, rows: torch.Tensor) -> torch.Tensor:
-        """Noise of variance one, [B, H, W]."""
-        n, specimen = self.recipe.size, self._specimens[number]
-        white = specimen.draws.normal(rows, _SOLVENT, n * n, torch.float32).unflatten(1, (n, n))
-        if self.recipe.noise == "white":
-            return white
-        power = microscope().solvent_power(n, specimen.pixel_size).to(self.device)
-        return irfftn(power.sqrt().float() * rfftn(white), self.shape)
-
-    def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
-        self.check(index)
-        start = index - index % _CHUNK
-        block = self._block(range(start, min(start + _CHUNK, len(self))))
-        return getattr(block, what)[index - start].cpu().numpy().copy()
-
-    def _block(self, images: Sequence[int]) -> SimulatedParticles:
-        """These particles. The last block is kept, so that its noisy and clean images are computed once."""
-        numbers, last = tuple(images), self._last
-        if last is None or last[0] != numbers:
-            self._last = last = numbers, self.particles(numbers)
-        return last[1]
-
-
-@dataclass(frozen=True)
-class Microscope:
-    """Statistics of real images of two published data sets, fitted by tools/fit_microscope.py.
-
-    defocus_log_mean, defocus_log_deviation: of the mean defocus in Å, log-normal. astigmatism_mean, astigmatism_root:
-    of the vector (U - V) (cos 2a, sin 2a) in Å, normal; the root is the lower Cholesky factor of its covariance.
-    solvent_excess, solvent_frequency: the power spectrum of ice, 1 + excess exp(-(k / frequency)^2), k in 1/Å.
-    """
-
-    defocus_log_mean: float
-    defocus_log_deviation: float
-    astigmatism_mean: tuple[float, float]
-    astigmatism_root: tuple[tuple[float, float], tuple[float, float]]
-    solvent_excess: float
-    solvent_frequency: float
-
-    def draw(self, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean defocus and U - V in Å, and the angle of U in degrees, from standard normal numbers [B, 3]."""
-        defocus = (self.defocus_log_mean + self.defocus_log_deviation * normal[:, 0]).exp()
-        root = normal.new_tensor(self.astigmatism_root)
-        mean = normal.new_tensor(self.astigmatism_mean)
-        x, y = (mean + (root * normal[:, None, 1:]).sum(dim=-1)).unbind(-1)
-        return defocus, torch.hypot(x, y), torch.rad2deg(torch.atan2(y, x)) / 2
-
-    def solvent_power(self, n: int, pixel_size: float) -> torch.Tensor:
-        """The power spectrum of ice on the half spectrum [n, n // 2 + 1], with mean one over the full spectrum."""
-        ky = torch.fft.fftfreq(n, pixel_size, dtype=torch.float64)[:, None]
-        k2 = ky**2 + ky[:, 0] ** 2
-        power = 1 + self.solvent_excess * (-k2 / self.solvent_frequency**2).exp()
-        return (power / power.mean())[:, : n // 2 + 1]
-
-
-@cache
-def microscope() -> Microscope:
-    """The packaged fit."""
-    values: dict[str, Any] = json.loads(Path(__file__).with_name("microscope.json").read_text(encoding="utf-8"))
-    return Microscope(**{field.name: values[field.name] for field in fields(Microscope)})
 
 
 def _joined(parts: Sequence[_Made], order: torch.Tensor) -> _Made:

@@ -36,7 +36,7 @@ from cryobench.physics.detector import log_normal, mtf, poisson
 from cryobench.physics.micrograph import ice_amplitude, interaction_constant, projected_potential
 from cryobench.physics.projection import euler_angles, matrices
 from cryobench.rng import digest
-from cryobench.sources.simulate import microscope
+from cryobench.sources.particle_imaging import microscope
 from cryobench.sources.structures import Atoms, Split, names_of, read_structure
 
 if TYPE_CHECKING:

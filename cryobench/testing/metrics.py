@@ -81,7 +81,7 @@ class MetricSubject(Subject):
         volume, imaging, images = _projections()
         gathering = self.make_another().gather(imaging, Structure(volume))
         for part in parts:
-            gathering.add(images[part].clone(), {})
+            gathering.add(images[part].clone(), Reconstruction(images[part].clone()))
         found = gathering.measure()
         require(isinstance(found, MeasuredTogether),
                 f"measure() returned a {type(found).__name__}, expected a MeasuredTogether")  # fmt: skip

@@ -151,8 +151,8 @@ def test_other_folders_are_refused(registry, tmp_path):
 def test_a_solver_that_answers_wrongly_is_refused(registry, tmp_path, parts, message):
     found = Heterogeneity(**{"latents": torch.zeros(60, 2), "model": toys_model(registry)} | parts)
     with pytest.raises(ResultsError, match=message):
-        write_heterogeneity(tmp_path / FOLDER, found, solver=registry.make("solvers", "blobs"), source=parse("demo"),
-                            images=range(60), pixel_size=None, table=None, registry=registry)  # fmt: skip
+        write_heterogeneity(tmp_path / FOLDER, found, solver="blobs", seeks_poses=False, versions={},
+                            source=parse("demo"), images=range(60), pixel_size=None, table=None)  # fmt: skip
     assert not (tmp_path / FOLDER).exists()
 
 

@@ -14,7 +14,8 @@ from scipy.stats import ks_2samp
 
 from cryobench.errors import DataError, ParameterError, SelectionError
 from cryobench.physics.ctf import COLUMNS, CtfParameters, transfer
-from cryobench.sources.simulate import Simulate, SimulatedStack, microscope
+from cryobench.sources.particle_imaging import microscope
+from cryobench.sources.simulate import Simulate, SimulatedStack
 
 SIZE = 48
 

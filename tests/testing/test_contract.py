@@ -62,6 +62,7 @@ BUILT_IN = {
     "sources": {
         "em_pairs": "em_pairs:{em_pairs}",
         "file": "file:{images}",
+        "heterogeneous": "heterogeneous:mixture,structure=3mht+2nwl,size=16,count=8",
         "movies": "movies:{movie}",
         "pairs": "pairs:{images},even={images}",
         "simulate_movies": "simulate_movies:3mht,size=32,frames=2",

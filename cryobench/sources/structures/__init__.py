@@ -31,7 +31,13 @@ def names_of(text: str) -> list[str]:
 
 
 def read_structure(name: str, *, chains: str = "all", assembly: str | None = None) -> Atoms:
-    """The atoms of a packaged structure, or of a file.
+    """`read_coordinates`, relative to the centre of their bounding box."""
+    atoms = read_coordinates(name, chains=chains, assembly=assembly)
+    return Atoms(atoms.name, atoms.positions - middle(atoms.positions), atoms.numbers)
+
+
+def read_coordinates(name: str, *, chains: str = "all", assembly: str | None = None) -> Atoms:
+    """The atoms of a packaged structure, or of a file, in the coordinates of the file.
 
     chains: names joined by commas, or "all". assembly: the biological assembly of the file to build. Hydrogens, water
     and all but the first alternative conformation are omitted. Raises `DataError`.
@@ -43,8 +49,17 @@ def read_structure(name: str, *, chains: str = "all", assembly: str | None = Non
     else:
         names, chain_of, numbers, positions = _read_file(Path(name).expanduser(), assembly)
     kept = _of_chains(name, chains, names, chain_of)
-    positions, numbers = positions[kept].astype(np.float64), numbers[kept]
-    return Atoms(Path(name).name, positions - (positions.min(axis=0) + positions.max(axis=0)) / 2, numbers)
+    return Atoms(Path(name).name, positions[kept].astype(np.float64), numbers[kept])
+
+
+def middle(positions: np.ndarray) -> np.ndarray:
+    """The centre of the bounding box of positions [n, 3]."""
+    return (positions.min(axis=0) + positions.max(axis=0)) / 2
+
+
+def file_of(name: str) -> str:
+    """The file of a structure; packaged structures may share one, and then its coordinates."""
+    return catalogue()[name]["file"] if name in catalogue() else str(Path(name).expanduser())
 
 
 def _packaged(name: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,187 @@
+"""`covariance`: maps in a linear subspace, and kernel regression of maps over its coordinates, with known poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cryobench.core import Heterogeneity, HeterogeneitySolver, Problem, Progress, Reconstruction, VolumeModel
+from cryobench.core.checkpoints import checkpoint
+from cryobench.errors import ParameterError
+from cryobench.maps.band import LEAST_SIDE, Band, resized
+from cryobench.maps.linear_volumes import LinearVolumes
+from cryobench.maps.noise import noise_power
+from cryobench.maps.particle_images import ParticleImages, particle_images
+from cryobench.maps.subspace import (
+    Latents,
+    Normal,
+    Subspace,
+    expected,
+    fitted,
+    principal,
+    turned,
+    updated_power,
+)
+from cryobench.metrics.rings import ring_counts, ring_sums
+from cryobench.numerics.fft import irfftn, rfftn
+from cryobench.numerics.shells import shells
+from cryobench.rng import Rng, generator
+from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
+
+_START = 0.05
+"""Power of the first components relative to that of the mean map."""
+_SMALLEST = 16
+"""Voxels of the box in which the subspace is first sought."""
+_PRIORS = 4
+"""Estimates of the prior of the components at the full resolution."""
+
+
+@dataclass(frozen=True)
+class Covariance(HeterogeneitySolver):
+    """Maps in a linear subspace about the mean: probabilistic principal components of the images, with known poses.
+
+    The subspace is found by expectation-maximisation at low resolution (`cryobench/maps/subspace.py`), first in a box
+    of 16 voxels. The latent of a particle is the mean of its posterior, in units of the norm of a map.
+    """
+
+    dimensions: Annotated[int, "numbers of a latent"] = 4
+    box: Annotated[int | None, "voxels of the box, even, in which the subspace is found; none: half of the side"] = None
+    iterations: Annotated[int, "of expectation-maximisation in each box"] = 15
+
+    def __post_init__(self) -> None:
+        if self.dimensions < 1:
+            raise ParameterError(
+                f"covariance: dimensions is {self.dimensions}; give dimensions of at least 1; consensus is the solver "
+                "with none"
+            )
+        if self.iterations < 1:
+            raise ParameterError(f"covariance: iterations must be at least 1, got {self.iterations}")
+        if self.box is not None and (self.box < LEAST_SIDE or self.box % 2):
+            raise ParameterError(f"covariance: box must be an even number from {LEAST_SIDE} on, got {self.box}")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        d = self.dimensions
+        reason = unsupported_particles(problem, "covariance", 120 + 8 * d, 64 * (d * d + 8 * d + 20))
+        if reason is not None:
+            return reason
+        side = problem.operator.image_shape[-1]
+        if self.box is not None and self.box > side:
+            return f"covariance: box={self.box} is larger than the images of {side} pixels; give a smaller one"
+        return unsupported_side(problem, "covariance", d)
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        images = particle_images(problem, "covariance")
+        noise = noise_power(images.images.cpu())
+        maps = consensus_maps(images, halves(problem))
+        mean = maps.full.double()
+        boxes = self._boxes(images.side)
+        total = len(boxes) * self.iterations + _PRIORS
+
+        def watch(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        subspace, band = None, None
+        saved = checkpoint().load() or {"box": 0, "done": 0}
+        for number, box in enumerate(boxes):
+            if number < saved["box"]:
+                continue
+            band = Band.of(images, box, noise=noise)
+            residuals = band.values - band.transfer * band.in_box(images.side).slices(mean[None])[0]
+            done = 0
+            if "components" in saved and number == saved["box"]:
+                subspace, done = Subspace(saved["components"], saved["power"]), saved["done"]
+            elif subspace is None:
+                subspace = first_subspace(resized(mean[None], box)[0], self.dimensions, rng.seed)
+            else:
+                subspace = grown(subspace, box)
+
+            def keep(step: int, now: Subspace, _: float, number: int = number, before: int = done) -> None:
+                checkpoint().offer({"box": number, "done": before + step, "components": now.components,
+                                    "power": now.power})  # fmt: skip
+                watch(number * self.iterations + before + step)
+
+            subspace, _ = fitted(band, residuals, subspace, iterations=self.iterations - done, watch=keep)
+        assert band is not None
+        assert subspace is not None
+        latents, _ = expected(band, residuals, subspace.components)
+        full = Band.of(images, images.side, noise=noise)
+        components = self._full(full, mean, grown(subspace, images.side), latents, lambda n: watch(total - _PRIORS + n))
+        axes, R = principal(components)
+        latents = turned(latents, R)
+        model = LinearVolumes(mean.float(), axes.float())
+        parts = projections(images, torch.cat([model.mean[None], model.components]))
+        x = parts[0] + torch.einsum("nk,knij->nij", latents.mean.float(), parts[1:])
+        x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
+        volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
+        return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents.mean, model))
+
+    def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
+        return LinearVolumes.of(arrays)
+
+    def _boxes(self, side: int) -> list[int]:
+        last = self.box or max(LEAST_SIDE, side // 4 * 2)
+        return [_SMALLEST, last] if last > _SMALLEST else [last]
+
+    def _full(
+        self, band: Band, mean: torch.Tensor, start: Subspace, latents: Latents, watch: Callable[[int], None]
+    ) -> torch.Tensor:
+        """The components at the full resolution, given the latents."""
+        residuals = band.values - band.transfer * band.slices(mean[None])[0]
+        normal = Normal(band, residuals, latents)
+        components, power = start.components, start.power
+        for number in range(_PRIORS):
+            components, variance = normal.solve(power, components, 3)
+            power = updated_power(components, variance)
+            watch(number + 1)
+        return components
+
+
+def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:
+    """The reason why images are too small or too few for a subspace, or None."""
+    side = problem.operator.image_shape[-1]
+    if side < LEAST_SIDE or side % 2:
+        return f"{what} needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
+    if problem.batch <= dimensions:
+        return f"{what}: {problem.batch} particles cannot give {dimensions} dimensions; give fewer dimensions"
+    return None
+
+
+def first_subspace(mean: torch.Tensor, dimensions: int, seed: int) -> Subspace:
+    """Random components [d, b, b, b] with a small part of the spectrum of the mean map [b, b, b]."""
+    b = len(mean)
+    power = ring_sums(rfftn(mean, 3).abs().square()[None, None], (b,) * 3) / ring_counts((b,) * 3, mean.device)
+    power = (_START * power).expand(dimensions, -1).clamp_min(1e-6 * _START * float(power.max()))
+    white = torch.randn((dimensions, b, b, b), generator=generator(seed, "covariance"), dtype=torch.float64)
+    shell = shells((b,) * 3)
+    factors = torch.cat([power[:, :1], power], dim=1).sqrt()[:, shell.clamp_max(b // 2)] / b**1.5
+    spectrum = torch.where(shell < b // 2, rfftn(white, 3) * factors, 0.0)
+    return Subspace(irfftn(spectrum, (b,) * 3), power.clone())
+
+
+def grown(subspace: Subspace, side: int) -> Subspace:
+    """The subspace in a larger box; further shells begin with the prior of the last one."""
+    more = side // 2 - subspace.power.shape[1]
+    power = torch.cat([subspace.power, subspace.power[:, -1:].expand(-1, more)], dim=1)
+    return Subspace(resized(subspace.components, side), power)
+
+
+def coarse_latents(
+    images: ParticleImages, mean: torch.Tensor, noise: torch.Tensor, dimensions: int, seed: int, iterations: int = 10
+) -> torch.Tensor:
+    """The latents of the subspace at low resolution, float64 [N, d], of standard deviation 1 along the first axis.
+
+    mean: the map of all particles, [D, D, D]. noise: power of each ring.
+    """
+    side = images.side
+    box = min(_SMALLEST + _SMALLEST // 2, side // 2 * 2)
+    band = Band.of(images, box, noise=noise)
+    residuals = band.values - band.transfer * band.in_box(side).slices(mean.double()[None])[0]
+    start = first_subspace(resized(mean.double()[None], box)[0], dimensions, seed)
+    subspace, _ = fitted(band, residuals, start, iterations=iterations)
+    latents, _ = expected(band, residuals, subspace.components)
+    found = turned(latents, principal(subspace.components)[1]).mean
+    return found / found[:, 0].std().clamp_min(1e-30)

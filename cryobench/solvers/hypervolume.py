@@ -1,0 +1,264 @@
+"""`hypervolume`: a network of frequency and latent, fitted to images with known poses as cryoDRGN's decoder is.
+
+The network is the difference from the consensus map (`mean=consensus`), or the whole map (`mean=none`, as published).
+With Hartley transforms h_i of the images less those of the mean, whitened by the noise (`networks.hypervolume`), the
+loss of a batch is
+
+    mean_i [ 1/2 sum_k |h_i(k) - C_i(k) H(A_i^T (k, 0); z_i)|^2 + prior / 2 |z_i|^2 ]
+
+over a random part of the frequencies, scaled to all of them: minus the log of the likelihood times a Gaussian prior of
+the latents. Latents are a table, of which a step changes the rows of its batch, or come from an encoder (Zhong et al.
+2021, Nat. Methods 18:176): then they are drawn from the Gaussian that it gives, with the divergence from N(0, I) in the
+place of the prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+
+from cryobench.core import Heterogeneity, HeterogeneitySolver, Problem, Progress, Reconstruction, VolumeModel
+from cryobench.core.checkpoints import checkpoint
+from cryobench.errors import ParameterError
+from cryobench.maps.network_volumes import NetworkVolumes
+from cryobench.maps.noise import noise_power
+from cryobench.maps.particle_images import ParticleImages, particle_images
+from cryobench.metrics.rings import ring_counts, ring_sums
+from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images, squared_errors
+from cryobench.numerics.fft import rfftn
+from cryobench.rng import Rng, generator
+from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
+from cryobench.solvers.covariance import coarse_latents, unsupported_side
+
+_BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 80, 1200
+_LEAST_ENVELOPE = 1e-3
+"""Smallest envelope of a shell, relative to the largest."""
+_LAST_RATE = 0.05
+"""Learning rate of the last step, relative to the first."""
+_ENCODED = 16
+"""Cycles per box up to which an encoder sees images."""
+_FIRST_LATENTS = 0.1
+"""Standard deviation of random latents."""
+
+
+@dataclass(frozen=True)
+class HypervolumeSolver(HeterogeneitySolver):
+    """Maps by a neural network of frequency and latent, for images with known poses, as in cryoDRGN and CryoDECO.
+
+    A latent of each particle and the network are found by Adam. `network=published`, `mean=none`, `rate=1e-4`,
+    `part=1` and `latents=encoder` are the settings of cryoDRGN; the defaults are for two cores.
+    """
+
+    network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
+    dimensions: Annotated[int, "numbers of a latent"] = 4
+    epochs: Annotated[int, "passes over the images"] = 30
+    rate: Annotated[float, "learning rate of the network"] = 1e-3
+    latent_rate: Annotated[float, "learning rate of the table of latents"] = 1e-2
+    latents: Annotated[Literal["table", "encoder"], "free numbers of each particle, or a network of its image"] = (
+        "table"
+    )
+    init: Annotated[Literal["subspace", "random"], "of the table: those of covariance at low resolution, or random"] = (
+        "subspace"
+    )
+    mean: Annotated[Literal["consensus", "none"], "the map that the network is added to"] = "consensus"
+    batch: Annotated[int, "particles of a step"] = 32
+    part: Annotated[float, "of the frequencies of an image in a step, drawn at random"] = 0.25
+    prior: Annotated[float, "weight of the prior of latents"] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.dimensions < 1:
+            raise ParameterError(
+                f"hypervolume: dimensions is {self.dimensions}; give dimensions of at least 1; consensus is the solver "
+                "with none"
+            )
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"hypervolume: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rate", "latent_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ParameterError(f"hypervolume: {name} must be positive, got {getattr(self, name):g}")
+        if not 0 < self.part <= 1:
+            raise ParameterError(f"hypervolume: part must be above 0 and at most 1, got {self.part:g}")
+        if not 0 <= self.prior < math.inf:
+            raise ParameterError(f"hypervolume: prior must be zero or more, got {self.prior:g}")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        reason = unsupported_particles(problem, "hypervolume", _BYTES_PER_PIXEL, _BYTES_PER_VOXEL)
+        return reason or unsupported_side(problem, "hypervolume", self.dimensions)
+
+    def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        images = particle_images(problem, "hypervolume")
+        device = problem.y.device
+        noise = noise_power(images.images.cpu())
+        maps = consensus_maps(images, halves(problem))
+        projected = projections(images, maps.full[None])[0]
+        mean = torch.zeros_like(maps.full) if self.mean == "none" else maps.full
+        residuals = images.images.cpu() - (0 if self.mean == "none" else projected)
+        transfer = images.transfer()
+        transfer = None if transfer is None else transfer.cpu()
+        slices = Slices.of(residuals, transfer, noise).to(device)
+        first = self._first(images, maps.full, noise, rng.seed)
+        fit = _Fit(self, images, slices, envelope_of(maps.full), first, rng.seed, device)
+        fit.run(progress)
+        latents = fit.latents()
+        x = self._images(images, fit, latents) + (0 if self.mean == "none" else projected)
+        x = problem.scale.from_file(x[:, None]).to(problem.y)
+        model = NetworkVolumes(mean.float(), fit.decoder.cpu())
+        volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
+        return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents.double().cpu(), model))
+
+    def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
+        return NetworkVolumes.of(arrays)
+
+    def _first(self, images: ParticleImages, mean: torch.Tensor, noise: torch.Tensor, seed: int) -> torch.Tensor:
+        """The latents that the table begins with, [N, d]."""
+        if self.init == "random" or self.latents == "encoder":
+            shape = len(images), self.dimensions
+            return torch.randn(shape, generator=generator(seed, "latents")) * _FIRST_LATENTS
+        return coarse_latents(images, mean, noise, self.dimensions, seed).float()
+
+    def _images(self, images: ParticleImages, fit: _Fit, latents: torch.Tensor) -> torch.Tensor:
+        found = []
+        for rows in torch.arange(len(images)).split(64):
+            transfer = images.transfer(rows)
+            transfer = None if transfer is None else transfer.to(fit.device)
+            part = predicted_images(fit.decoder, transfer, fit.rotations[rows], fit.shift[rows], latents[rows])
+            found.append(part.cpu())
+        return torch.cat(found)
+
+
+class _Fit:
+    """The network, latents and optimisers, and the step that they have reached."""
+
+    def __init__(
+        self,
+        recipe: HypervolumeSolver,
+        images: ParticleImages,
+        slices: Slices,
+        envelope: torch.Tensor,
+        first: torch.Tensor,
+        seed: int,
+        device: torch.device,
+    ):
+        self.recipe, self.slices, self.seed, self.device = recipe, slices, seed, device
+        poses = images.particles.poses
+        self.rotations = poses.matrices.float().to(device)
+        self.shift = (poses.shift / images.pixel_size).float().to(device)
+        d, count = recipe.dimensions, len(images)
+        self.decoder = Hypervolume(images.side, d, SHAPES[recipe.network], envelope=envelope, seed=seed).to(device)
+        self.encoder = self.table = None
+        if recipe.latents == "encoder":
+            self._low = (slices.k.norm(dim=1) * images.side < _ENCODED).nonzero()[:, 0]
+            self.encoder = _Encoder(2 * len(self._low), d, SHAPES[recipe.network].width, seed).to(device)
+            parameters = [*self.decoder.parameters(), *self.encoder.parameters()]
+        else:
+            self.table = nn.Embedding(count, d, sparse=True)
+            self.table.weight.data.copy_(first)
+            self.table.to(device)
+            parameters = list(self.decoder.parameters())
+        self.optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(parameters, lr=recipe.rate)]
+        if self.table is not None:
+            self.optimisers.append(torch.optim.SparseAdam(list(self.table.parameters()), lr=recipe.latent_rate))
+        self.step = 0
+        self.batches = math.ceil(count / recipe.batch)
+        self.steps = self.batches * recipe.epochs
+
+    def run(self, progress: Progress | None) -> None:
+        state = checkpoint().load()
+        if state is not None:
+            self._restore(state)
+        while self.step < self.steps:
+            epoch, number = divmod(self.step, self.batches)
+            if number == 0 or self.step == (state or {}).get("step"):
+                order = torch.randperm(len(self.slices), generator=generator(self.seed, "order", epoch))
+            rows = order[number * self.recipe.batch : (number + 1) * self.recipe.batch]
+            self._advance(rows.to(self.device))
+            self.step += 1
+            checkpoint().offer(self._state())
+            if progress is not None:
+                progress(self.step, self.steps)
+
+    def _advance(self, rows: torch.Tensor) -> None:
+        recipe, slices = self.recipe, self.slices.select(rows)
+        draws = generator(self.seed, "step", self.step)
+        count = max(1, round(recipe.part * len(slices.k)))
+        some = torch.randperm(len(slices.k), generator=draws)[:count].to(self.device)
+        sign = 1.0 if torch.rand(1, generator=draws) < 0.5 else -1.0
+        if self.encoder is None:
+            assert self.table is not None
+            z = self.table(rows)
+            divergence = 0.5 * z.square().sum(dim=1)
+        else:
+            centre, logarithm = self.encoder(self._encoded(slices))
+            z = centre + (logarithm / 2).exp() * torch.randn(centre.shape, generator=draws).to(self.device)
+            divergence = 0.5 * (centre.square() + logarithm.exp() - logarithm - 1).sum(dim=1)
+        errors = squared_errors(self.decoder, slices.points(some), self.rotations[rows], self.shift[rows], z, sign)
+        loss = (errors * len(slices.k) + recipe.prior * divergence).mean() / len(slices.k)
+        rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for optimiser, first in zip(self.optimisers, (recipe.rate, recipe.latent_rate), strict=False):
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = rate * first
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def _encoded(self, slices: Slices) -> torch.Tensor:
+        """What an encoder sees: low frequencies, centred and multiplied by the sign of the CTF."""
+        values = slices.values[:, self._low] * slices.transfer[:, self._low].sign()
+        return torch.view_as_real(values).flatten(1)
+
+    @torch.no_grad()
+    def latents(self) -> torch.Tensor:
+        """Of all particles, [N, d]."""
+        if self.table is not None:
+            return self.table.weight.detach().clone()
+        assert self.encoder is not None
+        rows = torch.arange(len(self.slices), device=self.device).split(512)
+        return torch.cat([self.encoder(self._encoded(self.slices.select(some)))[0] for some in rows])
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        named = {"decoder": self.decoder, "encoder": self.encoder, "table": self.table}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules.items()}
+        return {"step": self.step, "optimisers": [each.state_dict() for each in self.optimisers], **state}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name, module in self._modules.items():
+            module.load_state_dict(state[name])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step = int(state["step"])
+
+
+class _Encoder(nn.Module):
+    """The mean and the logarithm of the variance of latents, of low frequencies of images."""
+
+    def __init__(self, inputs: int, dimensions: int, width: int, seed: int):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers: list[nn.Module] = [nn.Linear(inputs, width), nn.ReLU()]
+            for _ in range(2):
+                layers += [nn.Linear(width, width), nn.ReLU()]
+            self.layers = nn.Sequential(*layers, nn.Linear(width, 2 * dimensions))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, logarithm = self.layers(x).chunk(2, dim=1)
+        return mean, logarithm
+
+
+def envelope_of(volume: torch.Tensor) -> torch.Tensor:
+    """The root of the mean power of each shell of a map [D, D, D], from 0 cycles per box on, [D // 2 + 1]."""
+    shape = tuple(volume.shape)
+    power = rfftn(volume.double(), 3).abs().square()[None, None]
+    amplitude = (ring_sums(power, shape) / ring_counts(shape, volume.device))[0].sqrt()
+    amplitude = torch.cat([amplitude[:1], amplitude])
+    return amplitude.clamp_min(_LEAST_ENVELOPE * float(amplitude.max())).float()
