@@ -62,7 +62,7 @@ def expected(
     shifts: torch.Tensor,
     temperature: float = 1.0,
 ) -> Expected:
-    """The expectation step. volumes: [K, n, n, n] of the band. rotations: [R, 3, 3]. shifts: [N, S, 2] of each image."""
+    """The expectation step. volumes: [K, n, n, n] of the band. rotations: [R, 3, 3]. shifts: [N, S, 2]."""
     band = images.band
     device = images.y.device
     rotations = rotations.to(device, torch.float32)
