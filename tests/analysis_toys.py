@@ -108,7 +108,8 @@ def save(
     write_heterogeneity(
         run / FOLDER, Heterogeneity(torch.from_numpy(z), model(dimensions), **poses, starts=(-3.0, -2.5)),
         solver="blobs:2" if found is None else "seeking", seeks_poses=found is not None,
-        versions={"cryobench-blobs": "1.0"}, source=parse(source), images=range(count) if images is None else images, pixel_size=pixel_size, table=table,
+        versions={"cryobench-blobs": "1.0"}, source=parse(source),
+        images=range(count) if images is None else images, pixel_size=pixel_size, table=table,
     )  # fmt: skip
     return z
 
