@@ -59,9 +59,7 @@ class HypervolumeSolver(HeterogeneitySolver):
     epochs: Annotated[int, "passes over the images"] = 30
     rate: Annotated[float, "learning rate of the network"] = 1e-3
     latent_rate: Annotated[float, "learning rate of the table of latents"] = 1e-2
-    latents: Annotated[Literal["table", "encoder"], "free numbers, or a network of the image"] = (
-        "table"
-    )
+    latents: Annotated[Literal["table", "encoder"], "free numbers, or a network of the image"] = "table"
     init: Annotated[Literal["subspace", "random"], "of the table: those of covariance at low resolution, or random"] = (
         "subspace"
     )
