@@ -54,7 +54,9 @@ class Simulate(Source):
     """
 
     structure: Annotated[
-        str, "packaged name, mmCIF or PDB file, several joined by + (images take turns), or train, val or test"
+        str,
+        "packaged name, mmCIF or PDB file, several joined by + (images take turns), or a split of the packaged ones: "
+        "train, val or test; folds or folds-val: more, for training",
     ] = "6zu5"
     snr: Annotated[float | None, "signal-to-noise ratio; none for images without noise"] = 0.1
     count: Annotated[int, "number of images"] = 256
