@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 
 from cryobench.core import Source, Stack
 from cryobench.errors import ParameterError, shortened
-from cryobench.limits import check_memory
+from cryobench.limits import available_memory, check_memory
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.philox import RowDraws
 from cryobench.physics.ctf import CtfParameters, transfer
@@ -207,6 +208,10 @@ class SimulatedStack(Stack):
         """These images without noise, float32 [n, H, W]."""
         return self._block(images).signal.cpu().numpy().copy()
 
+    def tensor_block(self, images: Sequence[int], *, clean: bool = False) -> torch.Tensor:
+        """These images, or those without noise, float32 [n, H, W] on the device of the stack."""
+        return (self._block(images).signal if clean else self._block(images).image).clone()
+
     def pixel_size(self, index: int) -> float:
         """Å per pixel of image `index`."""
         self.check(index)
@@ -250,7 +255,21 @@ class SimulatedStack(Stack):
         """Simulate these images together, on the stack's device."""
         for index in indices:
             self.check(index)
+        self._compute_potentials({index % len(self._specimens) for index in indices})
         return self._by_specimen(indices, self._of_one_specimen)
+
+    def _compute_potentials(self, numbers: set[int]) -> None:
+        """Compute the missing potentials of these structures, several at once: each takes a thread half a second."""
+        missing = [specimen for number in sorted(numbers) if not (specimen := self._specimens[number]).has_potential]
+        threads = min(len(missing), torch.get_num_threads(), self._potentials_in_memory)
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda specimen: specimen.potential, missing))
+
+    @property
+    def _potentials_in_memory(self) -> int:
+        """The number of potentials that a quarter of the free memory suffices to compute at once."""
+        return int(available_memory() / 4 / (BYTES_PER_VOXEL * self.recipe.size**3))
 
     def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
         """The results of `make(structure number, indices [n])` of each structure, in the order of `indices`."""
