@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--structures", type=int, help="only so many of the training structures; default: all")
     parser.add_argument("--seconds", type=float, default=50, help="of training for each network")
     parser.add_argument("--images", type=int, default=100_000, help="training images in all")
+    parser.add_argument("--validation-images", type=int, default=256, help="of each kind")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.999)
@@ -143,6 +144,7 @@ def main() -> None:
     ARCHITECTURES.update(CANDIDATES)
     device, given.out = torch.device(given.device), given.out.resolve()
     given.out.mkdir(parents=True, exist_ok=True)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
     start = time.perf_counter()
     specs = [
         f"{recipe},count={max(1, round(fraction * given.images))},split=train"
@@ -151,8 +153,8 @@ def main() -> None:
     opened = [open_stack(spec, {}, installed(), device) for spec in specs]  # those of a structure share its potential
     stacks = [held(stack) for stack in opened]
     del opened
-    others = [f"simulate:{'+'.join([*names_of('folds-val'), *names_of('val')])},{each},count=256,split=val"
-              for each in VALIDATION]  # fmt: skip
+    unseen, count = "+".join([*names_of("folds-val"), *names_of("val")]), given.validation_images
+    others = [f"simulate:{unseen},{each},count={count},split=val" for each in VALIDATION]
     validation = [held(open_stack(spec, {}, installed(), device)) for spec in others]
     settings = Settings(
         data=tuple(specs), validation=tuple(others), batch=given.batch, lr=given.lr, ema=given.ema, warmup=300,
@@ -171,7 +173,7 @@ def main() -> None:
         train(run, stacks, validation, given.out / name, device=device, observer=report)
         rows.append({"network": name, "weights": weights_of(ARCHITECTURES[name]), "steps": steps, "batch": given.batch,
                      "seconds": time.perf_counter() - start, "loss": float(np.mean(report.losses[-200:]))}
-                    | denoised(given.out / name, device))  # fmt: skip
+                    | denoised(given.out / name, min(SHOWN, count), device))  # fmt: skip
         pd.DataFrame(rows).to_csv(given.out / "results.csv", index=False, float_format="%.5g")
         print(pd.DataFrame(rows).to_string(), flush=True)
 
@@ -194,17 +196,18 @@ def speed(settings: Settings, stacks: Sequence[Stack], device: torch.device) -> 
 
 
 def weights_of(architecture: Architecture) -> int:
+    """The number of weights of a network."""
     return sum(p.numel() for p in architecture.build((128, 128)).parameters())
 
 
 @torch.no_grad()
-def denoised(folder: Path, device: torch.device) -> dict[str, float]:
+def denoised(folder: Path, count: int, device: torch.device) -> dict[str, float]:
     """PSNR of clean validation images after denoising, for each noise level."""
     stack = Simulate("+".join([*names_of("folds-val"), *names_of("val")]), snr=None, seed=7, split="val").open()
-    clean = np.stack([minmax(image, "").apply(image) for image in stack.read_block(range(SHOWN))])
+    clean = np.stack([minmax(image, "").apply(image) for image in stack.read_block(range(count))])
     truth = torch.from_numpy(clean)[:, None].to(device)
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)).to(device)
-    model = Diffusion(str(folder)).load(device)
+    model = Diffusion(str(folder), precision="float32").load(device)
     errors = {sigma: (model.denoise(truth + sigma * noise, sigma) - truth).square().mean((1, 2, 3)) for sigma in SIGMAS}
     return {f"psnr at {sigma:g}": float((10 * torch.log10(4 / error)).mean()) for sigma, error in errors.items()}
 
