@@ -50,6 +50,9 @@ def main() -> None:
     )
     parser.add_argument("--block", action="append", type=int, help="K; can be repeated; default: 2 to 32")
     parser.add_argument("--images", type=int, default=16, help="of each structure; default: 16")
+    parser.add_argument(
+        "--no-denoising", action="store_true", help="only hqs against the ceiling, which takes less time"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/prior-quality"))
     given = parser.parse_args()
@@ -59,7 +62,8 @@ def main() -> None:
     blocks = given.block or BLOCKS
     torch.set_num_threads(1)
     for name, structure in structures.items():
-        denoising(name, structure, given.prior, given.images, given.device)
+        if not given.no_denoising:
+            denoising(name, structure, given.prior, given.images, given.device)
         against_ceiling(name, structure, given.prior, blocks, given.images, given.device, given.out)
 
 
