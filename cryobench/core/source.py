@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from cryobench.core.operator import Shape, Window
 from cryobench.core.pairs import Pairs
@@ -15,7 +16,6 @@ from cryobench.errors import DataError, SelectionError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
 
 class Stack(ABC):
@@ -43,6 +43,14 @@ class Stack(ABC):
         Raises `DataError` for an image of another shape.
         """
         return self._stacked(images, [self.read(index) for index in images])
+
+    def tensor_block(self, images: Sequence[int], *, clean: bool = False) -> torch.Tensor | None:
+        """`read_block` or `clean_block` as a tensor, float32 [n, *shape].
+
+        On the processor, or on the device where the source makes them, which saves two transfers.
+        """
+        found = self.clean_block(images) if clean else self.read_block(images)
+        return None if found is None else torch.from_numpy(np.require(found, np.float32, ["C", "W"]))
 
     def read_window(self, index: int, window: Window) -> np.ndarray:
         """A window of image `index`, float32 of its shape, equal to that part of `read`."""

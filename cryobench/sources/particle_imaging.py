@@ -240,6 +240,10 @@ class ParticleStack(Stack):
         """These images without noise, float32 [n, H, W]."""
         return self._block(images).signal.cpu().numpy().copy()
 
+    def tensor_block(self, images: Sequence[int], *, clean: bool = False) -> torch.Tensor:
+        """These images, or those without noise, float32 [n, H, W] on the device of the stack."""
+        return (self._block(images).signal if clean else self._block(images).image).clone()
+
     def _one(self, index: int, what: Literal["image", "signal"]) -> np.ndarray:
         self.check(index)
         start = index - index % _CHUNK

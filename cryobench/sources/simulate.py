@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from cryobench.core import Source
 from cryobench.errors import ParameterError
+from cryobench.limits import available_memory
 from cryobench.numerics.philox import RowDraws
 from cryobench.physics.projection import Projector, matrices
 from cryobench.sources.particle_imaging import (
@@ -31,7 +33,7 @@ from cryobench.sources.particle_imaging import (
     table_of,
     unit_noise,
 )
-from cryobench.sources.specimen import FILL, Specimen
+from cryobench.sources.specimen import BYTES_PER_VOXEL, FILL, Specimen
 from cryobench.sources.structures import Atoms, Split, catalogue, names_of, read_structure
 
 if TYPE_CHECKING:
@@ -50,7 +52,9 @@ class Simulate(Source):
     """
 
     structure: Annotated[
-        str, "packaged name, mmCIF or PDB file, several joined by + (images take turns), or train, val or test"
+        str,
+        "packaged name, mmCIF or PDB file, several joined by + (images take turns), or a split of the packaged ones: "
+        "train, val or test; folds or folds-val: more, for training",
     ] = "6zu5"
     snr: Annotated[float | None, "signal-to-noise ratio; none for images without noise"] = 0.1
     count: Annotated[int, "number of images"] = 256
@@ -161,7 +165,21 @@ class SimulatedStack(ParticleStack):
         """Simulate these images together, on the stack's device."""
         for index in indices:
             self.check(index)
+        self._compute_potentials({index % len(self._specimens) for index in indices})
         return self._by_specimen(indices, self._of_one_specimen)
+
+    def _compute_potentials(self, numbers: set[int]) -> None:
+        """Compute the missing potentials of these structures, several at once: each takes a thread half a second."""
+        missing = [specimen for number in sorted(numbers) if not (specimen := self._specimens[number]).has_potential]
+        threads = min(len(missing), torch.get_num_threads(), self._potentials_in_memory)
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda specimen: specimen.potential, missing))
+
+    @property
+    def _potentials_in_memory(self) -> int:
+        """The number of potentials that a quarter of the free memory suffices to compute at once."""
+        return int(available_memory() / 4 / (BYTES_PER_VOXEL * self.recipe.size**3))
 
     def _by_specimen(self, indices: Sequence[int], make: Callable[[int, torch.Tensor], _Made]) -> _Made:
         """The results of `make(structure number, indices [n])` of each structure, in the order of `indices`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -14,6 +16,8 @@ FILL = 0.65
 """Diameter of the particle over the side of the box, where either the side or the pixel size is not given."""
 BYTES_PER_VOXEL = 128
 """Peak memory in bytes when the potential of a structure is computed, for each voxel, as measured."""
+_IN_USE: WeakValueDictionary[tuple[bytes, int, float, float], np.ndarray] = WeakValueDictionary()
+"""The potentials that a specimen has."""
 
 
 class Specimen:
@@ -34,10 +38,24 @@ class Specimen:
                 f"give pixel_size={2 * atoms.radius / (FILL * size):.3g} or size={math.ceil(2 * radius / FILL)}"
             )
 
+    @property
+    def has_potential(self) -> bool:
+        """Whether `potential` has been computed."""
+        return "potential" in vars(self)
+
     @cached_property
     def potential(self) -> np.ndarray:
-        """In volts, float32 [size, size, size] as z, y, x, the centre of the structure at voxel size // 2."""
-        return potential(self._atoms, self.size, self.pixel_size, self._b_factor)
+        """In volts, float32 [size, size, size] as z, y, x, the centre of the structure at voxel size // 2.
+
+        Not to be written to: specimens of equal atoms, size, pixel size and B-factor share it.
+        """
+        content = hashlib.sha256(self._atoms.positions.tobytes() + self._atoms.numbers.tobytes()).digest()
+        key = content, self.size, self.pixel_size, self._b_factor
+        found = _IN_USE.get(key)
+        if found is None:
+            found = potential(self._atoms, self.size, self.pixel_size, self._b_factor)
+            _IN_USE[key] = found
+        return found
 
 
 def side_of(atoms: Atoms, pixel_size: float) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from cryobench.numerics.linalg import standardised
 from cryobench.operators.noise import Gaussian, NoNoise
 from cryobench.rng import Rng
 from cryobench.solvers.conditional import initial_image
+
+_Images = TypeVar("_Images", np.ndarray, torch.Tensor)
 
 
 class StackExamples(Examples):
@@ -58,15 +60,15 @@ class StackExamples(Examples):
 
     def read_block(self, indices: Sequence[int]) -> torch.Tensor:
         with self._lock:
-            images = [self._stack.read_block(indices)]
+            images = [self._stack.tensor_block(indices)]
             if self._clean:
-                images.append(self._known(self._stack.clean_block(indices)))
-        return torch.from_numpy(np.stack(images, axis=1, dtype=np.float32))
+                images.append(self._stack.tensor_block(indices, clean=True))
+        return torch.stack([self._known(each) for each in images], dim=1)
 
-    def _known(self, clean: np.ndarray | None) -> np.ndarray:
-        if clean is None:
+    def _known(self, images: _Images | None) -> _Images:
+        if images is None:
             raise DataError(f"the clean images of {self.label} are not known; train on the images as they are")
-        return clean
+        return images
 
     @property
     def nbytes(self) -> int:

@@ -72,29 +72,36 @@ class Images(Samples):
         """These images in [-1, 1], transformed by their symmetry, [n, 1, H, W]. which: of the images of an example."""
         where = self._draws.uniform(numbers, _INDEX, 1)[:, 0].tolist()
         of = (numbers % len(self._stacks)).tolist()
-        images = torch.empty(len(numbers), *self.shape, device=self._device)
+        found, names, order = [], [], []
         for k, stack in enumerate(self._stacks):
             places = [j for j, stack_of in enumerate(of) if stack_of == k]
             if places:
                 chosen = [int(where[j] * len(stack)) for j in places]
-                found = stack.read_block(chosen)
-                images[places] = scaled(found[:, 0], found[:, which], chosen, stack.label).to(self._device)
+                found.append(stack.read_block(chosen).to(self._device))
+                names += [stack.name(index) for index in chosen]
+                order += places
+        # together, because each check of the values waits for the device
+        together = torch.cat(found)
+        images = torch.empty(len(numbers), *self.shape, device=self._device)
+        images[torch.tensor(order, device=self._device)] = scaled(together[:, 0], together[:, which], names)
         if self._turns:
-            kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int().tolist()
-            images = torch.stack([transformed(image, kind) for image, kind in zip(images, kinds, strict=True)])
+            kinds = (self._draws.uniform(numbers, _SYMMETRY, 1)[:, 0] * SYMMETRIES).int()
+            for kind in range(SYMMETRIES):
+                places = (kinds == kind).nonzero()[:, 0].to(self._device)
+                images[places] = transformed(images[places], kind)
         return images.unsqueeze(1)
 
 
-def scaled(noisy: torch.Tensor, target: torch.Tensor, numbers: Sequence[int], label: str) -> torch.Tensor:
+def scaled(noisy: torch.Tensor, target: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
     """Each target [n, H, W] on the scale that maps the minimum and maximum of its noisy image to -1 and 1.
 
-    Raises `DataError` for an image that is constant or not finite.
+    names: of the images, for messages. Raises `DataError` for an image that is constant or not finite.
     """
     low, high = noisy.amin((1, 2), keepdim=True), noisy.amax((1, 2), keepdim=True)
     fine = (low < high) & low.isfinite() & high.isfinite() & target.isfinite().all(2, True).all(1, True)
     if not fine.all():
-        number = numbers[int(fine.flatten().int().argmin())]
-        raise DataError(f"image {number} of {label} is constant or not finite; train on a stack without it")
+        name = names[int(fine.flatten().int().argmin())]
+        raise DataError(f"{name} is constant or not finite; train on a stack without it")
     return (target - low) / (high - low) * 2 - 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -22,6 +23,8 @@ _SHARE = 0.5
 """Of the free memory that data may take when the place is chosen automatically."""
 READERS = max(2, min(8, os.cpu_count() or 1))
 """Threads that read ahead, and batches that are ready or being read: they wait for the disk, not for the processor."""
+_BLOCK = 2**27
+"""Bytes of examples of one shape that are read together to be kept."""
 
 
 class Kept(Examples):
@@ -32,6 +35,7 @@ class Kept(Examples):
         self._examples = examples
         self._device: torch.device | None = None
         self._arrays: list[torch.Tensor | None] = []
+        self._whole: torch.Tensor | None = None
         self._lock = threading.Lock()
 
     def keep(self, device: torch.device) -> None:
@@ -39,11 +43,27 @@ class Kept(Examples):
         self._device, self._arrays = device, [None] * len(self)
 
     def load(self) -> None:
-        """Read those that have not been read, if they are kept."""
-        for index in range(len(self._arrays)):
-            self._array(index)
+        """Read those that have not been read, if they are kept.
+
+        Examples of one shape are read in blocks, which a source that computes them does many times as fast, and become
+        one array, of which a batch is taken at once.
+        """
+        shapes = {self.shape(index) for index in range(len(self._arrays))}
+        if len(shapes) != 1 or any(found is not None for found in self._arrays):
+            for index in range(len(self._arrays)):
+                self._array(index)
+        elif self._whole is None:
+            (shape,) = shapes
+            whole = torch.empty(len(self), *shape, device=self._device)
+            length = max(1, _BLOCK // (4 * math.prod(shape)))
+            for start in range(0, len(self), length):
+                block = range(start, min(start + length, len(self)))
+                whole[start : block.stop] = self._examples.read_block(block).to(self._device)
+            self._whole = whole
 
     def _array(self, index: int) -> torch.Tensor:
+        if self._whole is not None:
+            return self._whole[index]
         with self._lock:
             found = self._arrays[index]
             if found is None:
@@ -63,6 +83,8 @@ class Kept(Examples):
         return found if window is None else found[(slice(None), *window)]
 
     def read_block(self, indices: Sequence[int]) -> torch.Tensor:
+        if self._whole is not None:
+            return self._whole[torch.tensor(indices, device=self._whole.device)]
         return self._examples.read_block(indices) if self._device is None else super().read_block(indices)
 
     def name(self, index: int) -> str:

@@ -231,3 +231,24 @@ def test_images_computed_on_a_gpu_equal_those_of_the_cpu(stack):
     there = Simulate("3mht", size=SIZE, count=40).open("cuda").particles(range(8))
     here = stack.particles(range(8))
     torch.testing.assert_close(there.image.cpu(), here.image, rtol=1e-3, atol=1e-3 * float(here.image.std()))
+
+
+def test_potentials_of_several_structures_are_the_same_when_they_are_computed_at_once(monkeypatch):
+    def images(threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return Simulate("3mht+2nwl+3enl", size=16, count=6).open().tensor_block(range(6))
+
+    threaded = images(3)
+    assert torch.equal(threaded, images(1))
+    assert threaded.shape == (6, 16, 16)
+    stack = Simulate("3mht", size=16, count=6).open()
+    assert torch.equal(stack.tensor_block([2, 5], clean=True), torch.from_numpy(stack.clean_block([2, 5])))
+
+
+def test_stacks_of_one_structure_share_its_potential_while_they_exist():
+    first, again, sharper = (Simulate("3mht", size=16, seed=seed, b_factor=b).open()
+                             for seed, b in ((0, 50.0), (1, 50.0), (0, 10.0)))  # fmt: skip
+    volume, _ = first.volume(0)
+    assert again._specimens[0].potential is first._specimens[0].potential
+    assert not np.allclose(sharper.volume(0)[0], volume)
+    assert np.array_equal(again.volume(3)[0], volume)

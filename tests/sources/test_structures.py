@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 
 import gemmi
@@ -23,14 +24,16 @@ HETATM    7  N   DUM D   1      90.000   0.000   0.000  1.00  0.00           N
 END
 """
 
+SPLITS = ("train", "val", "test", "folds", "folds-val")
+
 
 @pytest.mark.parametrize("name", catalogue())
 def test_packaged_structures_are_described_and_have_the_size_of_their_molecules(name):
     entry, atoms = catalogue()[name], read_structure(name)
     assert re.fullmatch(r"[0-9][A-Z0-9]{3}", entry["pdb"])
-    assert entry["split"] in ("train", "val", "test")
+    assert entry["split"] in SPLITS
     assert len(atoms.positions) == len(atoms.numbers) > 3000
-    assert set(atoms.numbers.tolist()) <= {6, 7, 8, 12, 15, 16, 20, 30}
+    assert set(atoms.numbers.tolist()) <= {6, 7, 8, 9, 11, 12, 15, 16, 17, 20, 25, 26, 29, 30, 34, 42, 48, 53}
     np.testing.assert_allclose(atoms.positions.min(axis=0), -atoms.positions.max(axis=0), atol=0.02)
     # neighbours in a file are bonded: about 1.2 to 2.8 Å apart, whatever has been done to the numbers
     steps = np.linalg.norm(np.diff(atoms.positions, axis=0), axis=1)
@@ -45,10 +48,26 @@ def test_the_subunits_are_disjoint_and_most_of_the_ribosome():
     assert not chains[0] & chains[1]
 
 
+@pytest.mark.parametrize(("name", "copies", "radius"), [("4v1w", 24, 64.0), ("1lnl", 2, None), ("3enl", 2, None)])
+def test_assemblies_are_stored_as_motions_of_one_copy(name, copies, radius):
+    """Apoferritin is a shell of 24 copies, 12 to 13 nm across; copies are congruent and do not overlap."""
+    atoms = read_structure(name)
+    parts = np.split(atoms.positions, copies)
+    centred = [part - part.mean(axis=0) for part in parts]
+    for part, numbers in zip(centred[1:], np.split(atoms.numbers, copies)[1:], strict=True):
+        np.testing.assert_allclose(np.linalg.norm(part, axis=1), np.linalg.norm(centred[0], axis=1), atol=1e-3)
+        assert (numbers == atoms.numbers[: len(numbers)]).all()
+    middles = [part.mean(axis=0) for part in parts]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(middles, 2)) > 20
+    if radius:
+        assert abs(atoms.radius - radius) < 5
+        assert 35 < np.linalg.norm(atoms.positions, axis=1).min() < 45  # it is hollow
+
+
 def test_splits_share_no_structure():
-    of_split = [{name.split("-")[0] for name in names_of(split)} for split in ("train", "val", "test")]
-    assert all(of_split)
-    assert len(set.union(*of_split)) == sum(map(len, of_split)) == 5
+    of_split = [{name.split("-")[0] for name in names_of(split)} for split in SPLITS]
+    assert [len(names) for names in of_split] == [3, 1, 1, 25, 2]
+    assert len(set.union(*of_split)) == sum(map(len, of_split))
     assert names_of("6zu5+3o21") == ["6zu5", "3o21"]
 
 

@@ -16,6 +16,7 @@ from cryobench.sources.stacks import File
 from cryobench.training.examples import StackExamples
 from cryobench.training.images import Images, scaled
 from cryobench.training.objectives.ddpm import timesteps
+from cryobench.training.preload import Kept
 
 CPU = torch.device("cpu")
 
@@ -73,6 +74,36 @@ def test_levels_are_uniform_in_t_or_half_of_them_in_the_logarithm_of_sigma():
     for low, high in ((0.05, 0.5), (0.2, 2.0), (1.0, 10.0)):  # a decade, of three
         share = ((sigma > low) & (sigma < high)).double().mean()
         assert share == pytest.approx(math.log(10) / math.log(1000), abs=0.02)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_images_that_are_kept_are_read_in_blocks_and_give_the_same_batches(clean, monkeypatch):
+    def examples():
+        return StackExamples(Simulate("3mht+2nwl", snr=2.0, size=16, count=22, split="train").open(), clean=clean)
+
+    monkeypatch.setattr("cryobench.training.preload._BLOCK", 4 * 16 * 16 * (1 + clean) * 5)
+    kept = Kept(examples())
+    kept.keep(CPU)
+    read = []
+    monkeypatch.setattr(StackExamples, "read_block", _recorded(StackExamples.read_block, read))
+    kept.load()
+    assert [list(block) for block in read] == [list(range(k, min(k + 5, 22))) for k in range(0, 22, 5)]
+    whole = examples().read_block(range(22))
+    assert torch.equal(kept.read_block([3, 21, 3]), whole[[3, 21, 3]])
+    assert torch.equal(kept.read(7), whole[7])
+    assert torch.equal(kept.read(7, (slice(2, 5), slice(0, 4))), whole[7, :, 2:5, :4])
+    batches = [Images([each], seed=1, turns=True, device=CPU, of="train").batch(2, 6) for each in (kept, examples())]
+    # a particle that is simulated in another block differs by rounding
+    torch.testing.assert_close(batches[0].x0, batches[1].x0, rtol=0, atol=1e-5)
+    assert torch.equal(batches[0].noise, batches[1].noise)
+
+
+def _recorded(read, calls):
+    def recording(self, indices):
+        calls.append(indices)
+        return read(self, indices)
+
+    return recording
 
 
 def test_clean_targets_are_on_the_scale_of_their_noisy_images():
@@ -145,7 +176,7 @@ def test_sources_alternate_and_every_image_of_each_is_drawn(tmp_path):
 def test_an_image_without_contrast_is_named():
     stack = torch.stack([torch.arange(4.0).reshape(2, 2), torch.ones(2, 2)])
     with pytest.raises(DataError, match=r"image 17 of a\.npy is constant or not finite"):
-        scaled(stack, stack, [4, 17], "a.npy")
+        scaled(stack, stack, ["image 4 of a.npy", "image 17 of a.npy"])
 
 
 def test_volumes_are_refused(blobs):

@@ -67,6 +67,10 @@ def _packaged(name: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]
     with np.load(_FOLDER / entry["file"], allow_pickle=False) as arrays:
         positions = np.cumsum(arrays["hundredths"], axis=0, dtype=np.int16) / 100
         names, chain_of, numbers = arrays["chain_names"].tolist(), arrays["chain_of"], arrays["numbers"]
+        if "motions" in arrays:  # of an assembly of copies
+            motions = arrays["motions"]
+            positions = np.concatenate([positions @ motion[:, :3].T + motion[:, 3] for motion in motions])
+            chain_of, numbers = np.tile(chain_of, len(motions)), np.tile(numbers, len(motions))
     kept = np.isin(chain_of, [names.index(chain) for chain in entry.get("chains", names)])
     return names, chain_of[kept], numbers[kept], positions[kept]
 
