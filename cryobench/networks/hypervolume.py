@@ -15,8 +15,8 @@ them for n frequencies per axis; sigma = 0.5 as in cryoDRGN.
 
 The image of a particle with the matrix A (`physics.projection`), shift t and transfer function C has the spectrum
 Y(k) = C(k) exp(-2 pi i k . t) F(A^T (k, 0)) for |k| < 1/2. Turned back by its shift, the Hartley transform of both
-sides is real, as C is even: Re Y' - Im Y' = C(k) H(A^T (k, 0)). Y(-k) is the conjugate of Y(k), so each coefficient of the
-half spectrum gives two such numbers, at k and at -k, and white noise is white in them.
+sides is real, as C is even: Re Y' - Im Y' = C(k) H(A^T (k, 0)). Y(-k) is the conjugate of Y(k), so each coefficient
+of the half spectrum gives two such numbers, at k and at -k, and white noise is white in them.
 """
 
 from __future__ import annotations

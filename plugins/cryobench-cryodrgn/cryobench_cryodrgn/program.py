@@ -1,7 +1,7 @@
 """cryoDRGN's programs, and the files that they read and write.
 
-Images are written as they are, with `--uninvert-data`. cryoDRGN's CTF is the negative of RELION's at all frequencies, so
-that its maps are the negative of ours.
+Images are written as they are, with `--uninvert-data`. cryoDRGN's CTF is the negative of ours at all frequencies, and
+so are its maps.
 """
 
 from __future__ import annotations
