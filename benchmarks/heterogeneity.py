@@ -1,7 +1,7 @@
 """Solvers for many structures on data whose truth is known: the figures of docs/heterogeneity.md.
 
-    uv run python benchmarks/heterogeneity.py --part known --data mixture --solver covariance
-    uv run python benchmarks/heterogeneity.py --part known --data motion --solver covariance --solver hypervolume:epochs=20
+    uv run python benchmarks/heterogeneity.py --data mixture --solver covariance
+    uv run python benchmarks/heterogeneity.py --data motion --solver covariance --solver hypervolume:epochs=20
 
 known    Poses are given. `--data mixture` is two structures in equal parts, `motion` a domain that turns by 60 degrees,
          3,000 images of 64 x 64 at SNR 0.1 by default. Of each solver: the adjusted Rand index of two clusters of the
