@@ -152,6 +152,23 @@ def updated_power(components: torch.Tensor, variance: torch.Tensor) -> torch.Ten
     return power.clamp_min(_LEAST_POWER * float(power.max()))
 
 
+def signal_power(components: torch.Tensor, variance: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """tau^2 of each component and shell in one step, [d, b // 2], from U with the prior `power` and its variance.
+
+    With s = 1 - V / tau^2 the part of U that the data state, |F U|^2 / s^2 is the power of signal and noise, and V / s
+    that of the noise. Where there is no signal, steps of `updated_power` fall to 0 slowly.
+    """
+    n = components.shape[-1]
+    counts = ring_counts((n,) * 3, components.device)
+    squares, variances = (
+        torch.cat([ring_sums(one[None, None], (n,) * 3) for one in values]) / counts
+        for values in (rfftn(components, 3).abs().square(), variance)
+    )
+    stated = (1 - variances / power).clamp_min(1e-3)
+    found = squares / stated.square() - variances / stated
+    return torch.minimum(found, power).clamp_min(_LEAST_POWER * float(power.max()))
+
+
 def fitted(
     band: Band,
     residuals: torch.Tensor,

@@ -22,8 +22,8 @@ from cryobench.maps.subspace import (
     expected,
     fitted,
     principal,
+    signal_power,
     turned,
-    updated_power,
 )
 from cryobench.metrics.rings import ring_counts, ring_sums
 from cryobench.numerics.fft import irfftn, rfftn
@@ -35,8 +35,10 @@ _START = 0.05
 """Power of the first components relative to that of the mean map."""
 _SMALLEST = 16
 """Voxels of the box in which the subspace is first sought."""
-_PRIORS = 4
-"""Estimates of the prior of the components at the full resolution."""
+_PRIORS = 2
+"""Solutions at the full resolution: with a wide prior, from which the power of each shell follows, and with that."""
+_WIDE = 0.1
+"""Power of the wide prior relative to that of the strongest shell."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Covariance(HeterogeneitySolver):
             if progress is not None:
                 progress(done, total)
 
-        subspace, band = None, None
+        subspace, band, residuals = None, None, mean
         saved = checkpoint().load() or {"box": 0, "done": 0}
         for number, box in enumerate(boxes):
             if number < saved["box"]:
@@ -133,9 +135,11 @@ class Covariance(HeterogeneitySolver):
         residuals = band.values - band.transfer * band.slices(mean[None])[0]
         normal = Normal(band, residuals, latents)
         components, power = start.components, start.power
+        power = torch.maximum(power, power.amax(dim=1, keepdim=True) * _WIDE)
         for number in range(_PRIORS):
-            components, variance = normal.solve(power, components, 3)
-            power = updated_power(components, variance)
+            components, variance = normal.solve(power, components, 4)
+            if number < _PRIORS - 1:
+                power = signal_power(components, variance, power)
             watch(number + 1)
         return components
 

@@ -133,7 +133,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("solver", (*SMALL[1:], HypervolumeSolver(dimensions=2, epochs=2, latents="encoder")),
+@pytest.mark.parametrize("solver", [*SMALL[1:], HypervolumeSolver(dimensions=2, epochs=2, latents="encoder")],
                          ids=["covariance", "table", "encoder"])  # fmt: skip
 def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, tmp_path):
     p, rng = problem(40), Rng(0, [str(i) for i in range(40)])
