@@ -41,7 +41,7 @@ _TOLERANCE = 1e-6
 """Relative error of a map that is turned."""
 _COARSE_SIDE, _ROTATIONS = 12, 4608
 """Side in voxels of the maps that are compared at all rotations, and their number."""
-_REFINED, _FINISHED = 4, 2
+_REFINED, _FINISHED = 6, 4
 """Rotations of each hand that are refined with these maps, and of both that are refined with all frequencies."""
 _CORNER_ANGLE = 0.1
 """Radians of the first steps of a refinement, whose first shifts are a voxel."""
@@ -198,7 +198,7 @@ def align_volumes(found: torch.Tensor, true: torch.Tensor, *, shells: int | None
     side = len(true)
     first, last = (_Refinement(found, true, min(n, side // 2 - 1))
                    for n in (_COARSE_SIDE // 2, max(6, side // 4) if shells is None else shells))  # fmt: skip
-    refined = [first.refined(frame, 120) for hand in (False, True) for frame in _coarse(found, true, hand)]
+    refined = [first.refined(frame, 250) for hand in (False, True) for frame in _coarse(found, true, hand)]
     refined.sort(key=lambda pair: -pair[0])
     finished = [last.refined(frame, 300) for _, frame in refined[:_FINISHED]]
     return max(finished, key=lambda pair: pair[0])[1]

@@ -100,17 +100,18 @@ def test_a_map_turns_as_its_atoms_do(mirrored):
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_maps_are_aligned_without_poses(mirrored):
     """A turned, shifted and noisy map, back in the frame of the true one."""
-    volume, atoms = particle()
+    _, atoms = particle()
+    volume = torch.from_numpy(potential(atoms, SIDE, PIXEL, 300.0))
     Q, t = rotations(1, 7)[0], np.array([2.0, 1.0, -1.0])
     moved = (-1 if mirrored else 1) * (atoms.positions - PIXEL * t) @ Q
-    found = torch.from_numpy(potential(Atoms("", moved, atoms.numbers), SIDE, PIXEL, 2000.0)).double()
+    found = torch.from_numpy(potential(Atoms("", moved, atoms.numbers), SIDE, PIXEL, 300.0)).double()
     noise = gaussian_filter(np.random.default_rng(0).normal(size=found.shape), 1.0)
     found = found + 0.1 * found.std() * torch.from_numpy(noise / noise.std())
     frame = align_volumes(found, volume)
     assert frame.mirrored == mirrored
     assert np.degrees(Rotation.from_matrix(frame.rotation.numpy().T @ Q).magnitude()) < 2
     np.testing.assert_allclose(frame.shift.numpy(), t, atol=0.2)
-    assert shell_correlation(frame.apply(found), volume)[:6].min() > 0.9
+    assert shell_correlation(frame.apply(found), volume)[:4].min() > 0.9
 
 
 def test_the_grid_covers_all_rotations():
