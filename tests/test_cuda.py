@@ -47,7 +47,8 @@ CLASSICAL["cg"] = "cg:3"
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
 OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
-JOINT = {"direct": "direct:2", "abinitio": "abinitio:starts=1,rounds=1"}
+JOINT = {"direct": "direct:2", "abinitio": "abinitio:starts=1,rounds=1", "consensus": "consensus",
+         "covariance": "covariance:2,iterations=2", "hypervolume": "hypervolume:dimensions=2,epochs=2"}  # fmt: skip
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip

@@ -202,6 +202,7 @@ FIRST = {
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
     "emdiffuse": "model", "regression": "model",
     "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius", "direct": "steps",
+    "consensus": None, "covariance": "dimensions", "hypervolume": "dimensions",
 }  # fmt: skip
 
 

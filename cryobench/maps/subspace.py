@@ -2,8 +2,8 @@
 particle images with known poses, by expectation-maximisation (Tipping and Bishop 1999, J. R. Stat. Soc. B 61:611;
 Tagare et al. 2015, J. Struct. Biol. 191:245).
 
-With y_i, T_i and the slices P_i of `maps.band`, r_i = y_i - T_i P_i mu and a_ik = T_i P_i U_k, the latent of an image is
-Gaussian given the image,
+With y_i, T_i and the slices P_i of `maps.band`, r_i = y_i - T_i P_i mu and a_ik = T_i P_i U_k, the latent of an image
+is Gaussian given the image,
 
     S_i = (I + G_i)^-1,   G_i,kl = Re <a_ik, a_il>,      m_i = S_i b_i,   b_ik = Re <a_ik, r_i>,
     log p(r_i) = -1/2 (|r_i|^2 - b_i . m_i + log det(I + G_i)) + const,
@@ -164,8 +164,8 @@ def fitted(
 ) -> tuple[Subspace, list[float]]:
     """The subspace after `iterations` of expectation-maximisation, and the log-likelihood before each.
 
-    steps: of conjugate gradients. fixed_prior: keep tau^2, and do not expand. watch: called with the number of iterations done, the
-    subspace and the log-likelihood.
+    steps: of conjugate gradients. fixed_prior: keep tau^2, and do not expand. watch: called with the number
+    of iterations done, the subspace and the log-likelihood before.
     """
     subspace, likelihoods = start, []
     for number in range(iterations):
@@ -187,8 +187,8 @@ def fitted(
 
 
 def principal(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Orthonormal axes of the subspace [d, b, b, b] in the order of falling variance, and R [d, d] with U_l = sum_k R_kl
-    axis_k, so that the coordinates of a latent z are R z."""
+    """Orthonormal axes of the subspace [d, b, b, b] in the order of falling variance, and R [d, d] with
+    U_l = sum_k R_kl axis_k, so that the coordinates of a latent z are R z."""
     d = len(components)
     flat = components.reshape(d, -1)
     values, vectors = torch.linalg.eigh(flat @ flat.T)

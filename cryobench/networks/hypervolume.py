@@ -14,8 +14,8 @@ q drawn from a Gaussian of deviation sigma D / 2 voxels along each axis (Tancik 
 them for n frequencies per axis; sigma = 0.5 as in cryoDRGN.
 
 The image of a particle with the matrix A (`physics.projection`), shift t and transfer function C has the spectrum
-Y(k) = C(k) exp(-2 pi i k . t) F(A^T (k, 0)) for |k| < 1/2. Turned back by its shift, the Hartley transform of both sides
-is real, as C is even: Re Y' - Im Y' = C(k) H(A^T (k, 0)). Y(-k) is the conjugate of Y(k), so each coefficient of the
+Y(k) = C(k) exp(-2 pi i k . t) F(A^T (k, 0)) for |k| < 1/2. Turned back by its shift, the Hartley transform of both
+sides is real, as C is even: Re Y' - Im Y' = C(k) H(A^T (k, 0)). Y(-k) is the conjugate of Y(k), so each coefficient of the
 half spectrum gives two such numbers, at k and at -k, and white noise is white in them.
 """
 
@@ -78,11 +78,9 @@ class Hypervolume(nn.Module):
         places = torch.randn((3 * shape.frequencies, 3), generator=draws) * (shape.sigma * side / 2)
         self.register_buffer("places", places)
         self.register_buffer("envelope", torch.ones(1) if envelope is None else envelope.float().cpu().clone())
-        self.first = nn.Linear(6 * shape.frequencies + dimensions, shape.width)
-        self.hidden = nn.ModuleList(nn.Linear(shape.width, shape.width) for _ in range(shape.depth))
-        self.last = nn.Linear(shape.width, 1)
-        for layer in (self.first, *self.hidden, self.last):
-            _initialise(layer, draws)
+        self.first = _linear(6 * shape.frequencies + dimensions, shape.width, draws)
+        self.hidden = nn.ModuleList(_linear(shape.width, shape.width, draws) for _ in range(shape.depth))
+        self.last = _linear(shape.width, 1, draws)
 
     def forward(self, k: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """H at frequencies k [..., 3] as (x, y, z) in cycles per voxel, with latents z [..., d]; [...].
@@ -121,13 +119,15 @@ class Hypervolume(nn.Module):
         return hartley_inverse(hartley.reshape(D, D, D)).cpu()
 
 
-def _initialise(layer: nn.Module, draws: torch.Generator) -> None:
-    """Uniform weights and biases within 1 / sqrt(inputs), as torch does, from a generator of their own."""
-    assert isinstance(layer, nn.Linear)
-    bound = 1 / math.sqrt(layer.in_features)
+def _linear(inputs: int, outputs: int, draws: torch.Generator) -> nn.Linear:
+    """A layer with uniform weights and biases within 1 / sqrt(inputs), as torch's, from a generator of their own."""
+    with torch.random.fork_rng(devices=[]):  # the layer first draws weights of its own
+        layer = nn.Linear(inputs, outputs)
+    bound = 1 / math.sqrt(inputs)
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):
             parameter.copy_((2 * torch.rand(parameter.shape, generator=draws) - 1) * bound)
+    return layer
 
 
 def hartley_inverse(hartley: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Consensus(HeterogeneitySolver):
         return FixedVolume.of(arrays)
 
 
-def unsupported_particles(problem: Problem, what: str, per_pixel: float, per_voxel: float) -> str | None:
+def unsupported_particles(problem: Problem, what: str, per_pixel: int, per_voxel: int) -> str | None:
     """The reason why a solver with known poses cannot take the particles of a problem, or None. per_pixel, per_voxel:
     its peak memory in bytes for each pixel of the images and each voxel of a map."""
     try:

@@ -84,7 +84,7 @@ class Covariance(HeterogeneitySolver):
             if progress is not None:
                 progress(done, total)
 
-        subspace, band = None, None
+        subspace, band, residuals = None, None, mean
         saved = checkpoint().load() or {"box": 0, "done": 0}
         for number, box in enumerate(boxes):
             if number < saved["box"]:

@@ -42,6 +42,8 @@ _LAST_RATE = 0.05
 """Learning rate of the last step, relative to the first."""
 _ENCODED = 16
 """Cycles per box up to which an encoder sees images."""
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+"""Of Adam."""
 _FIRST_LATENTS = 0.1
 """Standard deviation of random latents."""
 
@@ -54,14 +56,12 @@ class HypervolumeSolver(HeterogeneitySolver):
     `part=1` and `latents=encoder` are the settings of cryoDRGN; the defaults are for two cores.
     """
 
-    network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
     dimensions: Annotated[int, "numbers of a latent"] = 4
+    network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
     epochs: Annotated[int, "passes over the images"] = 30
     rate: Annotated[float, "learning rate of the network"] = 1e-3
     latent_rate: Annotated[float, "learning rate of the table of latents"] = 1e-2
-    latents: Annotated[Literal["table", "encoder"], "free numbers of each particle, or a network of its image"] = (
-        "table"
-    )
+    latents: Annotated[Literal["table", "encoder"], "free numbers, or a network of the image"] = "table"
     init: Annotated[Literal["subspace", "random"], "of the table: those of covariance at low resolution, or random"] = (
         "subspace"
     )
@@ -157,13 +157,9 @@ class _Fit:
             self.encoder = _Encoder(2 * len(self._low), d, SHAPES[recipe.network].width, seed).to(device)
             parameters = [*self.decoder.parameters(), *self.encoder.parameters()]
         else:
-            self.table = nn.Embedding(count, d, sparse=True)
-            self.table.weight.data.copy_(first)
-            self.table.to(device)
+            self.table = _Table(first).to(device)
             parameters = list(self.decoder.parameters())
-        self.optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(parameters, lr=recipe.rate)]
-        if self.table is not None:
-            self.optimisers.append(torch.optim.SparseAdam(list(self.table.parameters()), lr=recipe.latent_rate))
+        self.optimiser = torch.optim.Adam(parameters, lr=recipe.rate)
         self.step = 0
         self.batches = math.ceil(count / recipe.batch)
         self.steps = self.batches * recipe.epochs
@@ -172,9 +168,10 @@ class _Fit:
         state = checkpoint().load()
         if state is not None:
             self._restore(state)
+        order = None
         while self.step < self.steps:
             epoch, number = divmod(self.step, self.batches)
-            if number == 0 or self.step == (state or {}).get("step"):
+            if number == 0 or order is None:
                 order = torch.randperm(len(self.slices), generator=generator(self.seed, "order", epoch))
             rows = order[number * self.recipe.batch : (number + 1) * self.recipe.batch]
             self._advance(rows.to(self.device))
@@ -191,7 +188,7 @@ class _Fit:
         sign = 1.0 if torch.rand(1, generator=draws) < 0.5 else -1.0
         if self.encoder is None:
             assert self.table is not None
-            z = self.table(rows)
+            z = self.table.latents[rows].requires_grad_()
             divergence = 0.5 * z.square().sum(dim=1)
         else:
             centre, logarithm = self.encoder(self._encoded(slices))
@@ -200,12 +197,13 @@ class _Fit:
         errors = squared_errors(self.decoder, slices.points(some), self.rotations[rows], self.shift[rows], z, sign)
         loss = (errors * len(slices.k) + recipe.prior * divergence).mean() / len(slices.k)
         rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        for optimiser, first in zip(self.optimisers, (recipe.rate, recipe.latent_rate), strict=False):
-            optimiser.zero_grad()
-            optimiser.param_groups[0]["lr"] = rate * first
+        self.optimiser.zero_grad()
+        self.optimiser.param_groups[0]["lr"] = rate * recipe.rate
         loss.backward()
-        for optimiser in self.optimisers:
-            optimiser.step()
+        self.optimiser.step()
+        if self.table is not None:
+            assert z.grad is not None
+            self.table.step(rows, z.grad, rate * recipe.latent_rate)
 
     def _encoded(self, slices: Slices) -> torch.Tensor:
         """What an encoder sees: low frequencies, centred and multiplied by the sign of the CTF."""
@@ -216,7 +214,7 @@ class _Fit:
     def latents(self) -> torch.Tensor:
         """Of all particles, [N, d]."""
         if self.table is not None:
-            return self.table.weight.detach().clone()
+            return self.table.latents.clone()
         assert self.encoder is not None
         rows = torch.arange(len(self.slices), device=self.device).split(512)
         return torch.cat([self.encoder(self._encoded(self.slices.select(some)))[0] for some in rows])
@@ -228,14 +226,38 @@ class _Fit:
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {name: module.state_dict() for name, module in self._modules.items()}
-        return {"step": self.step, "optimisers": [each.state_dict() for each in self.optimisers], **state}
+        return {"step": self.step, "optimiser": self.optimiser.state_dict(), **state}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         for name, module in self._modules.items():
             module.load_state_dict(state[name])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        self.optimiser.load_state_dict(state["optimiser"])
         self.step = int(state["step"])
+
+
+class _Table(nn.Module):
+    """Free latents [N, d], each with Adam of its own (Kingma and Ba 2015): a step changes the rows of its batch."""
+
+    latents: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    steps: torch.Tensor
+
+    def __init__(self, latents: torch.Tensor):
+        super().__init__()
+        self.register_buffer("latents", latents.clone())
+        self.register_buffer("first", torch.zeros_like(latents))
+        self.register_buffer("second", torch.zeros_like(latents))
+        self.register_buffer("steps", torch.zeros(len(latents), 1, dtype=latents.dtype))
+
+    def step(self, rows: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
+        """Move some of the rows, which must differ."""
+        steps = self.steps[rows] + 1
+        first = _BETAS[0] * self.first[rows] + (1 - _BETAS[0]) * gradient
+        second = _BETAS[1] * self.second[rows] + (1 - _BETAS[1]) * gradient.square()
+        unbiased, root = first / (1 - _BETAS[0] ** steps), (second / (1 - _BETAS[1] ** steps)).sqrt()
+        self.latents[rows] -= rate * unbiased / (root + _EPSILON)
+        self.first[rows], self.second[rows], self.steps[rows] = first, second, steps
 
 
 class _Encoder(nn.Module):

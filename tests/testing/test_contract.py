@@ -76,6 +76,8 @@ BUILT_IN = {
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "sparse", "tv", "wavelet"), "{}:steps=10")
     | {
+        "covariance": "{}:2,iterations=2",
+        "hypervolume": "{}:dimensions=2,epochs=2",
         "tiled": "{}:tikhonov,tile=12,overlap=4",
         "n2n": "{}:model={denoiser}",
         "emdiffuse": "{}:model={conditional},steps=2",

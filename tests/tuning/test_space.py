@@ -106,9 +106,12 @@ def test_a_small_space_ends_when_every_setting_was_tried():
 
 NOT_TUNED = {
     "abinitio",
+    "consensus",
+    "covariance",
     "direct",
     "emdiffuse",
     "fourier_inversion",
+    "hypervolume",
     "interpolate",
     "n2n",
     "pinv",
