@@ -33,7 +33,7 @@ class BlobModel(VolumeModel):
     def volumes(self, latents):
         r = torch.arange(self.side, dtype=torch.float64) - self.side // 2
         at = torch.zeros(len(latents), 2, dtype=torch.float64)
-        at[:, : self.dimensions] = 2 * latents.double()[:, :2]
+        at[:, : min(self.dimensions, 2)] = 2 * latents.double()[:, :2]
         square = (
             r[None, :, None, None] ** 2
             + (r[None, None, :, None] - at[:, 1, None, None, None]) ** 2
@@ -107,8 +107,9 @@ def save(
     poses = {} if found is None else {"rotations": found.matrices, "shift": found.shift}
     write_heterogeneity(
         run / FOLDER, Heterogeneity(torch.from_numpy(z), model(dimensions), **poses, starts=(-3.0, -2.5)),
-        solver="blobs:2" if found is None else "seeking", seeks_poses=found is not None, versions={"cryobench-blobs": "1.0"},
-        source=parse(source), images=range(count) if images is None else images, pixel_size=pixel_size, table=table,
+        solver="blobs:2" if found is None else "seeking", seeks_poses=found is not None,
+        versions={"cryobench-blobs": "1.0"}, source=parse(source),
+        images=range(count) if images is None else images, pixel_size=pixel_size, table=table,
     )  # fmt: skip
     return z
 

@@ -88,11 +88,14 @@ def clusters_of(latents: np.ndarray, k: int, method: Method = "kmeans", seed: in
         raise ParameterError(f"--method: expected {' or '.join(METHODS)}, got {method!r}")
     if k < 1:
         raise ParameterError(f"--k must be at least 1, got {k}")
+    from threadpoolctl import threadpool_limits  # of scikit-learn; two threads are slower where cores are shared
+
     distinct = len(np.unique(latents, axis=0))
     if k > distinct:
         what = "particles" if distinct == len(latents) else "different latents"
         raise ParameterError(f"--k {k}: there are {distinct} {what}; give at most {distinct} clusters")
-    labels, centres, score = (_kmeans if method == "kmeans" else _gmm)(latents, k, seed)
+    with threadpool_limits(1):
+        labels, centres, score = (_kmeans if method == "kmeans" else _gmm)(latents, k, seed)
     sizes = np.bincount(labels, minlength=k)
     order = np.lexsort((np.arange(k), -sizes))[: int((sizes > 0).sum())]
     number = np.zeros(k, dtype=np.int64)

@@ -46,7 +46,8 @@ class HeterogeneityMetric(JointMetric):
     many clusters of the latents by k-means++. `het_rank`: the largest absolute rank correlation of a principal
     component of the latents with the true coordinate; the mean over the coordinates where there are two. `het_hits`: of
     the 10 nearest neighbours of a particle in the latents, the fraction among the 10% nearest in the true coordinates,
-    or else of its class. `pose_degrees`, `pose_pixels`: median errors of poses that the solver sought, after the alignment.
+    or else of its class. `pose_degrees`, `pose_pixels`: median errors of poses that the solver sought, after the
+    alignment.
     """
 
     columns = (
@@ -56,7 +57,7 @@ class HeterogeneityMetric(JointMetric):
         Column("het_ami", "higher"),
         Column("het_rank", "higher"),
         Column("het_hits", "higher"),
-        Column("pose_degrees", "lower", "°"),
+        Column("pose_degrees", "lower", "deg"),
         Column("pose_pixels", "lower", "px"),
     )
 

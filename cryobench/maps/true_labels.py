@@ -1,8 +1,8 @@
 """Maps by the true structures of the particles, with their true poses: what a solver that knew them would find.
 
 Of classes, each has the map of its particles. Of a continuous coordinate, maps are made at evenly spaced places of it
-(of two coordinates, on a grid), each of the particles within one spacing: kernel regression with a box as kernel. The map
-of a coordinate between places is interpolated linearly. All by Fourier inversion with Wiener weights from half maps
+(of two coordinates, on a grid), each of the particles within one spacing: kernel regression with a box as kernel. The
+map of a coordinate between places is interpolated linearly. All by Fourier inversion with Wiener weights from half maps
 (`maps.inversion`), like the map of one structure.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,25 +31,16 @@ _LEAST = 4
 """Fewest particles that make a map."""
 
 
-@dataclass(frozen=True, eq=False)
 class MapsAtPlaces(VolumeModel):
     """Maps [p, D, D, D] at places [p, d] of latents.
 
-    spacing: 0 for classes, where a latent has the map of the nearest place; else the map of a latent is the mean of those
-    of places within one spacing along every coordinate, weighted linearly, or of the nearest where there are none.
+    spacing: 0 for classes, where a latent has the map of the nearest place; else the map of a latent is the mean of
+    those of places within one spacing along every coordinate, weighted linearly, or of the nearest without such.
     """
 
-    maps: torch.Tensor
-    places: torch.Tensor
-    spacing: float
-
-    @property
-    def side(self) -> int:
-        return self.maps.shape[-1]
-
-    @property
-    def dimensions(self) -> int:
-        return self.places.shape[1]
+    def __init__(self, maps: torch.Tensor, places: torch.Tensor, spacing: float):
+        self.maps, self.places, self.spacing = maps, places, spacing
+        self.side, self.dimensions = maps.shape[-1], places.shape[1]
 
     def volumes(self, latents: torch.Tensor) -> torch.Tensor:
         off = (latents.double().cpu()[:, None] - self.places).abs()  # [m, p, d]
@@ -82,9 +72,9 @@ def true_label_maps(
     """The maps of the true classes, or along the true coordinates where they are known.
 
     images: [N, D, D] in the units of the file. particles: their true poses and CTFs. imaging: of all, whose table has
-    `trueClass`, or `trueLatent` and so on. radius: of the particle in Å, by which half maps are masked; None: the largest
-    ball in the box. The latents are the true coordinates, or a 1 in the place of the class. Raises `IncompatibleError`
-    where the table has neither, or too few particles of a class.
+    `trueClass`, or `trueLatent` and so on. radius: of the particle in Å, by which half maps are masked; None: the
+    largest ball in the box. The latents are the true coordinates, or a 1 in the place of the class. Raises
+    `IncompatibleError` where the table has neither, or too few particles of a class.
     """
     classes, truth = labels_of(imaging.table)
     side, size = particles.side, particles.pixel_size
@@ -92,7 +82,7 @@ def true_label_maps(
     if radius is not None and size is not None:
         mask = soft_ball(side, min(radius / size, side / 2 - EDGE), EDGE, dtype=torch.float64)
     if truth is not None:
-        latents = torch.from_numpy(np.ascontiguousarray(truth))
+        latents = torch.from_numpy(truth.copy())
         places, spacing = _places(len(latents), latents.shape[1])
         groups = [((latents - place).abs() <= spacing).all(dim=1).nonzero()[:, 0] for place in places]
         kept = [number for number, group in enumerate(groups) if len(group) >= _LEAST]

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cryobench import environment
-from cryobench.core import Case, HeterogeneitySolver, Reconstruction, Scale
+from cryobench.core import AnyMetric, Case, HeterogeneitySolver, Reconstruction, Scale
 from cryobench.core.checkpoints import checkpointing
 from cryobench.core.meters import Stopwatch
 from cryobench.errors import CryobenchError, PluginError, ResultsError, Unsupported, described, one_line, reason_of
@@ -29,7 +29,7 @@ from cryobench.plan.dataset import AVERAGE, Dataset
 from cryobench.plan.grid import SAVES, Cell, Plan
 from cryobench.record import Record, plain
 from cryobench.results.store import Results, read_record
-from cryobench.runner.ceiling import ceiling
+from cryobench.runner.ceiling import ceiling, ceiling_with_maps, needs_all
 from cryobench.runner.imaging import seen_by
 from cryobench.runner.measured_problem import AT_ONCE, MeasuredProblem
 from cryobench.runner.memory import BatchSizes
@@ -315,7 +315,9 @@ def _run_cell(
         with isolated(cell.seed), watch:
             together = Together(plan.metrics, cell.dataset.imaging, cell.dataset.structure)
         with FilesToSave(save, cell, folder) as files:
-            for case, solved in _chunks(cell, measured, sizes, observer, record_iterates="animation" in save):
+            for case, solved in _chunks(
+                cell, measured, sizes, observer, metrics=plan.metrics, record_iterates="animation" in save
+            ):
                 with isolated(cell.seed):
                     with watch:
                         scores.append(_scored(plan, case, solved.reconstruction, sizes, cell.solver is not None))
@@ -353,18 +355,26 @@ def _task(cell: Cell) -> tuple[object, ...]:
 
 
 def _chunks(
-    cell: Cell, measured: MeasuredProblem, sizes: BatchSizes, observer: Observer, *, record_iterates: bool
+    cell: Cell,
+    measured: MeasuredProblem,
+    sizes: BatchSizes,
+    observer: Observer,
+    *,
+    metrics: Sequence[AnyMetric],
+    record_iterates: bool,
 ) -> Iterator[tuple[Case, Solved]]:
     """The case and the solver's result, or the ceiling, for consecutive images. If memory runs out, the batch is halved
     and the chunk restarted."""
     data, solver = cell.dataset, cell.solver
     n = len(data)
+    together = needs_all(cell, metrics) if solver is None else solver.joint
 
     def attempt(part: slice, batch: int) -> tuple[Case, Solved]:
         case = measured.case(part)
         if solver is None:
             with isolated(cell.seed):
-                return case, Solved(ceiling(cell, case, batch), None, Costs())
+                make = ceiling_with_maps if together else ceiling
+                return case, Solved(make(cell, case, min(batch, AT_ONCE)), None, Costs())
 
         def report(fraction: float) -> None:
             observer.cell_progress((part.start + fraction * len(case.truth)) / n)
@@ -384,7 +394,7 @@ def _chunks(
         if solver is not None:
             observer.warn(f"{cell.labels['solver']} ran out of memory; trying again with batches of {batch}")
 
-    if solver is not None and solver.joint:
+    if together:
         return iter([attempt(slice(0, n), n)])
     most = min(AT_ONCE, _CHUNK_BYTES // (4 * math.prod(data.shape)))
     return sizes.chunks(_task(cell), n, attempt, warn, most)

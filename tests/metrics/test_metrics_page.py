@@ -10,6 +10,7 @@ import torch
 from cases import case_of, images, measure
 
 from cryobench.core import AnyMetric, Case, Column, Measured, Metric, Reconstruction
+from cryobench.maps import heterogeneity
 from cryobench.maps import metric as map_metric
 from cryobench.metrics import (
     cones,
@@ -32,6 +33,7 @@ METRICS = [
         determined,
         fidelity,
         halves,
+        heterogeneity,
         map_metric,
         missing_sections,
         p95,
@@ -53,7 +55,7 @@ def test_the_table_has_every_column():
 
 
 def test_every_metric_has_a_docstring():
-    assert len(METRICS) == 27
+    assert len(METRICS) == 28
     made_up = [metric for metric in METRICS if (metric.__doc__ or "").startswith(f"{metric.__name__}(")]
     assert not made_up  # what a dataclass without a docstring is given
 

@@ -78,7 +78,8 @@ def to_page(
             "nearest": _nearest(latents[shown], np.stack([state.latent for state in states])).tolist(),
             "views": [
                 {"name": name, "axes": _axes(name, places.shape[1]),
-                 "places": [_short(column[shown]) for column in places.T]}
+                 "places": [_short(column[shown]) for column in places.T],
+                 "states": [_short(column[clusters.nearest]) for column in places.T]}
                 for name, places in views
             ],
         }  # fmt: skip

@@ -17,14 +17,14 @@ const inkOf = (span) => getComputedStyle(span).color;
 const ink = (name) => inkOf(inks.find(([own]) => own === name)[1]);
 
 // --- sections of a map
-const AXES = ["x", "y", "z"];
+const AXES = ["x", "y", "z"], DRAWN = ["y →, z ↓", "x →, z ↓", "x →, y ↓"];
 const centre = Math.floor(data.about.side / 2);
 
 function showSections(place, state, what) {
   const own = data.states[state];
   place.replaceChildren(...own.sections.map((picture, axis) => element("figure", {},
     element("img", { src: `data:image/png;base64,${picture}`, alt: `${what}: central section across ${AXES[axis]}` }),
-    element("figcaption", {}, `${AXES[axis]} = ${centre}`))));
+    element("figcaption", {}, `${AXES[axis]} = ${centre} (${DRAWN[axis]})`))));
 }
 
 function nameOf(state) {
@@ -140,6 +140,22 @@ function draw() {
     context.fill();
   }
   context.globalAlpha = 1;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.font = "600 12px system-ui, sans-serif";
+  for (let number = 0; number < data.clusters.length; number += 1) { // at the particle of the map of each cluster
+    const [cx, cy] = [across.at(own.states[0][number]), up.at(flat ? 0.5 : own.states[1][number])];
+    context.beginPath();
+    context.arc(cx, cy, 9, 0, 2 * Math.PI);
+    context.fillStyle = ink("raised");
+    context.fill();
+    context.lineWidth = number === cluster ? 3 : 1.5;
+    context.strokeStyle = tints[number % COLOURS];
+    context.stroke();
+    context.fillStyle = ink("text");
+    context.fillText(String(number + 1), cx, cy + 0.5);
+  }
+  context.lineWidth = 1;
   if (moving && view === 0) { // the point of a traversal that is shown
     const at = moving.component === 0 ? [moving.value, 0] : moving.component === 1 ? [0, moving.value] : null;
     if (at && !flat) ring(context, across.at(at[0]), up.at(at[1]), 7);
