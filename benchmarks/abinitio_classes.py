@@ -16,6 +16,7 @@ import torch
 
 from cryobench.core import HeterogeneitySolver, Imaging, Problem, Scale, build_operator
 from cryobench.maps.alignment import align_volumes
+from cryobench.maps.latents import agreement, clusters
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
 from cryobench.registry import installed
@@ -46,9 +47,6 @@ def main() -> None:
 
 
 def report(spec: str, problem: Problem, stack, seed: int) -> None:
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score
-
     solver = installed().make("solvers", spec)
     assert isinstance(solver, HeterogeneitySolver)
     began, cpu = time.perf_counter(), time.process_time()
@@ -56,7 +54,7 @@ def report(spec: str, problem: Problem, stack, seed: int) -> None:
     assert many is not None
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     true = np.asarray(stack.table["trueClass"], dtype=int)
-    found = KMeans(len(set(true)), n_init=10, random_state=0).fit_predict(many.latents.numpy())
+    found = clusters(many.latents.numpy(), len(set(true)))
     scores = []
     for number in sorted(set(true)):
         volume = torch.from_numpy(stack.volume(int(np.argmax(true == number)))[0])
@@ -65,7 +63,7 @@ def report(spec: str, problem: Problem, stack, seed: int) -> None:
         own = align_volumes(own, volume).apply(own)
         scores.append(f"{np.corrcoef(own.flatten(), volume.flatten())[0, 1]:.3f}")
     print(
-        f"seed {seed} {spec}: ari {adjusted_rand_score(true, found):.3f}, corr {' '.join(scores)}, {seconds:.0f} s, "
+        f"seed {seed} {spec}: ari {agreement(found, true)[0]:.3f}, corr {' '.join(scores)}, {seconds:.0f} s, "
         f"{cpu:.0f} s of processor time, starts {' '.join(f'{value:.0f}' for value in many.starts)}",
         flush=True,
     )

@@ -66,8 +66,8 @@ class CryoDeco(HeterogeneitySolver):
 
     seeks_poses = True
 
-    network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
     dimensions: Annotated[int, "numbers of a latent"] = 4
+    network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
     starts: Annotated[int, "random starts of the first phase"] = 4
     searches: Annotated[int, "searches of poses against maps of the network"] = 1
     groups: Annotated[int, "groups of latents, each with a map that its images are searched against"] = 8
@@ -81,6 +81,7 @@ class CryoDeco(HeterogeneitySolver):
     )
     part: Annotated[float, "of the frequencies of an image in a step, drawn at random"] = 0.25
     prior: Annotated[float, "weight of the prior of latents"] = 1.0
+    order: Annotated[int, "of the grids of rotations of the first phase, after its starts"] = 2
     ctf: Annotated[bool, "the images were taken through CTFs, which the table states; false: without"] = True
 
     def __post_init__(self) -> None:
@@ -97,14 +98,16 @@ class CryoDeco(HeterogeneitySolver):
                 raise ParameterError(f"cryodeco: {name} must be positive, got {getattr(self, name):g}")
         if not 0 < self.part <= 1:
             raise ParameterError(f"cryodeco: part must be above 0 and at most 1, got {self.part:g}")
+        if not 1 <= self.order <= 3:
+            raise ParameterError(f"cryodeco: order must be 1 to 3, got {self.order}")
         if not 0 <= self.prior < math.inf:
             raise ParameterError(f"cryodeco: prior must be zero or more, got {self.prior:g}")
 
     def unsupported(self, problem: Problem) -> str | None:
         reason = unsupported_images(problem, "cryodeco", self.ctf)
         reason = reason or unsupported_side(problem, "cryodeco", self.dimensions)
-        if reason is None and problem.batch < 8 * self.groups:
-            return f"cryodeco: {problem.batch} particles for {self.groups} groups; give at least {8 * self.groups}"
+        if reason is None and problem.batch < max(self.groups, 2):
+            return f"cryodeco: {problem.batch} particles for {self.groups} groups; give at least {max(self.groups, 2)}"
         return reason
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
@@ -145,7 +148,7 @@ class _Job:
         total = sum(phases) * self._batches
         state = kept.load()
         if state is None or "phase" not in state:
-            first = solve(self._images, Plan(recipe.starts), self._seed, checkpoint=kept)
+            first = solve(self._images, Plan(recipe.starts, order=recipe.order), self._seed, checkpoint=kept)
             self.starts = first.starts
             self._begin_phase(0, first.found.rotations[:, 0].cpu(), first.found.shift[:, 0].cpu(), None)
         else:
@@ -228,7 +231,8 @@ class _Job:
         from scipy.cluster.vq import kmeans2
 
         values = latents.double().numpy()
-        centres, group = kmeans2(values, self._recipe.groups, minit="++", seed=self._seed % 2**32, missing="warn")
+        draws: Any = {"seed": self._seed % 2**32}  # its older name, which the stubs lack
+        centres, group = kmeans2(values, self._recipe.groups, minit="++", **draws)
         settings = Settings(order=_SEARCHED_ORDER).for_side(self._images.side)
         settings = replace(settings, shift=1.0, steps=2, kept=4)
         white = Whitened.of(self._images)

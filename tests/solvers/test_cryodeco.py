@@ -16,7 +16,7 @@ from cryobench.rng import Rng
 from cryobench.solvers.cryodeco import CryoDeco
 from cryobench.sources.heterogeneous import Heterogeneous
 
-SMALL = CryoDeco(dimensions=2, starts=1, searches=1, groups=2, fit=1, descent=2)
+SMALL = CryoDeco(dimensions=2, starts=1, searches=1, groups=2, fit=1, descent=2, order=1)
 COUNT = 48
 
 
@@ -91,4 +91,4 @@ def test_values_that_make_no_sense_are_refused(options, message):
 
 def test_fewer_particles_than_groups_are_refused_in_one_line():
     assert SMALL.unsupported(problem()) is None
-    assert "48 particles for 8 groups; give at least 64" in CryoDeco(dimensions=2).unsupported(problem())
+    assert "48 particles for 50 groups; give at least 50" in CryoDeco(dimensions=2, groups=50).unsupported(problem())
