@@ -198,11 +198,10 @@ class _Job:
         self._projector = Projector(self.mean.to(self.device))
         shape, envelope = SHAPES[recipe.network], envelope_of(self.mean)
         self.decoder = Hypervolume(D, recipe.dimensions, shape, envelope=envelope, seed=self._seed).to(self.device)
-        self._table = nn.Embedding(N, recipe.dimensions, sparse=True, device=self.device)
-        self._turns = nn.Embedding(N, 3, sparse=True, device=self.device)
-        self._moves = nn.Embedding(N, 2, sparse=True, device=self.device)
-        for table in (self._turns, self._moves):
-            nn.init.zeros_(table.weight)
+        self._table, self._turns, self._moves = (
+            nn.Embedding.from_pretrained(torch.zeros((N, width), device=self.device), freeze=False, sparse=True)
+            for width in (recipe.dimensions, 3, 2)
+        )
         sparse = torch.optim.SparseAdam
         self._optimisers: list[tuple[torch.optim.Optimizer, float]] = [
             (torch.optim.Adam(self.decoder.parameters()), recipe.rate),

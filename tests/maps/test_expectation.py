@@ -63,7 +63,7 @@ def test_slices_of_a_map_give_the_map():
     one, other = (rfftn(v.double(), 3)[inside] for v in (found, volume))
     correlation = float((one * other.conj()).real.sum() / (one.norm() * other.norm()))
     assert correlation > 0.97
-    assert float((one * other.conj()).real.sum() / other.norm() ** 2) == pytest.approx(1, abs=0.06)
+    assert float((one * other.conj()).real.sum() / other.norm() ** 2) == pytest.approx(1, abs=0.1)
 
 
 def test_a_strong_prior_leaves_nothing():
