@@ -2,10 +2,10 @@
 
     python benchmarks/abinitio.py --structure 6zu5 --count 800 --size 48 --snr 0.5 --seeds 5
 
-Each seed has its own poses, noise and starts. corr: correlation of the voxels of the map with the truth, after the best
-rotation, shift and hand (`maps.alignment`). at 0.5: the last shell before the correlation of shells falls below 0.5, as
-a part of Nyquist's frequency. Beside it, of the same images: the spherical mean of the truth, and Fourier inversion with
-random poses and with true ones. angle, pixels: median errors of poses in the frame of the truth.
+Each seed has its own poses, noise and starts. corr: correlation of the voxels of the map with the truth, after the
+best rotation, shift and hand (`maps.alignment`). at 0.5: the last shell before the correlation of shells falls below
+0.5, as a part of Nyquist's frequency. Beside it, of the same images: the spherical mean of the truth, and Fourier
+inversion with random poses and with true ones. angle, pixels: median errors of poses in the frame of the truth.
 """
 
 from __future__ import annotations

@@ -47,8 +47,11 @@ CLASSICAL["cg"] = "cg:3"
 CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "sparse")}
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
 OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
-JOINT = {"direct": "direct:2", "abinitio": "abinitio:starts=1,rounds=1", "consensus": "consensus",
+JOINT = {"direct": "direct:2", "consensus": "consensus",
          "covariance": "covariance:2,iterations=2", "hypervolume": "hypervolume:dimensions=2,epochs=2"}  # fmt: skip
+SEEKING = {"abinitio": "abinitio:starts=1,rounds=1,order=1",
+           "cryodeco": "cryodeco:dimensions=1,starts=1,groups=1,fit=1,descent=1,order=1"}  # fmt: skip
+"""They choose the best of many poses: where two are about the same, rounding decides."""
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip
@@ -171,7 +174,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *SEEKING, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -260,6 +263,19 @@ def test_solvers_of_all_images_together_and_their_map(name):
     assert here.together
     for key, value in here.together.items():
         np.testing.assert_allclose(there.together[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", SEEKING)
+def test_solvers_that_seek_poses(name):
+    def run(on: str):
+        data = "simulate:6zu5,size=24,snr=4,count=48"
+        (record,) = cb.run(SEEKING[name], "identity", device=on, data=data, metrics=["psnr"], floor=False)
+        assert record.status == "ok", record.reason
+        return np.asarray(record.values["psnr"])
+
+    here, there = run("cpu"), run("cuda")
+    assert np.mean(np.abs(here - there) < 0.1) > 0.8
+    np.testing.assert_allclose(there.mean(), here.mean(), atol=0.3)
 
 
 @pytest.mark.parametrize("name", INTERPOLATING)

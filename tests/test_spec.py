@@ -196,7 +196,7 @@ def test_invalid_values_are_refused_with_the_expected_type(text: str, message: s
 
 
 FIRST = {
-    "abinitio": "classes",
+    "abinitio": "classes", "cryodeco": "dimensions",
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
     "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",

@@ -40,9 +40,10 @@ from cryobench.rng import generator
 State = dict[str, Any]
 RADIUS = 0.4
 """Of the ball that maps are within, in sides of the box."""
-_START = ((1, 6.0, 15), (1, 8.0, 10))
-_MARCH = ((2, 8.0, 5), (2, 10.0, 5), (2, 12.0, 5))
-"""Order of the grid, highest frequency in cycles per box, steps."""
+_START_ORDER = 1
+_START = ((6.0, 15), (8.0, 10))
+_MARCH = ((8.0, 5), (10.0, 5), (12.0, 5))
+"""Highest frequency in cycles per box, and steps."""
 _HOTTEST, _COOLED = 10.0, 0.75
 """The first temperature, and the part of the steps of a start after which it is 1."""
 _MOST = 7 / 8
@@ -53,12 +54,14 @@ _RELIABLE = 0.143
 
 @dataclass(frozen=True)
 class Plan:
-    """starts: random starts. particles: images that they use, the first ones. classes: K. rounds: of refinement."""
+    """starts: random starts. particles: images that they use, the first ones. classes: K. rounds: of refinement.
+    order: of the grids of rotations after the starts, 72 8^order."""
 
     starts: int = 4
     particles: int = 500
     classes: int = 1
     rounds: int = 4
+    order: int = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,10 @@ class _Job:
         self._side, self._device = images.side, images.images.device
         self._power = self._white.signal_power()
         self._few = slice(0, min(plan.particles, len(images)))
-        self._start = [step for step in _START for _ in range(step[2])]
-        self._march = [step for step in _MARCH for _ in range(step[2])]
+        self._start = [step for step in _START for _ in range(step[1])]
+        self._march = [step for step in _MARCH for _ in range(step[1])]
         settings = Settings().for_side(self._side)
-        self._lowest, self._order = settings.lowest, settings.order
+        self._lowest = settings.lowest
 
     @property
     def steps(self) -> int:
@@ -127,7 +130,7 @@ class _Job:
     # ------------------------------------------------------------------------------------- expectation-maximisation
 
     def _of_start(self, state: State, start: int, number: int) -> State:
-        order, highest, _ = self._start[number]
+        highest, _ = self._start[number]
         part = self._white.select(self._few)
         band = self._band(highest)
         if number == 0:
@@ -138,7 +141,7 @@ class _Job:
             volumes, shift = state["volumes"], state["shift"]
         cooling = number / (_COOLED * len(self._start))
         temperature = max(1.0, _HOTTEST + (1 - _HOTTEST) * cooling)
-        volumes, shift, likelihood = self._improved(part, band, order, volumes, shift, temperature)
+        volumes, shift, likelihood = self._improved(part, band, _START_ORDER, volumes, shift, temperature)
         new = {**state, "volumes": volumes, "shift": shift}
         if number == len(self._start) - 1:
             if likelihood > max(state["starts"], default=-float("inf")):
@@ -147,10 +150,10 @@ class _Job:
         return new
 
     def _of_march(self, state: State, number: int) -> State:
-        order, highest, _ = self._march[number]
+        highest, _ = self._march[number]
         volumes = state["best"] if number == 0 else state["volumes"]
         shift = torch.zeros((len(self._images), 2)) if number == 0 else state["shift"]
-        volumes, shift, _ = self._improved(self._white, self._band(highest), order, volumes, shift, 1.0)
+        volumes, shift, _ = self._improved(self._white, self._band(highest), self._plan.order, volumes, shift, 1.0)
         return {**state, "volumes": volumes, "shift": shift}
 
     def _improved(
@@ -183,13 +186,14 @@ class _Job:
         if number == 0:
             references = torch.stack([enlarged(volume, self._side) for volume in state["volumes"]])
             references = references[:, None].expand(-1, 2, -1, -1, -1)
-            highest = max(self._march[-1][1], self._lowest)
+            highest = max(self._march[-1][0], self._lowest)
             centre = state["shift"].double()
         else:
             references, highest, centre = state["references"], state["highest"], state["centre"]
         highest = min(max(highest, self._lowest), _MOST * self._side / 2)
         apart = self._side / (4 * self._lowest)
-        settings = Settings(lowest=self._lowest, highest=highest, shift=apart, steps=3).for_side(self._side)
+        asked = Settings(self._plan.order, lowest=self._lowest, highest=highest, shift=apart, steps=3)
+        settings = asked.for_side(self._side)
         kept = []
         for pair in references:
             parts = [

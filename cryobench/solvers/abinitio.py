@@ -24,7 +24,8 @@ from cryobench.rng import Rng
 
 _BYTES_PER_PIXEL, _BYTES_PER_VOXEL, _BYTES = 60, 2000, 10**9
 """Peak memory in bytes for each pixel of the images, each voxel of a map, and of the probabilities of poses."""
-_LEAST_PARTICLES = 8
+_LEAST_PARTICLES = 2
+"""Of a class, one for each half."""
 _LEAST_SIDE = 16
 
 
@@ -44,12 +45,15 @@ class AbInitio(HeterogeneitySolver):
     starts: Annotated[int, "random starts, of which the likeliest goes on"] = 4
     particles: Annotated[int, "images that the starts use, the first ones"] = 500
     rounds: Annotated[int, "searches of all poses, each followed by new maps"] = 4
+    order: Annotated[int, "of the grids of rotations after the starts: 72 8^order rotations"] = 2
     ctf: Annotated[bool, "the images were taken through CTFs, which the table states; false: without"] = True
 
     def __post_init__(self) -> None:
         for name, most in (("classes", 100), ("starts", 1000), ("particles", 10**9), ("rounds", 100)):
             if not 1 <= getattr(self, name) <= most:
                 raise ParameterError(f"abinitio: {name} must be 1 to {most}, got {getattr(self, name)}")
+        if not 1 <= self.order <= 3:
+            raise ParameterError(f"abinitio: order must be 1 to 3, got {self.order}")
 
     def unsupported(self, problem: Problem) -> str | None:
         reason = unsupported_images(problem, "abinitio", self.ctf)
@@ -62,7 +66,7 @@ class AbInitio(HeterogeneitySolver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = sought_images(problem, "abinitio", self.ctf)
-        plan = Plan(self.starts, self.particles, self.classes, self.rounds)
+        plan = Plan(self.starts, self.particles, self.classes, self.rounds, self.order)
         found = solve(images, plan, rng.seed, checkpoint=checkpoint(), progress=progress)
         rotations, shift = found.found.rotations[:, 0], found.found.shift[:, 0]
         volumes = torch.stack([maps.full for maps in found.maps])

@@ -41,7 +41,7 @@ def rng(count: int = COUNT) -> Rng:
 
 def test_a_map_is_found_from_images_alone():
     problem, volume = problem_of(count=150, side=24)
-    found = AbInitio(starts=2, rounds=2).solve(problem, rng=rng(150))
+    found = AbInitio(starts=2, rounds=2, order=1).solve(problem, rng=rng(150))
     assert found.heterogeneity is not None
     many = found.heterogeneity
     assert many.latents.shape == (150, 0)
@@ -58,7 +58,7 @@ def test_a_map_is_found_from_images_alone():
 
 def test_it_goes_on_after_a_kill_with_the_same_result(tmp_path):
     problem, _ = problem_of(count=24)
-    solver = AbInitio(starts=1, rounds=2)
+    solver = AbInitio(starts=1, rounds=2, order=1)
     whole = solver.solve(problem, rng=rng(24))
 
     class Killed(Exception):
@@ -83,7 +83,7 @@ def test_it_goes_on_after_a_kill_with_the_same_result(tmp_path):
 
 def test_classes_have_maps_and_probabilities():
     problem, _ = problem_of(count=32)
-    many = AbInitio(classes=2, starts=1, rounds=1).solve(problem, rng=rng(32)).heterogeneity
+    many = AbInitio(classes=2, starts=1, rounds=1, order=1).solve(problem, rng=rng(32)).heterogeneity
     assert many.latents.shape == (32, 2)
     assert torch.allclose(many.latents.sum(dim=1), torch.ones(32).double())
     assert many.model.volumes(many.latents).shape == (32, SIDE, SIDE, SIDE)
@@ -107,7 +107,7 @@ def test_what_it_cannot_take_is_said_in_one_line():
     assert "give ctf=false" in reason(imaging=without)
     assert reason(AbInitio(ctf=False), imaging=without) is None
     assert reason(imaging=dataclasses.replace(without, through_ctf=False)) is None
-    assert "80 particles for 20 classes; give at least 160" in reason(AbInitio(classes=20))
+    assert "80 particles for 50 classes; give at least 100" in reason(AbInitio(classes=50))
     broken = problem.y.clone()
     broken[3, 0, 2, 2] = float("nan")
     assert "values that are not finite" in reason(y=broken)

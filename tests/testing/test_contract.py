@@ -76,7 +76,9 @@ BUILT_IN = {
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "sparse", "tv", "wavelet"), "{}:steps=10")
     | {
+        "abinitio": "{}:starts=1,rounds=1,order=1,ctf=false",
         "covariance": "{}:2,iterations=2",
+        "cryodeco": "{}:dimensions=1,starts=1,groups=1,fit=1,descent=1,order=1,ctf=false",
         "hypervolume": "{}:dimensions=2,epochs=2",
         "tiled": "{}:tikhonov,tile=12,overlap=4",
         "n2n": "{}:model={denoiser}",

@@ -108,6 +108,7 @@ NOT_TUNED = {
     "abinitio",
     "consensus",
     "covariance",
+    "cryodeco",
     "direct",
     "emdiffuse",
     "fourier_inversion",
