@@ -197,7 +197,7 @@ def test_invalid_values_are_refused_with_the_expected_type(text: str, message: s
 
 FIRST = {
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
-    "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
+    "dps": "steps", "exact": "sweeps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
     "emdiffuse": "model", "regression": "model",
     "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius", "direct": "steps",

@@ -315,7 +315,14 @@ def _run_cell(
         with isolated(cell.seed), watch:
             together = Together(plan.metrics, cell.dataset.imaging, cell.dataset.structure)
         with FilesToSave(save, cell, folder) as files:
-            for case, solved in _chunks(cell, measured, sizes, observer, record_iterates="animation" in save):
+            for case, solved in _chunks(
+                cell,
+                measured,
+                sizes,
+                observer,
+                record_iterates="animation" in save,
+                keep_draws=any(metric.uses_draws for metric in plan.metrics),
+            ):
                 with isolated(cell.seed):
                     with watch:
                         scores.append(_scored(plan, case, solved.reconstruction, sizes, cell.solver is not None))
@@ -353,7 +360,13 @@ def _task(cell: Cell) -> tuple[object, ...]:
 
 
 def _chunks(
-    cell: Cell, measured: MeasuredProblem, sizes: BatchSizes, observer: Observer, *, record_iterates: bool
+    cell: Cell,
+    measured: MeasuredProblem,
+    sizes: BatchSizes,
+    observer: Observer,
+    *,
+    record_iterates: bool,
+    keep_draws: bool = False,
 ) -> Iterator[tuple[Case, Solved]]:
     """The case and the solver's result, or the ceiling, for consecutive images. If memory runs out, the batch is halved
     and the chunk restarted."""
@@ -373,7 +386,8 @@ def _chunks(
         if solver.joint:
             problem = dataclasses.replace(problem, imaging=seen_by(solver, data.imaging))
         solved = solve(solver, problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
-                       record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
+                       record_iterates=record_iterates and part.start == 0, keep_draws=keep_draws,
+                       progress=report)  # fmt: skip
         if data.halves == AVERAGE:
             other = solve(solver, measured.problem_of_other(case), case.image_ids, seed=cell.seed, batch=batch,
                           prepared=True)  # fmt: skip

@@ -10,7 +10,8 @@ import torch
 from cryobench.core import Problem
 from cryobench.numerics.linalg import dot, norm, tiny
 from cryobench.numerics.symmetry import inverse_transformed, transformed
-from cryobench.priors.diffusion import DiffusionModel, NoisyImages
+from cryobench.priors.denoising import DenoisingModel
+from cryobench.priors.diffusion import NoisyImages
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.wiener import noise_power
@@ -27,7 +28,7 @@ MEAN_ONLY = 10.0
 
 
 @torch.no_grad()
-def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
+def image_noise(problem: Problem, model: DenoisingModel, rng: Rng) -> torch.Tensor:
     """The standard deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
 
     The network D removes noise of variance t^2 = s^2 + w^2 from x, with w^2 the variance that the noise of y has in the
@@ -98,7 +99,7 @@ def data_gain(problem: Problem, x: torch.Tensor, variance: float | torch.Tensor)
 
 def splitting(
     problem: Problem,
-    model: DiffusionModel,
+    model: DenoisingModel,
     least_squares: torch.Tensor,
     levels: Sequence[float],
     *,
@@ -123,7 +124,7 @@ def splitting(
         yield x, z
 
 
-def mean_bound(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
+def mean_bound(model: DenoisingModel, x: torch.Tensor) -> torch.Tensor:
     """The largest plausible distance from 0 of the mean of images x in [-1, 1], [B, 1, 1, 1]; [] if one for all.
 
     White noise of deviation n in N pixels has extremes of about +-n sqrt(2 ln N), so that the bound is 1 minus that. In
