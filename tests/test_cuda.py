@@ -51,6 +51,7 @@ JOINT = {"direct": "direct:2"}
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip
+KNOWN = {"exact": "exact:sweeps=8,samples=2"}
 DIFFUSION = {
     "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
     "cryosense": "cryosense:4", "dps": "dps:4", "pigdm": "pigdm:4", "dmplug": "dmplug:2",
@@ -170,7 +171,7 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *INTERPOLATING, *DENOISING, *DIFFUSION, *KNOWN} == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -233,6 +234,16 @@ def test_classical_solvers(name, operator, noise):
         return
     spec = CLASSICAL[name]
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize("operator", ["sumpool:4", "fourier:0.5"])
+@pytest.mark.parametrize("prior", ["gaussian_field", "gaussian_mixture", "sparse_blocks"])
+def test_exact_posteriors(prior, operator):
+    def means(on: str) -> dict[str, float]:
+        return scores(cb.run(f"{KNOWN['exact']},prior={prior}", operator, noises="gaussian:0.1", device=on, floor=False,
+                             data=f"{prior}:16,number=2", scaling="none", metrics=["psnr"]))  # fmt: skip
+
+    assert means("cuda") == pytest.approx(means("cpu"), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", OF_VIEWS)

@@ -30,6 +30,10 @@ from cryobench.posteriors.reduced import reduced
 from cryobench.rng import Rng
 
 
+_KEPT = 64
+"""Largest number of states of each chain that are kept as draws."""
+
+
 @dataclass(frozen=True)
 class Chains:
     """number: of chains, started apart. sweeps: kept of each. burn: sweeps before them."""
@@ -77,7 +81,8 @@ class BlocksPosterior(Posterior):
                 means[:, :, sweep - chains.burn], states[:, :, sweep - chains.burn] = mean, c
             if progress is not None:
                 progress(sweep + 1, total)
-        self._states = states
+        # all of them would be most of the memory of a posterior
+        self._states = states[:, :, torch.linspace(0, chains.sweeps - 1, min(chains.sweeps, _KEPT)).long()].clone()
         estimate = means.mean(dim=(1, 2))
         self.mean = self._images(estimate)
         pixels = self._images(states.reshape(-1, N)).reshape(states.shape)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from cryobench.core import Problem
-from cryobench.numerics.linalg import dot, norm, tiny
+from cryobench.numerics.linalg import dot, norm, per_item, tiny
 from cryobench.numerics.symmetry import inverse_transformed, transformed
 from cryobench.priors.denoising import DenoisingModel
 from cryobench.priors.diffusion import NoisyImages
@@ -106,21 +106,31 @@ def splitting(
     lam: float = 1.0,
     kinds: Sequence[int] = (0,),
     axes: Sequence[int] = (0,),
+    momentum: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Half-quadratic splitting from the minimum-norm solution, as in `hqs`: yields (x, denoised z) for each level.
 
     kinds: symmetries (`transformed`) applied to x before the network, one per step in turn. axes: the axis of x, 0 for
     z, that the network sees as its first, likewise; a prior of volumes that works on planes has planes across it.
+    momentum: extrapolate the input of the network from the third level on (FISTA, with restarts per image).
     """
-    x = least_squares
+    x = before = start = least_squares
+    t = torch.ones_like(per_item(problem.sigma.double(), x).expand(len(x), *[1] * (x.ndim - 1)))
     for k, s in enumerate(levels):
         kind, axis = kinds[k % len(kinds)], 2 + axes[k % len(axes)]
-        turned = transformed(x.movedim(axis, 2), kind)
+        turned = transformed(start.movedim(axis, 2), kind)
         z = inverse_transformed(model.denoise(turned, s), kind).movedim(2, axis).contiguous()
         if s > MEAN_ONLY:
             bound = mean_bound(model, z)
             z = z.clamp(-bound, bound)
-        x = data_step(problem, least_squares, z, s**2 / lam)
+        before, x = x, data_step(problem, least_squares, z, s**2 / lam)
+        if momentum and k > 0:
+            t = torch.where(dot(start - x, x - before) > 0, 1.0, t)
+            following = (1 + (1 + 4 * t.square()).sqrt()) / 2
+            start = x + ((t - 1) / following).to(x.dtype) * (x - before)
+            t = following
+        else:
+            start = x
         yield x, z
 
 

@@ -193,3 +193,15 @@ def test_the_error_of_the_mean_is_the_deviation():
         assert float(ratio) == pytest.approx(1, abs=0.06)
     assert math.isfinite(float(ratio))
     assert isinstance(FieldParameters().distribution((8, 8)).power.numpy(), np.ndarray)
+
+
+@pytest.mark.parametrize(("text", "sigma"), [("sumpool:4,count=4", 0.0), ("sumpool:4,count=4", 0.1),
+                                             ("sumpool:16,count=64", 0.0), ("fourier:0.5", 0.05), ("bin:2", 0.0)])  # fmt: skip
+def test_hqs_is_within_a_tenth_of_a_decibel_of_the_exact_mean_of_a_field(text, sigma):
+    problem, _ = problem_of(GaussianField(), text, sigma, images=32)
+    exact = exact_posterior(problem, GaussianField(), Rng(0, []))
+    solver = installed().make("solvers", "hqs:prior=gaussian_field")
+    x = solver.solve(problem, rng=Rng(0, [str(i) for i in range(32)])).x
+    assert exact.deviation is not None
+    gap = 10 * (1 + (x - exact.mean).square().sum() / exact.deviation.square().sum()).log10()
+    assert float(gap) < 0.1
