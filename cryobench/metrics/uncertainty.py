@@ -67,7 +67,8 @@ class EnergyCoverage(Metric):
     The statistic is the squared distance, its energy, to the mean of truth and draws together, which is exchangeable
     between them if the sampler is exact. `coverage_energy`: 1 where the truth is in the ball of nominal coverage 90%
     about the mean, else 0 (module `ranks`); its mean over images is 0.9 for a calibrated sampler, less where the draws
-    are too narrow or biased. `energy_rank`: the rank of the truth, (r + 1/2) / (K + 1), uniform on (0, 1) if calibrated.
+    are too narrow or biased. `energy_rank`: the rank of the truth, (r + 1/2) / (K + 1), uniform on (0, 1) if
+    calibrated.
     """
 
     dims = (2, 3)

@@ -22,10 +22,11 @@ LEVEL = 0.9
 class DensityCoverage(Metric):
     """Whether the posterior density of the truth is as high as that of the draws of a sampler.
 
-    The statistic is -log p(x | y), known up to a constant for a known prior; where y is exact, that of the projection on
-    {x : A x = y}. `hpd_coverage`: 1 where the truth is in the highest-density set of nominal coverage 90% that the draws
-    give, else 0 (module `metrics.ranks`); its mean over images is 0.9 for an exact sampler, less where draws are too close
-    to the mode, more where they are too noisy. `hpd_rank`: (r + 1/2) / (K + 1), uniform on (0, 1) if calibrated.
+    The statistic is -log p(x | y), known up to a constant for a known prior; where y is exact, that of the projection
+    on {x : A x = y}. `hpd_coverage`: 1 where the truth is in the highest-density set of nominal coverage 90% that the
+    draws give, else 0 (module `metrics.ranks`); its mean over images is 0.9 for an exact sampler, less where draws are
+    too close to the mode, more where they are too noisy. `hpd_rank`: (r + 1/2) / (K + 1), uniform on (0, 1) if
+    calibrated.
     """
 
     columns = (Column("hpd_coverage", "none"), Column("hpd_rank", "none"))

@@ -21,10 +21,10 @@ class OptimalityGap(Metric):
     """Squared error over that of the exact posterior mean m of a known prior, in dB; no solver is below 0 on average.
 
     `optimality_gap`: 10 log10 (||x - t||^2 / ||m - t||^2), t the truth. It scatters, since one image may be closer to x
-    than to m by chance. `expected_gap`: the same with expectations over the posterior,
-    10 log10 (1 + ||x - m||^2 / tr C), C its covariance, because E ||x - t||^2 = ||x - m||^2 + tr C for t ~ p(t | y): it
-    does not need the truth, and is 0 for the exact mean only. For images of the source of the same name, Gaussian noise of
-    a stated deviation and `--scaling none`.
+    than to m by chance. `expected_gap`: the same with expectations over the posterior, 10 log10 (1 + ||x - m||^2 / tr
+    C), C its covariance, because E ||x - t||^2 = ||x - m||^2 + tr C for t ~ p(t | y): it does not need the truth, and
+    is 0 for the exact mean only. For images of the source of the same name, Gaussian noise of a stated deviation and
+    `--scaling none`.
     """
 
     columns = (Column("optimality_gap", "lower", "dB"), Column("expected_gap", "lower", "dB"))

@@ -5,9 +5,9 @@ In the coordinates b = V^T x + e of the module `reduced`, with G = V^T C V + cov
     x | b ~ N(m + K (b - V^T m), C - K V^T C),    b ~ N(V^T m, G)
 
 and of a mixture the weights are proportional to w_k N(b; V^T m_k, G_k), computed by their logarithms. Draws are made by
-perturbation: x' + K (b - V^T x' - e') with x' a draw of N(m, C) and e' one of e. If C and A are diagonal in Fourier, so is
-all of it, and each coefficient is a scalar problem. In large images with other operators, (A C A^T + P I)^-1 is applied
-by conjugate gradients.
+perturbation: x' + K (b - V^T x' - e') with x' a draw of N(m, C) and e' one of e. If C and A are diagonal in Fourier, so
+is all of it, and each coefficient is a scalar problem. In large images with other operators, (A C A^T + P I)^-1 is
+applied by conjugate gradients.
 """
 
 from __future__ import annotations

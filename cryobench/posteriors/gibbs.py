@@ -29,7 +29,6 @@ from cryobench.posteriors.posterior import Posterior
 from cryobench.posteriors.reduced import reduced
 from cryobench.rng import Rng
 
-
 _KEPT = 64
 """Largest number of states of each chain that are kept as draws."""
 

@@ -7,9 +7,10 @@ Stein discrepancy for goodness-of-fit tests", eq. 6, with a kernel that is a dia
 
 has mean 0 over independent draws of p, for each coordinate n, and a positive one over those of a distribution that
 differs in it. k is the inverse multiquadric kernel (1 + (x_n - z_n)^2 / h_n)^(-1/2) (Gorham & Mackey 2017), with h_n
-twice the variance of the other draws, independent of x and z; the coordinates are coefficients of the orthonormal DCT, and h_n u_n has no unit. One
-kernel of the whole image has no power in hundreds of dimensions with a few draws. p_n = 1; where y is exact, draws and
-scores lie in the null space of A, and p_n = 1 - ||A^+ A e_n||^2 of the basis image e_n. For the test function x - z
+twice the variance of the other draws, independent of x and z; the coordinates are coefficients of the orthonormal DCT,
+and h_n u_n has no unit. One kernel of the whole image has no power in hundreds of dimensions with a few draws. p_n = 1;
+where y is exact, draws and scores lie in the null space of A, and p_n = 1 - ||A^+ A e_n||^2 of the basis image e_n. For
+the test function x - z
 
     E g(x).(x - z) = -d,    d the number of dimensions
 """
@@ -25,12 +26,11 @@ from cryobench.core import Case, Column, Measured, Metric, Problem, Reconstructi
 from cryobench.errors import ParameterError
 from cryobench.metrics.missing import not_measured
 from cryobench.operators.noise import Gaussian, NoNoise, noise_power
-from cryobench.priors.dct import dct_matrix
 from cryobench.posteriors.exact import consistent, not_exact, posterior_score
+from cryobench.priors.dct import dct_matrix
 from cryobench.priors.denoising import DenoisingPrior
 from cryobench.priors.known import GaussianField, KnownPrior
 from cryobench.spec import Component
-
 
 _LEAST_DRAWS = 4
 """The scale of the kernel of two draws is that of the others, of which there must be two."""
@@ -41,13 +41,14 @@ _COORDINATES = 1024
 @dataclass(frozen=True)
 class Stein(Metric):
     """`stein`: the sum over n of the mean of h_n u_n(x_i, x_j) over pairs of different draws, as a fraction of that of
-    h_n u_n(x_i, x_i): 0 for exact draws, on average, and about 1 for draws that are far away. `stein_scale`: the mean of
-    -g(x_i).(x_i - x_j) / d, which is 1 for exact draws and f^2 for draws whose deviation is f times the right one, if the
-    posterior is Gaussian.
+    h_n u_n(x_i, x_i): 0 for exact draws, on average, and about 1 for draws that are far away. `stein_scale`: the mean
+    of -g(x_i).(x_i - x_j) / d, which is 1 for exact draws and f^2 for draws whose deviation is f times the right one,
+    if the posterior is Gaussian.
 
     Where y is exact, the draws are projected on {x : A x = y} and the score is that along it. A known prior has its
-    exact score; of a network it is that of its denoiser at noise level `sigma`, so that the draws are compared with images that have this much noise. Needs a
-    problem in the units of the prior: `--scaling none` for a known one, `minmax` for a network.
+    exact score; of a network it is that of its denoiser at noise level `sigma`, so that the draws are compared with
+    images that have this much noise. Needs a problem in the units of the prior: `--scaling none` for a known one,
+    `minmax` for a network.
     """
 
     columns = (Column("stein", "lower"), Column("stein_scale", "none"))
@@ -131,7 +132,7 @@ def discrepancy(x: torch.Tensor, g: torch.Tensor, p: torch.Tensor) -> torch.Tens
 
 
 def others_variance(x: torch.Tensor) -> torch.Tensor:
-    """The variance of the draws [K, n] without the two of each pair, [K, K, n]; without the one for a draw and itself."""
+    """The variance of the draws [K, n] without the two of each pair, [K, K, n], or the one of a draw and itself."""
     x = x - x.mean(dim=0)
     same = torch.eye(len(x), dtype=x.dtype, device=x.device)[:, :, None]
     left = len(x) - 2 + same

@@ -25,9 +25,9 @@ class Exact(Solver):
     For linear operators, Gaussian noise of a stated deviation or none, and `--scaling none`. A Gaussian or a mixture is
     closed form. Sparse blocks have chains of a Gibbs sampler; info then states their convergence (`rhat`, `ess`) and
     the standard error of the mean (`mc_error`, root mean square over the pixels). `samples` is the number of exact
-    draws for metrics that compare draws; the result is the exact mean whatever their number. A field of more than 32 x 32 pixels
-    through an operator that is not diagonal in Fourier is solved by conjugate gradients, and has a deviation only with
-    samples=2 or more.
+    draws for metrics that compare draws; the result is the exact mean whatever their number. A field of more than 32 x
+    32 pixels through an operator that is not diagonal in Fourier is solved by conjugate gradients, and has a deviation
+    only with samples=2 or more.
     """
 
     prior: Annotated[KnownPrior, Component("priors"), ByName(), "gaussian_field, gaussian_mixture or sparse_blocks"] = (

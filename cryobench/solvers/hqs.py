@@ -36,13 +36,14 @@ class Hqs(WithDiffusion):
     part of the image. The high level requires a network that predicts the image or v: for a network that predicts the
     noise, z contains the error and the rounding of the prediction multiplied by s.
 
-    At one level s the iteration is proximal gradient descent on the data term plus the Moreau envelope of the prior, whose
-    gradient is (x - z) / s^2. It converges slowly where s^2 is small against the prior's variance and y does not
-    determine x pixel by pixel. With `momentum` the network is given x_k + b_k (x_k - x_{k-1}) with the b_k of FISTA (Beck &
-    Teboulle 2009), restarted where the step turns against the momentum (O'Donoghue & Candes 2015). The fixed point has
-    the covariance C + s^2 I in the place of the prior's C, so that `end` limits what can be reached. For a Gaussian field
-    both together bring it from 0.5 to 0.05 dB of the exact posterior mean (docs/posteriors.md). A network was trained on
-    white noise, which an extrapolated image does not have; the defaults for networks have neither.
+    At one level s the iteration is proximal gradient descent on the data term plus the Moreau envelope of the prior,
+    whose gradient is (x - z) / s^2. It converges slowly where s^2 is small against the prior's variance and y does not
+    determine x pixel by pixel. With `momentum` the network is given x_k + b_k (x_k - x_{k-1}) with the b_k of FISTA
+    (Beck & Teboulle 2009), restarted where the step turns against the momentum (O'Donoghue & Candes 2015). The fixed
+    point has the covariance C + s^2 I in the place of the prior's C, so that `end` limits what can be reached. For a
+    Gaussian field both together bring it from 0.5 to 0.05 dB of the exact posterior mean (docs/posteriors.md). A
+    network was trained on white noise, which an extrapolated image does not have; the defaults for networks have
+    neither.
 
     With the prior `planes`, a network of images is applied to the planes of volumes across z, y and x in turn.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from cryobench.core import Problem, build_operator
 from cryobench.core.scale import Scale
-from cryobench.distributions.field import FieldParameters
 from cryobench.errors import IncompatibleError
 from cryobench.operators.noise import Gaussian, NoNoise, Poisson
 from cryobench.posteriors.exact import exact_posterior, log_posterior, posterior_score
@@ -191,12 +188,12 @@ def test_the_error_of_the_mean_is_the_deviation():
         found = exact_posterior(problem, prior, Rng(0, [str(i) for i in range(300)]))
         ratio = (found.mean - x).square().sum() / found.deviation.square().sum()
         assert float(ratio) == pytest.approx(1, abs=0.06)
-    assert math.isfinite(float(ratio))
-    assert isinstance(FieldParameters().distribution((8, 8)).power.numpy(), np.ndarray)
 
 
-@pytest.mark.parametrize(("text", "sigma"), [("sumpool:4,count=4", 0.0), ("sumpool:4,count=4", 0.1),
-                                             ("sumpool:16,count=64", 0.0), ("fourier:0.5", 0.05), ("bin:2", 0.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "sigma"),
+    [("sumpool:4,count=4", 0.0), ("sumpool:4,count=4", 0.1), ("sumpool:16,count=64", 0.0), ("bin:2", 0.0)],
+)
 def test_hqs_is_within_a_tenth_of_a_decibel_of_the_exact_mean_of_a_field(text, sigma):
     problem, _ = problem_of(GaussianField(), text, sigma, images=32)
     exact = exact_posterior(problem, GaussianField(), Rng(0, []))
