@@ -236,14 +236,21 @@ def test_classical_solvers(name, operator, noise):
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
 
 
-@pytest.mark.parametrize("operator", ["sumpool:4", "fourier:0.5"])
-@pytest.mark.parametrize("prior", ["gaussian_field", "gaussian_mixture", "sparse_blocks"])
+@pytest.mark.parametrize(
+    ("prior", "operator"),
+    # the chains of sparse blocks draw noise in the singular vectors, which are not unique for fourier
+    [("gaussian_field", "sumpool:4"), ("gaussian_field", "fourier:0.5"), ("gaussian_mixture", "sumpool:4"),
+     ("gaussian_mixture", "fourier:0.5"), ("sparse_blocks", "sumpool:4")],
+)  # fmt: skip
 def test_exact_posteriors(prior, operator):
-    def means(on: str) -> dict[str, float]:
-        return scores(cb.run(f"{KNOWN['exact']},prior={prior}", operator, noises="gaussian:0.1", device=on, floor=False,
-                             data=f"{prior}:16,number=2", scaling="none", metrics=["psnr"]))  # fmt: skip
+    def measured(on: str) -> list[float]:
+        (found,) = scores(
+            cb.run(f"{KNOWN['exact']},prior={prior}", operator, noises="gaussian:0.1", device=on, floor=False,
+                   data=f"{prior}:16,number=2", scaling="none", metrics=["psnr"])
+        ).values()  # fmt: skip
+        return found
 
-    assert means("cuda") == pytest.approx(means("cpu"), rel=1e-4)
+    assert measured("cuda") == pytest.approx(measured("cpu"), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", OF_VIEWS)
