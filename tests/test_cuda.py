@@ -55,6 +55,7 @@ SEEKING = {"abinitio": "abinitio:starts=1,rounds=1,order=1",
 INTERPOLATING = {"interpolate": "interpolate:cubic", "flow": "flow:ilk"}
 DENOISING = {"gaussian": "gaussian", "n2n": "n2n", "emdiffuse": "emdiffuse:model={noise},samples=2,steps=4",
              "regression": "regression:model={image}"}  # fmt: skip
+KNOWN = {"exact": "exact:sweeps=8,samples=2"}
 DIFFUSION = {
     "ddnm": "ddnm:4", "diffpir": "diffpir:4", "daps": "daps:3,ode_steps=2", "hqs": "hqs:3,first=0.5",
     "cryosense": "cryosense:4", "dps": "dps:4", "pigdm": "pigdm:4", "dmplug": "dmplug:2",
@@ -174,7 +175,8 @@ def test_every_component_of_the_package_is_here():
     used = " ".join(OPERATORS + MASKS + NOISES)
     for kind in ("operators", "masks", "noises"):
         assert all(name in used for name in own(found, kind)), kind
-    assert {*CLASSICAL, *OF_VIEWS, *JOINT, *SEEKING, *INTERPOLATING, *DENOISING, *DIFFUSION} == own(found, "solvers")
+    known = {*CLASSICAL, *OF_VIEWS, *JOINT, *SEEKING, *INTERPOLATING, *DENOISING, *DIFFUSION, *KNOWN}
+    assert known == own(found, "solvers")
 
 
 def own(registry, kind: str) -> set[str]:
@@ -237,6 +239,23 @@ def test_classical_solvers(name, operator, noise):
         return
     spec = CLASSICAL[name]
     assert_same(solved(spec, operator, "cuda", noise), solved(spec, operator, "cpu", noise))
+
+
+@pytest.mark.parametrize(
+    ("prior", "operator"),
+    # the chains of sparse blocks draw noise in the singular vectors, which are not unique for fourier
+    [("gaussian_field", "sumpool:4"), ("gaussian_field", "fourier:0.5"), ("gaussian_mixture", "sumpool:4"),
+     ("gaussian_mixture", "fourier:0.5"), ("sparse_blocks", "sumpool:4")],
+)  # fmt: skip
+def test_exact_posteriors(prior, operator):
+    def measured(on: str) -> list[float]:
+        (found,) = scores(
+            cb.run(f"{KNOWN['exact']},prior={prior}", operator, noises="gaussian:0.1", device=on, floor=False,
+                   data=f"{prior}:16,number=2", scaling="none", metrics=["psnr"])
+        ).values()  # fmt: skip
+        return found
+
+    assert measured("cuda") == pytest.approx(measured("cpu"), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", OF_VIEWS)

@@ -198,7 +198,8 @@ def test_invalid_values_are_refused_with_the_expected_type(text: str, message: s
 FIRST = {
     "abinitio": "classes", "cryodeco": "dimensions",
     "cryosense": "steps", "daps": "steps", "dct": "lam", "ddnm": "steps", "diffpir": "steps", "dmplug": "steps",
-    "dps": "steps", "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
+    "dps": "steps", "exact": "sweeps",
+    "hqs": "steps", "pigdm": "steps", "pinv": None, "tikhonov": "lam", "tv": "lam", "wavelet": "lam",
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
     "emdiffuse": "model", "regression": "model",
     "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius", "direct": "steps",
@@ -236,7 +237,7 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
         ("ddnm:20", "ddnm:steps=20", "ddnm:prior=embedded,prior.source=embedded,prior.revision=main,"
          "prior.pickle=false,prior.precision=auto,prior.noise=auto,samples=1,steps=20,eta=0.85"),
         ("hqs:prior=embedded", "hqs", "hqs:prior=embedded,prior.source=embedded,prior.revision=main,"
-         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=0.1,lam=1,turns=true"),
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=auto,lam=1,momentum=auto,turns=true"),
         ("tv:0.02", "tv:0.02", None),
     ],
 )  # fmt: skip

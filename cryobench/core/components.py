@@ -164,7 +164,8 @@ class Reconstruction:
     deviation their standard deviation, with K - 1; None for a deviation of another kind. halves: set by the runner
     where x is the mean of two reconstructions, from the measured image and from its other half. volumes: of a joint
     solver, the maps [D, D, D] that it found, in the units of the file: of all images (full) and of halves that have
-    nothing in common (half1, half2). heterogeneity: of a `HeterogeneitySolver`, the map of each particle.
+    nothing in common (half1, half2). heterogeneity: of a `HeterogeneitySolver`, the map of each particle. draws: of a
+    sampler, [B, K, C, *S], only where they are wanted (`core.kept_draws`).
     """
 
     x: torch.Tensor
@@ -175,6 +176,7 @@ class Reconstruction:
     samples: int | None = None
     volumes: dict[str, torch.Tensor] = field(default_factory=dict)
     heterogeneity: Heterogeneity | None = None
+    draws: torch.Tensor | None = None
 
 
 class Solver(ABC):
@@ -281,6 +283,8 @@ class AnyMetric(ABC):
     """Whether it compares with the truth; if so, it is also computed against the clean image."""
     uses_other: ClassVar[bool] = False
     """Whether it compares with the other half (`Case.other`), which says nothing of a network trained on that half."""
+    uses_draws: ClassVar[bool] = False
+    """Whether it needs the draws of a sampler (`Reconstruction.draws`), which are kept only then."""
 
     def weights_digest(self) -> str:
         """A digest of the trained weights, or a text that states their absence; '' for a metric without weights."""

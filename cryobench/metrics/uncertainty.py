@@ -11,6 +11,7 @@ import torch
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.missing_sections import between_measured
+from cryobench.metrics.ranks import NEEDS_DRAWS, covered, rank
 from cryobench.metrics.within import inside, mean_inside
 from cryobench.numerics.linalg import item_axes
 
@@ -57,6 +58,32 @@ class Coverage(Metric):
         curve = torch.stack([_fraction(needed <= level, scored) for level in LEVELS], dim=1)
         off = (curve - curve.new_tensor(LEVELS)).abs().mean(dim=1)
         return Measured({**levels, "coverage_error": off}, {"coverage": curve})
+
+
+@dataclass(frozen=True)
+class EnergyCoverage(Metric):
+    """Whether the truth is as far from the draws of a sampler as they are from each other.
+
+    The statistic is the squared distance, its energy, to the mean of truth and draws together, which is exchangeable
+    between them if the sampler is exact. `coverage_energy`: 1 where the truth is in the ball of nominal coverage 90%
+    about the mean, else 0 (module `ranks`); its mean over images is 0.9 for a calibrated sampler, less where the draws
+    are too narrow or biased. `energy_rank`: the rank of the truth, (r + 1/2) / (K + 1), uniform on (0, 1) if
+    calibrated.
+    """
+
+    dims = (2, 3)
+    columns = (Column("coverage_energy", "none"), Column("energy_rank", "none"))
+    uses_draws = True
+
+    def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
+        draws = reconstruction.draws
+        if draws is None or draws.shape[1] < 2:
+            return not_measured(self, case, NEEDS_DRAWS)
+        together = torch.cat([case.truth[:, None], draws], dim=1).double()
+        scored = inside(case).expand(case.truth.shape)[:, None]
+        apart = ((together - together.mean(dim=1, keepdim=True)) * scored).flatten(2).square().sum(dim=2)
+        r, K = rank(apart[:, 0], apart[:, 1:]), draws.shape[1]
+        return Measured({"coverage_energy": covered(r, K, STATED["coverage"]), "energy_rank": (r + 0.5) / (K + 1)})
 
 
 @dataclass(frozen=True)

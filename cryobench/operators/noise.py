@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import LinearOperator, NoiseModel, Noisy, Scale, mean_intensity
+from cryobench.core import LinearOperator, NoiseModel, Noisy, Problem, Scale, mean_intensity
 from cryobench.errors import ParameterError, Unsupported
 from cryobench.numerics.linalg import dot, item_axes, per_item
 from cryobench.rng import Rng
@@ -127,3 +127,12 @@ class Own(NoiseModel):
 
 _ONE_IMAGE = ("own estimates the noise of an image from a second one of the same specimen, and the data have none; use "
               "a source of halves, movies or pairs, or gaussian")  # fmt: skip
+
+
+def noise_power(problem: Problem) -> torch.Tensor:
+    """N, the mean square of the noise in a coefficient of the orthonormal DFT of y, float64 [B, 1, ..., 1].
+
+    It is sigma^2; if noise is confined to the range of A and sigma is its mean over y, sigma^2 N / rank(A).
+    """
+    operator, variance = problem.operator, problem.sigma.double().square()
+    return variance * (problem.y[0].numel() / max(operator.rank, 1)) if operator.noise_in_range else variance

@@ -16,15 +16,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 
 from cryobench import environment
-from cryobench.core import Prior, Shape, meters
+from cryobench.core import Shape, meters
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, described
+from cryobench.priors.denoising import DenoisingModel, DenoisingPrior, Prediction
 from cryobench.priors.model_folder import CARD, HUB, ModelFolder, find_model
 from cryobench.priors.network import image_shape, read_levels, read_network, side_factor, unusable
 from cryobench.priors.schedule import PREDICTIONS, prediction, stated_schedule, unusable_schedule
@@ -35,14 +36,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 
 
-class Prediction(NamedTuple):
-    """The network's estimates of the noise in x_t and of the noise-free image, each [B, 1, H, W]."""
-
-    eps: torch.Tensor
-    x0: torch.Tensor
-
-
-class DiffusionModel:
+class DiffusionModel(DenoisingModel):
     """A live network with its noise schedule.
 
     unet: a diffusers `UNet2DModel` with as many channels in as out, r^2 of them: its images are pixel-unshuffled by r.
@@ -79,20 +73,6 @@ class DiffusionModel:
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
         self.unet: Any = unet.to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    @property
-    def T(self) -> int:
-        """The number of noise levels."""
-        return len(self.alphas_cumprod)
-
-    def alpha(self, t: int) -> float:
-        """a_t; 1 for t < 0 (no noise)."""
-        return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
-
-    @cached_property
-    def sigmas(self) -> torch.Tensor:
-        """sigma_t = sqrt((1 - a_t) / a_t), [T] float64, increasing: the noise in x_t / sqrt(a_t)."""
-        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
-
     def predict(self, x: torch.Tensor, t: float) -> Prediction:
         """The network's estimates of eps and x_0 from x_t [B, 1, H, W] at level t, in the dtype of x. Differentiable.
 
@@ -117,10 +97,6 @@ class DiffusionModel:
         x = a**0.5 * z
         return self._adapt(self.network(x, level), x, a).x0
 
-    def select(self, images: slice | torch.Tensor) -> DiffusionModel:
-        """The model for some of the images; the model itself if it is the same for all images."""
-        return self
-
     def network(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
         """The raw network output [B, 1, H, W] for x_t at level t, one for all images or one each, [B]."""
         with meters.calling(meters.NETWORK, x):
@@ -136,48 +112,6 @@ class DiffusionModel:
                 out = torch.nn.functional.pixel_shuffle(out, self.unshuffle)
             return out.to(x.dtype)
 
-    @torch.no_grad()
-    def generate(self, noise: torch.Tensor, steps: int = 50) -> torch.Tensor:
-        """Samples [B, 1, H, W] of the prior from noise x_T ~ N(0, I), by DDIM (Song, Meng & Ermon 2021, eq. 12).
-
-        At min(steps, T) levels, evenly spaced from T - 1 to 0. Each estimate of x_0 is clamped to [-1, 1] and
-        eps recomputed from it, as diffusers' `DDIMScheduler` does with `use_clipped_model_output`.
-        """
-        if steps < 1:
-            raise ParameterError(f"steps must be at least 1, got {steps}")
-        x = noise
-        levels = torch.linspace(self.T - 1, 0, min(steps, self.T)).round().int().tolist()
-        for t, then in zip(levels, [*levels[1:], -1], strict=True):
-            a, b = self.alpha(t), self.alpha(then)
-            x0 = self.predict(x, t).x0.clamp(-1, 1)
-            eps = (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
-            x = math.sqrt(b) * x0 + math.sqrt(1 - b) * eps
-        return x
-
-    def level_of(self, sigma: float) -> float:
-        """The level t, between 0 and T - 1, whose sigma_t is `sigma`, interpolated linearly in log sigma.
-
-        Clamped to the ends of the schedule. Raises `ParameterError` for a sigma that is negative or not finite.
-        """
-        _check_sigma(sigma)
-        logs = self.sigmas.log()
-        log = math.log(sigma) if sigma > 0 else -math.inf
-        above = int(torch.searchsorted(logs, log))
-        if above == 0:
-            return 0.0
-        if above == self.T:
-            return self.T - 1.0
-        low, high = logs[above - 1 : above + 1].tolist()
-        return above - 1 + (log - low) / (high - low)
-
-    def alpha_between(self, t: float) -> float:
-        """a_t at a level between two integers, with log sigma_t interpolated linearly."""
-        below = math.floor(t)
-        if below == t:
-            return self.alpha(below)
-        low, high = self.sigmas[below : below + 2].log().tolist()
-        return 1 / (1 + math.exp(2 * (low + (t - below) * (high - low))))
-
     def _adapt(self, output: torch.Tensor, x: torch.Tensor, a: float | torch.Tensor) -> Prediction:
         """eps and x_0 from the network output, such that x_t = sqrt(a) x_0 + sqrt(1 - a) eps."""
         signal, noise = a**0.5, (1 - a) ** 0.5
@@ -188,7 +122,7 @@ class DiffusionModel:
         return Prediction(noise * x + signal * output, signal * x - noise * output)
 
 
-class NoisyImages(DiffusionModel):
+class NoisyImages(DenoisingModel):
     """The model of images with white noise, derived exactly and at no cost from a model of clean images.
 
     x = c + s n with c a clean image. At level t, z = x_t / sqrt(a_t) is c with noise of variance sigma_t^2 + s^2, which
@@ -199,14 +133,9 @@ class NoisyImages(DiffusionModel):
     noise: s of each image, [B, 1, 1, 1], positive.
     """
 
-    def __init__(self, clean: DiffusionModel, noise: torch.Tensor):
-        self.__dict__.update(vars(clean))
+    def __init__(self, clean: DenoisingModel, noise: torch.Tensor):
+        vars(self).update(vars(clean))
         self._clean, self.noise = clean, noise
-
-    def predict(self, x: torch.Tensor, t: float) -> Prediction:
-        a = self.alpha_between(t)
-        x0 = self.denoise(x / a**0.5, ((1 - a) / a) ** 0.5)
-        return Prediction((x - a**0.5 * x0) / (1 - a) ** 0.5, x0)
 
     def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         noise = self.noise.to(z)
@@ -216,11 +145,6 @@ class NoisyImages(DiffusionModel):
 
     def select(self, images: slice | torch.Tensor) -> NoisyImages:
         return NoisyImages(self._clean, self.noise[images])
-
-
-def _check_sigma(sigma: float) -> None:
-    if not 0 <= sigma < math.inf:
-        raise ParameterError(f"a noise level must be zero or positive, and finite; got {sigma:g}")
 
 
 def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
@@ -239,7 +163,7 @@ def _checked_levels(alphas: torch.Tensor, prediction: str) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Diffusion(Prior):
+class Diffusion(DenoisingPrior):
     """A denoising diffusion model: a diffusers `UNet2DModel` with its scheduler, in a folder or on the hub.
 
     `embedded` is the model in the package. A folder is a diffusers pipeline (`unet/`, `scheduler/`), as written by

@@ -39,7 +39,7 @@ class PlanesModel(DiffusionModel):
     """A model of volumes [B, 1, D, H, W] that evaluates the network of a model of images on each plane [H, W]."""
 
     def __init__(self, model: DiffusionModel):
-        self.__dict__.update(vars(model))
+        vars(self).update(vars(model))
 
     def network(self, x: torch.Tensor, t: float | torch.Tensor) -> torch.Tensor:
         """The raw network output [B, 1, D, H, W] for x_t at level t, one for all volumes or one each, [B].

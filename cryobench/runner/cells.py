@@ -368,6 +368,7 @@ def _chunks(
     data, solver = cell.dataset, cell.solver
     n = len(data)
     together = needs_all(cell, metrics) if solver is None else solver.joint
+    keep_draws = any(metric.uses_draws for metric in metrics)
 
     def attempt(part: slice, batch: int) -> tuple[Case, Solved]:
         case = measured.case(part)
@@ -383,7 +384,8 @@ def _chunks(
         if solver.joint:
             problem = dataclasses.replace(problem, imaging=seen_by(solver, data.imaging))
         solved = solve(solver, problem, case.image_ids, seed=cell.seed, batch=batch, prepared=part.start > 0,
-                       record_iterates=record_iterates and part.start == 0, progress=report)  # fmt: skip
+                       record_iterates=record_iterates and part.start == 0, keep_draws=keep_draws,
+                       progress=report)  # fmt: skip
         if data.halves == AVERAGE:
             other = solve(solver, measured.problem_of_other(case), case.image_ids, seed=cell.seed, batch=batch,
                           prepared=True)  # fmt: skip

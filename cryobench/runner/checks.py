@@ -73,7 +73,8 @@ def checked_reconstruction(answer: Any, problem: Problem) -> Reconstruction:
         )
     volumes = {valid_text(name): _checked_volume(name, volume) for name, volume in answer.volumes.items()}
     many = _checked_heterogeneity(answer.heterogeneity, problem)
-    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many)
+    draws = _checked_draws(answer.draws, x)
+    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many, draws=draws)
 
 
 def _checked_heterogeneity(many: Any, problem: Problem) -> Heterogeneity | None:
@@ -106,6 +107,17 @@ def _checked_volume(name: str, volume: Any) -> torch.Tensor:
         got = list(volume.shape) if isinstance(volume, torch.Tensor) else type(volume).__name__
         raise PluginError(f"the solver's volume {name!r} is {got}, expected a tensor [D, D, D] of finite values")
     return volume.detach()
+
+
+def _checked_draws(draws: Any, x: torch.Tensor) -> torch.Tensor | None:
+    """The draws of a sampler, checked."""
+    if draws is None:
+        return None
+    fits = isinstance(draws, torch.Tensor) and draws.ndim == x.ndim + 1
+    if not fits or draws.shape[:1] + draws.shape[2:] != x.shape or not draws.shape[1] or not all_finite(draws):
+        got = list(draws.shape) if isinstance(draws, torch.Tensor) else type(draws).__name__
+        raise PluginError(f"the solver's draws are {got}, expected finite numbers [B, K, {str(list(x.shape[1:]))[1:]}")
+    return draws.detach().to(x)
 
 
 def _checked_deviation(deviation: Any, x: torch.Tensor) -> torch.Tensor | None:

@@ -156,8 +156,9 @@ def _reconstruction_part(reconstruction: Reconstruction, part: slice) -> Reconst
     info = {name: values[part] for name, values in reconstruction.info.items()}
     deviation = None if reconstruction.deviation is None else reconstruction.deviation[part]
     halves = None if reconstruction.halves is None else (reconstruction.halves[0][part], reconstruction.halves[1][part])
+    draws = None if reconstruction.draws is None else reconstruction.draws[part]
     return Reconstruction(
-        reconstruction.x[part], info, deviation=deviation, halves=halves, samples=reconstruction.samples
+        reconstruction.x[part], info, deviation=deviation, halves=halves, samples=reconstruction.samples, draws=draws
     )
 
 
@@ -168,7 +169,9 @@ def _measured(metric: Metric, case: Case, answer: Reconstruction) -> Measured:
     own = dataclasses.replace(case, problem=problem, truth=case.truth.clone(), clean=clean, other=other)
     deviation = None if answer.deviation is None else answer.deviation.clone()
     halves = None if answer.halves is None else (answer.halves[0].clone(), answer.halves[1].clone())
-    measured = metric.measure(own, dataclasses.replace(answer, x=answer.x.clone(), deviation=deviation, halves=halves))
+    draws = None if answer.draws is None else answer.draws.clone()
+    copied = dataclasses.replace(answer, x=answer.x.clone(), deviation=deviation, halves=halves, draws=draws)
+    measured = metric.measure(own, copied)
     name = type(metric).__name__
     if not isinstance(measured, Measured):
         raise PluginError(f"the metric {name} returned a {type(measured).__name__}, not a Measured")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from cryobench.core import Prior, Problem, Reconstruction, Solver, meters, unsupported_dims
+from cryobench.core.kept_draws import keeping
 from cryobench.core.recording import Recording, recording
 from cryobench.errors import Unsupported
 from cryobench.global_state import restored
@@ -92,13 +93,15 @@ def solve(
     batch: int,
     prepared: bool = False,
     record_iterates: bool = False,
+    keep_draws: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Solved:
     """Solve for all images of a problem, `batch` at a time.
 
     ids: image ids, which key all randomness. prepared: whether the solver is prepared already. record_iterates: record
-    the iterates of the first image. progress: called with the fraction done. Raises `Unsupported` if the solver does
-    not support the problem, `PluginError` for a result that breaks the contract.
+    the iterates of the first image. keep_draws: return the draws of samplers. progress: called
+    with the fraction done. Raises `Unsupported` if the solver does not support the problem, `PluginError` for a result
+    that breaks the contract.
     """
     device = problem.operator.device
     with isolated(seed):
@@ -109,7 +112,7 @@ def solve(
             setup_seconds = prepare(solver, device)
     watch = meters.Stopwatch(device)
     iterates = Recording() if record_iterates else None
-    with meters.PeakMemory(device) as peak, meters.counting() as tally:
+    with meters.PeakMemory(device) as peak, meters.counting() as tally, keeping(keep_draws):
         parts = list(solve_parts(solver, problem, ids, seed=seed, batch=batch, iterates=iterates, watch=watch,
                                  progress=progress))  # fmt: skip
     seconds = tally.seconds
@@ -220,4 +223,6 @@ def joined(parts: Sequence[Reconstruction]) -> Reconstruction:
     # of joint solvers, which have one part
     volumes, many = (parts[0].volumes, parts[0].heterogeneity) if len(parts) == 1 else ({}, None)
     x = torch.cat([part.x for part in parts])
-    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many)
+    kept = [part.draws for part in parts if part.draws is not None]
+    draws = torch.cat(kept) if len(kept) == len(parts) else None
+    return Reconstruction(x, info, curves, deviation, samples=samples, volumes=volumes, heterogeneity=many, draws=draws)

@@ -206,7 +206,7 @@ class Emdiffuse(_WithNetwork):
             x = sample(predict, normal, levels, report)
             return x if offset is None else x.mul_(scale).add_(offset)
 
-        average, spread = averaged(draw, self.samples, progress)
+        average, spread, _ = averaged(draw, self.samples, progress)
         return average.to(condition.dtype), None if spread is None else spread.to(condition.dtype)
 
 

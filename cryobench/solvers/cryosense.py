@@ -11,7 +11,7 @@ import torch
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.numerics.linalg import norm
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, levels
 from cryobench.spec import Range
 
@@ -51,7 +51,7 @@ class CryoSense(Sampler):
             if value != "auto" and not 0 <= value < math.inf:
                 raise ParameterError(f"cryosense: {name} must be zero or positive, got {value:g}")
 
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         operator = problem.operator
         back_projection = operator.A_adjoint(problem.y)
         zeta = zeta_of(operator.block) if self.zeta == "auto" else self.zeta

@@ -11,7 +11,7 @@ import torch
 
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.solvers.denoising import NOISE_OF_Y, data_step, errors_in_image
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler
@@ -62,7 +62,7 @@ class Daps(Sampler):
             raise ParameterError(f"daps: spread must be zero or positive, got {self.spread:g}")
 
     @torch.no_grad()
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         least_squares = minimum_norm(problem)
         noise_of_y = draws.stream(NOISE_OF_Y) if (problem.sigma > 0).any() else None
         # the network cannot use levels beyond its schedule
@@ -83,7 +83,7 @@ class Daps(Sampler):
         return x
 
 
-def flow(model: DiffusionModel, z: torch.Tensor, s: float, steps: int) -> torch.Tensor:
+def flow(model: DenoisingModel, z: torch.Tensor, s: float, steps: int) -> torch.Tensor:
     """The probability-flow ODE from z = image + s noise to an image, `steps` network evaluations, [B, 1, H, W].
 
     By Euler steps; the last one, from level 0.01 to 0, returns the estimate of the network.

@@ -9,7 +9,7 @@ import torch
 
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.solvers.denoising import NOISE_OF_Y, noise_in_image
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in
@@ -37,7 +37,7 @@ class Ddnm(Sampler):
             raise ParameterError(f"ddnm: eta must lie in [0, 1], got {self.eta:g}")
 
     @torch.no_grad()
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         operator, least_squares = problem.operator, minimum_norm(problem)
         deviation = noise_in_image(problem, draws.stream(NOISE_OF_Y))
         noisy = bool((deviation > 0).any())

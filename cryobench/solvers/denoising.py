@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from cryobench.core import Problem
-from cryobench.numerics.linalg import dot, norm, tiny
+from cryobench.numerics.linalg import dot, norm, per_item, tiny
 from cryobench.numerics.symmetry import inverse_transformed, transformed
-from cryobench.priors.diffusion import DiffusionModel, NoisyImages
+from cryobench.priors.denoising import DenoisingModel
+from cryobench.priors.diffusion import NoisyImages
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.wiener import noise_power
@@ -27,7 +28,7 @@ MEAN_ONLY = 10.0
 
 
 @torch.no_grad()
-def image_noise(problem: Problem, model: DiffusionModel, rng: Rng) -> torch.Tensor:
+def image_noise(problem: Problem, model: DenoisingModel, rng: Rng) -> torch.Tensor:
     """The standard deviation s of the white noise in the images themselves, estimated from y, [B, 1, 1, 1].
 
     The network D removes noise of variance t^2 = s^2 + w^2 from x, with w^2 the variance that the noise of y has in the
@@ -98,32 +99,42 @@ def data_gain(problem: Problem, x: torch.Tensor, variance: float | torch.Tensor)
 
 def splitting(
     problem: Problem,
-    model: DiffusionModel,
+    model: DenoisingModel,
     least_squares: torch.Tensor,
     levels: Sequence[float],
     *,
     lam: float = 1.0,
     kinds: Sequence[int] = (0,),
     axes: Sequence[int] = (0,),
+    momentum: bool = False,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Half-quadratic splitting from the minimum-norm solution, as in `hqs`: yields (x, denoised z) for each level.
 
     kinds: symmetries (`transformed`) applied to x before the network, one per step in turn. axes: the axis of x, 0 for
     z, that the network sees as its first, likewise; a prior of volumes that works on planes has planes across it.
+    momentum: extrapolate the input of the network from the third level on (FISTA, with restarts per image).
     """
-    x = least_squares
+    x = before = start = least_squares
+    t = torch.ones_like(per_item(problem.sigma.double(), x).expand(len(x), *[1] * (x.ndim - 1)))
     for k, s in enumerate(levels):
         kind, axis = kinds[k % len(kinds)], 2 + axes[k % len(axes)]
-        turned = transformed(x.movedim(axis, 2), kind)
+        turned = transformed(start.movedim(axis, 2), kind)
         z = inverse_transformed(model.denoise(turned, s), kind).movedim(2, axis).contiguous()
         if s > MEAN_ONLY:
             bound = mean_bound(model, z)
             z = z.clamp(-bound, bound)
-        x = data_step(problem, least_squares, z, s**2 / lam)
+        before, x = x, data_step(problem, least_squares, z, s**2 / lam)
+        if momentum and k > 0:
+            t = torch.where(dot(start - x, x - before) > 0, 1.0, t)
+            following = (1 + (1 + 4 * t.square()).sqrt()) / 2
+            start = x + ((t - 1) / following).to(x.dtype) * (x - before)
+            t = following
+        else:
+            start = x
         yield x, z
 
 
-def mean_bound(model: DiffusionModel, x: torch.Tensor) -> torch.Tensor:
+def mean_bound(model: DenoisingModel, x: torch.Tensor) -> torch.Tensor:
     """The largest plausible distance from 0 of the mean of images x in [-1, 1], [B, 1, 1, 1]; [] if one for all.
 
     White noise of deviation n in N pixels has extremes of about +-n sqrt(2 ln N), so that the bound is 1 minus that. In

@@ -10,7 +10,7 @@ import torch
 
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.solvers.denoising import data_step
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import Draws, Sampler, levels, noise_in, renoised
@@ -39,7 +39,7 @@ class DiffPir(Sampler):
             raise ParameterError(f"diffpir: lam must be positive, got {self.lam:g}")
 
     @torch.no_grad()
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         least_squares = minimum_norm(problem)
         x = draws.x_T()
         for i, t, then in levels(model, self.steps):

@@ -11,7 +11,7 @@ import torch
 from cryobench.core import Problem, Progress, Reconstruction, recording
 from cryobench.errors import ParameterError
 from cryobench.numerics.linalg import item_axes, total
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.rng import Rng
 from cryobench.solvers.reverse import Draws, WithDiffusion, levels, noise_in, renoised
 from cryobench.spec import Range
@@ -96,7 +96,7 @@ class DmPlug(WithDiffusion):
         return Reconstruction(result, info, {"loss": torch.stack(curve, dim=1)})
 
 
-def generated(model: DiffusionModel, z: torch.Tensor, steps: int) -> torch.Tensor:
+def generated(model: DenoisingModel, z: torch.Tensor, steps: int) -> torch.Tensor:
     """R(z): DDIM (Song, Meng & Ermon 2021, eq. 12) from x_T = z [B, 1, H, W]. Differentiable."""
     x = z
     for _, t, then in levels(model, steps):

@@ -11,7 +11,7 @@ import torch
 from cryobench.core import Problem, Progress, recording
 from cryobench.errors import ParameterError
 from cryobench.numerics.linalg import norm, tiny
-from cryobench.priors.diffusion import DiffusionModel
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.solvers.reverse import Draws, Sampler, ancestral, differentiable, levels
 from cryobench.spec import Range
 
@@ -40,7 +40,7 @@ class Dps(Sampler):
             raise ParameterError(f"dps: zeta must be zero or positive, got {self.zeta:g}")
 
     @torch.no_grad()
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         operator, y = problem.operator, problem.y
         scale = operator.norms.to(y.dtype).clamp_min(tiny(y))
         x = draws.x_T()

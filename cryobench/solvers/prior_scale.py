@@ -15,7 +15,8 @@ import torch
 from cryobench.core import Problem, mean_intensity
 from cryobench.core.scale import MINMAX
 from cryobench.numerics.linalg import dot, item_axes, per_item, tiny
-from cryobench.priors.diffusion import DiffusionModel, NoisyImages
+from cryobench.priors.denoising import DenoisingModel
+from cryobench.priors.diffusion import NoisyImages
 from cryobench.rng import Rng
 from cryobench.solvers.denoising import data_gain, geometric, image_noise, splitting
 from cryobench.solvers.pinv import minimum_norm
@@ -53,6 +54,15 @@ class PriorScale:
         return PriorScale(self.factor * first.factor, self.factor * first.offset + self.offset, first.mean_known)
 
 
+def stated_scale(problem: Problem) -> PriorScale:
+    """The map to the units of the file, that of the problem itself."""
+    B, axes = problem.batch, [1] * len(problem.operator.domain_shape)
+    factor, offset = (
+        each.to(problem.y.device).expand(B).reshape(B, *axes) for each in (problem.scale.factor, problem.scale.offset)
+    )
+    return PriorScale(factor, offset, torch.ones_like(factor, dtype=torch.bool))
+
+
 def by_moments(problem: Problem, mean: float, deviation: float, rng: Rng) -> PriorScale:
     """The map to the mean and standard deviation (over pixels) of a prior's training images."""
     response, least_squares = problem.operator.mean_response, minimum_norm(problem)
@@ -84,7 +94,7 @@ def image_variance(problem: Problem, structure: torch.Tensor, rng: Rng) -> torch
 
 
 @torch.no_grad()
-def by_extremes(problem: Problem, model: DiffusionModel, rng: Rng) -> PriorScale:
+def by_extremes(problem: Problem, model: DenoisingModel, rng: Rng) -> PriorScale:
     """The map from the expected extremes of an image to -1 and 1. The problem must be near the scale of the prior.
 
     Half-quadratic splitting gives the image without noise c, and `image_noise` the standard deviation s of its noise.

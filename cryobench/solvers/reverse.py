@@ -1,6 +1,6 @@
 """Common parts of solvers with a diffusion prior: the prior, the reverse process, random draws, several samples.
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DiffusionModel.alpha`, 1 without noise
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps            a_t: `DenoisingModel.alpha`, 1 without noise
 
 A sampler goes through a decreasing list of noise levels. At each, the network estimates x_0, the measurements correct
 the estimate, and noise brings it to the next level; samplers differ in the correction.
@@ -19,11 +19,12 @@ import torch
 
 from cryobench.core import MINMAX, Problem, Progress, Reconstruction, Solver, recording
 from cryobench.errors import ParameterError
-from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, NoisyImages, Prediction
+from cryobench.priors.denoising import DenoisingModel, DenoisingPrior, Prediction
+from cryobench.priors.diffusion import Embedded, NoisyImages
 from cryobench.rng import Rng, Stream
 from cryobench.solvers.denoising import image_noise
 from cryobench.solvers.draws import averaged
-from cryobench.solvers.prior_scale import PriorScale, by_extremes, by_moments
+from cryobench.solvers.prior_scale import PriorScale, by_extremes, by_moments, stated_scale
 from cryobench.spec import ByName, Component, Range
 
 DEFAULT_INTENSITY = -0.2, 0.2
@@ -35,7 +36,7 @@ class WithDiffusion(Solver):
     """A solver with a diffusion prior. Its images are in [-1, 1]; those of a problem may have any scale."""
 
     prior: Annotated[
-        Diffusion,
+        DenoisingPrior,
         Component("priors", folder="diffusion"),
         ByName(),
         "a diffusion prior: embedded, diffusion:..., or a folder",
@@ -43,15 +44,24 @@ class WithDiffusion(Solver):
 
     @final
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        """`solve_in_range`, on measurements mapped to the scale of the prior unless the range is [-1, 1]."""
-        if problem.scale.range == MINMAX.range:
+        """`solve_in_range`, on measurements mapped to the scale of the prior unless the range is [-1, 1].
+
+        A prior in the units of the file is given those, through the scale of the problem.
+        """
+        if self.prior.in_units_of_file:
+            scale = stated_scale(problem)
+        elif problem.scale.range == MINMAX.range:
             return self.solve_in_range(problem, rng=rng, progress=progress)
-        scale = self.prior_scale(problem, rng)
+        else:
+            scale = self.prior_scale(problem, rng)
         with recording.mapped(scale.undo):
             found = self.solve_in_range(scale.problem(problem), rng=rng, progress=progress)
         deviation = None if found.deviation is None else (found.deviation / scale.factor).to(found.deviation.dtype)
         info = found.info | {"prior_scale": scale.factor.flatten()}
-        return Reconstruction(scale.undo(found.x), info, found.curves, deviation, samples=found.samples)
+        draws = found.draws
+        if draws is not None:
+            draws = torch.stack([scale.undo(one) for one in draws.unbind(dim=1)], dim=1)
+        return Reconstruction(scale.undo(found.x), info, found.curves, deviation, samples=found.samples, draws=draws)
 
     @abstractmethod
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
@@ -61,7 +71,7 @@ class WithDiffusion(Solver):
         """The map from the scale of this problem to that of the prior, estimated from y (module `prior_scale`)."""
         self.prior.check(problem.operator.image_shape)
         if self.prior.intensity is None:
-            warnings.warn(f"the card of the prior {self.prior.source} does not state the mean and the deviation of its "
+            warnings.warn(f"the card of the prior does not state the mean and the deviation of its "
                           f"training images; using {DEFAULT_INTENSITY[0]:g} and {DEFAULT_INTENSITY[1]:g}",
                           stacklevel=2)  # fmt: skip
         scale = by_moments(problem, *(self.prior.intensity or DEFAULT_INTENSITY), rng)
@@ -70,7 +80,7 @@ class WithDiffusion(Solver):
         model = self.prior.load(problem.operator.device)
         return by_extremes(scale.problem(problem), model, rng).after(scale)
 
-    def model(self, problem: Problem, rng: Rng) -> DiffusionModel:
+    def model(self, problem: Problem, rng: Rng) -> DenoisingModel:
         """The live prior for the images of a problem, on its device.
 
         A prior of clean images does not model the noise of real images. Its standard deviation is estimated from y with
@@ -86,7 +96,7 @@ class WithDiffusion(Solver):
 
 
 def differentiable(
-    model: DiffusionModel, x: torch.Tensor, t: int
+    model: DenoisingModel, x: torch.Tensor, t: int
 ) -> tuple[Prediction, Callable[[torch.Tensor], torch.Tensor]]:
     """The prediction of the network, x0 clamped to [-1, 1], and a function v -> J^T v with J = dx0/dx_t.
 
@@ -140,7 +150,7 @@ class Sampler(WithDiffusion):
                 raise ParameterError(f"{type(self).__name__.lower()}: {name} must be at least 1, got {value}")
 
     @abstractmethod
-    def sample(self, problem: Problem, model: DiffusionModel, draws: Draws, progress: Progress) -> torch.Tensor:
+    def sample(self, problem: Problem, model: DenoisingModel, draws: Draws, progress: Progress) -> torch.Tensor:
         """One sample of each image, [B, 1, H, W]."""
 
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
@@ -149,13 +159,14 @@ class Sampler(WithDiffusion):
         def draw(number: int, report: Progress) -> torch.Tensor:
             return self.sample(problem, model, Draws(problem, rng, number), report)
 
-        mean, deviation = averaged(draw, self.samples, progress)
+        mean, deviation, draws = averaged(draw, self.samples, progress)
+        x = mean.to(problem.y.dtype)
         if deviation is None:
-            return Reconstruction(mean.to(problem.y.dtype))
-        return Reconstruction(mean.to(problem.y.dtype), deviation=deviation.to(problem.y.dtype), samples=self.samples)
+            return Reconstruction(x, draws=draws)
+        return Reconstruction(x, deviation=deviation.to(x.dtype), samples=self.samples, draws=draws)
 
 
-def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:
+def levels(model: DenoisingModel, steps: int) -> list[tuple[int, int, int]]:
     """(number, t, next t) of a reverse process of `steps` steps; after the last level the next t is -1.
 
     Levels are spaced evenly from (steps - 1) floor(T / steps) to 0: the `leading` spacing of diffusers and CryoSENSE.
@@ -168,7 +179,7 @@ def levels(model: DiffusionModel, steps: int) -> list[tuple[int, int, int]]:
 
 
 def ancestral(
-    model: DiffusionModel, x: torch.Tensor, x0: torch.Tensor, t: int, then: int, noise: torch.Tensor | None
+    model: DenoisingModel, x: torch.Tensor, x0: torch.Tensor, t: int, then: int, noise: torch.Tensor | None
 ) -> torch.Tensor:
     """A draw of x_then given x_t and x_0 (Ho, Jain & Abbeel 2020, eqs. 6-7, from t to any level before it).
 
@@ -188,7 +199,7 @@ def renoised(x0: torch.Tensor, eps: torch.Tensor, noise: torch.Tensor | None, a:
     return math.sqrt(a) * x0 + math.sqrt(1 - a) * kept
 
 
-def noise_in(model: DiffusionModel, x: torch.Tensor, x0: torch.Tensor, t: int) -> torch.Tensor:
+def noise_in(model: DenoisingModel, x: torch.Tensor, x0: torch.Tensor, t: int) -> torch.Tensor:
     """eps such that x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps."""
     a = model.alpha(t)
     return (x - math.sqrt(a) * x0) / math.sqrt(1 - a)

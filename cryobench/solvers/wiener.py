@@ -13,6 +13,7 @@ from cryobench.errors import ParameterError
 from cryobench.numerics.fft import rfftn, whole_spectrum
 from cryobench.numerics.linalg import per_item
 from cryobench.numerics.shells import shell_sums, shells
+from cryobench.operators.noise import noise_power
 from cryobench.operators.spectral import multiply_spectrum
 from cryobench.priors.cross_spectrum import CrossSpectrum, Spectra
 from cryobench.rng import Rng
@@ -74,15 +75,6 @@ class Wiener(Solver):
         if self.snr == "auto":
             x = torch.where(noise > 0, x, operator.A_dagger(structure))
         return Reconstruction(c + x)
-
-
-def noise_power(problem: Problem) -> torch.Tensor:
-    """N, the mean square of the noise in a coefficient of the orthonormal DFT of y, float64 [B, 1, ..., 1].
-
-    It is sigma^2; if noise is confined to the range of A and sigma is its mean over y, sigma^2 N / rank(A).
-    """
-    operator, variance = problem.operator, problem.sigma.double().square()
-    return variance * (problem.y[0].numel() / max(operator.rank, 1)) if operator.noise_in_range else variance
 
 
 def given_ratio(spectra: Spectra, noise: torch.Tensor, problem: Problem) -> torch.Tensor:

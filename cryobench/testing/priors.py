@@ -1,4 +1,4 @@
-"""The contract of priors. Sparsity and diffusion priors, which solvers use, have rules of their own."""
+"""The contract of priors. Sparsity priors and those with a denoiser, which solvers use, have rules of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from cryobench.core import Shape
 from cryobench.errors import CryobenchError
 from cryobench.numerics.linalg import dot, per_item
-from cryobench.priors.diffusion import Diffusion, DiffusionModel
+from cryobench.priors.denoising import DenoisingModel, DenoisingPrior
+from cryobench.priors.known import KnownPrior
 from cryobench.priors.sparsity import Sparsity
 from cryobench.testing.rules import (
     SEED,
@@ -42,13 +43,20 @@ class PriorSubject(Subject):
         return self.component
 
     @cached_property
-    def model(self) -> DiffusionModel:
-        if not isinstance(self.component, Diffusion):
-            raise DoesNotApply("it is not a diffusion prior")
+    def model(self) -> DenoisingModel:
+        if not isinstance(self.component, DenoisingPrior):
+            raise DoesNotApply("it has no denoiser of every noise level")
         return self.component.load()
 
+    @cached_property
+    def clean(self) -> torch.Tensor:
+        """Images that the prior describes: its own draws where their distribution is known, else particles."""
+        if isinstance(self.component, KnownPrior):
+            return self.component.distribution(self.shape).sample(torch.Generator().manual_seed(SEED), 3).float()
+        return particles(self.shape).float()
+
     def noisy(self, sigma: float) -> torch.Tensor:
-        x = particles(self.shape).float()
+        x = self.clean
         return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
 
 
@@ -128,9 +136,9 @@ def prox(subject: PriorSubject) -> None:
         )
 
 
-@RULES("denoise reduces the error", "estimate x from x + sigma noise, for images in [-1, 1]")
+@RULES("denoise reduces the error", "estimate x from x + sigma noise, for images in [-1, 1] or drawn from the prior")
 def denoises(subject: PriorSubject) -> None:
-    clean = particles(subject.shape).float()
+    clean = subject.clean
     for sigma in _LEVELS:
         noisy = subject.noisy(sigma)
         x = subject.model.denoise(noisy, sigma)

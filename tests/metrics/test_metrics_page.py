@@ -24,12 +24,17 @@ from cryobench.metrics import (
     texture,
     uncertainty,
 )
+from cryobench.posteriors import density, distance, gap, stein
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 METRICS = [
     made
     for module in (
         cones,
+        density,
+        distance,
+        gap,
+        stein,
         determined,
         fidelity,
         halves,
@@ -55,7 +60,7 @@ def test_the_table_has_every_column():
 
 
 def test_every_metric_has_a_docstring():
-    assert len(METRICS) == 28
+    assert len(METRICS) == 33
     made_up = [metric for metric in METRICS if (metric.__doc__ or "").startswith(f"{metric.__name__}(")]
     assert not made_up  # what a dataclass without a docstring is given
 

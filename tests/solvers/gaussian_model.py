@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from optics import dense
 
-from cryobench.core import Prior, Problem, Shape
+from cryobench.core import Problem, Shape
 from cryobench.errors import IncompatibleError
+from cryobench.priors.denoising import DenoisingPrior
 from cryobench.priors.diffusion import DiffusionModel
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -118,7 +119,7 @@ def alpha(alphas: torch.Tensor, t: float) -> float:
 
 
 @dataclass(frozen=True)
-class Known(Prior):
+class Known(DenoisingPrior):
     """A prior with a given live model."""
 
     live: DiffusionModel

@@ -111,6 +111,7 @@ NOT_TUNED = {
     "cryodeco",
     "direct",
     "emdiffuse",
+    "exact",
     "fourier_inversion",
     "hypervolume",
     "interpolate",
