@@ -30,7 +30,8 @@ check_wheel() {
   for file in cryobench/plan/suite.schema.json cryobench/py.typed \
     cryobench/sources/structures/{6zu5.npz,catalogue.json} cryobench/sources/microscope.json \
     cryobench/leaderboard/page/static/{page.html,page.css,main.js} \
-    $embedded/{model_index.json,cryobench.json,unet/config.json,unet/diffusion_pytorch_model.safetensors}; do
+    {$embedded,cryobench/priors/folds}/{model_index.json,cryobench.json,unet/config.json} \
+    {$embedded,cryobench/priors/folds}/unet/diffusion_pytorch_model.safetensors; do
     grep -qx "$file" <<<"$contents" || { echo "the wheel lacks $file"; return 1; }
   done
   if [ -d $n2n ]; then

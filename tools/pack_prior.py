@@ -1,8 +1,9 @@
-"""Copies a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER
+"""Copies a trained prior into the package, in half precision: python tools/pack_prior.py FOLDER [--name folds]
 
-FOLDER is the output of tools/train_embedded.sh. The loss, averaged over a hundred steps, is copied too and plotted to
-docs/prior_loss.png; if the run started from the packaged weights, it is appended to their loss. The sample sheet of the
-run is copied to docs/prior_samples.png.
+FOLDER is the output of tools/train_embedded.sh, or of tools/train_folds.py. The loss, averaged over a hundred steps, is
+copied too and plotted to docs/prior_loss.png; if the run started from the packaged weights, it is appended to their
+loss. The sample sheet of the run is copied to docs/prior_samples.png. Those of `folds` are docs/folds_loss.png and
+docs/folds_samples.png.
 """
 
 from __future__ import annotations
@@ -16,31 +17,30 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cryobench.priors.diffusion import EMBEDDED
+from cryobench.priors.diffusion import EMBEDDED, PACKAGED
 from cryobench.priors.model_folder import find_model
 from cryobench.priors.network import read_network
 from cryobench.training.objectives.pipeline import write_pipeline
 
 ROOT = Path(__file__).parent.parent
-PACKAGED = ROOT / "cryobench" / "priors" / "embedded"
-SAMPLES = ROOT / "docs" / "prior_samples.png"
+PRIORS = ROOT / "cryobench" / "priors"
 LOSS = "loss.csv"
 AVERAGED = 100  # steps
 
 
-def pack(folder: Path) -> pd.DataFrame:
-    """Write the pipeline, its card and its loss; returns the loss."""
+def pack(folder: Path, target: Path, samples: Path) -> pd.DataFrame:
+    """Write the pipeline, its card and its loss to `target`, and the sample sheet; returns the loss."""
     model = find_model(str(folder))
     losses = with_earlier(averaged(pd.read_csv(folder / LOSS)), model.card)
-    shutil.rmtree(PACKAGED, ignore_errors=True)
-    PACKAGED.mkdir()
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
     prediction = model.scheduler_config["prediction_type"]
-    write_pipeline(read_network(model), prediction, PACKAGED, card=model.card, half=True)
-    losses.to_csv(PACKAGED / LOSS, index=False, float_format="%.6g")
+    write_pipeline(read_network(model), prediction, target, card=model.card, half=True)
+    losses.to_csv(target / LOSS, index=False, float_format="%.6g")
     (sheet,) = folder.glob(f"samples/step_{model.card['steps']:06d}.png")
-    shutil.copyfile(sheet, SAMPLES)
-    size = sum(path.stat().st_size for path in PACKAGED.rglob("*") if path.is_file())
-    print(f"{PACKAGED.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
+    shutil.copyfile(sheet, samples)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target.relative_to(ROOT)}: {size / 2**20:.1f} MiB")
     return losses
 
 
@@ -55,7 +55,7 @@ def with_earlier(losses: pd.DataFrame, card: Mapping[str, Any]) -> pd.DataFrame:
     if card["settings"]["warm_start"] != EMBEDDED:
         return losses
     done = sum(run["steps"] for run in card["before"])
-    before = pd.read_csv(PACKAGED / LOSS)
+    before = pd.read_csv(PRIORS / EMBEDDED / LOSS)
     return pd.concat([averaged(before[before["step"] <= done]), losses.assign(step=losses["step"] + done)])
 
 
@@ -74,4 +74,7 @@ def draw(losses: pd.DataFrame, path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    draw(pack(parser.parse_args().folder), ROOT / "docs" / "prior_loss.png")
+    parser.add_argument("--name", choices=PACKAGED, default=EMBEDDED)
+    given = parser.parse_args()
+    plots = ROOT / "docs" / ("prior" if given.name == EMBEDDED else given.name)
+    draw(pack(given.folder, PRIORS / given.name, Path(f"{plots}_samples.png")), Path(f"{plots}_loss.png"))

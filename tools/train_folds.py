@@ -1,6 +1,6 @@
 """Trains a prior on the packaged structures of many folds, on a GPU, and compares networks at equal time.
 
-    uv run python tools/train_folds.py --out FOLDER --network deep-96 --seconds 400 --device cuda
+    uv run python tools/train_folds.py --out FOLDER --network medium --seconds 400 --device cuda
 
 All images are simulated first, on the device, and stay there; each run then takes batches of them. A network trains for
 about `--seconds`, with the learning rate decaying to 0 at the end: its speed is measured on a few steps first. Several
@@ -35,7 +35,6 @@ from cryobench.training.settings import Settings
 
 CANDIDATES = {
     "deep": dataclasses.replace(ARCHITECTURES["small"], blocks=2),
-    "deep-96": dataclasses.replace(ARCHITECTURES["small"], channels=(96, 128, 160), blocks=2),
     "wide": dataclasses.replace(ARCHITECTURES["small"], channels=(96, 160)),
     "plain": dataclasses.replace(ARCHITECTURES["small"], channels=(64,), blocks=8),
     "half": dataclasses.replace(ARCHITECTURES["small"], channels=(32, 64, 128, 128), unshuffle=2),

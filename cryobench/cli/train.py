@@ -37,8 +37,9 @@ def train(
                                        show_default=False)
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="Network. ddpm: tiny, small, cryosense-128 or cryosense-256; noise2noise and "
-                                 "supervised: tiny, small or published; conditional and regression: tiny or published.",
+        str | None, typer.Option(help="Network. ddpm: tiny, small, medium, cryosense-128 or cryosense-256; noise2noise "
+                                 "and supervised: tiny, small or published; conditional and regression: tiny or "
+                                 "published.",
                                  show_default="small for ddpm, else tiny")
     ] = None,
     patch: Annotated[

@@ -30,7 +30,7 @@ class Processes:
 
         cuda = device.type == "cuda"
         if cuda and "LOCAL_RANK" not in os.environ:
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(_own(device))
         # results must not depend on how accelerate is configured on this machine
         self.accelerator = Accelerator(
             cpu=not cuda,

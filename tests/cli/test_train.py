@@ -90,7 +90,10 @@ def test_a_failed_run_gives_exit_code_1(cli, blobs, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--network", "huge"), "unknown network 'huge'; expected one of tiny, small, cryosense-128, cryosense-256"),
+        (
+            ("--network", "huge"),
+            "unknown network 'huge'; expected one of tiny, small, medium, cryosense-128, cryosense-256",
+        ),
         (("--preset", "tiny"), "--preset is now called --network; give --network tiny"),
         (("--steps", 0), "steps must be at least 1, got 0"),
         (("--network", "cryosense-128"), "the network is for images of 128 x 128, got 32 x 32"),

@@ -19,7 +19,7 @@ from networks import LINEAR, cached, contents, pipeline, unet, write
 
 from cryobench.core import meters
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError
-from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded
+from cryobench.priors.diffusion import Diffusion, DiffusionModel, Embedded, Folds
 from cryobench.priors.network import read_levels
 from cryobench.registry import installed
 
@@ -723,6 +723,7 @@ def test_a_repository_in_the_cache_is_a_prior_without_a_network(packed, network,
         ("runs/x", Diffusion("runs/x")),
         ('"/a b,c/x@y"', Diffusion("/a b,c/x@y")),
         ("embedded", Embedded()),
+        ("folds", Folds()),
         ("embedded,prior.precision=float32", Embedded(precision="float32")),
         ("diffusion", Diffusion()),
         ("diffusion:hf:owner/name", Diffusion("hf:owner/name")),

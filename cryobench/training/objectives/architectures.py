@@ -67,7 +67,8 @@ _CRYOSENSE = Architecture(channels=(128, 128, 256, 256, 512, 512), blocks=2, att
 ARCHITECTURES = {
     "tiny": Architecture(channels=(16, 32), blocks=1, unshuffle=4, prediction="v_prediction", groups=8),
     "small": Architecture(channels=(64, 128, 128), blocks=1, unshuffle=4, prediction="v_prediction"),
+    "medium": Architecture(channels=(96, 128, 160), blocks=2, unshuffle=4, prediction="v_prediction"),
     "cryosense-128": dataclasses.replace(_CRYOSENSE, side=128),
     "cryosense-256": dataclasses.replace(_CRYOSENSE, side=256),
 }
-"""tiny: for trials and tests. small: the network of the packaged prior. The others: the networks of CryoSENSE."""
+"""tiny: for trials and tests. small, medium: of the packaged priors embedded and folds. The others: of CryoSENSE."""

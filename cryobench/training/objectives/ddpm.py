@@ -42,7 +42,7 @@ class Ddpm(Objective):
     weights = WEIGHTS
     usage = "use it as prior={}"
 
-    network: Annotated[str, "tiny, small, cryosense-128 or cryosense-256"] = "small"
+    network: Annotated[str, "tiny, small, medium, cryosense-128 or cryosense-256"] = "small"
     turns: Annotated[bool, "rotate by multiples of 90 degrees and flip images at random"] = True
     target: Annotated[Literal["images", "clean"], "noisy images, or clean ones on the scale of the noisy ones"] = (
         "images"
