@@ -90,7 +90,7 @@ def test_a_name_registered_twice_names_both_distributions(modules):
 def test_unknown_names_get_a_suggestion():
     with pytest.raises(UnknownName, match="did you mean 'sumpool'"):
         installed().get("operators", "sumpol")
-    with pytest.raises(UnknownName, match=r"there are cg, .*, pinv"):
+    with pytest.raises(UnknownName, match=r"there are abinitio, cg, .*, pinv"):
         installed().get("solvers", "zzz")
     with pytest.raises(UnknownName, match="did you mean 'solvers'"):
         installed().names("solver")
