@@ -30,7 +30,7 @@ from cryobench.errors import (
 )
 from cryobench.spec import COMPOSED, Spec, bind, fields_of, parse, unbind
 
-KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources", "objectives")
+KINDS = ("operators", "masks", "noises", "priors", "solvers", "metrics", "sources", "objectives", "encoders")
 PREFIX = "cryobench."
 COMMANDS = f"{PREFIX}commands"
 """The group of plugins that add a command."""

@@ -94,3 +94,23 @@ def cached(cache: Path, name: str, files: Mapping[str, bytes], *, commit: str = 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder by its path in it."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def transformer_weights(*, side: int = 28, width: int = 24, depth: int = 2) -> dict[str, torch.Tensor]:
+    """Random weights in the layout of Cryo-IEF, with a projection head and a second encoder. Needs timm."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    network = VisionTransformer(
+        img_size=side, patch_size=14, in_chans=1, embed_dim=width, depth=depth, num_heads=2, num_classes=0
+    )
+    state = {f"base_encoder.{key}": value.clone() for key, value in network.state_dict().items()}
+    for block in range(depth):
+        at = f"base_encoder.blocks.{block}.norm2"
+        state[f"{at}.running_mean"] = torch.randn(width)
+        state[f"{at}.running_var"] = torch.rand(width) + 0.5
+        state[f"{at}.num_batches_tracked"] = torch.tensor(7)
+        state[f"{at}.weight"], state[f"{at}.bias"] = torch.rand(width) + 0.5, torch.randn(width)
+    state["base_encoder.head.0.weight"] = torch.randn(8, width)
+    state["momentum_encoder.cls_token"] = torch.zeros(1, 1, width)
+    return state

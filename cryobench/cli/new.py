@@ -9,7 +9,9 @@ import typer
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="solver, operator, mask, noise, prior, metric, source or objective.")],
+    kind: Annotated[
+        str, typer.Argument(help="solver, operator, mask, noise, prior, metric, source, objective or encoder.")
+    ],
     name: Annotated[str, typer.Argument(help="Its name in specs, such as steepest.")],
     into: Annotated[Path, typer.Option("--into", help="Folder in which the package is created.")] = Path(),
 ) -> None:

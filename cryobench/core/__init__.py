@@ -27,6 +27,7 @@ from cryobench.core.components import (
     Structure,
 )
 from cryobench.core.dimensions import check_dims, unsupported_dims
+from cryobench.core.encoder import Encoder
 from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
 from cryobench.core.heterogeneity import TRUE_CLASS, TRUE_LATENT, TRUTH, Heterogeneity, VolumeModel
 from cryobench.core.objective import Examples, Objective, Samples
@@ -59,6 +60,7 @@ __all__ = [
     "Case",
     "Column",
     "Crop",
+    "Encoder",
     "Examples",
     "Filled",
     "FourierMask",

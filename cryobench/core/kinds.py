@@ -7,6 +7,7 @@ from typing import Any
 
 from cryobench.contract import mismatch
 from cryobench.core.components import FourierMask, JointMetric, Metric, NoiseModel, PixelMask, Prior, Solver
+from cryobench.core.encoder import Encoder
 from cryobench.core.objective import Objective
 from cryobench.core.operator import OperatorRecipe
 from cryobench.core.source import Source
@@ -22,6 +23,7 @@ BASE_CLASSES: dict[str, tuple[type, ...]] = {
     "metrics": (Metric, JointMetric),
     "sources": (Source,),
     "objectives": (Objective,),
+    "encoders": (Encoder,),
 }
 
 _REMOVED: dict[str, tuple[str, ...]] = {

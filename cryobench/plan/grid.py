@@ -15,6 +15,7 @@ from cryobench import environment
 from cryobench.core import (
     AnyMetric,
     Column,
+    Encoder,
     HeterogeneitySolver,
     JointMetric,
     NoiseModel,
@@ -269,6 +270,8 @@ def _plan(request: Request, registry: Registry, loaded: Loaded | None) -> Plan:
             for prior in _priors([solver]):
                 shape = solver.solved_shape(dataset.shape)
                 guarded(f"prior {prior}", lambda p=prior, s=shape: p.check(s))
+            for encoder in [part for part in with_nested(solver) if isinstance(part, Encoder)]:
+                guarded(f"encoder {encoder}", lambda e=encoder, d=dataset: e.check(d.shape))
     _check_unseen(solvers, datasets, registry)
     circles = [within.radii(d.shape, d.pixel_size, d.particle_radius, d.label) for d in datasets]
 
@@ -425,7 +428,7 @@ def _specs(registry: Registry, component: Any) -> _Specs:
 
 class Implementation(NamedTuple):
     """What components compute with: versions of their distributions, digests of their code by module where the version
-    does not determine it, and digests of the weights of their priors."""
+    does not determine it, and digests of the weights of their priors and encoders."""
 
     versions: dict[str, str]
     code: dict[str, str]
@@ -440,7 +443,7 @@ def implementation(registry: Registry, components: Sequence[Any]) -> Implementat
     return Implementation(
         {origin.distribution: origin.version for origin in origins},
         {module: digest for module, digest in digests.items() if digest is not None},
-        [_weights(part) for part in components if isinstance(part, Prior)],
+        [_weights(part) for part in components if isinstance(part, Prior | Encoder)],
     )
 
 
@@ -511,7 +514,7 @@ def _cell(
     )
 
 
-def _weights(part: Prior | AnyMetric) -> str | None:
+def _weights(part: Prior | Encoder | AnyMetric) -> str | None:
     where = f"the weights of {type(part).__name__} cannot be identified"
     return plain(guarded(where, part.weights_digest))
 
@@ -523,6 +526,8 @@ def _files(part: OperatorRecipe) -> str:
 def _details(prior: Prior, shape: Shape, chosen: Chosen | None) -> Mapping[str, Any]:
     """The details of a prior; with the shapes of its training images and of those it is used on where they differ."""
     details = guarded(f"the details of {type(prior).__name__} are not known", lambda: dict(prior.details()))
+    if chosen is not None and prior not in own_priors(chosen.solver):
+        return details  # an encoder gives it images of the size that it was trained on
     used = shape if chosen is None else chosen.solver.solved_shape(shape)
     trained = _other_shape(prior, used)
     return details if trained is None else details | {"trained_shape": trained, "used_shape": used}
@@ -592,11 +597,22 @@ def size_notes(solver: Solver, shape: Shape) -> list[str]:
 
 def _priors(solvers: Sequence[Solver]) -> list[Prior]:
     """The priors of all solvers, each once."""
-    return _unique([part for solver in solvers for part in with_nested(solver) if isinstance(part, Prior)])
+    return _unique([part for solver in solvers for part in own_priors(solver)])
+
+
+def own_priors(component: Any) -> list[Prior]:
+    """The priors among a component and its parameters, but for those of encoders, which resample images for them."""
+    if isinstance(component, Encoder):
+        return []
+    own = [component] if isinstance(component, Prior) else []
+    parts = [
+        getattr(component, parameter.name) for parameter in fields_of(type(component)) if parameter.kind is not None
+    ]
+    return own + [prior for part in parts if part is not None for prior in own_priors(part)]
 
 
 def _unlocated(spec: Spec, component: Any) -> Spec:
-    """The full spec of a component without the parameters that locate the weights of its priors, or its files."""
+    """The full spec of a component without the parameters that locate weights of priors and encoders, or its files."""
     after = spec.after
     if after is not None:
         component, after = component.outer, _unlocated(after, component.inner)
@@ -606,8 +622,8 @@ def _unlocated(spec: Spec, component: Any) -> Spec:
 
 
 def _locations(component: Any) -> set[str]:
-    """The dotted names of the parameters that locate the weights of the priors inside a component, or the files of its
-    operators; those of a component among them locate them too."""
+    """The dotted names of the parameters that locate the weights of priors and encoders inside a component, or the
+    files of its operators; those of a component among them locate them too."""
     found = set()
     for parameter in fields_of(type(component)):
         part = getattr(component, parameter.name)
@@ -617,7 +633,7 @@ def _locations(component: Any) -> set[str]:
 
 
 def _own_locations(component: Any) -> set[str]:
-    return set(component.location_fields) if isinstance(component, Prior | OperatorRecipe) else set()
+    return set(component.location_fields) if isinstance(component, Prior | Encoder | OperatorRecipe) else set()
 
 
 def with_nested(component: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError, ResultsError, reason_of
 from cryobench.registry import Registry, did_you_mean, installed
 
 KINDS = {"solver": "solvers", "operator": "operators", "mask": "masks", "noise": "noises", "prior": "priors",
-         "metric": "metrics", "source": "sources", "objective": "objectives"}  # fmt: skip
+         "metric": "metrics", "source": "sources", "objective": "objectives", "encoder": "encoders"}  # fmt: skip
 """The kinds that `cryobench new` makes, and the registry name of each."""
 EXAMPLES = {
     "solver": "cryobench run --solver {name} --operator sumpool:16 --images 0:2",
@@ -25,6 +25,7 @@ EXAMPLES = {
     "metric": "cryobench run --solver tikhonov --operator sumpool:4 --metric psnr --metric {name} --images 0:2",
     "source": "cryobench run --solver tikhonov --operator sumpool:4 --data {name} --images 0:2",
     "objective": "cryobench show {name}",
+    "encoder": "cryobench show {name}",
 }
 """A command that uses the new component."""
 

@@ -9,7 +9,8 @@ loss of a batch is
 over a random part of the frequencies, scaled to all of them: minus the log of the likelihood times a Gaussian prior of
 the latents. Latents are a table, of which a step changes the rows of its batch, or come from an encoder (Zhong et al.
 2021, Nat. Methods 18:176): then they are drawn from the Gaussian that it gives, with the divergence from N(0, I) in the
-place of the prior.
+place of the prior. A table begins with the latents of `covariance` at low resolution, with small random numbers, or
+with the principal components of the features of a registered encoder (`cryobench.core.Encoder`), each of variance 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import nn
 
-from cryobench.core import Heterogeneity, HeterogeneitySolver, Problem, Progress, Reconstruction, VolumeModel
+from cryobench.core import Encoder, Heterogeneity, HeterogeneitySolver, Problem, Progress, Reconstruction, VolumeModel
 from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.network_volumes import NetworkVolumes
@@ -31,9 +32,11 @@ from cryobench.maps.particle_images import ParticleImages, particle_images
 from cryobench.metrics.rings import ring_counts, ring_sums
 from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images, squared_errors
 from cryobench.numerics.fft import rfftn
+from cryobench.numerics.principal import unit_scores
 from cryobench.rng import Rng, generator
 from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
 from cryobench.solvers.covariance import coarse_latents, unsupported_side
+from cryobench.spec import Component
 
 _BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 80, 1200
 _LEAST_ENVELOPE = 1e-3
@@ -62,13 +65,17 @@ class HypervolumeSolver(HeterogeneitySolver):
     rate: Annotated[float, "learning rate of the network"] = 1e-3
     latent_rate: Annotated[float, "learning rate of the table of latents"] = 1e-2
     latents: Annotated[Literal["table", "encoder"], "free numbers, or a network of the image"] = "table"
-    init: Annotated[Literal["subspace", "random"], "of the table: those of covariance at low resolution, or random"] = (
-        "subspace"
-    )
+    init: Annotated[
+        Literal["subspace", "random", "encoder"],
+        "of the table: those of covariance at low resolution, random, or principal components of features",
+    ] = "subspace"
     mean: Annotated[Literal["consensus", "none"], "the map that the network is added to"] = "consensus"
     batch: Annotated[int, "particles of a step"] = 32
     part: Annotated[float, "of the frequencies of an image in a step, drawn at random"] = 0.25
     prior: Annotated[float, "weight of the prior of latents"] = 1.0
+    encoder: Annotated[
+        Encoder | None, Component("encoders", folder="vit"), "what gives the features of init=encoder, such as pca"
+    ] = None
 
     def __post_init__(self) -> None:
         if self.dimensions < 1:
@@ -86,6 +93,18 @@ class HypervolumeSolver(HeterogeneitySolver):
             raise ParameterError(f"hypervolume: part must be above 0 and at most 1, got {self.part:g}")
         if not 0 <= self.prior < math.inf:
             raise ParameterError(f"hypervolume: prior must be zero or more, got {self.prior:g}")
+
+        if self.init == "encoder" and self.encoder is None:
+            raise ParameterError("hypervolume: init=encoder needs an encoder; give one, such as encoder=pca")
+        if self.init != "encoder" and self.encoder is not None:
+            raise ParameterError(
+                f"hypervolume: an encoder is given, but init is {self.init}; give init=encoder, or leave encoder out"
+            )
+        if self.init == "encoder" and self.latents == "encoder":
+            raise ParameterError(
+                "hypervolume: init=encoder begins a table, but latents=encoder has none; give latents=table, or leave "
+                "init out"
+            )
 
     def unsupported(self, problem: Problem) -> str | None:
         reason = unsupported_particles(problem, "hypervolume", _BYTES_PER_PIXEL, _BYTES_PER_VOXEL)
@@ -120,6 +139,14 @@ class HypervolumeSolver(HeterogeneitySolver):
         if self.init == "random" or self.latents == "encoder":
             shape = len(images), self.dimensions
             return torch.randn(shape, generator=generator(seed, "latents")) * _FIRST_LATENTS
+        if self.encoder is not None:
+            found = self.encoder.features(images.images, images.transfer(), images.pixel_size)
+            if found.shape[1] < self.dimensions:
+                raise ParameterError(
+                    f"hypervolume: the encoder gives {found.shape[1]} features of an image, fewer than dimensions="
+                    f"{self.dimensions}; give fewer dimensions, or another encoder"
+                )
+            return unit_scores(found, self.dimensions).float().cpu()
         return coarse_latents(images, mean, noise, self.dimensions, seed).float()
 
     def _images(self, images: ParticleImages, fit: _Fit, latents: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from cryobench.registry import Registry
-from cryobench.testing import common, masks, metrics, noises, objectives, operators, priors, solvers, sources
+from cryobench.testing import common, encoders, masks, metrics, noises, objectives, operators, priors, solvers, sources
 from cryobench.testing.rules import Rule, RuleResult, Subject, check_rule
 
 KINDS: dict[str, tuple[type[Subject], list[Rule]]] = {
@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[type[Subject], list[Rule]]] = {
     "metrics": (metrics.MetricSubject, metrics.RULES),
     "sources": (sources.SourceSubject, sources.RULES),
     "objectives": (objectives.ObjectiveSubject, objectives.RULES),
+    "encoders": (encoders.EncoderSubject, encoders.RULES),
 }
 
 
@@ -83,6 +84,11 @@ def source_contract(spec: str) -> Callable[..., None]:
 def objective_contract(spec: str) -> Callable[..., None]:
     """A pytest suite that tests the training objective of a spec against its contract."""
     return _suite("objectives", spec)
+
+
+def encoder_contract(spec: str) -> Callable[..., None]:
+    """A pytest suite that tests the encoder of a spec against its contract."""
+    return _suite("encoders", spec)
 
 
 def _suite(kind: str, spec: str) -> Callable[..., None]:

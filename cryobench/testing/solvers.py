@@ -15,7 +15,6 @@ from cryobench.core import (
     LinearOperator,
     NoiseModel,
     OperatorRecipe,
-    Prior,
     Problem,
     Progress,
     Reconstruction,
@@ -26,7 +25,7 @@ from cryobench.core import (
 from cryobench.core.meters import CountingOperator
 from cryobench.errors import described
 from cryobench.physics.poses import Poses
-from cryobench.plan.grid import with_nested
+from cryobench.plan.grid import own_priors
 from cryobench.rng import Rng
 from cryobench.testing.rules import (
     SEED,
@@ -91,7 +90,7 @@ class SolverSubject(Subject):
     @cached_property
     def shape(self) -> Shape:
         """The first shape that its priors, and in 3-D the slices, accept."""
-        priors = [part for part in with_nested(self.component) if isinstance(part, Prior)]
+        priors = own_priors(self.component)
 
         def check(shape: Shape) -> None:
             for prior in priors:

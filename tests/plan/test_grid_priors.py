@@ -7,7 +7,7 @@ import pytest
 from networks import pipeline, unet
 
 import cryobench as cb
-from cryobench.errors import IncompatibleError, PluginError
+from cryobench.errors import DataError, IncompatibleError, PluginError
 from cryobench.plan import grid
 from cryobench.priors.diffusion import Diffusion
 from cryobench.registry import installed
@@ -99,6 +99,21 @@ def test_the_location_of_weights_does_not_change_the_hash(tmp_path):
     assert cell_hash(f"hqs:prior={there},prior.pickle=true", data) == first
     assert cell_hash(f"hqs:prior={other}", data) != first
     assert cell_hash(f"hqs:prior={here},prior.noise=0.1", data) != first
+
+
+def test_the_weights_of_an_encoder_are_part_of_the_hash_and_its_prior_may_be_for_another_size(tmp_path):
+    data = tmp_path / "images.npy"
+    np.save(data, np.random.default_rng(0).normal(size=(1, 20, 20)).astype(np.float32))
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    for folder, seed in ((here, 0), (there, 0), (other, 1)):
+        pipeline(folder, unet(seed))
+    solver = "hypervolume:init=encoder,encoder=diffusion,encoder.prior="
+    first = cell_hash(f"{solver}{here}", data)
+    assert cell_hash(f"{solver}{there}", data) == first
+    assert cell_hash(f"{solver}{other}", data) != first
+    assert cell_hash(f"{solver}{here},encoder.sigma=0.1", data) != first
+    with pytest.raises(DataError, match=r"nowhere does not exist; give a folder with model\.safetensors"):
+        cell_hash("hypervolume:init=encoder,encoder=vit,encoder.folder=./nowhere", data)
 
 
 def test_weights_are_read_before_the_solver_is_timed(tmp_path, monkeypatch):

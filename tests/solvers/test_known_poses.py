@@ -8,11 +8,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from cryobench.core import Imaging, Problem, Scale, build_operator
 from cryobench.core.checkpoints import checkpointing
+from cryobench.encoders.pca import Pca
 from cryobench.errors import DataError, ParameterError
 from cryobench.maps.fsc import shell_correlation
+from cryobench.maps.particle_images import particle_images
 from cryobench.operators.identity import Identity
 from cryobench.operators.noise import NoNoise
 from cryobench.rng import Rng
@@ -94,7 +97,6 @@ def test_a_model_is_made_again_from_its_arrays(solver):
 @pytest.mark.parametrize(("solver", "bound"), [(SMALL[1], 1e-3), (SMALL[2], 0.15)], ids=["linear", "network"])
 def test_images_are_the_projections_of_the_maps_of_the_particles(solver, bound):
     """Slices of a network are those of its map but for what lies outside of the box, which the map wraps around."""
-    from cryobench.maps.particle_images import particle_images
     from cryobench.solvers.consensus import projections
 
     answer, p = solved(solver), problem()
@@ -127,6 +129,21 @@ def test_an_encoder_gives_latents_too():
     many = solved(solver).heterogeneity
     assert torch.isfinite(many.latents).all()
     assert float(many.latents.std()) > 0
+
+
+def test_a_table_begins_with_the_principal_components_of_features():
+    p = problem()
+    images = particle_images(p, "it")
+    solver = HypervolumeSolver(dimensions=2, epochs=2, init="encoder", encoder=Pca(8))
+    found = solver._first(images, torch.zeros(24, 24, 24), torch.ones(40), 0)
+    features = Pca(8).features(images.images, images.transfer(), images.pixel_size).numpy()
+    expected = PCA(2, whiten=True, svd_solver="full").fit_transform(features) * (120 / 119) ** 0.5
+    np.testing.assert_allclose(np.abs(found.numpy()), np.abs(expected), atol=1e-4)
+    many = solved(solver).heterogeneity
+    assert many.latents.shape == (120, 2)
+    assert torch.isfinite(many.latents).all()
+    with pytest.raises(ParameterError, match="the encoder gives 1 features of an image, fewer than dimensions=2"):
+        dataclasses.replace(solver, encoder=Pca(1))._first(images, torch.zeros(24, 24, 24), torch.ones(40), 0)
 
 
 class Stopped(Exception):
@@ -163,6 +180,9 @@ def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, tmp_path):
     (lambda: HypervolumeSolver(rate=0.0), "rate must be positive, got 0"),
     (lambda: HypervolumeSolver(part=1.5), "part must be above 0 and at most 1, got 1.5"),
     (lambda: HypervolumeSolver(prior=-1.0), "prior must be zero or more, got -1"),
+    (lambda: HypervolumeSolver(init="encoder"), "init=encoder needs an encoder; give one, such as encoder=pca"),
+    (lambda: HypervolumeSolver(encoder=Pca()), "an encoder is given, but init is subspace; give init=encoder"),
+    (lambda: HypervolumeSolver(init="encoder", encoder=Pca(), latents="encoder"), "give latents=table"),
 ])  # fmt: skip
 def test_parameters_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ParameterError, match=message):

@@ -13,6 +13,7 @@ import torch
 from cryobench.core import (
     Column,
     Crop,
+    Encoder,
     FourierMask,
     Gathering,
     JointMetric,
@@ -540,3 +541,34 @@ class ToyObjective(Objective):
 
     def introduction(self, card):
         return "# A toy"
+
+
+@dataclass(frozen=True)
+class ToyEncoder(Encoder):
+    """The mean and the deviation of an image."""
+
+    broken: str = ""
+
+    def check(self, shape):
+        if self.broken == "accepts":
+            raise IncompatibleError("it is out of order")
+
+    def features(self, images, transfer, pixel_size):
+        if self.broken == "without_ctf":
+            transfer = transfer.abs()
+        found = torch.stack([images.mean((1, 2)), images.std((1, 2))], dim=1)
+        match self.broken:
+            case "rows":
+                return found.float()
+            case "independent":
+                found = found - found[:1]
+            case "repeatable":
+                found = found + torch.rand(found.shape, generator=_clock())
+            case "no_side_effects":
+                images -= 1
+            case "global_state":
+                torch.rand(1)
+        return found.double()
+
+    def weights_digest(self):
+        return os.urandom(4).hex() if self.broken == "digest" else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
-from networks import conditional, denoiser, pipeline, unet
+from networks import conditional, denoiser, pipeline, transformer_weights, unet
+from safetensors.torch import save_file
 
 from cryobench.core import check_dims
 from cryobench.errors import IncompatibleError
@@ -40,6 +42,7 @@ TOYS = {
     "metrics": ("ToyMetric", "ToyJointMetric"),
     "sources": ("ToySource",),
     "objectives": ("ToyObjective",),
+    "encoders": ("ToyEncoder",),
 }
 BUILT_IN = {
     "operators": {
@@ -76,6 +79,7 @@ BUILT_IN = {
     },
     "objectives": {"ddpm": "{}:tiny"}
     | dict.fromkeys(("conditional", "noise2noise", "regression", "supervised"), "{}:patch=16"),
+    "encoders": {"diffusion": "diffusion:prior={network}", "vit": "vit:{transformer},heads=2"},
     "noises": {"gaussian": "gaussian:rel=0.1", "poisson": "poisson:50"},
     "solvers": dict.fromkeys(("dct", "sparse", "tv", "wavelet"), "{}:steps=10")
     | {
@@ -94,8 +98,8 @@ BUILT_IN = {
 }
 """Specs for components that require a value, or few steps of a small network."""
 NETWORKS = ("network", "denoiser", "conditional", "regression")
-OMITTED = {"sources": {"hub"}}
-"""Components that require a server."""
+OMITTED = {"sources": {"hub"}} | ({} if find_spec("timm") else {"encoders": {"vit"}})
+"""Components that require a server, or an extra that is not installed."""
 UNTRAINED = {"residual", "denoises"}
 """Rules that an untrained network breaks."""
 
@@ -133,12 +137,15 @@ def files(tmp_path_factory) -> dict[str, str]:
         tifffile.imwrite(folder / "em" / "cell" / "level" / f"{name}.tif", image)
     network = pipeline(folder / "model", unet(sample_size=32))
     small = denoiser(folder / "denoiser", UNet(UNetConfig((4, 8))))
+    if find_spec("timm"):
+        save_file(transformer_weights(), folder / "transformer.safetensors")
     film = FilmUNet(FilmConfig(8, (1, 2), blocks=1, dropout=0.0))
     conditioned = {name: str(conditional(folder / name, film, predicts, 16))
                    for name, predicts in (("conditional", NOISE), ("regression", IMAGE))}  # fmt: skip
     return {
         "network": str(network),
         "denoiser": str(small),
+        "transformer": f"{folder}/transformer.safetensors",
         **conditioned,
         "em_pairs": f"{folder}/em",
         "images": f"{folder}/images.npy",
