@@ -22,7 +22,7 @@ particles by its standard error. With the truth at hand
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,20 +158,22 @@ class Regression:
                     self.densities[cell, half] = scattered_density(some)
         self.weights = _weights(distances)
 
-    def maps(self, consensus: torch.Tensor, choose: Choice) -> torch.Tensor:
+    def maps(self, consensus: torch.Tensor, choose: Choice, others: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """The map of each cell, float32 [p, D, D, D]: the consensus [D, D, D] in shells where all particles are best,
-        elsewhere with the difference that the bandwidth of the shell makes."""
-        candidates = [self._full(number) for number in range(len(self.weights))]
+        elsewhere with the difference that the bandwidth of the shell makes.
+
+        others: further maps [p, D, D, D] of all cells, made otherwise, for a choice that compares maps.
+        """
+        base = consensus.float().cpu()
+        made = [self._full(number) for number in range(len(self.weights))]
+        candidates = [*others, *(base + maps - made[-1] for maps in made)]
         chosen = choose(self, candidates)
-        shell = shells((self.side,) * 3).clamp_max(self.side // 2)
-        base, result = rfftn(candidates[-1][0].double(), 3), []
+        shell, result = shells((self.side,) * 3).clamp_max(self.side // 2), []
         for cell, own in enumerate(chosen):
-            change = torch.zeros_like(base)
-            index = own[shell]
+            index, spectrum = own[shell], torch.zeros((*shell.shape,), dtype=torch.complex128)
             for number in own.unique().tolist():
-                if number < len(candidates) - 1:
-                    change += torch.where(index == number, rfftn(candidates[number][cell].double(), 3) - base, 0)
-            result.append((consensus.double().cpu() + irfftn(change, (self.side,) * 3)).float())
+                spectrum += torch.where(index == number, rfftn(candidates[number][cell].double(), 3), 0)
+            result.append(irfftn(spectrum, (self.side,) * 3).float())
         return torch.stack(result)
 
     def halves(self, number: int, cell: int) -> torch.Tensor:
@@ -252,7 +254,7 @@ def choose_by_halves(regression: Regression, candidates: list[torch.Tensor]) -> 
     than its standard error over cells and halves; else all particles."""
     risks = torch.stack([
         torch.cat([regression.risk(number, cell) for cell in range(regression.count)])
-        for number in range(len(candidates))
+        for number in range(len(regression.weights))
     ])  # fmt: skip
     gain = risks - risks[-1]
     best = (gain.sum(dim=1) + gain.std(dim=1) * gain.shape[1] ** 0.5).argmin(dim=0)

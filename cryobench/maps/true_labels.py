@@ -119,7 +119,11 @@ def true_label_maps(
     sums = HalfMaps(particles.side, particles.pixel_size or 1.0)
     sums.add(images.cpu(), particles.poses, particles.ctf, torch.arange(len(images)) % 2)
     consensus = wiener(sums.sums, sums.kernels, mask=mask).full
-    return Heterogeneity(latents, MapsAtPlaces(regression.maps(consensus, choose), places, spacing))
+    others = []
+    if choose is not choose_by_halves:
+        groups = [((latents - place).abs() <= (spacing or 0.5)).all(dim=1).nonzero()[:, 0] for place in places]
+        others = [torch.stack([_map(images, particles, group, mask) for group in groups])]
+    return Heterogeneity(latents, MapsAtPlaces(regression.maps(consensus, choose, others), places, spacing))
 
 
 def _places(n: int, dimensions: int) -> tuple[torch.Tensor, float]:
@@ -138,3 +142,11 @@ def _alternating(cells: torch.Tensor) -> torch.Tensor:
         own = (cells == cell).nonzero()[:, 0]
         half[own] = torch.arange(len(own)) % 2
     return half
+
+
+def _map(images: torch.Tensor, particles: Particles, group: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The map of some particles by the exact normal equations, float32 [D, D, D], with halves in turn."""
+    own = particles.select(group)
+    sums = HalfMaps(own.side, own.pixel_size or 1.0)
+    sums.add(images[group.to(images.device)].cpu(), own.poses, own.ctf, torch.arange(len(group)) % 2)
+    return wiener(sums.sums, sums.kernels, mask=mask).full
