@@ -81,8 +81,9 @@ def true_label_maps(
 
     images: [N, D, D] in the units of the file. particles: their true poses and CTFs. imaging: of all, whose table has
     `trueClass`, or `trueLatent` and so on. radius: of the particle in Å, by which half maps are masked; None: the
-    largest ball in the box. true: the true map of a particle [D, D, D], by its number; None: unknown. The latents are the true coordinates, or a 1 in the place of the class. Raises
-    `IncompatibleError` where the table has neither, or too few particles of a class.
+    largest ball in the box. true: the true map of a particle [D, D, D], by its number; None: unknown. The latents are
+    the true coordinates, or a 1 in the place of the class. Raises `IncompatibleError` where the table has neither, or
+    too few particles of a class.
     """
     classes, truth = labels_of(imaging.table)
     side, size = particles.side, particles.pixel_size
