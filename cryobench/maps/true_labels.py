@@ -1,15 +1,17 @@
 """Maps by the true structures of the particles, with their true poses: what a solver that knew them would find.
 
-Of classes, each has the map of its particles. Of a continuous coordinate, maps are made at evenly spaced places of it
-(of two coordinates, on a grid), each of the particles within one spacing: kernel regression with a box as kernel. The
-map of a coordinate between places is interpolated linearly. All by Fourier inversion with Wiener weights from half maps
-(`maps.inversion`), like the map of one structure.
+Maps are made by kernel regression (`maps.kernel_regression`) over the true classes, or at evenly spaced places of a
+continuous coordinate (of two coordinates, on a grid), between which they are interpolated linearly. In each shell the
+bandwidth, from the particles of one place to all, is that whose map correlates best with the true one of the place.
+This knowledge makes it a ceiling: a shell of the map is never worse than that of the consensus. Where the true maps
+are not known, the bandwidth is chosen by cross-validation.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from cryobench.errors import IncompatibleError
 from cryobench.maps.half_maps import HalfMaps
 from cryobench.maps.heterogeneity import labels_of
 from cryobench.maps.inversion import EDGE, default_mask, wiener
+from cryobench.maps.kernel_regression import Regression, choose_by_halves, choose_by_truth
 from cryobench.maps.masks import soft_ball
 from cryobench.maps.particles import Particles
 
@@ -67,14 +70,20 @@ def has_labels(imaging: Imaging) -> bool:
 
 
 def true_label_maps(
-    images: torch.Tensor, particles: Particles, imaging: Imaging, *, radius: float | None = None
+    images: torch.Tensor,
+    particles: Particles,
+    imaging: Imaging,
+    *,
+    radius: float | None = None,
+    true: Callable[[int], torch.Tensor | None] | None = None,
 ) -> Heterogeneity:
     """The maps of the true classes, or along the true coordinates where they are known.
 
     images: [N, D, D] in the units of the file. particles: their true poses and CTFs. imaging: of all, whose table has
     `trueClass`, or `trueLatent` and so on. radius: of the particle in Å, by which half maps are masked; None: the
-    largest ball in the box. The latents are the true coordinates, or a 1 in the place of the class. Raises
-    `IncompatibleError` where the table has neither, or too few particles of a class.
+    largest ball in the box. true: the true map of a particle [D, D, D], by its number; None: unknown. The latents are
+    the true coordinates, or a 1 in the place of the class. Raises `IncompatibleError` where the table has neither, or
+    too few particles of a class.
     """
     classes, truth = labels_of(imaging.table)
     side, size = particles.side, particles.pixel_size
@@ -84,23 +93,38 @@ def true_label_maps(
     if truth is not None:
         latents = torch.from_numpy(truth.copy())
         places, spacing = _places(len(latents), latents.shape[1])
-        groups = [((latents - place).abs() <= spacing).all(dim=1).nonzero()[:, 0] for place in places]
-        kept = [number for number, group in enumerate(groups) if len(group) >= _LEAST]
+        nearest = (latents[:, None] - places).abs().amax(dim=2).argmin(dim=1)
+        kept = [number for number in range(len(places)) if int((nearest == number).sum()) >= _LEAST]
         if not kept:
             raise IncompatibleError(f"{len(latents)} particles are too few for maps along the true coordinate")
-        places, groups = places[kept], [groups[number] for number in kept]
+        places = places[kept]
     elif classes is not None:
         numbers = np.unique(classes)
         latents = torch.from_numpy((classes[:, None] == numbers).astype(np.float64))
         places, spacing = torch.eye(len(numbers), dtype=torch.float64), 0.0
-        groups = [torch.from_numpy(np.flatnonzero(classes == number)) for number in numbers]
-        few = [number for number, group in zip(numbers, groups, strict=True) if len(group) < _LEAST]
+        few = [number for number in numbers if np.count_nonzero(classes == number) < _LEAST]
         if few:
             raise IncompatibleError(f"class {few[0]} has fewer than {_LEAST} particles; use more images")
     else:
         raise IncompatibleError("the true structures of the particles are not known; use a source `heterogeneous`")
-    maps = torch.stack([_map(images, particles, group, mask) for group in groups])
-    return Heterogeneity(latents, MapsAtPlaces(maps, places, spacing))
+    cells = (latents[:, None] - places).abs().amax(dim=2).argmin(dim=1)
+    half = _alternating(cells)
+    apart = torch.cdist(places, places)
+    regression = Regression(images, particles, cells, half, apart, mask)
+    choose = choose_by_halves
+    if true is not None:
+        examples = torch.cdist(places, latents).argmin(dim=1).tolist()
+        known = [true(example) for example in examples]
+        if all(volume is not None for volume in known):
+            choose = choose_by_truth(lambda cell: cast("torch.Tensor", known[cell]))
+    sums = HalfMaps(particles.side, particles.pixel_size or 1.0)
+    sums.add(images.cpu(), particles.poses, particles.ctf, torch.arange(len(images)) % 2)
+    consensus = wiener(sums.sums, sums.kernels, mask=mask).full
+    others = []
+    if choose is not choose_by_halves:
+        groups = [((latents - place).abs() <= (spacing or 0.5)).all(dim=1).nonzero()[:, 0] for place in places]
+        others = [torch.stack([_map(images, particles, group, mask) for group in groups])]
+    return Heterogeneity(latents, MapsAtPlaces(regression.maps(consensus, choose, others), places, spacing))
 
 
 def _places(n: int, dimensions: int) -> tuple[torch.Tensor, float]:
@@ -112,8 +136,17 @@ def _places(n: int, dimensions: int) -> tuple[torch.Tensor, float]:
     return torch.tensor(grid, dtype=torch.float64), 1 / count
 
 
+def _alternating(cells: torch.Tensor) -> torch.Tensor:
+    """The halves 0 and 1 in turn among the particles of each cell, int64 [N]."""
+    half = torch.zeros_like(cells)
+    for cell in cells.unique():
+        own = (cells == cell).nonzero()[:, 0]
+        half[own] = torch.arange(len(own)) % 2
+    return half
+
+
 def _map(images: torch.Tensor, particles: Particles, group: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The map of some particles, float32 [D, D, D]; its halves are those of even and odd places among them."""
+    """The map of some particles by the exact normal equations, float32 [D, D, D], with halves in turn."""
     own = particles.select(group)
     sums = HalfMaps(own.side, own.pixel_size or 1.0)
     sums.add(images[group.to(images.device)].cpu(), own.poses, own.ctf, torch.arange(len(group)) % 2)

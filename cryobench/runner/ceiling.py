@@ -47,7 +47,13 @@ def ceiling_with_maps(cell: Cell, case: Case, batch: int) -> Reconstruction:
     imaging = cell.dataset.imaging
     found = particle_images(dataclasses.replace(case.problem, imaging=imaging), "the ceiling")
     radii = [radius for radius in cell.dataset.particle_radius if radius is not None]
-    maps = true_label_maps(found.images, found.particles, imaging, radius=max(radii, default=None))
+    make, size = cell.dataset.structure().of, found.pixel_size
+
+    def true(place: int) -> torch.Tensor | None:
+        volume = None if make is None else make(place)
+        return None if volume is None else volume * size
+
+    maps = true_label_maps(found.images, found.particles, imaging, radius=max(radii, default=None), true=true)
     return dataclasses.replace(ceiling(cell, case, batch), heterogeneity=maps)
 
 

@@ -194,7 +194,8 @@ def test_maps_by_true_labels_are_near_the_true_ones(kind):
     stack = opened(kind, count=240, ctf=False)
     imaging = Imaging(stack.shape, tuple(stack.pixel_size(i) for i in range(240)), stack.table, through_ctf=False)
     images = torch.from_numpy(stack.read_block(range(240)))
-    answer = true_label_maps(images, particles_of(imaging, "test"), imaging, radius=stack.particle_radius(0))
+    answer = true_label_maps(images, particles_of(imaging, "test"), imaging, radius=stack.particle_radius(0),
+                             true=lambda i: torch.from_numpy(stack.volume(i)[0]) * stack.pixel_size(0))  # fmt: skip
     found = measured(stack, answer, sample=12)
     one = MapsAtPlaces(answer.model.volumes(answer.latents).mean(0, keepdim=True), torch.zeros(1, 0), 0.0)
     consensus = measured(stack, Heterogeneity(torch.zeros(240, 0), one), sample=12)
