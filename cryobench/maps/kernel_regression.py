@@ -1,130 +1,31 @@
-"""Maps as a function of the latents of particles, by kernel regression (Gilles and Singer 2025, PNAS 122:e2419140122).
+"""Maps at places of a latent from the images around them, by kernel regression (Gilles and Singer 2025, PNAS
+122:e2419140122).
 
-The latents are divided into p cells (`cells_of`), each with a place, the mean of its particles. With the sums b_c of
-A^T y and the densities C_c of A^T A (`maps.inversion`) of the particles of cell c, the map at place z with n neighbours
-is the regularised least-squares map of weighted images,
+The particles are divided into cells, one for each of p places. With the sums b_c of A^T y and the densities C_c of
+A^T A (`maps.inversion`) of the particles of cell c, the map at place z with n neighbours is the regularised
+least-squares map of weighted images,
 
     F X_zn = sum_c w_zn(c) F b_c / (sum_c w_zn(c) C_c + L_n),      w_zn(c) = max(0, 1 - |z - c|^2 / h_zn^2),
 
 Epanechnikov's kernel, whose bandwidth h_zn is the distance of the place n + 1 of the order; n = p is all particles with
-weight 1. Distances are in units of the noise of the latents. L_n follows from the correlation of half maps.
-
-The bandwidth may differ between shells: few shells differ between particles, and wide kernels have less noise. By
-cross-validation, it is the one whose half maps predict best what the other half says of the same cell,
-
-    R_n = sum_z sum_(a = 1, 2) sum_k C_z^(3-a) |F X_zn^a|^2 - 2 Re conj(F X_zn^a) F b_z^(3-a),
-
-which is the squared error of the images of the other half in the shell, less a constant; it must be below that of all
-particles by its standard error. With the truth at hand
-(`choose_by_truth`) it is the one whose map correlates best with it. In shells of n = p the map is the consensus.
+weight 1. L_n follows from the correlation of half maps. The bandwidth differs between shells: wide kernels have less
+noise. Here it is chosen by the true maps.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from cryobench.core import VolumeModel
-from cryobench.errors import DataError
 from cryobench.maps.band import Band
 from cryobench.maps.fsc import shell_correlation
 from cryobench.maps.inversion import default_mask, prior_weights, regularised
 from cryobench.maps.particle_images import ParticleImages
 from cryobench.maps.particles import Particles
-from cryobench.metrics.rings import ring_sums
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.shells import shells
-
-MOST_CELLS = 24
-_WANTED = 60
-"""Particles of a cell; there are fewer cells where there are fewer particles."""
-_LEAST_SQUARE = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """The cell of each of N particles, int64 [N]; the places of the p cells, float64 [p, d]; and the metric [d, d]: the
-    squared distance of u is u^T metric u."""
-
-    of: torch.Tensor
-    places: torch.Tensor
-    metric: torch.Tensor
-
-    def distances(self, latents: torch.Tensor) -> torch.Tensor:
-        """Of latents [m, d] from the places, [m, p]."""
-        return distances(latents, self.places, self.metric)
-
-
-def distances(latents: torch.Tensor, places: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
-    """Of latents [m, d] from places [p, d] in the metric [d, d], float64 [m, p]."""
-    off = latents.double().cpu()[:, None] - places
-    return torch.einsum("mpk,kl,mpl->mp", off, metric, off).clamp_min(0).sqrt()
-
-
-def cells_of(latents: torch.Tensor, noise: torch.Tensor, *, most: int = MOST_CELLS) -> Cells:
-    """At most `most` cells of latents [N, d] by k-means. noise: the covariance of the noise of a latent, [d, d]."""
-    from sklearn.cluster import KMeans
-
-    metric = torch.linalg.inv(noise.double())
-    root = torch.linalg.cholesky((metric + metric.T) / 2)
-    scaled = (latents.double() @ root).numpy()
-    count = min(max(2, min(most, len(latents) // _WANTED)), len(np.unique(scaled, axis=0)))
-    labels = KMeans(count, n_init=4, random_state=0).fit_predict(scaled)  # pyright: ignore[reportArgumentType]
-    of = torch.from_numpy(labels).long()
-    places = torch.stack([latents[of == cell].double().mean(dim=0) for cell in range(count)])
-    return Cells(of, places, metric)
-
-
-@dataclass(frozen=True, eq=False)
-class PlaceVolumes(VolumeModel):
-    """Maps [p, D, D, D] at places [p, d]. The map of a latent is the mean of those of the nearest d + 1 places, each
-    weighted by its squared inverse distance in the metric [d, d]."""
-
-    maps: torch.Tensor
-    places: torch.Tensor
-    metric: torch.Tensor
-
-    def __post_init__(self) -> None:
-        if self.maps.ndim != 4 or self.places.ndim != 2 or len(self.maps) != len(self.places):
-            raise DataError(f"the maps have shape {list(self.maps.shape)} and the places {list(self.places.shape)}; "
-                            "give [p, D, D, D] and [p, d]")  # fmt: skip
-
-    @staticmethod
-    def of(arrays: Mapping[str, torch.Tensor]) -> PlaceVolumes:
-        """The model of saved arrays. Raises `DataError` where they lack one."""
-        if not {"maps", "places", "metric"} <= set(arrays):
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected maps, places and metric")
-        return PlaceVolumes(arrays["maps"], arrays["places"].double(), arrays["metric"].double())
-
-    @property
-    def side(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.maps.shape[-1]
-
-    @property
-    def dimensions(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.places.shape[1]
-
-    def weights(self, latents: torch.Tensor) -> torch.Tensor:
-        """Of the places in the maps of latents [m, d], float32 [m, p]."""
-        far = distances(latents, self.places, self.metric)
-        near, index = far.topk(min(len(self.places), self.dimensions + 1), dim=1, largest=False)
-        weights = 1 / near.square().clamp_min(_LEAST_SQUARE)
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        return torch.zeros_like(far).scatter_(1, index, weights).float()
-
-    def volumes(self, latents: torch.Tensor) -> torch.Tensor:
-        return torch.tensordot(self.weights(latents), self.maps.cpu().float(), 1)
-
-    def arrays(self) -> dict[str, torch.Tensor]:
-        return {"maps": self.maps.float().cpu(), "places": self.places, "metric": self.metric}
-
-
-Choice = Callable[["Regression", list[torch.Tensor]], torch.Tensor]
-"""From the maps [c, D, D, D] of each candidate, the candidate of every cell and shell, int64 [c, D // 2 + 1]."""
 
 
 class Regression:
@@ -158,16 +59,16 @@ class Regression:
                     self.densities[cell, half] = scattered_density(some)
         self.weights = _weights(distances)
 
-    def maps(self, consensus: torch.Tensor, choose: Choice, others: Sequence[torch.Tensor] = ()) -> torch.Tensor:
-        """The map of each cell, float32 [p, D, D, D]: the consensus [D, D, D] in shells where all particles are best,
-        elsewhere with the difference that the bandwidth of the shell makes.
+    def maps(self, consensus: torch.Tensor, true: Sequence[torch.Tensor], exact: torch.Tensor) -> torch.Tensor:
+        """The map of each cell, float32 [p, D, D, D], each shell from the candidate that correlates best with the true
+        map: the consensus [D, D, D], with or without the difference that a bandwidth makes, or `exact`.
 
-        others: further maps [p, D, D, D] of all cells, made otherwise, for a choice that compares maps.
+        true: of each cell, [D, D, D]. exact: maps of the particles of each place, made otherwise, [p, D, D, D].
         """
         base = consensus.float().cpu()
         made = [self._full(number) for number in range(len(self.weights))]
-        candidates = [*others, *(base + maps - made[-1] for maps in made)]
-        chosen = choose(self, candidates)
+        candidates = [exact, *(base + maps - made[-1] for maps in made)]
+        chosen = _best(candidates, true)
         shell, result = shells((self.side,) * 3).clamp_max(self.side // 2), []
         for cell, own in enumerate(chosen):
             index, spectrum = own[shell], torch.zeros((*shell.shape,), dtype=torch.complex128)
@@ -175,23 +76,6 @@ class Regression:
                 spectrum += torch.where(index == number, rfftn(candidates[number][cell].double(), 3), 0)
             result.append(irfftn(spectrum, (self.side,) * 3).float())
         return torch.stack(result)
-
-    def halves(self, number: int, cell: int) -> torch.Tensor:
-        """The half maps of a candidate at a cell, float64 [2, D, D, D]."""
-        b, C = self._weighted(number, cell)
-        prior = prior_weights(C.mean(0), self._correlation(number))
-        return torch.stack([regularised(b[half], C[half], prior) for half in (0, 1)])
-
-    def risk(self, number: int, cell: int) -> torch.Tensor:
-        """The terms of R of a candidate and a cell in each shell from 1 on, of both halves, float64 [2, D // 2]."""
-        found = []
-        spectra = rfftn(self.halves(number, cell), 3)
-        data, C = rfftn(self.sums[cell].double(), 3), self.densities[cell].double()
-        for a in (0, 1):
-            X, b = spectra[a], data[1 - a]
-            error = C[1 - a] * X.abs().square() - 2 * (X.conj() * b).real
-            found.append(ring_sums(error[None, None], (self.side,) * 3)[0])
-        return torch.stack(found)
 
     def _weighted(self, number: int, cell: int) -> tuple[torch.Tensor, torch.Tensor]:
         w = self.weights[number][cell]
@@ -249,31 +133,15 @@ def scattered_density(band: Band) -> torch.Tensor:
     return (b**3 / 2 * (grid + mirrored))[..., : b // 2 + 1].contiguous()
 
 
-def choose_by_halves(regression: Regression, candidates: list[torch.Tensor]) -> torch.Tensor:
-    """The candidate of the least R of a shell, the same for all cells, where R is below that of all particles by more
-    than its standard error over cells and halves; else all particles."""
-    risks = torch.stack([
-        torch.cat([regression.risk(number, cell) for cell in range(regression.count)])
-        for number in range(len(regression.weights))
-    ])  # fmt: skip
-    gain = risks - risks[-1]
-    best = (gain.sum(dim=1) + gain.std(dim=1) * gain.shape[1] ** 0.5).argmin(dim=0)
-    best = torch.cat([best[:1], best])
-    return best.expand(regression.count, -1)
-
-
-def choose_by_truth(true: Callable[[int], torch.Tensor]) -> Choice:
-    """The candidate whose map correlates best with the true one [D, D, D] of a cell, in each shell."""
-
-    def choose(regression: Regression, candidates: list[torch.Tensor]) -> torch.Tensor:
-        found = []
-        for cell in range(regression.count):
-            own = true(cell).double().cpu()
-            best = torch.stack([shell_correlation(maps[cell].double(), own) for maps in candidates]).argmax(dim=0)
-            found.append(torch.cat([best[:1], best]))
-        return torch.stack(found)
-
-    return choose
+def _best(candidates: Sequence[torch.Tensor], true: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """For each cell, the candidate [p, D, D, D] that correlates best with its true map in each shell, int64
+    [D // 2 + 1]; shell 0 is taken from that of shell 1."""
+    found = []
+    for cell, own in enumerate(true):
+        own = own.double().cpu()
+        best = torch.stack([shell_correlation(maps[cell].double(), own) for maps in candidates]).argmax(dim=0)
+        found.append(torch.cat([best[:1], best]))
+    return found
 
 
 def _weights(distances: torch.Tensor) -> list[torch.Tensor]:

@@ -1,17 +1,18 @@
 """Maps by the true structures of the particles, with their true poses: what a solver that knew them would find.
 
-Maps are made by kernel regression (`maps.kernel_regression`) over the true classes, or at evenly spaced places of a
-continuous coordinate (of two coordinates, on a grid), between which they are interpolated linearly. In each shell the
-bandwidth, from the particles of one place to all, is that whose map correlates best with the true one of the place.
-This knowledge makes it a ceiling: a shell of the map is never worse than that of the consensus. Where the true maps
-are not known, the bandwidth is chosen by cross-validation.
+Of classes, each has the map of its particles. Of a continuous coordinate, maps are made at evenly spaced places of it
+(of two coordinates, on a grid), each of the particles within one spacing; between places they are interpolated
+linearly. All by Fourier inversion with Wiener weights from half maps (`maps.inversion`).
+
+Where the true maps are known too, each shell of a map is taken from whichever correlates best with the true one: this
+map, those of more particles around the place (`maps.kernel_regression`), or the consensus. This knowledge makes it a
+ceiling: at the places, no shell is worse than that of the consensus.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from cryobench.errors import IncompatibleError
 from cryobench.maps.half_maps import HalfMaps
 from cryobench.maps.heterogeneity import labels_of
 from cryobench.maps.inversion import EDGE, default_mask, wiener
-from cryobench.maps.kernel_regression import Regression, choose_by_halves, choose_by_truth
+from cryobench.maps.kernel_regression import Regression
 from cryobench.maps.masks import soft_ball
 from cryobench.maps.particles import Particles
 
@@ -107,24 +108,17 @@ def true_label_maps(
             raise IncompatibleError(f"class {few[0]} has fewer than {_LEAST} particles; use more images")
     else:
         raise IncompatibleError("the true structures of the particles are not known; use a source `heterogeneous`")
-    cells = (latents[:, None] - places).abs().amax(dim=2).argmin(dim=1)
-    half = _alternating(cells)
-    apart = torch.cdist(places, places)
-    regression = Regression(images, particles, cells, half, apart, mask)
-    choose = choose_by_halves
-    if true is not None:
-        examples = torch.cdist(places, latents).argmin(dim=1).tolist()
-        known = [true(example) for example in examples]
-        if all(volume is not None for volume in known):
-            choose = choose_by_truth(lambda cell: cast("torch.Tensor", known[cell]))
-    sums = HalfMaps(particles.side, particles.pixel_size or 1.0)
-    sums.add(images.cpu(), particles.poses, particles.ctf, torch.arange(len(images)) % 2)
-    consensus = wiener(sums.sums, sums.kernels, mask=mask).full
-    others = []
-    if choose is not choose_by_halves:
-        groups = [((latents - place).abs() <= (spacing or 0.5)).all(dim=1).nonzero()[:, 0] for place in places]
-        others = [torch.stack([_map(images, particles, group, mask) for group in groups])]
-    return Heterogeneity(latents, MapsAtPlaces(regression.maps(consensus, choose, others), places, spacing))
+    groups = [((latents - place).abs() <= (spacing or 0.5)).all(dim=1).nonzero()[:, 0] for place in places]
+    maps = torch.stack([_map(images, particles, group, mask) for group in groups])
+    examples = torch.cdist(places, latents).argmin(dim=1).tolist()
+    known = [None if true is None else true(example) for example in examples]
+    truths = [volume for volume in known if volume is not None]
+    if len(truths) == len(places):
+        cells = (latents[:, None] - places).abs().amax(dim=2).argmin(dim=1)
+        regression = Regression(images, particles, cells, _alternating(cells), torch.cdist(places, places), mask)
+        consensus = _map(images, particles, torch.arange(len(images)), mask)
+        maps = regression.maps(consensus, truths, maps)
+    return Heterogeneity(latents, MapsAtPlaces(maps, places, spacing))
 
 
 def _places(n: int, dimensions: int) -> tuple[torch.Tensor, float]:

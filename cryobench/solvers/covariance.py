@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 
@@ -12,7 +12,6 @@ from cryobench.core import Heterogeneity, HeterogeneitySolver, Problem, Progress
 from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.band import LEAST_SIDE, Band, resized
-from cryobench.maps.kernel_regression import PlaceVolumes, Regression, cells_of, choose_by_halves
 from cryobench.maps.linear_volumes import LinearVolumes
 from cryobench.maps.noise import noise_power
 from cryobench.maps.particle_images import ParticleImages, particle_images
@@ -47,14 +46,12 @@ class Covariance(HeterogeneitySolver):
     """Maps in a linear subspace about the mean: probabilistic principal components of the images, with known poses.
 
     The subspace is found by expectation-maximisation at low resolution (`cryobench/maps/subspace.py`), first in a box
-    of 16 voxels. The latent of a particle is the mean of its posterior, in units of the norm of a map. Maps are linear
-    in the latent, or by kernel regression of the images over the latents (`cryobench/maps/kernel_regression.py`).
+    of 16 voxels. The latent of a particle is the mean of its posterior, in units of the norm of a map.
     """
 
     dimensions: Annotated[int, "numbers of a latent"] = 4
     box: Annotated[int | None, "voxels of the box, even, in which the subspace is found; none: half of the side"] = None
     iterations: Annotated[int, "of expectation-maximisation in each box"] = 15
-    volumes: Annotated[Literal["linear", "kernel"], "maps linear in the latent, or by kernel regression"] = "linear"
 
     def __post_init__(self) -> None:
         if self.dimensions < 1:
@@ -118,36 +115,18 @@ class Covariance(HeterogeneitySolver):
         axes, R = principal(components)
         latents = turned(latents, R)
         model = LinearVolumes(mean.float(), axes.float())
-        if self.volumes == "kernel":
-            model, x = self._regressed(images, latents, halves(problem), maps.full)
-        else:
-            parts = projections(images, torch.cat([model.mean[None], model.components]))
-            x = parts[0] + torch.einsum("nk,knij->nij", latents.mean.float(), parts[1:])
+        parts = projections(images, torch.cat([model.mean[None], model.components]))
+        x = parts[0] + torch.einsum("nk,knij->nij", latents.mean.float(), parts[1:])
         x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
         volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
         return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents.mean, model))
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
-        return PlaceVolumes.of(arrays) if "places" in arrays else LinearVolumes.of(arrays)
+        return LinearVolumes.of(arrays)
 
     def _boxes(self, side: int) -> list[int]:
         last = self.box or max(LEAST_SIDE, side // 4 * 2)
         return [_SMALLEST, last] if last > _SMALLEST else [last]
-
-    def _regressed(
-        self, images: ParticleImages, latents: Latents, half: torch.Tensor, consensus: torch.Tensor
-    ) -> tuple[PlaceVolumes, torch.Tensor]:
-        """Maps by kernel regression over the latents, and the projections of each particle's own."""
-        cells = cells_of(latents.mean, latents.covariance.mean(dim=0))
-        apart = cells.distances(cells.places)
-        regression = Regression(images.images, images.particles, cells.of, half, apart)
-        model = PlaceVolumes(regression.maps(consensus, choose_by_halves), cells.places, cells.metric)
-        weights, x = model.weights(latents.mean), torch.zeros(images.images.shape)
-        for volume, weight in zip(model.maps, weights.T, strict=True):
-            own = weight.nonzero()[:, 0]
-            if len(own):
-                x[own] += weight[own, None, None] * projections(images, volume[None], own)[0]
-        return model, x
 
     def _full(
         self, band: Band, mean: torch.Tensor, start: Subspace, latents: Latents, watch: Callable[[int], None]

@@ -1,22 +1,14 @@
-"""Kernel regression of maps over latents: its density, its choices and its model."""
+"""Kernel regression of maps over latents: its density, and the choice of bandwidths by the true maps."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cryobench.errors import DataError
 from cryobench.maps.band import Band
 from cryobench.maps.fsc import shell_correlation
 from cryobench.maps.inversion import density
-from cryobench.maps.kernel_regression import (
-    PlaceVolumes,
-    Regression,
-    cells_of,
-    choose_by_halves,
-    choose_by_truth,
-    scattered_density,
-)
+from cryobench.maps.kernel_regression import Regression, scattered_density
 from cryobench.maps.masks import soft_ball
 from cryobench.maps.particle_images import ParticleImages
 from cryobench.maps.particles import Particles
@@ -66,43 +58,15 @@ def regression() -> tuple[torch.Tensor, Regression, torch.Tensor]:
     return maps, found, found._full(len(found.weights) - 1)[0]
 
 
-@pytest.mark.parametrize("choice", ["halves", "truth"])
-def test_unlike_maps_are_told_apart(regression, choice):
+def test_each_shell_has_the_map_that_correlates_best(regression):
     maps, found, consensus = regression
-    choose = choose_by_halves if choice == "halves" else choose_by_truth(lambda cell: maps[cell // 2])
-    regressed = found.maps(consensus, choose)
+    true = [maps[cell // 2] for cell in range(4)]
+    poor = consensus.flip(0).expand(4, -1, -1, -1)
+    regressed = found.maps(consensus, true, poor)
     for cell in range(4):
-        own = shell_correlation(regressed[cell].double(), maps[cell // 2])
-        base = shell_correlation(consensus.double(), maps[cell // 2])
+        own = shell_correlation(regressed[cell].double(), true[cell])
+        base = shell_correlation(consensus.double(), true[cell])
         assert own[:5].mean() > base[:5].mean() + 0.1
-        if choice == "truth":
-            assert (own > base - 0.02).all()
-
-
-def test_particles_of_one_map_have_the_consensus():
-    """Latents without meaning: cross-validation takes all particles in the shells with signal."""
-    maps = smooth(1, "alone")
-    cells = torch.arange(400) % 4
-    images = simulated(maps, torch.zeros(400, dtype=torch.long), 0.3)
-    places = torch.arange(4, dtype=torch.float64)[:, None]
-    found = Regression(images.images, images.particles, cells, torch.arange(400) // 4 % 2, torch.cdist(places, places))
-    consensus = found._full(len(found.weights) - 1)[0]
-    regressed = found.maps(consensus, choose_by_halves)
-    for volume in regressed:
-        own, base = (shell_correlation(each.double(), maps[0]).mean() for each in (volume, consensus))
-        assert own > base - 0.02
-
-
-def test_the_map_of_a_place_is_its_own_and_a_model_is_that_of_its_arrays():
-    latents = torch.randn((200, 2), generator=generator("latents"), dtype=torch.float64)
-    cells = cells_of(latents, torch.diag(torch.tensor([1.0, 0.25])))
-    assert len(cells.places) == 3
-    first = latents[cells.of == 0].mean(dim=0)
-    torch.testing.assert_close(cells.places[0], first)
-    model = PlaceVolumes(torch.rand(3, 4, 4, 4), cells.places, cells.metric)
-    torch.testing.assert_close(model.volumes(cells.places), model.maps, atol=1e-4, rtol=0)
-    again = PlaceVolumes.of(model.arrays())
-    torch.testing.assert_close(again.volumes(latents[:5]), model.volumes(latents[:5]))
-    torch.testing.assert_close(model.weights(latents).sum(1), torch.ones(200))
-    with pytest.raises(DataError, match="expected maps, places and metric"):
-        PlaceVolumes.of({"maps": model.maps})
+        assert (own > base - 1e-5).all()
+    exact = torch.stack(true).float()
+    torch.testing.assert_close(found.maps(consensus, true, exact)[0], exact[0], atol=1e-4, rtol=0)

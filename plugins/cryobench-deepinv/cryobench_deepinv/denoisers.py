@@ -20,6 +20,7 @@ import torch
 
 from cryobench.core import Shape, meters
 from cryobench.errors import DependencyError, ParameterError
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.priors.diffusion import Diffusion, DiffusionModel
 from cryobench.spec import Range
 
@@ -31,7 +32,7 @@ Callback = Callable[[torch.Tensor, torch.Tensor], None]
 class ModelDenoiser(Denoiser):
     """A live diffusion prior as a denoiser of deepinv: (u, sigma) -> E[u0 | u0 + sigma n = u], images in [0, 1]."""
 
-    def __init__(self, model: DiffusionModel, callback: Callback | None = None):
+    def __init__(self, model: DenoisingModel, callback: Callback | None = None):
         super().__init__(device=model.device)
         self.model, self.callback = model, callback
 
@@ -50,10 +51,10 @@ class ModelDenoiser(Denoiser):
 
 
 def as_denoiser(
-    prior: Diffusion | DiffusionModel, device: torch.device | str = "cpu", *, callback: Callback | None = None
+    prior: Diffusion | DenoisingModel, device: torch.device | str = "cpu", *, callback: Callback | None = None
 ) -> ModelDenoiser:
     """A diffusion prior, or its live model, as a `deepinv.models.Denoiser`. Network evaluations are still counted."""
-    return ModelDenoiser(prior if isinstance(prior, DiffusionModel) else prior.load(device), callback)
+    return ModelDenoiser(prior if isinstance(prior, DenoisingModel) else prior.load(device), callback)
 
 
 class DenoiserModel(DiffusionModel):
