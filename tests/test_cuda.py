@@ -286,6 +286,9 @@ def test_solvers_of_all_images_together_and_their_map(name):
 
 @pytest.mark.parametrize("name", SEEKING)
 def test_solvers_that_seek_poses(name):
+    if name == "cryodeco":
+        pytest.skip("the pretended device has no sparse gradients, which its tables of latents and poses need")
+
     def run(on: str):
         data = "simulate:6zu5,size=24,snr=4,count=48"
         (record,) = cb.run(SEEKING[name], "identity", device=on, data=data, metrics=["psnr"], floor=False)

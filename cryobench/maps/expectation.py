@@ -65,7 +65,7 @@ def expected(
     """The expectation step. volumes: [K, n, n, n] of the band. rotations: [R, 3, 3]. shifts: [N, S, 2]."""
     band = images.band
     device = images.y.device
-    rotations = rotations.to(device, torch.float32)
+    rotations, shifts = rotations.to(device, torch.float32), shifts.to(device, torch.float32)
     slices = torch.stack([Projector(volume.to(device)).values(band.k, rotations) for volume in volumes])  # [K, R, F]
     K, R, F = slices.shape
     S = shifts.shape[1]
@@ -74,7 +74,7 @@ def expected(
     denominator = torch.zeros((K * R, F), device=device)
     found: list[tuple[torch.Tensor, ...]] = []
     for rows in torch.arange(len(images), device=device).split(max(1, _NUMBERS // (K * R * S))):
-        some, t = images.select(rows), shifts[rows].to(device, torch.float32)
+        some, t = images.select(rows), shifts[rows]
         turned = some.turned_back(t)
         gains = cross_products(turned, flat) - 0.5 * some.norms(flat)[:, None]  # [b, S, K R]
         largest = gains.amax(dim=(1, 2), keepdim=True)
@@ -107,7 +107,7 @@ def maximised(
     device = numerator.device
     used = denominator.sum(dim=1) > 1e-6 * denominator.sum()
     k = torch.cat([band.k, torch.zeros_like(band.k[:, :1])], dim=1).double()
-    points = (k @ rotations[used].to(k)).flatten(0, 1).cpu()  # A^T (kx, ky, 0), as rows
+    points = (k @ rotations.to(k)[used]).flatten(0, 1).cpu()  # A^T (kx, ky, 0), as rows
     points = (points * (2 * math.pi / n)).flip(1).numpy()  # as (z, y, x)
     sums = Points(points, n, _TOLERANCE).back(numerator[used].flatten().cpu().numpy())
     kernel = Points(points, 2 * n, _TOLERANCE).back(denominator[used].flatten().to(torch.complex64).cpu().numpy())
