@@ -754,7 +754,8 @@ def test_unknown_names_are_errors_that_list_the_known_ones(tmp_path, monkeypatch
     assert "prior=./" not in refused(make("hqs:prior=mine"), CryobenchError)
     (tmp_path / "mine").mkdir()
     assert "for the folder mine, write prior=./mine" in refused(make("hqs:prior=mine"), CryobenchError)
-    assert "prior expects a Diffusion, such as 'diffusion', got 'dct'" in refused(make("hqs:prior=dct"), CryobenchError)
+    wanted = "prior expects a DenoisingPrior, such as 'diffusion', got 'dct'"
+    assert wanted in refused(make("hqs:prior=dct"), CryobenchError)
     assert "did you mean 'precision'?" in refused(make("hqs:prior=/a,prior.precison=float32"), CryobenchError)
 
 
