@@ -29,7 +29,7 @@ from cryobench.core.components import (
 from cryobench.core.dimensions import check_dims, unsupported_dims
 from cryobench.core.encoder import Encoder
 from cryobench.core.gaps import Filled, Gap, GapSolver, Intensities
-from cryobench.core.heterogeneity import TRUE_CLASS, TRUE_LATENT, TRUTH, Heterogeneity, VolumeModel
+from cryobench.core.heterogeneity import TRUE_CLASS, TRUE_LATENT, TRUTH, Heterogeneity, VolumeModel, saved_arrays
 from cryobench.core.objective import Examples, Objective, Samples
 from cryobench.core.operator import (
     Crop,
@@ -103,5 +103,6 @@ __all__ = [
     "mean_intensity",
     "power_norms",
     "random_images",
+    "saved_arrays",
     "unsupported_dims",
 ]

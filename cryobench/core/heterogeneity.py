@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+
+from cryobench.errors import DataError
 
 TRUTH = "true"
 """Columns of the table of a source that begin with it state the truth of a particle. Solvers do not see them."""
@@ -30,6 +33,17 @@ class VolumeModel(ABC):
     @abstractmethod
     def arrays(self) -> dict[str, torch.Tensor]:
         """All that the model is made from, by name: what is saved, and given to `HeterogeneitySolver.volume_model`."""
+
+
+def saved_arrays(arrays: Mapping[str, torch.Tensor], *names: str, wanted: str | None = None) -> list[torch.Tensor]:
+    """The arrays of these names, of which a model is made. wanted: what they are in the message; default: their names.
+
+    Raises `DataError` where one is missing.
+    """
+    if not set(names) <= set(arrays):
+        expected = wanted or " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected {expected}")
+    return [arrays[name] for name in names]
 
 
 @dataclass(frozen=True, eq=False)

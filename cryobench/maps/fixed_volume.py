@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import VolumeModel
+from cryobench.core import VolumeModel, saved_arrays
 from cryobench.errors import DataError
 
 
@@ -25,9 +25,7 @@ class FixedVolume(VolumeModel):
     @staticmethod
     def of(arrays: Mapping[str, torch.Tensor]) -> FixedVolume:
         """The model of saved arrays. Raises `DataError` where they lack `map`."""
-        if "map" not in arrays:
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected map")
-        return FixedVolume(arrays["map"])
+        return FixedVolume(*saved_arrays(arrays, "map"))
 
     @property
     def side(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -54,9 +52,7 @@ class ClassVolumes(VolumeModel):
     @staticmethod
     def of(arrays: Mapping[str, torch.Tensor]) -> ClassVolumes:
         """The model of saved arrays. Raises `DataError` where they lack `maps`."""
-        if "maps" not in arrays:
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected maps")
-        return ClassVolumes(arrays["maps"])
+        return ClassVolumes(*saved_arrays(arrays, "maps"))
 
     @property
     def side(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -60,6 +60,11 @@ class Maps:
     half2: torch.Tensor
     fsc: torch.Tensor
 
+    @property
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """The maps as `core.Reconstruction.volumes` has them."""
+        return {"full": self.full, "half1": self.half1, "half2": self.half2}
+
 
 def wiener(
     sums: torch.Tensor,

@@ -46,7 +46,6 @@ class Regression:
     ):
         D, self.count = particles.side, len(distances)
         self.side, self._mask = D, default_mask(D) if mask is None else mask
-        self._correlations: dict[int, torch.Tensor] = {}
         self.sums = torch.zeros((self.count, 2, D, D, D))
         self.densities = torch.zeros((self.count, 2, D, D, D // 2 + 1))
         band = Band.of(ParticleImages(images.cpu().float(), particles), D)
@@ -85,14 +84,12 @@ class Regression:
 
     def _correlation(self, number: int) -> torch.Tensor:
         """The correlation of half maps of a candidate, the mean over the cells, [D // 2]."""
-        if number not in self._correlations:
-            curves = []
-            for cell in range(self.count if number < len(self.weights) - 1 else 1):
-                b, C = self._weighted(number, cell)
-                first, second = (regularised(b[h], C[h], least_prior(C[h])) for h in (0, 1))
-                curves.append(shell_correlation(first, second, self._mask))
-            self._correlations[number] = torch.stack(curves).mean(0)
-        return self._correlations[number]
+        curves = []
+        for cell in range(self.count if number < len(self.weights) - 1 else 1):
+            b, C = self._weighted(number, cell)
+            first, second = (regularised(b[h], C[h], _least_prior(C[h])) for h in (0, 1))
+            curves.append(shell_correlation(first, second, self._mask))
+        return torch.stack(curves).mean(0)
 
     def _full(self, number: int) -> torch.Tensor:
         """The maps of all particles of a candidate, float32 [p, D, D, D]."""
@@ -106,7 +103,7 @@ class Regression:
         return torch.stack(found).expand(self.count, -1, -1, -1)
 
 
-def least_prior(C: torch.Tensor) -> torch.Tensor:
+def _least_prior(C: torch.Tensor) -> torch.Tensor:
     """A small part of the largest C, which keeps frequencies without data finite."""
     return 1e-3 * C.max() + 0 * C
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import VolumeModel
+from cryobench.core import VolumeModel, saved_arrays
 from cryobench.errors import DataError
 
 
@@ -26,9 +26,7 @@ class LinearVolumes(VolumeModel):
     @staticmethod
     def of(arrays: Mapping[str, torch.Tensor]) -> LinearVolumes:
         """The model of saved arrays. Raises `DataError` where they lack one."""
-        if not {"mean", "components"} <= set(arrays):
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected mean and components")
-        return LinearVolumes(arrays["mean"], arrays["components"])
+        return LinearVolumes(*saved_arrays(arrays, "mean", "components"))
 
     @property
     def side(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import VolumeModel
+from cryobench.core import VolumeModel, saved_arrays
 from cryobench.errors import DataError
 from cryobench.networks.hypervolume import Hypervolume, HypervolumeShape
 
@@ -24,14 +24,13 @@ class NetworkVolumes(VolumeModel):
     @staticmethod
     def of(arrays: Mapping[str, torch.Tensor]) -> NetworkVolumes:
         """The model of saved arrays. Raises `DataError` for arrays of another model."""
+        needed = ("mean", f"{_NETWORK}places", f"{_NETWORK}first.weight")
+        mean, *_ = saved_arrays(arrays, *needed, wanted="mean and a network")
         weights = {name.removeprefix(_NETWORK): value for name, value in arrays.items() if name.startswith(_NETWORK)}
-        if "mean" not in arrays or not {"places", "first.weight"} <= set(weights):
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected mean and a network")
         width, inputs = weights["first.weight"].shape
         frequencies = len(weights["places"]) // 3
         depth = sum(name.startswith("hidden.") and name.endswith(".weight") for name in weights)
         shape = HypervolumeShape(width, depth, frequencies)
-        mean = arrays["mean"]
         network = Hypervolume(len(mean), inputs - 6 * frequencies, shape, envelope=weights["envelope"])
         try:
             network.load_state_dict({name: value.float() for name, value in weights.items()})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cryobench.core import Imaging, Problem
+from cryobench.core import Imaging, LinearOperator, Problem, Scale
 from cryobench.errors import Unsupported
 from cryobench.maps.particles import Particles, particles_of
 from cryobench.numerics.linalg import per_item
@@ -64,8 +64,11 @@ def particle_images(problem: Problem, what: str, *, poses: bool = True) -> Parti
     what: the solver, for messages. poses: whether it needs known poses. Raises a `CryobenchError` as `particles_of`.
     """
     particles = particles_of(imaging_of(problem, what), what, poses=poses)
-    operator = problem.operator
-    u = operator.A_dagger(problem.y)
-    ones = operator.A_dagger(operator.mean_response)
-    u = per_item(problem.scale.factor.to(u), u) * u + per_item(problem.scale.offset.to(u), u) * ones
+    u = least_norm_images(problem.operator, problem.y, problem.scale)
     return ParticleImages(u[:, 0].float(), particles)
+
+
+def least_norm_images(operator: LinearOperator, y: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """u_i of measurements y [N, M, *s], in the units of the file, [N, 1, D, D]."""
+    u, ones = operator.A_dagger(y), operator.A_dagger(operator.mean_response)
+    return per_item(scale.factor.to(u), u) * u + per_item(scale.offset.to(u), u) * ones

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -79,8 +79,8 @@ class AbInitio(HeterogeneitySolver):
         latents = found.classes[:, :0] if one else found.classes
         model = FixedVolume(volumes[0]) if one else ClassVolumes(volumes)
         many = Heterogeneity(latents.double(), model, rotations, shift * images.pixel_size, found.starts)
-        halves = {"full": volumes[0], "half1": found.maps[0].half1, "half2": found.maps[0].half2} if one else {}
-        return Reconstruction(problem.scale.from_file(x[:, None]).to(problem.y), volumes=halves, heterogeneity=many)
+        x = problem.scale.from_file(x[:, None]).to(problem.y)
+        return Reconstruction(x, volumes=found.maps[0].by_name if one else {}, heterogeneity=many)
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return FixedVolume.of(arrays) if self.classes == 1 else ClassVolumes.of(arrays)
@@ -116,8 +116,7 @@ def sought_images(problem: Problem, what: str, ctf: bool) -> ParticleImages:
     images = particle_images(problem, what, poses=False)
     if ctf:
         return images
-    particles = images.particles
-    return ParticleImages(images.images, type(particles)(particles.side, particles.poses, None, particles.pixel_size))
+    return replace(images, particles=replace(images.particles, ctf=None))
 
 
 def seen(images: ParticleImages, volume: torch.Tensor, rotations: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

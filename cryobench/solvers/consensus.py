@@ -39,8 +39,7 @@ class Consensus(HeterogeneitySolver):
             progress(1, 1)
         x = problem.scale.from_file(projections(images, maps.full[None])[0][:, None]).to(problem.y)
         latents = torch.zeros((len(images), 0), dtype=torch.float64)
-        volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
-        return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents, FixedVolume(maps.full)))
+        return Reconstruction(x, volumes=maps.by_name, heterogeneity=Heterogeneity(latents, FixedVolume(maps.full)))
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return FixedVolume.of(arrays)

@@ -1,4 +1,4 @@
-"""`covariance`: maps in a linear subspace, and kernel regression of maps over its coordinates, with known poses."""
+"""`covariance`: maps in a linear subspace, with known poses."""
 
 from __future__ import annotations
 
@@ -54,11 +54,7 @@ class Covariance(HeterogeneitySolver):
     iterations: Annotated[int, "of expectation-maximisation in each box"] = 15
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1:
-            raise ParameterError(
-                f"covariance: dimensions is {self.dimensions}; give dimensions of at least 1; consensus is the solver "
-                "with none"
-            )
+        check_dimensions("covariance", self.dimensions, without="consensus")
         if self.iterations < 1:
             raise ParameterError(f"covariance: iterations must be at least 1, got {self.iterations}")
         if self.box is not None and (self.box < LEAST_SIDE or self.box % 2):
@@ -118,8 +114,7 @@ class Covariance(HeterogeneitySolver):
         parts = projections(images, torch.cat([model.mean[None], model.components]))
         x = parts[0] + torch.einsum("nk,knij->nij", latents.mean.float(), parts[1:])
         x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
-        volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
-        return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents.mean, model))
+        return Reconstruction(x, volumes=maps.by_name, heterogeneity=Heterogeneity(latents.mean, model))
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return LinearVolumes.of(arrays)
@@ -142,6 +137,14 @@ class Covariance(HeterogeneitySolver):
                 power = signal_power(components, variance, power)
             watch(number + 1)
         return components
+
+
+def check_dimensions(solver: str, dimensions: int, *, without: str) -> None:
+    """Raise `ParameterError` for latents without numbers. without: the solver that has none."""
+    if dimensions < 1:
+        raise ParameterError(
+            f"{solver}: dimensions is {dimensions}; give dimensions of at least 1; {without} is the solver with none"
+        )
 
 
 def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:

@@ -36,20 +36,16 @@ from cryobench.maps.noise import noise_power
 from cryobench.maps.particle_images import ParticleImages
 from cryobench.maps.pose_search import Found, Settings, search_whitened
 from cryobench.maps.rotations import of_vectors
-from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images
+from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices
 from cryobench.physics.poses import Poses
 from cryobench.physics.projection import Projector
 from cryobench.rng import Rng, generator
 from cryobench.solvers.abinitio import seen, sought_images, unsupported_images
 from cryobench.solvers.consensus import consensus_maps
-from cryobench.solvers.covariance import coarse_latents, unsupported_side
-from cryobench.solvers.hypervolume import envelope_of
+from cryobench.solvers.covariance import check_dimensions, coarse_latents, unsupported_side
+from cryobench.solvers.hypervolume import decay, drawn_frequencies, envelope_of, network_images, random_latents
 
 _BATCH = 32
-_FIRST_LATENTS = 0.1
-"""Standard deviation of random latents."""
-_LAST_RATE = 0.05
-"""Learning rate of the last step of a phase, relative to the first."""
 _SEARCHED_ORDER = 3
 """The grid whose spacing, 7.5 degrees, a search around kept poses begins with."""
 
@@ -85,11 +81,7 @@ class CryoDeco(HeterogeneitySolver):
     ctf: Annotated[bool, "the images were taken through CTFs, which the table states; false: without"] = True
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1:
-            raise ParameterError(
-                f"cryodeco: dimensions is {self.dimensions}; give dimensions of at least 1; abinitio is the solver "
-                "with none"
-            )
+        check_dimensions("cryodeco", self.dimensions, without="abinitio")
         for name, least in (("starts", 1), ("searches", 0), ("groups", 1), ("fit", 1), ("descent", 0)):
             if getattr(self, name) < least:
                 raise ParameterError(f"cryodeco: {name} must be at least {least}, got {getattr(self, name)}")
@@ -116,11 +108,7 @@ class CryoDeco(HeterogeneitySolver):
         job.run(progress)
         rotations, shift, latents = job.poses_and_latents()
         x = seen(images, job.mean, rotations, shift).cpu()
-        for rows in torch.arange(len(images)).split(64):
-            transfer = images.transfer(rows)
-            transfer = None if transfer is None else transfer.to(job.device)
-            own = rotations[rows].float().to(job.device), shift[rows].float().to(job.device)
-            x[rows] += predicted_images(job.decoder, transfer, *own, latents[rows].to(job.device)).cpu()
+        x += network_images(job.decoder, images, rotations, shift, latents)
         model = NetworkVolumes(job.mean, job.decoder.cpu())
         many = Heterogeneity(latents.double(), model, rotations, shift * images.pixel_size, job.starts)
         return Reconstruction(problem.scale.from_file(x[:, None]).to(problem.y), heterogeneity=many)
@@ -185,16 +173,14 @@ class _Job:
     def _first_latents(self, posed: ParticleImages) -> torch.Tensor:
         d = self._recipe.dimensions
         if self._recipe.init == "random":
-            return torch.randn((len(posed), d), generator=generator(self._seed, "latents")) * _FIRST_LATENTS
+            return random_latents(len(posed), d, self._seed)
         return coarse_latents(posed, self.mean, self._noise, d, self._seed).float()
 
     def _prepare(self) -> None:
         """Network, tables and optimisers, as they begin, for the map of all images."""
         recipe, images = self._recipe, self._images
         N, D = len(images), images.side
-        transfer = images.transfer()
-        slices = Slices.of(images.images.cpu(), None if transfer is None else transfer.cpu(), self._noise)
-        self._slices = slices.to(self.device)
+        self._slices = Slices.of(images.images.cpu(), images.transfer(), self._noise).to(self.device)
         self._projector = Projector(self.mean.to(self.device))
         shape, envelope = SHAPES[recipe.network], envelope_of(self.mean)
         self.decoder = Hypervolume(D, recipe.dimensions, shape, envelope=envelope, seed=self._seed).to(self.device)
@@ -254,22 +240,19 @@ class _Job:
         order = torch.randperm(len(self._images), generator=generator(self._seed, "order", self._phase, epoch))
         rows = order[number * _BATCH : (number + 1) * _BATCH]
         draws = generator(self._seed, "step", self._phase, self._step)
-        count = max(1, round(recipe.part * len(self._slices.k)))
-        some = torch.randperm(len(self._slices.k), generator=draws)[:count].to(self.device)
-        sign = 1.0 if torch.rand(1, generator=draws) < 0.5 else -1.0
+        frequencies = len(self._slices.k)
+        some, sign = drawn_frequencies(frequencies, recipe.part, draws)
         where = rows.to(self.device)
         z = self._table(where)
         rotations, shift = self._rotations[rows].float().to(self.device), self._shift[rows].float().to(self.device)
         if free:
             rotations, shift = of_vectors(self._turns(where)) @ rotations, shift + self._moves(where)
-        errors = self._errors(self._slices.select(where).points(some), rotations, shift, z, sign)
-        frequencies = len(self._slices.k)
+        errors = self._errors(self._slices.select(where).points(some.to(self.device)), rotations, shift, z, sign)
         loss = (errors * frequencies + recipe.prior * 0.5 * z.square().sum(dim=1)).mean() / frequencies
-        decay = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self._step / steps))
         active = self._optimisers if free else self._optimisers[:2]
         for optimiser, rate in active:
             optimiser.zero_grad()
-            optimiser.param_groups[0]["lr"] = decay * rate
+            optimiser.param_groups[0]["lr"] = decay(self._step, steps) * rate
         loss.backward()
         for optimiser, _ in active:
             optimiser.step()

@@ -32,6 +32,7 @@ from cryobench.limits import check_memory
 from cryobench.maps.fsc import shell_correlation
 from cryobench.maps.half_maps import halves_of
 from cryobench.maps.inversion import default_mask, prior_weights
+from cryobench.maps.particle_images import least_norm_images
 from cryobench.maps.particles import Particles, particles_of, projection
 from cryobench.numerics.linalg import conjugate_gradients, item_axes, per_item
 from cryobench.operators.spectral import SpectralOperator, multiply_spectrum
@@ -112,9 +113,7 @@ class _Set:
         outer = problem.operator.select(images)
         views = projection(particles.select(images), dtype=outer.dtype, device=outer.device)
         operator = by_view(_MeasuredPart(outer), views)
-        scale, u = problem.scale.select(images), outer.A_dagger(problem.y[images])
-        ones = outer.A_dagger(outer.mean_response)
-        u = (per_item(scale.factor.to(u), u) * u + per_item(scale.offset.to(u), u) * ones)[None, :, 0]
+        u = least_norm_images(outer, problem.y[images], problem.scale.select(images))[None, :, 0]
         c = mean_intensity(operator, u)
         b = operator.A_adjoint(u - c * operator.mean_response)
         return _Set(views, operator, b, per_item(c, b), shell_means(operator)[0, 0])

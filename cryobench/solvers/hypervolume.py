@@ -35,7 +35,7 @@ from cryobench.numerics.fft import rfftn
 from cryobench.numerics.principal import unit_scores
 from cryobench.rng import Rng, generator
 from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
-from cryobench.solvers.covariance import coarse_latents, unsupported_side
+from cryobench.solvers.covariance import check_dimensions, coarse_latents, unsupported_side
 from cryobench.spec import Component
 
 _BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 80, 1200
@@ -78,11 +78,7 @@ class HypervolumeSolver(HeterogeneitySolver):
     ] = None
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1:
-            raise ParameterError(
-                f"hypervolume: dimensions is {self.dimensions}; give dimensions of at least 1; consensus is the solver "
-                "with none"
-            )
+        check_dimensions("hypervolume", self.dimensions, without="consensus")
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"hypervolume: {name} must be at least 1, got {getattr(self, name)}")
@@ -93,7 +89,6 @@ class HypervolumeSolver(HeterogeneitySolver):
             raise ParameterError(f"hypervolume: part must be above 0 and at most 1, got {self.part:g}")
         if not 0 <= self.prior < math.inf:
             raise ParameterError(f"hypervolume: prior must be zero or more, got {self.prior:g}")
-
         if self.init == "encoder" and self.encoder is None:
             raise ParameterError("hypervolume: init=encoder needs an encoder; give one, such as encoder=pca")
         if self.init != "encoder" and self.encoder is not None:
@@ -115,21 +110,19 @@ class HypervolumeSolver(HeterogeneitySolver):
         device = problem.y.device
         noise = noise_power(images.images.cpu())
         maps = consensus_maps(images, halves(problem))
-        projected = projections(images, maps.full[None])[0]
-        mean = torch.zeros_like(maps.full) if self.mean == "none" else maps.full
-        residuals = images.images.cpu() - (0 if self.mean == "none" else projected)
-        transfer = images.transfer()
-        transfer = None if transfer is None else transfer.cpu()
-        slices = Slices.of(residuals, transfer, noise).to(device)
+        if self.mean == "none":
+            mean, projected = torch.zeros_like(maps.full), torch.zeros(())
+        else:
+            mean, projected = maps.full, projections(images, maps.full[None])[0]
+        slices = Slices.of(images.images.cpu() - projected, images.transfer(), noise).to(device)
         first = self._first(images, maps.full, noise, rng.seed)
         fit = _Fit(self, images, slices, envelope_of(maps.full), first, rng.seed, device)
         fit.run(progress)
         latents = fit.latents()
-        x = self._images(images, fit, latents) + (0 if self.mean == "none" else projected)
+        x = projected + network_images(fit.decoder, images, fit.rotations, fit.shift, latents)
         x = problem.scale.from_file(x[:, None]).to(problem.y)
         model = NetworkVolumes(mean.float(), fit.decoder.cpu())
-        volumes = {"full": maps.full, "half1": maps.half1, "half2": maps.half2}
-        return Reconstruction(x, volumes=volumes, heterogeneity=Heterogeneity(latents.double().cpu(), model))
+        return Reconstruction(x, volumes=maps.by_name, heterogeneity=Heterogeneity(latents.double().cpu(), model))
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return NetworkVolumes.of(arrays)
@@ -137,8 +130,7 @@ class HypervolumeSolver(HeterogeneitySolver):
     def _first(self, images: ParticleImages, mean: torch.Tensor, noise: torch.Tensor, seed: int) -> torch.Tensor:
         """The latents that the table begins with, [N, d]."""
         if self.init == "random" or self.latents == "encoder":
-            shape = len(images), self.dimensions
-            return torch.randn(shape, generator=generator(seed, "latents")) * _FIRST_LATENTS
+            return random_latents(len(images), self.dimensions, seed)
         if self.encoder is not None:
             found = self.encoder.features(images.images, images.transfer(), images.pixel_size)
             if found.shape[1] < self.dimensions:
@@ -148,15 +140,6 @@ class HypervolumeSolver(HeterogeneitySolver):
                 )
             return unit_scores(found, self.dimensions).float().cpu()
         return coarse_latents(images, mean, noise, self.dimensions, seed).float()
-
-    def _images(self, images: ParticleImages, fit: _Fit, latents: torch.Tensor) -> torch.Tensor:
-        found = []
-        for rows in torch.arange(len(images)).split(64):
-            transfer = images.transfer(rows)
-            transfer = None if transfer is None else transfer.to(fit.device)
-            part = predicted_images(fit.decoder, transfer, fit.rotations[rows], fit.shift[rows], latents[rows])
-            found.append(part.cpu())
-        return torch.cat(found)
 
 
 class _Fit:
@@ -210,9 +193,8 @@ class _Fit:
     def _advance(self, rows: torch.Tensor) -> None:
         recipe, slices = self.recipe, self.slices.select(rows)
         draws = generator(self.seed, "step", self.step)
-        count = max(1, round(recipe.part * len(slices.k)))
-        some = torch.randperm(len(slices.k), generator=draws)[:count].to(self.device)
-        sign = 1.0 if torch.rand(1, generator=draws) < 0.5 else -1.0
+        some, sign = drawn_frequencies(len(slices.k), recipe.part, draws)
+        chosen = slices.points(some.to(self.device))
         if self.encoder is None:
             assert self.table is not None
             z = self.table.latents[rows].requires_grad_()
@@ -221,9 +203,9 @@ class _Fit:
             centre, logarithm = self.encoder(self._encoded(slices))
             z = centre + (logarithm / 2).exp() * torch.randn(centre.shape, generator=draws).to(self.device)
             divergence = 0.5 * (centre.square() + logarithm.exp() - logarithm - 1).sum(dim=1)
-        errors = squared_errors(self.decoder, slices.points(some), self.rotations[rows], self.shift[rows], z, sign)
+        errors = squared_errors(self.decoder, chosen, self.rotations[rows], self.shift[rows], z, sign)
         loss = (errors * len(slices.k) + recipe.prior * divergence).mean() / len(slices.k)
-        rate = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        rate = decay(self.step, self.steps)
         self.optimiser.zero_grad()
         self.optimiser.param_groups[0]["lr"] = rate * recipe.rate
         loss.backward()
@@ -302,6 +284,43 @@ class _Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, logarithm = self.layers(x).chunk(2, dim=1)
         return mean, logarithm
+
+
+def random_latents(count: int, dimensions: int, seed: int) -> torch.Tensor:
+    """Small random latents [N, d] to begin with."""
+    return torch.randn((count, dimensions), generator=generator(seed, "latents")) * _FIRST_LATENTS
+
+
+def drawn_frequencies(count: int, part: float, draws: torch.Generator) -> tuple[torch.Tensor, float]:
+    """A random part of `count` frequencies, by their numbers, and the sign of k at which they are taken."""
+    some = torch.randperm(count, generator=draws)[: max(1, round(part * count))]
+    return some, 1.0 if torch.rand(1, generator=draws) < 0.5 else -1.0
+
+
+def decay(step: int, steps: int) -> float:
+    """The learning rate of a step relative to the first: half a cosine."""
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def network_images(
+    decoder: Hypervolume,
+    images: ParticleImages,
+    rotations: torch.Tensor,
+    shift: torch.Tensor,
+    latents: torch.Tensor,
+) -> torch.Tensor:
+    """The images that a network gives particles, float32 [N, D, D] on the CPU, computed on its device.
+
+    rotations: [N, 3, 3]. shift: [N, 2] in pixels. latents: [N, d].
+    """
+    device = next(decoder.parameters()).device
+    found = []
+    for rows in torch.arange(len(images)).split(64):
+        transfer = images.transfer(rows)
+        transfer = None if transfer is None else transfer.to(device)
+        own = (each[rows].to(device, torch.float32) for each in (rotations, shift, latents))
+        found.append(predicted_images(decoder, transfer, *own).cpu())
+    return torch.cat(found)
 
 
 def envelope_of(volume: torch.Tensor) -> torch.Tensor:

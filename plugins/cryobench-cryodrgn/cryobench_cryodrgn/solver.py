@@ -10,8 +10,16 @@ from typing import Annotated
 
 import torch
 
-from cryobench.core import Heterogeneity, HeterogeneitySolver, Problem, Progress, Reconstruction, VolumeModel
-from cryobench.errors import CryobenchError, DataError, ParameterError, reason_of
+from cryobench.core import (
+    Heterogeneity,
+    HeterogeneitySolver,
+    Problem,
+    Progress,
+    Reconstruction,
+    VolumeModel,
+    saved_arrays,
+)
+from cryobench.errors import CryobenchError, ParameterError, reason_of
 from cryobench.maps.particle_images import particle_images
 from cryobench.rng import Rng
 from cryobench.solvers.consensus import projections, unsupported_particles
@@ -88,11 +96,9 @@ class CryoDrgn(HeterogeneitySolver):
         return Reconstruction(problem.scale.from_file(x[:, None]).to(problem.y), heterogeneity=many)
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
-        missing = {"weights", "config", "shape"} - set(arrays)
-        if missing:
-            raise DataError(f"the saved model has {', '.join(arrays) or 'nothing'}; expected weights, config and shape")
-        side, dimensions = arrays["shape"].tolist()
-        weights, config = (bytes(arrays[name].numpy().tobytes()) for name in ("weights", "config"))
+        *files, shape = saved_arrays(arrays, "weights", "config", "shape")
+        side, dimensions = shape.tolist()
+        weights, config = (bytes(array.numpy().tobytes()) for array in files)
         return CryoDrgnVolumes(side, dimensions, self.program, weights, config)
 
 
