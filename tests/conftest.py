@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["CRYOBENCH_CACHE"] = str(ROOT / ".pytest_cache" / "cryobench")
 
 SHARED = ROOT.parent / "shared"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +98,19 @@ def full_disk(monkeypatch) -> Callable[..., AbstractContextManager[None]]:
             yield
 
     return full
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser; the test is skipped without one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is in PATH")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

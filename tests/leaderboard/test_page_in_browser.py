@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +12,7 @@ from threading import Thread
 
 import numpy as np
 import pytest
+from browser import watched
 from hostile import HTML
 from made_results import COLUMNS, fill, folders, page, record, results
 from markdown_it import MarkdownIt
@@ -26,43 +26,19 @@ pytestmark = pytest.mark.slow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is in PATH")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
 def opened(browser, tmp_path) -> Iterator[Callable]:
     """Open a page from a file. In every test, no request is sent and nothing is printed on the console."""
-    said, asked, contexts = [], [], []
+    with watched(browser, height=900) as open_page:
 
-    def open_(html: str, **context):
-        contexts.append(browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | context))
-        contexts[-1].set_default_timeout(15_000)
-        tab = contexts[-1].new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        file = tmp_path / "page.html"
-        file.write_text(html, encoding="utf-8")
-        tab.goto(file.as_uri())
-        return tab
+        def open_(html: str, **context):
+            file = tmp_path / "page.html"
+            file.write_text(html, encoding="utf-8")
+            return open_page(file.as_uri(), **context)
 
-    yield open_
-    for context in contexts:
-        context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert sum(url.startswith("file:") for url in asked) == len(contexts)
+        yield open_
 
 
 @pytest.fixture
