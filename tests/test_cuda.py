@@ -48,7 +48,8 @@ CLASSICAL |= {name: f"{name},steps=20" for name in ("dct", "wavelet", "tv", "spa
 CLASSICAL["tiled"] = "tiled:tv,tile=8,overlap=4,solver.steps=20"
 OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
 JOINT = {"direct": "direct:2", "consensus": "consensus",
-         "covariance": "covariance:2,iterations=2", "hypervolume": "hypervolume:dimensions=2,epochs=2"}  # fmt: skip
+         "covariance": "covariance:2,iterations=2", "curve": "curve:2,iterations=2",
+         "hypervolume": "hypervolume:dimensions=2,epochs=2"}  # fmt: skip
 SEEKING = {"abinitio": "abinitio:starts=1,rounds=1,order=1",
            "cryodeco": "cryodeco:dimensions=1,starts=1,groups=1,fit=1,descent=1,order=1"}  # fmt: skip
 """They choose the best of many poses: where two are about the same, rounding decides."""

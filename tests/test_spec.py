@@ -203,7 +203,7 @@ FIRST = {
     "wiener": "snr", "sparse": "prior", "tiled": "solver", "gaussian": "width", "n2n": "model",
     "emdiffuse": "model", "regression": "model",
     "interpolate": "kind", "flow": "method", "cg": "steps", "fourier_inversion": "radius", "direct": "steps",
-    "consensus": None, "covariance": "dimensions", "hypervolume": "dimensions",
+    "consensus": None, "covariance": "dimensions", "curve": "degree", "hypervolume": "dimensions",
 }  # fmt: skip
 
 

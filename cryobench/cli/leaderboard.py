@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryobench.cli.options import ByOption, CsvOption, FormatOption, JsonOption
+
+if TYPE_CHECKING:
+    from cryobench.record import Record
 
 
 def leaderboard(
@@ -43,6 +46,9 @@ def leaderboard(
         list[str] | None, typer.Option("--data", "-d", metavar="GLOB", help="Data sets to show. Repeat for more.",
                                        show_default=False)
     ] = None,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Pool data sets of the same label, such as seeds of a simulation.")
+    ] = False,
     csv: CsvOption = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -56,6 +62,7 @@ def leaderboard(
     from cryobench.leaderboard.cells import StoredRecords
     from cryobench.leaderboard.filter import choose, grouped, with_metrics
     from cryobench.leaderboard.index import read_cells, run_folder_finder
+    from cryobench.leaderboard.pooled import pooled_leaderboard
 
     outputs = check_outputs(csv, as_json, formats or ())
     folders = runs or [Path("runs")]
@@ -65,12 +72,16 @@ def leaderboard(
             raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` creates them")
         patterns = {"solver": _listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
         cells = choose(cells, patterns)
-        frame = table.leaderboard(cells, by=by)
+        shown: Iterable[Record] = StoredRecords(cells)
+        if pool:
+            shown, frame = pooled_leaderboard(list(shown), by=by)
+        else:
+            frame = table.leaderboard(cells, by=by)
         if group_by is not None:
             frame = grouped(frame, group_by)
         if metrics is not None:
             frame = with_metrics(frame, _listed(metrics))
-        show(frame, outputs, StoredRecords(cells), run_folder_finder(cells))
+        show(frame, outputs, shown, run_folder_finder(cells))
 
 
 @contextmanager

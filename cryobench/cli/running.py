@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-DEFAULT_BY = "psnr"
-
-
 def ranked_by(by: str, plans: Sequence[Plan]) -> str:
     """The column to rank by: the given one, or where it is the default that of the protocol of the run.
 
-    Raises `ParameterError`, before any work, if the run will not have the column.
+    Without `psnr`, the default is the first metric. Raises `ParameterError`, before any work, if the run will not have
+    the column.
     """
+    from cryobench.leaderboard.table import DEFAULT_BY, measured_by
+
     protocols = {plan.request.protocol for plan in plans}
     if by == DEFAULT_BY and len(protocols) == 1 and (name := protocols.pop()) is not None:
         from cryobench.plan.protocols import protocol
 
         return protocol(name).by
-    rankable = [*(column for plan in plans for column in plan.rankable), *COSTS]
+    measured = [column for plan in plans for column in plan.rankable]
+    by = measured_by(by, measured)
+    rankable = [*measured, *COSTS]
     if by not in rankable:
         raise ParameterError(f"--by {by!r} is not a column of this run; {did_you_mean(by, dict.fromkeys(rankable))}")
     return by

@@ -89,6 +89,7 @@ def sweep(
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
     from cryobench.hooks import Hooks
+    from cryobench.leaderboard.pooled import pooled_leaderboard
     from cryobench.leaderboard.table import leaderboard
     from cryobench.plan import suite as suites
     from cryobench.plan.suite_file import read_suite
@@ -139,7 +140,10 @@ def sweep(
     places = {name: place for place, cell in enumerate(planned) for name in (cell.key, result_name(cell))}
     # the table must not depend on which cell finishes first
     records.sort(key=lambda record: places.get(record.hash, len(places)))
-    frame = leaderboard(records, by=by)
+    if suite_file.pooled:
+        records, frame = pooled_leaderboard(records, by=by)
+    else:
+        frame = leaderboard(records, by=by)
     published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
     show(frame, outputs, records, store.find, published)
     if not quiet:

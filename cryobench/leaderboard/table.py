@@ -31,7 +31,10 @@ DTYPES = {
 }
 
 
-def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd.DataFrame:
+DEFAULT_BY = "psnr"
+
+
+def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = DEFAULT_BY) -> pd.DataFrame:
     """One row per record (or row of their `cells`), ranked by `by` among the rows of a comparison (see `groups`).
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
@@ -43,10 +46,12 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     metrics, as JSON. overlap: see `leakage.overlap`. within: the evaluated region. hardware: of the timings. If two
     data sets have the same label, it becomes label#1a2b.
 
-    Raises `ParameterError` if nothing can be ranked by `by`, or a metric has the name of another column.
+    Where nothing has the default `by`, it is the first metric with a direction. Raises `ParameterError` if nothing can
+    be ranked by `by`, or a metric has the name of another column.
     """
     table = cells(records) if isinstance(records, Sequence) else records
     metrics = _metric_columns(table)
+    by = measured_by(by, [name for name, column in metrics.items() if column["direction"] != "none"])
     names = _column_names(list(metrics))
     higher = _higher_is_better(by, table, metrics)
     groups, labels = comparisons(table)
@@ -70,6 +75,11 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = "psnr") -> pd
     )
     frame.attrs |= {"by": by, "columns": list(metrics.values())}
     return frame
+
+
+def measured_by(by: str, rankable: Sequence[str]) -> str:
+    """The column to rank by: the given one, or the first of `rankable` where it is the default, which is not there."""
+    return rankable[0] if by == DEFAULT_BY and rankable and by not in rankable else by
 
 
 def _stated(table: pa.Table) -> list[dict[str, str]]:

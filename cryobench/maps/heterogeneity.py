@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -42,7 +43,7 @@ class HeterogeneityMetric(JointMetric):
     over the shells to the Nyquist frequency and over a sample of the particles, evenly spaced. `het_fsc_masked`: the
     same under a ball of the radius of the particle with a soft edge. Where the solver sought the poses, its maps are
     turned and shifted first, and mirrored where that fits better, as its poses are relative to the true ones
-    (`maps.alignment`). `het_ari`, `het_ami`: the adjusted Rand index and mutual information of the true classes and as
+    (`maps.alignment`), in a frame of each true class: separate maps have no common frame. `het_ari`, `het_ami`: the adjusted Rand index and mutual information of the true classes and as
     many clusters of the latents by k-means++. `het_rank`: the largest absolute rank correlation of a principal
     component of the latents with the true coordinate; the mean over the coordinates where there are two. `het_hits`: of
     the 10 nearest neighbours of a particle in the latents, the fraction among the 10% nearest in the true coordinates,
@@ -90,22 +91,22 @@ class _Answer(Gathering):
         if self._found is None:
             return MeasuredTogether(self._values, {}, dict.fromkeys(names, _NO_ANSWER))
         self._measure_latents(self._found)
-        alignment, reason = self._alignment(self._found)
-        if alignment is None:
-            self._missing(reason, "pose_degrees", "pose_pixels")
+        alignments, reason = self._alignments(self._found)
+        if alignments:
+            for name, errors in (("pose_degrees", "angle_errors"), ("pose_pixels", "shift_errors")):
+                self._values[name] = torch.cat([getattr(each, errors) for each in alignments]).median().item()
         else:
-            self._values["pose_degrees"] = alignment.angle_errors.median().item()
-            self._values["pose_pixels"] = alignment.shift_errors.median().item()
-        if alignment is None and self._found.rotations is not None:
+            self._missing(reason, "pose_degrees", "pose_pixels")
+        if not alignments and self._found.rotations is not None:
             self._missing(reason, "het_fsc", "het_fsc_masked")
         else:
-            self._measure_maps(self._found, alignment)
+            self._measure_maps(self._found, alignments)
         return MeasuredTogether(self._values, self._curves, self._unmeasured)
 
     def _missing(self, reason: str, *names: str) -> None:
         self._unmeasured.update(dict.fromkeys(names, reason))
 
-    def _measure_maps(self, found: Heterogeneity, alignment: Alignment | None) -> None:
+    def _measure_maps(self, found: Heterogeneity, alignments: list[Alignment]) -> None:
         n, make = len(found.latents), self._structure.of
         sample = torch.linspace(0, n - 1, min(n, self._metric.sample)).round().long()
         size = self._imaging.pixel_size[0] or 1.0
@@ -119,7 +120,8 @@ class _Answer(Gathering):
                 if true is None:
                     self._missing(_NO_TRUTH, "het_fsc", "het_fsc_masked")
                     return
-                own, true = volume if alignment is None else alignment.apply(volume), true.double() * size
+                own = alignments[self._frames[place]].apply(volume) if alignments else volume
+                true = true.double() * size
                 curves.append(shell_correlation(own, true))
                 masked.append(shell_correlation(own, true, mask))
         for name, all_curves in (("het_fsc", torch.stack(curves)), ("het_fsc_masked", torch.stack(masked))):
@@ -153,19 +155,29 @@ class _Answer(Gathering):
         else:
             self._values["het_hits"] = hit_rate(latents, classes=classes)
 
-    def _alignment(self, found: Heterogeneity) -> tuple[Alignment | None, str]:
-        """The frame of poses that the solver sought, or why there is none."""
+    def _alignments(self, found: Heterogeneity) -> tuple[list[Alignment], str]:
+        """The frames of poses that the solver sought, one of each of `_frames`, or why there are none."""
         table = self._imaging.table
         if found.rotations is None or found.shift is None:
-            return None, _GIVEN
+            return [], _GIVEN
         if table is None or not set(ANGLES) <= set(table.columns):
-            return None, "the true poses are not known"
+            return [], "the true poses are not known"
         size = self._imaging.pixel_size[0] or 1.0
         try:
             true = Poses.from_table(origins_in_angstrom(table, None, "the table"), "the table")
-            return align_poses(found.rotations, true.matrices, found.shift, true.shift, size), ""
+            return [
+                align_poses(found.rotations[own], true.matrices[own], found.shift[own], true.shift[own], size)
+                for own in (torch.from_numpy(self._frames == frame) for frame in range(self._frames.max() + 1))
+            ], ""
         except CryobenchError as error:
-            return None, reason_of(error)
+            return [], reason_of(error)
+
+    @cached_property
+    def _frames(self) -> np.ndarray:
+        """The number of the frame of each particle, from 0: that of its true class."""
+        classes, _ = labels_of(self._imaging.table)
+        n = len(self._imaging.pixel_size)
+        return np.zeros(n, dtype=int) if classes is None else np.unique(classes, return_inverse=True)[1]
 
     def _mask(self, side: int) -> torch.Tensor:
         """A soft ball of the radius of the particle, at most the largest that the box contains."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -23,10 +24,10 @@ class LinearVolumes(VolumeModel):
             raise DataError(f"the mean has shape {list(self.mean.shape)} and the components "
                             f"{list(self.components.shape)}; give [D, D, D] and [d, D, D, D]")  # fmt: skip
 
-    @staticmethod
-    def of(arrays: Mapping[str, torch.Tensor]) -> LinearVolumes:
+    @classmethod
+    def of(cls, arrays: Mapping[str, torch.Tensor]) -> Self:
         """The model of saved arrays. Raises `DataError` where they lack one."""
-        return LinearVolumes(*saved_arrays(arrays, "mean", "components"))
+        return cls(*saved_arrays(arrays, "mean", "components"))
 
     @property
     def side(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -36,8 +37,12 @@ class LinearVolumes(VolumeModel):
     def dimensions(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return len(self.components)
 
+    def weights(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the components of latents [n, d] are multiplied by, float32 [n, components]."""
+        return latents.cpu().float()
+
     def volumes(self, latents: torch.Tensor) -> torch.Tensor:
-        added = torch.tensordot(latents.cpu().float(), self.components.cpu().float(), dims=1)
+        added = torch.tensordot(self.weights(latents), self.components.cpu().float(), dims=1)
         return self.mean.cpu().float() + added
 
     def arrays(self) -> dict[str, torch.Tensor]:

@@ -66,25 +66,30 @@ class Subspace:
         return len(self.components)
 
 
-def expected(band: Band, residuals: torch.Tensor, components: torch.Tensor) -> tuple[Latents, float]:
-    """The latents of images with the residuals r, complex64 [N, P], and the log-likelihood, up to a constant."""
-    d = len(components)
+def inner_products(
+    band: Band, residuals: torch.Tensor, components: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """G, float64 [N, d, d], b [N, d] and |r|^2 [N] of images with the residuals r, complex64 [N, P]."""
     root = band.weights.sqrt()
-    means, covariances, total = [], [], 0.0
+    products, projections, squares = [], [], []
     for rows, some in band.parts:
         a = (some.slices(components) * (some.transfer * root)).transpose(0, 1)
         a = torch.view_as_real(a.resolve_conj()).flatten(2)
         r = torch.view_as_real(residuals[rows] * root).flatten(1)
-        G = (a @ a.transpose(1, 2)).double() + torch.eye(d, dtype=torch.float64)
-        b = (a @ r[:, :, None]).double()
-        factor = torch.linalg.cholesky(G)
-        covariance = torch.cholesky_inverse(factor)
-        mean = (covariance @ b)[:, :, 0]
-        total += 0.5 * float((b[:, :, 0] * mean).sum() - r.double().square().sum())
-        total -= float(factor.diagonal(dim1=1, dim2=2).log().sum())
-        means.append(mean)
-        covariances.append(covariance)
-    return Latents(torch.cat(means), torch.cat(covariances)), total
+        products.append((a @ a.transpose(1, 2)).double())
+        projections.append((a @ r[:, :, None])[:, :, 0].double())
+        squares.append(r.double().square().sum(dim=1))
+    return torch.cat(products), torch.cat(projections), torch.cat(squares)
+
+
+def expected(band: Band, residuals: torch.Tensor, components: torch.Tensor) -> tuple[Latents, float]:
+    """The latents of images with the residuals r, complex64 [N, P], and the log-likelihood, up to a constant."""
+    G, b, squares = inner_products(band, residuals, components)
+    factor = torch.linalg.cholesky(G + torch.eye(len(components), dtype=torch.float64))
+    covariance = torch.cholesky_inverse(factor)
+    mean = (covariance @ b[:, :, None])[:, :, 0]
+    total = 0.5 * float((b * mean).sum() - squares.sum()) - float(factor.diagonal(dim1=1, dim2=2).log().sum())
+    return Latents(mean, covariance), total
 
 
 class Normal:
@@ -145,10 +150,16 @@ class Normal:
 
 def updated_power(components: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     """tau^2 of each component and shell, [d, b // 2], from U and its posterior variance."""
-    n = components.shape[-1]
-    squares = rfftn(components, 3).abs().square() + variance
-    sums = torch.cat([ring_sums(one[None, None], (n,) * 3) for one in squares])
-    power = sums / ring_counts((n,) * 3, squares.device)
+    return least_power(shell_power(components, variance))
+
+
+def shell_power(components: torch.Tensor, variance: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """The mean over each shell of |F U|^2 + variance, [d, b // 2]."""
+    return _shell_means(rfftn(components, 3).abs().square() + variance)
+
+
+def least_power(power: torch.Tensor) -> torch.Tensor:
+    """tau^2 [d, b // 2], not below a small part of the largest."""
     return power.clamp_min(_LEAST_POWER * float(power.max()))
 
 
@@ -158,12 +169,7 @@ def signal_power(components: torch.Tensor, variance: torch.Tensor, power: torch.
     With s = 1 - V / tau^2 the part of U that the data state, |F U|^2 / s^2 is the power of signal and noise, and V / s
     that of the noise. Where there is no signal, steps of `updated_power` fall to 0 slowly.
     """
-    n = components.shape[-1]
-    counts = ring_counts((n,) * 3, components.device)
-    squares, variances = (
-        torch.cat([ring_sums(one[None, None], (n,) * 3) for one in values]) / counts
-        for values in (rfftn(components, 3).abs().square(), variance)
-    )
+    squares, variances = shell_power(components), _shell_means(variance)
     stated = (1 - variances / power).clamp_min(1e-3)
     found = squares / stated.square() - variances / stated
     return torch.minimum(found, power).clamp_min(_LEAST_POWER * float(power.max()))
@@ -218,6 +224,13 @@ def principal(components: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def turned(latents: Latents, R: torch.Tensor) -> Latents:
     """The latents R z."""
     return replace(latents, mean=latents.mean @ R.T, covariance=R @ latents.covariance @ R.T)
+
+
+def _shell_means(values: torch.Tensor) -> torch.Tensor:
+    """[d, b, b, b // 2 + 1] -> [d, b // 2], from shell 1 on."""
+    n = values.shape[1]
+    sums = torch.cat([ring_sums(one[None, None], (n,) * 3) for one in values])
+    return sums / ring_counts((n,) * 3, values.device)
 
 
 def _of_shells(values: torch.Tensor, n: int) -> torch.Tensor:

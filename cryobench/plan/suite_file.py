@@ -88,7 +88,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """A parsed suite: grids, exclude rules and published results."""
+    """A parsed suite: grids, exclude rules and published results. pooled: whether its leaderboard pools data sets of the
+    same label (`leaderboard.pooled`)."""
 
     path: Path
     title: str
@@ -96,6 +97,7 @@ class SuiteFile:
     grids: tuple[Grid, ...]
     excluded: tuple[Rule, ...]
     references: tuple[Reference, ...]
+    pooled: bool = False
 
 
 def read_suite(path: Path) -> SuiteFile:
@@ -128,7 +130,7 @@ class _Reader:
         }  # fmt: skip
 
     def suite(self, root: yaml.Node) -> SuiteFile:
-        parts = self.mapping(root, ["title", "about", *self._grid, "include", "exclude", "references"])
+        parts = self.mapping(root, ["title", "about", "pooled", *self._grid, "include", "exclude", "references"])
         base = self.grid(Grid(line=1), {key: parts[key] for key in parts if key in self._grid})
         included = [
             self.grid(dataclasses.replace(base, line=_line(node)), self.mapping(node, self._grid))
@@ -145,6 +147,7 @@ class _Reader:
             tuple(grids),
             tuple(self.rule(node) for node in self.items(parts.get("exclude"))),
             tuple(self.reference(node) for node in self.items(parts.get("references"))),
+            self.truth(parts["pooled"]) if "pooled" in parts else False,
         )
 
     def grid(self, base: Grid, parts: Mapping[str, yaml.Node]) -> Grid:

@@ -35,7 +35,7 @@ _START = 0.05
 """Power of the first components relative to that of the mean map."""
 _SMALLEST = 16
 """Voxels of the box in which the subspace is first sought."""
-_PRIORS = 2
+FULL_STEPS = 2
 """Solutions at the full resolution: with a wide prior, from which the power of each shell follows, and with that."""
 _WIDE = 0.1
 """Power of the wide prior relative to that of the strongest shell."""
@@ -57,57 +57,31 @@ class Covariance(HeterogeneitySolver):
         check_dimensions("covariance", self.dimensions, without="consensus")
         if self.iterations < 1:
             raise ParameterError(f"covariance: iterations must be at least 1, got {self.iterations}")
-        if self.box is not None and (self.box < LEAST_SIDE or self.box % 2):
-            raise ParameterError(f"covariance: box must be an even number from {LEAST_SIDE} on, got {self.box}")
+        check_box("covariance", self.box)
 
     def unsupported(self, problem: Problem) -> str | None:
-        d = self.dimensions
-        reason = unsupported_particles(problem, "covariance", 120 + 8 * d, 64 * (d * d + 8 * d + 20))
-        if reason is not None:
-            return reason
-        side = problem.operator.image_shape[-1]
-        if self.box is not None and self.box > side:
-            return f"covariance: box={self.box} is larger than the images of {side} pixels; give a smaller one"
-        return unsupported_side(problem, "covariance", d)
+        return unsupported_box(problem, "covariance", self.dimensions, self.box)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "covariance")
         noise = noise_power(images.images.cpu())
         maps = consensus_maps(images, halves(problem))
         mean = maps.full.double()
-        boxes = self._boxes(images.side)
-        total = len(boxes) * self.iterations + _PRIORS
+        boxes = boxes_of(images.side, self.box)
+        total = len(boxes) * self.iterations + FULL_STEPS
 
         def watch(done: int) -> None:
             if progress is not None:
                 progress(done, total)
 
-        subspace, band, residuals = None, None, mean
-        saved = checkpoint().load() or {"box": 0, "done": 0}
-        for number, box in enumerate(boxes):
-            if number < saved["box"]:
-                continue
-            band = Band.of(images, box, noise=noise)
-            residuals = band.values - band.transfer * band.in_box(images.side).slices(mean[None])[0]
-            done = 0
-            if "components" in saved and number == saved["box"]:
-                subspace, done = Subspace(saved["components"], saved["power"]), saved["done"]
-            elif subspace is None:
-                subspace = first_subspace(resized(mean[None], box)[0], self.dimensions, rng.seed)
-            else:
-                subspace = grown(subspace, box)
-
-            def keep(step: int, now: Subspace, _: float, number: int = number, before: int = done) -> None:
-                checkpoint().offer({"box": number, "done": before + step, "components": now.components,
-                                    "power": now.power})  # fmt: skip
-                watch(number * self.iterations + before + step)
-
-            subspace, _ = fitted(band, residuals, subspace, iterations=self.iterations - done, watch=keep)
-        assert band is not None
-        assert subspace is not None
+        band, residuals, subspace = low_resolution(
+            images, mean, noise, self.dimensions, rng.seed, boxes=boxes, iterations=self.iterations, watch=watch
+        )
         latents, _ = expected(band, residuals, subspace.components)
         full = Band.of(images, images.side, noise=noise)
-        components = self._full(full, mean, grown(subspace, images.side), latents, lambda n: watch(total - _PRIORS + n))
+        components = full_resolution(
+            full, mean, grown(subspace, images.side), latents, lambda n: watch(total - FULL_STEPS + n)
+        )
         axes, R = principal(components)
         latents = turned(latents, R)
         model = LinearVolumes(mean.float(), axes.float())
@@ -119,25 +93,6 @@ class Covariance(HeterogeneitySolver):
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return LinearVolumes.of(arrays)
 
-    def _boxes(self, side: int) -> list[int]:
-        last = self.box or max(LEAST_SIDE, side // 4 * 2)
-        return [_SMALLEST, last] if last > _SMALLEST else [last]
-
-    def _full(
-        self, band: Band, mean: torch.Tensor, start: Subspace, latents: Latents, watch: Callable[[int], None]
-    ) -> torch.Tensor:
-        """The components at the full resolution, given the latents."""
-        residuals = band.values - band.transfer * band.slices(mean[None])[0]
-        normal = Normal(band, residuals, latents)
-        components, power = start.components, start.power
-        power = torch.maximum(power, power.amax(dim=1, keepdim=True) * _WIDE)
-        for number in range(_PRIORS):
-            components, variance = normal.solve(power, components, 4)
-            if number < _PRIORS - 1:
-                power = signal_power(components, variance, power)
-            watch(number + 1)
-        return components
-
 
 def check_dimensions(solver: str, dimensions: int, *, without: str) -> None:
     """Raise `ParameterError` for latents without numbers. without: the solver that has none."""
@@ -145,6 +100,23 @@ def check_dimensions(solver: str, dimensions: int, *, without: str) -> None:
         raise ParameterError(
             f"{solver}: dimensions is {dimensions}; give dimensions of at least 1; {without} is the solver with none"
         )
+
+
+def check_box(solver: str, box: int | None) -> None:
+    """Raise `ParameterError` for a box that is odd or too small."""
+    if box is not None and (box < LEAST_SIDE or box % 2):
+        raise ParameterError(f"{solver}: box must be an even number from {LEAST_SIDE} on, got {box}")
+
+
+def unsupported_box(problem: Problem, what: str, d: int, box: int | None) -> str | None:
+    """The reason why a subspace of d dimensions cannot be found in a box, or None."""
+    reason = unsupported_particles(problem, what, 120 + 8 * d, 64 * (d * d + 8 * d + 20))
+    if reason is not None:
+        return reason
+    side = problem.operator.image_shape[-1]
+    if box is not None and box > side:
+        return f"{what}: box={box} is larger than the images of {side} pixels; give a smaller one"
+    return unsupported_side(problem, what, d)
 
 
 def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:
@@ -155,6 +127,71 @@ def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None
     if problem.batch <= dimensions:
         return f"{what}: {problem.batch} particles cannot give {dimensions} dimensions; give fewer dimensions"
     return None
+
+
+def boxes_of(side: int, box: int | None) -> list[int]:
+    """The boxes in which a subspace is sought, one after the other; the last is `box`, or half of the side."""
+    last = box or max(LEAST_SIDE, side // 4 * 2)
+    return [_SMALLEST, last] if last > _SMALLEST else [last]
+
+
+def low_resolution(
+    images: ParticleImages,
+    mean: torch.Tensor,
+    noise: torch.Tensor,
+    dimensions: int,
+    seed: int,
+    *,
+    boxes: list[int],
+    iterations: int,
+    watch: Callable[[int], None],
+) -> tuple[Band, torch.Tensor, Subspace]:
+    """The last band, its residuals from the mean map [D, D, D], and the subspace found there. It continues from the
+    saved state of the solver (`core.checkpoints`). watch: called with the number of iterations done in all boxes."""
+    subspace, band, residuals = None, None, mean
+    saved = checkpoint().load() or {"box": 0, "done": 0}
+    for number, box in enumerate(boxes):
+        if number < saved["box"]:
+            continue
+        band = Band.of(images, box, noise=noise)
+        residuals = residuals_of(band, images.side, mean)
+        done = 0
+        if "components" in saved and number == saved["box"]:
+            subspace, done = Subspace(saved["components"], saved["power"]), saved["done"]
+        elif subspace is None:
+            subspace = first_subspace(resized(mean[None], box)[0], dimensions, seed)
+        else:
+            subspace = grown(subspace, box)
+
+        def keep(step: int, now: Subspace, _: float, number: int = number, before: int = done) -> None:
+            checkpoint().offer({"box": number, "done": before + step, "components": now.components,
+                                "power": now.power})  # fmt: skip
+            watch(number * iterations + before + step)
+
+        subspace, _ = fitted(band, residuals, subspace, iterations=iterations - done, watch=keep)
+    assert band is not None
+    assert subspace is not None
+    return band, residuals, subspace
+
+
+def full_resolution(
+    band: Band, mean: torch.Tensor, start: Subspace, latents: Latents, watch: Callable[[int], None]
+) -> torch.Tensor:
+    """The components [d, D, D, D] in the band of the images, given the latents. watch: called `FULL_STEPS` times."""
+    normal = Normal(band, residuals_of(band, band.side, mean), latents)
+    components, power = start.components, start.power
+    power = torch.maximum(power, power.amax(dim=1, keepdim=True) * _WIDE)
+    for number in range(FULL_STEPS):
+        components, variance = normal.solve(power, components, 4)
+        if number < FULL_STEPS - 1:
+            power = signal_power(components, variance, power)
+        watch(number + 1)
+    return components
+
+
+def residuals_of(band: Band, side: int, mean: torch.Tensor) -> torch.Tensor:
+    """r = y - T P mu, complex64 [N, P], of the mean map in its box of `side` voxels."""
+    return band.values - band.transfer * band.in_box(side).slices(mean[None])[0]
 
 
 def first_subspace(mean: torch.Tensor, dimensions: int, seed: int) -> Subspace:
@@ -186,7 +223,7 @@ def coarse_latents(
     side = images.side
     box = min(_SMALLEST + _SMALLEST // 2, side // 2 * 2)
     band = Band.of(images, box, noise=noise)
-    residuals = band.values - band.transfer * band.in_box(side).slices(mean.double()[None])[0]
+    residuals = residuals_of(band, side, mean.double())
     start = first_subspace(resized(mean.double()[None], box)[0], dimensions, seed)
     subspace, _ = fitted(band, residuals, start, iterations=iterations)
     latents, _ = expected(band, residuals, subspace.components)

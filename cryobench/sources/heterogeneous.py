@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOTION, MIXTURE = "motion", "mixture"
-_STRUCTURES = {MOTION: "3o21", MIXTURE: "6zu5+6zu5-large"}
+_STRUCTURES = {MOTION: "6zu5", MIXTURE: "6zu5+6zu5-large"}
 _MOVING = {"3o21": "A", "6zu5": "6zu5-small"}
 _REFERENCE = 64
 """Particles whose signal states the level of the noise."""
@@ -62,7 +62,7 @@ class Heterogeneous(Source):
 
     kind: Annotated[Literal["motion", "mixture"], "a domain that moves, or several structures"] = "motion"
     structure: Annotated[
-        str | None, "as of `simulate`; several joined by + are a mixture; none: 3o21, or 6zu5+6zu5-large"
+        str | None, "as of `simulate`; several joined by + are a mixture; none: 6zu5, or 6zu5+6zu5-large"
     ] = None
     snr: Annotated[float | None, "signal-to-noise ratio over all images; none for images without noise"] = 0.1
     count: Annotated[int, "number of images"] = 3000

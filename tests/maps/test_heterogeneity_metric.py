@@ -113,6 +113,30 @@ def test_sought_poses_are_aligned_before_maps_are_compared(mirrored):
     assert unaligned.values["het_fsc"] < 0.8
 
 
+def test_each_class_has_its_own_frame():
+    """Maps of two classes, one of which is turned by a quarter turn about z with its poses."""
+    stack = opened("mixture", pixel_size=6.0, b_factor=1000.0)
+    classes = torch.tensor(stack.table["trueClass"].to_numpy())
+    poses = Poses.from_table(stack.table)
+    Q = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    rotations = torch.where((classes == 2)[:, None, None], poses.matrices @ Q, poses.matrices)
+
+    class Turned(Known):
+        def volumes(self, latents: torch.Tensor) -> torch.Tensor:
+            turned = []
+            for number, volume in zip(latents[:, 0].long(), super().volumes(latents), strict=True):
+                about = volume[:, 1:, 1:].rot90(1, (1, 2))  # about the voxel at the origin
+                quarter = torch.zeros_like(volume)
+                quarter[:, 1:, 1:] = about
+                turned.append(quarter if classes[number] == 2 else volume)
+            return torch.stack(turned)
+
+    answer = numbered(stack, model=Turned(stack), rotations=rotations, shift=poses.shift)
+    result = measured(stack, answer)
+    assert result.values["pose_degrees"] < 1e-3
+    assert result.values["het_fsc"] > 0.97
+
+
 def test_latents_are_compared_with_classes():
     stack = opened("mixture")
     classes = stack.table["trueClass"].to_numpy()

@@ -21,10 +21,12 @@ from cryobench.operators.noise import NoNoise
 from cryobench.rng import Rng
 from cryobench.solvers.consensus import Consensus
 from cryobench.solvers.covariance import Covariance
+from cryobench.solvers.curve import Curve
 from cryobench.solvers.hypervolume import HypervolumeSolver
 from cryobench.sources.heterogeneous import Heterogeneous
 
-SMALL = (Consensus(), Covariance(dimensions=2, iterations=2), HypervolumeSolver(dimensions=2, epochs=2))
+SMALL = (Consensus(), Covariance(dimensions=2, iterations=2), HypervolumeSolver(dimensions=2, epochs=2),
+         Curve(degree=2, iterations=3))  # fmt: skip
 
 
 @cache
@@ -73,7 +75,7 @@ def test_the_answer_has_a_latent_of_each_particle_and_images_of_its_map(solver):
     answer, p = solved(solver), problem()
     many = answer.heterogeneity
     assert many is not None
-    d = getattr(solver, "dimensions", 0)
+    d = 1 if isinstance(solver, Curve) else getattr(solver, "dimensions", 0)
     assert many.latents.shape == (120, d)
     assert many.latents.dtype == torch.float64
     assert (many.model.side, many.model.dimensions) == (24, d)
@@ -94,7 +96,8 @@ def test_a_model_is_made_again_from_its_arrays(solver):
         solver.volume_model({"other": torch.zeros(1)})
 
 
-@pytest.mark.parametrize(("solver", "bound"), [(SMALL[1], 1e-3), (SMALL[2], 0.15)], ids=["linear", "network"])
+@pytest.mark.parametrize(("solver", "bound"), [(SMALL[1], 1e-3), (SMALL[2], 0.15), (SMALL[3], 1e-3)],
+                         ids=["linear", "network", "curve"])  # fmt: skip
 def test_images_are_the_projections_of_the_maps_of_the_particles(solver, bound):
     """Slices of a network are those of its map but for what lies outside of the box, which the map wraps around."""
     from cryobench.solvers.consensus import projections
@@ -150,14 +153,16 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("solver", [*SMALL[1:], HypervolumeSolver(dimensions=2, epochs=2, latents="encoder")],
-                         ids=["covariance", "table", "encoder"])  # fmt: skip
-def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, tmp_path):
+@pytest.mark.parametrize(("solver", "last"), [
+    (SMALL[1], 2), (SMALL[2], 2), (SMALL[3], 2), (SMALL[3], 16),
+    (HypervolumeSolver(dimensions=2, epochs=2, latents="encoder"), 2),
+], ids=["covariance", "table", "curve-linear", "curve", "encoder"])  # fmt: skip
+def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, last, tmp_path):
     p, rng = problem(40), Rng(0, [str(i) for i in range(40)])
     whole = solver.solve(p, rng=rng)
 
     def stop(done: int, total: int) -> None:
-        if done == 2:
+        if done == last:
             raise Stopped
 
     with checkpointing(tmp_path / "state.pt", interval=0.0):
@@ -166,7 +171,7 @@ def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, tmp_path):
         assert (tmp_path / "state.pt").exists()
         seen = []
         again = solver.solve(p, rng=rng, progress=lambda done, total: seen.append(done))
-    assert min(seen) > 2
+    assert min(seen) > last
     assert torch.equal(again.heterogeneity.latents, whole.heterogeneity.latents)
     assert torch.equal(again.x, whole.x)
 
@@ -176,6 +181,10 @@ def test_a_solver_goes_on_after_a_kill_with_the_same_result(solver, tmp_path):
     (lambda: HypervolumeSolver(dimensions=0), "give dimensions of at least 1; consensus is the solver with none"),
     (lambda: Covariance(iterations=0), "iterations must be at least 1, got 0"),
     (lambda: Covariance(box=15), "box must be an even number from 8 on, got 15"),
+    (lambda: Curve(degree=0), r"degree must lie in \[1, 8\], got 0"),
+    (lambda: Curve(decay=0.0), "decay must be above 0 and at most 1, got 0"),
+    (lambda: Curve(iterations=0), "iterations must be at least 1, got 0"),
+    (lambda: Curve(box=9), "curve: box must be an even number from 8 on, got 9"),
     (lambda: HypervolumeSolver(epochs=0), "epochs must be at least 1, got 0"),
     (lambda: HypervolumeSolver(rate=0.0), "rate must be positive, got 0"),
     (lambda: HypervolumeSolver(part=1.5), "part must be above 0 and at most 1, got 1.5"),

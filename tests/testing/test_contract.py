@@ -85,6 +85,7 @@ BUILT_IN = {
     | {
         "abinitio": "{}:starts=1,rounds=1,order=1,ctf=false",
         "covariance": "{}:2,iterations=2",
+        "curve": "{}:2,iterations=2",
         "cryodeco": "{}:dimensions=1,starts=1,groups=1,fit=1,descent=1,order=1,ctf=false",
         "hypervolume": "{}:dimensions=2,epochs=2",
         "tiled": "{}:tikhonov,tile=12,overlap=4",

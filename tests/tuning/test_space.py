@@ -109,6 +109,7 @@ NOT_TUNED = {
     "consensus",
     "covariance",
     "cryodeco",
+    "curve",
     "direct",
     "emdiffuse",
     "exact",

@@ -17,6 +17,7 @@ from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
 
 CEILING = "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one"
+CEILING_OF_MAPS = "ceiling: not ranked: maps from the images with their true poses and labels"
 OVERLAPS = {
     NOTHING: "",
     IMAGES: "‡ its prior may have been trained on these images: the same structure, split and seed",
@@ -40,11 +41,13 @@ NOT_COMPRESSIVE = 1.0 + 1e-9
 class Board:
     """A comparison.
 
-    title_parts: by name. columns: lists over the rows that have results; NaN or None where a value is missing.
+    title_parts: by name. unit: what a row has values of, `image` or `data set`. columns: lists over the rows that have
+    results; NaN or None where a value is missing.
     unranked: a line for each cell without results.
     """
 
     title_parts: Mapping[str, str]
+    unit: str
     by: str
     metrics: Sequence[Mapping[str, str]]
     columns: Mapping[str, list[Any]]
@@ -79,12 +82,13 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
         for name, column in frame.items()
     }
     columns |= {name: frame.index.get_level_values(name).tolist() for name in ("group", "floor", "ceiling", "dtype")}
-    metrics = frame.attrs["columns"]
+    metrics, unit = frame.attrs["columns"], frame.attrs.get("unit", "image")
     for _, members in groupby(range(len(frame)), key=columns["group"].__getitem__):
         places = list(members)
         ran = [place for place in places if columns["status"][place] == "ok"]
         yield Board(
-            title_parts=_title_parts(columns, places),
+            title_parts=_title_parts(columns, places, unit),
+            unit=unit,
             by=frame.attrs["by"],
             metrics=metrics,
             columns={name: [column[place] for place in ran] for name, column in columns.items()},
@@ -92,7 +96,7 @@ def boards(frame: pd.DataFrame) -> Iterator[Board]:
         )
 
 
-def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dict[str, str]:
+def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int], unit: str) -> dict[str, str]:
     """`sumpool:16`, `noise none`, `demo`, `4 images`, `seed 0`, `C = 4.00`; '' for defaults."""
 
     def first(name: str) -> Any:
@@ -104,7 +108,7 @@ def _title_parts(columns: Mapping[str, list[Any]], places: Sequence[int]) -> dic
         "operator": first("operator"),
         "noise": f"noise {first('noise')}",
         "data": first("data"),
-        "n_images": "" if images is None else counted(images, "image"),
+        "n_images": "" if images is None else counted(images, unit),
         "seed": f"seed {first('seed')}",
         "within": "" if first("within") == "image" else f"within {first('within')}",
         "dtype": "" if first("dtype") == "float32" else first("dtype"),
@@ -134,7 +138,8 @@ def _of_rows(board: Board) -> Iterator[str]:
         if count is not None and not p <= LEVEL
     ]
     if needed:
-        yield f"images needed to detect the observed difference to the first (power {POWER}): {'; '.join(needed)}"
+        what = f"{board.unit}s needed to detect the observed difference to the first (power {POWER})"
+        yield f"{what}: {'; '.join(needed)}"
     for verdict, what in ((NO, "no better than the floor"), (UNCLEAR, "not significantly better than the floor")):
         solvers = [one_line(s) for s, beats in zip(ran["solver"], ran["beats_floor"], strict=True) if beats == verdict]
         if solvers and (verdict == NO or not any(ran["untested"])):
@@ -153,9 +158,9 @@ def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
     ran = board.columns
     if any(cost in shown and any(ran[mark]) for mark, cost in FRONTS.items()):
         yield f"{FRONT} Pareto front: no other row is as good in {board.by} and as cheap"
-    if any(ran["ceiling"]):
-        yield CEILING
     metrics = [column["name"] for column in board.metrics]
+    if any(ran["ceiling"]):
+        yield CEILING_OF_MAPS if board.by == "het_fsc" else CEILING
     incomplete = [name for name in metrics if math.isnan(sum(ran[name]))]  # cheap and rarely any
     empty = [name for name in incomplete if all(map(math.isnan, ran[name]))]  # not shown
     missing = [
