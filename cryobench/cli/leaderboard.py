@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cryobench.cli.options import ByOption, CsvOption, FormatOption, JsonOption
+from cryobench.cli.options import ByOption, ColumnsOption, CsvOption, FormatOption, JsonOption, WideOption, listed
 
 
 def leaderboard(
@@ -45,6 +45,8 @@ def leaderboard(
     ] = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
+    columns: ColumnsOption = None,
+    wide: WideOption = False,
 ) -> None:  # fmt: skip
     """Rank the finished cells of one or more results folders.
 
@@ -54,22 +56,23 @@ def leaderboard(
     from cryobench.errors import ResultsError
     from cryobench.leaderboard import table
     from cryobench.leaderboard.cells import StoredRecords
-    from cryobench.leaderboard.filter import choose, grouped, with_metrics
+    from cryobench.leaderboard.filter import check_columns, choose, grouped, with_metrics
     from cryobench.leaderboard.index import read_cells, run_folder_finder
 
-    outputs = check_outputs(csv, as_json, formats or ())
+    outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
     folders = runs or [Path("runs")]
     with _collector_paused():
         cells = read_cells(folders, note)
         if not cells.num_rows:
             raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` creates them")
-        patterns = {"solver": _listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
+        patterns = {"solver": listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
         cells = choose(cells, patterns)
         frame = table.leaderboard(cells, by=by)
         if group_by is not None:
             frame = grouped(frame, group_by)
         if metrics is not None:
-            frame = with_metrics(frame, _listed(metrics))
+            frame = with_metrics(frame, listed(metrics))
+        check_columns(outputs.columns, [column["name"] for column in frame.attrs["columns"]])
         show(frame, outputs, StoredRecords(cells), run_folder_finder(cells))
 
 
@@ -84,7 +87,3 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

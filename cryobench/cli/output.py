@@ -30,6 +30,8 @@ FORMATS = ("rich", "csv", "md", "html", "json", "latex")
 RICH = "rich"
 FILE_WIDTH = 160
 """Characters per line of tables in a file."""
+UNLIMITED = 10_000
+"""Characters per line where all columns are shown."""
 
 
 def note(message: str) -> None:
@@ -79,10 +81,15 @@ def _flush() -> None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The format in which a leaderboard is printed, and the files to write with their formats."""
+    """The format in which a leaderboard is printed, and the files to write with their formats.
+
+    columns: names or globs of the columns of Rich tables, all by default. wide: whether they are shown in any width.
+    """
 
     printed: str
     files: Mapping[Path, str]
+    columns: Sequence[str] = ()
+    wide: bool = False
 
     @property
     def formats(self) -> set[str]:
@@ -90,7 +97,13 @@ class Outputs:
         return {self.printed, *self.files.values()}
 
 
-def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Sequence[str] = ()) -> Outputs:
+def check_outputs(
+    csv: Path | None = None,
+    as_json: bool = False,
+    formats: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    wide: bool = False,
+) -> Outputs:
     """The outputs of `--format NAME` and `--format NAME=FILE`; `--csv FILE` and `--json` are short forms.
 
     Raises `ParameterError` for an unknown format or a second one for stdout, `ResultsError` for a file that cannot be
@@ -119,7 +132,7 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
             files[Path(file)] = name
     if len(printed) > 1:
         raise ParameterError(f"{' and '.join(printed)} would both write to stdout; give --format NAME=FILE for a file")
-    return Outputs(next(iter(printed.values()), RICH), files)
+    return Outputs(next(iter(printed.values()), RICH), files, tuple(columns), wide)
 
 
 def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
@@ -153,14 +166,14 @@ def show(
         "html": page,
         "json": render.to_json,
         "latex": render.to_latex,
-        RICH: _drawn,
+        RICH: lambda frame: _drawn(frame, outputs),
     }
 
     def print_table() -> None:
         if outputs.printed == RICH:
             from rich.console import Console
 
-            Console().print(render.rich_tables(frame))
+            Console(width=UNLIMITED if outputs.wide else None).print(render.rich_tables(frame, outputs.columns))
         else:
             sys.stdout.write(rendered[outputs.printed](frame))
 
@@ -191,7 +204,7 @@ def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callab
         raise ResultsError("; ".join(map(str, errors)))
 
 
-def _drawn(frame: pd.DataFrame) -> str:
+def _drawn(frame: pd.DataFrame, outputs: Outputs) -> str:
     """The Rich tables as plain text."""
     from io import StringIO
 
@@ -200,5 +213,6 @@ def _drawn(frame: pd.DataFrame) -> str:
     from cryobench.leaderboard.render import rich_tables
 
     text = StringIO()
-    Console(file=text, width=FILE_WIDTH).print(rich_tables(frame))
+    width = UNLIMITED if outputs.wide else FILE_WIDTH
+    Console(file=text, width=width).print(rich_tables(frame, outputs.columns))
     return text.getvalue()

@@ -11,6 +11,7 @@ from cryobench.cli.options import (
     AsStackOption,
     BatchOption,
     ByOption,
+    ColumnsOption,
     CsvOption,
     DataRootOption,
     DeviceOption,
@@ -24,8 +25,10 @@ from cryobench.cli.options import (
     QuietOption,
     ScalingOption,
     SizeOption,
+    WideOption,
     WithinOption,
     complete,
+    listed,
 )
 
 
@@ -94,6 +97,8 @@ def run(
     formats: FormatOption = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
+    columns: ColumnsOption = None,
+    wide: WideOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Run every solver on every operator and print a leaderboard.
@@ -105,6 +110,7 @@ def run(
     from cryobench.cli.progress import ProgressObserver
     from cryobench.cli.running import collect, ranked_by
     from cryobench.hooks import Hooks
+    from cryobench.leaderboard.filter import check_columns
     from cryobench.plan import grid
     from cryobench.plan.dataset import data_options
     from cryobench.registry import installed
@@ -134,9 +140,10 @@ def run(
     with stdout_for_results():
         plan = grid.plan(request, installed())
     by = ranked_by(by, [plan])
+    check_columns(listed(columns), list(plan.metric_columns))
     for text in () if quiet else plan.notes:
         note(text)
-    outputs = check_outputs(csv, as_json, formats or ())
+    outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
     store = Results(out)
     store.check_writable()
     with stdout_for_results():

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -401,3 +402,43 @@ def test_completion_offers_registered_names():
     from cryobench.cli.options import complete
 
     assert complete("operators")("su") == ["sumpool"]
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "tune", "train"])
+def test_help_has_each_option_once_in_sections_by_purpose(cli, name):
+    from typer.main import get_command
+
+    from cryobench.cli import app, sections
+
+    out = cli(name, "--help")[1]
+    titles = re.findall(r"^\w.*:$", out, re.MULTILINE)
+    table = getattr(sections, name.upper())
+    assert [title for title in titles if title != "Arguments:"] == [f"{title}:" for title in (*table, sections.OTHER)]
+    options = out.partition(f"\n{titles[0]}\n")[2]
+    names = [name for both in re.findall(r"^  (?:(-\w), )?(--[\w-]+)", options, re.MULTILINE) for name in both]
+    assert names[-1] == "--help"
+    params = [param for param in get_command(app).get_command(None, name).params if not getattr(param, "hidden", False)]
+    of_options = {param.name for param in params if param.param_type_name == "option"}
+    named = [option for options in table.values() for option in options]
+    assert len(named) == len(set(named))
+    assert set(named) == of_options - {"schema"}
+    for param in params:
+        if param.name in named:
+            assert names.count(param.opts[0]) == 1, param.name
+
+
+def test_columns_are_chosen_and_a_wrong_name_is_refused_before_any_work(cli, blobs):
+    arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--columns")
+    code, _, err = cli(*arguments, "ssum")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--columns 'ssum' is not a column of these results; did you mean 'ssim'?" in err
+    assert not Path("runs").exists()
+    _, out, _ = cli(*arguments, "ssim,nfe", "--quiet")
+    assert "NFE" in out
+    assert "s per" not in out
+    assert "not shown" not in out
+    _, out, _ = cli("leaderboard", "--wide")
+    assert "measurement_mse ↓" in out
+    assert "not shown" not in out
+    code, _, err = cli("leaderboard", "--columns", "ssum")
+    assert (code, err.count("\n")) == (2, 1)
