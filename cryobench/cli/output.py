@@ -135,13 +135,6 @@ def check_outputs(
     return Outputs(next(iter(printed.values()), RICH), files, tuple(columns), wide)
 
 
-def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
-    """Rank records and show the leaderboard. find and errors: see `show`."""
-    from cryobench.leaderboard.table import leaderboard
-
-    show(leaderboard(records, by=by), outputs, records, find)
-
-
 def show(
     frame: pd.DataFrame,
     outputs: Outputs,

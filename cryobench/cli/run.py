@@ -106,11 +106,12 @@ def run(
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
     from cryobench import runner
-    from cryobench.cli.output import check_outputs, note, print_leaderboard, stdout_for_results
+    from cryobench.cli.output import check_outputs, note, show, stdout_for_results
     from cryobench.cli.progress import ProgressObserver
-    from cryobench.cli.running import collect, ranked_by
+    from cryobench.cli.running import collect, next_step, ranked_by
     from cryobench.hooks import Hooks
     from cryobench.leaderboard.filter import check_columns
+    from cryobench.leaderboard.table import leaderboard
     from cryobench.plan import grid
     from cryobench.plan.dataset import data_options
     from cryobench.registry import installed
@@ -150,8 +151,11 @@ def run(
         hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
     with ProgressObserver(len(plan.cells), quiet) as observer:
         records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
-    print_leaderboard(records, by, outputs, store.find)
+    frame = leaderboard(records, by=by)
+    show(frame, outputs, records, store.find)
     if not quiet:
         note(observer.summary(store.given))
+        if advice := next_step(frame, outputs, store.given):
+            note(f"next: {advice}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

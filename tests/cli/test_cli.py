@@ -46,6 +46,10 @@ def test_the_first_command_of_the_readme_prints_a_ranked_table(cli):
     assert "sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00" in out
     assert "pinv (floor)" in out
     assert "2 cells in runs" in err
+    assert err.splitlines()[-1] == (
+        "next: 6 images (--images) would give p-values; --data particles.star takes your own; "
+        "`cryobench leaderboard --format html=board.html` makes a page"
+    )
     assert len(list(Path("runs").iterdir())) == 2
 
 
@@ -82,6 +86,8 @@ def test_finished_cells_are_reused_and_ranked_by_leaderboard(cli, blobs):
     assert "4 of them reused (--force runs them again)" in err
     _, _, err = cli(*arguments, "--force")
     assert "of them reused" not in err
+    _, _, err = cli(*arguments, "--format", "html=board.html")
+    assert err.splitlines()[-1] == "next: 6 images (--images) would give p-values"
     code, board, _ = cli("leaderboard")
     assert code == 0
     assert "sumpool:4" in board
