@@ -12,7 +12,7 @@ ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks th
 FormatOption = Annotated[
     list[str] | None,
     typer.Option("--format", metavar="NAME[=FILE]", help="Print the table as rich (default), csv, md, html, json or "
-                 "latex; with =FILE, write it there. Repeat for more.", show_default=False),
+                 "latex; with =FILE, write it there, and png=FILE a figure. Repeat for more.", show_default=False),
 ]  # fmt: skip
 CsvOption = Annotated[
     Path | None, typer.Option("--csv", help="Write the table as CSV, one row per cell; '-' for stdout.")

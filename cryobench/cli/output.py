@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from cryobench.record import Record
 
-FORMATS = ("rich", "csv", "md", "html", "json", "latex")
-RICH = "rich"
+FORMATS = ("rich", "csv", "md", "html", "json", "latex", "png")
+RICH, PNG = "rich", "png"
 FILE_WIDTH = 160
 """Characters per line of tables in a file."""
 UNLIMITED = 10_000
@@ -123,6 +123,8 @@ def check_outputs(
             raise ParameterError(f"{option}: {name!r} is not a format; {did_you_mean(name, FORMATS)}")
         if option.endswith("="):
             raise ParameterError(f"{option} needs a file; give {option}FILE")
+        if file in ("", "-") and name == PNG:
+            raise ParameterError(f"{option}: a figure is not printed; give --format png=board.png")
         if file in ("", "-"):
             printed[option] = name
         elif Path(file) in files:
@@ -148,12 +150,17 @@ def show(
     """
     from cryobench.leaderboard import render
 
+    def figure(frame: pd.DataFrame) -> bytes:
+        from cryobench.leaderboard.render.chart import to_png
+
+        return to_png(frame)
+
     def page(frame: pd.DataFrame) -> str:
         from cryobench.leaderboard.page import to_page
 
         return to_page(frame, records, find)
 
-    rendered: dict[str, Callable[[pd.DataFrame], str]] = {
+    printed: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": render.to_csv,
         "md": render.to_markdown,
         "html": page,
@@ -168,16 +175,17 @@ def show(
 
             Console(width=UNLIMITED if outputs.wide else None).print(render.rich_tables(frame, outputs.columns))
         else:
-            sys.stdout.write(rendered[outputs.printed](frame))
+            sys.stdout.write(printed[outputs.printed](frame))
 
+    rendered: dict[str, Callable[[pd.DataFrame], str | bytes]] = {**printed, PNG: figure}
     files = {file: partial(rendered[name], frame) for file, name in outputs.files.items()}
     print_and_write(print_table, files | {file: partial(str, text) for file, text in (others or {}).items()})
 
 
-def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callable[[], str]]) -> None:
+def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callable[[], str | bytes]]) -> None:
     """Print a table, then write files, each atomically, even if stdout or one of the files cannot be written.
 
-    files: functions that return the text of each. Raises `ResultsError` that names the files that cannot be written.
+    files: functions that return the content of each. Raises `ResultsError` that names the files that cannot be written.
     """
     from cryobench.errors import ResultsError
     from cryobench.files import output_file
@@ -187,10 +195,11 @@ def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callab
         print_table()
         sys.stdout.flush()
     finally:
-        for file, text in files.items():
+        for file, content in files.items():
             try:
                 with output_file(file) as path:
-                    path.write_text(text(), encoding="utf-8")
+                    found = content()
+                    path.write_bytes(found.encode("utf-8") if isinstance(found, str) else found)
             except ResultsError as error:
                 errors.append(error)
     if errors:
