@@ -73,7 +73,7 @@ def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
     ran = frame[frame["rank"].notna() & (frame["n_images"] > 0)]
     if ran.empty:
         return ""
-    rows, images = max((len(group), int(group["n_images"].iloc[0])) for _, group in ran.groupby(level="group"))
+    rows, images = max((len(group), int(group["n_images"].max())) for _, group in ran.groupby(level="group"))
     pairs = rows * (rows - 1) // 2
     steps = []
     if pairs and not reachable(images, pairs):

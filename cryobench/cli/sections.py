@@ -56,11 +56,11 @@ class _Sectioned(TyperCommand):
         section_of = {name: title for title, names in self.sections.items() for name in names}
         place_of = {name: place for place, name in enumerate(section_of)}
         found: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *self.sections, OTHER)}
-        for param in sorted(self.get_params(ctx), key=lambda param: place_of.get(param.name, len(place_of))):
+        for param in sorted(self.get_params(ctx), key=lambda param: place_of.get(str(param.name), len(place_of))):
             record = param.get_help_record(ctx)
             if record is not None:
                 argument = param.param_type_name == "argument"
-                found["Arguments" if argument else section_of.get(param.name, OTHER)].append(record)
+                found["Arguments" if argument else section_of.get(str(param.name), OTHER)].append(record)
         width = min(_NAMES, max(len(name) for rows in found.values() for name, _ in rows))
         for title, rows in found.items():
             if rows:
