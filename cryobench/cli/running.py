@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,9 @@ def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
     ran = frame[frame["rank"].notna() & (frame["n_images"] > 0)]
     if ran.empty:
         return ""
-    rows, images = max((len(group), int(group["n_images"].max())) for _, group in ran.groupby(level="group"))
+    groups = ran.index.get_level_values("group").tolist()
+    largest, rows = Counter(groups).most_common(1)[0]
+    images = dict(zip(groups, ran["n_images"].tolist(), strict=True))[largest]
     pairs = rows * (rows - 1) // 2
     steps = []
     if pairs and not reachable(images, pairs):
