@@ -22,6 +22,10 @@ install_debian() {
   fi
 }
 
+lint() {
+  uv run ruff check . && uv run ruff format --check . && uv run pyright && uv run lint-imports
+}
+
 # Builds the wheel into $scratch and checks its contents.
 check_wheel() {
   local contents file embedded=cryobench/priors/embedded n2n=cryobench/priors/embedded_n2n

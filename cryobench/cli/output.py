@@ -84,12 +84,14 @@ class Outputs:
     """The format in which a leaderboard is printed, and the files to write with their formats.
 
     columns: names or globs of the columns of Rich tables, all by default. wide: whether they are shown in any width.
+    requested: names of metrics that are shown before others.
     """
 
     printed: str
     files: Mapping[Path, str]
     columns: Sequence[str] = ()
     wide: bool = False
+    requested: Sequence[str] = ()
 
     @property
     def formats(self) -> set[str]:
@@ -173,7 +175,9 @@ def show(
         if outputs.printed == RICH:
             from rich.console import Console
 
-            Console(width=UNLIMITED if outputs.wide else None).print(render.rich_tables(frame, outputs.columns))
+            Console(width=UNLIMITED if outputs.wide else None).print(
+                render.rich_tables(frame, outputs.columns, outputs.requested)
+            )
         else:
             sys.stdout.write(printed[outputs.printed](frame))
 
@@ -216,5 +220,5 @@ def _drawn(frame: pd.DataFrame, outputs: Outputs) -> str:
 
     text = StringIO()
     width = UNLIMITED if outputs.wide else FILE_WIDTH
-    Console(file=text, width=width).print(rich_tables(frame, outputs.columns))
+    Console(file=text, width=width).print(rich_tables(frame, outputs.columns, outputs.requested))
     return text.getvalue()

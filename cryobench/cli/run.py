@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -145,6 +146,7 @@ def run(
     for text in () if quiet else plan.notes:
         note(text)
     outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
+    outputs = replace(outputs, requested=tuple(plan.metric_columns) if metric else ())
     store = Results(out)
     store.check_writable()
     with stdout_for_results():

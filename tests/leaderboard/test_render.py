@@ -28,10 +28,12 @@ def cell(solver: str, mse: float, **changes) -> Record:
     return record(solver, **({"images": images, "values": values, "columns": COLUMNS} | changes))
 
 
-def text(frame: pd.DataFrame, width: int = 80, encoding: str = "utf-8", columns=()) -> str:
+def text(frame: pd.DataFrame, width: int = 80, encoding: str = "utf-8", columns=(), requested=()) -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    Console(file=stream, width=width, force_terminal=False, legacy_windows=False).print(rich_tables(frame, columns))
+    Console(file=stream, width=width, force_terminal=False, legacy_windows=False).print(
+        rich_tables(frame, columns, requested)
+    )
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -99,9 +101,9 @@ def test_the_ceiling_is_shown_and_explained_but_never_ranked():
 def test_columns_that_do_not_fit_are_counted(frame):
     narrow, wide = text(frame, 80), text(frame, 400)
     last = narrow.splitlines()[-1]
-    number = int(re.fullmatch(r"not shown at this width: (\d+) columns?; --wide .*, --columns NAME,... some", last)[1])
+    number = int(re.fullmatch(r"not shown: (\d+) columns?; --wide .*, --columns NAME,... some", last)[1])
     ran = [board for board in boards(frame) if len(board)]
-    headers = [len(terminal._layout(ran, width, ()).columns) for width in (80, 400)]
+    headers = [len(terminal._layout(ran, width).columns) for width in (80, 400)]
     assert number == headers[1] - headers[0] > 0
     assert "not shown" not in wide
     for header in ("psnr ↑ dB", "measurement_mse ↓", "NFE", "calls", "MiB"):
@@ -115,7 +117,17 @@ def test_chosen_columns_are_shown_beside_rank_solver_and_ranking_column(frame):
         assert name in shown
     for name in ("ssim ↑", "s per", "MiB", "to the first ["):
         assert name not in shown
-    assert "not shown at this width: " in text(frame, 60, columns=["*mse", "*mse_clean", "nfe"])
+    last = text(frame, 80, columns=["*mse", "mae", "l2"]).splitlines()[-1]
+    assert last == "not shown: measurement_mse; --wide shows all"
+
+
+def test_requested_metrics_come_before_the_interval_of_the_difference():
+    frame = leaderboard([cell("pinv", 0.0022, floor=True), cell("tv", 0.0019)])
+    assert "difference to the first" in text(frame, 75)
+    assert "measu" not in text(frame, 75)
+    shown = text(frame, 75, requested=["measurement_mse"])
+    assert "measu" in shown
+    assert "difference to the first" not in shown
 
 
 def test_another_ranking_metric_comes_first():
