@@ -124,9 +124,9 @@ def test_chosen_columns_are_shown_beside_rank_solver_and_ranking_column(frame):
 def test_requested_metrics_come_before_the_interval_of_the_difference():
     frame = leaderboard([cell("pinv", 0.0022, floor=True), cell("tv", 0.0019)])
     assert "difference to the first" in text(frame, 75)
-    assert "measu" not in text(frame, 75)
+    assert "meas." not in text(frame, 75)
     shown = text(frame, 75, requested=["measurement_mse"])
-    assert "measu" in shown
+    assert "meas." in shown
     assert "difference to the first" not in shown
 
 
