@@ -33,6 +33,15 @@ def test_every_dependency_is_pinned_for_development():
     assert {line.partition(">")[0] for line in expected if not line.startswith("cryobench")} <= pinned
 
 
+def test_env_knows_every_extra_and_its_packages():
+    from cryobench.environment import EXTRAS
+
+    stated = PROJECT["project"]["optional-dependencies"]
+    assert {extra: list(packages) for extra, (packages, _) in EXTRAS.items()} == {
+        extra: [line.partition(">")[0] for line in lines] for extra, lines in stated.items()
+    }
+
+
 def test_no_lock_file_is_tracked():
     assert "uv.lock" in (ROOT / ".gitignore").read_text().splitlines()
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryobench import environment
 from cryobench.cli import main
 from cryobench.record import TRAILING
 
@@ -402,6 +403,22 @@ def test_list_show_env_and_version(cli):
     import cryobench
 
     assert cli("--version")[1] == f"cryobench {cryobench.__version__}\n"
+
+
+def test_env_states_what_is_missing_for_what(cli, monkeypatch):
+    installed = environment.version
+    versions = {"optuna": environment.NOT_INSTALLED}
+    monkeypatch.setattr(environment, "version", lambda name="cryobench": versions.get(name) or installed(name))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    missing = json.loads(cli("env", "--json")[1])["missing"]
+    tune = {"what": "optuna", "needed_for": "cryobench tune", "remedy": "pip install 'cryobench[tune]'"}
+    assert tune in missing
+    out = cli("env")[1].partition("\nmissing\n")[2]
+    assert "  optuna, for cryobench tune: pip install 'cryobench[tune]'\n" in out
+    assert "  weights, for the metric lpips: AlexNet's weights are not on this machine" in out
+    assert "  a CUDA device, for --device cuda" in out
+    assert len(out.splitlines()) == len(missing)
 
 
 def test_completion_offers_registered_names():
