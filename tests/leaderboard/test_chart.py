@@ -72,6 +72,14 @@ def test_letters_costs_and_a_limit_of_comparisons():
     assert chart(leaderboard([])).texts[0].get_text() == "no results"
 
 
+def test_a_prior_that_has_seen_the_structure_is_marked():
+    frame = leaderboard(cells())
+    frame["overlap"] = ["structure", "", "", ""]
+    figure = chart(frame)
+    assert figure.axes[0].get_yticklabels()[0].get_text().startswith("s0†")
+    assert figure.get_supxlabel().endswith("† its prior was trained on other images of the same structure")
+
+
 def test_names_are_text():
     frame = leaderboard([record(name.replace("\ud800", "") + "$x^$", (20.0, 21.0)) for name in ALL])
     image = Image.open(io.BytesIO(to_png(frame)))

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cryobench.figures.style import BLUE, GREEN, GREY, LABEL_LENGTH, VERMILION, shortened
-from cryobench.leaderboard.render.boards import LETTERED, Board, boards
+from cryobench.leaderboard.render.boards import LETTERED, OVERLAPS, Board, boards
 from cryobench.leaderboard.render.columns import ARROWS, COST_HEADERS
 from cryobench.leaderboard.render.text import counted, one_line
 from cryobench.record import COSTS
@@ -55,7 +55,8 @@ def chart(frame: pd.DataFrame) -> Chart:
             _costs(own[1], board)
     bars = "" if by_cost else "bars: 95% intervals of means over images"
     lettered = LETTERED if any(any(board.columns["letters"]) for board in shown) else ""
-    figure.supxlabel("; ".join(text for text in (bars, lettered, rest) if text), fontsize=8, color=GREY)
+    seen = [remark for kind, remark in OVERLAPS.items() if any(kind in board.columns["overlap"] for board in shown)]
+    figure.supxlabel("; ".join(text for text in (bars, lettered, *seen, rest) if text), fontsize=8, color=GREY)
     return figure
 
 
@@ -156,7 +157,7 @@ def _number(board: Board, row: int) -> str:
 
 def _label(board: Board, row: int) -> str:
     columns = board.columns
-    role = " (floor)" if columns["floor"][row] else ""
+    role = (" (floor)" if columns["floor"][row] else "") + OVERLAPS[columns["overlap"][row] or ""].partition(" ")[0]
     letters = f"  {columns['letters'][row]}" if columns["letters"][row] else ""
     return f"{shortened(one_line(columns['solver'][row]))}{role}{letters}  {_number(board, row):>2}"
 
