@@ -29,7 +29,7 @@ def test_every_entry_point_of_the_project_is_installed():
 def test_every_dependency_is_pinned_for_development():
     pinned = {line.partition("==")[0] for line in PROJECT["tool"]["uv"]["constraint-dependencies"]}
     extras = PROJECT["project"]["optional-dependencies"].values()
-    expected = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"], *chain(*extras)]
+    expected = [*PROJECT["project"]["dependencies"], *chain(*PROJECT["dependency-groups"].values()), *chain(*extras)]
     assert {line.partition(">")[0] for line in expected if not line.startswith("cryobench")} <= pinned
 
 
