@@ -157,6 +157,10 @@ def test_a_published_table_has_means_and_intervals_only_and_says_so(table):
     assert (psnr["dct"]["lo"], psnr["dct"]["hi"]) == pytest.approx((-0.5 - width, -0.5 + width), abs=1e-9)
     assert all(change["p"] is None for change in psnr.values())
     assert found["remarks"][0].startswith("OLD is a table of means and intervals, without values of images")
+    assert not any("only OLD has" in remark for remark in found["remarks"])
+    text = Path("old.csv").read_text()
+    Path("more.csv").write_text(text.replace("psnr,psnr_lo,psnr_hi", "ssim,ssim_lo,ssim_hi"))
+    assert "for some cells only OLD has ssim" in " ".join(table("compare", "more.csv", "new")[1].split())
     assert found["only_old"] == ["pinv on sumpool:16, noise none, demo, seed 0"]
     assert {change["column"] for change in found["changes"]} == {"psnr", "seconds_per_image"}
 

@@ -114,6 +114,7 @@ def collected(
 
 
 def change_of(record: Record, column: str, unit: str, direction: str, old: float | None, new: float | None) -> Change:
+    """A change of the cell of a record, without a kind yet."""
     where = record.solver, record.operator, record.noise, record.data, record.seed, *dtype_and_region(record)
     return Change(*where, len(record.images), column, unit, direction, old, new)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +138,11 @@ def changes_from_table(
         *(change for name in costs for change in cost_changes(ran, name, tolerance)),
     ]
     moved = sum(before.environment["hardware"] != (hardware_of(after) or "") for before, after in ran)
-    remarks = [*_remarks(found.repeated, every), *remarks_on_costs(len(ran), moved, costs, tolerance)]
+    alone = {name for before, after in ran for name in before.together if name not in (*after.values, *after.together)}
+    remarks = [
+        *_remarks(found.repeated, every, alone if columns is None else ()),
+        *remarks_on_costs(len(ran), moved, costs, tolerance),
+    ]
     return collected(found, every, limits, remarks, means_alone=True)
 
 
@@ -187,11 +191,14 @@ def _interval(
     return new - old - below, new - old + above
 
 
-def _remarks(repeated: int, every: Sequence[Change]) -> Iterator[str]:
+def _remarks(repeated: int, every: Sequence[Change], alone: Collection[str]) -> Iterator[str]:
+    """What a reader should know. alone: the metrics that only OLD has."""
     yield (
         "OLD is a table of means and intervals, without values of images: nothing is paired or tested, and the 95% "
         "intervals are of independent means, too wide for the same images; --fail-on compares the means alone"
     )
+    if alone:
+        yield f"for some cells only OLD has {', '.join(sorted(alone))}"
     if repeated:
         yield f"not compared: {repeated} rows or records of the same cell as a later one"
     if not any(change.column not in COSTS for change in every):
