@@ -22,6 +22,16 @@ install_debian() {
   fi
 }
 
+lint() {
+  uv run ruff check . && uv run ruff format --check . && uv run pyright && uv run lint-imports
+}
+
+# Builds the documentation site in build/site; broken links fail.
+build_site() {
+  uv run --group docs python tools/site_pages.py build/pages
+  NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --quiet --strict
+}
+
 # Builds the wheel into $scratch and checks its contents.
 check_wheel() {
   local contents file embedded=cryobench/priors/embedded n2n=cryobench/priors/embedded_n2n

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from cryobench.leaderboard.render.chart import Chart
+
 
 class Records(list[Record]):
     """The records of a run. A notebook displays them as the leaderboard."""
@@ -55,6 +57,13 @@ class Records(list[Record]):
         from cryobench.leaderboard.table import leaderboard
 
         return leaderboard(self, by=by)
+
+    def plot(self, by: str = "psnr") -> Chart:
+        """The leaderboard as a Matplotlib figure: means with intervals, and quality against seconds with the Pareto
+        front, of each comparison. `records.plot().savefig("board.png")` saves it; a notebook shows it."""
+        from cryobench.leaderboard.render.chart import chart
+
+        return chart(self.to_pandas(by))
 
     def _repr_html_(self) -> str:
         from cryobench.leaderboard.render import to_html

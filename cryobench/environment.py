@@ -8,12 +8,32 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from types import ModuleType
+from typing import NamedTuple
 
 from cryobench.errors import CryobenchError, DeviceError, described
 
 NOT_INSTALLED = "not installed"
 CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
-EXTRA_PACKAGES = {"prox-tv": "proxtv"}
+EXTRAS = {
+    "dask": (("distributed",), "--executor dask"),
+    "fsim": (("piq",), "the metric fsim"),
+    "movies": (("imagecodecs", "tifffile"), "movies in TIFF and EER files"),
+    "proxtv": (("prox-tv",), "the prior tv with backend=proxtv"),
+    "slurm": (("dask-jobqueue", "distributed"), "--executor slurm"),
+    "tune": (("optuna",), "cryobench tune"),
+    "umap": (("umap-learn",), "cryobench analyse --umap"),
+    "vit": (("timm",), "the encoder vit"),
+    "volumes": (("imagecodecs", "tifffile", "zarr"), "images and volumes in TIFF and OME-Zarr files"),
+}
+"""The extras of the package, with the distributions of each and what they are needed for."""
+
+
+class Missing(NamedTuple):
+    """Something that is not on this machine, what needs it, and what to do."""
+
+    what: str
+    needed_for: str
+    remedy: str
 
 
 @cache
@@ -29,6 +49,30 @@ def version(distribution: str = "cryobench") -> str:
 def versions() -> dict[str, str]:
     """Versions of Python, of the package and of its numerical libraries."""
     return {"python": platform.python_version(), "cryobench": version()} | {n: version(n) for n in CORE_PACKAGES}
+
+
+def missing_extras() -> list[Missing]:
+    """The extras of which a package is not installed."""
+    found = []
+    for extra, (packages, needed_for) in EXTRAS.items():
+        absent = [package for package in packages if version(package) == NOT_INSTALLED]
+        if absent:
+            also = " (on Debian after liblapacke-dev)" if extra == "proxtv" else ""
+            found.append(Missing(" and ".join(absent), needed_for, f"pip install 'cryobench[{extra}]'{also}"))
+    return found
+
+
+def missing_cuda() -> list[Missing]:
+    """The CUDA device, if torch has none."""
+    import torch
+
+    if torch.cuda.device_count():
+        return []
+    if torch.version.cuda is None:
+        remedy = "none of this machine can be used by this torch, a build without CUDA"
+    else:
+        remedy = f"torch, built for CUDA {torch.version.cuda}, finds none; `nvidia-smi` shows devices and driver"
+    return [Missing("a CUDA device", "--device cuda; networks run on the processor", remedy)]
 
 
 @cache

@@ -19,6 +19,7 @@ COSTS = ("seconds_per_image", "nfe", "operator_calls", "peak_memory_mib")
 
 RANKING = (
     "tied",
+    "letters",
     "diff_leader",
     "diff_leader_lo",
     "diff_leader_hi",

@@ -29,8 +29,17 @@ def test_every_entry_point_of_the_project_is_installed():
 def test_every_dependency_is_pinned_for_development():
     pinned = {line.partition("==")[0] for line in PROJECT["tool"]["uv"]["constraint-dependencies"]}
     extras = PROJECT["project"]["optional-dependencies"].values()
-    expected = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"], *chain(*extras)]
+    expected = [*PROJECT["project"]["dependencies"], *chain(*PROJECT["dependency-groups"].values()), *chain(*extras)]
     assert {line.partition(">")[0] for line in expected if not line.startswith("cryobench")} <= pinned
+
+
+def test_env_knows_every_extra_and_its_packages():
+    from cryobench.environment import EXTRAS
+
+    stated = PROJECT["project"]["optional-dependencies"]
+    assert {extra: list(packages) for extra, (packages, _) in EXTRAS.items()} == {
+        extra: [line.partition(">")[0] for line in lines] for extra, lines in stated.items()
+    }
 
 
 def test_no_lock_file_is_tracked():

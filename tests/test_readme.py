@@ -1,4 +1,4 @@
-"""The README: its commands run, its solver works, its files exist."""
+"""The README, the tutorial and the published leaderboards: tables are those of their commands, files exist."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ import pytest
 import cryobench as cb
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, TUTORIAL, BOARDS = ((ROOT / name).read_text(encoding="utf-8")
+                            for name in ("README.md", "docs/tutorial.md", "docs/leaderboards.md"))  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", TUTORIAL, re.DOTALL | re.MULTILINE)
 
 
-def test_the_solver_of_the_readme_is_a_row_in_the_table(install_plugin, blobs):
+def test_the_solver_of_the_tutorial_is_a_row_in_the_table(install_plugin, blobs):
     (source,) = [block for block in blocks("python") if "my_package" in block]
     (points,) = blocks("toml")
     group, name, target = re.search(r'"(.*?)"\]\n(\w+) = "(.*?)"', points).groups()
     install_plugin("my-package", {group: {name: target}}, my_package=source)
-    command = re.search(r"--solver (landweber:\d+) --operator (\S+)`", README)
+    command = re.search(r"--solver (landweber:\d+) --operator (\S+)`", TUTORIAL)
     records = {r.solver: r for r in cb.run(command[1], "sumpool:4", data=blobs)}
     # from zero, gradient descent converges to the least-norm solution, the floor except for the mean
     assert records[command[1]].status == "ok"
     assert np.mean(records[command[1]].values["measurement_mse"]) < 1e-2
 
 
-def test_the_table_in_the_readme_matches_the_first_command():
-    """The README's numbers for the packaged demo are compared within 0.02 dB."""
-    shown = re.findall(r"^\d  (pinv|dct).*?(\d+\.\d\d) \[", README, re.MULTILINE)
+def test_the_tables_in_readme_and_tutorial_match_the_first_command():
+    """The numbers for the packaged demo are compared within 0.02 dB."""
+    shown, same = (re.findall(r"^\d  (pinv|dct).*?(\d+\.\d\d) \[", text, re.MULTILINE) for text in (README, TUTORIAL))
     records = {r.solver: r for r in cb.run("dct", "sumpool:16")}
+    assert shown == same
     assert dict(shown).keys() == records.keys()
     for solver, psnr in shown:
         assert np.mean(records[solver].values["psnr"]) == pytest.approx(float(psnr), abs=0.02)
 
 
-def test_the_leaderboard_in_the_readme_matches_the_published_one():
-    shown = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d+\.\d\d) \| (\d+ of \d+|–) \|", README, re.MULTILINE)
+def test_the_leaderboard_in_the_docs_matches_the_published_one():
+    shown = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d+\.\d\d) \| (\d+ of \d+|–) \|", BOARDS, re.MULTILINE)
     published = (ROOT / "leaderboards" / "pixel.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\S+(?: \(floor\))?) \| (\d+\.\d\d) \| \d+ \| (\d+ of \d+|–) \|", published, re.MULTILINE)
     assert len(rows) > 4

@@ -28,6 +28,7 @@ from cryobench.cli import (
     new,
     postprocess,
     run,
+    sections,
     structure,
     sweep,
     train,
@@ -35,6 +36,7 @@ from cryobench.cli import (
 )
 from cryobench.cli.output import note
 from cryobench.cli.plugins import PluginGroup
+from cryobench.cli.sections import sectioned
 from cryobench.cli.watch import run_watched
 from cryobench.errors import CryobenchError, DataWarning, described, reason_of
 from cryobench.text import printable
@@ -70,10 +72,10 @@ def _options(
 ) -> None: ...
 
 
-app.command("run")(run.run)
+app.command("run", cls=sectioned(sections.RUN))(run.run)
 app.command("leaderboard")(leaderboard.leaderboard)
-app.command("sweep")(sweep.sweep)
-app.command("tune")(tune.tune)
+app.command("sweep", cls=sectioned(sections.SWEEP))(sweep.sweep)
+app.command("tune", cls=sectioned(sections.TUNE))(tune.tune)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("measure")(measure.measure)
@@ -83,7 +85,7 @@ app.command("isotropic")(isotropic.isotropic)
 app.command("structure")(structure.structure)
 app.command("postprocess")(postprocess.postprocess)
 app.command("analyse")(analyse.analyse)
-app.command("train")(train.train)
+app.command("train", cls=sectioned(sections.TRAIN))(train.train)
 app.add_typer(data.data_app, name="data")
 app.add_typer(movies.movies_app, name="movies")
 app.command("list")(catalogue.list_components)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from cryobench.errors import UnknownName
 from cryobench.registry import KINDS, did_you_mean, installed
 from cryobench.spec import fields_of, first_field
 from cryobench.text import json_text, printable
+
+if TYPE_CHECKING:
+    from cryobench.environment import Missing
 
 
 def list_components(
@@ -77,27 +80,45 @@ def show(name: Annotated[str, typer.Argument(help="A component name, such as sum
 
 
 def env(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Print versions and hardware, for bug reports."""
+    """Print versions and hardware, for bug reports, and what is missing for what."""
     from cryobench import environment
     from cryobench.errors import CryobenchError
     from cryobench.testing.doctor import problems as problems_of
 
+    missing = [*environment.missing_extras(), *environment.missing_cuda(), *_missing_weights()]
     facts: dict[str, str | int] = dict(environment.versions())
     try:
         environment.import_diffusers()
     except CryobenchError as error:
         facts["diffusers"] = str(error)
-    for package, extra in environment.EXTRA_PACKAGES.items():
-        facts[package] = f"{environment.version(package)} (extra {extra})"
+    for package in sorted({package for packages, _ in environment.EXTRAS.values() for package in packages}):
+        if (version := environment.version(package)) != environment.NOT_INSTALLED:
+            facts[package] = version
     facts |= environment.hardware()
     problems = problems_of(installed())
     facts["plugin problems"] = "; ".join(problems) or "none"
     if as_json:
-        say(json_text(facts, indent=1))
+        say(json_text({**facts, "missing": [entry._asdict() for entry in missing]}, indent=1))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")
+    say("\nmissing" + ("" if missing else ": nothing"))
+    for entry in missing:
+        say(f"  {entry.what}, for {entry.needed_for}: {entry.remedy}")
+
+
+def _missing_weights() -> list[Missing]:
+    """The weights of the metric lpips, if they are not on this machine."""
+    from cryobench.environment import Missing
+    from cryobench.errors import DependencyError
+    from cryobench.metrics.perceptual import alexnet_weights
+
+    try:
+        alexnet_weights()
+    except DependencyError as error:
+        return [Missing("weights", "the metric lpips", str(error))]
+    return []
 
 
 def _default_text(value: object) -> str:

@@ -22,7 +22,9 @@ class Format(StrEnum):
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="Results folder, or single run folder: the baseline.")],
+    old: Annotated[
+        Path, typer.Argument(help="The baseline: results folder, single run folder, or a published leaderboard (.csv).")
+    ],
     new: Annotated[Path, typer.Argument(help="Results folder, or single run folder: the new results.")],
     metrics: Annotated[
         str | None,
@@ -48,13 +50,24 @@ def compare(
     Exit code 1 on a regression: a metric that is significantly worse (paired by image, corrected for the number of
     tests), a cell that no longer runs, a metric that no longer has a value. With --fail-on: a mean that changed beyond
     a threshold, unless its 95% interval contains 0, and a cell that no longer runs.
+
+    A published leaderboard (OLD.csv) has no values of images: nothing is paired or tested, and thresholds of --fail-on
+    apply to the means alone.
     """
     from cryobench.cli.output import note
+    from cryobench.errors import ResultsError
     from cryobench.leaderboard.compare import render
     from cryobench.leaderboard.compare.changes import changes
+    from cryobench.leaderboard.compare.published import changes_from_table, read_table
 
     columns = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    found = changes(_records(old), _records(new), columns=columns, fail_on=fail_on, tolerance=tolerance)
+    options = {"columns": columns, "fail_on": fail_on, "tolerance": tolerance}
+    if new.is_file():
+        raise ResultsError(f"NEW must be a results folder, got the file {new}; only OLD may be a published leaderboard")
+    if old.is_file():
+        found = changes_from_table(read_table(old), _records(new), **options)
+    else:
+        found = changes(_records(old), _records(new), **options)
     if format is Format.rich:
         from rich.console import Console
 

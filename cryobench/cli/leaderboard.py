@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryobench.cli.options import ByOption, CsvOption, FormatOption, JsonOption
+from cryobench.cli.options import ByOption, ColumnsOption, CsvOption, FormatOption, JsonOption, WideOption, listed
 
 if TYPE_CHECKING:
     from cryobench.record import Record
@@ -51,6 +51,8 @@ def leaderboard(
     ] = False,
     csv: CsvOption = None,
     as_json: JsonOption = False,
+    columns: ColumnsOption = None,
+    wide: WideOption = False,
 ) -> None:  # fmt: skip
     """Rank the finished cells of one or more results folders.
 
@@ -60,17 +62,17 @@ def leaderboard(
     from cryobench.errors import ResultsError
     from cryobench.leaderboard import table
     from cryobench.leaderboard.cells import StoredRecords
-    from cryobench.leaderboard.filter import choose, grouped, with_metrics
+    from cryobench.leaderboard.filter import check_columns, choose, grouped, with_metrics
     from cryobench.leaderboard.index import read_cells, run_folder_finder
     from cryobench.leaderboard.pooled import pooled_leaderboard
 
-    outputs = check_outputs(csv, as_json, formats or ())
+    outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
     folders = runs or [Path("runs")]
     with _collector_paused():
         cells = read_cells(folders, note)
         if not cells.num_rows:
             raise ResultsError(f"no finished cells in {', '.join(map(str, folders))}; `cryobench run` creates them")
-        patterns = {"solver": _listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
+        patterns = {"solver": listed(solvers), "operator": operator or (), "noise": noise or (), "data": data or ()}
         cells = choose(cells, patterns)
         shown: Iterable[Record] = StoredRecords(cells)
         if pool:
@@ -80,7 +82,8 @@ def leaderboard(
         if group_by is not None:
             frame = grouped(frame, group_by)
         if metrics is not None:
-            frame = with_metrics(frame, _listed(metrics))
+            frame = with_metrics(frame, listed(metrics))
+        check_columns(outputs.columns, [column["name"] for column in frame.attrs["columns"]])
         show(frame, outputs, shown, run_folder_finder(cells))
 
 
@@ -95,7 +98,3 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -12,12 +12,17 @@ ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks th
 FormatOption = Annotated[
     list[str] | None,
     typer.Option("--format", metavar="NAME[=FILE]", help="Print the table as rich (default), csv, md, html, json or "
-                 "latex; with =FILE, write it there. Repeat for more.", show_default=False),
+                 "latex; with =FILE, write it there, and png=FILE a figure. Repeat for more.", show_default=False),
 ]  # fmt: skip
 CsvOption = Annotated[
     Path | None, typer.Option("--csv", help="Write the table as CSV, one row per cell; '-' for stdout.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+ColumnsOption = Annotated[
+    str | None, typer.Option("--columns", metavar="NAME,...", help="Columns to show in the terminal, if they fit; "
+                             "globs. [default: all that fit]", show_default=False)
+]  # fmt: skip
+WideOption = Annotated[bool, typer.Option("--wide", help="Show all columns, however wide the terminal is.")]
 
 SizeOption = Annotated[
     int | None, typer.Option(help="Fourier-crop the images to this many pixels per side, or pad their spectrum.")
@@ -78,6 +83,11 @@ TimeLimitOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
+
+
+def listed(text: str | None) -> list[str]:
+    """The parts of `A,B,...`."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def complete(kind: str) -> Callable[[str], list[str]]:

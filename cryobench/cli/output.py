@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from cryobench.record import Record
 
-FORMATS = ("rich", "csv", "md", "html", "json", "latex")
-RICH = "rich"
+FORMATS = ("rich", "csv", "md", "html", "json", "latex", "png")
+RICH, PNG = "rich", "png"
 FILE_WIDTH = 160
 """Characters per line of tables in a file."""
+UNLIMITED = 10_000
+"""Characters per line where all columns are shown."""
 
 
 def note(message: str) -> None:
@@ -79,10 +81,17 @@ def _flush() -> None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The format in which a leaderboard is printed, and the files to write with their formats."""
+    """The format in which a leaderboard is printed, and the files to write with their formats.
+
+    columns: names or globs of the columns of Rich tables, all by default. wide: whether they are shown in any width.
+    requested: names of metrics that are shown before others.
+    """
 
     printed: str
     files: Mapping[Path, str]
+    columns: Sequence[str] = ()
+    wide: bool = False
+    requested: Sequence[str] = ()
 
     @property
     def formats(self) -> set[str]:
@@ -90,7 +99,13 @@ class Outputs:
         return {self.printed, *self.files.values()}
 
 
-def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Sequence[str] = ()) -> Outputs:
+def check_outputs(
+    csv: Path | None = None,
+    as_json: bool = False,
+    formats: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    wide: bool = False,
+) -> Outputs:
     """The outputs of `--format NAME` and `--format NAME=FILE`; `--csv FILE` and `--json` are short forms.
 
     Raises `ParameterError` for an unknown format or a second one for stdout, `ResultsError` for a file that cannot be
@@ -110,6 +125,8 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
             raise ParameterError(f"{option}: {name!r} is not a format; {did_you_mean(name, FORMATS)}")
         if option.endswith("="):
             raise ParameterError(f"{option} needs a file; give {option}FILE")
+        if file in ("", "-") and name == PNG:
+            raise ParameterError(f"{option}: a figure is not printed; give --format png=board.png")
         if file in ("", "-"):
             printed[option] = name
         elif Path(file) in files:
@@ -119,14 +136,7 @@ def check_outputs(csv: Path | None = None, as_json: bool = False, formats: Seque
             files[Path(file)] = name
     if len(printed) > 1:
         raise ParameterError(f"{' and '.join(printed)} would both write to stdout; give --format NAME=FILE for a file")
-    return Outputs(next(iter(printed.values()), RICH), files)
-
-
-def print_leaderboard(records: Sequence[Record], by: str, outputs: Outputs, find: Callable[[str], Path | None]) -> None:
-    """Rank records and show the leaderboard. find and errors: see `show`."""
-    from cryobench.leaderboard.table import leaderboard
-
-    show(leaderboard(records, by=by), outputs, records, find)
+    return Outputs(next(iter(printed.values()), RICH), files, tuple(columns), wide)
 
 
 def show(
@@ -142,36 +152,44 @@ def show(
     """
     from cryobench.leaderboard import render
 
+    def figure(frame: pd.DataFrame) -> bytes:
+        from cryobench.leaderboard.render.chart import to_png
+
+        return to_png(frame)
+
     def page(frame: pd.DataFrame) -> str:
         from cryobench.leaderboard.page import to_page
 
         return to_page(frame, records, find)
 
-    rendered: dict[str, Callable[[pd.DataFrame], str]] = {
+    printed: dict[str, Callable[[pd.DataFrame], str]] = {
         "csv": render.to_csv,
         "md": render.to_markdown,
         "html": page,
         "json": render.to_json,
         "latex": render.to_latex,
-        RICH: _drawn,
+        RICH: lambda frame: _drawn(frame, outputs),
     }
 
     def print_table() -> None:
         if outputs.printed == RICH:
             from rich.console import Console
 
-            Console().print(render.rich_tables(frame))
+            Console(width=UNLIMITED if outputs.wide else None).print(
+                render.rich_tables(frame, outputs.columns, outputs.requested)
+            )
         else:
-            sys.stdout.write(rendered[outputs.printed](frame))
+            sys.stdout.write(printed[outputs.printed](frame))
 
+    rendered: dict[str, Callable[[pd.DataFrame], str | bytes]] = {**printed, PNG: figure}
     files = {file: partial(rendered[name], frame) for file, name in outputs.files.items()}
     print_and_write(print_table, files | {file: partial(str, text) for file, text in (others or {}).items()})
 
 
-def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callable[[], str]]) -> None:
+def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callable[[], str | bytes]]) -> None:
     """Print a table, then write files, each atomically, even if stdout or one of the files cannot be written.
 
-    files: functions that return the text of each. Raises `ResultsError` that names the files that cannot be written.
+    files: functions that return the content of each. Raises `ResultsError` that names the files that cannot be written.
     """
     from cryobench.errors import ResultsError
     from cryobench.files import output_file
@@ -181,17 +199,18 @@ def print_and_write(print_table: Callable[[], None], files: Mapping[Path, Callab
         print_table()
         sys.stdout.flush()
     finally:
-        for file, text in files.items():
+        for file, content in files.items():
             try:
                 with output_file(file) as path:
-                    path.write_text(text(), encoding="utf-8")
+                    found = content()
+                    path.write_bytes(found.encode("utf-8") if isinstance(found, str) else found)
             except ResultsError as error:
                 errors.append(error)
     if errors:
         raise ResultsError("; ".join(map(str, errors)))
 
 
-def _drawn(frame: pd.DataFrame) -> str:
+def _drawn(frame: pd.DataFrame, outputs: Outputs) -> str:
     """The Rich tables as plain text."""
     from io import StringIO
 
@@ -200,5 +219,6 @@ def _drawn(frame: pd.DataFrame) -> str:
     from cryobench.leaderboard.render import rich_tables
 
     text = StringIO()
-    Console(file=text, width=FILE_WIDTH).print(rich_tables(frame))
+    width = UNLIMITED if outputs.wide else FILE_WIDTH
+    Console(file=text, width=width).print(rich_tables(frame, outputs.columns, outputs.requested))
     return text.getvalue()

@@ -60,21 +60,36 @@ class _Display:
 
 
 class ProgressObserver(_Display, SweepObserver):
-    """Shows progress bars on a terminal, one line per cell elsewhere, nothing if quiet. Warnings are always shown."""
+    """Shows progress bars on a terminal, with the time left of the cell that runs; one line per cell elsewhere, and now
+    and then one of a long cell; nothing if quiet. Warnings are always shown.
+
+    The time left assumes that a solver takes all its steps: for one that stops when it has converged, it is a bound.
+    """
+
+    INTERVAL = 30.0
+    """Seconds between two lines of a cell."""
 
     def __init__(self, cells: int, quiet: bool):
-        super().__init__(quiet, *_COLUMNS)
+        super().__init__(quiet, *_COLUMNS, TextColumn("{task.fields[left]}"))
         self._reused, self._cells = 0, cells
-        self._all = self._bars.add_task("cells", total=cells)
-        self._one = self._bars.add_task("", total=1.0, visible=False)
+        self._all = self._bars.add_task("cells", total=cells, left="")
+        self._one = self._bars.add_task("", total=1.0, visible=False, left="")
+        self._name, self._speed, self._printed = "", Speed(1), 0.0
 
     def cell_started(self, cell: Cell) -> None:
-        name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
-        note_cell(name)
-        self._bars.reset(self._one, description=name, visible=True)
+        self._name = printable(f"{cell.labels['solver']} on {cell.labels['operator']}")
+        note_cell(self._name)
+        self._speed, self._printed = Speed(1), time.monotonic()
+        self._bars.reset(self._one, description=self._name, visible=True, left="")
 
     def cell_progress(self, fraction: float) -> None:
-        self._bars.update(self._one, completed=fraction)
+        self._speed.update(fraction)
+        seconds = self._speed.seconds_left()
+        left = "" if seconds is None else f"{duration(seconds)} left"
+        self._bars.update(self._one, completed=fraction, left=left)
+        if self._lines and time.monotonic() - self._printed >= self.INTERVAL:
+            self._printed = time.monotonic()
+            note(f"{self._name}: {100 * fraction:.0f}%" + (f", {left}" if left else ""))
 
     def cell_finished(self, record: Record, *, reused: bool) -> None:
         note_cell("")
@@ -169,18 +184,24 @@ class Speed:
 
     def text(self) -> str:
         """Images per second and the time left; empty before an image is done."""
+        rate = self._rate()
+        return "" if rate is None else f"{rate:.3g} {self._what}/s, {duration((self._images - self.done) / rate)} left"
+
+    def seconds_left(self) -> float | None:
+        """The time left in seconds; None before there is a second update."""
+        rate = self._rate()
+        return None if rate is None else (self._images - self.done) / rate
+
+    def _rate(self) -> float | None:
         start, before = self._start or (math.inf, 0.0)
         seconds = time.monotonic() - start
-        if self.done <= before or seconds <= 0:
-            return ""
-        rate = (self.done - before) / seconds
-        return f"{rate:.3g} {self._what}/s, {duration((self._images - self.done) / rate)} left"
+        return None if self.done <= before or seconds <= 0 else (self.done - before) / seconds
 
 
 @contextmanager
 def counted(what: str, total: int, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar that counts finished items; yields a function update(done, total)."""
-    with _Display(quiet, *_COLUMNS) as display:
+    with _Display(quiet, *_COLUMNS, TimeRemainingColumn()) as display:
         task = display._bars.add_task(printable(what), total=total)
         yield lambda done, total: display._bars.update(task, completed=done, total=total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cryobench.cli.options import (
     AsStackOption,
     BatchOption,
     ByOption,
+    ColumnsOption,
     CsvOption,
     DataRootOption,
     DeviceOption,
@@ -24,8 +26,10 @@ from cryobench.cli.options import (
     QuietOption,
     ScalingOption,
     SizeOption,
+    WideOption,
     WithinOption,
     complete,
+    listed,
 )
 
 
@@ -94,6 +98,8 @@ def run(
     formats: FormatOption = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
+    columns: ColumnsOption = None,
+    wide: WideOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Run every solver on every operator and print a leaderboard.
@@ -101,10 +107,12 @@ def run(
     Example: cryobench run -s dct -o sumpool:16 -o fourier:0.5 --data particles.star --images 0:8
     """
     from cryobench import runner
-    from cryobench.cli.output import check_outputs, note, print_leaderboard, stdout_for_results
+    from cryobench.cli.output import check_outputs, note, show, stdout_for_results
     from cryobench.cli.progress import ProgressObserver
-    from cryobench.cli.running import collect, ranked_by
+    from cryobench.cli.running import collect, next_step, ranked_by
     from cryobench.hooks import Hooks
+    from cryobench.leaderboard.filter import check_columns
+    from cryobench.leaderboard.table import leaderboard
     from cryobench.plan import grid
     from cryobench.plan.dataset import data_options
     from cryobench.registry import installed
@@ -134,17 +142,22 @@ def run(
     with stdout_for_results():
         plan = grid.plan(request, installed())
     by = ranked_by(by, [plan])
+    check_columns(listed(columns), list(plan.metric_columns))
     for text in () if quiet else plan.notes:
         note(text)
-    outputs = check_outputs(csv, as_json, formats or ())
+    outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
+    outputs = replace(outputs, requested=tuple(plan.metric_columns) if metric else ())
     store = Results(out)
     store.check_writable()
     with stdout_for_results():
         hooks = Hooks(lambda message: note(f"warning: {message}")).load_installed()
     with ProgressObserver(len(plan.cells), quiet) as observer:
         records = collect(runner.run(plan, hooks, store=store, force=force, observer=observer), len(plan.cells), store)
-    print_leaderboard(records, by, outputs, store.find)
+    frame = leaderboard(records, by=by)
+    show(frame, outputs, records, store.find)
     if not quiet:
         note(observer.summary(store.given))
+        if advice := next_step(frame, outputs, store.given):
+            note(f"next: {advice}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,6 +18,9 @@ from cryobench.record import COSTS
 from cryobench.registry import did_you_mean
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryobench.cli.output import Outputs
     from cryobench.plan.grid import Plan
     from cryobench.record import Record
     from cryobench.results.store import Results
@@ -58,6 +64,31 @@ def collect(records: Iterable[Record], cells: int, store: Results) -> list[Recor
                 found.append(record)
                 note_kept(kept())
     return found
+
+
+def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
+    """What a user may do after a run, on one line; '' where there is nothing to add.
+
+    frame: its leaderboard. folder: its results.
+    """
+    from cryobench.leaderboard.statistics.power import images_to_test, reachable
+
+    ran = frame[frame["rank"].notna() & (frame["n_images"] > 0)]
+    if ran.empty:
+        return ""
+    groups = ran.index.get_level_values("group").tolist()
+    largest, rows = Counter(groups).most_common(1)[0]
+    images = dict(zip(groups, ran["n_images"].tolist(), strict=True))[largest]
+    pairs = rows * (rows - 1) // 2
+    steps = []
+    if pairs and not reachable(images, pairs):
+        steps.append(f"{images_to_test(pairs)} images (--images) would give p-values")
+    if set(ran["data"]) == {"demo"}:
+        steps.append("--data particles.star takes your own")
+    if "html" not in outputs.formats:
+        where = "" if folder == Path("runs") else f" {shlex.quote(str(folder))}"
+        steps.append(f"`cryobench leaderboard{where} --format html=board.html` makes a page")
+    return "; ".join(steps)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 from cryobench.cli.options import (
     BatchOption,
     ByOption,
+    ColumnsOption,
     CsvOption,
     DeviceOption,
     ExecutorOption,
@@ -22,6 +23,8 @@ from cryobench.cli.options import (
     ShardOption,
     ThreadsOption,
     TimeLimitOption,
+    WideOption,
+    listed,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ def sweep(
     formats: FormatOption = None,
     csv: CsvOption = None,
     as_json: JsonOption = False,
+    columns: ColumnsOption = None,
+    wide: WideOption = False,
     quiet: QuietOption = False,
     schema: Annotated[
         bool, typer.Option("--schema", is_eager=True, callback=_print_schema,
@@ -89,6 +94,7 @@ def sweep(
     from cryobench.errors import ParameterError
     from cryobench.files import check_writable_file
     from cryobench.hooks import Hooks
+    from cryobench.leaderboard.filter import check_columns
     from cryobench.leaderboard.pooled import pooled_leaderboard
     from cryobench.leaderboard.table import leaderboard
     from cryobench.plan import suite as suites
@@ -106,7 +112,7 @@ def sweep(
     part = None if shard is None else parse_shard(shard)
     if part is not None and publish is not None:
         raise ParameterError("--publish needs all results; run without --shard when all shards are done")
-    outputs = check_outputs(csv, as_json, formats or ())
+    outputs = check_outputs(csv, as_json, formats or (), listed(columns), wide)
     suite_file = read_suite(suite)
     # the workers' machines may have devices that this one lacks
     own_device = device if spec.kind in ("local", "processes") else "cpu"
@@ -116,6 +122,7 @@ def sweep(
         references = suites.references(suite_file, installed(), presets)
     if plans:
         by = ranked_by(by, plans)
+        check_columns(listed(columns), [name for plan in plans for name in plan.metric_columns])
     for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
         note(text)
     files = {} if publish is None else {ending: publish / f"{suite.stem}.{ending}" for ending in ("csv", "md")}

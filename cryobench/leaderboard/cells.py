@@ -133,14 +133,14 @@ def _derived(record: Record) -> dict[str, Any]:
         "within": str(problem.get("within") or "image"),
         "dtype": str(environment.get("dtype", "float32")),
         "overlap": overlap(record),
-        "hardware": _hardware(record),
+        "hardware": hardware_of(record),
         "seconds_per_image": record.timing.get("seconds_per_image"),
         "nfe": record.counters.get("nfe"),
         "operator_calls": record.counters.get("operator_calls"),
     }
 
 
-def _hardware(record: Record) -> str | None:
+def hardware_of(record: Record) -> str | None:
     """The hardware of timings: the GPU, or the processor and the number of threads; None if unknown."""
     kind, _, model = str(record.environment.get("device", "")).partition(" ")
     if model:

@@ -13,6 +13,8 @@ import pyarrow as pa
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import texts
 from cryobench.leaderboard.groups import comparisons
+from cryobench.leaderboard.render.columns import DIFFERENCE
+from cryobench.record import COSTS
 from cryobench.registry import did_you_mean
 
 GroupBy = Literal["operator", "noise", "data", "compression"]
@@ -69,6 +71,16 @@ def with_metrics(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
     shown = frame.drop(columns=[f"{name}{end}" for name in names if name not in kept for end in ("", "_lo", "_hi")])
     shown.attrs = frame.attrs | {"columns": [column for column in metrics if column["name"] in kept]}
     return shown
+
+
+def check_columns(patterns: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise `ParameterError` for a pattern of `--columns` that matches no metric column, cost or difference."""
+    names = [*metrics, *COSTS, DIFFERENCE]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ParameterError(
+                f"--columns {pattern!r} is not a column of these results; {did_you_mean(pattern, names)}"
+            )
 
 
 def grouped(frame: pd.DataFrame, by: str) -> pd.DataFrame:

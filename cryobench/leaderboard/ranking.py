@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from cryobench.leaderboard.cells import VALUES, per_image, texts
 from cryobench.leaderboard.statistics.bootstrap import interval_ends
-from cryobench.leaderboard.statistics.pairs import RESAMPLES, compare_many
+from cryobench.leaderboard.statistics.letters import letters
+from cryobench.leaderboard.statistics.pairs import RESAMPLES, Paired, compare_many
 from cryobench.record import COSTS
 
 MAX_ROWS = 100
@@ -31,13 +32,15 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
     ''.
 
     rank: 1 + the number of significantly better rows, or of better means if nothing is tested (`untested` is the
-    reason). tied: whether another row has the same rank. diff_leader: the mean of the row minus that of the leader (the
-    best mean), with the 95% interval of the paired difference. p_holm: of that difference, corrected over all pairs of
-    the comparison. images_needed: to detect a difference of this size. beats_floor: `YES`, `NO` or `UNCLEAR`.
+    reason). tied: whether another row has the same rank. letters: two rows share one if and only if they do not differ
+    significantly ('' where nothing is tested, or all rows differ). diff_leader: the mean of the row minus that of the
+    leader (the best mean), with the 95% interval of the paired difference. p_holm: of that difference, corrected over
+    all pairs of the comparison. images_needed: to detect a difference of this size. beats_floor: `YES`, `NO` or
+    `UNCLEAR`.
     """
     names = ("rank", "diff_leader", "diff_leader_lo", "diff_leader_hi", "p_holm", "images_needed")
     found = {name: np.full(table.num_rows, np.nan) for name in names}
-    found |= {name: np.full(table.num_rows, "", dtype=object) for name in ("untested", "beats_floor")}
+    found |= {name: np.full(table.num_rows, "", dtype=object) for name in ("untested", "beats_floor", "letters")}
     found["tied"] = np.zeros(table.num_rows, dtype=bool)
     floors = table["floor"].to_numpy()
     rows = np.flatnonzero(~np.isnan(scores))
@@ -69,6 +72,7 @@ def standings(table: pa.Table, groups: np.ndarray, scores: np.ndarray, by: str, 
         own = slice(len(others))  # the leader is the first row, and its pairs come first
         found["rank"][members], found["tied"][members] = tested.ranks, tested.tied
         found["untested"][members] = tested.reason
+        found["letters"][members] = _letters(tested)
         found["diff_leader"][others] = 0.0 - tested.pairs["difference"][own]
         for name in ("p_holm", "images_needed"):
             found[name][others] = tested.pairs[name][own]
@@ -119,6 +123,19 @@ class _PerImage:
         if list(map(len, sorting)) != self._lengths[rows].tolist():
             return None
         return self._values[self._starts[rows][:, None] + np.array(sorting)]
+
+
+def _letters(tested: Paired) -> list[str]:
+    """The letters of rows, in the order of rows that `tested` has; they begin with the rows of the best rank."""
+    rows = len(tested.ranks)
+    differ = tested.pairs["better"] >= 0
+    if tested.reason or differ.all():
+        return [""] * rows
+    places = np.empty(rows, dtype=int)
+    places[np.argsort(tested.ranks, kind="stable")] = np.arange(rows)
+    pairs = np.sort([places[tested.pairs[name][differ]] for name in ("first", "second")], axis=0)
+    found = letters(rows, tuple(map(tuple, pairs.T.tolist())))
+    return [found[place] for place in places]
 
 
 def _intervals(found: Standings, tested: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -27,7 +27,7 @@ DTYPES = {
     **dict.fromkeys(("rank", "seed", "n_images", "images_needed"), "Int64"),
     **dict.fromkeys(("tied", "pareto_seconds", "pareto_nfe"), "boolean"),
     **dict.fromkeys(("solver", "operator", "noise", "data", "status", "reason", "untested", "beats_floor"), "str"),
-    **dict.fromkeys(("unmeasured", "overlap", "within", "device", "hardware", "version"), "str"),
+    **dict.fromkeys(("letters", "unmeasured", "overlap", "within", "device", "hardware", "version"), "str"),
 }
 
 

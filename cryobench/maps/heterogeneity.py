@@ -43,12 +43,12 @@ class HeterogeneityMetric(JointMetric):
     over the shells to the Nyquist frequency and over a sample of the particles, evenly spaced. `het_fsc_masked`: the
     same under a ball of the radius of the particle with a soft edge. Where the solver sought the poses, its maps are
     turned and shifted first, and mirrored where that fits better, as its poses are relative to the true ones
-    (`maps.alignment`), in a frame of each true class: separate maps have no common frame. `het_ari`, `het_ami`: the adjusted Rand index and mutual information of the true classes and as
-    many clusters of the latents by k-means++. `het_rank`: the largest absolute rank correlation of a principal
-    component of the latents with the true coordinate; the mean over the coordinates where there are two. `het_hits`: of
-    the 10 nearest neighbours of a particle in the latents, the fraction among the 10% nearest in the true coordinates,
-    or else of its class. `pose_degrees`, `pose_pixels`: median errors of poses that the solver sought, after the
-    alignment.
+    (`maps.alignment`), in a frame of each true class: separate maps have no common frame. `het_ari`, `het_ami`: the
+    adjusted Rand index and mutual information of the true classes and as many clusters of the latents by k-means++.
+    `het_rank`: the largest absolute rank correlation of a principal component of the latents with the true coordinate;
+    the mean over the coordinates where there are two. `het_hits`: of the 10 nearest neighbours of a particle in the
+    latents, the fraction among the 10% nearest in the true coordinates, or else of its class. `pose_degrees`,
+    `pose_pixels`: median errors of poses that the solver sought, after the alignment.
     """
 
     columns = (

@@ -41,7 +41,7 @@ class Lpips(Metric):
         if min(case.truth.shape[2:]) < MIN_SIDE:
             return not_measured(self, case, f"AlexNet needs images of {MIN_SIDE} pixels a side or more")
         try:
-            network = _network(_weights(), case.truth.device)
+            network = _network(alexnet_weights(), case.truth.device)
         except DependencyError as error:
             return not_measured(self, case, str(error))
         outside = per_item(mean_inside(case, case.truth.double()), case.truth)
@@ -55,7 +55,7 @@ class Lpips(Metric):
     def weights_digest(self) -> str:
         """SHA-256 of AlexNet's weights, or `ABSENT`, so that cells with and without the weights are distinct."""
         try:
-            weights = _weights()
+            weights = alexnet_weights()
         except DependencyError:
             return ABSENT
         return weights.digest
@@ -99,7 +99,7 @@ class _Weights:
         return _digest(self)
 
 
-def _weights() -> _Weights:
+def alexnet_weights() -> _Weights:
     """AlexNet's weights in torch's cache. Raises `DependencyError` if they are absent."""
     try:
         from torchvision.models import AlexNet_Weights

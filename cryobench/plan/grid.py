@@ -192,14 +192,18 @@ class Plan:
     @property
     def rankable(self) -> list[str]:
         """The metric columns of this run that have a direction."""
+        return [name for name, direction in self.metric_columns.items() if direction != "none"]
+
+    @property
+    def metric_columns(self) -> dict[str, str]:
+        """The direction of each metric column of this run."""
         clean = any(cell.dataset.has_clean for cell in self.cells)
-        return [
-            column.name + end
+        return {
+            column.name + end: column.direction
             for metric in self.metrics
             for column in metric.columns
             for end in ("", *([CLEAN] if clean and metric.against_truth else []))
-            if column.direction != "none"
-        ]
+        }
 
 
 Loaded = dict[tuple[str, str | None, str, str], Dataset]

@@ -88,8 +88,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """A parsed suite: grids, exclude rules and published results. pooled: whether its leaderboard pools data sets of the
-    same label (`leaderboard.pooled`)."""
+    """A parsed suite: grids, exclude rules and published results. pooled: whether its leaderboard pools data sets
+    of the same label (`leaderboard.pooled`)."""
 
     path: Path
     title: str

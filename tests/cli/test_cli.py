@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryobench import environment
 from cryobench.cli import main
 from cryobench.record import TRAILING
 
@@ -45,6 +47,10 @@ def test_the_first_command_of_the_readme_prints_a_ranked_table(cli):
     assert "sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00" in out
     assert "pinv (floor)" in out
     assert "2 cells in runs" in err
+    assert err.splitlines()[-1] == (
+        "next: 6 images (--images) would give p-values; --data particles.star takes your own; "
+        "`cryobench leaderboard --format html=board.html` makes a page"
+    )
     assert len(list(Path("runs").iterdir())) == 2
 
 
@@ -81,6 +87,8 @@ def test_finished_cells_are_reused_and_ranked_by_leaderboard(cli, blobs):
     assert "4 of them reused (--force runs them again)" in err
     _, _, err = cli(*arguments, "--force")
     assert "of them reused" not in err
+    _, _, err = cli(*arguments, "--format", "html=board.html")
+    assert err.splitlines()[-1] == "next: 6 images (--images) would give p-values"
     code, board, _ = cli("leaderboard")
     assert code == 0
     assert "sumpool:4" in board
@@ -397,7 +405,63 @@ def test_list_show_env_and_version(cli):
     assert cli("--version")[1] == f"cryobench {cryobench.__version__}\n"
 
 
+def test_env_states_what_is_missing_for_what(cli, monkeypatch):
+    installed = environment.version
+    versions = {"optuna": environment.NOT_INSTALLED}
+    monkeypatch.setattr(environment, "version", lambda name="cryobench": versions.get(name) or installed(name))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    missing = json.loads(cli("env", "--json")[1])["missing"]
+    tune = {"what": "optuna", "needed_for": "cryobench tune", "remedy": "pip install 'cryobench[tune]'"}
+    assert tune in missing
+    out = cli("env")[1].partition("\nmissing\n")[2]
+    assert "  optuna, for cryobench tune: pip install 'cryobench[tune]'\n" in out
+    assert "  weights, for the metric lpips: AlexNet's weights are not on this machine" in out
+    assert "  a CUDA device, for --device cuda" in out
+    assert len(out.splitlines()) == len(missing)
+
+
 def test_completion_offers_registered_names():
     from cryobench.cli.options import complete
 
     assert complete("operators")("su") == ["sumpool"]
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "tune", "train"])
+def test_help_has_each_option_once_in_sections_by_purpose(cli, name):
+    from typer.main import get_command
+
+    from cryobench.cli import app, sections
+
+    out = cli(name, "--help")[1]
+    titles = re.findall(r"^\w.*:$", out, re.MULTILINE)
+    table = getattr(sections, name.upper())
+    assert [title for title in titles if title != "Arguments:"] == [f"{title}:" for title in (*table, sections.OTHER)]
+    options = out.partition(f"\n{titles[0]}\n")[2]
+    names = [name for both in re.findall(r"^  (?:(-\w), )?(--[\w-]+)", options, re.MULTILINE) for name in both]
+    assert names[-1] == "--help"
+    params = [param for param in get_command(app).get_command(None, name).params if not getattr(param, "hidden", False)]
+    of_options = {param.name for param in params if param.param_type_name == "option"}
+    named = [option for options in table.values() for option in options]
+    assert len(named) == len(set(named))
+    assert set(named) == of_options - {"schema"}
+    for param in params:
+        if param.name in named:
+            assert names.count(param.opts[0]) == 1, param.name
+
+
+def test_columns_are_chosen_and_a_wrong_name_is_refused_before_any_work(cli, blobs):
+    arguments = ("run", "-s", "dct", "-o", "sumpool:4", "-d", blobs, "--columns")
+    code, _, err = cli(*arguments, "ssum")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--columns 'ssum' is not a column of these results; did you mean 'ssim'?" in err
+    assert not Path("runs").exists()
+    _, out, _ = cli(*arguments, "ssim,nfe", "--quiet")
+    assert "NFE" in out
+    assert "s per" not in out
+    assert "not shown" not in out
+    _, out, _ = cli("leaderboard", "--wide")
+    assert "measurement_mse ↓" in out
+    assert "not shown" not in out
+    code, _, err = cli("leaderboard", "--columns", "ssum")
+    assert (code, err.count("\n")) == (2, 1)

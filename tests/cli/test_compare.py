@@ -131,3 +131,80 @@ def test_runs_with_the_same_settings_differ_only_in_timing(cli, blobs):
     assert code == 0
     assert {change["verdict"] for change in report["changes"]} == {"identical"}
     assert {change["solver"] for change in report["changes"]} == {"dct", "pinv"}
+
+
+# --- a published table as OLD ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(results):
+    results("leaderboard", "old", "--csv", "old.csv")
+    return results
+
+
+def test_a_published_table_has_means_and_intervals_only_and_says_so(table):
+    code, out, err = table("compare", "old.csv", "new", "--format", "json")
+    found = json.loads(out)
+    psnr = {change["solver"]: change for change in found["changes"] if change["column"] == "psnr"}
+    assert (code, err) == (0, "")
+    assert psnr["dct"]["verdict"] == "within noise"  # half a dB, on every image: only pairs can show it
+    assert psnr["tv"]["verdict"] == "identical"
+    assert psnr["dct"]["difference"] == pytest.approx(-0.5)
+    # Zou and Donner's interval, by hand: both means have the same half widths
+    rows = {row["solver"]: row for row in csv.DictReader(io.StringIO(Path("old.csv").read_text()))}
+    below, above = (abs(float(rows["dct"][f"psnr{end}"]) - float(rows["dct"]["psnr"])) for end in ("_lo", "_hi"))
+    width = np.hypot(below, above)
+    assert (psnr["dct"]["lo"], psnr["dct"]["hi"]) == pytest.approx((-0.5 - width, -0.5 + width), abs=1e-9)
+    assert all(change["p"] is None for change in psnr.values())
+    assert found["remarks"][0].startswith("OLD is a table of means and intervals, without values of images")
+    assert not any("only OLD has" in remark for remark in found["remarks"])
+    text = Path("old.csv").read_text()
+    Path("more.csv").write_text(text.replace("psnr,psnr_lo,psnr_hi", "ssim,ssim_lo,ssim_hi"))
+    assert "for some cells only OLD has ssim" in " ".join(table("compare", "more.csv", "new")[1].split())
+    assert found["only_old"] == ["pinv on sumpool:16, noise none, demo, seed 0"]
+    assert {change["column"] for change in found["changes"]} == {"psnr", "seconds_per_image"}
+
+
+def test_thresholds_apply_to_the_means_of_a_table(table):
+    assert table("compare", "old.csv", "new", "--fail-on", "psnr:-0.6")[0] == 0
+    code, out, _ = table("compare", "old.csv", "new", "--fail-on", "psnr:-0.4")
+    assert code == 1
+    assert "worse" not in out.splitlines()[0]
+    assert out.rstrip().endswith("1 regression")
+
+
+def test_a_large_change_from_a_table_is_a_regression(table):
+    save("low", dct=VALUES - 5, tv=VALUES + 5)
+    code, out, _ = table("compare", "old.csv", "low", "--format", "csv")
+    verdicts = {row["solver"]: row["verdict"] for row in csv.DictReader(io.StringIO(out)) if row["column"] == "psnr"}
+    assert (code, verdicts) == (1, {"dct": "worse", "tv": "better"})
+    code, _, err = table("compare", "low", "old.csv")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "NEW must be a results folder" in err
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("", "is not a leaderboard with rows"),
+    ("a,b\n1,2\n", "it lacks the column 'rank'"),
+    ("OLD,7", "line 5: the row is too short; the file is damaged or was edited"),
+    ("\udcff", "cannot read old.csv"),
+])  # fmt: skip
+def test_a_file_that_is_no_leaderboard_is_one_line(table, text, why):
+    path = Path("old.csv")
+    path.write_bytes(text.replace("OLD", path.read_text() + "1,dct,x,none,demo,0").encode(errors="surrogateescape"))
+    code, _, err = table("compare", path, "new")
+    assert (code, err.count("\n")) == (2, 1)
+    assert why in err
+
+
+def test_the_published_boards_are_read():
+    from cryobench.leaderboard.compare.published import read_table
+
+    for path in (Path(__file__).parents[2] / "leaderboards").glob("*.csv"):
+        found = read_table(path)
+        every = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        rows = [row for row in every if row["status"] in ("ok", "skipped", "failed")]
+        assert len(found.records) == len(rows) > 0
+        for name in ("psnr", "map_truth"):
+            means = [float(row[name]) if row.get(name) else None for row in rows]
+            assert [record.together.get(name) for record in found.records] == means

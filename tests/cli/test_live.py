@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -66,3 +67,20 @@ def test_a_single_file_has_no_dashboard(cli, blobs):
     code, out, err = cli("measure", "-o", "identity", "--data", blobs, "--out", "y.npz", "--live")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--live" in err
+
+
+def test_a_long_cell_shows_its_time_left(clock, capsys):
+    cell = SimpleNamespace(labels={"solver": "dps", "operator": "sumpool:4"})
+    with progress.ProgressObserver(2, quiet=False) as observer:
+        observer.cell_started(cell)
+        observer.cell_progress(0.0)
+        clock[0] += 20
+        observer.cell_progress(0.1)
+        assert observer._bars.tasks[1].fields["left"] == "3.0 min left"  # 20 s for a tenth
+        assert capsys.readouterr().err == ""
+        clock[0] += 20
+        observer.cell_progress(0.5)
+        observer.cell_progress(0.5)
+        assert capsys.readouterr().err == "dps on sumpool:4: 50%, 40 s left\n"
+        observer.cell_started(cell)
+        assert observer._bars.tasks[1].fields["left"] == ""

@@ -43,6 +43,10 @@ def test_the_columns_are_those_of_the_paired_tests(direction):
     assert frame["tied"].to_dict() == {f"s{row}": tied for row, tied in enumerate(paired.tied.tolist())}
     assert frame["tied"].any()
     assert not frame["tied"].all()
+    for one, other, better in zip(*(paired.pairs[name] for name in ("first", "second", "better")), strict=True):
+        shared = set(frame.loc[f"s{one}", "letters"]) & set(frame.loc[f"s{other}", "letters"])
+        assert bool(shared) == (better < 0)
+    assert frame["letters"].iloc[0][0] == "a"
     for pair in pd.DataFrame(paired.pairs).itertuples():
         if leader in (pair.first, pair.second):
             other = pair.second if pair.first == leader else pair.first
@@ -182,3 +186,9 @@ def test_a_row_without_a_number_for_an_image_is_not_tested_and_does_not_count():
     assert frame.loc["s2", ["rank", "diff_leader", "p_holm", "images_needed"]].isna().all()
     assert frame["p_holm"].dropna().tolist() == whole["p_holm"].dropna().tolist()
     assert frame["rank"].dropna().tolist() == whole["rank"].tolist()
+
+
+def test_there_are_no_letters_where_all_rows_differ_or_nothing_is_tested():
+    assert (board(values([0, 1, 2]))["letters"] == "").all()
+    assert (board(values([0, 0, 0])[:, :3])["letters"] == "").all()
+    assert (board(values([0, 0, 0]))["letters"] == "a").all()

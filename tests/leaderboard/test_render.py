@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cryobench.leaderboard.filter import grouped, with_metrics
 from cryobench.leaderboard.render import rich_tables, terminal, to_csv, to_html, to_json, to_latex, to_markdown
+from cryobench.leaderboard.render.boards import boards
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record
 
@@ -27,10 +28,12 @@ def cell(solver: str, mse: float, **changes) -> Record:
     return record(solver, **({"images": images, "values": values, "columns": COLUMNS} | changes))
 
 
-def text(frame: pd.DataFrame, width: int = 80, encoding: str = "utf-8") -> str:
+def text(frame: pd.DataFrame, width: int = 80, encoding: str = "utf-8", columns=(), requested=()) -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    Console(file=stream, width=width, force_terminal=False, legacy_windows=False).print(rich_tables(frame))
+    Console(file=stream, width=width, force_terminal=False, legacy_windows=False).print(
+        rich_tables(frame, columns, requested)
+    )
     stream.flush()
     return raw.getvalue().decode(encoding)
 
@@ -95,13 +98,36 @@ def test_the_ceiling_is_shown_and_explained_but_never_ranked():
     assert text(frame, 100, encoding="ascii").isascii()
 
 
-def test_columns_that_do_not_fit_are_named(frame):
+def test_columns_that_do_not_fit_are_counted(frame):
     narrow, wide = text(frame, 80), text(frame, 400)
-    assert "not shown at this width, but in the CSV:" in narrow
-    assert "measurement_mse" in " ".join(narrow.split())
+    last = narrow.splitlines()[-1]
+    number = int(re.fullmatch(r"not shown: (\d+) columns?; --wide .*, --columns NAME,... some", last)[1])
+    ran = [board for board in boards(frame) if len(board)]
+    headers = [len(terminal._layout(ran, width).columns) for width in (80, 400)]
+    assert number == headers[1] - headers[0] > 0
     assert "not shown" not in wide
     for header in ("psnr ↑ dB", "measurement_mse ↓", "NFE", "calls", "MiB"):
         assert header in wide
+
+
+def test_chosen_columns_are_shown_beside_rank_solver_and_ranking_column(frame):
+    shown = text(frame, 80, columns=["measurement_*", "nfe"])
+    assert "not shown" not in shown
+    for name in ("psnr ↑ dB", "measurement_mse ↓", "NFE"):
+        assert name in shown
+    for name in ("ssim ↑", "s per", "MiB", "to the first ["):
+        assert name not in shown
+    last = text(frame, 80, columns=["*mse", "mae", "l2"]).splitlines()[-1]
+    assert last == "not shown: measurement_mse; --wide shows all"
+
+
+def test_requested_metrics_come_before_the_interval_of_the_difference():
+    frame = leaderboard([cell("pinv", 0.0022, floor=True), cell("tv", 0.0019)])
+    assert "difference to the first" in text(frame, 75)
+    assert "meas." not in text(frame, 75)
+    shown = text(frame, 75, requested=["measurement_mse"])
+    assert "meas." in shown
+    assert shown.count("[95% interval]") == 1 < text(frame, 75).count("[95% interval]")
 
 
 def test_another_ranking_metric_comes_first():
@@ -222,7 +248,10 @@ def test_every_rendering_shows_ties_differences_and_their_tests(written):
     shown = written(frame)
     ranks = frame["rank"].tolist()
     assert ranks[0] == ranks[1] == 1
-    assert shown.count("1=") == 2
+    assert shown.count("1= a") == 2
+    assert re.search(r"\b3  b\b", shown)
+    assert re.search(r"\b4  c\b", shown)
+    assert "rows with a common letter do not differ significantly (0.05, Holm)" in shown
     second, last = frame.iloc[1], frame.iloc[3]
     assert f"{second['diff_leader']:+.2f}" in shown
     assert f"p={second['p_holm']:.2f}" in shown

@@ -5,7 +5,7 @@ Cells match if they are the same task. Content hashes are not compared: they als
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -74,10 +74,14 @@ class Match(NamedTuple):
     repeated: int
 
 
-def match(old: Sequence[Record], new: Sequence[Record]) -> Match:
-    """The cells of old and new, in the order of old. Raises `ResultsError` if they have none in common."""
-    before = {_cell_key(record): record for record in old}  # the last record of a cell is kept
-    after = {_cell_key(record): record for record in new}
+def match(
+    old: Sequence[Record], new: Sequence[Record], key: Callable[[Record], tuple[Any, ...]] | None = None
+) -> Match:
+    """The cells of old and new, in the order of old. key: what records of one cell have in common, by default all that
+    defines it. Raises `ResultsError` if they have none in common."""
+    key = key or _cell_key
+    before = {key(record): record for record in old}  # the last record of a cell is kept
+    after = {key(record): record for record in new}
     pairs = [(before[found], after[found]) for found in before if found in after]
     if not pairs:
         examples = f" (such as {described(old[0])} and {described(new[0])})" if old and new else ""

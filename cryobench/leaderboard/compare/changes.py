@@ -19,6 +19,7 @@ from cryobench.leaderboard.compare.change import (
     REGRESSIONS,
     Change,
     ChangeKind,
+    Match,
     described,
     direction_and_unit,
     directions,
@@ -69,8 +70,7 @@ def changes(
     Raises `ResultsError` if no cell is in both, `ParameterError` for a column that is not in both, an invalid
     threshold or a negative tolerance.
     """
-    if not 0 <= tolerance < math.inf:
-        raise ParameterError(f"tolerance must be 0 or more, got {tolerance}; {TOLERANCE} is usual")
+    check_tolerance(tolerance)
     found = match(old, new)
     known = directions(found.pairs)
     limits = thresholds(fail_on, known) if fail_on is not None else []
@@ -82,10 +82,24 @@ def changes(
     every = [
         *_metric_changes(ran, metrics),
         *(change for name in metrics for change in _together_changes(ran, name, tolerance)),
-        *(change for name in costs for change in _cost_changes(ran, name, tolerance)),
+        *(change for name in costs for change in cost_changes(ran, name, tolerance)),
     ]
+    remarks = list(_remarks(found.repeated, ran, columns, every, costs, tolerance))
+    return collected(found, every, limits, remarks)
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise `ParameterError` unless the tolerance is 0 or more."""
+    if not 0 <= tolerance < math.inf:
+        raise ParameterError(f"tolerance must be 0 or more, got {tolerance}; {TOLERANCE} is usual")
+
+
+def collected(
+    found: Match, every: list[Change], limits: Sequence[Threshold], remarks: list[str], *, means_alone: bool = False
+) -> Changes:
+    """The changes of matched cells with the regressions among them. limits, means_alone: see `_passed`."""
     for change in every:
-        change.passed = _passed(change, limits)
+        change.passed = _passed(change, limits, means_alone)
     broken = [_reason(after) for before, after in found.pairs if before.status == "ok" != after.status]
     worse = [change for change in every if (change.passed if limits else change.verdict in REGRESSIONS)]
     return Changes(
@@ -95,11 +109,12 @@ def changes(
         mended=[_reason(before) for before, after in found.pairs if after.status == "ok" != before.status],
         only_old=list(map(described, found.only_old)),
         only_new=list(map(described, found.only_new)),
-        remarks=list(_remarks(found.repeated, ran, columns, every, costs, tolerance)),
+        remarks=remarks,
     )
 
 
-def _change(record: Record, column: str, unit: str, direction: str, old: float | None, new: float | None) -> Change:
+def change_of(record: Record, column: str, unit: str, direction: str, old: float | None, new: float | None) -> Change:
+    """A change of the cell of a record, without a kind yet."""
     where = record.solver, record.operator, record.noise, record.data, record.seed, *dtype_and_region(record)
     return Change(*where, len(record.images), column, unit, direction, old, new)
 
@@ -115,7 +130,7 @@ def _metric_changes(ran: Pairs, names: Sequence[str]) -> list[Change]:
             direction, unit = direction_and_unit(after, name)
             if (direction, unit) != direction_and_unit(before, name):
                 continue
-            change = _change(after, name, unit, direction, mean(before.values[name]), mean(after.values[name]))
+            change = change_of(after, name, unit, direction, mean(before.values[name]), mean(after.values[name]))
             made.append(change)
             if change.old is None or change.new is None:
                 lost, gained = change.old is not None, change.new is not None
@@ -180,27 +195,32 @@ def _together_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Chang
         if (direction, unit) != direction_and_unit(before, name):
             continue
         old, new = before.together[name], after.together[name]
-        change = _change(after, name, unit, direction, old, new)
+        change = change_of(after, name, unit, direction, old, new)
         change.difference = new - old
-        if new == old:
-            change.verdict = "identical"
-        elif abs(new - old) <= tolerance * abs(old):
-            change.verdict = "within tolerance"
-        elif direction not in ("higher", "lower"):
-            change.verdict = "changed"
-        else:
-            change.verdict = "better" if (new > old) == (direction == "higher") else "worse"
+        change.verdict = "identical" if new == old else by_tolerance(change, tolerance)
         yield change
 
 
-def _cost_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
+def by_tolerance(change: Change, tolerance: float) -> ChangeKind:
+    """The kind of a change between two numbers without intervals."""
+    old, new = change.old, change.new
+    assert old is not None
+    assert new is not None
+    if abs(new - old) <= tolerance * abs(old):
+        return "within tolerance"
+    if change.direction not in ("higher", "lower"):
+        return "changed"
+    return "better" if (new > old) == (change.direction == "higher") else "worse"
+
+
+def cost_changes(ran: Pairs, name: str, tolerance: float) -> Iterator[Change]:
     """The changes of a cost, for the cells that have it."""
     unit = {"seconds_per_image": "s", "peak_memory_mib": "MiB"}.get(name, "")
     less, more = ("faster", "slower") if unit == "s" else ("cheaper", "dearer")
     for before, after in ran:
         old, new = _cost(before, name), _cost(after, name)
         if old is not None and new is not None:
-            change = _change(after, name, unit, "lower", old, new)
+            change = change_of(after, name, unit, "lower", old, new)
             same = new <= old * (1 + tolerance) and old <= new * (1 + tolerance)
             change.difference = new - old
             change.verdict = "within tolerance" if same else more if new > old else less
@@ -213,8 +233,9 @@ def _cost(record: Record, name: str) -> float | None:
     return (record.timing if name == "seconds_per_image" else record.counters).get(name)
 
 
-def _passed(change: Change, limits: Sequence[Threshold]) -> str:
-    """The first threshold that a change exceeds; none if its interval contains 0, since it may be random."""
+def _passed(change: Change, limits: Sequence[Threshold], means_alone: bool) -> str:
+    """The first threshold that a change exceeds; none if its interval contains 0, since it may be random, unless the
+    means alone decide."""
     for limit in limits:
         if limit.column != change.column:
             continue
@@ -222,7 +243,7 @@ def _passed(change: Change, limits: Sequence[Threshold]) -> str:
             return str(limit)
         if change.old is None or change.new is None:
             continue
-        random = change.lo is not None and change.hi is not None and change.lo <= 0 <= change.hi
+        random = not means_alone and change.lo is not None and change.hi is not None and change.lo <= 0 <= change.hi
         if limit.passed_by(change.old, change.new) and not random:
             return str(limit)
     return ""
@@ -267,9 +288,14 @@ def _remarks(
             "metrics of all images together are one number per cell, without intervals; differences beyond "
             f"{100 * tolerance:g}% are changes"
         )
+    moved = sum(_machine(before) != _machine(after) for before, after in ran)
+    yield from remarks_on_costs(len(ran), moved, costs, tolerance)
+
+
+def remarks_on_costs(ran: int, moved: int, costs: Sequence[str], tolerance: float) -> Iterator[str]:
+    """What a reader of changed costs should know. ran: cells that ran in both. moved: those on other hardware."""
     if costs and ran:
         yield f"costs are one number per cell, without intervals; differences beyond {100 * tolerance:g}% are changes"
-    moved = sum(_machine(before) != _machine(after) for before, after in ran)
     if costs and moved:
         yield f"costs are not comparable for {moved} of the cells: they ran on different hardware"
 

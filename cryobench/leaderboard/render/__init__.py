@@ -1,4 +1,5 @@
-"""Renderings of a leaderboard: Rich tables, CSV, JSON, Markdown, LaTeX and a fragment of HTML. Nothing is printed here.
+"""Renderings of a leaderboard: Rich tables, CSV, JSON, Markdown, LaTeX, a fragment of HTML and, in `chart`, a figure.
+Nothing is printed here.
 
 Every comparison is one table under a title line, with remarks below. The ranking metric comes first, with its interval.
 CSV and JSON hold all columns. A summary follows where there are several comparisons.

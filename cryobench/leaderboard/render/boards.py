@@ -16,6 +16,7 @@ from cryobench.leaderboard.ranking import NO, UNCLEAR
 from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
 
+LETTERED = f"rows with a common letter do not differ significantly ({LEVEL}, Holm)"
 CEILING = "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one"
 CEILING_OF_MAPS = "ceiling: not ranked: maps from the images with their true poses and labels"
 OVERLAPS = {
@@ -132,6 +133,8 @@ def _of_rows(board: Board) -> Iterator[str]:
     """Tests, images needed, solvers not above the floor; mixed hardware and versions; training data; compression."""
     ran = board.columns
     yield from dict.fromkeys(reason for reason in ran["untested"] if reason)
+    if any(ran["letters"]):
+        yield LETTERED
     needed = [
         f"{one_line(solver)} {count}"
         for solver, count, p in zip(ran["solver"], ran["images_needed"], ran["p_holm"], strict=True)

@@ -91,10 +91,16 @@ def _subject(name: str) -> str:
 
 
 def _rank(board: Board) -> TextColumn:
-    """Ranks; shared ones are marked by `=`, the others padded by a blank."""
+    """Ranks; shared ones are marked by `=`, the others padded by a blank. The letters of the rows follow."""
     ends = ("=", " ") if any(board.columns["tied"]) else ("", "")
     ranks = zip(board.columns["rank"], board.columns["tied"], strict=True)
     cells = [NO_VALUE + ends[1] if rank is None else f"{rank}{ends[not tied]}" for rank, tied in ranks]
+    texts = [letters or "" for letters in board.columns["letters"]]
+    if any(texts):
+        width = max(map(len, texts))
+        cells = [
+            f"{cell.rjust(max(map(len, cells)))} {text.ljust(width)}" for cell, text in zip(cells, texts, strict=True)
+        ]
     return TextColumn("rank", ("#",), cells)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -14,6 +15,7 @@ from rich.text import Text
 from cryobench.leaderboard.render.boards import Board
 from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, has_values, makers
 from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
+from cryobench.leaderboard.render.text import counted
 from cryobench.text import printable
 
 GAP = 2  # blanks between columns
@@ -22,12 +24,15 @@ MAX_ROWS = 1000
 """Maximum number of rows shown; more would take long and are hard to read in a terminal."""
 
 
-def rich_tables(frame: pd.DataFrame) -> RenderableType:
+def rich_tables(frame: pd.DataFrame, columns: Sequence[str] = (), requested: Sequence[str] = ()) -> RenderableType:
     """One table for each comparison, its skipped and failed cells below it.
+
+    columns: names or globs of the columns to show beside rank, solver and ranking column; all by default. Those that
+    do not fit into the width are counted below. requested: names of metrics that are shown before others.
 
     Comparisons beyond `MAX_ROWS` rows are counted but not shown; average ranks are over all.
     """
-    return Deferred(lambda options: _parts(frame, options))
+    return Deferred(lambda options: _parts(frame, options, columns, requested))
 
 
 class Deferred:
@@ -47,16 +52,19 @@ def encoder(options: ConsoleOptions) -> Callable[[str], str]:
     return lambda text: printable(text).translate(ASCII).encode("ascii", "replace").decode("ascii")
 
 
-def _parts(frame: pd.DataFrame, options: ConsoleOptions) -> Iterator[RenderableType]:
+def _parts(
+    frame: pd.DataFrame, options: ConsoleOptions, columns: Sequence[str], requested: Sequence[str]
+) -> Iterator[RenderableType]:
     if frame.empty:
         yield Text("no results")
         return
     parts, hidden = _first(sections(frame))
-    layout = _layout([board for part in parts for board in part.boards if len(board)], options.max_width)
+    layout = _layout(
+        [board for part in parts for board in part.boards if len(board)], options.max_width, columns, requested
+    )
     for block in blocks(parts, layout.shown):
         yield from _rendered(block, layout, encoder(options))
-    left_out = f"not shown at this width, but in the CSV: {', '.join(layout.left_out)}" if layout.left_out else ""
-    yield from (Text(line, style="dim") for line in (hidden, left_out) if line)
+    yield from (Text(line, style="dim") for line in (hidden, _left_out(layout.left_out, options.max_width)) if line)
 
 
 def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
@@ -78,6 +86,16 @@ def _first(parts: Iterable[Section]) -> tuple[list[Section], str]:
     )
 
 
+def _left_out(names: Sequence[str], width: int) -> str:
+    """One line on the columns that do not fit: their names if it has room for them, else their number."""
+    if not names:
+        return ""
+    named = f"not shown: {', '.join(names)}; --wide shows all"
+    if len(named) <= width:
+        return named
+    return f"not shown: {counted(len(names), 'column')}; --wide shows all, --columns NAME,... some"
+
+
 class _Layout(NamedTuple):
     """The columns of all tables and whether they are in full, their widths, and the columns that do not fit."""
 
@@ -91,11 +109,14 @@ class _Layout(NamedTuple):
         return [made[name](full) for name, full in self.columns.items()]
 
 
-def _layout(boards: Sequence[Board], width: int) -> _Layout:
+def _layout(
+    boards: Sequence[Board], width: int, patterns: Sequence[str] = (), requested: Sequence[str] = ()
+) -> _Layout:
     """Columns that fit into `width` in every table, so that all tables align.
 
     Rank, solver and the ranking column are always shown. If they fit, these are added in order: time, difference to
-    the leader, its interval, the other columns, the intervals of other metrics.
+    the leader, requested metrics, the interval of the difference, the other columns, the intervals of other metrics.
+    patterns: of the names of those that may be added, all by default.
     """
     solver_width = max(16, width // 4)
     made = [makers(board, solver_width) for board in boards]
@@ -108,9 +129,12 @@ def _layout(boards: Sequence[Board], width: int) -> _Layout:
         if name in always or any(has_values(make[name](False)) for make in made)
     }
     rank, solver, ranking, *others = sizes
+    if patterns:
+        others = [name for name in others if any(fnmatchcase(name, pattern) for pattern in patterns)]
     chosen = {rank: False, solver: False, ranking: True}
     room = width - sum(sizes[name][full] + GAP for name, full in chosen.items()) + GAP
-    preferred = [("seconds_per_image", False), (DIFFERENCE, False), (DIFFERENCE, True)]
+    preferred = [("seconds_per_image", False), (DIFFERENCE, False), *((name, False) for name in requested)]
+    preferred += [(DIFFERENCE, True)]
     for name, full in [*preferred, *((name, full) for full in (False, True) for name in others)]:
         current = chosen.get(name)
         if name not in others or (current is None if full else current is not None):

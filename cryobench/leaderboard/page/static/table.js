@@ -53,7 +53,9 @@ function differenceColumns(rows) {
 
 function rankCell(row) {
   const rank = number("rank", row);
-  return rank === null ? NO_VALUE : `${rank}${number("tied", row) ? "=" : ""}`;
+  if (rank === null) return NO_VALUE;
+  const letters = text("letters", row);
+  return `${rank}${number("tied", row) ? "=" : ""}${letters ? ` ${letters}` : ""}`;
 }
 
 function solverCell(row) {

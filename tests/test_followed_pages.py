@@ -1,4 +1,4 @@
-"""Runs the commands of docs/plugins.md. `.ci/run` does the same with pip in an empty environment."""
+"""Runs the commands of docs/plugins.md and docs/tutorial.md. `.ci/nightly` does so with pip in an empty environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "plugins.md"
+PAGES = {
+    "plugins.md": ("new solver steepest", "check steepest", "run --solver steepest", "list --problems", "pytest -q"),
+    "tutorial.md": ("run --solver dct", "data simulate", "--data mine/particles.star", "measure", "reconstruct"),
+}
+"""The pages, and commands that must be among those that were run."""
 PIP = """#!{python}
 import sys, tomllib
 from pathlib import Path
@@ -32,7 +36,8 @@ for module in folder.glob("*.py"):
 """
 
 
-def test_every_command_of_the_page_runs(tmp_path):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_runs(page, tmp_path):
     """A substitute for pip links packages into a folder on sys.path, so that no network is needed."""
     commands, site = tmp_path / "bin", tmp_path / "site"
     commands.mkdir()
@@ -44,8 +49,8 @@ def test_every_command_of_the_page_runs(tmp_path):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     paths = {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "follow_page.py"), str(PAGE)], capture_output=True,
-                          text=True, env=os.environ | paths, check=False)  # fmt: skip
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "follow_page.py"), str(ROOT / "docs" / page)],
+                          capture_output=True, text=True, env=os.environ | paths, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for command in ("new solver steepest", "check steepest", "run --solver steepest", "list --problems", "pytest -q"):
+    for command in PAGES[page]:
         assert command in done.stdout

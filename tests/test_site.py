@@ -1,0 +1,101 @@
+"""The pages of the documentation site. CI builds the site itself, strictly."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+import cryobench
+import cryobench.core
+from cryobench.registry import KINDS, installed
+from cryobench.spec import fields_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "tools" / "site_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages(tool, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["site_pages.py", str(folder)])
+        assert tool.main() == 0
+        assert tool.main() == 0  # its own pages may be replaced
+        (folder / "index.md").rename(folder / "mine.md")
+        assert tool.main() == 2  # a folder of something else may not
+        (folder / "mine.md").rename(folder / "index.md")
+    return folder
+
+
+def test_every_component_has_a_page_with_its_parameters_and_the_index_names_it(pages):
+    index = (pages / "reference" / "index.md").read_text()
+    registry = installed()
+    for kind in KINDS:
+        for name in registry.names(kind):
+            if registry.origins(kind, name)[0].distribution == "cryobench":
+                page = (pages / "reference" / kind / f"{name}.md").read_text()
+                assert f"- [{name}]({kind}/{name}.md): " in index
+                for field in fields_of(registry.get(kind, name)):
+                    assert f"| `{field.name}` | " in page, (kind, name)
+
+
+def test_every_public_name_has_a_section_with_its_docstring(tool, pages):
+    for module, place in ((cryobench, "python"), (cryobench.core, "core")):
+        page = (pages / "reference" / f"{place}.md").read_text()
+        assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(module.__all__)
+        for name in module.__all__:
+            found = getattr(module, name)
+            if inspect.isclass(found) or inspect.isfunction(found):
+                assert tool.documented(found.__doc__) in page, name
+
+
+def test_links_lead_to_pages(pages):
+    for path in pages.rglob("*.md"):
+        text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"(?<!`)\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target:
+                assert (path.parent / target).is_file(), (path.name, target)
+
+
+def test_the_navigation_has_every_page_of_the_docs(pages):
+    text = (ROOT / "mkdocs.yml").read_text()
+    nav = yaml.safe_load(re.sub(r"!!python\S*", "", text))["nav"]
+    named = re.findall(r"[\w/]+\.md", str(nav))
+    assert all((pages / name).is_file() for name in named)
+    own = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert {name for name in named if "/" not in name} >= own
+    published = (pages / "leaderboards" / "index.md").read_text()
+    assert all(f"({path.name})" in published for path in (ROOT / "leaderboards").glob("*.md"))
+
+
+def test_links_to_files_that_are_no_pages_become_text(tool):
+    places = tool.sources()
+    text = "[a](../cryobench/api.py) [b](data.md#x) [c](../leaderboards/pixel.md) [d](https://a.b) ![e](demo.png)\n"
+    shown = tool.relinked(text + "```\n[f](data.md)\n```\n", Path("docs/adr/0001-one-spectral-filter.md"), places)
+    assert shown.splitlines()[0].split() == ["a", "b", "c", "[d](https://a.b)", "e"]
+    assert "[f](data.md)" in shown
+    shown = tool.relinked(text, Path("docs/statistics.md"), places)
+    assert shown.split() == ["a", "[b](data.md#x)", "[c](leaderboards/pixel.md)", "[d](https://a.b)", "![e](demo.png)"]
+    shown = tool.relinked("[g](docs/data.md) [h](CONTRIBUTING.md)", Path("README.md"), places)
+    assert shown.split() == ["[g](data.md)", "[h](contributing.md)"]
+
+
+def test_docstrings_are_text_and_formulas_code(tool):
+    shown = tool.documented("A <b>|x|_1</b> of `a*b`:\n\n    y = A x\n\nand *more*\n[text](link).")
+    assert shown == (
+        "A &lt;b&gt;&#124;x&#124;\\_1&lt;/b&gt; of `a*b`:\n\n    y = A x\n\nand \\*more\\* \\[text\\](link)."
+    )
