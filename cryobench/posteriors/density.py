@@ -29,7 +29,7 @@ class DensityCoverage(Metric):
     calibrated.
     """
 
-    columns = (Column("hpd_coverage", "none"), Column("hpd_rank", "none"))
+    columns = (Column("hpd_coverage", "none", interval="binomial"), Column("hpd_rank", "none"))
     uses_draws = True
 
     prior: Annotated[KnownPrior, Component("priors"), "the prior of the images"] = GaussianField()
