@@ -73,6 +73,13 @@ def test_a_suite_is_run_and_published(cli, suite, tmp_path):
     assert rows["`tv`", "`identity`", "psnr"][1] == "not run: no cell of this suite"
 
 
+def test_the_published_command_states_what_it_is_ranked_by(cli, suite, tmp_path):
+    code, _, err = cli("sweep", suite, "--by", "seconds_per_image", "--publish", "pages")
+    assert code == 0, err
+    page = (tmp_path / "pages" / "blobs.md").read_text()
+    assert f"    cryobench sweep {suite} --by seconds_per_image --publish pages\n" in page
+
+
 def test_saved_cells_are_not_run_again(cli, suite):
     cli("sweep", suite, "--quiet")
     code, _, err = cli("sweep", suite)
