@@ -34,6 +34,9 @@ class DensityCoverage(Metric):
 
     prior: Annotated[KnownPrior, Component("priors"), "the prior of the images"] = GaussianField()
 
+    def weights_digest(self) -> str:
+        return self.prior.weights_digest()
+
     @torch.no_grad()
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         draws = reconstruction.draws
