@@ -71,8 +71,12 @@ class Curvature:
             beside.append(rest.flatten())
             basis.append(w / rest.clamp_min(tiny(n)))
         T = torch.diag_embed(torch.stack(diagonal, dim=1).double())
-        off = torch.diag_embed(torch.stack(beside[:-1], dim=1).double(), offset=1) if products > 1 else 0
-        values, vectors = torch.linalg.eigh(T + off + (off.mT if products > 1 else 0))
+        if products > 1:  # the lower triangle is enough for eigh
+            T = T + torch.diag_embed(torch.stack(beside[:-1], dim=1).double(), offset=-1)
+        values, vectors = torch.linalg.eigh(T)
         values = torch.maximum(values, (_LEAST * values[:, -1:]).clamp_min(self.least))
         weights = (vectors * values.rsqrt()[:, None] @ vectors[:, 0, :, None])[..., 0].to(n.dtype)
-        return length * sum(per_item(weights[:, k], n) * basis[k] for k in range(products))
+        found = torch.zeros_like(n)
+        for k in range(products):
+            found = found + per_item(weights[:, k], n) * basis[k]
+        return length * found
