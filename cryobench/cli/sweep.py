@@ -208,6 +208,7 @@ def _published(
     """The leaderboard as CSV and as a Markdown page, by file."""
     from datetime import UTC, datetime
 
+    from cryobench.cli.running import DEFAULT_BY
     from cryobench.environment import hardware, version
     from cryobench.leaderboard.render import to_csv
     from cryobench.sweep.published import published_numbers, report, with_published
@@ -216,7 +217,8 @@ def _published(
     devices = [str(machine[name]) for name in machine if name.startswith("cuda")]
     where = f"{machine['processor']} ({machine['cores']} cores){''.join(f', {device}' for device in devices)}"
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
-    command = f"cryobench sweep {suite.path} --publish {files['md'].parent}"
+    ranked = "" if frame.attrs["by"] == DEFAULT_BY else f" --by {frame.attrs['by']}"
+    command = f"cryobench sweep {suite.path}{ranked} --publish {files['md'].parent}"
     numbers = published_numbers(references, records, unavailable)
     return {
         files["csv"]: to_csv(with_published(frame, numbers)),

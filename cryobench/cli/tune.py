@@ -61,6 +61,10 @@ def tune(
         str, typer.Option(help="Validation images, counted from 0, such as 16:24; not test images.")
     ] = "",
     size: SizeOption = None,
+    scaling: Annotated[
+        str | None, typer.Option(metavar="minmax|none|meanstd|p95|relion", help="Scaling of the intensities, as in "
+                                 "`run`. [default: minmax]", show_default=False)
+    ] = None,
     by: Annotated[str, typer.Option("--by", help="Metric column to optimise.")] = "psnr",
     metric: Annotated[
         list[str] | None, typer.Option("--metric", "-m", help="Spec of the metric, if it is not a default "
@@ -123,7 +127,7 @@ def tune(
     if not images:
         raise ParameterError("tune needs --images, the validation images, such as 16:24; not test images")
     from_suite = {"--operator": operator, "--noise": noise, "--size": size, "--within": within,
-                "--problem-seed": problem_seed}  # fmt: skip
+                "--scaling": scaling, "--problem-seed": problem_seed}  # fmt: skip
     for option, given in from_suite.items():
         if suite is not None and given is not None:
             raise ParameterError(f"a suite and {option} cannot be combined; give one of them")
@@ -142,6 +146,7 @@ def tune(
         data=data or (() if suite is not None else ("demo",)),
         data_options=data_options(size=size),
         within=within or "image",
+        scaling=scaling or "minmax",
         images=images,
         seeds=tuple(dict.fromkeys(problem_seed or (0,))),
         dtype=dtype,

@@ -258,11 +258,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Column:
-    """A named per-image number. direction: "higher" or "lower" is better, or "none". unit: '' if dimensionless."""
+    """A named per-image number. direction: "higher" or "lower" is better, or "none". unit: '' if dimensionless.
+
+    interval: of the mean over images. "binomial" is for a column that is 1 or 0 for an image, or a probability.
+    """
 
     name: str
     direction: Literal["higher", "lower", "none"]
     unit: str = ""
+    interval: Literal["bootstrap", "binomial"] = "bootstrap"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from cryobench.core import Shape, Source
 from cryobench.distributions.distribution import Distribution, level
 from cryobench.distributions.measured import clean_images, images_digest
+from cryobench.distributions.spectrum import State, file_state, spectrum_at, spectrum_digest
 from cryobench.errors import ParameterError
 from cryobench.numerics.fft import irfftn, rfftn, whole_spectrum
 from cryobench.numerics.shells import radial_frequency, shell_sums, shells
@@ -70,8 +71,9 @@ class GaussianFieldDistribution(Distribution):
 class FieldParameters:
     """A stationary Gaussian field with periodic borders: its power spectrum, given or measured.
 
-    The given spectrum is the power law (1 + (|k| / corner)^2)^(-exponent / 2). With `images` it is that of the clean
-    images of a source, resampled to the size that is asked for and averaged over shells.
+    The given spectrum is the power law (1 + (|k| / corner)^2)^(-exponent / 2), or that of a file with `spectrum`. With
+    `images` it is that of the clean images of a source, resampled to the size that is asked for and averaged over
+    shells. In all cases it is scaled to the stated deviation.
     """
 
     corner: Annotated[float, "frequency below which the power is constant, cycles per pixel"] = 0.06
@@ -81,6 +83,7 @@ class FieldParameters:
         Source | None, Component("sources"), "measure the spectrum on the clean images of this source instead"
     ] = None
     count: Annotated[int, "number of these images, the first ones"] = 256
+    spectrum: Annotated[str | None, "or a text file with rows of frequency, cycles per pixel, and power"] = None
 
     def __post_init__(self) -> None:
         for name in ("corner", "exponent", "deviation"):
@@ -88,21 +91,27 @@ class FieldParameters:
                 raise ParameterError(f"gaussian_field: {name} must be positive, got {getattr(self, name):g}")
         if self.count < 1:
             raise ParameterError(f"gaussian_field: count must be at least 1, got {self.count}")
+        if self.images is not None and self.spectrum is not None:
+            raise ParameterError("gaussian_field: images and spectrum both state the power; give one of them")
 
     def distribution(self, shape: Shape) -> GaussianFieldDistribution:
         """The field of images of this shape."""
-        return _field(self.corner, self.exponent, self.deviation, self.images, self.count, tuple(shape))
+        given = None if self.spectrum is None else (self.spectrum, file_state(self.spectrum))
+        return _field(self.corner, self.exponent, self.deviation, self.images, self.count, given, tuple(shape))
 
     def parameters_digest(self) -> str:
-        """A digest of the images that it is measured on; '' without."""
+        """A digest of the images or the file that it is measured on; '' without."""
+        if self.spectrum is not None:
+            return spectrum_digest(self.spectrum)
         return "" if self.images is None else images_digest(self.images, self.count)
 
 
 @lru_cache(maxsize=16)
-def _field(
-    corner: float, exponent: float, deviation: float, images: Source | None, count: int, shape: Shape
-) -> GaussianFieldDistribution:
-    if images is None:
+def _field(corner: float, exponent: float, deviation: float, images: Source | None, count: int,
+           given: tuple[str, State] | None, shape: Shape) -> GaussianFieldDistribution:  # fmt: skip
+    if given is not None:
+        power = spectrum_at(given[0], radial_frequency(shape))
+    elif images is None:
         power = (1 + (radial_frequency(shape) / corner).square()) ** (-exponent / 2)
     else:
         found = clean_images(images, count, shape)

@@ -2,8 +2,9 @@
 
 Plain fields of a record are columns of the same name. Nested fields are JSON texts; equal texts are stored once. A
 metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its 95%
-bootstrap interval, which are stored because they are costly and depend only on the record. A metric of all images
-together has `mean:NAME` alone. Solver diagnostics and resolved parameters are omitted.
+interval, which are stored because they are costly and depend only on the record. The interval is that of the bootstrap,
+or binomial where the column says so (`Column.interval`). A metric of all images together has `mean:NAME` alone. Solver
+diagnostics and resolved parameters are omitted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from cryobench.leaderboard.leakage import overlap
-from cryobench.leaderboard.statistics.bootstrap import bootstrap_intervals, mean
+from cryobench.leaderboard.statistics.bootstrap import Interval, bootstrap_intervals, mean
+from cryobench.numerics.binomial import binomial_interval
 from cryobench.record import Record
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -158,7 +160,10 @@ def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
     for name in dict.fromkeys(name for record in records for name in record.values):
         series = [record.values.get(name) for record in records]
         ran = [values if record.status == "ok" else None for values, record in zip(series, records, strict=True)]
-        intervals = bootstrap_intervals([values or () for values in ran])
+        binomial = {place for place, record in enumerate(records) if _is_binomial(record, name)}
+        intervals = bootstrap_intervals([() if place in binomial else values or () for place, values in enumerate(ran)])
+        for place in binomial:
+            intervals[place] = _proportion(ran[place])
         columns |= {
             VALUES + name: pa.array(series, NUMBERS),
             MEAN + name: pa.array([None if values is None else mean(values) for values in ran], pa.float64()),
@@ -169,3 +174,16 @@ def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
         series = [record.together.get(name) if record.status == "ok" else None for record in records]
         columns |= {MEAN + name: pa.array(series, pa.float64())}
     return columns
+
+
+def _is_binomial(record: Record, name: str) -> bool:
+    """Whether a metric of a record is 1 or 0 for an image."""
+    return any(column["name"] == name and column.get("interval") == "binomial" for column in record.columns)
+
+
+def _proportion(values: Sequence[float | None] | None) -> Interval:
+    """The binomial interval of the mean of values from 0 to 1; (None, None) without a mean."""
+    found = mean(values or ())
+    if values is None or found is None:
+        return None, None
+    return binomial_interval(found * len(values), len(values))

@@ -72,7 +72,7 @@ class EnergyCoverage(Metric):
     """
 
     dims = (2, 3)
-    columns = (Column("coverage_energy", "none"), Column("energy_rank", "none"))
+    columns = (Column("coverage_energy", "none", interval="binomial"), Column("energy_rank", "none"))
     uses_draws = True
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:

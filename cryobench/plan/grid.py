@@ -408,6 +408,9 @@ def _check_columns(metrics: Sequence[AnyMetric]) -> None:
             if column.direction not in ("higher", "lower", "none"):
                 raise PluginError(f"the metric column {column.name!r} has direction {column.direction!r}; "
                                   "give higher, lower or none")  # fmt: skip
+            if column.interval not in ("bootstrap", "binomial"):
+                raise PluginError(f"the metric column {column.name!r} has interval {column.interval!r}; "
+                                  "give bootstrap or binomial")  # fmt: skip
             if not column.name.isidentifier() or column.name in (*LEADING, *TRAILING):
                 raise PluginError(f"the metric column {column.name!r} is not an identifier or is reserved; rename it")
             names = {column.name, column.name + CLEAN} if metric.against_truth else {column.name}

@@ -29,10 +29,13 @@ class DensityCoverage(Metric):
     calibrated.
     """
 
-    columns = (Column("hpd_coverage", "none"), Column("hpd_rank", "none"))
+    columns = (Column("hpd_coverage", "none", interval="binomial"), Column("hpd_rank", "none"))
     uses_draws = True
 
     prior: Annotated[KnownPrior, Component("priors"), "the prior of the images"] = GaussianField()
+
+    def weights_digest(self) -> str:
+        return self.prior.weights_digest()
 
     @torch.no_grad()
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:

@@ -44,6 +44,9 @@ class EnergyDistance(Metric):
         if self.draws < 2:
             raise ParameterError(f"energy_distance: draws must be at least 2, got {self.draws}")
 
+    def weights_digest(self) -> str:
+        return self.prior.weights_digest()
+
     @torch.no_grad()
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         drawn = reconstruction.draws

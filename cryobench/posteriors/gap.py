@@ -31,6 +31,9 @@ class OptimalityGap(Metric):
 
     prior: Annotated[KnownPrior, Component("priors"), "the prior of the images"] = GaussianField()
 
+    def weights_digest(self) -> str:
+        return self.prior.weights_digest()
+
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         reason = not_exact(case.problem, self.prior)
         if reason is not None:

@@ -80,6 +80,8 @@ class KnownPrior(DenoisingPrior):
 class GaussianField(FieldParameters, KnownPrior):
     """x ~ N(0, C), stationary with periodic borders: the Wiener filter is its denoiser."""
 
+    location_fields = ("spectrum",)
+
 
 @dataclass(frozen=True)
 class GaussianMixture(MixtureParameters, KnownPrior):

@@ -1,4 +1,4 @@
-"""`hqs`: half-quadratic splitting with the network as denoiser; deterministic, an estimate of the posterior mean."""
+"""`hqs`: half-quadratic splitting with the network as denoiser; the posterior mean, and draws about it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Annotated, Literal
 
 import torch
 
-from cryobench.core import Problem, Progress, Reconstruction, recording
+from cryobench.core import Problem, Progress, Reconstruction, kept_draws, recording
 from cryobench.errors import ParameterError
 from cryobench.numerics.symmetry import SYMMETRIES
 from cryobench.priors.known import KnownPrior
 from cryobench.rng import Rng
+from cryobench.solvers.curvature import Curvature
 from cryobench.solvers.denoising import geometric, splitting
 from cryobench.solvers.pinv import minimum_norm
-from cryobench.solvers.reverse import WithDiffusion
-from cryobench.spec import Range
+from cryobench.solvers.reverse import Draws, WithDiffusion
+from cryobench.spec import ByName, Range
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Hqs(WithDiffusion):
     If the network was trained on images in all eight rotations and flips, each step transforms x_k by another of them,
     so that errors that are not equivariant average out (Terris et al. 2024, "Equivariant plug-and-play image
     reconstruction").
+
+    `samples` > 1 adds draws of the Gaussian about x whose covariance is the inverse curvature of the posterior that the
+    prior implies at noise level `spread` (module `curvature`), and the deviation of each pixel about x. Each draw costs
+    `products` evaluations of the prior, with its gradient. x stays the same. The draws are of one mode. Of K draws the
+    deviation has a relative error of (2 K)^(-1/2).
     """
 
     steps: Annotated[int, Range(5, 40, log=True), "network evaluations"] = 14
@@ -68,11 +74,19 @@ class Hqs(WithDiffusion):
         "auto"
     )
     turns: Annotated[bool, "apply another rotation or flip at each step, for priors trained on all of them"] = True
+    samples: Annotated[int, ByName(), "draws about x; more than one: their standard deviation"] = 1
+    products: Annotated[int, "products with the Jacobian of the prior for a draw"] = 40
+    spread: Annotated[
+        float | Literal["auto"], "noise level of the prior for the draws; auto: 0.1, for a known prior 0.01"
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ParameterError(f"hqs: steps must be at least 1, got {self.steps}")
-        for name in ("first", "start", "end", "lam"):
+        for name in ("samples", "products"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"hqs: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("first", "start", "end", "lam", "spread"):
             value = getattr(self, name)
             if value != "auto" and not 0 < value < math.inf:
                 raise ParameterError(f"hqs: {name} must be positive, got {value:g}")
@@ -85,6 +99,8 @@ class Hqs(WithDiffusion):
     def unsupported(self, problem: Problem) -> str | None:
         if len(problem.operator.measurement_shape) != len(problem.operator.domain_shape):
             return "hqs needs measurements with as many axes as the image"
+        if self.samples > 1 and len(problem.operator.image_shape) != 2:
+            return "hqs has draws of images only; give samples=1 for volumes"
         return super().unsupported(problem)
 
     @torch.no_grad()
@@ -99,23 +115,42 @@ class Hqs(WithDiffusion):
         steps = splitting(
             problem, model, least_squares, levels, lam=self.lam, kinds=kinds, axes=axes, momentum=self.accelerated
         )
+        total = self.steps + (self.samples * self.products if self.samples > 1 else 0)
         for k, (x, z) in enumerate(steps):
             recording.offer(x, z)
             if progress is not None:
-                progress(k + 1, self.steps)
-        return Reconstruction(x)
+                progress(k + 1, total)
+        if self.samples == 1:
+            return Reconstruction(x)
+        level = self.spread if self.spread != "auto" else 0.01 if self.known else 0.1
+        curvature = Curvature(problem, model, x, level, least=0.0 if self.known else 1.0)
+        square, kept = torch.zeros_like(x, dtype=torch.float64), []
+        for number in range(self.samples):
+            apart = curvature.draw(Draws(problem, rng, number).noise(), self.products)
+            square += apart.double().square()
+            if kept_draws.wanted():
+                kept.append(x + apart)
+            if progress is not None:
+                progress(self.steps + (number + 1) * self.products, total)
+        deviation = (square / self.samples).sqrt().to(x.dtype)
+        return Reconstruction(x, deviation=deviation, draws=torch.stack(kept, dim=1) if kept else None)
+
+    @property
+    def known(self) -> bool:
+        """Whether the denoiser of the prior is closed form."""
+        return isinstance(self.prior, KnownPrior)
 
     @property
     def accelerated(self) -> bool:
         """Whether x is extrapolated."""
-        return isinstance(self.prior, KnownPrior) if self.momentum == "auto" else self.momentum
+        return self.known if self.momentum == "auto" else self.momentum
 
     @property
     def last(self) -> float:
         """The noise level of the last step."""
         if self.end != "auto":
             return self.end
-        return 0.03 if isinstance(self.prior, KnownPrior) else 0.1
+        return 0.03 if self.known else 0.1
 
     def levels(self, prediction: str) -> list[float]:
         """The noise level of each step for this prediction type of the network; `end` for one step."""

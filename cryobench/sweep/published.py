@@ -124,13 +124,14 @@ def report(
 
 
 def _columns(metric: str) -> set[str]:
-    """The columns that a metric of a suite adds to its tables: that of its name, or all of one of all images together,
-    which has no other table."""
+    """The columns that a metric of a suite adds to its tables: that of its name. All if it has none of its name, as
+    `energy_coverage`, and of one of all images together, which has no other table."""
     try:
         made = installed().make("metrics", metric)
     except CryobenchError:  # of a grid whose plugin is not installed
         return {parse(metric).name}
-    return {column.name for column in made.columns} if isinstance(made, JointMetric) else {parse(metric).name}
+    names, own = {column.name for column in made.columns}, parse(metric).name
+    return {own} if own in names and not isinstance(made, JointMetric) else names
 
 
 def _table(numbers: Sequence[PublishedNumber]) -> Iterator[str]:

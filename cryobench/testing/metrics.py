@@ -125,6 +125,9 @@ def numbers(subject: MetricSubject) -> None:
                 f"{name} is {values.dtype} {list(values.shape)}, expected floats [{_IMAGES}]")  # fmt: skip
         missing = values.isnan().any() and name not in subject.measured.unmeasured
         require(not missing, f"{name} is NaN without a reason in unmeasured")
+        if name in [column.name for column in subject.component.columns if column.interval == "binomial"]:
+            outside = ((values < 0) | (values > 1)).any()
+            require(not outside, f"{name} has a binomial interval and is {values.tolist()}, expected 0 to 1")
     for name, curve in subject.measured.curves.items():
         require(
             curve.ndim == 2 and len(curve) == _IMAGES,

@@ -8,6 +8,8 @@ import re
 import pandas as pd
 import pytest
 
+from cryobench.numerics.binomial import binomial_interval
+
 SUITE = """
 title: Blobs
 about: Not particles.
@@ -71,6 +73,32 @@ def test_a_suite_is_run_and_published(cli, suite, tmp_path):
     assert rows["`pinv`", "`sumpool:8`", "ssim"][1:3] == ["not measured", ""]
     assert rows["`wiener`", "`identity`", "psnr"][1] == "not run: data absent"
     assert rows["`tv`", "`identity`", "psnr"][1] == "not run: no cell of this suite"
+
+
+KNOWN = """
+title: Known
+data: "gaussian_field:8,number=4"
+images: "0:4"
+scaling: none
+metrics: [psnr, optimality_gap, energy_coverage]
+solvers: "exact:samples=2,prior=gaussian_field"
+operators: "sumpool:4,count=4"
+"""
+
+
+def test_a_board_of_known_posteriors_states_its_command_and_the_intervals_of_proportions(cli, tmp_path):
+    (tmp_path / "known.yaml").write_text(KNOWN)
+    code, _, err = cli("sweep", "known.yaml", "--by", "expected_gap", "--publish", ".")
+    assert code == 0, err
+    page = (tmp_path / "known.md").read_text()
+    assert "    cryobench sweep known.yaml --by expected_gap --publish .\n" in page
+    head, row = (next(line for line in page.splitlines() if text in line) for text in ("| solver |", "| exact:"))
+    shown = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    frame = pd.read_csv(tmp_path / "known.csv").set_index("solver")
+    rate, low, high = frame.filter(like="coverage_energy").loc["exact:samples=2"]
+    assert (low, high) == pytest.approx(binomial_interval(4 * rate, 4))
+    assert shown["coverage\\_energy \\[95% interval\\]"] == f"{rate:.3f} [{low:.3f}, {high:.3f}]"
+    assert "energy\\_rank" in shown
 
 
 def test_saved_cells_are_not_run_again(cli, suite):

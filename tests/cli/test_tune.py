@@ -58,6 +58,18 @@ def test_run_scores_the_setting_that_tune_found(cli, tmp_path):
     assert record["resolved"]["solver"].startswith(f"toy:{found['x']},way={found['way']},")
 
 
+def test_the_scaling_is_that_of_the_problems(cli):
+    """The exact posterior of a known prior needs images without scaling."""
+    known = ("-s", "hqs:prior=gaussian_field", "-o", "sumpool:4", "-d", "gaussian_field:8,number=4", "--images", "2:4")
+    goal = ("-m", "optimality_gap", "--by", "expected_gap", "--trials", 2, "--preset", "q")
+    code, out, _ = cli("tune", *known, *goal)
+    assert code == 1
+    assert "the exact posterior needs --scaling none" in " ".join(out.split())
+    code, out, err = cli("tune", *known, *goal, "--scaling", "none")
+    assert code == 0, err
+    assert "expected_gap on the validation images" in out
+
+
 def test_validation_images_are_not_scored(cli):
     cli("tune", "-s", "toy", *TOYS, "--trials", 3)
     code, _, err = cli("run", "-s", "toy@p", "-o", "identity", "-d", "spy", "--images", "0:6")
@@ -185,6 +197,7 @@ def test_concurrent_searches_for_one_preset_lose_no_setting(tmp_path, monkeypatc
         (("-s", "toy", *TOYS, "--images", "40"), "selects image 40"),
         (("-s", "toy", *TOYS, "--presets", "/proc/nowhere"), "cannot write trials to /proc/nowhere/p.trials"),
         (("s.yaml", *TOYS), "cannot be combined"),
+        (("s.yaml", *TOYS[2:], "--scaling", "none"), "a suite and --scaling cannot be combined"),
         (("t.yaml", "--images", "4", "--preset", "p"), "cannot read the suite t.yaml"),
     ],
 )

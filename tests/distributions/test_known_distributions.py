@@ -12,7 +12,8 @@ from scipy.stats import multivariate_normal, norm
 from cryobench.distributions.blocks import BlocksParameters
 from cryobench.distributions.field import FieldParameters
 from cryobench.distributions.mixture import MixtureDistribution, MixtureParameters, fitted
-from cryobench.errors import IncompatibleError, ParameterError
+from cryobench.errors import DataError, IncompatibleError, ParameterError
+from cryobench.numerics.shells import radial_frequency
 from cryobench.rng import generator
 from cryobench.sources.demo import Demo
 
@@ -79,6 +80,42 @@ def test_a_measured_spectrum_is_that_of_the_images():
     measured = FieldParameters(images=Fields(drawn), count=400).distribution((16, 16))
     assert torch.allclose(measured.power, drawn.power, rtol=0.35)
     assert float((measured.power / drawn.power).log().mean().exp()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_spectrum_of_a_file_is_that_of_the_field(tmp_path):
+    path, shape = tmp_path / "power.txt", (16, 16)
+    drawn = FieldParameters(corner=0.1, deviation=0.3).distribution(shape)
+    frequency = radial_frequency(shape)
+    table = np.unique(torch.stack([frequency.flatten(), 7 * drawn.power.flatten()], dim=1).numpy().round(12), axis=0)
+    np.savetxt(path, table, header="cycles per pixel, power")
+    field = FieldParameters(spectrum=str(path), deviation=0.3)
+    assert torch.allclose(field.distribution(shape).power, drawn.power, rtol=1e-9)
+    digest = field.parameters_digest()
+    np.savetxt(path, [[0.0, 1.0], [0.5, 1e-4]])
+    power = field.distribution(shape).power
+    assert field.parameters_digest() != digest
+    assert float(power[0, 4] / power[0, 0]) == pytest.approx(1e-2)  # linear in the logarithm
+    assert float(power[8, 8] / power[0, 0]) == pytest.approx(1e-4)  # constant from 0.5 on
+    assert float(dense(field.distribution(shape).covariance, shape)[0, 0]) == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("0 one", "is no table of numbers; expected rows of a frequency"),
+        ("0 1 2\n1 2 3", "has 2 x 3 numbers"),
+        ("0 1", "has 1 x 2 numbers"),
+        ("0.2 1\n0.1 1", "needs increasing frequencies"),
+        ("0 1\n0.1 0", "finite, positive powers"),
+    ],
+)
+def test_files_that_are_no_spectrum_are_refused(tmp_path, text, message):
+    path = tmp_path / "power.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        FieldParameters(spectrum=str(path)).distribution((8, 8))
 
 
 class Fields:
@@ -167,6 +204,7 @@ def test_blocks_against_the_scalar_mixture():
 def test_what_is_wrong_is_said_in_one_line():
     for make, match in (
         (lambda: FieldParameters(corner=0), "corner must be positive, got 0"),
+        (lambda: FieldParameters(images=Demo(), spectrum="power.txt"), "images and spectrum both state the power"),
         (lambda: MixtureParameters(0), "components must be at least 1"),
         (lambda: BlocksParameters(large=1.5), "large must lie between 0 and 1"),
     ):

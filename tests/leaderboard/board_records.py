@@ -9,6 +9,7 @@ from cryobench.record import Record
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
 MSE = {"name": "mse", "direction": "lower", "unit": ""}
+RATE = {"name": "rate", "direction": "none", "unit": "", "interval": "binomial"}
 OTHER = {"name": "other", "direction": "none", "unit": ""}
 
 

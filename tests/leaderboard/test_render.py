@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from board_records import MSE, PSNR, absent, record
+from board_records import MSE, PSNR, RATE, absent, record
 from rich.console import Console
 
 from cryobench.leaderboard.filter import grouped, with_metrics
@@ -317,6 +317,14 @@ def test_reasons_for_missing_metrics_are_shown():
     shown = text(leaderboard([cell]), 100)
     assert "– no lpips: no AlexNet weights here; see docs" in shown
     assert "not measured, or not defined" not in shown
+
+
+def test_proportions_have_their_interval_in_written_tables():
+    values = {"psnr": [20.0] * 4, "mse": [0.1] * 4, "rate": [1.0, 1.0, 1.0, 0.0]}
+    rows = leaderboard([record(psnr=[20.0] * 4, values=values, columns=[PSNR, MSE, RATE])])
+    for shown in (to_markdown(rows), to_latex(rows).replace("{[}", "[")):
+        assert "0.750 [0.194, 0.994]" in shown
+        assert "0.100 [" not in shown
 
 
 def test_columns_without_a_value_are_a_remark_that_says_why():

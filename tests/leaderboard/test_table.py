@@ -2,7 +2,7 @@ import math
 
 import pandas as pd
 import pytest
-from board_records import MSE, OTHER, PSNR, absent, record
+from board_records import MSE, OTHER, PSNR, RATE, absent, record
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import cells
@@ -163,6 +163,23 @@ def test_one_image_has_a_mean_and_no_interval():
     assert math.isnan(row["psnr_lo"])
     assert math.isnan(row["psnr_hi"])
     assert row["rank"] == 1
+
+
+def test_the_interval_of_a_proportion_is_binomial():
+    """Of 20 covered images the lower end is p with p^20 = 0.025; a bootstrap of 20 equal numbers is a point."""
+    psnr = [20.0] * 20
+    rates = {"all": [1.0] * 20, "none": [0.0] * 20, "half": [0.0, 1.0] * 10, "gap": [math.nan] * 20}
+    rows = [record(name, psnr, columns=[PSNR, RATE], values={"psnr": psnr, "rate": rate})
+            for name, rate in rates.items()]  # fmt: skip
+    frame = leaderboard(rows).set_index("solver")
+    end = 0.025 ** (1 / 20)
+    assert frame.loc["all", ["rate", "rate_lo", "rate_hi"]].tolist() == pytest.approx([1, end, 1])
+    assert frame.loc["none", ["rate", "rate_lo", "rate_hi"]].tolist() == pytest.approx([0, 0, 1 - end])
+    low, high = frame.loc["half", ["rate_lo", "rate_hi"]]
+    assert sum(math.comb(20, k) * low**k * (1 - low) ** (20 - k) for k in range(10, 21)) == pytest.approx(0.025)
+    assert high == pytest.approx(1 - low)
+    assert frame.loc["gap", ["rate", "rate_lo", "rate_hi"]].isna().all()
+    assert frame.loc["all", "psnr_lo"] == 20.0  # of other columns it is that of the bootstrap
 
 
 def test_the_floor_is_marked_in_the_index():

@@ -138,6 +138,11 @@ class Ranked(Metric):
     def measure(self, case, reconstruction): return Measured({"rank": reconstruction.x[:, 0, 0, 0]})
 
 @dataclass(frozen=True)
+class Wilson(Metric):
+    columns = (Column("wilson", "none", interval="wilson"),)
+    def measure(self, case, reconstruction): return Measured({"wilson": reconstruction.x[:, 0, 0, 0]})
+
+@dataclass(frozen=True)
 class Wipes(Metric):
     columns = (Column("wiped", "lower"),)
     def measure(self, case, reconstruction):
@@ -166,7 +171,9 @@ def strange(install_plugin):
     more = ["Meddles", "Quits", "Flaky", "Unhashable", "Abstract", "Fussy"]
     groups = {
         "cryobench.solvers": solvers | {name.lower(): f"strange_solvers:{name}" for name in more},
-        "cryobench.metrics": {name.lower(): f"strange_solvers:{name}" for name in ("Curve", "Ranked", "Wipes")},
+        "cryobench.metrics": {
+            name.lower(): f"strange_solvers:{name}" for name in ("Curve", "Ranked", "Wilson", "Wipes")
+        },
         "cryobench.noises": {name.lower(): f"strange_solvers:{name}" for name in ("Nans", "Short")},
         "cryobench.masks": {"halves": "strange_solvers:Halves"},
     }
@@ -288,6 +295,7 @@ def test_measurements_that_break_the_contract_fail_the_cell(strange, blobs, nois
         ("abstract", "psnr", "cannot be made: TypeError"),
         ("fussy", "psnr", "RuntimeError: not today"),
         ("dct", "ranked", "'rank' is not an identifier or is reserved"),
+        ("dct", "wilson", "has interval 'wilson'; give bootstrap or binomial"),
     ],
 )
 def test_invalid_plugins_give_a_one_line_error(strange, blobs, solver, metric, expected):

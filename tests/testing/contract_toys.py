@@ -411,6 +411,16 @@ class ToyMetric(Metric):
 
 
 @dataclass(frozen=True)
+class Percent(Metric):
+    """A proportion that is not one."""
+
+    columns = (Column("percent", "none", interval="binomial"),)
+
+    def measure(self, case, reconstruction):
+        return Measured({"percent": torch.full((len(case.truth),), 90.0)})
+
+
+@dataclass(frozen=True)
 class ToyJointMetric(JointMetric):
     """The mean of all images."""
 

@@ -39,7 +39,7 @@ TOYS = {
     "masks": ("ToyMask", "ToyFourierMask"),
     "noises": ("ToyNoise",),
     "priors": ("ToyPrior", "ToyDiffusion"),
-    "metrics": ("ToyMetric", "ToyJointMetric"),
+    "metrics": ("ToyMetric", "ToyJointMetric", "Percent"),
     "sources": ("ToySource",),
     "objectives": ("ToyObjective",),
     "encoders": ("ToyEncoder",),
@@ -221,6 +221,12 @@ def test_a_solver_that_is_not_a_component_is_detected(name, rule, how, registry)
 
 def test_a_reason_must_be_one_line(registry):
     assert "unsupported() returned ''" in broken("solvers", "toysolver:broken=reason", registry)["accepts"]
+
+
+def test_a_proportion_is_from_0_to_1(registry):
+    found = broken("metrics", "percent", registry)
+    assert found.keys() == {"numbers"}
+    assert "percent has a binomial interval and is [90.0, " in found["numbers"]
 
 
 def test_a_rule_is_tested_in_every_stated_dimension(registry):

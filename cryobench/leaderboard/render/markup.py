@@ -70,6 +70,12 @@ def escape_markdown(text: str) -> str:
     return text
 
 
+def _in_full(frame: pd.DataFrame) -> list[str]:
+    """The columns with an interval where there is little room: a proportion of a few images says nothing without."""
+    proportions = [column["name"] for column in frame.attrs["columns"] if column.get("interval") == "binomial"]
+    return [frame.attrs["by"], DIFFERENCE, *proportions]
+
+
 def _blocks(frame: pd.DataFrame, in_full: Sequence[str]) -> Iterator[str | TableBlock]:
     """Headings and tables. in_full: the columns that have intervals."""
     return blocks(sections(frame), lambda board: text_columns(board, in_full))
@@ -80,9 +86,9 @@ def _rows(block: TableBlock, escaped: Callable[[TextColumn], Iterable[str]]) -> 
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """All columns; intervals of the ranking metric and of the difference in it."""
+    """All columns; intervals of the ranking metric, of the difference in it and of proportions."""
     lines: list[str] = []
-    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
+    for part in _blocks(frame, _in_full(frame)):
         if isinstance(part, str):
             lines += [f"## {escape_markdown(part)}", ""]
             continue
@@ -103,9 +109,9 @@ def _markdown_cells(column: TextColumn) -> Iterator[str]:
 
 
 def to_latex(frame: pd.DataFrame) -> str:
-    """A `table` for each comparison, all columns; intervals of the ranking metric and of the difference in it."""
+    """A `table` for each comparison, all columns; intervals as in `to_markdown`."""
     lines: list[str] = []
-    for part in _blocks(frame, (frame.attrs["by"], DIFFERENCE)):
+    for part in _blocks(frame, _in_full(frame)):
         if isinstance(part, str):
             lines.append(f"\\subsection*{{{_latex(part)}}}")
             continue

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from cryobench.core import LinearOperator, Problem, Progress, Reconstruction, recording
+from cryobench.priors.denoising import DenoisingModel
 from cryobench.rng import Rng, generator
 from cryobench.solvers.pinv import minimum_norm
 from cryobench.solvers.reverse import WithDiffusion
@@ -77,9 +78,19 @@ Restore = Callable[[int, ImageTask, Callable[[], None]], torch.Tensor]
 
 
 def one_by_one(
-    problem: Problem, rng: Rng, restore: Restore, *, steps: int, progress: Progress | None, norm: float = 1.0
+    problem: Problem,
+    rng: Rng,
+    restore: Restore,
+    *,
+    steps: int,
+    progress: Progress | None,
+    norm: float = 1.0,
+    number: int = 0,
 ) -> Reconstruction:
-    """Restore every image separately, with the global random state seeded by (seed, image id) and restored after it."""
+    """Restore every image separately, with the global random state seeded by (seed, image id) and restored after it.
+
+    number: of the draw; each has its own random numbers.
+    """
     done = 0
 
     def report() -> None:
@@ -90,16 +101,16 @@ def one_by_one(
 
     images = []
     for i in range(problem.batch):
-        with seeded(rng, i, problem.y.device):
+        with seeded(rng, i, problem.y.device, number):
             images.append(2 * restore(i, task_of(problem, i, norm), report).detach() - 1)
         done = steps * (i + 1)
     return Reconstruction(torch.cat(images).to(problem.y.dtype))
 
 
 @contextmanager
-def seeded(rng: Rng, i: int, device: torch.device) -> Iterator[None]:
-    """Seed the global random state of CPU and device from (seed, image id), and restore it at the end."""
-    source = generator(rng.seed, rng.image_ids[i], PURPOSE)
+def seeded(rng: Rng, i: int, device: torch.device, number: int = 0) -> Iterator[None]:
+    """Seed the global random state of CPU and device from (seed, image id, draw), and restore it at the end."""
+    source = generator(rng.seed, rng.image_ids[i], f"{PURPOSE} {number}" if number else PURPOSE)
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.set_state(source.get_state())
@@ -127,9 +138,14 @@ class WithDenoiser(WithDiffusion):
         """The value to which ||A|| is scaled for the method."""
         return 1.0
 
-    @torch.no_grad()
     def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
-        model = self.model(problem, rng)
+        return self.draw(problem, self.model(problem, rng), rng, progress)
+
+    @torch.no_grad()
+    def draw(
+        self, problem: Problem, model: DenoisingModel, rng: Rng, progress: Progress | None, number: int = 0
+    ) -> Reconstruction:
+        """Result `number` of each image."""
 
         def restore(i: int, task: ImageTask, report: Callable[[], None]) -> torch.Tensor:
             def callback(x: torch.Tensor, estimate: torch.Tensor) -> None:
@@ -139,4 +155,5 @@ class WithDenoiser(WithDiffusion):
 
             return self.restore(task, as_denoiser(model.select(slice(i, i + 1)), callback=callback))
 
-        return one_by_one(problem, rng, restore, steps=self.evaluations, progress=progress, norm=self.norm)
+        steps, norm = self.evaluations, self.norm
+        return one_by_one(problem, rng, restore, steps=steps, progress=progress, norm=norm, number=number)

@@ -10,9 +10,11 @@ import deepinv as dinv
 import numpy as np
 import torch
 
-from cryobench.core import Problem
+from cryobench.core import Problem, Progress, Reconstruction
 from cryobench.errors import ParameterError
-from cryobench.spec import Range
+from cryobench.rng import Rng
+from cryobench.solvers.draws import averaged
+from cryobench.spec import ByName, Range
 from cryobench_deepinv import decomposed
 from cryobench_deepinv.denoisers import Denoiser
 from cryobench_deepinv.running import ImageTask, WithDenoiser
@@ -20,17 +22,29 @@ from cryobench_deepinv.running import ImageTask, WithDenoiser
 
 @dataclass(frozen=True)
 class Sampler(WithDenoiser):
-    """A sampler of deepinv."""
+    """A sampler of deepinv. With `samples` > 1 the result is the mean of the draws, with their standard deviation."""
 
+    samples: Annotated[int, ByName(), "reconstructions to draw; more than one: their mean and standard deviation"] = 1
     steps: Annotated[int, Range(10, 200, log=True), "network evaluations"] = 100
 
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ParameterError(f"{self._name}: steps must be at least 2, got {self.steps}")
+        self._check("samples", 1)
 
     @property
     def evaluations(self) -> int:
         return self.steps
+
+    def solve_in_range(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
+        model = self.model(problem, rng)
+        mean, deviation, draws = averaged(
+            lambda number, report: self.draw(problem, model, rng, report, number).x, self.samples, progress
+        )
+        x = mean.to(problem.y.dtype)
+        if deviation is None:
+            return Reconstruction(x, draws=draws)
+        return Reconstruction(x, deviation=deviation.to(x.dtype), samples=self.samples, draws=draws)
 
     @property
     def _name(self) -> str:

@@ -12,7 +12,7 @@ from cryobench_deepinv.variational import TvPgd, WaveletPgd
 from deepinv_small import Wiener, dense, normal, operator, part, problem, rng
 
 import cryobench as cb
-from cryobench.core import meters
+from cryobench.core import kept_draws, meters
 from cryobench.core.recording import recording
 from cryobench.errors import CryobenchError
 from cryobench.rng import generator
@@ -203,6 +203,20 @@ def test_with_the_exact_prior_it_is_better_than_the_floor(solver):
     assert error_of(solver, "sumpool:4", "gaussian:rel=0.05") < error_of(Pinv(), "sumpool:4", "gaussian:rel=0.05")
 
 
+@pytest.mark.parametrize("kind", [Dps, Ddrm, DiffPir])
+def test_several_draws_have_their_own_random_numbers_and_give_mean_and_deviation(kind):
+    measured = problem(operator("sumpool:4"), Wiener().draw(2))
+    with kept_draws.keeping():
+        found = kind(PRIOR, steps=6, samples=3).solve(measured, rng=rng(2))
+    draws = found.draws
+    assert draws is not None
+    assert found.samples == draws.shape[1] == 3
+    torch.testing.assert_close(draws[:, 0], kind(PRIOR, steps=6).solve(measured, rng=rng(2)).x)
+    torch.testing.assert_close(found.x, draws.mean(dim=1))
+    torch.testing.assert_close(found.deviation, draws.std(dim=1))
+    assert (draws[:, 1:] - draws[:, :1]).abs().amax(dim=(2, 3, 4)).min() > 1e-3
+
+
 def test_samples_are_closer_than_a_draw_from_the_prior():
     """A draw has a squared error of twice the prior's variance. With deepinv's default weight DPS nearly ignores y."""
     unmeasured = 2 * 4 * float(Wiener().power.mean())
@@ -313,9 +327,10 @@ def test_it_runs_by_name(spec):
     assert cb.solver(record.solver) == cb.solver(spec)
 
 
-INVALID = ["deepinv_dps:steps=1", "deepinv_dps:weight=-1", "deepinv_ddrm:eta=2", "deepinv_diffpir:zeta=-1",
-           "deepinv_red:lam=0", "deepinv_dpir:gain=0", "deepinv_tv_pgd:0", "deepinv_tv_pgd:lam=-1",
-           "deepinv_tv_pgd:inner=0", "deepinv_wavelet_pgd:family=nothing", "deepinv_wavelet_pgd:level=0"]  # fmt: skip
+INVALID = ["deepinv_dps:steps=1", "deepinv_dps:weight=-1", "deepinv_ddrm:eta=2", "deepinv_ddrm:samples=0",
+           "deepinv_diffpir:zeta=-1", "deepinv_red:lam=0", "deepinv_dpir:gain=0", "deepinv_tv_pgd:0",
+           "deepinv_tv_pgd:lam=-1", "deepinv_tv_pgd:inner=0", "deepinv_wavelet_pgd:family=nothing",
+           "deepinv_wavelet_pgd:level=0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", INVALID)
