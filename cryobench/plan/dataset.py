@@ -46,6 +46,8 @@ HALVES = (FIRST, AVERAGE)
 _COMPARED, _COMPARED_SIDE = 4, 2048
 """Number of micrographs that are tested for a common pattern, and the side of the window in their middle."""
 CLEAN, OTHER = "clean image", "other half of image"
+_READ_TOGETHER = 16
+"""Images that are read with their partners before the next; simulated images are computed in blocks of as many."""
 _PARTNERS: dict[str, Callable[[Stack, int], np.ndarray | None]] = {
     CLEAN: lambda stack, index: stack.clean(index),
     OTHER: lambda stack, index: stack.other(index),
@@ -117,9 +119,8 @@ class Dataset:
         self._failure: CryobenchError | None = None
         self._files: list[FileState] = []
         self.kept = _BYTES_PER_PIXEL * n * math.prod(self.shape) <= KEPT_BYTES
-        pixels = self._read(slice(None)) if self.kept else None
+        pixels, clean, other = self._read_all() if self.kept else (None, *self._read_partners(slice(1)))
         self.table = _table(stack, indices)
-        clean, other = (self._read_partner(slice(None) if self.kept else slice(1), what) for what in _PARTNERS)
         self.has_clean, self.has_other = clean is not None, other is not None
         if halves == AVERAGE and other is None:
             raise DataError(f"--halves {AVERAGE}: {stack.label} has no second half of each image; leave it out, or "
@@ -219,6 +220,18 @@ class Dataset:
                 "these images separately"
             )
         return read
+
+    def _read_all(self) -> list[torch.Tensor | None]:
+        """The scaled images, clean images and other halves; None where not all are known. Those of an image are read one
+        after the other, because simulated ones are computed together."""
+        starts = range(0, len(self), _READ_TOGETHER)
+        parts = [slice(start, start + _READ_TOGETHER) for start in starts]
+        read = [(self._read(part), *self._read_partners(part)) for part in parts]
+        return [_joined(column) for column in zip(*read, strict=True)]
+
+    def _read_partners(self, part: slice) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        clean, other = (self._read_partner(part, what) for what in _PARTNERS)
+        return clean, other
 
     def _read(self, part: slice | np.ndarray) -> torch.Tensor:
         """The scaled pixels of images, float32 [n, 1, *S]; part: a slice of their places, or the places."""
@@ -504,6 +517,12 @@ def _particle_radius(stack: Stack, index: int) -> float | None:
     if radius is not None and not 0 < radius < math.inf:
         raise PluginError(f"{where} must be a positive number of Å or None, got {radius!r}")
     return radius
+
+
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The parts after each other; None unless all are known."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def _table(stack: Stack, indices: Sequence[int]) -> pd.DataFrame | None:

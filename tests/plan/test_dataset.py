@@ -15,6 +15,7 @@ from cryobench.plan import dataset, grid
 from cryobench.plan.dataset import load, source_spec
 from cryobench.plan.presets import Setting, Validation, add_setting
 from cryobench.registry import installed
+from cryobench.sources.simulate import SimulatedStack
 from cryobench.sources.stacks import FileStack
 
 SIMULATED = "simulate:3mht,snr=1,count=9,size=32"
@@ -111,6 +112,15 @@ def test_simulated_images_are_known_by_their_recipe(large):
     assert opened(SIMULATED, "0:4").recall()
     assert not opened(SIMULATED.replace("snr=1", "snr=2"), "0:4").recall()
     assert digest == opened(SIMULATED, "0:4").digest
+
+
+def test_images_and_clean_images_are_simulated_together(monkeypatch):
+    simulated = []
+    whole = SimulatedStack.particles
+    monkeypatch.setattr(SimulatedStack, "particles", lambda stack, rows: simulated.extend(rows) or whole(stack, rows))
+    data = opened("simulate:3o21,size=24,count=40", "0:40")
+    assert data.has_clean
+    assert sorted(simulated) == list(range(40))
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no archive", "cut", "other"])
