@@ -222,11 +222,11 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
         return
     assert first_field(registry.get("solvers", name)).name == first
     values = {"prior": "wavelet", "solver": "pinv", "model": "denoiser", "kind": "cubic", "method": "ilk"}
-    value = "conditional:network" if name in ("emdiffuse", "regression") else values.get(first, "20")
+    value = "conditional:network" if name in ("emdiffuse", "regression") else values.get(first, "8")
     bare, keyed = (registry.make("solvers", text) for text in (f"{name}:{value}", f"{name}:{first}={value}"))
     assert bare == keyed
     kind = {"model": "priors"}.get(first, f"{first}s")
-    assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 20 if value == "20" else value)
+    assert getattr(bare, first) == (registry.make(kind, value) if kind in KINDS else 8 if value == "8" else value)
     for full in (False, True):
         assert registry.make("solvers", registry.spec_of(bare, full=full)) == bare
 

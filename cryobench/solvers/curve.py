@@ -42,8 +42,8 @@ class Curve(HeterogeneitySolver):
 
     Polynomials of the place t on the curve, found by expectation-maximisation at low resolution
     (`cryobench/maps/curve.py`) from the first component of `covariance`. The latent of a particle is the mean of its
-    posterior of t, from 0 to 1, with about as many particles in any interval as in another of its length. A mixture of
-    structures has no such curve: use `covariance`.
+    posterior of t, which is uniform in [0, 1] before the image is seen. From few images of much noise, the ends of the
+    curve fit noise, and latents gather there. A mixture of structures has no such curve: use `covariance`.
     """
 
     degree: Annotated[int, "of the polynomials"] = 3
@@ -62,6 +62,8 @@ class Curve(HeterogeneitySolver):
 
     def unsupported(self, problem: Problem) -> str | None:
         d = max(self.degree, _LINEAR)
+        if problem.batch <= d:
+            return f"curve: {problem.batch} particles are too few for polynomials of degree {self.degree}; give more images"
         return unsupported_box(problem, "curve", d, self.box)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:

@@ -44,7 +44,8 @@ def test_published_suites_are_valid_and_name_the_schema(path):
 def test_the_schema_is_valid_and_has_the_keys_of_the_parser(tmp_path):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     reader = suite_file._Reader(tmp_path)
-    assert set(SCHEMA["properties"]) == {"title", "about", "include", "exclude", "references", *reader._grid}
+    assert set(SCHEMA["properties"]) == {"title", "about", "pooled", "include", "exclude", "references",
+                                         *reader._grid}  # fmt: skip
     assert set(SCHEMA["$defs"]["grid"]["properties"]) == set(reader._grid)
 
 

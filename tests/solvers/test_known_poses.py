@@ -209,6 +209,7 @@ def test_problems_that_do_not_fit_are_refused_with_one_line():
     assert "box=32 is larger than the images of 24 pixels" in str(Covariance(box=32).unsupported(p))
     few = "2 particles cannot give 2 dimensions"
     assert few in str(Covariance(dimensions=2).unsupported(problem(2)))
+    assert "3 particles are too few for polynomials of degree 3" in str(Curve().unsupported(problem(3)))
     wrong = p.imaging.table.assign(rlnAngleRot=float("nan"))
     bad = dataclasses.replace(p, imaging=dataclasses.replace(p.imaging, table=wrong))
     assert "row 1 has rlnAngleRot nan; give a finite number" in str(SMALL[0].unsupported(bad))

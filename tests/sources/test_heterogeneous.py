@@ -37,9 +37,9 @@ def projected(stack: HeterogeneousStack, index: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "parameters"),
     [
-        ("motion", {}),
-        ("motion", {"axes": 2, "range": 90.0}),
-        ("motion", {"distribution": "two-state", "invert": True}),
+        ("motion", {"structure": "3o21"}),
+        ("motion", {"structure": "3o21", "axes": 2, "range": 90.0}),
+        ("motion", {"structure": "3o21", "distribution": "two-state", "invert": True}),
         ("motion", {"structure": "3mht", "moving": "C,D", "hinge": "1 2 3", "axis": "0 0 1"}),
         ("mixture", PARTS),
         ("mixture", {"structure": "3mht+2nwl"}),
@@ -157,7 +157,7 @@ def test_parameters_out_of_range_are_refused(parameters, message):
         ({"structure": "3mht+2nwl"}, "a motion is of one structure, got 2"),
         ({"structure": "2nwl"}, "give moving=, the chains that move"),
         ({"structure": "3mht", "moving": "A,C,D"}, "all of 3mht moves"),
-        ({"moving": "X"}, "3o21 has no chain 'X'"),
+        ({"structure": "3o21", "moving": "X"}, "3o21 has no chain 'X'"),
         ({"pixel_size": 1.0}, "as its domain moves, and the box 32"),
         ({"kind": "mixture", "structure": "3mht"}, "needs two structures or more"),
         ({"kind": "mixture", "structure": "3mht+2nwl", "proportions": "1:1:1"}, "3 proportions for 2 classes"),
