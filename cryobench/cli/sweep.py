@@ -208,9 +208,9 @@ def _published(
     """The leaderboard as CSV and as a Markdown page, by file."""
     from datetime import UTC, datetime
 
-    from cryobench.cli.running import DEFAULT_BY
     from cryobench.environment import hardware, version
     from cryobench.leaderboard.render import to_csv
+    from cryobench.leaderboard.table import DEFAULT_BY
     from cryobench.sweep.published import published_numbers, report, with_published
 
     machine = hardware()

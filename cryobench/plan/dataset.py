@@ -222,8 +222,8 @@ class Dataset:
         return read
 
     def _read_all(self) -> list[torch.Tensor | None]:
-        """The scaled images, clean images and other halves; None where not all are known. Those of an image are read one
-        after the other, because simulated ones are computed together."""
+        """The scaled images, clean images and other halves; None where not all are known. Those of an image are read
+        one after the other, because simulated ones are computed together."""
         starts = range(0, len(self), _READ_TOGETHER)
         parts = [slice(start, start + _READ_TOGETHER) for start in starts]
         read = [(self._read(part), *self._read_partners(part)) for part in parts]

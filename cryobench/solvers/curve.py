@@ -63,7 +63,8 @@ class Curve(HeterogeneitySolver):
     def unsupported(self, problem: Problem) -> str | None:
         d = max(self.degree, _LINEAR)
         if problem.batch <= d:
-            return f"curve: {problem.batch} particles are too few for polynomials of degree {self.degree}; give more images"
+            few = f"{problem.batch} particles are too few for polynomials of degree {self.degree}"
+            return f"curve: {few}; give more images"
         return unsupported_box(problem, "curve", d, self.box)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
