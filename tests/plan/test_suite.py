@@ -142,7 +142,7 @@ def test_a_grid_without_its_plugin_is_skipped(tmp_path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_published_suites_can_be_planned(path, monkeypatch):
-    """Without their images, which `.ci/run` also simulates."""
+    """Without their images, which `.ci/nightly` also simulates."""
     monkeypatch.setattr(dataset, "KEPT_BYTES", 0)
     suite = read_suite(path)
     plans, unavailable = suites.plans(suite, installed())
