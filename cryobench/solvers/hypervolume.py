@@ -61,7 +61,7 @@ class HypervolumeSolver(HeterogeneitySolver):
 
     dimensions: Annotated[int, "numbers of a latent"] = 4
     network: Annotated[Literal["tiny", "small", "published"], "3 layers of 128 or 256, or 8 of 512"] = "tiny"
-    epochs: Annotated[int, "passes over the images"] = 30
+    epochs: Annotated[int, "passes over the images"] = 10
     rate: Annotated[float, "learning rate of the network"] = 1e-3
     latent_rate: Annotated[float, "learning rate of the table of latents"] = 1e-2
     latents: Annotated[Literal["table", "encoder"], "free numbers, or a network of the image"] = "table"
