@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks the solvers.")]
+ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks the solvers; without it, the first.")]
 FormatOption = Annotated[
     list[str] | None,
     typer.Option("--format", metavar="NAME[=FILE]", help="Print the table as rich (default), csv, md, html, json or "
