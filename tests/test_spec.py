@@ -237,7 +237,8 @@ def test_the_bare_value_of_a_solver_is_its_first_parameter(name: str):
         ("ddnm:20", "ddnm:steps=20", "ddnm:prior=embedded,prior.source=embedded,prior.revision=main,"
          "prior.pickle=false,prior.precision=auto,prior.noise=auto,samples=1,steps=20,eta=0.85"),
         ("hqs:prior=embedded", "hqs", "hqs:prior=embedded,prior.source=embedded,prior.revision=main,"
-         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=auto,lam=1,momentum=auto,turns=true"),
+         "prior.pickle=false,prior.precision=auto,prior.noise=auto,steps=14,first=auto,start=0.3,end=auto,lam=1,momentum=auto,turns=true,"
+         "samples=1,products=40,spread=auto"),
         ("tv:0.02", "tv:0.02", None),
     ],
 )  # fmt: skip
