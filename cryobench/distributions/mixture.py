@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -22,6 +23,7 @@ from cryobench.core import Shape, Source
 from cryobench.distributions.distribution import Distribution, level
 from cryobench.distributions.field import FieldParameters
 from cryobench.distributions.measured import clean_images, images_digest
+from cryobench.distributions.mixture_file import NAMES, mixture_digest, read_mixture, write_mixture
 from cryobench.errors import DataError, ParameterError
 from cryobench.rng import generator
 from cryobench.spec import Component
@@ -54,6 +56,14 @@ class MixtureDistribution(Distribution):
         """C_k, [N, N]."""
         U = self.directions[k]
         return (U * self.spread[k]) @ U.mT + self.rest[k] * torch.eye(len(U), dtype=torch.float64)
+
+    def write(self, path: Path) -> None:
+        """Write the mixture to an .npz file, which `gaussian_mixture:file=FILE` reads."""
+        K = len(self.weights)
+        factors = (self.directions * self.spread.sqrt()[:, None]).mT.reshape(K, -1, *self.shape)
+        means = self.means.reshape(K, *self.shape)
+        values = (self.weights, means, factors, self.rest)
+        write_mixture(path, {name: each.numpy() for name, each in zip(NAMES, values, strict=True)})
 
     def sample(self, generator: torch.Generator, count: int = 1) -> torch.Tensor:
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
@@ -109,7 +119,8 @@ class MixtureParameters:
 
     Without `images` its means and directions are smooth random patterns, draws of the field `gaussian_field`. With
     `images` it is fitted to the clean images of a source by expectation maximisation, resampled to the size that is
-    asked for, less their mean intensity and scaled to the stated deviation.
+    asked for, less their mean intensity and scaled to the stated deviation. With `file` it is that of the file
+    (`distributions.mixture_file`), as it is: components, rank and deviation are those of the file.
     """
 
     components: Annotated[int, "number of Gaussians"] = 4
@@ -118,6 +129,7 @@ class MixtureParameters:
     images: Annotated[Source | None, Component("sources"), "fit it to the clean images of this source"] = None
     count: Annotated[int, "number of these images, the first ones"] = 256
     pattern: Annotated[int, "seed of the random patterns, and of the first guess of a fit"] = 0
+    file: Annotated[str | None, "or an .npz file with weights, means, factors and rest"] = None
 
     def __post_init__(self) -> None:
         for name in ("components", "rank", "count"):
@@ -125,14 +137,31 @@ class MixtureParameters:
                 raise ParameterError(f"gaussian_mixture: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.deviation < math.inf:
             raise ParameterError(f"gaussian_mixture: deviation must be positive, got {self.deviation:g}")
+        if self.images is not None and self.file is not None:
+            raise ParameterError("gaussian_mixture: images and file both state the mixture; give one of them")
 
     def distribution(self, shape: Shape) -> MixtureDistribution:
-        """The mixture of images of this shape."""
+        """The mixture of images of this shape. Raises `DataError` for a file of another shape."""
+        if self.file is not None:
+            return _of_file(self.file, tuple(shape))
         return _mixture(self.components, self.rank, self.deviation, self.images, self.count, self.pattern, tuple(shape))
 
     def parameters_digest(self) -> str:
-        """A digest of the images that it is fitted to; '' without."""
+        """A digest of the images that it is fitted to, or of the file; '' without."""
+        if self.file is not None:
+            return mixture_digest(self.file)
         return "" if self.images is None else images_digest(self.images, self.count)
+
+
+def _of_file(path: str, shape: Shape) -> MixtureDistribution:
+    weights, means, factors, rest = (torch.from_numpy(values) for values in read_mixture(path).values())
+    if tuple(means.shape[1:]) != shape:
+        asked, has = (" x ".join(map(str, each)) for each in (shape, means.shape[1:]))
+        raise DataError(
+            f"the mixture {path} is of images of {has}, the problem has {asked}; give another file or --size"
+        )
+    U, s, _ = torch.linalg.svd(factors.flatten(2).mT, full_matrices=False)
+    return MixtureDistribution(weights, means.flatten(1), U, s.square(), rest, shape)
 
 
 @lru_cache(maxsize=16)

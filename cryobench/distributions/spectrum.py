@@ -31,12 +31,12 @@ def spectrum_digest(path: str) -> str:
     return hashlib.sha256(np.ascontiguousarray(_rows(path, file_state(path))).tobytes()).hexdigest()
 
 
-def file_state(path: str) -> State:
-    """What changes when the file is edited or replaced."""
+def file_state(path: str, what: str = "spectrum") -> State:
+    """What changes when the file of `what` is edited or replaced."""
     try:
         found = Path(path).expanduser().stat()
     except OSError as error:
-        raise DataError(f"the spectrum {path} cannot be read: {error.strerror}; give an existing file") from error
+        raise DataError(f"the {what} {path} cannot be read: {error.strerror}; give an existing file") from error
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 

@@ -87,6 +87,8 @@ class GaussianField(FieldParameters, KnownPrior):
 class GaussianMixture(MixtureParameters, KnownPrior):
     """A mixture of Gaussians with low-rank plus isotropic covariances: several modes."""
 
+    location_fields = ("file",)
+
 
 @dataclass(frozen=True)
 class SparseBlocks(BlocksParameters, KnownPrior):

@@ -118,6 +118,45 @@ def test_files_that_are_no_spectrum_are_refused(tmp_path, text, message):
         FieldParameters(spectrum=str(path)).distribution((8, 8))
 
 
+def test_a_mixture_of_a_file_is_the_one_that_was_written(tmp_path):
+    path = tmp_path / "mixture.npz"
+    known = MixtureParameters(3, 2).distribution(SHAPE)
+    known.write(path)
+    given = MixtureParameters(file=str(path))
+    again = given.distribution(SHAPE)
+    x = known.sample(generator("file"), 5)
+    assert torch.allclose(again.log_density(x), known.log_density(x), rtol=1e-10)
+    assert torch.allclose(again.covariance(1), known.covariance(1), atol=1e-12)
+    digest = given.parameters_digest()
+    MixtureParameters(3, 2, pattern=1).distribution(SHAPE).write(path)
+    assert given.parameters_digest() != digest
+    assert not torch.allclose(given.distribution(SHAPE).means, known.means)
+    with pytest.raises(DataError, match="is of images of 8 x 8, the problem has 4 x 6"):
+        given.distribution((4, 6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ({"means": None}, "cannot be read; expected an .npz file with weights"),
+        ({"means": np.zeros((2, 4, 5))}, r"has weights \[2\], means \[2, 4, 5\], factors \[2, 3, 4, 4\], rest \[2\]"),
+        ({"weights": np.array([0.4, 0.4])}, "have the sum 0.8; give weights of sum 1"),
+        ({"rest": np.array([0.1, 0.0])}, "positive weights and rest"),
+        ({"factors": np.full((2, 3, 4, 4), np.nan)}, "needs finite numbers"),
+        ({"factors": np.zeros((2, 0, 4, 4))}, "has 0 factors; give 1 to 15"),
+    ],
+)
+def test_files_that_are_no_mixture_are_refused(tmp_path, changes, message):
+    path = tmp_path / "mixture.npz"
+    if changes is not None:
+        arrays = {"weights": np.array([0.5, 0.5]), "means": np.zeros((2, 4, 4)), "factors": np.ones((2, 3, 4, 4)),
+                  "rest": np.array([0.1, 0.2])} | changes  # fmt: skip
+        np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
+    with pytest.raises(DataError, match=message):
+        MixtureParameters(file=str(path)).distribution((4, 4))
+
+
 class Fields:
     """A source of draws of a distribution."""
 
@@ -205,6 +244,7 @@ def test_what_is_wrong_is_said_in_one_line():
     for make, match in (
         (lambda: FieldParameters(corner=0), "corner must be positive, got 0"),
         (lambda: FieldParameters(images=Demo(), spectrum="power.txt"), "images and spectrum both state the power"),
+        (lambda: MixtureParameters(images=Demo(), file="m.npz"), "images and file both state the mixture"),
         (lambda: MixtureParameters(0), "components must be at least 1"),
         (lambda: BlocksParameters(large=1.5), "large must lie between 0 and 1"),
     ):
