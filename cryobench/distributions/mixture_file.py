@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +39,7 @@ def mixture_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def write_mixture(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_mixture(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write a file that `read_mixture` reads, as a whole or not at all."""
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
