@@ -10,22 +10,27 @@ from importlib import metadata
 from types import ModuleType
 from typing import NamedTuple
 
-from cryobench.errors import CryobenchError, DeviceError, described
+from cryobench.errors import CryobenchError, DependencyError, DeviceError, described
 
 NOT_INSTALLED = "not installed"
 CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
 EXTRAS = {
     "dask": (("distributed",), "--executor dask"),
+    "diffusion": (("diffusers", "huggingface-hub"), "diffusion priors, their solvers, and files of the hub"),
     "fsim": (("piq",), "the metric fsim"),
     "movies": (("imagecodecs", "tifffile"), "movies in TIFF and EER files"),
+    "perceptual": (("lpips",), "the metric lpips"),
     "proxtv": (("prox-tv",), "the prior tv with backend=proxtv"),
+    "simulate": (("finufft", "gemmi"), "simulated particles, which the demo is, and structure files"),
     "slurm": (("dask-jobqueue", "distributed"), "--executor slurm"),
+    "structure": (("finufft", "scikit-learn"), "maps of particles, and many structures"),
+    "train": (("accelerate", "diffusers", "huggingface-hub"), "cryobench train"),
     "tune": (("optuna",), "cryobench tune"),
     "umap": (("umap-learn",), "cryobench analyse --umap"),
     "vit": (("timm",), "the encoder vit"),
     "volumes": (("imagecodecs", "tifffile", "zarr"), "images and volumes in TIFF and OME-Zarr files"),
 }
-"""The extras of the package, with the distributions of each and what they are needed for."""
+"""The extras of the package but `all`, with the distributions of each and what they are needed for."""
 
 
 class Missing(NamedTuple):
@@ -155,6 +160,8 @@ def native_bfloat16(device) -> bool:
 
 def import_diffusers() -> ModuleType:
     """The diffusers package. Raises `CryobenchError`, with the usual reason, if it cannot be imported."""
+    if version("diffusers") == NOT_INSTALLED:
+        raise DependencyError("this needs the package diffusers; run pip install 'cryobench[diffusion]'")
     try:
         import diffusers.models  # the top level is lazy and would hide a broken torchvision
     except Exception as error:  # torch/torchvision mismatches surface as RuntimeError, OSError or ImportError

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cryobench.errors import DependencyError, ParameterError
+from cryobench.extras import of_extra
 
 Method = Literal["kmeans", "gmm"]
 METHODS = ("kmeans", "gmm")
@@ -109,7 +110,8 @@ def clusters_of(latents: np.ndarray, k: int, method: Method = "kmeans", seed: in
 
 
 def _kmeans(latents: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    from sklearn.cluster import KMeans
+    with of_extra("structure"):
+        from sklearn.cluster import KMeans
 
     starts: Any = STARTS["kmeans"]
     fitted: Any = KMeans(k, init="k-means++", n_init=starts, random_state=seed).fit(latents)
@@ -117,8 +119,9 @@ def _kmeans(latents: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def _gmm(latents: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    with of_extra("structure"):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
 
     floor = _SMALLEST * float(latents.var(axis=0).mean()) or _SMALLEST
     mixture: Any = GaussianMixture(k, n_init=STARTS["gmm"], max_iter=500, reg_covar=floor, random_state=seed)

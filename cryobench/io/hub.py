@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryobench.errors import DataError, ParameterError, described, reason_of
+from cryobench.extras import of_extra
 
 TIMEOUT = 5.0
 """Seconds after which the hub counts as unreachable."""
@@ -27,7 +28,8 @@ class Repository:
 
     def cached(self, file: str) -> Path | None:
         """The copy of a file in the local cache, or None. Raises `ParameterError` for an invalid repository name."""
-        import huggingface_hub
+        with of_extra("diffusion"):
+            import huggingface_hub
 
         try:
             found = huggingface_hub.try_to_load_from_cache(self.name, file, revision=self.revision, repo_type=self.kind)

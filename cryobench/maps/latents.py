@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryobench.extras import of_extra
+
 NEIGHBOURS = 10
 """Nearest neighbours of a particle, itself left out."""
 NEAR = 0.1
@@ -19,7 +21,8 @@ _QUERIES = 2000
 
 def clusters(latents: np.ndarray, k: int) -> np.ndarray:
     """The cluster of each particle by k-means++ (Arthur & Vassilvitskii 2007), the best of 10 starts, int [N]."""
-    from sklearn.cluster import KMeans
+    with of_extra("structure"):
+        from sklearn.cluster import KMeans
 
     return KMeans(k, n_init=_STARTS, random_state=0).fit_predict(latents)  # pyright: ignore[reportArgumentType]
 
@@ -27,7 +30,8 @@ def clusters(latents: np.ndarray, k: int) -> np.ndarray:
 def agreement(found: np.ndarray, classes: np.ndarray) -> tuple[float, float]:
     """The Rand index and the mutual information of clusters and classes, both adjusted for chance: 1 where they are the
     same, 0 on average where they have nothing in common (Hubert & Arabie 1985; Vinh, Epps & Bailey 2010)."""
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+    with of_extra("structure"):
+        from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
     return float(adjusted_rand_score(classes, found)), float(adjusted_mutual_info_score(classes, found))
 

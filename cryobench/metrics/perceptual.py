@@ -13,6 +13,7 @@ import torch
 
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import DependencyError, described
+from cryobench.extras import of_extra
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.within import inside, mean_inside
 from cryobench.numerics.linalg import one_channel, per_item
@@ -102,7 +103,11 @@ class _Weights:
 def alexnet_weights() -> _Weights:
     """AlexNet's weights in torch's cache. Raises `DependencyError` if they are absent."""
     try:
-        from torchvision.models import AlexNet_Weights
+        with of_extra("perceptual"):
+            import lpips  # noqa: F401
+            from torchvision.models import AlexNet_Weights
+    except DependencyError:
+        raise
     except Exception as error:  # incompatible builds of torch and torchvision raise more than ImportError
         raise DependencyError(f"torchvision cannot be imported: {described(error)}") from error
     name = AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2]

@@ -11,6 +11,8 @@ import functools
 import numpy as np
 import torch
 
+from cryobench.extras import of_extra
+
 SINGLE = 1e-4
 """Relative error from which on transforms are in float32."""
 _MANY = 2**17
@@ -51,7 +53,8 @@ class Points:
         return self._plan(1, 1, 1)
 
     def _plan(self, kind: int, sign: int, threads: int):
-        import finufft
+        with of_extra("structure"):
+            import finufft
 
         shape = (self._n,) * 3
         # without its warnings on stderr, such as of more threads than OpenMP has

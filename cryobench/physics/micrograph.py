@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from cryobench.extras import of_extra
 from cryobench.numerics.fft import half_frequencies
 from cryobench.physics.ctf import wavelength
 from cryobench.physics.potential import VOLTS_SQUARE_ANGSTROM, Atoms, gaussians
@@ -73,7 +74,8 @@ def projected_potential(
     Exact sums over atoms for each frequency below half a cycle per pixel, by a non-uniform Fourier transform (finufft)
     with a relative error of 1e-4: no box and no interpolation. The others are zero.
     """
-    import finufft
+    with of_extra("simulate"):
+        import finufft
 
     H, W = shape
     sides = pixel_size * np.array([W, H])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryobench.extras import of_extra
+
 VOLTS_SQUARE_ANGSTROM = 47.878
 _TOLERANCE = 1e-4
 
@@ -38,8 +40,10 @@ def potential(atoms: Atoms, n: int, pixel_size: float, b_factor: float) -> np.nd
     pixel_size: Å per voxel. b_factor: of all atoms, Å^2. Frequencies at and above n/2 cycles per box are zero, so
     that the volume can be rotated. Atoms outside the box wrap around.
     """
-    import finufft
     import torch
+
+    with of_extra("simulate"):
+        import finufft
 
     half = n // 2 + 1
     index = np.fft.fftfreq(n, 1 / n).astype(np.int32)
@@ -72,7 +76,8 @@ def scattering_factor(number: int, k2: np.ndarray) -> np.ndarray:
 
 def gaussians(number: int) -> tuple[np.ndarray, np.ndarray]:
     """The five a_i in Å and b_i in Å^2 of `scattering_factor`."""
-    import gemmi
+    with of_extra("simulate"):
+        import gemmi
 
     table = gemmi.Element(number).c4322
     return np.array(table.a), np.array(table.b)

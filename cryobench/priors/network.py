@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from cryobench.core.operator import Shape
 from cryobench.errors import CryobenchError, DataError, described
+from cryobench.extras import of_extra
 from cryobench.priors.model_folder import ModelFolder
 from cryobench.priors.schedule import betas, unusable_schedule
 
@@ -96,7 +97,8 @@ def read_network(folder: ModelFolder) -> UNet2DModel:
     Names of weights may have the prefixes that compiled and distributed networks add. Raises `DataError` for weights
     that cannot be read or do not fit the configuration.
     """
-    from diffusers.models.unets.unet_2d import UNet2DModel
+    with of_extra("diffusion"):
+        from diffusers.models.unets.unet_2d import UNet2DModel
 
     config, layout = folder.unet_config, folder.layout
     try:
@@ -196,7 +198,8 @@ def _some(fault: str, names: Sequence[str]) -> str:
 
 def read_levels(config: Mapping[str, Any]) -> torch.Tensor:
     """a_t, [T] float32, from a scheduler's betas. Raises `DataError` for a scheduler that is not defined by betas."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    with of_extra("diffusion"):
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     reason = unusable_schedule(config)
     if reason:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cryobench.core import Source
 from cryobench.errors import ParameterError
+from cryobench.extras import of_extra
 from cryobench.io.hub import TIMEOUT, Repository
 from cryobench.sources.stacks import File, FileStack
 
@@ -59,7 +60,8 @@ class Hub(Source):
         return self._repository.cached(self.file)
 
     def _download(self) -> Path:
-        import huggingface_hub
+        with of_extra("diffusion"):
+            import huggingface_hub
 
         at = (self.repository, self.file)
         try:

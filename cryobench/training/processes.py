@@ -12,6 +12,7 @@ import torch
 
 from cryobench import environment
 from cryobench.errors import DeviceError, TrainingError, reason_of
+from cryobench.extras import of_extra
 
 _TIMEOUT = timedelta(hours=2)
 """Maximum time that processes wait for each other: the first draws samples and writes files while others wait."""
@@ -25,8 +26,9 @@ class Processes:
     """
 
     def __init__(self, device: torch.device):
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
+        with of_extra("train"):
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 
         cuda = device.type == "cuda"
         if cuda and "LOCAL_RANK" not in os.environ:

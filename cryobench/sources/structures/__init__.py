@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cryobench.errors import DataError, reason_of
+from cryobench.extras import of_extra
 from cryobench.io.image_files import check_file
 from cryobench.physics.potential import Atoms
 
@@ -76,7 +77,8 @@ def _packaged(name: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]
 
 
 def _read_file(path: Path, assembly: str | None) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    import gemmi
+    with of_extra("simulate"):
+        import gemmi
 
     inner = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if not path.exists() and inner not in _SUFFIXES:

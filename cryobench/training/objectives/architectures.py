@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cryobench.core import Shape
 from cryobench.errors import IncompatibleError
+from cryobench.extras import of_extra
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -45,7 +46,8 @@ class Architecture:
 
     def build(self, shape: Shape) -> UNet2DModel:
         """The network for images of this shape, with random weights from torch's global generator."""
-        from diffusers.models.unets.unet_2d import UNet2DModel
+        with of_extra("diffusion"):
+            from diffusers.models.unets.unet_2d import UNet2DModel
 
         self.check(shape)
         levels, planes = len(self.channels), self.unshuffle**2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryobench.core.objective import Writer
+from cryobench.extras import of_extra
 from cryobench.training.export import initial_weights, markdown, write_json, write_model, write_weights
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -20,8 +21,9 @@ Predicted = Literal["epsilon", "sample", "v_prediction"]
 
 def pipeline_files(network: Any, prediction: Predicted, *, half: bool = False) -> Mapping[str, Writer]:
     """The files of a network [`UNet2DModel`] and its schedule as a diffusers `DDPMPipeline`."""
-    import diffusers
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    with of_extra("diffusion"):
+        import diffusers
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     scheduler = DDPMScheduler(num_train_timesteps=T, beta_schedule="linear", beta_start=BETAS[0], beta_end=BETAS[1],
                               prediction_type=prediction, clip_sample=True)  # fmt: skip
