@@ -3,9 +3,9 @@
     uv run --group docs python tools/site_pages.py build/pages
     uv run --group docs mkdocs build --strict
 
-The pages are README.md, docs/, the published leaderboards and the project's pages, with links that hold in the site,
-and a reference of the registered components and of the public names, from their docstrings. A link to a file that is
-not a page becomes its text: the site does not depend on the address of the repository.
+The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with links
+that hold in the site, and a reference of the registered components and of the public names, from their docstrings. A
+link to a file that is not a page becomes its text: the site does not depend on the address of the repository.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cryobench.spec import fields_of, first_field
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 HOME = "index.md"
+LOG = Path("benchmarks/log.md")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _SPECIAL = str.maketrans(
     {**{char: f"\\{char}" for char in "\\*_[]"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
@@ -36,7 +37,7 @@ _SPECIAL = str.maketrans(
 
 def sources() -> dict[Path, str]:
     """The place in the site of each page and picture, by its path in the repository."""
-    found = {Path("README.md"): HOME} | {Path(name): name.lower() for name in PROJECT}
+    found = {Path("README.md"): HOME, LOG: LOG.as_posix()} | {Path(name): name.lower() for name in PROJECT}
     found |= {path.relative_to(ROOT): path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*")
               if path.suffix in (".md", ".png", ".css")}  # fmt: skip
     return found | {
