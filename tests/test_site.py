@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import cryobench
 import cryobench.core
@@ -24,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("site_pages", ROOT / "tools" / "site_pages.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(ROOT / "tools")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -33,7 +39,9 @@ def pages(tool, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["site_pages.py", str(folder)])
-        assert tool.main() == 0
+        with pytest.MonkeyPatch.context() as quick:
+            quick.setattr(tool, "gallery", lambda folder: {})
+            assert tool.main() == 0
         assert tool.main() == 0  # its own pages may be replaced
         (folder / "index.md").rename(folder / "mine.md")
         assert tool.main() == 2  # a folder of something else may not
@@ -99,3 +107,61 @@ def test_docstrings_are_text_and_formulas_code(tool):
     assert shown == (
         "A &lt;b&gt;&#124;x&#124;\\_1&lt;/b&gt; of `a*b`:\n\n    y = A x\n\nand \\*more\\* \\[text\\](link)."
     )
+
+
+def test_the_gallery_has_a_page_and_a_figure_of_each_published_board(pages):
+    gallery = (pages / "gallery" / "index.md").read_text()
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        name, text = path.stem, path.with_suffix(".md").read_text()
+        assert f"]({name}.html)" in gallery
+        assert f"![{text.splitlines()[0][2:]}: the first comparison]({name}.png)" in gallery
+        assert re.search(r"^Made on .+(?= by:$)", text, re.MULTILINE)[0] in gallery
+        with Image.open(pages / "gallery" / f"{name}.png") as figure:
+            assert np.asarray(figure.convert("L")).std() > 5  # something is drawn
+
+
+def test_pages_of_published_boards_have_the_rows_of_the_csv_and_the_average_ranks_of_the_markdown(pages):
+    """The Markdown was written from the records, with values of images, when the board was published."""
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        html = (pages / "gallery" / f"{path.stem}.html").read_text()
+        (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, flags=re.DOTALL)
+        data = json.loads(text)
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["status"] != "not run"]
+        solver = data["texts"]["solver"]
+        assert [solver["distinct"][code] for code in solver["codes"]] == [row["solver"] for row in rows]
+        for name in (data["by"], f"{data['by']}_lo", f"{data['by']}_hi", "rank", "seconds_per_image", "diff_leader"):
+            stated = [float(row[name]) if row[name] else None for row in rows]
+            if any(value is not None for value in stated):
+                shown = [float(value) if isinstance(value, str) else value for value in data["numbers"][name]]
+                assert shown == [value and pytest.approx(value, rel=1e-5) for value in stated]
+        markdown = path.with_suffix(".md").read_text()
+        assert f"average rank in {data['by']} ".replace("_", r"\_") in markdown
+        shown = re.findall(
+            r"^\| (\S.*?) \| (\S+) \| (\d+) \| (.+?) \|$", markdown.split("### all comparisons")[1], re.MULTILINE
+        )
+        (summary,) = data["summaries"]
+        assert [[re.sub(r"\\(.)", r"\1", cell) for cell in row] for row in shown] == summary["rows"], path.stem
+        titles = re.findall(r"^### (.* · .*)$", markdown, re.MULTILINE)
+        assert len(titles) == len(data["comparisons"]["operator"])
+        for title, operator, context in zip(
+            titles, data["comparisons"]["operator"], data["comparisons"]["context"], strict=True
+        ):
+            plain = re.sub(r"\\(.)", r"\1", title).split(" · ")
+            assert plain[0] == operator
+            assert set(", ".join(plain[2:]).split(", ")) >= set(context.replace(" · ", ", ").split(", ")[1:])
+
+
+def test_a_board_whose_files_have_other_comparisons_is_refused(tool, tmp_path):
+    boards = sys.modules["site_boards"]
+    for suffix in (".csv", ".md"):
+        text = (ROOT / "leaderboards" / f"fourier{suffix}").read_text()
+        (tmp_path / f"fourier{suffix}").write_text(text)
+    page = tmp_path / "fourier.md"
+    kept, _, rest = page.read_text().partition("### fourier:0.5,")
+    page.write_text(kept + "### all comparisons" + rest.partition("### all comparisons")[2])
+    with pytest.raises(boards.BoardError, match=r"fourier\.csv has 6 comparisons, fourier\.md 4"):
+        boards.published_frame(tmp_path / "fourier.csv")
+    page.write_text("# A board\n")
+    with pytest.raises(boards.BoardError, match="does not begin as"):
+        boards.gallery(tmp_path)

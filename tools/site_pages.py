@@ -3,9 +3,10 @@
     uv run --group docs python tools/site_pages.py build/pages
     uv run --group docs mkdocs build --strict
 
-The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with links
-that hold in the site, and a reference of the registered components and of the public names, from their docstrings. A
-link to a file that is not a page becomes its text: the site does not depend on the address of the repository.
+The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with
+links that hold in the site; a gallery of the leaderboards; and a reference of the registered components and of the
+public names, from their docstrings. A link to a file that is not a page becomes its text: the site does not depend on
+the address of the repository.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from site_boards import gallery
 
 import cryobench
 import cryobench.core
@@ -176,13 +179,14 @@ def main() -> int:
     pages |= dict(reference())
     pages["adr/index.md"] = listing("Decisions", "adr", pages)
     pages["leaderboards/index.md"] = listing("Published leaderboards", "leaderboards", pages)
-    for place, text in pages.items():
+    made = pages | gallery(ROOT / "leaderboards")
+    for place, content in made.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_text(text, encoding="utf-8")
+        (folder / place).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     for path, place in places.items():
         if path.suffix != ".md":
             shutil.copyfile(ROOT / path, folder / place)
-    print(f"{len(pages)} pages in {folder}")
+    print(f"{sum(place.endswith('.md') for place in made)} pages in {folder}")
     return 0
 
 
