@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import inspect
+import io
 import json
 import re
 import sys
@@ -38,7 +39,7 @@ def tool() -> ModuleType:
 def pages(tool, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["site_pages.py", str(folder)])
+        patched.setattr(sys, "argv", ["site_pages.py", str(folder), "--no-run"])
         with pytest.MonkeyPatch.context() as quick:
             quick.setattr(tool, "gallery", lambda folder: {})
             assert tool.main() == 0
@@ -165,3 +166,50 @@ def test_a_board_whose_files_have_other_comparisons_is_refused(tool, tmp_path):
     page.write_text("# A board\n")
     with pytest.raises(boards.BoardError, match="does not begin as"):
         boards.gallery(tmp_path)
+
+
+def run_notebook(tool: ModuleType, name: str) -> str:
+    """The page of a notebook that was run. Its pictures are pictures."""
+    text, pictures = tool.site_notebooks.page(tool.site_notebooks.run(tool.NOTEBOOKS / f"{name}.ipynb"), name, str)
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == list(pictures)
+    for picture in pictures.values():
+        with Image.open(io.BytesIO(picture)) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+    return text
+
+
+def test_notebooks_are_stored_without_outputs():
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert cells
+        assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), path.name
+
+
+@pytest.mark.slow
+def test_the_quickstart_shows_the_board_that_the_same_run_gives(tool):
+    text = run_notebook(tool, "quickstart")
+    records = cryobench.run(["dct", "wavelet"], "sumpool:16", images="0:8")
+    for record in records:
+        assert re.search(rf"<td>{record.solver}( \(floor\))?</td>\s*<td>{np.mean(record.values['psnr']):.2f} \[", text)
+    assert text.count(".png)") == 2  # the figure and the errors
+
+
+@pytest.mark.slow
+def test_the_notebook_of_particles_reconstructs_what_was_simulated_in_it(tool):
+    text = run_notebook(tool, "your_particles")
+    assert "measurements (4, 1, 64, 64) images (4, 1, 64, 64)" in text
+    assert text.count('<div class="cryobench-leaderboard">') == 1
+    assert text.count(".png)") == 2
+
+
+@pytest.mark.slow
+def test_the_solver_of_the_notebook_converges_to_the_least_norm_solution(tool):
+    text = run_notebook(tool, "write_a_solver")
+    rows = re.findall(r"<td>(10+)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", text)
+    assert [int(row[0]) for row in rows] == [10, 100, 1000]
+    misfit, distance, _ = np.array([row[1:] for row in rows], dtype=float).T
+    assert (np.diff(misfit) < 0).all()
+    assert (np.diff(distance) < 0).all()
+    assert distance[-1] < 1e-2
+    assert "cryobench-richardson/pyproject.toml" in text
+    assert text.count(".png)") == 1
