@@ -57,10 +57,36 @@ def test_the_files_named_by_the_readme_exist():
     assert "It is not the CryoBench of the same name" in README.replace("\n", " ")
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "log.md"], ids=lambda page: page.name
+)
 def test_the_tests_and_benchmarks_named_by_the_docs_exist(page):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"`(?:uv run python )?((?:tests|benchmarks|cryobench|tools)/[\w/]+\.py)", text):
         assert (ROOT / path).exists(), path
     for path, test in re.findall(r"`(tests/\S+?)::(\w+)`", text):
         assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_the_figures_of_the_performance_page_are_in_the_log():
+    """Numbers of the column "measured", benchmarks and dates are in the section of the log that is linked."""
+    log = (ROOT / "benchmarks" / "log.md").read_text(encoding="utf-8")
+    own = dict(re.findall(r"^##+ (.*?)\n(.*?)(?=^##|\Z)", log, re.DOTALL | re.MULTILINE))
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    assert len(sections) >= 16
+    for title, text in sections:
+        (anchor,) = re.findall(r"benchmarks/log\.md#([\w-]+)", text)
+        (recorded,) = [body for name, body in own.items() if slug(name) == anchor]
+        rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)[2:]]
+        assert rows, title
+        for claim, measured, command, date in rows:
+            number = r"(?<![\w.])[-+]?\d+(?:[.,]\d+)*(?:e-\d+)?"
+            assert set(re.findall(number, measured)) <= set(re.findall(number, recorded)), (title, claim)
+            assert all(path in recorded for path in re.findall(r"(?:benchmarks|tests)/[\w/]+\.py", command)), command
+            assert re.search(rf"Recorded .*{date}", recorded), (title, claim)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and the site make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

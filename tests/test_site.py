@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import inspect
+import io
+import json
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import cryobench
 import cryobench.core
@@ -24,7 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("site_pages", ROOT / "tools" / "site_pages.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(ROOT / "tools")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -32,8 +39,10 @@ def tool() -> ModuleType:
 def pages(tool, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["site_pages.py", str(folder)])
-        assert tool.main() == 0
+        patched.setattr(sys, "argv", ["site_pages.py", str(folder), "--no-run"])
+        with pytest.MonkeyPatch.context() as quick:
+            quick.setattr(tool, "gallery", lambda folder: {})
+            assert tool.main() == 0
         assert tool.main() == 0  # its own pages may be replaced
         (folder / "index.md").rename(folder / "mine.md")
         assert tool.main() == 2  # a folder of something else may not
@@ -99,3 +108,108 @@ def test_docstrings_are_text_and_formulas_code(tool):
     assert shown == (
         "A &lt;b&gt;&#124;x&#124;\\_1&lt;/b&gt; of `a*b`:\n\n    y = A x\n\nand \\*more\\* \\[text\\](link)."
     )
+
+
+def test_the_gallery_has_a_page_and_a_figure_of_each_published_board(pages):
+    gallery = (pages / "gallery" / "index.md").read_text()
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        name, text = path.stem, path.with_suffix(".md").read_text()
+        assert f"]({name}.html)" in gallery
+        assert f"![{text.splitlines()[0][2:]}: the first comparison]({name}.png)" in gallery
+        assert re.search(r"^Made on .+(?= by:$)", text, re.MULTILINE)[0] in gallery
+        with Image.open(pages / "gallery" / f"{name}.png") as figure:
+            assert np.asarray(figure.convert("L")).std() > 5  # something is drawn
+
+
+def test_pages_of_published_boards_have_the_rows_of_the_csv_and_the_average_ranks_of_the_markdown(pages):
+    """The Markdown was written from the records, with values of images, when the board was published."""
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        html = (pages / "gallery" / f"{path.stem}.html").read_text()
+        (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, flags=re.DOTALL)
+        data = json.loads(text)
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["status"] != "not run"]
+        solver = data["texts"]["solver"]
+        assert [solver["distinct"][code] for code in solver["codes"]] == [row["solver"] for row in rows]
+        for name in (data["by"], f"{data['by']}_lo", f"{data['by']}_hi", "rank", "seconds_per_image", "diff_leader"):
+            stated = [float(row[name]) if row[name] else None for row in rows]
+            if any(value is not None for value in stated):
+                shown = [float(value) if isinstance(value, str) else value for value in data["numbers"][name]]
+                assert shown == [value and pytest.approx(value, rel=1e-5) for value in stated]
+        markdown = path.with_suffix(".md").read_text()
+        assert f"average rank in {data['by']} ".replace("_", r"\_") in markdown
+        shown = re.findall(
+            r"^\| (\S.*?) \| (\S+) \| (\d+) \| (.+?) \|$", markdown.split("### all comparisons")[1], re.MULTILINE
+        )
+        (summary,) = data["summaries"]
+        assert [[re.sub(r"\\(.)", r"\1", cell) for cell in row] for row in shown] == summary["rows"], path.stem
+        titles = re.findall(r"^### (.* · .*)$", markdown, re.MULTILINE)
+        assert len(titles) == len(data["comparisons"]["operator"])
+        for title, operator, context in zip(
+            titles, data["comparisons"]["operator"], data["comparisons"]["context"], strict=True
+        ):
+            plain = re.sub(r"\\(.)", r"\1", title).split(" · ")
+            assert plain[0] == operator
+            assert set(", ".join(plain[2:]).split(", ")) >= set(context.replace(" · ", ", ").split(", ")[1:])
+
+
+def test_a_board_whose_files_have_other_comparisons_is_refused(tool, tmp_path):
+    boards = sys.modules["site_boards"]
+    for suffix in (".csv", ".md"):
+        text = (ROOT / "leaderboards" / f"fourier{suffix}").read_text()
+        (tmp_path / f"fourier{suffix}").write_text(text)
+    page = tmp_path / "fourier.md"
+    kept, _, rest = page.read_text().partition("### fourier:0.5,")
+    page.write_text(kept + "### all comparisons" + rest.partition("### all comparisons")[2])
+    with pytest.raises(boards.BoardError, match=r"fourier\.csv has 6 comparisons, fourier\.md 4"):
+        boards.published_frame(tmp_path / "fourier.csv")
+    page.write_text("# A board\n")
+    with pytest.raises(boards.BoardError, match="does not begin as"):
+        boards.gallery(tmp_path)
+
+
+def run_notebook(tool: ModuleType, name: str) -> str:
+    """The page of a notebook that was run. Its pictures are pictures."""
+    text, pictures = tool.site_notebooks.page(tool.site_notebooks.run(tool.NOTEBOOKS / f"{name}.ipynb"), name, str)
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == list(pictures)
+    for picture in pictures.values():
+        with Image.open(io.BytesIO(picture)) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+    return text
+
+
+def test_notebooks_are_stored_without_outputs():
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert cells
+        assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), path.name
+
+
+@pytest.mark.slow
+def test_the_quickstart_shows_the_board_that_the_same_run_gives(tool):
+    text = run_notebook(tool, "quickstart")
+    records = cryobench.run(["dct", "wavelet"], "sumpool:16", images="0:8")
+    for record in records:
+        assert re.search(rf"<td>{record.solver}( \(floor\))?</td>\s*<td>{np.mean(record.values['psnr']):.2f} \[", text)
+    assert text.count(".png)") == 2  # the figure and the errors
+
+
+@pytest.mark.slow
+def test_the_notebook_of_particles_reconstructs_what_was_simulated_in_it(tool):
+    text = run_notebook(tool, "your_particles")
+    assert "measurements (4, 1, 64, 64) images (4, 1, 64, 64)" in text
+    assert text.count('<div class="cryobench-leaderboard">') == 1
+    assert text.count(".png)") == 2
+
+
+@pytest.mark.slow
+def test_the_solver_of_the_notebook_converges_to_the_least_norm_solution(tool):
+    text = run_notebook(tool, "write_a_solver")
+    rows = re.findall(r"<td>(10+)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", text)
+    assert [int(row[0]) for row in rows] == [10, 100, 1000]
+    misfit, distance, _ = np.array([row[1:] for row in rows], dtype=float).T
+    assert (np.diff(misfit) < 0).all()
+    assert (np.diff(distance) < 0).all()
+    assert distance[-1] < 1e-2
+    assert "cryobench-richardson/pyproject.toml" in text
+    assert text.count(".png)") == 1

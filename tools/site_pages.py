@@ -3,9 +3,10 @@
     uv run --group docs python tools/site_pages.py build/pages
     uv run --group docs mkdocs build --strict
 
-The pages are README.md, docs/, the published leaderboards and the project's pages, with links that hold in the site,
-and a reference of the registered components and of the public names, from their docstrings. A link to a file that is
-not a page becomes its text: the site does not depend on the address of the repository.
+The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with
+links that hold in the site; a gallery of the leaderboards; the notebooks with what their cells print and draw; and a
+reference of the registered components and of the public names, from their docstrings. A link to a file that is not a
+page becomes its text: the site does not depend on the address of the repository.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import site_notebooks
+from site_boards import gallery
+
 import cryobench
 import cryobench.core
 from cryobench.registry import KINDS, installed
@@ -28,6 +32,8 @@ from cryobench.spec import fields_of, first_field
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 HOME = "index.md"
+LOG = Path("benchmarks/log.md")
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _SPECIAL = str.maketrans(
     {**{char: f"\\{char}" for char in "\\*_[]"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
@@ -36,9 +42,10 @@ _SPECIAL = str.maketrans(
 
 def sources() -> dict[Path, str]:
     """The place in the site of each page and picture, by its path in the repository."""
-    found = {Path("README.md"): HOME} | {Path(name): name.lower() for name in PROJECT}
+    found = {Path("README.md"): HOME, LOG: LOG.as_posix()} | {Path(name): name.lower() for name in PROJECT}
     found |= {path.relative_to(ROOT): path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*")
               if path.suffix in (".md", ".png", ".css")}  # fmt: skip
+    found |= {path.relative_to(ROOT): f"notebooks/{path.stem}.md" for path in NOTEBOOKS.glob("*.ipynb")}
     return found | {
         path.relative_to(ROOT): f"leaderboards/{path.name}" for path in (ROOT / "leaderboards").glob("*.md")
     }
@@ -161,10 +168,25 @@ def listing(title: str, folder: str, pages: dict[str, str]) -> str:
     return "\n".join([f"# {title}", "", *links, ""])
 
 
+def notebooks(places: dict[Path, str], outputs: bool) -> dict[str, str | bytes]:
+    """The pages of the notebooks and their pictures by their places. outputs: whether the notebooks are run."""
+    files: dict[str, str | bytes] = {}
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        source = path.relative_to(ROOT)
+        notebook = site_notebooks.run(path) if outputs else site_notebooks.read(path)
+        files[places[source]], pictures = site_notebooks.page(
+            notebook, path.stem, lambda text, source=source: relinked(text, source, places)
+        )
+        files |= {f"notebooks/{name}": picture for name, picture in pictures.items()}
+    return files
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of the pages; it is emptied first")
-    folder = parser.parse_args().folder
+    parser.add_argument("--no-run", action="store_true", help="do not run the notebooks: their pages have no outputs")
+    given = parser.parse_args()
+    folder = given.folder
     if folder.exists() and not (folder / HOME).exists() and any(folder.iterdir()):
         print(f"{folder} is not a folder of pages; give an empty or a new one", file=sys.stderr)
         return 2
@@ -175,13 +197,14 @@ def main() -> int:
     pages |= dict(reference())
     pages["adr/index.md"] = listing("Decisions", "adr", pages)
     pages["leaderboards/index.md"] = listing("Published leaderboards", "leaderboards", pages)
-    for place, text in pages.items():
+    made = pages | gallery(ROOT / "leaderboards") | notebooks(places, outputs=not given.no_run)
+    for place, content in made.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_text(text, encoding="utf-8")
+        (folder / place).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     for path, place in places.items():
-        if path.suffix != ".md":
+        if not place.endswith(".md"):
             shutil.copyfile(ROOT / path, folder / place)
-    print(f"{len(pages)} pages in {folder}")
+    print(f"{sum(place.endswith('.md') for place in made)} pages in {folder}")
     return 0
 
 

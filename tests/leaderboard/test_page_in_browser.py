@@ -20,6 +20,8 @@ from PIL import Image
 from test_hostile_names import hostile_report
 
 from cryobench.figures import read_views, write_views
+from cryobench.leaderboard.page import to_page
+from cryobench.leaderboard.table import leaderboard
 from cryobench.results.store import VIEWS
 
 pytestmark = pytest.mark.slow
@@ -330,6 +332,14 @@ def pixels(stage) -> list[np.ndarray]:
 
 def titles(place) -> list[str]:
     return place.locator("title").all_text_contents()
+
+
+def test_a_published_leaderboard_has_no_spread_over_images_and_states_when_it_was_made(opened):
+    tab = opened(to_page(leaderboard(results()), (), lambda _: None, made="Made on 2026-11-22 with cryobench 0.1.0"))
+    expect(tab.locator("#about")).to_contain_text(re.compile(r"Made on 2026-11-22 with cryobench 0\.1\.0$"))
+    tab.get_by_role("tab", name="sumpool:8", exact=True).click()
+    expect(tab.get_by_text("Quality against").first).to_be_visible()
+    expect(tab.get_by_text("Spread over images")).to_have_count(0)
 
 
 def test_boxes_are_the_quartiles_of_the_images(whole):

@@ -24,20 +24,23 @@ MAX_DETAILED = 20_000
 """Maximum number of rows for which a page has all details: about 10 MB."""
 
 
-def to_page(frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str], Path | None]) -> str:
+def to_page(
+    frame: pd.DataFrame, records: Iterable[Record], find: Callable[[str], Path | None], *, made: str = ""
+) -> str:
     """The page of a leaderboard.
 
     frame: from `leaderboard.table.leaderboard`, with its index and attributes; rows may have been removed. records:
     those of the leaderboard, in any order. find: returns the run folder of a record by its hash, for ring correlations
-    and images. With more than 20,000 rows, the page has intervals of the ranking metric only, and plots and images of
-    the first 20,000 records only.
+    and images. made: when and with what the results were made, shown in the place of the version of cryobench that
+    writes the page. With more than 20,000 rows, the page has intervals of the ranking metric only, and plots and images
+    of the first 20,000 records only.
     """
     by_hash = {record.hash: record for record in islice(records, MAX_DETAILED)}
     of_rows = [by_hash.get(hash) for hash in frame.index.get_level_values("hash")]
     data = page_data(frame, of_rows, intervals=len(frame) <= MAX_DETAILED)
     data |= embed(of_rows, data["comparisons"]["row"], find)
     data["left_out"] += max(len(frame) - MAX_DETAILED, 0)
-    data["version"] = environment.version()
+    data["version"], data["made"] = environment.version(), made
     style = _part("page.css")
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     script = f'(() => {{\n"use strict";\n{parts}\n}})();'

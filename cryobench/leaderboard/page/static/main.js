@@ -33,7 +33,7 @@ const shownRows = (comparison) => (comparisonFits(comparison) ? rowsOf[compariso
 function build() {
   document.getElementById("about").textContent = [
     `ranked by ${headed(page.by)}`, count(page.role.length, "row"), count(rowsOf.length, "comparison"),
-    `cryobench ${page.version}`, page.newest && `newest run ${page.newest}`,
+    page.made || `cryobench ${page.version}`, page.newest && `newest run ${page.newest}`,
   ].filter(Boolean).join(" · ");
   if (page.left_out) {
     document.querySelector("footer").append(element("p", {},
@@ -178,6 +178,10 @@ function sections(operator) {
   return [...made, more];
 }
 
+// A published leaderboard has no values of images. Where they were left out for their size, the plot says so.
+const boxesOfMetrics = Object.values(page.boxes);
+const hasSpread = !boxesOfMetrics.length || boxesOfMetrics.some((boxes) => boxes.some(Boolean));
+
 function section(comparison) {
   const rows = shownRows(comparison), done = rows.filter(ran), title = described(comparison);
   return element("section", {}, element("h2", {}, title),
@@ -185,7 +189,8 @@ function section(comparison) {
     remarkList(page.comparisons.remarks[comparison]),
     done.length
       ? element("div", { class: "plots" },
-          chosenPlot("Metric", inOrderOfInterest, page.by, (name) => boxPlot(done, name)), frcPlot(comparison, done),
+          hasSpread && chosenPlot("Metric", inOrderOfInterest, page.by, (name) => boxPlot(done, name)),
+          frcPlot(comparison, done),
           chosenPlot("Cost", page.costs, view.cost, (name) => costPlot(done, name)), viewer(done))
       : null);
 }
