@@ -13,11 +13,15 @@ from statistics import fmean
 
 import pandas as pd
 
+from cryobench.leaderboard.cells import hardware_of
+from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE, overlap
 from cryobench.leaderboard.table import DEFAULT_BY, leaderboard
 from cryobench.record import Record, numbers_of
 
 UNIT = "data set"
 """What a pooled comparison has many of, in the place of images."""
+_OVERLAPS = (NOTHING, STRUCTURE, IMAGES)
+"""From none to the most."""
 
 
 def pooled_leaderboard(records: Sequence[Record], *, by: str = DEFAULT_BY) -> tuple[list[Record], pd.DataFrame]:
@@ -25,47 +29,81 @@ def pooled_leaderboard(records: Sequence[Record], *, by: str = DEFAULT_BY) -> tu
     found = pooled(records)
     frame = leaderboard(found, by=by)
     frame.attrs["unit"] = UNIT
-    frame["untested"] = frame["untested"].str.replace("images", f"{UNIT}s")
+    frame["untested"] = frame["untested"].str.replace(r"\bimage(s?)\b", rf"{UNIT}\1", regex=True)
     return found, frame
 
 
 def pooled(records: Sequence[Record]) -> list[Record]:
-    """One record for all that differ in the content of data sets of the same label alone, in order of first appearance.
+    """One record for all of the same solver, operator, noise, seed, dtype, image shape, number of images and label of
+    the data set, in order of first appearance. What the label does not state may differ.
 
-    Its images are the data sets, and its values the means of each metric over the images of each. Times and counts are
-    means, memory is the largest. Where a metric is missing for one data set, the reason is kept. Skipped and failed
-    records are left as they are.
+    Its images are the data sets, and its values the means of each metric over the images of each; of several records
+    of one data set the newest counts. Times and counts are means, memory is the largest. Where a metric is missing for
+    one data set, the reason is kept. A record without results is listed where the others of its data sets are.
     """
+    sets: dict[tuple, dict[str, None]] = {}
     groups: dict[tuple, list[Record]] = {}
     for record in records:
-        key = record.hash if record.status != "ok" else ""
-        same = (record.solver, record.operator, record.noise, record.data, record.seed, record.floor, record.ceiling,
-                record.problem.get("within"), len(record.images))  # fmt: skip
-        groups.setdefault((key, *same), []).append(record)
-    return [_joined(group) if group[0].status == "ok" else group[0] for group in groups.values()]
+        problem = _problem(record)
+        sets.setdefault(problem, {})[_digest(record)] = None
+        own = record.hash if record.status != "ok" else ""
+        groups.setdefault((problem, record.solver, record.floor, record.ceiling, own), []).append(record)
+    return [
+        _joined(group) if group[0].status == "ok" else _over(group[0], sorted(sets[problem]))
+        for (problem, *_), group in groups.items()
+    ]
+
+
+def _problem(record: Record) -> tuple:
+    shape = tuple(record.problem.get("image_shape") or ())
+    return (record.operator, record.noise, record.data, record.seed, record.environment.get("dtype"),
+            record.problem.get("within"), shape, len(record.images))  # fmt: skip
+
+
+def _digest(record: Record) -> str:
+    return str(record.problem.get("data_digest"))
+
+
+def _over(record: Record, digests: Sequence[str]) -> Record:
+    """The record, as of these data sets."""
+    whole = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return dataclasses.replace(
+        record,
+        data=f"{record.data}, {len(record.images)} images each",
+        images=list(digests),
+        problem=record.problem | {"data_digest": f"pooled:{whole}", "unpooled": record.data},
+    )
 
 
 def _joined(records: Sequence[Record]) -> Record:
-    records = sorted(records, key=lambda record: str(record.problem.get("data_digest")))
-    first = records[0]
+    newest = sorted(records, key=lambda record: str(record.environment.get("created", "")))
+    records = [record for _, record in sorted({_digest(record): record for record in newest}.items())]
+    first = max(records, key=lambda record: _OVERLAPS.index(overlap(record)))
     names = dict.fromkeys(name for record in records for name in (*record.values, *record.together))
-    values = {name: [_mean(numbers_of(record, name)) for record in records] for name in names}
-    digests = [str(record.problem.get("data_digest")) for record in records]
     memory = [record.peak_memory_mib for record in records if record.peak_memory_mib is not None]
     return dataclasses.replace(
-        first,
+        _over(first, [_digest(record) for record in records]),
         hash=hashlib.sha256("".join(record.hash for record in records).encode()).hexdigest(),
-        data=f"{first.data}, {len(first.images)} images each",
-        images=digests,
-        values=values,
+        values={name: [_mean(numbers_of(record, name)) for record in records] for name in names},
         together={},
         solver_info={},
         timing=_means([record.timing for record in records]),
         counters=_means([record.counters for record in records]),
         peak_memory_mib=max(memory, default=None),
-        problem=first.problem | {"data_digest": f"pooled:{hashlib.sha256(''.join(digests).encode()).hexdigest()}"},
+        environment=first.environment | _machines(records),
         unmeasured={name: reason for record in records for name, reason in record.unmeasured.items()},
     )
+
+
+def _machines(records: Sequence[Record]) -> dict[str, str]:
+    """Device and version where they differ, joined."""
+    found = {}
+    hardware = sorted({name for record in records if (name := hardware_of(record)) is not None})
+    if len(hardware) > 1:
+        kind = str(records[0].environment.get("device", "")).partition(" ")[0]
+        found["device"] = f"{kind} {' and '.join(hardware)}"
+    versions = sorted({str(record.environment.get("version")) for record in records})
+    return found | ({"version": " and ".join(versions)} if len(versions) > 1 else {})
 
 
 def _mean(numbers: Sequence[float] | None) -> float:

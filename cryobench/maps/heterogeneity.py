@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """Maps that are made at once."""
+_LEAST_OF_CLASS = 20
+"""Fewest particles of a class with a frame of its own: a frame would fit the wrong poses of a few."""
 _NO_ANSWER = "the solver gives no map for each particle; use one for many structures"
 _ONE_MAP = "one map for all particles has no latents"
 _NO_TRUTH = "the true maps of the particles are not known"
@@ -43,12 +45,13 @@ class HeterogeneityMetric(JointMetric):
     over the shells to the Nyquist frequency and over a sample of the particles, evenly spaced. `het_fsc_masked`: the
     same under a ball of the radius of the particle with a soft edge. Where the solver sought the poses, its maps are
     turned and shifted first, and mirrored where that fits better, as its poses are relative to the true ones
-    (`maps.alignment`), in a frame of each true class: separate maps have no common frame. `het_ari`, `het_ami`: the
-    adjusted Rand index and mutual information of the true classes and as many clusters of the latents by k-means++.
-    `het_rank`: the largest absolute rank correlation of a principal component of the latents with the true coordinate;
-    the mean over the coordinates where there are two. `het_hits`: of the 10 nearest neighbours of a particle in the
-    latents, the fraction among the 10% nearest in the true coordinates, or else of its class. `pose_degrees`,
-    `pose_pixels`: median errors of poses that the solver sought, after the alignment.
+    (`maps.alignment`), in a frame of each true class of at least 20 particles that is no state of a motion: separate
+    maps have no common frame. `het_ari`, `het_ami`: the adjusted Rand index and mutual information of the true classes
+    and as many clusters of the latents by k-means++. `het_rank`: the largest absolute rank correlation of a principal
+    component of the latents with the true coordinate; the mean over the coordinates where there are two. `het_hits`: of
+    the 10 nearest neighbours of a particle in the latents, the fraction among the 10% nearest in the true coordinates,
+    or else of its class. `pose_degrees`, `pose_pixels`: median errors of poses that the solver sought, after the
+    alignment.
     """
 
     columns = (
@@ -174,10 +177,12 @@ class _Answer(Gathering):
 
     @cached_property
     def _frames(self) -> np.ndarray:
-        """The number of the frame of each particle, from 0: that of its true class."""
-        classes, _ = labels_of(self._imaging.table)
-        n = len(self._imaging.pixel_size)
-        return np.zeros(n, dtype=int) if classes is None else np.unique(classes, return_inverse=True)[1]
+        """The number of the frame of each particle, from 0: that of its true class where classes are not states of a
+        motion and have enough particles to show wrong poses."""
+        classes, truth = labels_of(self._imaging.table)
+        if classes is None or truth is not None or np.unique(classes, return_counts=True)[1].min() < _LEAST_OF_CLASS:
+            return np.zeros(len(self._imaging.pixel_size), dtype=int)
+        return np.unique(classes, return_inverse=True)[1]
 
     def _mask(self, side: int) -> torch.Tensor:
         """A soft ball of the radius of the particle, at most the largest that the box contains."""

@@ -110,13 +110,18 @@ def check_box(solver: str, box: int | None) -> None:
 
 def unsupported_box(problem: Problem, what: str, d: int, box: int | None) -> str | None:
     """The reason why a subspace of d dimensions cannot be found in a box, or None."""
-    reason = unsupported_particles(problem, what, 120 + 8 * d, 64 * (d * d + 8 * d + 20))
+    reason = unsupported_particles(problem, what, *memory_of(d))
     if reason is not None:
         return reason
     side = problem.operator.image_shape[-1]
     if box is not None and box > side:
         return f"{what}: box={box} is larger than the images of {side} pixels; give a smaller one"
     return unsupported_side(problem, what, d)
+
+
+def memory_of(d: int) -> tuple[int, int]:
+    """Bytes for each pixel of the images and each voxel of a map, with d components."""
+    return 120 + 8 * d, 64 * (d * d + 8 * d + 20)
 
 
 def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:

@@ -18,7 +18,7 @@ from cryobench.maps.noise import noise_power
 from cryobench.maps.particle_images import particle_images
 from cryobench.maps.subspace import Subspace, expected, principal, turned
 from cryobench.rng import Rng
-from cryobench.solvers.consensus import consensus_maps, halves, projections
+from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
 from cryobench.solvers.covariance import (
     FULL_STEPS,
     boxes_of,
@@ -26,6 +26,7 @@ from cryobench.solvers.covariance import (
     full_resolution,
     grown,
     low_resolution,
+    memory_of,
     residuals_of,
     unsupported_box,
 )
@@ -43,7 +44,8 @@ class Curve(HeterogeneitySolver):
     Polynomials of the place t on the curve, found by expectation-maximisation at low resolution
     (`cryobench/maps/curve.py`) from the first component of `covariance`. The latent of a particle is the mean of its
     posterior of t, which is uniform in [0, 1] before the image is seen. From few images of much noise, the ends of the
-    curve fit noise, and latents gather there. A mixture of structures has no such curve: use `covariance`.
+    curve fit noise, and latents gather there; without noise they lie at 48 places. A mixture of
+    structures has no such curve: use `covariance`.
     """
 
     degree: Annotated[int, "of the polynomials"] = 3
@@ -62,10 +64,11 @@ class Curve(HeterogeneitySolver):
 
     def unsupported(self, problem: Problem) -> str | None:
         d = max(self.degree, _LINEAR)
-        if problem.batch <= d:
+        reason = unsupported_particles(problem, "curve", *memory_of(d))
+        if reason is None and problem.batch <= d:
             few = f"{problem.batch} particles are too few for polynomials of degree {self.degree}"
             return f"curve: {few}; give more images"
-        return unsupported_box(problem, "curve", d, self.box)
+        return reason or unsupported_box(problem, "curve", _LINEAR, self.box)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "curve")

@@ -62,7 +62,7 @@ def published_numbers(
 
 def _matches(record: Record, reference: Reference) -> bool:
     same = all(getattr(record, name) == getattr(reference, name) for name in ("solver", "operator", "noise"))
-    return same and fnmatchcase(record.data, reference.data)
+    return same and fnmatchcase(record.problem.get("unpooled", record.data), reference.data)
 
 
 def _reason(reference: Reference, unavailable: Sequence[UnavailableGrid]) -> str:

@@ -10,7 +10,9 @@ import pytest
 from cryobench.leaderboard.pooled import pooled, pooled_leaderboard
 from cryobench.leaderboard.render import to_markdown
 from cryobench.leaderboard.statistics.bootstrap import bootstrap_intervals
+from cryobench.plan.suite_file import Reference
 from cryobench.record import Record
+from cryobench.sweep.published import published_numbers
 
 SCORES = {"one": [0.7, 0.6, 0.8], "two": [0.72, 0.63, 0.81]}
 
@@ -61,6 +63,48 @@ def test_the_leaderboard_is_over_data_sets():
     assert "motion, 2 images each, 3 data sets" in text
     assert "with 3 data sets and 1 pair" in text
     assert "data sets needed to detect" in text
+
+
+def test_of_two_records_of_one_data_set_the_newest_counts():
+    newer = record("one", 0, 0.9, hash="newer", environment={"created": "2026-02-01"})
+    (one, *_) = pooled([*records(), newer])
+    assert one.values["map_fsc"] == [0.9, 0.6, 0.8]
+
+
+def test_the_worst_overlap_and_all_machines_are_stated():
+    trained = [{"structure": "6zu5", "split": "test", "seed": "1"}]
+    parts = [
+        record("one", seed, 0.5, environment={"device": f"cuda GPU {seed}", "version": f"0.{seed}"},
+               problem={"data_digest": f"sha256:{seed}", "trained_on": trained,
+                        "origin": {"structure": "6zu5", "split": "test", "seed": str(seed)}})
+        for seed in range(3)
+    ]  # fmt: skip
+    _, frame = pooled_leaderboard(parts, by="map_fsc")
+    row = frame.iloc[0]
+    assert (row["overlap"], row["hardware"], row["version"]) == (
+        "images", "GPU 0 and GPU 1 and GPU 2", "0.0 and 0.1 and 0.2"
+    )  # fmt: skip
+
+
+def test_other_sizes_and_types_are_other_comparisons():
+    other = [record("one", seed, 0.5, problem={"data_digest": f"sha256:{seed}", "image_shape": [seed, seed]})
+             for seed in (16, 24)]  # fmt: skip
+    double = record("one", 5, 0.5, environment={"dtype": "float64"})
+    assert len(pooled([*records(), *other, double])) == 5
+
+
+def test_a_failed_cell_is_listed_in_the_comparison_of_its_data_sets():
+    failed = record("three", 1, 0.0, status="failed", reason="no memory", hash="x", values={}, together={})
+    _, frame = pooled_leaderboard([*records(), failed], by="map_fsc")
+    assert frame.index.get_level_values("group").nunique() == 1
+    assert "failed three: no memory" in to_markdown(frame)
+    assert "3 data sets" in to_markdown(frame)
+
+
+def test_a_reference_finds_the_data_by_its_own_label():
+    reference = Reference(1, "one", "identity", {"map_fsc": (0.7, 0.7)}, "a paper", data="motion")
+    (number,) = published_numbers([reference], pooled(records()), [])
+    assert number.measured == pytest.approx(0.7)
 
 
 def test_what_failed_or_differs_in_more_than_the_data_set_is_not_pooled():

@@ -163,7 +163,7 @@ def _of_columns(board: Board, shown: Sequence[str]) -> Iterator[str]:
         yield f"{FRONT} Pareto front: no other row is as good in {board.by} and as cheap"
     metrics = [column["name"] for column in board.metrics]
     if any(ran["ceiling"]):
-        yield CEILING_OF_MAPS if board.by == "het_fsc" else CEILING
+        yield CEILING if "psnr" in metrics else CEILING_OF_MAPS
     incomplete = [name for name in metrics if math.isnan(sum(ran[name]))]  # cheap and rarely any
     empty = [name for name in incomplete if all(map(math.isnan, ran[name]))]  # not shown
     missing = [

@@ -53,7 +53,7 @@ def chart(frame: pd.DataFrame) -> Chart:
         _dots(own[0], board)
         if not by_cost:
             _costs(own[1], board)
-    bars = "" if by_cost else "bars: 95% intervals of means over images"
+    bars = "" if by_cost else f"bars: 95% intervals of means over {shown[0].unit}s"
     lettered = LETTERED if any(any(board.columns["letters"]) for board in shown) else ""
     seen = [remark for kind, remark in OVERLAPS.items() if any(kind in board.columns["overlap"] for board in shown)]
     figure.supxlabel("; ".join(text for text in (bars, lettered, *seen, rest) if text), fontsize=8, color=GREY)
