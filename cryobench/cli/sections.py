@@ -41,7 +41,7 @@ TRAIN = {
 
 TUNE = {
     "Problem": ("solver", "operator", "noise", "problem_seed"),
-    "Data": ("data", "images", "size"),
+    "Data": ("data", "images", "size", "scaling"),
     "Scoring": ("metric", "within", "by"),
     "Search": ("strategy", "grid_points", "trials", "evaluations", "prune", "seed"),
     "Compute": ("device", "dtype", "batch", "force"),
