@@ -3,8 +3,8 @@
 Plain fields of a record are columns of the same name. Nested fields are JSON texts; equal texts are stored once. A
 metric NAME has `values:NAME`, one number per image, and `mean:NAME`, `lo:NAME` and `hi:NAME`, the mean and its 95%
 interval, which are stored because they are costly and depend only on the record. The interval is that of the bootstrap,
-or binomial where the column says so (`Column.interval`). A metric of all images together has `mean:NAME` alone. Solver
-diagnostics and resolved parameters are omitted.
+or binomial where the column says so (`Column.interval`) and all values are from 0 to 1. A metric of all images together
+has `mean:NAME` alone. Solver diagnostics and resolved parameters are omitted.
 """
 
 from __future__ import annotations
@@ -177,8 +177,9 @@ def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:
 
 
 def _is_binomial(record: Record, name: str) -> bool:
-    """Whether a metric of a record is 1 or 0 for an image."""
-    return any(column["name"] == name and column.get("interval") == "binomial" for column in record.columns)
+    """Whether the mean of a metric of a record is a proportion: its column says so, and no value is outside 0 to 1."""
+    stated = any(column["name"] == name and column.get("interval") == "binomial" for column in record.columns)
+    return stated and not any(value is not None and (value < 0 or value > 1) for value in record.values.get(name, ()))
 
 
 def _proportion(values: Sequence[float | None] | None) -> Interval:

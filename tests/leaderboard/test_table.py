@@ -6,6 +6,7 @@ from board_records import MSE, OTHER, PSNR, RATE, absent, record
 
 from cryobench.errors import ParameterError
 from cryobench.leaderboard.cells import cells
+from cryobench.leaderboard.statistics.bootstrap import bootstrap_interval
 from cryobench.leaderboard.table import leaderboard
 from cryobench.record import RANKING, Record
 
@@ -180,6 +181,14 @@ def test_the_interval_of_a_proportion_is_binomial():
     assert high == pytest.approx(1 - low)
     assert frame.loc["gap", ["rate", "rate_lo", "rate_hi"]].isna().all()
     assert frame.loc["all", "psnr_lo"] == 20.0  # of other columns it is that of the bootstrap
+
+
+@pytest.mark.parametrize("rates", [(0.0, 90.0), (-0.5, 1.5), (0.5, math.inf)])
+def test_a_column_that_is_no_proportion_has_the_interval_of_the_bootstrap(rates):
+    """A column of a plugin may say that it is binomial and have percentages; the mean of (-0.5, 1.5) is from 0 to 1."""
+    frame = leaderboard([record(columns=[PSNR, RATE], values={"psnr": [20.0, 22.0], "rate": list(rates)})])
+    ends = [math.nan if end is None else end for end in bootstrap_interval(rates)]
+    assert frame[["rate_lo", "rate_hi"]].iloc[0].tolist() == pytest.approx(ends, nan_ok=True)
 
 
 def test_the_floor_is_marked_in_the_index():
