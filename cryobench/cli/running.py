@@ -71,18 +71,18 @@ def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
 
     frame: its leaderboard. folder: its results.
     """
-    from cryobench.leaderboard.statistics.power import images_to_test, reachable
+    from cryobench.leaderboard.statistics.pairs import FEW_IMAGES
+    from cryobench.leaderboard.statistics.power import images_to_test
 
     ran = frame[frame["rank"].notna() & (frame["n_images"] > 0)]
     if ran.empty:
         return ""
     groups = ran.index.get_level_values("group").tolist()
     largest, rows = Counter(groups).most_common(1)[0]
-    images = dict(zip(groups, ran["n_images"].tolist(), strict=True))[largest]
-    pairs = rows * (rows - 1) // 2
+    untested = dict(zip(groups, ran["untested"].tolist(), strict=True))[largest]
     steps = []
-    if pairs and not reachable(images, pairs):
-        steps.append(f"{images_to_test(pairs)} images (--images) would give p-values")
+    if untested.startswith(FEW_IMAGES):
+        steps.append(f"{images_to_test(rows * (rows - 1) // 2)} images (--images) would give p-values")
     if set(ran["data"]) == {"demo"}:
         steps.append("--data particles.star takes your own")
     if "html" not in outputs.formats:

@@ -18,6 +18,9 @@ from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
 RESAMPLES = 2_000
 """Bootstrap resamples of a difference; an end of its interval varies between seeds by 6% of its standard error."""
 
+FEW_IMAGES = "no p-values"
+"""The beginning of the reason of a comparison with too few images."""
+
 BATCH = 4_000_000
 """Maximum number of differences held at once: 32 MiB."""
 
@@ -110,7 +113,7 @@ def _reason(n_images: int, n_pairs: int) -> str:
     images, pairs = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((n_images, "image"), (n_pairs, "pair")))
     least = min(1.0, smallest_p(n_images) * n_pairs)
     return (  # this text is in published tables
-        f"no p-values: with {images} and {pairs} of rows none can be below {least:.2g}, and {LEVEL} is wanted; "
+        f"{FEW_IMAGES}: with {images} and {pairs} of rows none can be below {least:.2g}, and {LEVEL} is wanted; "
         f"{images_to_test(n_pairs)} images would do"
     )
 
