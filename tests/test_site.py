@@ -103,6 +103,24 @@ def test_links_to_files_that_are_no_pages_become_text(tool):
     assert shown.split() == ["[g](data.md)", "[h](contributing.md)"]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("`x[0](y)` and [a](docs/data.md)", "`x[0](y)` and [a](data.md)"),
+        ("``a `b[0](y)` c`` [a](docs/data.md)", "``a `b[0](y)` c`` [a](data.md)"),
+        ("`x\n[0](y)`", "`x\n[0](y)`"),
+        ("[`x[0](y)` here](docs/data.md)", "[`x[0](y)` here](data.md)"),
+        ("[`api`](cryobench/api.py)", "`api`"),
+        (
+            "a lone ` of a paragraph\n\n[a](docs/data.md) and another `",
+            "a lone ` of a paragraph\n\n[a](data.md) and another `",
+        ),
+    ],
+)
+def test_code_within_a_line_is_no_link(tool, text, shown):
+    assert tool.relinked(text, Path("README.md"), tool.sources()) == shown
+
+
 def test_docstrings_are_text_and_formulas_code(tool):
     shown = tool.documented("A <b>|x|_1</b> of `a*b`:\n\n    y = A x\n\nand *more*\n[text](link).")
     assert shown == (

@@ -34,7 +34,8 @@ PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md
 HOME = "index.md"
 LOG = Path("benchmarks/log.md")
 NOTEBOOKS = ROOT / "docs" / "notebooks"
-_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+_CODE = r"(?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n)[\s\S])+?(?<!`)(?P=ticks)(?!`)"
+_CODE_OR_LINK = re.compile(_CODE + r"|(?P<image>!?)\[(?P<label>(?:`[^`]*`|[^\]`])*)\]\((?P<target>[^)\s]+)\)")
 _SPECIAL = str.maketrans(
     {**{char: f"\\{char}" for char in "\\*_[]"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 )
@@ -55,7 +56,9 @@ def relinked(text: str, source: Path, places: dict[Path, str]) -> str:
     """The text of a page with links to other pages as they are in the site; other relative links become their text."""
 
     def link(found: re.Match[str]) -> str:
-        image, label, target = found.groups()
+        if found["ticks"]:
+            return found[0]
+        image, label, target = found["image"], found["label"], found["target"]
         path, hash_, anchor = target.partition("#")
         if "://" in target or not path:
             return found[0]
@@ -67,7 +70,7 @@ def relinked(text: str, source: Path, places: dict[Path, str]) -> str:
         return f"{image}[{label}]({Path(os.path.relpath(place, here)).as_posix()}{hash_}{anchor})"
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)  # code has no links
-    return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in parts)
+    return "".join(part if part.startswith("```") else _CODE_OR_LINK.sub(link, part) for part in parts)
 
 
 def escaped(text: str) -> str:
