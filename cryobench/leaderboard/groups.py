@@ -31,10 +31,10 @@ def comparisons(table: pa.Table) -> tuple[np.ndarray, list[str]]:
     numbers = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
     firsts = np.unique(numbers, return_index=True)[1]
     labels = np.array(distinct["data"], dtype=object)[codes["data"]]
-    return numbers, _data_labels(labels[firsts].tolist(), digests[firsts].tolist())
+    return numbers, data_labels(labels[firsts].tolist(), digests[firsts].tolist())
 
 
-def _data_labels(labels: Sequence[str], digests: Sequence[str]) -> list[str]:
+def data_labels(labels: Sequence[str], digests: Sequence[str]) -> list[str]:
     """The labels. If a label has several digests, `#` and the first digits of the digest are appended: four, or as many
     as distinguish them."""
     known: dict[str, list[str]] = {}

@@ -14,6 +14,7 @@ from cryobench.record import Record
 from cryobench.results.store import Results
 
 PSNR = {"name": "psnr", "direction": "higher", "unit": "dB"}
+FSC = {"name": "fsc", "direction": "higher", "unit": ""}
 VALUES = 25 + np.random.default_rng(0).normal(size=8)
 
 
@@ -181,6 +182,65 @@ def test_a_large_change_from_a_table_is_a_regression(table):
     code, _, err = table("compare", "low", "old.csv")
     assert (code, err.count("\n")) == (2, 1)
     assert "NEW must be a results folder" in err
+
+
+SEEDS = ("1a2b3c", "1a2b9d", "77aa00")
+
+
+def save_seeds(folder: str, digests: tuple[str, ...] = SEEDS, lower: float = 0.0) -> Path:
+    """A results folder with data sets of the same label, as seeds of a simulation: two solvers on each, a metric of all
+    images together, and a solver that fails."""
+    for place, digest in enumerate(digests):
+        for solver in ("dct", "tv", "broken"):
+            psnr = VALUES + int(digest, 16) % 7 + len(solver) - lower
+            ran = solver != "broken"
+            Results(folder).write(
+                Record(
+                    hash=f"{solver}{place}".ljust(12, "0"), status="ok" if ran else "failed", reason="" if ran else "?",
+                    solver=solver, operator="identity", noise="own", data="motion", seed=0, columns=[PSNR, FSC],
+                    images=[f"{place}@{image}" for image in range(len(VALUES))],
+                    values={"psnr": psnr.tolist()} if ran else {}, together={"fsc": psnr[0] / 50} if ran else {},
+                    timing={"seconds_per_image": 1.0}, problem={"data_digest": f"sha256:{digest}"},
+                )
+            )  # fmt: skip
+    return Path(folder)
+
+
+@pytest.mark.parametrize(("pool", "names", "cells"), [
+    ((), {"motion#1a2b3", "motion#1a2b9", "motion#77aa0"}, 6),
+    (("--pool",), {"motion, 8 images each"}, 2),
+])  # fmt: skip
+def test_data_sets_of_the_same_label_are_found_in_a_table(cli, pool, names, cells):
+    cli("leaderboard", save_seeds("seeds"), *pool, "--csv", "seeds.csv")
+    assert {row["data"] for row in csv.DictReader(io.StringIO(Path("seeds.csv").read_text()))} == names
+    code, out, err = cli("compare", "seeds.csv", "seeds", "--format", "json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert found["only_old"] == found["only_new"] == []
+    for column in ("psnr", "fsc"):
+        changes = [change for change in found["changes"] if change["column"] == column]
+        assert [change["verdict"] for change in changes] == ["identical"] * cells
+        assert {change["data"] for change in changes} == names
+    save_seeds("low", lower=20)
+    code, out, _ = cli("compare", "seeds.csv", "low", "--metrics", "psnr", "--format", "json")
+    changes = json.loads(out)["changes"]
+    assert (code, {change["verdict"] for change in changes}) == (1, {"worse"})
+    assert [change["difference"] for change in changes] == pytest.approx([-20] * cells)
+
+
+def test_data_sets_are_matched_by_their_digests_and_not_by_their_number(cli):
+    cli("leaderboard", save_seeds("seeds"), "--csv", "seeds.csv")
+    save_seeds("one", SEEDS[1:2])  # a single data set is not marked in its own leaderboard
+    code, out, _ = cli("compare", "seeds.csv", "one", "--metrics", "psnr", "--format", "json")
+    found = json.loads(out)
+    assert (code, found["only_new"]) == (0, [])
+    assert {(change["data"], change["verdict"]) for change in found["changes"]} == {("motion#1a2b9", "identical")}
+    cli("leaderboard", "one", "--csv", "one.csv")
+    assert cli("compare", "one.csv", "one", "--metrics", "psnr")[0] == 0
+    code, _, err = cli("compare", "one.csv", "seeds")  # which of the three it was, the table does not say
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no cell is in both results" in err
+    assert "motion#" in err
 
 
 @pytest.mark.parametrize(("text", "why"), [

@@ -7,13 +7,18 @@ recovery: Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702),
     d - sqrt((a - a_lo)^2 + (b_hi - b)^2), d + sqrt((a_hi - a)^2 + (b - b_lo)^2),  d = a - b,
 
 which for results of the same images is far too wide: most of the variation is between images, and cancels in pairs.
+
+A table has no digests of data. It names data as a leaderboard does: `label#1a2b`, with the first digits of the digest,
+where a label has several data sets, and `label, N images each` where they are pooled.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +37,15 @@ from cryobench.leaderboard.compare.changes import (
     remarks_on_costs,
 )
 from cryobench.leaderboard.compare.thresholds import known_column, thresholds
+from cryobench.leaderboard.groups import data_labels
+from cryobench.leaderboard.pooled import pooled
 from cryobench.leaderboard.statistics.bootstrap import bootstrap_interval, mean
 from cryobench.record import COSTS, LEADING, RANKING, Record
 from cryobench.results.tables import from_cell
 
 STATUSES = ("ok", "skipped", "failed")
+_POOLED = re.compile(r", \d+ images each(#[0-9a-f]+)?$")
+"""The end of the name of pooled data sets (`pooled.pooled`)."""
 
 
 class Table(NamedTuple):
@@ -115,12 +124,15 @@ def changes_from_table(
 ) -> Changes:
     """Changes from a published leaderboard to new records, as `changes` gives them between records.
 
-    Cells match if solver, operator, noise, data, seed, number of images and region are equal. A metric is better or
-    worse where the interval of the difference does not contain 0; without intervals, where it differs by more than the
-    tolerance. Thresholds of `fail_on` apply to the means alone. Errors: as of `changes`.
+    Cells match if solver, operator, noise, data, seed, number of images and region are equal. Where the table is of
+    pooled data sets, the new records are pooled. Where it distinguishes data sets of a label, the digests of the new
+    ones must begin with its digits; where it does not, but several new data sets would match, none does. A metric is
+    better or worse where the interval of the difference does not contain 0; without intervals, where it differs by more
+    than the tolerance. Thresholds of `fail_on` apply to the means alone. Errors: as of `changes`.
     """
     check_tolerance(tolerance)
-    found = match(old.records, new, _key)
+    names = dict.fromkeys(record.data for record in old.records)
+    found = match(old.records, _named_as(names, pooled(new) if any(map(_POOLED.search, names)) else new), _key)
     known = directions((after, before) for before, after in found.pairs)
     limits = thresholds(fail_on, known) if fail_on is not None else []
     chosen = list(known) if columns is None else [known_column(name, known) for name in columns]
@@ -144,6 +156,29 @@ def changes_from_table(
         *remarks_on_costs(len(ran), moved, costs, tolerance),
     ]
     return collected(found, every, limits, remarks, means_alone=True)
+
+
+def _named_as(names: Iterable[str], records: Sequence[Record]) -> list[Record]:
+    """The records, with their data named as those of a table that has the data `names`."""
+    marks: dict[str, list[str]] = {}
+    for name in names:
+        label, _, mark = name.rpartition("#")
+        if mark:
+            marks.setdefault(label, []).append(mark)
+    digests = [str(record.problem.get("data_digest") or "") for record in records]
+    first: dict[str, str] = {}
+    labels = [first.setdefault(digest, record.data) if digest else record.data
+              for record, digest in zip(records, digests, strict=True)]  # fmt: skip
+    plain = [dataclasses.replace(record, data=label) for record, label in zip(records, labels, strict=True)]
+    alike: dict[tuple[Any, ...], set[str]] = {}
+    for record, digest in zip(plain, digests, strict=True):
+        alike.setdefault(_key(record), set()).add(digest)
+    named = []
+    for record, digest, marked in zip(plain, digests, data_labels(labels, digests), strict=True):
+        own = [mark for mark in marks.get(record.data, ()) if digest.rpartition(":")[2].startswith(mark)]
+        data = f"{record.data}#{own[0]}" if own else marked if len(alike[_key(record)]) > 1 else record.data
+        named.append(dataclasses.replace(record, data=data))
+    return named
 
 
 def _key(record: Record) -> tuple[Any, ...]:
