@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 class Records(list[Record]):
     """The records of a run. A notebook displays them as the leaderboard."""
 
-    def to_pandas(self, by: str = "psnr") -> pd.DataFrame:
-        """The leaderboard, one row per cell, best first by the metric `by`."""
+    def to_pandas(self, by: str | None = None) -> pd.DataFrame:
+        """The leaderboard, one row per cell, best first by the metric `by`: psnr, or the first metric, if not given."""
         from cryobench.leaderboard.table import leaderboard
 
         return leaderboard(self, by=by)
 
-    def plot(self, by: str = "psnr") -> Chart:
+    def plot(self, by: str | None = None) -> Chart:
         """The leaderboard as a Matplotlib figure: means with intervals, and quality against seconds with the Pareto
         front, of each comparison. `records.plot().savefig("board.png")` saves it; a notebook shows it."""
         from cryobench.leaderboard.render.chart import chart

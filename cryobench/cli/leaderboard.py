@@ -21,7 +21,7 @@ def leaderboard(
         list[Path] | None, typer.Argument(help="Results folders, or single run folders. [default: runs]")
     ] = None,
     formats: FormatOption = None,
-    by: ByOption = "psnr",
+    by: ByOption = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Metric columns to show in addition to --by; globs.")
     ] = None,

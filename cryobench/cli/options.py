@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-ByOption = Annotated[str, typer.Option("--by", help="Metric column that ranks the solvers; without it, the first.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", help="Column that ranks the solvers. [default: psnr, or the first metric]",
+                             show_default=False)
+]  # fmt: skip
 FormatOption = Annotated[
     list[str] | None,
     typer.Option("--format", metavar="NAME[=FILE]", help="Print the table as rich (default), csv, md, html, json or "

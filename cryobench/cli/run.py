@@ -71,7 +71,7 @@ def run(
                      autocompletion=complete("metrics"), show_default=False),
     ] = None,
     within: WithinOption = "image",
-    by: ByOption = "psnr",
+    by: ByOption = None,
     seed: Annotated[
         list[int] | None,
         typer.Option(help="Seed of masks, noise and solvers. Repeat for more. [default: 0]", show_default=False),

@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def ranked_by(by: str, plans: Sequence[Plan]) -> str:
-    """The column to rank by: the given one, or where it is the default that of the protocol of the run.
+def ranked_by(by: str | None, plans: Sequence[Plan]) -> str:
+    """The column to rank by: the given one, else that of the protocol of the run, else `psnr`, or the first metric of a
+    run without it.
 
-    Without `psnr`, the default is the first metric. Raises `ParameterError`, before any work, if the run will not have
-    the column.
+    Raises `ParameterError`, before any work, if the run will not have the column.
     """
-    from cryobench.leaderboard.table import DEFAULT_BY, measured_by
+    from cryobench.leaderboard.table import measured_by
 
     protocols = {plan.request.protocol for plan in plans}
-    if by == DEFAULT_BY and len(protocols) == 1 and (name := protocols.pop()) is not None:
+    if by is None and len(protocols) == 1 and (name := protocols.pop()) is not None:
         from cryobench.plan.protocols import protocol
 
         return protocol(name).by

@@ -61,7 +61,7 @@ def sweep(
     time_limit: TimeLimitOption = None,
     memory_limit: MemoryLimitOption = None,
     live: Annotated[bool, typer.Option("--live", help="Show running cells, speed and best results.")] = False,
-    by: ByOption = "psnr",
+    by: ByOption = None,
     device: DeviceOption = "cpu",
     batch: BatchOption = "auto",
     save: Annotated[
@@ -96,7 +96,7 @@ def sweep(
     from cryobench.hooks import Hooks
     from cryobench.leaderboard.filter import check_columns
     from cryobench.leaderboard.pooled import pooled_leaderboard
-    from cryobench.leaderboard.table import leaderboard
+    from cryobench.leaderboard.table import leaderboard, measured_by
     from cryobench.plan import suite as suites
     from cryobench.plan.suite_file import read_suite
     from cryobench.registry import installed
@@ -120,8 +120,8 @@ def sweep(
         plans, unavailable = suites.plans(suite_file, installed(), device=own_device, batch=batch, save=save or (),
                                           presets=presets)  # fmt: skip
         references = suites.references(suite_file, installed(), presets)
+    ranking = ranked_by(by, plans) if plans else measured_by(by, ())
     if plans:
-        by = ranked_by(by, plans)
         check_columns(listed(columns), [name for plan in plans for name in plan.metric_columns])
     for text in () if quiet else dict.fromkeys(text for plan in plans for text in plan.notes):
         note(text)
@@ -137,7 +137,7 @@ def sweep(
         _print_dry_run(plans, unavailable, options)
         return
     store.check_writable()
-    with watching(cells, by, live=live, quiet=quiet) as observer:
+    with watching(cells, ranking, live=live, quiet=quiet) as observer:
         with stdout_for_results():
             hooks = Hooks(observer.warn).load_installed()
         running = run(plans, options, spec, observer, hooks, threads=threads,
@@ -148,10 +148,10 @@ def sweep(
     # the table must not depend on which cell finishes first
     records.sort(key=lambda record: places.get(record.hash, len(places)))
     if suite_file.pooled:
-        records, frame = pooled_leaderboard(records, by=by)
+        records, frame = pooled_leaderboard(records, by=ranking)
     else:
-        frame = leaderboard(records, by=by)
-    published = _published(suite_file, frame, records, references, unavailable, files) if files else {}
+        frame = leaderboard(records, by=ranking)
+    published = _published(suite_file, frame, records, references, unavailable, files, by) if files else {}
     show(frame, outputs, records, store.find, published)
     if not quiet:
         note(observer.summary(store.given))
@@ -204,8 +204,9 @@ def _published(
     references: Sequence[Reference],
     unavailable: Sequence[UnavailableGrid],
     files: Mapping[str, Path],
+    by: str | None,
 ) -> dict[Path, str]:
-    """The leaderboard as CSV and as a Markdown page, by file."""
+    """The leaderboard as CSV and as a Markdown page, by file. by: the option `--by`, for the command in the page."""
     from datetime import UTC, datetime
 
     from cryobench.environment import hardware, version
@@ -217,7 +218,7 @@ def _published(
     devices = [str(machine[name]) for name in machine if name.startswith("cuda")]
     where = f"{machine['processor']} ({machine['cores']} cores){''.join(f', {device}' for device in devices)}"
     made = f"Made on {datetime.now(UTC):%Y-%m-%d} with cryobench {version()} on {where} by"
-    ranked = "" if frame.attrs["by"] == DEFAULT_BY else f" --by {frame.attrs['by']}"
+    ranked = "" if by is None and frame.attrs["by"] == DEFAULT_BY else f" --by {frame.attrs['by']}"
     command = f"cryobench sweep {suite.path}{ranked} --publish {files['md'].parent}"
     numbers = published_numbers(references, records, unavailable)
     return {

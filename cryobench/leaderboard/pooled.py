@@ -15,7 +15,7 @@ import pandas as pd
 
 from cryobench.leaderboard.cells import hardware_of
 from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE, overlap
-from cryobench.leaderboard.table import DEFAULT_BY, leaderboard
+from cryobench.leaderboard.table import leaderboard
 from cryobench.record import Record, numbers_of
 
 UNIT = "data set"
@@ -24,7 +24,7 @@ _OVERLAPS = (NOTHING, STRUCTURE, IMAGES)
 """From none to the most."""
 
 
-def pooled_leaderboard(records: Sequence[Record], *, by: str = DEFAULT_BY) -> tuple[list[Record], pd.DataFrame]:
+def pooled_leaderboard(records: Sequence[Record], *, by: str | None = None) -> tuple[list[Record], pd.DataFrame]:
     """The pooled records, and their leaderboard (`table.leaderboard`)."""
     found = pooled(records)
     frame = leaderboard(found, by=by)

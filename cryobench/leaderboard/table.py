@@ -32,9 +32,10 @@ DTYPES = {
 
 
 DEFAULT_BY = "psnr"
+"""The column that ranks where none is given, if the records have it."""
 
 
-def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = DEFAULT_BY) -> pd.DataFrame:
+def leaderboard(records: Sequence[Record] | pa.Table, *, by: str | None = None) -> pd.DataFrame:
     """One row per record (or row of their `cells`), ranked by `by` among the rows of a comparison (see `groups`).
 
     Columns: those of `LEADING`; for each metric NAME its mean NAME over images with the ends NAME_lo and NAME_hi of
@@ -46,8 +47,8 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = DEFAULT_BY) -
     metrics, as JSON. overlap: see `leakage.overlap`. within: the evaluated region. hardware: of the timings. If two
     data sets have the same label, it becomes label#1a2b.
 
-    Where nothing has the default `by`, it is the first metric with a direction. Raises `ParameterError` if nothing can
-    be ranked by `by`, or a metric has the name of another column.
+    Without `by` rows are ranked by `DEFAULT_BY`, or where nothing has it, by the first metric with a direction. Raises
+    `ParameterError` if nothing can be ranked by `by`, or a metric has the name of another column.
     """
     table = cells(records) if isinstance(records, Sequence) else records
     metrics = _metric_columns(table)
@@ -77,9 +78,11 @@ def leaderboard(records: Sequence[Record] | pa.Table, *, by: str = DEFAULT_BY) -
     return frame
 
 
-def measured_by(by: str, rankable: Sequence[str]) -> str:
-    """The column to rank by: the given one, or the first of `rankable` where it is the default, which is not there."""
-    return rankable[0] if by == DEFAULT_BY and rankable and by not in rankable else by
+def measured_by(by: str | None, rankable: Sequence[str]) -> str:
+    """The column to rank by: the given one, else `DEFAULT_BY`, or the first of `rankable` where that is not in it."""
+    if by is not None:
+        return by
+    return rankable[0] if rankable and DEFAULT_BY not in rankable else DEFAULT_BY
 
 
 def _stated(table: pa.Table) -> list[dict[str, str]]:

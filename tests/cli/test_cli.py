@@ -155,6 +155,7 @@ GOOD = ("-s", "dct", "-o", "sumpool:4")
         ((*GOOD, "--noise", "gaussian"), "gaussian:0.1"),
         ((*GOOD, "--metric", "pnsr"), "did you mean 'psnr'"),
         ((*GOOD, "--by", "pnsr"), "did you mean 'psnr'"),
+        ((*GOOD, "--metric", "ssim", "--by", "psnr"), "--by 'psnr' is not a column of this run"),
         ((*GOOD, "--save", "panle"), "did you mean 'panel'"),
         ((*GOOD, "--out", "taken/runs"), "choose another folder with --out"),
         ((*GOOD, "--csv", "no/where.csv"), "does not exist"),

@@ -228,6 +228,18 @@ def test_unknown_by():
     assert "\n" not in message
 
 
+def test_psnr_is_the_default_only_where_it_is_not_asked_for():
+    """Without psnr the default is the first metric with a direction; psnr itself is then an unknown column."""
+    rows = [record(name, columns=[OTHER, MSE], values={"other": [0.0, 0.0], "mse": [value] * 2})
+            for name, value in (("a", 3.0), ("b", 1.0))]  # fmt: skip
+    frame = leaderboard(rows)
+    assert (frame.attrs["by"], ranking(frame)) == ("mse", [("b", 1), ("a", 2)])
+    with pytest.raises(ParameterError, match="cannot rank by 'psnr': no record has it"):
+        leaderboard(rows, by="psnr")
+    both = [record(columns=[MSE, PSNR], values={"mse": [1.0, 1.0], "psnr": [20.0, 22.0]})]
+    assert leaderboard(both).attrs["by"] == "psnr"
+
+
 def test_by_without_a_better_direction():
     with pytest.raises(ParameterError, match="it states no direction"):
         leaderboard([record(columns=[PSNR, OTHER], values={"other": [1.0, 2.0]})], by="other")

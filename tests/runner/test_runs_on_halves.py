@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from cryobench import run
+from cryobench.cli.running import ranked_by
 from cryobench.errors import DataError, ParameterError
 from cryobench.leaderboard.leakage import overlap
+from cryobench.plan.grid import Request, plan
+from cryobench.registry import installed
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -173,6 +176,12 @@ def test_the_published_protocol_has_a_table_of_its_own():
     for option in ({"metrics": ["psnr", "lpips"]}, {"scaling": "none"}):
         with pytest.raises(ParameterError, match="--protocol p95 states the"):
             run("smooth", "identity", data="halves", protocol="p95", **option)
+
+
+def test_a_protocol_states_the_column_that_ranks_where_none_is_given():
+    request = Request(["smooth"], ["identity"], data=["halves"], images="0", protocol="halves")
+    plans = [plan(request, installed())]
+    assert [ranked_by(by, plans) for by in (None, "psnr", "mse_other")] == ["psnr_other", "psnr", "mse_other"]
 
 
 def test_data_without_halves_are_refused_or_skipped_with_the_reason():
