@@ -58,8 +58,8 @@ class Curvature:
     def draw(self, n: torch.Tensor, products: int) -> torch.Tensor:
         """P^(-1/2) n by `products` steps of Lanczos' method, [B, C, *S]. n: white noise of deviation 1.
 
-        The basis is orthogonalised against all earlier vectors; an image whose Krylov space ends earlier keeps it. It is
-        0 where y is exact and A injective: y determines the image.
+        The basis is orthogonalised against all earlier vectors; an image whose Krylov space ends earlier keeps it.
+        The draw is 0 where y is exact and A injective: y determines the image.
         """
         exact = per_item(self._power == 0, n)
         if exact.any():
