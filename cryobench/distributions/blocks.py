@@ -9,8 +9,10 @@ those of scalars. Heavy tails: the kurtosis of a coefficient is 3 (p + (1 - p) q
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -110,6 +112,10 @@ class BlocksParameters:
     def parameters_digest(self) -> str:
         """'': nothing is measured."""
         return ""
+
+    def files(self) -> Sequence[Path]:
+        """None: the parameters determine the distribution."""
+        return ()
 
 
 @lru_cache(maxsize=16)

@@ -11,16 +11,18 @@ The spectrum of a given one is a power law with a corner, S(k) ~ (1 + (|k| / cor
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 import torch
 
 from cryobench.core import Shape, Source
 from cryobench.distributions.distribution import Distribution, level
-from cryobench.distributions.measured import clean_images, images_digest
-from cryobench.distributions.spectrum import State, file_state, spectrum_at, spectrum_digest
+from cryobench.distributions.measured import CleanImages, clean_files, read_clean
+from cryobench.distributions.spectrum import Spectrum, read_spectrum
 from cryobench.errors import ParameterError
 from cryobench.numerics.fft import irfftn, rfftn, whole_spectrum
 from cryobench.numerics.shells import radial_frequency, shell_sums, shells
@@ -95,26 +97,41 @@ class FieldParameters:
             raise ParameterError("gaussian_field: images and spectrum both state the power; give one of them")
 
     def distribution(self, shape: Shape) -> GaussianFieldDistribution:
-        """The field of images of this shape."""
-        given = None if self.spectrum is None else (self.spectrum, file_state(self.spectrum))
-        return _field(self.corner, self.exponent, self.deviation, self.images, self.count, given, tuple(shape))
+        """The field of images of this shape. Raises `DataError` for a file that is no spectrum."""
+        return self.fixed()(shape)
+
+    def fixed(self) -> Callable[[Shape], GaussianFieldDistribution]:
+        """`distribution` with the file or the images as they are now, whatever happens to them later."""
+        given = self._given()
+        return lambda shape: _field(self.corner, self.exponent, self.deviation, given, tuple(shape))
 
     def parameters_digest(self) -> str:
         """A digest of the images or the file that it is measured on; '' without."""
+        given = self._given()
+        return "" if given is None else given.digest
+
+    def _given(self) -> Spectrum | CleanImages | None:
         if self.spectrum is not None:
-            return spectrum_digest(self.spectrum)
-        return "" if self.images is None else images_digest(self.images, self.count)
+            return read_spectrum(self.spectrum)
+        return None if self.images is None else read_clean(self.images, self.count)
+
+    def files(self) -> Sequence[Path] | None:
+        """The files that the distribution depends on; None if those of its images are not known."""
+        if self.spectrum is not None:
+            return [Path(self.spectrum).expanduser()]
+        return () if self.images is None else clean_files(self.images, self.count)
 
 
 @lru_cache(maxsize=16)
-def _field(corner: float, exponent: float, deviation: float, images: Source | None, count: int,
-           given: tuple[str, State] | None, shape: Shape) -> GaussianFieldDistribution:  # fmt: skip
-    if given is not None:
-        power = spectrum_at(given[0], radial_frequency(shape))
-    elif images is None:
+def _field(
+    corner: float, exponent: float, deviation: float, given: Spectrum | CleanImages | None, shape: Shape
+) -> GaussianFieldDistribution:
+    if given is None:
         power = (1 + (radial_frequency(shape) / corner).square()) ** (-exponent / 2)
+    elif isinstance(given, Spectrum):
+        power = given.at(radial_frequency(shape))
     else:
-        found = clean_images(images, count, shape)
+        found = given.resampled(shape)
         shell = shells(shape)
         measured = rfftn(found - found.mean(), len(shape), norm="ortho").abs().square().mean(dim=0, keepdim=True)
         sums, sizes = (shell_sums(v, shell, shape)[0] for v in (measured, torch.ones_like(measured)))

@@ -12,6 +12,7 @@ analysis (Tipping & Bishop 1999, "Mixtures of probabilistic principal component 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,8 @@ import torch
 from cryobench.core import Shape, Source
 from cryobench.distributions.distribution import Distribution, level
 from cryobench.distributions.field import FieldParameters
-from cryobench.distributions.measured import clean_images, images_digest
-from cryobench.distributions.mixture_file import NAMES, mixture_digest, read_mixture, write_mixture
+from cryobench.distributions.measured import CleanImages, clean_files, read_clean
+from cryobench.distributions.mixture_file import NAMES, MixtureFile, read_mixture, write_mixture
 from cryobench.errors import DataError, ParameterError
 from cryobench.rng import generator
 from cryobench.spec import Component
@@ -142,23 +143,39 @@ class MixtureParameters:
 
     def distribution(self, shape: Shape) -> MixtureDistribution:
         """The mixture of images of this shape. Raises `DataError` for a file of another shape."""
-        if self.file is not None:
-            return _of_file(self.file, tuple(shape))
-        return _mixture(self.components, self.rank, self.deviation, self.images, self.count, self.pattern, tuple(shape))
+        return self.fixed()(shape)
+
+    def fixed(self) -> Callable[[Shape], MixtureDistribution]:
+        """`distribution` with the file or the images as they are now, whatever happens to them later."""
+        given = self._given()
+        if isinstance(given, MixtureFile):
+            return lambda shape: _of_file(given, tuple(shape))
+        return lambda shape: _mixture(self.components, self.rank, self.deviation, given, self.pattern, tuple(shape))
 
     def parameters_digest(self) -> str:
         """A digest of the images that it is fitted to, or of the file; '' without."""
+        given = self._given()
+        return "" if given is None else given.digest
+
+    def _given(self) -> MixtureFile | CleanImages | None:
         if self.file is not None:
-            return mixture_digest(self.file)
-        return "" if self.images is None else images_digest(self.images, self.count)
+            return read_mixture(self.file)
+        return None if self.images is None else read_clean(self.images, self.count)
+
+    def files(self) -> Sequence[Path] | None:
+        """The files that the distribution depends on; None if those of its images are not known."""
+        if self.file is not None:
+            return [Path(self.file).expanduser()]
+        return () if self.images is None else clean_files(self.images, self.count)
 
 
-def _of_file(path: str, shape: Shape) -> MixtureDistribution:
-    weights, means, factors, rest = (torch.from_numpy(values) for values in read_mixture(path).values())
+@lru_cache(maxsize=16)
+def _of_file(read: MixtureFile, shape: Shape) -> MixtureDistribution:
+    weights, means, factors, rest = (torch.from_numpy(values) for values in read.arrays.values())
     if tuple(means.shape[1:]) != shape:
         asked, has = (" x ".join(map(str, each)) for each in (shape, means.shape[1:]))
         raise DataError(
-            f"the mixture {path} is of images of {has}, the problem has {asked}; give another file or --size"
+            f"the mixture {read.path} is of images of {has}, the problem has {asked}; give another file or --size"
         )
     U, s, _ = torch.linalg.svd(factors.flatten(2).mT, full_matrices=False)
     return MixtureDistribution(weights, means.flatten(1), U, s.square(), rest, shape)
@@ -166,11 +183,11 @@ def _of_file(path: str, shape: Shape) -> MixtureDistribution:
 
 @lru_cache(maxsize=16)
 def _mixture(
-    K: int, rank: int, deviation: float, images: Source | None, count: int, seed: int, shape: Shape
+    K: int, rank: int, deviation: float, images: CleanImages | None, seed: int, shape: Shape
 ) -> MixtureDistribution:
     rank = min(rank, math.prod(shape) - 1)
     if images is not None:
-        x = clean_images(images, count, shape).flatten(1)
+        x = images.resampled(shape).flatten(1)
         if len(x) < 2 * K:
             raise DataError(f"gaussian_mixture: {len(x)} images are too few for {K} components; give {2 * K} or more")
         x = (x - x.mean()) * (deviation / x.std())

@@ -9,15 +9,15 @@ rest [K]             positive
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cryobench.distributions.spectrum import State, file_state
+from cryobench.distributions.file_state import State, file_state
 from cryobench.errors import DataError
 from cryobench.files import whole_file
 
@@ -26,17 +26,25 @@ _SUM = 1e-6
 """Largest difference of the sum of the weights from 1."""
 
 
-def read_mixture(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a file, float64. Raises `DataError` for another file."""
-    return _arrays(path, file_state(path, "mixture"))
+@dataclass(frozen=True, eq=False)
+class MixtureFile:
+    """The content of a file. path: as it was given. arrays: float64, by `NAMES`."""
+
+    path: str
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the arrays."""
+        digest = hashlib.sha256()
+        for name, values in self.arrays.items():
+            digest.update(f"{name}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
 
-def mixture_digest(path: str) -> str:
-    """SHA-256 of the arrays of the file."""
-    digest = hashlib.sha256()
-    for name, values in read_mixture(path).items():
-        digest.update(f"{name}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+def read_mixture(path: str) -> MixtureFile:
+    """The content of a file, cached until the file is edited. Raises `DataError` for another file."""
+    return _read(path, file_state(path, "mixture"))
 
 
 def write_mixture(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -46,14 +54,18 @@ def write_mixture(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _arrays(path: str, state: State) -> dict[str, np.ndarray]:
-    """The arrays; `state` is a cache key."""
+def _read(path: str, state: State) -> MixtureFile:
+    """`state` is a cache key."""
     expected = "expected an .npz file with weights [K], means [K, H, W], factors [K, r, H, W] and rest [K]"
     try:
         with np.load(Path(path).expanduser(), allow_pickle=False) as stored:
-            found = {name: np.asarray(stored[name], dtype=np.float64) for name in NAMES}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            given = {name: np.asarray(stored[name]) for name in NAMES}
+    except Exception as error:  # a damaged archive: zipfile, zlib and numpy raise many kinds of errors
         raise DataError(f"the mixture {path} cannot be read; {expected}") from error
+    wrong = [f"{name} of type {values.dtype}" for name, values in given.items() if values.dtype.kind not in "fiu"]
+    if wrong:
+        raise DataError(f"the mixture {path} has {', '.join(wrong)}; give real numbers")
+    found = {name: values.astype(np.float64) for name, values in given.items()}
     weights, means, factors, rest = found.values()
     K, shape = len(weights) if weights.ndim == 1 else 0, means.shape[1:]
     of_images = means.ndim > 1 and factors.shape[:1] + factors.shape[2:] == means.shape
@@ -66,4 +78,4 @@ def _arrays(path: str, state: State) -> dict[str, np.ndarray]:
         raise DataError(f"the mixture {path} needs finite numbers, and positive weights and rest")
     if abs(weights.sum() - 1) > _SUM:
         raise DataError(f"the weights of the mixture {path} have the sum {weights.sum():g}; give weights of sum 1")
-    return found
+    return MixtureFile(path, found)

@@ -24,7 +24,7 @@ def metric_rng(case: Case) -> Rng:
 
 def posterior_of(case: Case, prior: KnownPrior) -> Posterior:
     """p(x | y) of the images of a case, kept for the next solver on the same measurements."""
-    key = (prior, tuple(case.image_ids), *_fingerprint(case.problem))
+    key = (prior, prior.weights_digest(), tuple(case.image_ids), *_fingerprint(case.problem))
     if key not in _cache:
         with torch.no_grad():
             _cache[key] = exact_posterior(case.problem, prior, metric_rng(case))

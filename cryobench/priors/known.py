@@ -7,9 +7,8 @@ and what a solver loses against the exact posterior is its own loss, not that of
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
@@ -26,12 +25,15 @@ LEVELS = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
 
 
 class KnownModel(DenoisingModel):
-    """The denoiser of a known prior, for images of any shape that it has a distribution for."""
+    """The denoiser of a known prior, for images of any shape that it has a distribution for.
+
+    distribution: that of images of a shape, always the same one.
+    """
 
     prediction = "sample"
 
-    def __init__(self, prior: KnownPrior, device: torch.device):
-        self.prior, self.device, self.alphas_cumprod = prior, device, LEVELS
+    def __init__(self, distribution: Callable[[Shape], Distribution], device: torch.device):
+        self.distribution, self.device, self.alphas_cumprod = distribution, device, LEVELS
 
     def denoise(self, z: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         levels = sigma.flatten().tolist() if isinstance(sigma, torch.Tensor) else [sigma]
@@ -40,7 +42,7 @@ class KnownModel(DenoisingModel):
         if not any(levels):
             return z
         with meters.calling(meters.NETWORK, z):
-            return self.prior.distribution(tuple(z.shape[2:])).denoise(z, sigma)
+            return self.distribution(tuple(z.shape[2:])).denoise(z, sigma)
 
 
 class KnownPrior(DenoisingPrior):
@@ -53,12 +55,17 @@ class KnownPrior(DenoisingPrior):
     def distribution(self, shape: Shape) -> Distribution:
         """The distribution of images of this shape."""
 
+    def fixed(self) -> Callable[[Shape], Distribution]:
+        """`distribution` with its files as they are now, whatever happens to them later; itself without files."""
+        return self.distribution
+
     @abstractmethod
     def parameters_digest(self) -> str:
         """A digest of what it was measured on; '' if its parameters state all."""
 
     def load(self, device: torch.device | str = "cpu") -> KnownModel:
-        return _model(self, str(device))
+        """The denoiser, of its files as they are now. Raises `DataError` if one cannot be read."""
+        return KnownModel(self.fixed(), torch.device(device))
 
     def check(self, shape: Shape) -> None:
         """Raise `IncompatibleError` for images that it has no distribution for."""
@@ -93,8 +100,3 @@ class GaussianMixture(MixtureParameters, KnownPrior):
 @dataclass(frozen=True)
 class SparseBlocks(BlocksParameters, KnownPrior):
     """Independent, sparse coefficients of the DCT of blocks: heavy tails."""
-
-
-@lru_cache(maxsize=16)
-def _model(prior: KnownPrior, device: str) -> KnownModel:
-    return KnownModel(prior, torch.device(device))

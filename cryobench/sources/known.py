@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +19,21 @@ from cryobench.rng import generator
 
 
 class KnownStack(Stack):
-    """Independent images of a distribution, float32, without unit. Image i depends on the seed and on i alone."""
+    """Independent images of a distribution, float32, without unit. Image i depends on the seed and on i alone.
 
-    def __init__(self, label: str, distribution: Distribution, number: int, seed: int):
+    files: finds the files that the distribution depends on; None if they are not known.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        distribution: Distribution,
+        number: int,
+        seed: int,
+        files: Callable[[], Sequence[Path] | None] = tuple,
+    ):
         self.label, self.distribution, self._number, self._seed = label, distribution, number, seed
-        self.shape = distribution.shape
+        self.shape, self._files = distribution.shape, files
 
     def __len__(self) -> int:
         return self._number
@@ -39,9 +49,9 @@ class KnownStack(Stack):
         """True: there is no noise."""
         return True
 
-    def files(self, images: Sequence[int]) -> Sequence[Path]:
-        """None: the parameters determine the images."""
-        return ()
+    def files(self, images: Sequence[int]) -> Sequence[Path] | None:
+        """Those of the distribution, whatever the images; none if parameters determine it."""
+        return self._files()
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,10 @@ class _Drawn(Source):
     number: Annotated[int, "of images"] = 64
     seed: Annotated[int, "of the draws"] = 0
 
-    def _stack(self, label: str, distribution: Distribution) -> KnownStack:
+    def _stack(self, label: str, distribution: Distribution, files: Callable[[], Sequence[Path] | None]) -> KnownStack:
         if self.number < 1:
             raise ParameterError(f"{label}: number must be at least 1, got {self.number}")
-        return KnownStack(label, distribution, self.number, self.seed)
+        return KnownStack(label, distribution, self.number, self.seed, files)
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -70,7 +80,7 @@ class GaussianField(FieldParameters, _Drawn):
 
     def open(self) -> KnownStack:
         """The images."""
-        return self._stack("gaussian_field", self.distribution(self._shape))
+        return self._stack("gaussian_field", self.distribution(self._shape), self.files)
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class GaussianMixture(MixtureParameters, _Drawn):
 
     def open(self) -> KnownStack:
         """The images."""
-        return self._stack("gaussian_mixture", self.distribution(self._shape))
+        return self._stack("gaussian_mixture", self.distribution(self._shape), self.files)
 
 
 @dataclass(frozen=True)
@@ -88,4 +98,4 @@ class SparseBlocks(BlocksParameters, _Drawn):
 
     def open(self) -> KnownStack:
         """The images."""
-        return self._stack("sparse_blocks", self.distribution(self._shape))
+        return self._stack("sparse_blocks", self.distribution(self._shape), self.files)

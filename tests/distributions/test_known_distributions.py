@@ -145,6 +145,8 @@ def test_a_mixture_of_a_file_is_the_one_that_was_written(tmp_path):
         ({"rest": np.array([0.1, 0.0])}, "positive weights and rest"),
         ({"factors": np.full((2, 3, 4, 4), np.nan)}, "needs finite numbers"),
         ({"factors": np.zeros((2, 0, 4, 4))}, "has 0 factors; give 1 to 15"),
+        ({"means": np.zeros((2, 4, 4), complex)}, "has means of type complex128; give real numbers"),
+        ({"rest": np.array(["0.1", "0.2"])}, "has rest of type <U3; give real numbers"),
     ],
 )
 def test_files_that_are_no_mixture_are_refused(tmp_path, changes, message):
@@ -155,6 +157,46 @@ def test_files_that_are_no_mixture_are_refused(tmp_path, changes, message):
         np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
     with pytest.raises(DataError, match=message):
         MixtureParameters(file=str(path)).distribution((4, 4))
+
+
+def test_damaged_mixtures_are_refused_in_one_line(tmp_path):
+    """Every truncation and changed byte gives `DataError`, or a file that is still a mixture."""
+    path, draw, messages = tmp_path / "mixture.npz", np.random.default_rng(0), []
+    arrays = {"weights": np.array([0.5, 0.5]), "means": np.zeros((2, 4, 4)), "factors": np.ones((2, 3, 4, 4)),
+              "rest": np.array([0.1, 0.2])}  # fmt: skip
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 4):
+        other = bytearray(whole)
+        other[place] ^= int(draw.integers(1, 256))
+        for damaged, end in ((whole[:place], "cut"), (bytes(other), "changed")):
+            path = tmp_path / f"{place}_{end}.npz"
+            path.write_bytes(damaged)
+            try:
+                MixtureParameters(file=str(path)).distribution((4, 4))
+            except DataError as error:
+                messages.append(str(error))
+    assert sum("_cut.npz" in message for message in messages) == len(range(0, len(whole), 4))
+    assert sum("_changed.npz" in message for message in messages) > 50
+    assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "~nobody-of-this-name/file", "a/b"])
+def test_paths_of_no_file_are_refused(path):
+    for parameters, what in ((FieldParameters(spectrum=path), "spectrum"), (MixtureParameters(file=path), "mixture")):
+        with pytest.raises(DataError, match=f"the {what} .*cannot be read: .*; give an existing file"):
+            parameters.distribution(SHAPE)
+
+
+def test_a_damaged_compressed_spectrum_is_refused(tmp_path):
+    path = tmp_path / "power.txt.gz"
+    np.savetxt(path, [[k / 100, 1 / (1 + k)] for k in range(50)])
+    assert FieldParameters(spectrum=str(path)).distribution(SHAPE).power.isfinite().all()
+    whole = path.read_bytes()
+    for damaged in (whole[:-20], whole[:40] + bytes(100) + whole[140:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="is no table of numbers"):
+            FieldParameters(spectrum=str(path)).distribution(SHAPE)
 
 
 class Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
@@ -20,6 +21,7 @@ from cryobench.posteriors.density import DensityCoverage
 from cryobench.posteriors.distance import EnergyDistance, energy_distance
 from cryobench.posteriors.exact import exact_posterior
 from cryobench.posteriors.gap import OptimalityGap
+from cryobench.posteriors.known_case import posterior_of
 from cryobench.posteriors.stein import Stein, discrepancy, others_variance
 from cryobench.priors.known import GaussianField, GaussianMixture
 from cryobench.registry import installed
@@ -137,6 +139,17 @@ def test_the_energy_distance_against_its_closed_form_in_one_dimension():
     folded = s * (2 / math.pi) ** 0.5 * math.exp(-(m**2) / (2 * s**2)) + m * math.erf(m / (s * 2**0.5))
     expected = (2 * folded - 2 * s * (2 / math.pi) ** 0.5) / (2 * folded)
     assert float(energy_distance(x, y)) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_exact_posterior_of_a_metric_is_that_of_an_edited_file(tmp_path):
+    path = tmp_path / "power.txt"
+    np.savetxt(path, [[0.0, 1.0], [0.5, 0.1]])
+    prior = GaussianField(spectrum=str(path))
+    case = case_of(prior, 2)
+    first = posterior_of(case, prior).mean
+    np.savetxt(path, [[0.0, 1.0], [0.5, 0.01], [0.6, 0.01]])
+    assert torch.allclose(posterior_of(case, prior).mean, exact_posterior(case.problem, prior, Rng(0, ["0", "1"])).mean)
+    assert not torch.allclose(posterior_of(case, prior).mean, first, atol=1e-3)
 
 
 def test_steins_kernel_against_autograd():

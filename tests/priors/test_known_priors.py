@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from cryobench.priors.known import GaussianField, GaussianMixture, SparseBlocks
 from cryobench.registry import installed
 from cryobench.rng import Rng
 from cryobench.sources import known as sources
+from cryobench.sources.stacks import File
 
 PRIORS = {"gaussian_field": GaussianField(), "gaussian_mixture": GaussianMixture(), "sparse_blocks": SparseBlocks()}
 NONE = Scale(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
@@ -72,3 +74,47 @@ def test_sources_draw_images_of_the_prior_of_the_same_name(name):
     assert ((known.log_density(images) - logs.mean()).abs() < 6 * logs.std()).all()
     with pytest.raises(IncompatibleError):
         PRIORS[name].check((1, 1))
+
+
+@pytest.mark.parametrize("name", ["power.txt", "mixture.npz", "images.npy"])
+def test_a_loaded_model_keeps_the_distribution_of_its_file(name, tmp_path):
+    """The file is edited between loading and the first evaluation; one loaded later is that of the edited file."""
+    path = tmp_path / name
+    prior = {
+        "power.txt": GaussianField(spectrum=str(path)),
+        "mixture.npz": GaussianMixture(file=str(path)),
+        "images.npy": GaussianField(images=File(str(path))),
+    }[name]
+
+    def write(pattern: int) -> None:
+        if name == "power.txt":
+            np.savetxt(path, [[0.0, 1.0], [0.5, 0.1**pattern], [0.6, 0.01]][: 1 + pattern])
+        elif name == "mixture.npz":
+            GaussianMixture(2, 3, pattern=pattern).distribution((16, 16)).write(path)
+        else:
+            np.save(
+                path, np.random.default_rng(pattern).normal(size=(3 + pattern, 16, 16)).cumsum(1).astype(np.float32)
+            )
+
+    z = torch.randn((1, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    write(1)
+    expected, loaded = prior.distribution((16, 16)).denoise(z, 0.1), prior.load()
+    digest = prior.weights_digest()
+    write(2)
+    edited = prior.load().denoise(z, 0.1)
+    assert torch.equal(loaded.denoise(z, 0.1), expected)
+    assert not torch.allclose(edited, expected, atol=1e-3)
+    assert torch.equal(edited, prior.distribution((16, 16)).denoise(z, 0.1))
+    assert prior.weights_digest() != digest
+    path.unlink()
+    assert torch.equal(loaded.denoise(z, 0.1), expected)
+
+
+def test_a_mixture_of_a_file_is_read_and_decomposed_once(tmp_path, monkeypatch):
+    path = tmp_path / "mixture.npz"
+    GaussianMixture(2, 3).distribution((16, 16)).write(path)
+    model, calls, svd = GaussianMixture(file=str(path)).load(), [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or svd(*a, **k))
+    for _ in range(3):
+        model.denoise(torch.zeros((1, 1, 16, 16)), 0.1)
+    assert len(calls) == 1

@@ -12,6 +12,7 @@ import pytest
 import cryobench as cb
 from cryobench import runner
 from cryobench.core.operator import LinearOperator
+from cryobench.distributions.mixture import MixtureParameters
 from cryobench.files import CACHE_VARIABLE, PARTIAL
 from cryobench.hooks import Hooks
 from cryobench.plan import dataset, grid
@@ -146,6 +147,40 @@ def test_a_finished_cell_is_found_without_the_cache(stack, large, tmp_path, cach
     (other,), listener = execute(tmp_path / "runs", data=[str(stack)])
     assert listener.reused == [False]
     assert other.hash != first.hash
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("gaussian_field:spectrum=", "power.txt"),
+        ("gaussian_mixture:file=", "mixture.npz"),
+        ("gaussian_field:images=file,images.path=", "measured.npy"),
+        ("gaussian_mixture:components=2,rank=2,images=file,images.path=", "measured.npy"),
+    ],
+)
+def test_a_cell_on_draws_is_run_again_after_the_file_of_their_distribution_was_edited(source, name, large, tmp_path):
+    path = tmp_path / name
+
+    def write(pattern: int) -> None:
+        if path.suffix == ".txt":
+            np.savetxt(path, [[0.0, 1.0], [0.5, 0.1**pattern], [0.6, 0.01]][: 1 + pattern])
+        elif path.suffix == ".npz":
+            MixtureParameters(2, 3, pattern=pattern).distribution((32, 32)).write(path)
+        else:
+            np.save(
+                path, np.random.default_rng(pattern).normal(size=(5 + pattern, 32, 32)).cumsum(1).astype(np.float32)
+            )
+
+    request = {"data": [f"{source}{path},size=32,number={COUNT}"], "solvers": ["pinv"]}
+    write(1)
+    (first,), _ = execute(tmp_path / "runs", **request)
+    assert first.status == "ok"
+    assert execute(tmp_path / "runs", **request)[1].reused == [True]
+    write(2)
+    (other,), listener = execute(tmp_path / "runs", **request)
+    assert listener.reused == [False]
+    assert other.hash != first.hash
+    assert other.values != first.values
 
 
 def test_a_cell_that_turns_out_to_be_finished_keeps_the_earlier_result(stack, large, tmp_path):

@@ -40,22 +40,30 @@ def white(side: int = 8, images: int = 2) -> torch.Tensor:
 
 
 def dense_draw(text: str, sigma: float, n: torch.Tensor) -> torch.Tensor:
-    """P^(-1/2) n by the eigenvalues of P = A^T A / sigma^2 + (C + s^2)^-1, where y is exact on the null space."""
+    """P^(-1/2) n by the eigenvalues of P = A^T A / sigma^2 + (C + s^2)^-1, where y is exact on the null space of A,
+    which may be that of 0 alone."""
     problem, known = measured(text, sigma), PRIOR.distribution((8, 8))
     A, one = matrix(problem.operator), torch.eye(64, dtype=torch.float64)
     C = known.covariance(one.reshape(64, 1, 8, 8)).reshape(64, 64)
     P = torch.linalg.inv(C + S**2 * one)
+    least = 1e-6 * float(torch.linalg.eigvalsh(P)[-1])
     if sigma:
         P = P + A.mT @ A / sigma**2
     else:
         null = one - torch.linalg.pinv(A, rtol=1e-10) @ A
         P = null @ P @ null
     values, vectors = torch.linalg.eigh((P + P.mT) / 2)
-    root = torch.where(values > 1e-6 * values.max(), values.clamp_min(1e-300).rsqrt(), 0.0)
+    root = torch.where(values > least, values.clamp_min(1e-300).rsqrt(), 0.0)
     return (n.flatten(1) @ (vectors * root) @ vectors.mT).reshape(n.shape)
 
 
-CASES = [("sumpool:4,count=4", 0.0), ("sumpool:4,count=4", 0.05), ("blur:0.6", 0.05)]
+CASES = [
+    ("sumpool:4,count=4", 0.0),
+    ("sumpool:4,count=4", 0.05),
+    ("blur:0.6", 0.05),
+    ("identity", 0.0),
+    ("blur:0.6", 0.0),
+]
 
 
 @pytest.mark.parametrize(("text", "sigma"), CASES)
@@ -93,6 +101,20 @@ def test_the_deviation_is_that_of_the_exact_posterior_of_a_field(text, sigma):
     assert float((found.deviation.square().sum() / exact.square().sum()).sqrt()) == pytest.approx(1, abs=0.03)
     deviation = (found.draws - found.x[:, None]).square().mean(dim=1).sqrt()
     assert torch.allclose(deviation, found.deviation, atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", ["identity", "blur:0.6"])
+def test_exact_measurements_of_an_injective_operator_leave_no_deviation(operator):
+    """In float32, where the part of a vector in the null space is rounding."""
+    problem = measured(operator, 0.0)
+    built = build_operator(installed().make("operators", operator), (8, 8), seed=0)
+    single = Problem(built, problem.y.float(), problem.noise, problem.sigma.float(), PLAIN)
+    with kept_draws.keeping():
+        found = Hqs(prior=PRIOR, samples=3, products=5).solve(single, rng=rng(2))
+    assert found.deviation is not None
+    assert found.draws is not None
+    assert not found.deviation.any()
+    assert torch.equal(found.draws, found.x[:, None].expand_as(found.draws))
 
 
 def test_draws_are_refused_for_volumes_and_for_none():
