@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -68,11 +67,7 @@ def forked(call: Callable[[], object], output: Path) -> BaseProcess:
         with output.open("w", buffering=1) as file:
             sys.stdout = sys.stderr = file
             os.dup2(file.fileno(), 2)
-            try:
-                call()
-            except BaseException:
-                traceback.print_exc(file=file)  # the process prints it when the file is closed
-                raise
+            call()
 
     child = multiprocessing.get_context("fork").Process(target=start)
     child.start()
