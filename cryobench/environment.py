@@ -10,7 +10,8 @@ from importlib import metadata
 from types import ModuleType
 from typing import NamedTuple
 
-from cryobench.errors import CryobenchError, DependencyError, DeviceError, described
+from cryobench.errors import CryobenchError, DeviceError, described
+from cryobench.extras import absent
 
 NOT_INSTALLED = "not installed"
 CORE_PACKAGES = ("torch", "numpy", "scipy", "diffusers", "PyWavelets", "scikit-image", "mrcfile", "lpips", "pandas")
@@ -161,7 +162,7 @@ def native_bfloat16(device) -> bool:
 def import_diffusers() -> ModuleType:
     """The diffusers package. Raises `CryobenchError`, with the usual reason, if it cannot be imported."""
     if version("diffusers") == NOT_INSTALLED:
-        raise DependencyError("this needs the package diffusers; run pip install 'cryobench[diffusion]'")
+        raise absent("diffusers", "diffusion")
     try:
         import diffusers.models  # the top level is lazy and would hide a broken torchvision
     except Exception as error:  # torch/torchvision mismatches surface as RuntimeError, OSError or ImportError

@@ -15,4 +15,9 @@ def of_extra(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
-        raise DependencyError(f"this needs the package {package}; run pip install 'cryobench[{extra}]'") from error
+        raise absent(package, extra) from error
+
+
+def absent(package: str, extra: str) -> DependencyError:
+    """The error for a package of an extra that is not installed."""
+    return DependencyError(f"this needs the package {package}; run pip install 'cryobench[{extra}]'")

@@ -85,13 +85,25 @@ class Covariance(HeterogeneitySolver):
         axes, R = principal(components)
         latents = turned(latents, R)
         model = LinearVolumes(mean.float(), axes.float())
-        parts = projections(images, torch.cat([model.mean[None], model.components]))
-        x = parts[0] + torch.einsum("nk,knij->nij", latents.mean.float(), parts[1:])
-        x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
-        return Reconstruction(x, volumes=maps.by_name, heterogeneity=Heterogeneity(latents.mean, model))
+        return answer(problem, images, maps.by_name, Heterogeneity(latents.mean, model), model)
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return LinearVolumes.of(arrays)
+
+
+def answer(
+    problem: Problem,
+    images: ParticleImages,
+    volumes: dict[str, torch.Tensor],
+    many: Heterogeneity,
+    model: LinearVolumes,
+) -> Reconstruction:
+    """The answer of a model that is linear in the weights of its latents: its images are the projections of the map of
+    each particle. volumes: those of all particles together."""
+    parts = projections(images, torch.cat([model.mean[None], model.components]))
+    x = parts[0] + torch.einsum("nk,knij->nij", model.weights(many.latents), parts[1:])
+    x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
+    return Reconstruction(x, volumes=volumes, heterogeneity=many)
 
 
 def check_dimensions(solver: str, dimensions: int, *, without: str) -> None:

@@ -18,9 +18,10 @@ from cryobench.maps.noise import noise_power
 from cryobench.maps.particle_images import particle_images
 from cryobench.maps.subspace import Subspace, expected, principal, turned
 from cryobench.rng import Rng
-from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
+from cryobench.solvers.consensus import consensus_maps, halves, unsupported_particles
 from cryobench.solvers.covariance import (
     FULL_STEPS,
+    answer,
     boxes_of,
     check_box,
     full_resolution,
@@ -113,11 +114,7 @@ class Curve(HeterogeneitySolver):
             lambda n: watch(total - FULL_STEPS + n),
         )  # fmt: skip
         model = CurveVolumes(mean.float(), components.float())
-        found = places.mean[:, None]
-        parts = projections(images, torch.cat([model.mean[None], model.components]))
-        x = parts[0] + torch.einsum("nm,mnij->nij", model.weights(found), parts[1:])
-        x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
-        return Reconstruction(x, volumes=maps.by_name, heterogeneity=Heterogeneity(found, model))
+        return answer(problem, images, maps.by_name, Heterogeneity(places.mean[:, None], model), model)
 
     def volume_model(self, arrays: Mapping[str, torch.Tensor]) -> VolumeModel:
         return CurveVolumes.of(arrays)
