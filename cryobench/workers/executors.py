@@ -25,6 +25,7 @@ from cryobench.registry import did_you_mean
 from cryobench.workers.guard import child_process, finish, kill
 from cryobench.workers.job import Job
 from cryobench.workers.running import run
+from cryobench.workers.slurm import slurm_jobs
 
 KINDS = ("local", "processes", "dask", "slurm")
 CONNECT_SECONDS = 5
@@ -279,7 +280,7 @@ def _connected(
                                 "`dask scheduler`") from error  # fmt: skip
         return stack.enter_context(client), stack, threads
     if spec.kind == "slurm":
-        return stack.enter_context(Client(stack.enter_context(_slurm(spec.address)))), stack, threads
+        return stack.enter_context(Client(stack.enter_context(slurm_jobs(spec.address)))), stack, threads
     threads, devices = _shares(spec.workers, threads, device)
     cluster = LocalCluster(
         n_workers=len(devices),
@@ -289,27 +290,3 @@ def _connected(
         env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
     )
     return stack.enter_context(Client(stack.enter_context(cluster))), stack, threads
-
-
-def _slurm(file: str) -> Any:
-    """The SLURM jobs of a YAML file: the options of `dask_jobqueue.SLURMCluster`, and `jobs`, their number."""
-    import yaml
-
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError as error:
-        raise DependencyError("--executor slurm needs dask-jobqueue: pip install 'cryobench[slurm]'") from error
-    try:
-        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ExecutorError(f"{file} cannot be read: {reason_of(error)}") from error
-    jobs = options.pop("jobs", None) if isinstance(options, dict) else None
-    if not isinstance(jobs, int) or jobs < 1:
-        raise ExecutorError(f"{file}: needs `jobs`, a positive integer, and the options of "
-                            "dask_jobqueue.SLURMCluster such as cores, memory and walltime")  # fmt: skip
-    try:
-        cluster = SLURMCluster(**options)
-        cluster.scale(jobs=jobs)
-    except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise ExecutorError(f"{file}: {described(error)}") from error
-    return cluster

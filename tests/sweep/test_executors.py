@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -222,11 +223,14 @@ def test_a_server_that_is_not_a_scheduler_is_reported(monkeypatch):
 
 SBATCH = """#!{python}
 import subprocess, sys
-script = sys.argv[-1]
-open({log!r}, "a").write(open(script).read())
-subprocess.Popen(["bash", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+script = open(sys.argv[-1]).read()  # the file is removed when this program ends
+open({log!r}, "a").write(script)
+subprocess.Popen(["bash", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 print("Submitted batch job 7")
 """
+
+
+SLURM = "jobs: 2\nqueue: cpu\ncores: 1\nprocesses: 1\nmemory: 4GB\nwalltime: '00:05:00'\ninterface: lo\n"
 
 
 def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
@@ -239,11 +243,30 @@ def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
         command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text("jobs: 1\nqueue: cpu\ncores: 1\nprocesses: 1\nmemory: 4GB\nwalltime: '00:05:00'\n"
-                       "interface: lo\n")  # fmt: skip
+    cluster.write_text(SLURM)
     records = swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1", "draws:2"])
     assert [record.status for record in records] == ["ok", "ok"]
     assert "#SBATCH -p cpu" in (tmp_path / "jobs").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "message"),
+    [("echo 'sbatch: error: invalid partition' >&2; exit 1", "invalid partition"), ("", "sbatch"), ("exit", "job id")],
+)
+def test_jobs_that_are_not_submitted_end_the_sweep(strange, blobs, tmp_path, monkeypatch, caplog, sbatch, message):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    if sbatch:
+        (commands / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
+        (commands / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}/bin")
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(SLURM)
+    with pytest.raises(ExecutorError, match=message) as error:
+        swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1"])
+    assert "\n" not in str(error.value)
+    gc.collect()  # asyncio logs an error that nobody asked for when its task is freed
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(
