@@ -175,12 +175,19 @@ def kept(path: Path, structures: list[str], images: int) -> torch.Tensor:
     """The training images, read from a file of an earlier run if there is one."""
     if not path.exists():
         start = time.perf_counter()
-        count = images // (2 * len(SNRS))
-        stacks = [
-            particles(structures, count, snr=snr, split="train", **options) for snr in SNRS for options in ({}, SHARP)
-        ]  # all open: they share the potentials
-        np.save(path, torch.cat([clean(stack) for stack in stacks]).numpy())
-        print(f"{images} images of {len(structures)} structures in {time.perf_counter() - start:.0f} s", flush=True)
+        count, parts = max(1, images // (2 * len(SNRS) * len(structures))), []
+        for structure in structures:  # one after the other: a potential has up to 300 MB
+            stacks = [
+                particles([structure], count, snr=snr, split="train", **options)
+                for options in ({}, SHARP)
+                for snr in SNRS
+            ]  # all open: they share the potentials
+            parts += [clean(stack) for stack in stacks]
+        np.save(path, torch.cat(parts).numpy())
+        print(
+            f"{sum(map(len, parts))} images of {len(structures)} structures in {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
     return torch.from_numpy(np.load(path))
 
 
