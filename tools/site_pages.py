@@ -5,8 +5,8 @@
 
 The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with
 links that hold in the site; a gallery of the leaderboards; the notebooks with what their cells print and draw; and a
-reference of the registered components and of the public names, from their docstrings. A link to a file that is not a
-page becomes its text: the site does not depend on the address of the repository.
+reference of the registered components and of the public names, from their docstrings, with equations as MathML. A link
+to a file that is not a page becomes its text: the site does not depend on the address of the repository.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import site_notebooks
 from site_boards import gallery
+from site_equations import display
+from site_prose import variables, with_equations
 
 import cryobench
 import cryobench.core
@@ -36,6 +38,7 @@ LOG = Path("benchmarks/log.md")
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 _CODE = r"(?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n)[\s\S])+?(?<!`)(?P=ticks)(?!`)"
 _CODE_OR_LINK = re.compile(_CODE + r"|(?P<image>!?)\[(?P<label>(?:`[^`]*`|[^\]`])*)\]\((?P<target>[^)\s]+)\)")
+_CODE_SPAN = re.compile(r"(`[^`\n]+`)")
 _SPECIAL = str.maketrans(
     {**{char: f"\\{char}" for char in "\\*_[]"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 )
@@ -73,20 +76,38 @@ def relinked(text: str, source: Path, places: dict[Path, str]) -> str:
     return "".join(part if part.startswith("```") else _CODE_OR_LINK.sub(link, part) for part in parts)
 
 
-def escaped(text: str) -> str:
-    """Plain text as Markdown, except for `code`."""
+def escaped(text: str, names: Collection[str] = ()) -> str:
+    """Plain text as Markdown, except for `code`; equations are MathML. names: of variables that stand alone."""
     return "".join(
-        part if part.startswith("`") else part.translate(_SPECIAL) for part in re.split(r"(`[^`\n]+`)", text)
+        part if part.startswith("`") else with_equations(part, lambda own: own.translate(_SPECIAL), names)
+        for part in _CODE_SPAN.split(text)
     )
 
 
 def documented(doc: str | None) -> str:
-    """A docstring as Markdown; indented lines are code."""
-    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
-    code = [all(line.startswith("    ") for line in part.splitlines()) for part in paragraphs]
+    """A docstring as Markdown with its equations as MathML; indented lines are equations.
+
+    Raises `EquationError` for an indented line that does not convert.
+    """
+    names = variables_of(doc)
     return "\n\n".join(
-        part if is_code else escaped(" ".join(part.split())) for part, is_code in zip(paragraphs, code, strict=True)
+        display(part) if is_equation(part) else escaped(" ".join(part.split()), names) for part in paragraphs(doc)
     )
+
+
+def paragraphs(doc: str | None) -> list[str]:
+    """The paragraphs of a docstring."""
+    return inspect.cleandoc(doc or "").split("\n\n")
+
+
+def is_equation(paragraph: str) -> bool:
+    """Whether all lines of a paragraph are indented."""
+    return paragraph != "" and all(line.startswith("    ") for line in paragraph.splitlines())
+
+
+def variables_of(doc: str | None) -> set[str]:
+    """The single letters in the equations of a docstring."""
+    return {name for part in paragraphs(doc) for name in variables(_CODE_SPAN.sub("", part))}
 
 
 def component(kind: str, name: str) -> str:
@@ -94,14 +115,14 @@ def component(kind: str, name: str) -> str:
     registry = installed()
     cls = registry.get(kind, name)
     lines = [f"# {name}", "", documented(cls.__doc__), ""]
+    names = variables_of(cls.__doc__)
     fields = fields_of(cls)
     if fields:
         lines += ["| parameter | type | default | meaning |", "|:--|:--|:--|:--|"]
         for field in fields:
             default = "required" if field.required else value_text(field.default)
-            lines.append(
-                f"| `{field.name}` | {escaped(field.type_name)} | {default} | {escaped(' '.join(field.doc.split()))} |"
-            )
+            meaning = escaped(" ".join(field.doc.split()), names)
+            lines.append(f"| `{field.name}` | {escaped(field.type_name)} | {default} | {meaning} |")
         lines.append("")
     if (first := first_field(cls)) is not None:
         lines += [f"`{name}:VALUE` sets `{first.name}`.", ""]
@@ -153,7 +174,7 @@ def reference() -> Iterator[tuple[str, str]]:
         index += [f"## {kind}", ""]
         for name in names:
             doc = inspect.cleandoc(installed().get(kind, name).__doc__ or "").split("\n\n")[0]
-            index.append(f"- [{name}]({kind}/{name}.md): {escaped(' '.join(doc.split()))}")
+            index.append(f"- [{name}]({kind}/{name}.md): {escaped(' '.join(doc.split()), variables_of(doc))}")
             yield f"reference/{kind}/{name}.md", component(kind, name)
         index.append("")
     yield "reference/index.md", "\n".join(index)
