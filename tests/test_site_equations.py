@@ -61,7 +61,8 @@ def bare(mathml: str) -> str:
 
 
 def flat(equations: ModuleType, text: str) -> str:
-    return equations.inline(text).removeprefix("<span><math>").removesuffix("</math></span>")
+    (math,) = re.findall(r"<math>(.*)</math>", equations.inline(text))
+    return math
 
 
 def shown(equations: ModuleType, line: str) -> ET.Element:
@@ -186,3 +187,10 @@ def test_equations_within_sentences(tool, prose, text, found):
     assert [bare(math) for math in re.findall(r"<math>.*?</math>", marked)] == found
     words = re.findall(r"[a-z]{4,}", text)
     assert re.findall(r"[a-z]{4,}", html.unescape(re.sub(r"<[^>]*>", " ", marked).replace("σ", "sigma"))) == words
+
+
+def test_punctuation_stays_on_the_line_of_an_equation_and_a_cross_between_codes_is_none(prose):
+    marked = prose.with_equations("where A x = y, and (s = 1).", str.upper)
+    assert re.findall(r"</math>(.*?)</span>", marked) == [",", "."]
+    assert html.unescape(re.sub(r"<[^>]*>", "", marked)).startswith("WHERE Ax=y, AND (")
+    assert prose.with_equations(" x ", str, {"x"}) == " x "

@@ -61,11 +61,13 @@ def display(block: str) -> str:
     return "\n".join(['<div class="equations">', *rows, "</div>"])
 
 
-def inline(text: str) -> str:
-    """An equation within a sentence as HTML, fractions with a slash. Raises `EquationError` if it does not convert."""
-    return (
-        f"<span><math>{_Parser(text, flat=True).equation()}</math></span>"  # <math> would end a paragraph in Markdown
-    )
+def inline(text: str, mark: str = "") -> str:
+    """An equation within a sentence as HTML, fractions with a slash. mark: punctuation that stays on its line.
+
+    Raises `EquationError` if it does not convert.
+    """
+    math = f"<math>{_Parser(text, flat=True).equation()}</math>"
+    return f'<span class="equation">{math}{mark}</span>'  # <math> alone would end a paragraph in Markdown
 
 
 def is_text(word: str) -> bool:

@@ -32,11 +32,12 @@ def with_equations(text: str, plain: Callable[[str], str], names: Collection[str
         run = text[start:end]
         if _STRONG.search(run) or (run in names and _is_variable(text, start, end)):
             try:
-                math = inline(run)
+                mark = text[end:].removesuffix(text[end:].lstrip(".,;:)?"))
+                math = inline(run, mark)
             except EquationError:  # prose that only looks like an equation
                 continue
             made += [plain(text[last:start]), math]
-            last = end
+            last = end + len(mark)
     return "".join([*made, plain(text[last:])])
 
 
@@ -112,7 +113,7 @@ def _is_prose_after(run: list[re.Match[str]], text: str) -> bool:
 
 def _is_variable(text: str, start: int, end: int) -> bool:
     """Whether a letter is a variable, and no article or initial."""
-    if text[start:end] in _ARTICLES and _before_a_word(text, end):
+    if (text[start:end] in _ARTICLES and _before_a_word(text, end)) or text.strip() == "x":  # `3` x `3`
         return False
     return not (text[start:end].isupper() and re.match(r"\. ?\S", text[end:]))
 
