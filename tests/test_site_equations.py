@@ -177,6 +177,7 @@ def test_a_line_that_is_no_equation_is_refused(tool, equations, line, why):
         ("where y is exact, A x = y: a projection on {x : A x = y}", ["y", "Ax=y", "{x:Ax=y}"]),
         ("the prior's C, with C_k = 1", ["C", "Ck=1"]),
         ("A sector and a CTF of A, with A x = y in J. Microsc. 127:127", ["A", "Ax=y"]),
+        ("where A^T A is no convolution. A range of A is all", ["ATA", "A"]),
         ("(sigma = 0) and (C: covariance, x_0)", ["(σ=0)", "x0"]),
         ("32 x 32 pixels, [B, C, H, W], $CRYOBENCH_CACHE, snr=2, range_error^2 and 4 of 5", []),
         ("an interval (0, x_1] is half open", []),

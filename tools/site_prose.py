@@ -18,7 +18,6 @@ _STRONG = re.compile(rf"[=^_~]|\|\||<-|sqrt| / |\b({'|'.join(GREEK)})\b")
 _BETWEEN = {"=", "+", "*", "/", "~", ",", "<-", "->", "<=", ">=", "_", "^"}
 _NO_START = _BETWEEN | {")", "]", "}", ">", "'"}
 _NO_END = (_BETWEEN | {"(", "[", "{", "<", "-"}) - {"*"}
-_ARTICLES = ("a", "A")
 
 
 def with_equations(text: str, plain: Callable[[str], str], names: Collection[str] = ()) -> str:
@@ -106,17 +105,19 @@ def _is_prose_before(run: list[re.Match[str]], text: str) -> bool:
 
 def _is_prose_after(run: list[re.Match[str]], text: str) -> bool:
     last, count = run[-1][0], Counter(match[0] for match in run)
-    article = last in _ARTICLES and len(run) > 1 and run[-2][0] not in LOWEST
+    article = len(run) > 1 and run[-2][0] not in LOWEST and _is_article(text, *run[-1].span())
     return (last in _NO_END or last in {*FUNCTIONS, *LIMITS} or (last == ")" and count[")"] > count["("])
-            or (article and _before_a_word(text, run[-1].end())))  # fmt: skip
+            or article)  # fmt: skip
 
 
 def _is_variable(text: str, start: int, end: int) -> bool:
-    """Whether a letter is a variable, and no article or initial."""
-    if (text[start:end] in _ARTICLES and _before_a_word(text, end)) or text.strip() == "x":  # `3` x `3`
+    """Whether a letter is a variable, and no article or initial, nor the cross of `3` x `3`."""
+    initial = text[start:end].isupper() and re.match(r"\. ?\S", text[end:])
+    return not (initial or _is_article(text, start, end) or text.strip() == "x")
+
+
+def _is_article(text: str, start: int, end: int) -> bool:
+    """Whether a letter is "a" before a word, or "A" where a sentence begins."""
+    if text[start:end] not in ("a", "A") or not re.match(r" [a-z]{2}", text[end:]):
         return False
-    return not (text[start:end].isupper() and re.match(r"\. ?\S", text[end:]))
-
-
-def _before_a_word(text: str, end: int) -> bool:
-    return re.match(r" [a-z]{2}", text[end:]) is not None
+    return text[start] == "a" or re.search(r"(^|[.:?] *)$", text[:start]) is not None
