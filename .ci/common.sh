@@ -28,7 +28,7 @@ lint() {
 
 # Builds the documentation site in build/site; broken links fail.
 build_site() {
-  uv run --group docs python tools/site_pages.py --no-run build/pages  # a test runs the notebooks
+  uv run --group docs python tools/site_pages.py --no-run build/pages  # tests run notebooks and components
   NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --quiet --strict
 }
 

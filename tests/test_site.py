@@ -121,10 +121,12 @@ def test_code_within_a_line_is_no_link(tool, text, shown):
     assert tool.relinked(text, Path("README.md"), tool.sources()) == shown
 
 
-def test_docstrings_are_text_and_formulas_code(tool):
+def test_docstrings_are_text_and_equations_mathml(tool):
     shown = tool.documented("A <b>|x|_1</b> of `a*b`:\n\n    y = A x\n\nand *more*\n[text](link).")
     assert shown == (
-        "A &lt;b&gt;&#124;x&#124;\\_1&lt;/b&gt; of `a*b`:\n\n    y = A x\n\nand \\*more\\* \\[text\\](link)."
+        "A &lt;b&gt;&#124;x&#124;\\_1&lt;/b&gt; of `a*b`:\n\n"
+        '<div class="equations">\n<div><math displaystyle="true"><mi>y</mi><mo>=</mo><mi>A</mi><mi>x</mi></math></div>'
+        "\n</div>\n\nand \\*more\\* \\[text\\](link)."
     )
 
 

@@ -5,8 +5,9 @@
 
 The pages are README.md, docs/, the log of the benchmarks, the published leaderboards and the project's pages, with
 links that hold in the site; a gallery of the leaderboards; the notebooks with what their cells print and draw; and a
-reference of the registered components and of the public names, from their docstrings. A link to a file that is not a
-page becomes its text: the site does not depend on the address of the repository.
+reference of the registered components and of the public names, from their docstrings, with equations as MathML and a
+figure of what the component does. A link to a file that is not a page becomes its text: the site does not depend on the
+address of the repository.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import site_notebooks
 from site_boards import gallery
+from site_equations import display
+from site_figures import Figure, figure
+from site_prose import variables, with_equations
 
 import cryobench
 import cryobench.core
@@ -36,6 +40,7 @@ LOG = Path("benchmarks/log.md")
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 _CODE = r"(?<!`)(?P<ticks>`+)(?!`)(?:(?!\n\s*\n)[\s\S])+?(?<!`)(?P=ticks)(?!`)"
 _CODE_OR_LINK = re.compile(_CODE + r"|(?P<image>!?)\[(?P<label>(?:`[^`]*`|[^\]`])*)\]\((?P<target>[^)\s]+)\)")
+_CODE_SPAN = re.compile(r"(`[^`\n]+`)")
 _SPECIAL = str.maketrans(
     {**{char: f"\\{char}" for char in "\\*_[]"}, "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 )
@@ -73,35 +78,53 @@ def relinked(text: str, source: Path, places: dict[Path, str]) -> str:
     return "".join(part if part.startswith("```") else _CODE_OR_LINK.sub(link, part) for part in parts)
 
 
-def escaped(text: str) -> str:
-    """Plain text as Markdown, except for `code`."""
+def escaped(text: str, names: Collection[str] = ()) -> str:
+    """Plain text as Markdown, except for `code`; equations are MathML. names: of variables that stand alone."""
     return "".join(
-        part if part.startswith("`") else part.translate(_SPECIAL) for part in re.split(r"(`[^`\n]+`)", text)
+        part if part.startswith("`") else with_equations(part, lambda own: own.translate(_SPECIAL), names)
+        for part in _CODE_SPAN.split(text)
     )
 
 
 def documented(doc: str | None) -> str:
-    """A docstring as Markdown; indented lines are code."""
-    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
-    code = [all(line.startswith("    ") for line in part.splitlines()) for part in paragraphs]
+    """A docstring as Markdown with its equations as MathML; indented lines are equations.
+
+    Raises `EquationError` for an indented line that does not convert.
+    """
+    names = variables_of(doc)
     return "\n\n".join(
-        part if is_code else escaped(" ".join(part.split())) for part, is_code in zip(paragraphs, code, strict=True)
+        display(part) if is_equation(part) else escaped(" ".join(part.split()), names) for part in paragraphs(doc)
     )
 
 
-def component(kind: str, name: str) -> str:
-    """The page of a registered component."""
+def paragraphs(doc: str | None) -> list[str]:
+    """The paragraphs of a docstring."""
+    return inspect.cleandoc(doc or "").split("\n\n")
+
+
+def is_equation(paragraph: str) -> bool:
+    """Whether all lines of a paragraph are indented."""
+    return paragraph != "" and all(line.startswith("    ") for line in paragraph.splitlines())
+
+
+def variables_of(doc: str | None) -> set[str]:
+    """The single letters in the equations of a docstring."""
+    return {name for part in paragraphs(doc) for name in variables(_CODE_SPAN.sub("", part))}
+
+
+def component(kind: str, name: str, shown: str = "") -> str:
+    """The page of a registered component. shown: its figure, or why there is none, as Markdown."""
     registry = installed()
     cls = registry.get(kind, name)
-    lines = [f"# {name}", "", documented(cls.__doc__), ""]
+    lines = [f"# {name}", "", documented(cls.__doc__), "", *([shown, ""] if shown else [])]
+    names = variables_of(cls.__doc__)
     fields = fields_of(cls)
     if fields:
         lines += ["| parameter | type | default | meaning |", "|:--|:--|:--|:--|"]
         for field in fields:
             default = "required" if field.required else value_text(field.default)
-            lines.append(
-                f"| `{field.name}` | {escaped(field.type_name)} | {default} | {escaped(' '.join(field.doc.split()))} |"
-            )
+            meaning = escaped(" ".join(field.doc.split()), names)
+            lines.append(f"| `{field.name}` | {escaped(field.type_name)} | {default} | {meaning} |")
         lines.append("")
     if (first := first_field(cls)) is not None:
         lines += [f"`{name}:VALUE` sets `{first.name}`.", ""]
@@ -143,8 +166,8 @@ def signature(name: str, found: Any) -> str:
     return name + str(given.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
-def reference() -> Iterator[tuple[str, str]]:
-    """The pages of the reference with their places."""
+def reference(drawn: bool) -> Iterator[tuple[str, str | bytes]]:
+    """The pages of the reference, and the pictures of their figures if these are drawn, with their places."""
     index = ["# Reference", "", "What is registered, by kind, and the public names of Python.", ""]
     index += ["- [cryobench](python.md)", "- [cryobench.core](core.md)", ""]
     for kind in KINDS:
@@ -153,8 +176,11 @@ def reference() -> Iterator[tuple[str, str]]:
         index += [f"## {kind}", ""]
         for name in names:
             doc = inspect.cleandoc(installed().get(kind, name).__doc__ or "").split("\n\n")[0]
-            index.append(f"- [{name}]({kind}/{name}.md): {escaped(' '.join(doc.split()))}")
-            yield f"reference/{kind}/{name}.md", component(kind, name)
+            index.append(f"- [{name}]({kind}/{name}.md): {escaped(' '.join(doc.split()), variables_of(doc))}")
+            made = figure(kind, name) if drawn else None
+            shown, pictures = made.markdown(name) if isinstance(made, Figure) else (made or "", {})
+            yield f"reference/{kind}/{name}.md", component(kind, name, shown)
+            yield from ((f"reference/{kind}/{file}", picture) for file, picture in pictures.items())
         index.append("")
     yield "reference/index.md", "\n".join(index)
     yield (
@@ -187,7 +213,9 @@ def notebooks(places: dict[Path, str], outputs: bool) -> dict[str, str | bytes]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of the pages; it is emptied first")
-    parser.add_argument("--no-run", action="store_true", help="do not run the notebooks: their pages have no outputs")
+    parser.add_argument(
+        "--no-run", action="store_true", help="run neither notebooks nor components: no outputs, no figures"
+    )
     given = parser.parse_args()
     folder = given.folder
     if folder.exists() and not (folder / HOME).exists() and any(folder.iterdir()):
@@ -197,10 +225,10 @@ def main() -> int:
     places = sources()
     pages = {place: relinked((ROOT / path).read_text(encoding="utf-8"), path, places)
              for path, place in places.items() if path.suffix == ".md"}  # fmt: skip
-    pages |= dict(reference())
     pages["adr/index.md"] = listing("Decisions", "adr", pages)
     pages["leaderboards/index.md"] = listing("Published leaderboards", "leaderboards", pages)
-    made = pages | gallery(ROOT / "leaderboards") | notebooks(places, outputs=not given.no_run)
+    made = pages | dict(reference(drawn=not given.no_run)) | gallery(ROOT / "leaderboards")
+    made |= notebooks(places, outputs=not given.no_run)
     for place, content in made.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)

@@ -104,7 +104,7 @@ class LinearOperator(ABC):
         """(A^T A + I / gamma)^-1 A^T A x, [B, C, *S]; gamma > 0 for all images, or one per image, of any shape.
 
         At gamma = inf it is A^+ A x, the measured component of x. With x* any least-squares solution,
-        z + A_dagger_A(x* - z, gamma) is prox_l2(z, y, gamma), at gamma = inf the projection on the set of solutions.
+        `z + A_dagger_A(x* - z, gamma)` is `prox_l2(z, y, gamma)`, at gamma = inf the projection on all solutions.
         """
         return self._solve(self.A_adjoint_A(x), per_item(1 / torch.as_tensor(gamma, dtype=x.dtype).to(x.device), x))
 

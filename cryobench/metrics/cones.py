@@ -21,10 +21,12 @@ ANGLE = 30.0
 class FscAxes(Metric):
     """Fourier shell correlation with the truth in cones around the axes: the resolution along z, y and x.
 
-    FSC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over the coefficients of shell r within 30 degrees of an axis
-    (conical FSC: Diebolder, Faas, Koster and Koning 2015, Biophys. J. 109:1374). `fsc_z`, `fsc_y` and `fsc_x` are the
-    resolutions in voxels at which it falls below 1/2, as for `frc`. `fsc_ratio` is `fsc_z` over the mean of the other
-    two: 1 for equal resolution, more where z is worse. A shell without power in either counts as 0.
+        FSC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2)
+
+    The sums are over the coefficients of shell r within 30 degrees of an axis (conical FSC: Diebolder, Faas, Koster and
+    Koning 2015, Biophys. J. 109:1374). `fsc_z`, `fsc_y` and `fsc_x` are the resolutions in voxels at which it falls
+    below 1/2, as for `frc`. `fsc_ratio` is `fsc_z` over the mean of the other two: 1 for equal resolution, more where z
+    is worse. A shell without power in either counts as 0.
     """
 
     dims = (3,)

@@ -20,9 +20,11 @@ from cryobench.metrics.within import mean_inside
 
 @dataclass(frozen=True)
 class RangeError(Metric):
-    """Root mean square over the pixels of A^+ A (x - truth), the measured error component; intensities in [0, 1].
+    """Root mean square over the pixels of the measured error component; intensities in [0, 1].
 
-    Over the whole image range_error^2 + null_error^2 = mse.
+        A^+ A (x - t)
+
+    t: the truth. Over the whole image the squares of `range_error` and `null_error` sum to `mse`.
     """
 
     dims = (2, 3)
@@ -35,8 +37,12 @@ class RangeError(Metric):
 
 @dataclass(frozen=True)
 class NullError(Metric):
-    """Root mean square over the pixels of (1 - A^+ A) (x - truth), the unmeasured error component; intensities in
-    [0, 1]."""
+    """Root mean square over the pixels of the unmeasured error component; intensities in [0, 1].
+
+        (I - A^+ A) (x - t)
+
+    t: the truth.
+    """
 
     dims = (2, 3)
     columns = (Column("null_error", "lower"),)

@@ -19,7 +19,12 @@ from cryobench.numerics.linalg import item_axes, one_channel
 
 @dataclass(frozen=True)
 class Mse(Metric):
-    """Mean squared error over the pixels, intensities in [0, 1]."""
+    """Mean squared error over the pixels, intensities in [0, 1].
+
+        MSE = 1/N sum_p (x_p - t_p)^2
+
+    t: the truth.
+    """
 
     dims = (2, 3)
     columns = (Column("mse", "lower"),)
@@ -30,7 +35,12 @@ class Mse(Metric):
 
 @dataclass(frozen=True)
 class Mae(Metric):
-    """Mean absolute error over the pixels, intensities in [0, 1]."""
+    """Mean absolute error over the pixels, intensities in [0, 1].
+
+        MAE = 1/N sum_p |x_p - t_p|
+
+    t: the truth.
+    """
 
     dims = (2, 3)
     columns = (Column("mae", "lower"),)
@@ -41,7 +51,12 @@ class Mae(Metric):
 
 @dataclass(frozen=True)
 class Psnr(Metric):
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / MSE), intensities in [0, 1]; infinite for an exact image."""
+    """Peak signal-to-noise ratio in dB, intensities in [0, 1]; infinite for an exact image.
+
+        PSNR = 10 log10(1 / MSE)
+
+    MSE: that of `mse`.
+    """
 
     dims = (2, 3)
     columns = (Column("psnr", "higher", "dB"),)
@@ -52,7 +67,12 @@ class Psnr(Metric):
 
 @dataclass(frozen=True)
 class L2(Metric):
-    """Euclidean norm of the error image, intensities in [0, 1]."""
+    """Euclidean norm of the error image, intensities in [0, 1].
+
+        ||x - t||
+
+    t: the truth.
+    """
 
     dims = (2, 3)
     columns = (Column("l2", "lower"),)
@@ -79,7 +99,12 @@ class Ssim(Metric):
 
 @dataclass(frozen=True)
 class MeasurementMse(Metric):
-    """Mean squared residual A x - y over the measurements, in the units of y. Needs no truth."""
+    """Mean squared residual over the measurements, in the units of y.
+
+        1/M ||A x - y||^2    for M measurements
+
+    Needs no truth.
+    """
 
     dims = (2, 3)
     columns = (Column("measurement_mse", "lower"),)

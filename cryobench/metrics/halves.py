@@ -77,7 +77,12 @@ class MseOther(Metric):
 
 @dataclass(frozen=True)
 class PsnrOther(Metric):
-    """Peak signal-to-noise ratio to the clean image in dB, 10 log10(1 / `mse_other`)."""
+    """Peak signal-to-noise ratio to the clean image in dB, from the error of `mse_other`.
+
+        PSNR = 10 log10(1 / MSE)
+
+    It is empty where that is not positive.
+    """
 
     dims = (2, 3)
     columns = (Column("psnr_other", "higher", "dB"),)
@@ -117,7 +122,9 @@ class SsnrOther(Metric):
 
 @dataclass(frozen=True)
 class FrcOther(Metric):
-    """Fourier ring correlation with the clean image, Re <F, B*> / sqrt(<|F|^2> Re <A, B*>) ring by ring.
+    """Fourier ring correlation with the clean image, ring by ring.
+
+        FRC(r) = Re <F, B*> / sqrt(<|F|^2> Re <A, B*>)
 
     `frc_other`, `frc_other_pixels` and `frc_other_area` are read from the curve as `frc`, `frc_pixels` and `frc_area`
     are. Rings in which Re <A, B*> is not positive count as 0 and are NaN in the curve: they have no measurable signal.

@@ -29,7 +29,9 @@ _NO_SIGNAL = "the truth is constant where it is measured"
 
 @dataclass(frozen=True)
 class Frc(Metric):
-    """Fourier ring correlation with the truth, FRC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2) over ring r.
+    """Fourier ring correlation with the truth, over each ring r.
+
+        FRC(r) = Re sum X T* / sqrt(sum |X|^2 sum |T|^2)
 
     (Saxton and Baumeister 1982, J. Microsc. 127:127.) For volumes, ring r is a shell and this is the Fourier shell
     correlation (Harauz and van Heel 1986, Optik 73:146). An empty ring counts as 0.
@@ -66,8 +68,11 @@ class Frc(Metric):
 
 @dataclass(frozen=True)
 class Ssnr(Metric):
-    """Spectral signal-to-noise ratio in dB: the power of the truth divided by that of the error in each ring,
-    SSNR(r) = sum |T|^2 / sum |X - T|^2 (after Unser, Trus and Steven 1987, Ultramicroscopy 23:39).
+    """Spectral signal-to-noise ratio in dB: the power of the truth divided by that of the error in each ring r.
+
+        SSNR(r) = sum |T|^2 / sum |X - T|^2
+
+    (After Unser, Trus and Steven 1987, Ultramicroscopy 23:39.)
 
     `ssnr` is the generalised mean over the rings with f(s) = s / (1 + s): the SSNR whose f is the mean of f over the
     rings. Neither rings without error nor rings without any agreement dominate it. It is 0 dB for an empty image and

@@ -29,7 +29,10 @@ _REACH = 40
 class Blur(OperatorRecipe):
     """Convolution with a Gaussian point-spread function of a given width; the borders are periodic.
 
-    Composed with `decimate` it is super-resolution (`decimate:2@blur:1.2`), in closed form.
+        y(p) = sum_d g(d) x(p - d),    g(d) = 1/Z exp(-|d|^2 / (2 width^2))
+
+    Z: the sum of the exponentials. Composed with `decimate` it is super-resolution (`decimate:2@blur:1.2`), in closed
+    form.
     """
 
     dims = (2, 3)

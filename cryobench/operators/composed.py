@@ -50,7 +50,12 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Composed(OperatorRecipe):
-    """The composition of two operators, written outer@inner: sumpool:4@ctf applies the CTF and then sum pooling."""
+    """The composition of two operators, written outer@inner: `sumpool:4@ctf` applies the CTF and then sum pooling.
+
+        A x = A_outer A_inner x
+
+    Noise is added to the output of the outer one.
+    """
 
     outer: Annotated[OperatorRecipe, Component("operators"), "operator applied last"]
     inner: Annotated[OperatorRecipe, Component("operators"), "operator applied first; gives one image per image"]

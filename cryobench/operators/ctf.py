@@ -28,9 +28,14 @@ _STATED = ("astigmatism", "angle", "voltage", "cs", "amplitude_contrast", "phase
 
 @dataclass(frozen=True)
 class Ctf(OperatorRecipe):
-    """The contrast transfer function: y = F^-1 CTF F x, with one CTF for all images or each image's own.
+    """The contrast transfer function, with one CTF for all images or each image's own.
 
-    In RELION's convention (`cryobench.physics.ctf`): positive at low frequencies, underfocus positive.
+        y = F^-1 CTF F x
+        CTF(k) = sin(chi(k)) exp(-B |k|^2 / 4)
+        chi(k) = pi lambda D(k) |k|^2 - pi/2 C_s lambda^3 |k|^4 + phase shift + asin(amplitude contrast)
+
+    D: the defocus in the direction of k. In RELION's convention (`cryobench.physics.ctf`): positive at low frequencies,
+    underfocus positive.
     """
 
     defocus: Annotated[float | None, "mean of U and V, Å, for all images; none: each image's own CTF"] = None

@@ -23,7 +23,12 @@ from cryobench.spec import Component
 
 @dataclass(frozen=True)
 class Fourier(OperatorRecipe):
-    """Keep a fraction `rho` of the Fourier coefficients: y = Re F^-1 M F x, of the image's own size."""
+    """Keep a fraction `rho` of the Fourier coefficients; y has the size of the image.
+
+        y = Re F^-1 M F x,    M(k) = 1 where k is kept, else 0
+
+    On real images it multiplies the spectrum by (M(k) + M(-k)) / 2.
+    """
 
     dims = (2, 3)
 

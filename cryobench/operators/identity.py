@@ -14,7 +14,12 @@ from cryobench.operators.factored import FactoredOperator, Response
 
 @dataclass(frozen=True)
 class Identity(OperatorRecipe):
-    """y = x, the operator of denoising problems."""
+    """The image itself.
+
+        y = x
+
+    With noise it gives the problem of denoising.
+    """
 
     dims = (2, 3)
 

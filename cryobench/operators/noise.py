@@ -17,7 +17,12 @@ PURPOSE = "measurement noise"
 
 @dataclass(frozen=True)
 class NoNoise(NoiseModel):
-    """Exact measurements."""
+    """Exact measurements.
+
+        y = A x
+
+    Solvers are given a standard deviation of 0.
+    """
 
     dims = (2, 3)
 
@@ -28,6 +33,8 @@ class NoNoise(NoiseModel):
 @dataclass(frozen=True)
 class Gaussian(NoiseModel):
     """White Gaussian noise, of a standard deviation given in the units of y (`sigma`) or relative to it (`rel`).
+
+        y = A x + sigma n,    n ~ N(0, I)
 
     `rel` is relative to the root mean square of y minus its mean response c A 1 (c: the mean intensity estimated from
     y), per image, so that the noise is relative to the structure in y and not to its offset.
@@ -62,7 +69,9 @@ class Gaussian(NoiseModel):
 
 @dataclass(frozen=True)
 class Poisson(NoiseModel):
-    """Counting noise: counts ~ Poisson(dose * A((x - lo) / (hi - lo))), scaled back to the units of y.
+    """Counting noise, scaled back to the units of y.
+
+        counts ~ Poisson(dose A u),    u = (x - lo) / (hi - lo)
 
     [lo, hi] is the range of the scale, [-1, 1] by default. `dose` is the mean count for one pixel of full intensity
     behind a mask of one. Requires an operator with non-negative pixel weights. The stated sigma is the root mean square
@@ -97,10 +106,12 @@ class Poisson(NoiseModel):
 
 @dataclass(frozen=True)
 class Own(NoiseModel):
-    """The noise that the images already have: y = A a, without further noise.
+    """The noise that the images already have, without further noise.
 
-    Its standard deviation is estimated per image from the other half b, sqrt(<y^2 - y z>) with z = A b, both minus the
-    mean response c A 1: the signal and every other part that both halves have in common cancel. Where there is no other
+        y = A a,    sigma^2 = <y^2 - y z>,    z = A b
+
+    The standard deviation is estimated per image from the other half b, with y and z minus the mean response c A 1:
+    the signal and every other part that both halves have in common cancel. Where there is no other
     half, b is the clean image. The images are the measurement and no truth.
     """
 

@@ -60,9 +60,12 @@ _POSES, _CTF = "poses", "ctf"
 class Project(OperatorRecipe):
     """Projections of a volume, [D, D, D] -> N images [D, D], by central slices of its spectrum.
 
-    The poses are those of a table of particles, in RELION's convention, or drawn uniformly over all orientations. An
-    operator after it acts on each of the images: `ctf@project` with the CTF of each particle, `sumpool:4@ctf@project`.
-    Frequencies from D/2 cycles per box on are not measured.
+        y_n = F^-1 w_n X(R_n (k, 0)),    X(p) = sum_r x(r) exp(-2 pi i <p, r> / D)
+
+    R_n and w_n: the rotation of image n and the phase of its shift. The poses are those of a table of particles, in
+    RELION's convention, or drawn uniformly over all orientations. An operator after it acts on each of the images:
+    `ctf@project` with the CTF of each particle, `sumpool:4@ctf@project`. Frequencies from D/2 cycles per box on are not
+    measured.
     """
 
     dims = (3,)

@@ -59,7 +59,9 @@ class _Subsampling(OperatorRecipe):
 
 @dataclass(frozen=True)
 class Decimate(_Subsampling):
-    """Every `step`-th row, from the first: y = x[::R] along one axis, or along all.
+    """Every `step`-th row, from the first, along one axis or along all.
+
+        y_q = x_{R q}
 
     `decimate:4,axis=0` of an image is the problem of interpolating three rows between neighbours, as in a reslice of a
     volume along z. `decimate:2@blur:1.2` is super-resolution with a Gaussian point-spread function.
@@ -93,8 +95,12 @@ class Decimate(_Subsampling):
 
 @dataclass(frozen=True)
 class Bin(_Subsampling):
-    """Pixel binning, as of a detector: means of blocks of `step` pixels a side. Blocks at the far edges may be
-    smaller."""
+    """Pixel binning, as of a detector: means of blocks of `step` pixels a side.
+
+        y_q = 1/n_q sum_p x_p    over the n_q pixels p of block q
+
+    Blocks at the far edges may be smaller.
+    """
 
     dims = (2, 3)
 
@@ -113,6 +119,8 @@ class Bin(_Subsampling):
 @dataclass(frozen=True)
 class Slices(_Subsampling):
     """Every `step`-th section of a volume along z, from the first, each the mean of `thickness` sections.
+
+        y_q = 1/t sum_j x_{R q + j}    for j = 0 to t - 1
 
     The volume keeps its depth where that is not a multiple of the step: the last measured section has as many sections
     as are left, and sections after it are not measured.

@@ -37,7 +37,12 @@ _VECTOR_BYTES = 2**30
 
 @dataclass(frozen=True)
 class SumPool(OperatorRecipe):
-    """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels."""
+    """Multi-mask block sum pooling: `count` masked copies of the image, each summed over `block` x `block` pixels.
+
+        y_i(q) = sum_p m_i(p) x(p)    over the K^2 pixels p of block q
+
+    m_i: the masks. A is a dense matrix for each block, and everything is closed form.
+    """
 
     block: Annotated[int, "side K of the pooled blocks, in pixels"]
     count: Annotated[int | None, "number M of masks; none: ceil(K^2 / 4), a compression of 4"] = None

@@ -42,7 +42,7 @@ _COORDINATES = 1024
 class Stein(Metric):
     """`stein`: the sum over n of the mean of h_n u_n(x_i, x_j) over pairs of different draws, as a fraction of that of
     h_n u_n(x_i, x_i): 0 for exact draws, on average, and about 1 for draws that are far away. `stein_scale`: the mean
-    of -g(x_i).(x_i - x_j) / d, which is 1 for exact draws and f^2 for draws whose deviation is f times the right one,
+    of -<g(x_i), x_i - x_j> / d, which is 1 for exact draws and f^2 for draws whose deviation is f times the right one,
     if the posterior is Gaussian.
 
     Where y is exact, the draws are projected on {x : A x = y} and the score is that along it. A known prior has its

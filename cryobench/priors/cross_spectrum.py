@@ -55,10 +55,11 @@ class Spectra:
 class CrossSpectrum(Prior):
     """Power spectra of specimen S and noise N from micrographs in two halves a and b, averaged over shells.
 
-    With the transforms A and B, S = <Re A B*> and N = <|A|^2> - S, since the noise of the halves is independent; the
-    average is over all coefficients of a shell of all micrographs. They should be of the same pixel size, dose and
-    defocus range as those that are denoised, and others than those: a metric that uses the other half is empty for
-    micrographs that are among them.
+        S = <Re A B*>,    N = <|A|^2> - S
+
+    A and B are the transforms of the halves, whose noise is independent. The average is over all coefficients of a
+    shell of all micrographs. They should be of the same pixel size, dose and defocus range as those that are denoised,
+    and others than those: a metric that uses the other half is empty for micrographs that are among them.
     """
 
     location_fields = ("pairs", "images")

@@ -18,8 +18,12 @@ from cryobench.priors.sparsity import Sparsity
 
 @dataclass(frozen=True)
 class DctSparsity(Sparsity):
-    """K: the orthonormal DCT-II along every axis. The zero-frequency coefficient, the mean times sqrt(N), is not
-    penalised."""
+    """K: the orthonormal DCT-II along every axis.
+
+        R(x) = sum_i |(K x)_i|    with cut = 1
+
+    The zero-frequency coefficient, the mean times sqrt(N), is not penalised.
+    """
 
     def analysis(self, x: torch.Tensor) -> torch.Tensor:
         return _fast(x, dctn) if _is_large(x) else along_axes(_bases(x), x)

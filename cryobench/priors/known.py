@@ -85,18 +85,35 @@ class KnownPrior(DenoisingPrior):
 
 @dataclass(frozen=True)
 class GaussianField(FieldParameters, KnownPrior):
-    """x ~ N(0, C), stationary with periodic borders: the Wiener filter is its denoiser."""
+    """A stationary Gaussian field with periodic borders: the Wiener filter is its denoiser.
+
+        x ~ N(0, F^-1 S F),    S(k) = S_0 (1 + |k|^2 / corner^2)^(-exponent/2)
+        E[x | x + s n = z] = F^-1 [S / (S + s^2)] F z
+
+    S is measured where `images` or `spectrum` is given.
+    """
 
     location_fields = ("spectrum",)
 
 
 @dataclass(frozen=True)
 class GaussianMixture(MixtureParameters, KnownPrior):
-    """A mixture of Gaussians with low-rank plus isotropic covariances: several modes."""
+    """A mixture of Gaussians with low-rank plus isotropic covariances: several modes.
+
+        p(x) = sum_k w_k N(x; m_k, C_k),    C_k = U_k V_k U_k^T + d_k I
+        E[x | x + s n = z] = sum_k w_k(z) (m_k + C_k (C_k + s^2 I)^-1 (z - m_k))
+
+    w_k(z): the probability of component k given z.
+    """
 
     location_fields = ("file",)
 
 
 @dataclass(frozen=True)
 class SparseBlocks(BlocksParameters, KnownPrior):
-    """Independent, sparse coefficients of the DCT of blocks: heavy tails."""
+    """Independent, sparse coefficients of the DCT of blocks: heavy tails.
+
+        p(c) = large N(c; 0, s^2) + (1 - large) N(c; 0, small^2 s^2)
+
+    c: a coefficient. s: its deviation, which falls with the frequency.
+    """

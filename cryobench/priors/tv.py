@@ -24,6 +24,8 @@ _PROXTV_STEPS = 1000
 class TotalVariation(Sparsity):
     """K: differences to the next pixel along every axis, without periodic wrap (Rudin, Osher & Fatemi 1992).
 
+        R(x) = sum_p |(K x)_p|    with cut = 1
+
     isotropic: |u| is the length of the gradient at a pixel; anisotropic: |u| is the magnitude of each
     difference.
     """

@@ -26,6 +26,8 @@ from cryobench.priors.sparsity import Sparsity
 class WaveletSparsity(Sparsity):
     """K: a separable discrete wavelet transform of `level` levels; its approximation band is not penalised.
 
+        R(x) = sum_i |(K x)_i|    with cut = 1
+
     Coefficients are laid out as in `pywt.coeffs_to_array`: the approximation band in the corner at 0 of every axis.
     """
 

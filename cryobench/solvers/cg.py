@@ -24,7 +24,9 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True)
 class Cg(Solver):
-    """min 1/2 ||A x - y||^2 by preconditioned conjugate gradients from the mean intensity c, x = c + z.
+    """Least squares by preconditioned conjugate gradients from the mean intensity c, stopped early.
+
+        min_z 1/2 ||A (c + z) - y||^2,    x = c + z
 
     The preconditioner is the inverse of the mean of A^T A over each shell of Fourier space, estimated with one random
     image: for projections of a volume, the number of slices that cross the shell, times their squared CTF. Stops at

@@ -153,7 +153,13 @@ class Regularised(Solver):
 
 @dataclass(frozen=True)
 class Dct(Regularised):
-    """Sparse in the orthonormal DCT: R(x) = sum |DCT x| without the mean; see `cryobench show dct` for the prior."""
+    """Sparse in the orthonormal DCT; see `cryobench show dct` for the prior.
+
+        R(x) = sum_i |(K x)_i|    K: the DCT without the mean
+        x = argmin_x 1/2 ||A x - y||^2 + lam R(x)
+
+    Where y is exact, x has the least R(x) of all with A x = y.
+    """
 
     def regulariser(self, cut: float) -> Sparsity:
         return DctSparsity(cut)
@@ -161,7 +167,13 @@ class Dct(Regularised):
 
 @dataclass(frozen=True)
 class Wavelet(Regularised):
-    """Sparse in an orthonormal wavelet basis: R(x) = sum |W x| without the approximation band."""
+    """Sparse in an orthonormal wavelet basis.
+
+        R(x) = sum_i |(K x)_i|    K: the wavelet transform without the approximation band
+        x = argmin_x 1/2 ||A x - y||^2 + lam R(x)
+
+    Where y is exact, x has the least R(x) of all with A x = y.
+    """
 
     family: Annotated[str, "an orthogonal wavelet of PyWavelets: haar, db4, sym8, coif2, ..."] = "sym8"
     level: Annotated[int | None, "number of levels; none: the number of times that all sides can be halved"] = None
@@ -174,7 +186,13 @@ class Wavelet(Regularised):
 
 @dataclass(frozen=True)
 class Tv(Regularised):
-    """Few edges: R(x) = sum over pixels of the length of the gradient (total variation)."""
+    """Few edges: total variation.
+
+        R(x) = sum_p |grad x(p)|    over the pixels p
+        x = argmin_x 1/2 ||A x - y||^2 + lam R(x)
+
+    Where y is exact, x has the least R(x) of all with A x = y.
+    """
 
     kind: Annotated[Kind, "isotropic: length of the gradient at a pixel; anisotropic: every difference separately"] = (
         "isotropic"
@@ -204,7 +222,13 @@ class _HasPrior:
 
 @dataclass(frozen=True)
 class Sparse(Regularised, _HasPrior):
-    """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in sparse:tv,prior.kind=anisotropic."""
+    """Any sparsity prior, of this package or a plugin: R is that of `prior`, as in `sparse:tv,prior.kind=anisotropic`.
+
+        R(x) = min_a sum_i |a_i| + sqrt(n) / cut ||K x - a||    with cut = 1: sum_i |(K x)_i|
+        x = argmin_x 1/2 ||A x - y||^2 + lam R(x)
+
+    Where y is exact, x has the least R(x) of all with A x = y.
+    """
 
     cut: Annotated[float | None, Range(1, 4, also=(None,)), "overrides the cut of the prior"] = None
 

@@ -127,8 +127,9 @@ class _WithNetwork(GapSolver):
 
 @dataclass(frozen=True)
 class Regression(_WithNetwork):
-    """x = m + s f((y - m) / s), with m and s the mean and deviation of the image y and f a network of the architecture
-    of `emdiffuse` that was trained with the squared error: the control of `emdiffuse`.
+    """A network of the architecture of `emdiffuse` that was trained with the squared error: the control of `emdiffuse`.
+
+        x = m + s f((y - m) / s)    with m and s the mean and deviation of the image y
 
     f is trained by `cryobench train --objective regression`: for `identity`; with operator= for that operator, where y
     is what `initial_image` makes of the measurements; or with gap=R for `slices:R` of volumes, where y are the measured

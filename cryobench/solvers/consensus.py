@@ -25,8 +25,10 @@ _BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 60, 1200
 class Consensus(HeterogeneitySolver):
     """One map for all particles, as if they showed one structure: the floor for stacks with many.
 
-    Fourier inversion of all images with the Wiener weights of two halves (`cryobench/maps/inversion.py`). Latents have
-    no numbers.
+        v = (A^T A + L)^-1 A^T y
+
+    A: the projections through the CTFs. Fourier inversion of all images y with the Wiener weights L of two halves
+    (`cryobench/maps/inversion.py`). Latents have no numbers.
     """
 
     def unsupported(self, problem: Problem) -> str | None:

@@ -45,8 +45,10 @@ _WIDE = 0.1
 class Covariance(HeterogeneitySolver):
     """Maps in a linear subspace about the mean: probabilistic principal components of the images, with known poses.
 
-    The subspace is found by expectation-maximisation at low resolution (`cryobench/maps/subspace.py`), first in a box
-    of 16 voxels. The latent of a particle is the mean of its posterior, in units of the norm of a map.
+        v_i = mu + sum_k z_{i k} U_k,    z_i ~ N(0, I)
+
+    The subspace of the U_k is found by expectation-maximisation at low resolution (`cryobench/maps/subspace.py`), first
+    in a box of 16 voxels. The latent of a particle is the mean of its posterior, in units of the norm of a map.
     """
 
     dimensions: Annotated[int, "numbers of a latent"] = 4

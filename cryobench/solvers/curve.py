@@ -42,7 +42,9 @@ _LARGEST_DEGREE = 8
 class Curve(HeterogeneitySolver):
     """Maps along a curve: a motion of one coordinate, for images with known poses.
 
-    Polynomials of the place t on the curve, found by expectation-maximisation at low resolution
+        v(t) = mu + sum_m phi_m(t) U_m
+
+    Polynomials phi_m of the place t on the curve, found by expectation-maximisation at low resolution
     (`cryobench/maps/curve.py`) from the first component of `covariance`. The latent of a particle is the mean of its
     posterior of t, which is uniform in [0, 1] before the image is seen. From few images of much noise, the ends of the
     curve fit noise, and latents gather there; without noise they lie at 48 places. A mixture of

@@ -48,6 +48,9 @@ _BYTES_PER_PIXEL, _BYTES_PER_VOXEL = 80, 300
 class Direct(Solver):
     """The structure from the measurements of all particles at once, for data with known poses of one structure.
 
+        v = (A^T A + L)^-1 A^T u,    L = <A^T A> / SSNR
+
+    A v are the projections of the map v through CTF and measurement, u the least-norm images of the measurements.
     The maps of both halves (even and odd numbers, or `rlnRandomSubset`) are solved for by few conjugate gradients, and
     that of all particles with the prior of a Wiener filter, whose signal-to-noise ratios follow from the halves. The
     noise is taken to be white and in the images, not in the measurements. The image of a particle is the projection of

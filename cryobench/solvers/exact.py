@@ -22,6 +22,8 @@ class Exact(Solver):
     """The mean of p(x | y) under a known prior, and the standard deviation of each pixel: the least expected squared
     error that any solver can have on images of this prior.
 
+        x = E[x | y],    p(x | y) = 1/Z p(x) exp(-||A x - y||^2 / (2 sigma^2))
+
     For linear operators, Gaussian noise of a stated deviation or none, and `--scaling none`. A Gaussian or a mixture is
     closed form. Sparse blocks have chains of a Gibbs sampler; info then states their convergence (`rhat`, `ess`) and
     the standard error of the mean (`mc_error`, root mean square over the pixels). `samples` is the number of exact

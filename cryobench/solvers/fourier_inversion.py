@@ -21,7 +21,9 @@ _LEAST_IMAGES = 4
 
 @dataclass(frozen=True)
 class FourierInversion(Solver):
-    """x = c + (A^T A + L)^-1 A^T (y - c A 1), gridding with Wiener weights, for images of views (`ctf@project`).
+    """Gridding with Wiener weights, for images of views (`ctf@project`).
+
+        x = c + (A^T A + L)^-1 A^T (y - c A 1)
 
     L is the ratio of noise to signal of each shell of Fourier space, which follows from the correlation of two maps, of
     the images with even and with odd numbers (Scheres 2012, J. Struct. Biol. 180:519). The inverse is a division in

@@ -22,12 +22,14 @@ _GRID, _REFINED = 40, 24
 
 @dataclass(frozen=True)
 class GaussianFilter(Solver):
-    """x = F^-1 h F y with h(k) = exp(-2 pi^2 width^2 |k|^2), k in cycles per pixel, on `identity`; periodic borders.
+    """A Gaussian low-pass filter, on `identity`; periodic borders.
+
+        x = F^-1 h F y,    h(k) = exp(-2 pi^2 width^2 |k|^2)    k in cycles per pixel
 
     auto: the width that minimises Stein's unbiased estimate of the mean squared error, which needs white noise of the
     stated standard deviation sigma (Stein 1981, Ann. Statist. 9:1135), with Y the orthonormal transform of y:
 
-        SURE = (1/N) sum_k ( (1 - h)^2 |Y|^2 + 2 sigma^2 h ) - sigma^2
+        SURE = 1/N sum_k ((1 - h)^2 |Y|^2 + 2 sigma^2 h) - sigma^2
     """
 
     dims = (2, 3)

@@ -55,8 +55,11 @@ _FIRST_LATENTS = 0.1
 class HypervolumeSolver(HeterogeneitySolver):
     """Maps by a neural network of frequency and latent, for images with known poses, as in cryoDRGN and CryoDECO.
 
-    A latent of each particle and the network are found by Adam. `network=published`, `mean=none`, `rate=1e-4`,
-    `part=1` and `latents=encoder` are the settings of cryoDRGN; the defaults are for two cores.
+        min mean_i (1/2 sum_k |h_i(k) - C_i(k) H(R_i (k, 0); z_i)|^2 + prior/2 |z_i|^2)
+
+    H: the network, h_i: the transform of image i, C_i: its CTF, R_i: its rotation. A latent z_i of each particle and
+    the network are found by Adam. `network=published`, `mean=none`, `rate=1e-4`, `part=1` and `latents=encoder` are the
+    settings of cryoDRGN; the defaults are for two cores.
     """
 
     dimensions: Annotated[int, "numbers of a latent"] = 4

@@ -21,6 +21,8 @@ from cryobench.spec import Range
 class Interpolate(GapSolver):
     """Interpolation between the measurements along each axis in turn, for measurements at the points of a grid.
 
+        x(p) = (1 - t) y_q + t y_{q+1},    t = (p - p_q) / (p_{q+1} - p_q)    linear, with y_q at p_q
+
     cubic is the cubic spline through them (not-a-knot ends). Thick sections and blocks count as values at their
     centres. Pixels beyond the outermost measurements have the value of the nearest. Noise is interpolated, not removed.
     """

@@ -19,7 +19,9 @@ from cryobench.spec import Component
 
 @dataclass(frozen=True)
 class N2n(Solver):
-    """x = m + s f((y - m) / s), with m and s the mean and standard deviation of the whole image y and f a network.
+    """A network that was trained without clean images, for `identity`.
+
+        x = m + s f((y - m) / s)    with m and s the mean and standard deviation of the whole image y
 
     f is trained by `cryobench train --objective noise2noise`, on two images of each specimen with independent noise: of
     all f, the mean of the clean image given the noisy one has the lowest expected error against the other image.

@@ -17,7 +17,9 @@ from cryobench.spec import Range
 
 @dataclass(frozen=True)
 class Pinv(Solver):
-    """The minimum-norm solution about the mean intensity c estimated from y: x = c + A^+ (y - c A 1).
+    """The minimum-norm solution about the mean intensity c estimated from y.
+
+        x = c + A^+ (y - c A 1),    c = <A 1, y> / ||A 1||^2
 
     Of all images that are consistent with the measurements it is the closest to a constant image. It uses no further
     prior knowledge, which makes it the baseline for other solvers.
@@ -31,7 +33,9 @@ class Pinv(Solver):
 
 @dataclass(frozen=True)
 class Tikhonov(Solver):
-    """argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2, with c the mean intensity estimated from y.
+    """Least squares with a penalty on the squared norm, about the mean intensity c estimated from y.
+
+        x = argmin_x 1/2 ||A x - y||^2 + lam/2 ||x - c||^2
 
     One proximal step from c. `lam=auto` chooses the weight at which ||A x - A A^+ y|| equals the expected norm of the
     noise (Morozov's discrepancy principle); if y is exact this is lam = 0, which is `pinv`.

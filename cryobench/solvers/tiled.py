@@ -35,6 +35,8 @@ _PARTS = 100
 class Tiled(Solver):
     """A solver on overlapping windows of the image, blended with raised-cosine weights that sum to one.
 
+        x = sum_j w_j x_j,    sum_j w_j = 1
+
     Each window is a problem of its own: an automatic weight or step size is chosen for it. A window's random numbers
     are keyed by its position. An image no larger than a window gives what the solver itself gives. Of the numbers for
     each window, `info` and curves hold the mean, `converged` and other truth values whether all are true; deviations

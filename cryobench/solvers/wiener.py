@@ -22,7 +22,9 @@ from cryobench.spec import Component, Range
 
 @dataclass(frozen=True)
 class Wiener(Solver):
-    """x = c + F^-1 [ w S / (w^2 S + N) ] F (y - c A 1) for A = F^-1 diag(w) F: `ctf`, `fourier`, `identity`.
+    """The Wiener filter, for operators that are diagonal in Fourier: `ctf`, `fourier`, `identity`.
+
+        x = c + F^-1 [w S / (w^2 S + N)] F (y - c A 1),    A = F^-1 w F
 
     c: the mean intensity estimated from y. N: the power of the noise in a coefficient. S: the power of the image,
     estimated from y: in a shell of frequencies one pixel wide, mean(|F(y - c A 1)|^2 - N) / mean(w^2), at least 0.
