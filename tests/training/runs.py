@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -61,17 +62,30 @@ def assert_same(one: State, other: State) -> None:
 
 
 def forked(call: Callable[[], object], output: Path) -> BaseProcess:
-    """A child process that runs `call` and prints to a file. A fork, because importing torch again is slow."""
+    """A child process that runs `call` and prints to a file. A fork, because importing torch again is slow.
+
+    The traceback of an error that ends it is in a file of the same name with the suffix .error.
+    """
 
     def start() -> None:
         with output.open("w", buffering=1) as file:
             sys.stdout = sys.stderr = file
             os.dup2(file.fileno(), 2)
-            call()
+            try:
+                call()
+            except Exception:
+                output.with_suffix(".error").write_text(traceback.format_exc())
+                raise
 
     child = multiprocessing.get_context("fork").Process(target=start)
     child.start()
     return child
+
+
+def printed(output: Path) -> str:
+    """What a forked process printed, and the error that ended it."""
+    error = output.with_suffix(".error")
+    return output.read_text() + (error.read_text() if error.exists() else "")
 
 
 def two_processes(call: Callable[[int], object], folder: Path) -> list[tuple[int | None, str]]:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from halves import Halves, Micrographs
-from runs import assert_same, forked
+from runs import assert_same, forked, printed
 
 from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError
 from cryobench.numerics.symmetry import transformed
@@ -242,7 +242,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(run, tmp_pat
         time.sleep(0.001)
     child.kill()
     child.join()
-    assert child.exitcode == -9, (tmp_path / "output.txt").read_text()
+    assert child.exitcode == -9, printed(tmp_path / "output.txt")
     assert_same(run(out, **long), whole)
     assert path.read_text() == (tmp_path / "whole" / log.NAME).read_text()
     assert {p.name for p in out.rglob("*")} == {p.name for p in (tmp_path / "whole").rglob("*")}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
-from runs import assert_same, forked
+from runs import assert_same, forked, printed
 
 from cryobench.errors import CryobenchError, ResultsError
 from cryobench.training import checkpoint, export, log, loop
@@ -64,7 +64,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_uninterrupted_
         child.join()
         state = State.load(out)
         killed_at.append((step, logged(out), state and state.step))
-        assert child.exitcode == -9, (killed_at, (tmp_path / "output.txt").read_text())
+        assert child.exitcode == -9, (killed_at, printed(tmp_path / "output.txt"))
         assert state is None or state.step < 30, killed_at
     assert_same(run(out, **long), whole)
     assert (out / log.NAME).read_text() == (tmp_path / "whole" / log.NAME).read_text(), killed_at

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import assert_same, forked
+from runs import assert_same, forked, printed
 
 from cryobench.errors import CryobenchError, DataError, ResultsError, TrainingError
 from cryobench.training import checkpoint, loop
@@ -72,7 +72,7 @@ def error_with_limited_files(max_bytes: int, call, output: Path) -> str:
 
     child = forked(start, output)
     child.join()
-    assert child.exitcode == 3, output.read_text()
+    assert child.exitcode == 3, printed(output)
     return output.read_text()
 
 
