@@ -42,7 +42,7 @@ def slurm_jobs(file: str) -> Iterator[Any]:
                 raise
 
     try:
-        cluster = SLURMCluster(job_cls=Job, **options)
+        cluster = SLURMCluster(job_cls=Job, **options)  # pyright: ignore[reportArgumentType] - it takes a class
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ExecutorError(f"{file}: {described(error)}") from error
     with cluster:
