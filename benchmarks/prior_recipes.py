@@ -3,7 +3,7 @@
 Trains a network by each recipe for the same processor time on the same simulated particles, 128 x 128, and denoises
 clean particles of structures that are in no training set with sigma 0.1, 0.3 and 1 (PSNR in dB, range 2). A recipe is a
 network, what it predicts, the weights of the loss, the noise levels, the averaging of its weights and the decay of the
-learning rate; each differs from `small`, the recipe of the packaged priors, in one of them. --structures N takes the
+learning rate; each differs from `small`, the recipe of the prior `embedded`, in one of them. --structures N takes the
 first N of the training structures: quality against the number of folds. Results are added to results.csv in --out, and
 the images are kept there.
 """
@@ -42,13 +42,14 @@ SHARP = {"b_factor": 10.0, "envelope": 10.0}
 SHOWN = 96
 """Images that are denoised at the end."""
 CLIPPED_SNR = 5.0
+"""Of the weights of Min-SNR."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """network: of images unshuffled by `unshuffle`, called with x [B, u^2, H / u, W / u] and t [B]. prediction: of the
-    noise, of the clean image, or of v. weighting: of the loss; "snr" divides the weight of a loss of the clean image,
-    the signal-to-noise ratio, by its minimum with 5 (Hang et al. 2023, Min-SNR). levels: see `ddpm`. decay: of the
+    noise, of the clean image, or of v. weighting: of the loss; with "snr" the squared error of the clean image has
+    the weight min(signal-to-noise ratio, 5) (Hang et al. 2023, Min-SNR). levels: see `ddpm`. decay: of the
     learning rate, by a cosine or not at all."""
 
     network: Callable[[], nn.Module]
