@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +22,9 @@ def slurm_jobs(file: str) -> Iterator[Any]:
     import yaml
 
     try:
-        from dask_jobqueue import SLURMCluster
-        from dask_jobqueue.slurm import SLURMJob
+        with _same_interrupt():
+            from dask_jobqueue import SLURMCluster
+            from dask_jobqueue.slurm import SLURMJob
     except ImportError as error:
         raise DependencyError("--executor slurm needs dask-jobqueue: pip install 'cryobench[slurm]'") from error
     try:
@@ -51,6 +54,17 @@ def slurm_jobs(file: str) -> Iterator[Any]:
         except (OSError, RuntimeError, ValueError) as error:
             raise ExecutorError(f"{file}: the jobs could not be submitted: {described(error)}") from error
         yield cluster
+
+
+@contextmanager
+def _same_interrupt() -> Iterator[None]:
+    """Restore the handler of Ctrl-C: dask_jobqueue.runner, when imported, installs one that exits with code 0."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 async def _submit(cluster: Any, jobs: int) -> None:

@@ -233,20 +233,48 @@ print("Submitted batch job 7")
 SLURM = "jobs: 2\nqueue: cpu\ncores: 1\nprocesses: 1\nmemory: 4GB\nwalltime: '00:05:00'\ninterface: lo\n"
 
 
-def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
-    """With a batch system that runs jobs at once on this machine."""
+def slurm_commands(tmp_path, monkeypatch, **programs: str) -> Path:
+    """Write the programs of a batch system and put them first in PATH. Returns the file of a cluster."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    (commands / "sbatch").write_text(SBATCH.format(python=sys.executable, log=str(tmp_path / "jobs")))
-    (commands / "scancel").write_text("#!/bin/sh\n")
-    for command in commands.iterdir():
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    for name, text in programs.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}/bin")
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(SLURM)
+    return cluster
+
+
+def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
+    """With a batch system that runs jobs at once on this machine."""
+    sbatch = SBATCH.format(python=sys.executable, log=str(tmp_path / "jobs"))
+    cluster = slurm_commands(tmp_path, monkeypatch, sbatch=sbatch, scancel="#!/bin/sh\n")
     records = swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1", "draws:2"])
     assert [record.status for record in records] == ["ok", "ok"]
     assert "#SBATCH -p cpu" in (tmp_path / "jobs").read_text()
+
+
+def test_an_interrupt_cancels_slurm_jobs_that_wait(strange, blobs, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    log.write_text("")
+    cluster = slurm_commands(
+        tmp_path, monkeypatch,
+        sbatch=f"#!/bin/sh\necho submit >> {log}\necho Submitted batch job 7\n",
+        scancel=f"#!/bin/sh\necho cancel $* >> {log}\n",
+    )  # fmt: skip
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"data: {blobs}\nimages: '0:1'\nmetrics: psnr\nsolvers: draws:1\noperators: sumpool:4\n")
+    command = [sys.executable, "-m", "cryobench", "sweep", suite, "--out", tmp_path / "out", "-e", f"slurm:{cluster}"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: log.read_text() == 2 * "submit\n")
+    time.sleep(2)  # until the sweep has read the numbers of its jobs
+    sweep.send_signal(signal.SIGINT)
+    _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, errors
+    assert "stopped: 0 of 2 cells are finished and kept" in errors
+    assert "Traceback" not in errors
+    assert log.read_text() == 2 * "submit\n" + 2 * "cancel 7\n"
 
 
 @pytest.mark.parametrize(
@@ -254,14 +282,8 @@ def test_slurm_jobs_run_cells(strange, blobs, tmp_path, monkeypatch):
     [("echo 'sbatch: error: invalid partition' >&2; exit 1", "invalid partition"), ("", "sbatch"), ("exit", "job id")],
 )
 def test_jobs_that_are_not_submitted_end_the_sweep(strange, blobs, tmp_path, monkeypatch, caplog, sbatch, message):
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    if sbatch:
-        (commands / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
-        (commands / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}/bin")
-    cluster = tmp_path / "cluster.yaml"
-    cluster.write_text(SLURM)
+    programs = {"sbatch": f"#!/bin/sh\n{sbatch}\n"} if sbatch else {}
+    cluster = slurm_commands(tmp_path, monkeypatch, **programs)
     with pytest.raises(ExecutorError, match=message) as error:
         swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1"])
     assert "\n" not in str(error.value)
