@@ -47,13 +47,12 @@ CLIPPED_SNR = 5.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """network: of images unshuffled by `unshuffle`, called with x [B, u^2, H / u, W / u] and t [B]. prediction: of the
+    """network: called with x [B, 1, H, W] and t [B]. prediction: of the
     noise, of the clean image, or of v. weighting: of the loss; with "snr" the squared error of the clean image has
     the weight min(signal-to-noise ratio, 5) (Hang et al. 2023, Min-SNR). levels: see `ddpm`. decay: of the
     learning rate, by a cosine or not at all."""
 
     network: Callable[[], nn.Module]
-    unshuffle: int = 4
     prediction: Literal["v", "epsilon", "clean"] = "v"
     weighting: Literal["none", "snr"] = "none"
     levels: Literal["mixed", "uniform"] = "mixed"
@@ -63,18 +62,20 @@ class Recipe:
 
 def unet(architecture: Architecture) -> Callable[[], nn.Module]:
     """A network of diffusers."""
-    return lambda: _Sample(architecture.build((SIDE, SIDE)))
+    return lambda: Unshuffled(architecture.build((SIDE, SIDE)), architecture.unshuffle)
 
 
-class _Sample(nn.Module):
-    """The output of a network of diffusers."""
+class Unshuffled(nn.Module):
+    """A network of images [B, 1, H, W] from one of their pixels unshuffled by u, [B, u^2, H / u, W / u]."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, factor: int):
         super().__init__()
-        self.network = network
+        self.network, self.factor = network, factor
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return self.network(x, t, return_dict=False)[0]
+        output = self.network(functional.pixel_unshuffle(x, self.factor), t)
+        output = output if isinstance(output, torch.Tensor) else output.sample  # of diffusers
+        return functional.pixel_shuffle(output, self.factor)
 
 
 class Convolutions(nn.Module):
@@ -133,9 +134,9 @@ RECIPES = {
     "small": Recipe(unet(SMALL)),
     "medium": Recipe(unet(ARCHITECTURES["medium"])),
     "wide": Recipe(unet(dataclasses.replace(SMALL, channels=(96, 160)))),
-    "half": Recipe(unet(dataclasses.replace(SMALL, channels=(32, 64, 128, 128), unshuffle=2)), unshuffle=2),
-    "convolutions": Recipe(lambda: Convolutions(16, 96, 9)),
-    "transformer": Recipe(lambda: Transformer(64, SIDE // 8, 192, 8), unshuffle=8),
+    "half": Recipe(unet(dataclasses.replace(SMALL, channels=(32, 64, 128, 128), unshuffle=2))),
+    "convolutions": Recipe(lambda: Unshuffled(Convolutions(16, 96, 9), 4)),
+    "transformer": Recipe(lambda: Unshuffled(Transformer(64, SIDE // 8, 192, 8), 8)),
     "epsilon": Recipe(unet(SMALL), prediction="epsilon"),
     "clean": Recipe(unet(SMALL), prediction="clean"),
     "snr": Recipe(unet(SMALL), weighting="snr"),
@@ -238,19 +239,13 @@ def turned(images: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     return images.flip(3) if random.integers(2) else images
 
 
-def output_of(recipe: Recipe, network: nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The output of a network for noisy images x [B, 1, H, W]."""
-    return functional.pixel_shuffle(network(functional.pixel_unshuffle(x, recipe.unshuffle), t), recipe.unshuffle)
-
-
 def losses(recipe: Recipe, network: nn.Module, x0: torch.Tensor, t: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
     """The weighted loss of each image, [B]."""
     a = alphas[t].float()[:, None, None, None]
     noise = torch.randn_like(x0)
     x = a.sqrt() * x0 + (1 - a).sqrt() * noise
     target = {"v": a.sqrt() * noise - (1 - a).sqrt() * x0, "epsilon": noise, "clean": x0}[recipe.prediction]
-    output = output_of(recipe, network, x, t)
-    error = (output - target).square().mean((1, 2, 3))
+    error = (network(x, t) - target).square().mean((1, 2, 3))
     if recipe.weighting == "none":
         return error
     snr = (a / (1 - a)).flatten()
@@ -268,7 +263,7 @@ def denoised(recipe: Recipe, network: nn.Module, truth: torch.Tensor) -> dict[st
         t = (ALPHAS - a).abs().argmin().expand(len(truth)).to(truth.device)
         x = math.sqrt(a) * (truth + sigma * noise)
         batches = zip(x.split(16), t.split(16), strict=True)
-        output = torch.cat([output_of(recipe, network, *batch) for batch in batches])
+        output = torch.cat([network(*batch) for batch in batches])
         if recipe.prediction == "v":
             output = math.sqrt(a) * x - math.sqrt(1 - a) * output
         elif recipe.prediction == "epsilon":

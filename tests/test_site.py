@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import inspect
 import io
 import json
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from site_tools import own, site_tool
 
 import cryobench
 import cryobench.core
@@ -27,12 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "tools" / "site_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "tools")
-        spec.loader.exec_module(module)
-    return module
+    return site_tool("site_pages")
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +47,12 @@ def pages(tool, tmp_path_factory) -> Path:
 
 def test_every_component_has_a_page_with_its_parameters_and_the_index_names_it(pages):
     index = (pages / "reference" / "index.md").read_text()
-    registry = installed()
     for kind in KINDS:
-        for name in registry.names(kind):
-            if registry.origins(kind, name)[0].distribution == "cryobench":
-                page = (pages / "reference" / kind / f"{name}.md").read_text()
-                assert f"- [{name}]({kind}/{name}.md): " in index
-                for field in fields_of(registry.get(kind, name)):
-                    assert f"| `{field.name}` | " in page, (kind, name)
+        for name in own(kind):
+            page = (pages / "reference" / kind / f"{name}.md").read_text()
+            assert f"- [{name}]({kind}/{name}.md): " in index
+            for field in fields_of(installed().get(kind, name)):
+                assert f"| `{field.name}` | " in page, (kind, name)
 
 
 def test_every_public_name_has_a_section_with_its_docstring(tool, pages):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import html
-import importlib
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from site_tools import own, site_tool
 
 import cryobench
 import cryobench.core
 from cryobench.registry import KINDS, installed
 
-ROOT = Path(__file__).resolve().parents[1]
 EQUATIONS = {
     "operators": set(),
     "priors": {"conditional", "denoiser", "diffusion", "embedded", "folds", "planes"},  # networks
@@ -27,24 +25,17 @@ EQUATIONS = {
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "tools")
-        return importlib.import_module("site_pages")
+    return site_tool("site_pages")
 
 
 @pytest.fixture(scope="module")
-def equations(tool) -> ModuleType:
-    return importlib.import_module("site_equations")
+def equations() -> ModuleType:
+    return site_tool("site_equations")
 
 
 @pytest.fixture(scope="module")
-def prose(tool) -> ModuleType:
-    return importlib.import_module("site_prose")
-
-
-def own(kind: str) -> list[str]:
-    registry = installed()
-    return [name for name in registry.names(kind) if registry.origins(kind, name)[0].distribution == "cryobench"]
+def prose() -> ModuleType:
+    return site_tool("site_prose")
 
 
 def docstrings() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import re
 from pathlib import Path
@@ -12,40 +11,33 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from site_tools import own, site_tool
 from typer.testing import CliRunner
 
 from cryobench.cli import app
 from cryobench.registry import KINDS, installed
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory) -> ModuleType:
+    module = site_tool("site_figures")
     with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "tools")
-        module = importlib.import_module("site_figures")
         patched.setattr(module, "RUNS", tmp_path_factory.mktemp("runs"))
         yield module
 
 
 @pytest.fixture(scope="module")
-def examples(figures) -> ModuleType:
-    return importlib.import_module("site_examples")
-
-
-def own(kind: str) -> set[str]:
-    registry = installed()
-    return {name for name in registry.names(kind) if registry.origins(kind, name)[0].distribution == "cryobench"}
+def examples() -> ModuleType:
+    return site_tool("site_examples")
 
 
 def test_every_component_that_makes_an_image_has_an_example_or_a_reason(figures, examples):
     assert set(KINDS) == {*examples.EXAMPLES, "masks", "priors", *figures.WITHOUT_FIGURES}
     for kind, shown in examples.EXAMPLES.items():
         without = {name for of, name in examples.WITHOUT if of == kind}
-        assert set(shown) | without == own(kind), kind
+        assert set(shown) | without == set(own(kind)), kind
         assert not set(shown) & without
-    assert {name for kind, name in examples.WITHOUT if kind == "priors"} <= own("priors")
+    assert {name for kind, name in examples.WITHOUT if kind == "priors"} <= set(own("priors"))
 
 
 def test_examples_are_valid_specs(examples):

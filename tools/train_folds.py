@@ -1,12 +1,11 @@
-"""Trains a prior on the packaged structures of many folds, on a GPU, and compares networks at equal time.
+"""Trains the prior `folds`, on the packaged structures of many folds, on a GPU.
 
-    uv run python tools/train_folds.py --out FOLDER --network medium --seconds 400 --device cuda
+    uv run python tools/train_folds.py --out FOLDER --seconds 400 --device cuda
 
-All images are simulated first, on the device, and stay there; each run then takes batches of them. A network trains for
-about `--seconds`, with the learning rate decaying to 0 at the end: its speed is measured on a few steps first. Several
-networks are trained one after the other on the same images. `results.csv` in the folder has for each the steps, the
-loss, and the PSNR in dB (range 2) of clean images of `folds-val` and `val` after denoising at sigma 0.1, 0.3 and 1: the
-structures of the split `test` are not looked at here.
+All images are simulated first, on the device, and stay there; batches are taken from them. The network trains for about
+`--seconds`, with the learning rate decaying to 0 at the end: its speed is measured on a few steps first. The structures
+of the split `test` are not used. Recipes are compared by benchmarks/prior_recipes.py, and the quality of the result is
+measured by benchmarks/prior_quality.py.
 """
 
 from __future__ import annotations
@@ -19,33 +18,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cryobench.core import Stack
-from cryobench.io.scaling import minmax
 from cryobench.plan.dataset import open_stack
-from cryobench.priors.diffusion import Diffusion
 from cryobench.registry import installed
-from cryobench.sources.simulate import Simulate
 from cryobench.sources.structures import names_of, read_structure
 from cryobench.training.loop import TrainingObserver, train
-from cryobench.training.objectives.architectures import ARCHITECTURES, Architecture
 from cryobench.training.settings import Settings
 
-CANDIDATES = {
-    "deep": dataclasses.replace(ARCHITECTURES["small"], blocks=2),
-    "wide": dataclasses.replace(ARCHITECTURES["small"], channels=(96, 160)),
-    "plain": dataclasses.replace(ARCHITECTURES["small"], channels=(64,), blocks=8),
-    "half": dataclasses.replace(ARCHITECTURES["small"], channels=(32, 64, 128, 128), unshuffle=2),
-}
-"""Networks that are not part of cryobench: they are compared with `small`."""
+NETWORK = "medium"
+WARMUP = 300
+"""Steps, at most."""
 SHARP = "b_factor=10,envelope=10"
 """As much detail per pixel as a large particle, which has large pixels."""
 VALIDATION = ("snr=2", f"snr=2,{SHARP}", f"snr=none,{SHARP}", "snr=0.5")
-SIGMAS = (0.1, 0.3, 1.0)
-SHOWN = 48
-"""Images that are denoised at the end."""
 BLOCK = 1024
 """Images simulated at once."""
 
@@ -129,9 +116,8 @@ class Report(TrainingObserver):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--network", action="append", required=True, help="small, or one of the candidates")
     parser.add_argument("--structures", type=int, help="only so many of the training structures; default: all")
-    parser.add_argument("--seconds", type=float, default=50, help="of training for each network")
+    parser.add_argument("--seconds", type=float, default=50, help="of training")
     parser.add_argument("--images", type=int, default=100_000, help="training images in all")
     parser.add_argument("--validation-images", type=int, default=256, help="of each kind")
     parser.add_argument("--batch", type=int, default=256)
@@ -140,9 +126,7 @@ def main() -> None:
     parser.add_argument("--checkpoint-every", type=int, default=1000, help="steps")
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
-    ARCHITECTURES.update(CANDIDATES)
-    device, given.out = torch.device(given.device), given.out.resolve()
-    given.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device(given.device)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     start = time.perf_counter()
     specs = [
@@ -156,25 +140,17 @@ def main() -> None:
     others = [f"simulate:{unseen},{each},count={count},split=val" for each in VALIDATION]
     validation = [held(open_stack(spec, {}, installed(), device)) for spec in others]
     settings = Settings(
-        data=tuple(specs), validation=tuple(others), batch=given.batch, lr=given.lr, ema=given.ema, warmup=300,
-        validate_every=1000, sample_every=10**9, checkpoint_every=given.checkpoint_every, preload="device",
+        data=tuple(specs), validation=tuple(others), objective=f"ddpm:{NETWORK},target=clean,levels=mixed",
+        batch=given.batch, lr=given.lr, ema=given.ema, warmup=WARMUP, validate_every=1000, sample_every=10**9,
+        checkpoint_every=given.checkpoint_every, preload="device",
     )  # fmt: skip
     print(f"{sum(map(len, stacks))} images in {time.perf_counter() - start:.1f} s", flush=True)
-    rows = []
-    for name in given.network:
-        start = time.perf_counter()
-        run = dataclasses.replace(settings, objective=f"ddpm:{name},target=clean,levels=mixed")
-        rate = speed(run, stacks, device)
-        steps = max(20, int((given.seconds - (time.perf_counter() - start)) / rate))
-        print(f"{name}: {1000 * rate:.1f} ms a step, {steps} steps", flush=True)
-        run = dataclasses.replace(run, steps=steps, warmup=min(300, steps // 10))
-        report = Report()
-        train(run, stacks, validation, given.out / name, device=device, observer=report)
-        rows.append({"network": name, "weights": weights_of(ARCHITECTURES[name]), "steps": steps, "batch": given.batch,
-                     "seconds": time.perf_counter() - start, "loss": float(np.mean(report.losses[-200:]))}
-                    | denoised(given.out / name, min(SHOWN, count), device))  # fmt: skip
-        pd.DataFrame(rows).to_csv(given.out / "results.csv", index=False, float_format="%.5g")
-        print(pd.DataFrame(rows).to_string(), flush=True)
+    start = time.perf_counter()
+    rate = speed(settings, stacks, device)
+    steps = max(20, int((given.seconds - (time.perf_counter() - start)) / rate))
+    print(f"{1000 * rate:.1f} ms a step, {steps} steps", flush=True)
+    settings = dataclasses.replace(settings, steps=steps, warmup=min(WARMUP, steps // 10))
+    train(settings, stacks, validation, given.out, device=device, observer=Report())
 
 
 def held(stack: Stack) -> Held:
@@ -192,23 +168,6 @@ def speed(settings: Settings, stacks: Sequence[Stack], device: torch.device) -> 
         train(settings, stacks, [], Path(folder) / "run", device=device, observer=report,
               stop=lambda: len(report.losses) >= steps)  # fmt: skip
         return report.seconds_per_step
-
-
-def weights_of(architecture: Architecture) -> int:
-    """The number of weights of a network."""
-    return sum(p.numel() for p in architecture.build((128, 128)).parameters())
-
-
-@torch.no_grad()
-def denoised(folder: Path, count: int, device: torch.device) -> dict[str, float]:
-    """PSNR of clean validation images after denoising, for each noise level."""
-    stack = Simulate("+".join([*names_of("folds-val"), *names_of("val")]), snr=None, seed=7, split="val").open()
-    clean = np.stack([minmax(image, "").apply(image) for image in stack.read_block(range(count))])
-    truth = torch.from_numpy(clean)[:, None].to(device)
-    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)).to(device)
-    model = Diffusion(str(folder), precision="float32").load(device)
-    errors = {sigma: (model.denoise(truth + sigma * noise, sigma) - truth).square().mean((1, 2, 3)) for sigma in SIGMAS}
-    return {f"psnr at {sigma:g}": float((10 * torch.log10(4 / error)).mean()) for sigma, error in errors.items()}
 
 
 if __name__ == "__main__":
