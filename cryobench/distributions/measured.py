@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from cryobench.core import Shape, Source
-from cryobench.distributions.file_state import State, file_state
 from cryobench.errors import DataError
+from cryobench.file_state import FileState
 from cryobench.io.fourier_crop import fourier_resize, square_crop
 
 
@@ -26,7 +26,7 @@ class CleanImages:
 
     source: Source
     count: int
-    state: tuple[State, ...] | None
+    state: tuple[FileState, ...] | None
     images: tuple[np.ndarray, ...] = field(compare=False, repr=False)
 
     def resampled(self, shape: Shape) -> torch.Tensor:
@@ -50,7 +50,7 @@ class CleanImages:
 def read_clean(source: Source, count: int) -> CleanImages:
     """The images, read again after one of their files was edited. Raises `DataError` if there are none."""
     files = clean_files(source, count)
-    return _read(source, count, None if files is None else tuple(file_state(path, "image file") for path in files))
+    return _read(source, count, None if files is None else tuple(FileState.of(path, "image file") for path in files))
 
 
 @lru_cache(maxsize=8)
@@ -65,7 +65,7 @@ def clean_files(source: Source, count: int) -> Sequence[Path] | None:
 
 
 @lru_cache(maxsize=2)
-def _read(source: Source, count: int, state: tuple[State, ...] | None) -> CleanImages:
+def _read(source: Source, count: int, state: tuple[FileState, ...] | None) -> CleanImages:
     stack = source.open()
     if not len(stack):
         raise DataError(f"{stack.label} has no images; give a source of images")

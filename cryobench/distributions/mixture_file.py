@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from cryobench.distributions.file_state import State, file_state
 from cryobench.errors import DataError
+from cryobench.file_state import FileState
 from cryobench.files import whole_file
 
 NAMES = ("weights", "means", "factors", "rest")
@@ -44,7 +44,7 @@ class MixtureFile:
 
 def read_mixture(path: str) -> MixtureFile:
     """The content of a file, cached until the file is edited. Raises `DataError` for another file."""
-    return _read(path, file_state(path, "mixture"))
+    return _read(path, FileState.of(path, "mixture"))
 
 
 def write_mixture(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def write_mixture(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _read(path: str, state: State) -> MixtureFile:
+def _read(path: str, state: FileState) -> MixtureFile:
     """`state` is a cache key."""
     expected = "expected an .npz file with weights [K], means [K, H, W], factors [K, r, H, W] and rest [K]"
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryobench.distributions.file_state import State, file_state
 from cryobench.errors import DataError
+from cryobench.file_state import FileState
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +42,11 @@ def read_spectrum(path: str) -> Spectrum:
     The file has a row for each frequency: the frequency in cycles per pixel, increasing, and the power, positive;
     comments begin with #. Raises `DataError` for another file.
     """
-    return _spectrum(path, file_state(path, "spectrum"))
+    return _spectrum(path, FileState.of(path, "spectrum"))
 
 
 @lru_cache(maxsize=8)
-def _spectrum(path: str, state: State) -> Spectrum:
+def _spectrum(path: str, state: FileState) -> Spectrum:
     """`state` is a cache key."""
     expected = "expected rows of a frequency in cycles per pixel and a power"
     try:

@@ -20,13 +20,14 @@ from cryobench.core import TRUTH, Imaging, Scale, Shape, Stack, Structure
 from cryobench.core.kinds import check_kind
 from cryobench.environment import version
 from cryobench.errors import CryobenchError, DataError, PluginError, SpecError, quoted
+from cryobench.file_state import FileState
 from cryobench.io.movies.pair_folder import is_pair_folder
 from cryobench.io.scaling import MINMAX, Scaling, image_digest, minmax, minmax_each, scale_of, scaling_of
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fixed_pattern import fixed_pattern
 from cryobench.physics.ctf import COLUMNS
 from cryobench.physics.poses import ANGLES, CLASS, SHIFTS, SUBSET
-from cryobench.plan.known_digests import DIGEST_BYTES, Entry, FileState, Known
+from cryobench.plan.known_digests import DIGEST_BYTES, Entry, Known
 from cryobench.record import plain
 from cryobench.registry import Registry, did_you_mean, guarded
 from cryobench.source_code import code_digest
@@ -137,7 +138,7 @@ class Dataset:
         what = f"the files of {stack.label} are not known"
         files = guarded(what, lambda: stack.files(indices))
         if files is not None:
-            self._files = [FileState.of(file) for file in files]
+            self._files = [FileState.of(file, "image file") for file in files]
             self._entry = Entry.of(self._named, self._files, made_by())
             self.recall()
 
@@ -411,7 +412,7 @@ class Dataset:
         """Raise `DataError` if a file of images that are not in memory has changed since the data set was opened."""
         with self._usable():
             for before in self._files:
-                if FileState.of(before.path) != before:
+                if FileState.of(before.path, "image file") != before:
                     raise DataError(f"{before.path} changed while it was used; run again when nothing writes to it")
 
 

@@ -16,30 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cryobench.errors import DataError
+from cryobench.file_state import FileState
 from cryobench.files import cache_folder, whole_file
 
 FOLDER = "digests"
 DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What tells, without reading it, that a file was edited or replaced."""
-
-    path: Path
-    size: int
-    modified: int
-    inode: int
-
-    @staticmethod
-    def of(path: Path) -> FileState:
-        """The state of a file now. Raises `DataError` if there is none."""
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read any more: {error.strerror}") from error
-        return FileState(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @dataclass(frozen=True)
