@@ -29,7 +29,7 @@ from cryobench.core import (
 )
 from cryobench.core.kinds import check_kind
 from cryobench.core.source import size_text
-from cryobench.errors import CryobenchError, IncompatibleError, ParameterError, PluginError, quoted
+from cryobench.errors import CryobenchError, DataError, IncompatibleError, ParameterError, PluginError, quoted
 from cryobench.global_state import restored
 from cryobench.io.scaling import MINMAX, NORMALISATIONS
 from cryobench.io.tiff import tifffile
@@ -135,6 +135,8 @@ class Cell:
     """Radii of the evaluated circles in pixels; None for whole images."""
     tuned_on: frozenset[str] = frozenset()
     """Digests of the images that the preset of the solver was tuned on."""
+    file_digests: Callable[[], list[str | None]] = field(default=list, repr=False, compare=False)
+    """`identity["weights"]`, from the files as they are now."""
 
     @property
     def ceiling(self) -> bool:
@@ -153,6 +155,15 @@ class Cell:
     @property
     def _identity(self) -> dict[str, Any]:
         return self.identity | {"images": self.dataset.digest}
+
+    def check_files(self) -> None:
+        """Raise `DataError` if a file of images, weights or the operator has changed since the cell was planned."""
+        self.dataset.check_files()
+        if self.file_digests() != self.identity["weights"]:
+            raise DataError(
+                f"weights of {self.labels['solver']} or a file of {self.labels['operator']} changed while the cell was "
+                "run; run again when nothing writes to them"
+            )
 
     def check_unseen(self, part: slice) -> None:
         """Raise `SelectionError` if one of these images, which have been read, was used to tune the preset."""
@@ -450,8 +461,19 @@ def implementation(registry: Registry, components: Sequence[Any]) -> Implementat
     return Implementation(
         {origin.distribution: origin.version for origin in origins},
         {module: digest for module, digest in digests.items() if digest is not None},
-        [_weights(part) for part in components if isinstance(part, Prior | Encoder)],
+        _own_weights(components),
     )
+
+
+def _own_weights(components: Sequence[Any]) -> list[str | None]:
+    """Digests of the weights of priors and encoders."""
+    return [_weights(part) for part in components if isinstance(part, Prior | Encoder)]
+
+
+def _file_digests(components: Sequence[Any], metrics: Sequence[AnyMetric]) -> list[str | None]:
+    """Digests of the weights of priors, encoders and metrics, and of the files of operators."""
+    recipes = [part for part in components if isinstance(part, OperatorRecipe)]
+    return [*_own_weights(components), *filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))]
 
 
 def _cell(
@@ -484,13 +506,13 @@ def _cell(
     labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     made_by = implementation(registry, components)
-    recipes = [part for part in components if isinstance(part, OperatorRecipe)]
+    file_digests = partial(_file_digests, components, metrics)
     # everything that can change the numbers and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "weights": [*made_by.weights, *filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))],
+        "weights": file_digests(),
         "versions": made_by.versions,
     }
     if chosen is None:
@@ -518,6 +540,7 @@ def _cell(
         within=str(within),
         radii=radii,
         tuned_on=frozenset() if chosen is None else chosen.tuned_on,
+        file_digests=file_digests,
     )
 
 

@@ -166,10 +166,10 @@ class CellRunner:
         return record
 
     def _identified(self, cell: Cell, outcome: _Outcome) -> _Outcome:
-        """The outcome under the hash of its cell. It fails if the images have changed or cannot be read."""
+        """The outcome under the hash of its cell. It fails if its files have changed or cannot be read."""
         start = time.perf_counter()
         try:
-            cell.dataset.check_files()
+            cell.check_files()
             return dataclasses.replace(outcome, record=_named(outcome.record, cell))
         except CryobenchError as error:
             return outcome if outcome.record.status == "failed" else _failed(outcome.record, error)

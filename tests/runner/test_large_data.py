@@ -8,6 +8,7 @@ import os
 import mrcfile
 import numpy as np
 import pytest
+from networks import pipeline, unet
 
 import cryobench as cb
 from cryobench import runner
@@ -208,6 +209,25 @@ def test_files_of_an_earlier_result_are_written_again_for_the_same_images_under_
     assert "lacks files that were asked for" in listener.warnings[0]
     (folder,) = (tmp_path / "runs").iterdir()
     assert {"views.npz", "reconstructions.mrcs"} <= {path.name for path in folder.iterdir()}
+
+
+def test_weights_that_change_during_a_cell_fail_it(tmp_path, monkeypatch):
+    stack = tmp_path / "noise.npy"
+    np.save(stack, np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32))
+    model = pipeline(tmp_path / "model", unet(0))
+    given = {"data": [str(stack)], "images": "0:3", "batch": 1, "solvers": [f"hqs:steps=3,prior={model}", "pinv"]}
+    first, _ = execute(tmp_path / "runs", **given)
+    with monkeypatch.context() as patched:
+        patched.setattr(Listener, "cell_progress", lambda self, done: unet(1).save_pretrained(model / "unet"))
+        records, _ = execute(tmp_path / "runs", force=True, **given)
+    assert [record.status for record in records] == ["failed", "ok"]
+    assert records[0].reason.endswith("changed while the cell was run; run again when nothing writes to them")
+    assert "\n" not in records[0].reason
+    kept = {record.hash: record.status for record in Results(tmp_path / "runs").read_all(pytest.fail)}
+    assert kept[first[0].hash] == "ok"
+    again, _ = execute(tmp_path / "runs", **given)
+    assert again[0].status == "ok"
+    assert again[0].hash != first[0].hash
 
 
 def test_a_file_that_changes_during_a_cell_fails_it_and_no_earlier_result_is_lost(stack, large, tmp_path, monkeypatch):
