@@ -13,7 +13,7 @@ from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.band import LEAST_SIDE, Band, resized
 from cryobench.maps.linear_volumes import LinearVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages, particle_images
 from cryobench.maps.subspace import (
     Latents,
@@ -66,7 +66,7 @@ class Covariance(HeterogeneitySolver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "covariance")
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         mean = maps.full.double()
         boxes = boxes_of(images.side, self.box)

@@ -14,7 +14,7 @@ from cryobench.errors import ParameterError
 from cryobench.maps.band import Band
 from cryobench.maps.curve import Places, first_curve, fitted_curve
 from cryobench.maps.curve_volumes import CurveVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import particle_images
 from cryobench.maps.subspace import Subspace, expected, principal, turned
 from cryobench.rng import Rng
@@ -75,7 +75,7 @@ class Curve(HeterogeneitySolver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "curve")
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         mean = maps.full.double()
         boxes = boxes_of(images.side, self.box)

@@ -27,7 +27,7 @@ from cryobench.core import Encoder, Heterogeneity, HeterogeneitySolver, Problem,
 from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.network_volumes import NetworkVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages, particle_images
 from cryobench.metrics.rings import ring_counts, ring_sums
 from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images, squared_errors
@@ -111,7 +111,7 @@ class HypervolumeSolver(HeterogeneitySolver):
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "hypervolume")
         device = problem.y.device
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         if self.mean == "none":
             mean, projected = torch.zeros_like(maps.full), torch.zeros(())
