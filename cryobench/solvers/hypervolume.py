@@ -135,7 +135,9 @@ class HypervolumeSolver(HeterogeneitySolver):
         if self.init == "random" or self.latents == "encoder":
             return random_latents(len(images), self.dimensions, seed)
         if self.encoder is not None:
-            found = self.encoder.features(images.images, images.transfer(), images.pixel_size)
+            transfer = images.transfer()
+            transfer = None if transfer is None else transfer.to(images.images.device)
+            found = self.encoder.features(images.images, transfer, images.pixel_size)
             if found.shape[1] < self.dimensions:
                 raise ParameterError(
                     f"hypervolume: the encoder gives {found.shape[1]} features of an image, fewer than dimensions="
