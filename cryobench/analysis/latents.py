@@ -84,11 +84,14 @@ class Clusters:
 
 
 def clusters_of(latents: np.ndarray, k: int, method: Method = "kmeans", seed: int = 0) -> Clusters:
-    """Clusters of latents [N, d]. Raises `ParameterError` for k below 1 and above the number of different latents."""
+    """Clusters of latents [N, d]. Raises `ParameterError` for k below 1 and above the number of different latents, and
+    for a mixture of one particle."""
     if method not in METHODS:
         raise ParameterError(f"--method: expected {' or '.join(METHODS)}, got {method!r}")
     if k < 1:
         raise ParameterError(f"--k must be at least 1, got {k}")
+    if method == "gmm" and len(latents) < 2:
+        raise ParameterError("--method gmm needs at least 2 particles, got 1; give --method kmeans")
     from threadpoolctl import threadpool_limits  # of scikit-learn; two threads are slower where cores are shared
 
     distinct = len(np.unique(latents, axis=0))
