@@ -29,9 +29,8 @@ from cryobench.errors import ParameterError
 from cryobench.maps.network_volumes import NetworkVolumes
 from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages, particle_images
-from cryobench.metrics.rings import ring_counts, ring_sums
+from cryobench.maps.subspace import shell_power
 from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images, squared_errors
-from cryobench.numerics.fft import rfftn
 from cryobench.numerics.principal import unit_scores
 from cryobench.rng import Rng, generator
 from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
@@ -330,8 +329,6 @@ def network_images(
 
 def envelope_of(volume: torch.Tensor) -> torch.Tensor:
     """The root of the mean power of each shell of a map [D, D, D], from 0 cycles per box on, [D // 2 + 1]."""
-    shape = tuple(volume.shape)
-    power = rfftn(volume.double(), 3).abs().square()[None, None]
-    amplitude = (ring_sums(power, shape) / ring_counts(shape, volume.device))[0].sqrt()
+    amplitude = shell_power(volume[None].double())[0].sqrt()
     amplitude = torch.cat([amplitude[:1], amplitude])
     return amplitude.clamp_min(_LEAST_ENVELOPE * float(amplitude.max())).float()
