@@ -34,8 +34,8 @@ _SMALLEST = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Principal:
-    """Principal components. mean: [d]. axes: the eigenvectors as rows, [c, d]. coordinates: [N, c]. variance: fraction
-    of the variance along each, [c]; 0 where the latents do not vary."""
+    """Principal components. mean: [d]. axes: the eigenvectors as rows, [d, d]. coordinates: [N, d]. variance: fraction
+    of the variance along each, [d]; 0 where the latents do not vary."""
 
     mean: np.ndarray
     axes: np.ndarray
@@ -49,17 +49,17 @@ class Principal:
         return along, self.mean + along[:, None] * self.axes[component]
 
 
-def principal_components(latents: np.ndarray, count: int | None = None) -> Principal:
-    """The principal components of latents [N, d], the first `count` of them; all d by default."""
+def principal_components(latents: np.ndarray) -> Principal:
+    """The principal components of latents [N, d]."""
     mean = latents.mean(axis=0)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(latents, rowvar=False, bias=True)))
-    axes = vectors.T[::-1][:count]
+    axes = vectors.T[::-1]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     values = values[::-1].clip(min=0)
     total = values.sum()
     variance = values / total if total > 0 else np.zeros_like(values)
-    return Principal(mean, axes, (latents - mean) @ axes.T, variance[:count])
+    return Principal(mean, axes, (latents - mean) @ axes.T, variance)
 
 
 @dataclass(frozen=True, eq=False)
