@@ -50,6 +50,7 @@ OF_VIEWS = {"fourier_inversion": "fourier_inversion:steps=2"}
 JOINT = {"direct": "direct:2", "consensus": "consensus",
          "covariance": "covariance:2,iterations=2", "curve": "curve:2,iterations=2",
          "hypervolume": "hypervolume:dimensions=2,epochs=2"}  # fmt: skip
+FROM_FEATURES = "hypervolume:dimensions=2,epochs=1,init=encoder,encoder=pca"
 SEEKING = {"abinitio": "abinitio:starts=1,rounds=1,order=1",
            "cryodeco": "cryodeco:dimensions=1,starts=1,groups=1,fit=1,descent=1,order=1"}  # fmt: skip
 """They choose the best of many poses: where two are about the same, rounding decides."""
@@ -269,11 +270,11 @@ def test_solvers_of_views(name):
     assert_same(answers[1], answers[0])
 
 
-@pytest.mark.parametrize("name", JOINT)
-def test_solvers_of_all_images_together_and_their_map(name):
+@pytest.mark.parametrize("spec", [*JOINT.values(), FROM_FEATURES])
+def test_solvers_of_all_images_together_and_their_map(spec):
     def run(on: str):
         data = "simulate:3mht,size=16,snr=1,count=12"
-        (record,) = cb.run(JOINT[name], "sumpool:2,count=2", device=on, data=data, images="0:12",
+        (record,) = cb.run(spec, "sumpool:2,count=2", device=on, data=data, images="0:12",
                            metrics=["psnr", "map"], floor=False)  # fmt: skip
         assert record.status == "ok", record.reason
         return record

@@ -34,8 +34,8 @@ _SMALLEST = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Principal:
-    """Principal components. mean: [d]. axes: the eigenvectors as rows, [c, d]. coordinates: [N, c]. variance: fraction
-    of the variance along each, [c]; 0 where the latents do not vary."""
+    """Principal components. mean: [d]. axes: the eigenvectors as rows, [d, d]. coordinates: [N, d]. variance: fraction
+    of the variance along each, [d]; 0 where the latents do not vary."""
 
     mean: np.ndarray
     axes: np.ndarray
@@ -49,17 +49,17 @@ class Principal:
         return along, self.mean + along[:, None] * self.axes[component]
 
 
-def principal_components(latents: np.ndarray, count: int | None = None) -> Principal:
-    """The principal components of latents [N, d], the first `count` of them; all d by default."""
+def principal_components(latents: np.ndarray) -> Principal:
+    """The principal components of latents [N, d]."""
     mean = latents.mean(axis=0)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(latents, rowvar=False, bias=True)))
-    axes = vectors.T[::-1][:count]
+    axes = vectors.T[::-1]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
     values = values[::-1].clip(min=0)
     total = values.sum()
     variance = values / total if total > 0 else np.zeros_like(values)
-    return Principal(mean, axes, (latents - mean) @ axes.T, variance[:count])
+    return Principal(mean, axes, (latents - mean) @ axes.T, variance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +84,14 @@ class Clusters:
 
 
 def clusters_of(latents: np.ndarray, k: int, method: Method = "kmeans", seed: int = 0) -> Clusters:
-    """Clusters of latents [N, d]. Raises `ParameterError` for k below 1 and above the number of different latents."""
+    """Clusters of latents [N, d]. Raises `ParameterError` for k below 1 and above the number of different latents, and
+    for a mixture of one particle."""
     if method not in METHODS:
         raise ParameterError(f"--method: expected {' or '.join(METHODS)}, got {method!r}")
     if k < 1:
         raise ParameterError(f"--k must be at least 1, got {k}")
+    if method == "gmm" and len(latents) < 2:
+        raise ParameterError("--method gmm needs at least 2 particles, got 1; give --method kmeans")
     from threadpoolctl import threadpool_limits  # of scikit-learn; two threads are slower where cores are shared
 
     distinct = len(np.unique(latents, axis=0))

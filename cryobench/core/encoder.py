@@ -27,7 +27,8 @@ class Encoder(ABC):
         """The features of images, float64 [N, f] on their device.
 
         images: float32 [N, D, D] in the units of the file. transfer: their CTFs on the half spectrum,
-        [N, D, D // 2 + 1]; None without. pixel_size: Å. Raises a `CryobenchError` for images that it cannot use.
+        [N, D, D // 2 + 1] on the same device; None without. pixel_size: Å. Raises a `CryobenchError` for images that it
+        cannot use.
         """
 
     def check(self, shape: Shape) -> None:

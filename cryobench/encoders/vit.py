@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from cryobench.core import Encoder, Shape
 from cryobench.errors import DataError, DependencyError, ParameterError, described, reason_of
+from cryobench.file_state import FileState
 
 _PREFIX, _HEAD = "base_encoder.", "head"
 _MEAN, _DEVIATION = 0.53786290141223, 0.11803331075935841
@@ -71,12 +72,10 @@ class Vit(Encoder):
 
     def weights_digest(self) -> str:
         """SHA-256 of the file, independent of its location."""
-        path = self._file()
-        return _digest(path, _stamp(path))
+        return _digest(FileState.of(self._file(), "checkpoint"))
 
     def features(self, images: torch.Tensor, transfer: torch.Tensor | None, pixel_size: float) -> torch.Tensor:
-        path = self._file()
-        network = _loaded(path, _stamp(path), self.heads, str(images.device))
+        network = _loaded(FileState.of(self._file(), "checkpoint"), self.heads, str(images.device))
         side = network.patch_embed.img_size[0]
         found = []
         with torch.no_grad():
@@ -113,23 +112,18 @@ def eight_bits(images: torch.Tensor, side: int) -> torch.Tensor:
     return (unit * 255).floor() / 255
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file does."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 @lru_cache(maxsize=8)
-def _digest(path: Path, stamp: tuple[int, int]) -> str:
+def _digest(state: FileState) -> str:
     try:
-        with path.open("rb") as file:
+        with state.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"vit: {path} cannot be read: {reason_of(error)}") from error
+        raise DataError(f"vit: {state.path} cannot be read: {reason_of(error)}") from error
 
 
 @lru_cache(maxsize=2)
-def _loaded(path: Path, stamp: tuple[int, int], heads: int, device: str) -> Any:
+def _loaded(file: FileState, heads: int, device: str) -> Any:
+    path = file.path
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from cryobench.errors import ParameterError
+from cryobench.maps.rotations import of_quaternions
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.nufft import SINGLE, Points
 
@@ -274,12 +275,7 @@ def super_fibonacci(count: int) -> torch.Tensor:
     inner, outer = (s / count).sqrt(), (1 - s / count).sqrt()
     a, b = 2 * math.pi * s / first, 2 * math.pi * s / second
     x, y, z, w = inner * a.sin(), inner * a.cos(), outer * b.sin(), outer * b.cos()
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    return of_quaternions(w, x, y, z)
 
 
 def _frequencies(n: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cryobench.errors import ParameterError
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.nufft import SINGLE, Points
@@ -54,7 +54,7 @@ class Band:
 
     @staticmethod
     def of(images: ParticleImages, side: int, *, noise: torch.Tensor | None = None, tolerance: float = SINGLE) -> Band:
-        """The band of `side` / 2 cycles per box. noise: power of each ring; None: measured (`noise_power`).
+        """The band of `side` / 2 cycles per box. noise: power of each ring; None: measured (`measured_noise`).
 
         Raises `ParameterError` for a box that is odd, smaller than 8 or larger than the images.
         """
@@ -62,7 +62,7 @@ class Band:
         if side % 2 or not LEAST_SIDE <= side <= D:
             raise ParameterError(f"a box of {side} voxels does not fit images of {D}; give an even number from "
                                  f"{LEAST_SIDE} to {D}")  # fmt: skip
-        noise = noise_power(images.images.cpu()) if noise is None else noise
+        noise = measured_noise(images.images) if noise is None else noise
         ky = torch.fft.fftfreq(D, 1 / D, dtype=torch.float64)[:, None].expand(D, D // 2 + 1)
         kx = torch.arange(D // 2 + 1, dtype=torch.float64).expand(D, -1)
         inside = kx**2 + ky**2 < (side / 2) ** 2 * (1 - 1e-6)

@@ -44,14 +44,12 @@ _TOLERANCE = 1e-3
 class Expected:
     """What a step found. numerator, denominator: n and d of each map, [K, R, F]. log_likelihood: of each image, of all
     poses and maps together, float64 [N], less that of no particle. shift: the mean shift of each image, [N, 2] pixels.
-    rotation: the most probable rotation, [N], and its probability, [N]. classes: probability of each map, [N, K]."""
+    classes: probability of each map, [N, K]."""
 
     numerator: torch.Tensor
     denominator: torch.Tensor
     log_likelihood: torch.Tensor
     shift: torch.Tensor
-    rotation: torch.Tensor
-    certainty: torch.Tensor
     classes: torch.Tensor
 
 
@@ -85,14 +83,13 @@ def expected(
         numerator += w.flatten(0, 1).T @ torch.view_as_real(turned).flatten(2).flatten(0, 1)
         of_rotation = w.sum(dim=1)
         denominator += of_rotation.T @ some.c.square()
-        certainty, rotation = of_rotation.max(dim=1)
         mean_shift = (w.sum(dim=2)[..., None] * t).sum(dim=1)
-        found.append((exact - math.log(K * R * S), mean_shift, rotation, certainty,
-                      of_rotation.unflatten(1, (K, R)).sum(dim=2)))  # fmt: skip
-    likelihood, shift, rotation, certainty, classes = (torch.cat(each) for each in zip(*found, strict=True))
+        classes_of = of_rotation.unflatten(1, (K, R)).sum(dim=2)
+        found.append((exact - math.log(K * R * S), mean_shift, classes_of))
+    likelihood, shift, classes = (torch.cat(each) for each in zip(*found, strict=True))
     return Expected(
         torch.view_as_complex(numerator.unflatten(1, (F, 2)).contiguous()).unflatten(0, (K, R)),
-        denominator.unflatten(0, (K, R)), likelihood, shift, rotation, certainty, classes,
+        denominator.unflatten(0, (K, R)), likelihood, shift, classes,
     )  # fmt: skip
 
 

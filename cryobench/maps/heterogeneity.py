@@ -16,9 +16,8 @@ from cryobench.errors import CryobenchError, ParameterError, reason_of
 from cryobench.io.star import origins_in_angstrom
 from cryobench.maps.alignment import Alignment, align_poses
 from cryobench.maps.fsc import shell_correlation
-from cryobench.maps.inversion import EDGE, default_mask
+from cryobench.maps.inversion import particle_mask
 from cryobench.maps.latents import agreement, clusters, hit_rate, rank_correlation
-from cryobench.maps.masks import soft_ball
 from cryobench.physics.poses import ANGLES, Poses
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class _Answer(Gathering):
         n, make = len(found.latents), self._structure.of
         sample = torch.linspace(0, n - 1, min(n, self._metric.sample)).round().long()
         size = self._imaging.pixel_size[0] or 1.0
-        mask = self._mask(self._imaging.shape[0])
+        mask = particle_mask(self._imaging.shape[0], self._structure.radius, self._imaging.pixel_size[0])
         curves: list[torch.Tensor] = []
         masked: list[torch.Tensor] = []
         for some in sample.split(_AT_ONCE):
@@ -183,13 +182,6 @@ class _Answer(Gathering):
         if classes is None or truth is not None or np.unique(classes, return_counts=True)[1].min() < _LEAST_OF_CLASS:
             return np.zeros(len(self._imaging.pixel_size), dtype=int)
         return np.unique(classes, return_inverse=True)[1]
-
-    def _mask(self, side: int) -> torch.Tensor:
-        """A soft ball of the radius of the particle, at most the largest that the box contains."""
-        radius, size = self._structure.radius, self._imaging.pixel_size[0]
-        if radius is None or size is None:
-            return default_mask(side)
-        return soft_ball(side, min(radius / size, side / 2 - EDGE), EDGE, dtype=torch.float64)
 
 
 def labels_of(table: pd.DataFrame | None) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -102,6 +102,14 @@ def default_mask(side: int) -> torch.Tensor:
     return soft_ball(side, max(side / 2 - EDGE, side / 4), EDGE, dtype=torch.float64)
 
 
+def particle_mask(side: int, radius: float | None, pixel_size: float | None) -> torch.Tensor:
+    """A soft ball of the radius of the particle in Å, at most the largest that the box contains; that one, where the
+    radius or the pixel size is unknown."""
+    if radius is None or pixel_size is None:
+        return default_mask(side)
+    return soft_ball(side, min(radius / pixel_size, side / 2 - EDGE), EDGE, dtype=torch.float64)
+
+
 def density(kernel: torch.Tensor, *, signed: bool = False) -> torch.Tensor:
     """C on the half spectrum, float64 [D, D, D // 2 + 1], of the kernel [2 D, 2 D, 2 D] of A^T A. signed: of a sum in
     which images have weights of either sign."""

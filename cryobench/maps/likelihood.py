@@ -83,35 +83,23 @@ def cropped_side(side: int, highest: float) -> int:
 
 def cropped(volume: torch.Tensor, n: int) -> torch.Tensor:
     """The map [D, D, D] as one of [n, n, n], n even, with the same spectrum where |k_i| < n / 2."""
-    D = len(volume)
-    if n >= D:
-        return volume
-    spectrum = rfftn(torch.fft.ifftshift(volume), 3)
-    return torch.fft.fftshift(irfftn(_resized(spectrum, D, n), (n,) * 3))
+    return volume if n >= len(volume) else _resized(volume, n)
 
 
 def enlarged(volume: torch.Tensor, D: int) -> torch.Tensor:
     """The map [n, n, n] as one of [D, D, D] with the same spectrum, and 0 beyond."""
-    n = len(volume)
-    if n >= D:
-        return volume
+    return volume if len(volume) >= D else _resized(volume, D)
+
+
+def _resized(volume: torch.Tensor, n: int) -> torch.Tensor:
+    """The map in a box of n voxels, with the frequencies that both boxes have."""
+    D = len(volume)
     spectrum = rfftn(torch.fft.ifftshift(volume), 3)
-    full = spectrum.new_zeros((D, D, D // 2 + 1))
-    h = (n + 1) // 2
-    own = [*range(h), *range(n - h + 1, n)]
-    there = [*range(h), *range(D - h + 1, D)]
-    rows = torch.tensor(there)
-    full[rows[:, None, None], rows[:, None], torch.arange(h)] = spectrum[own][:, own][:, :, :h]
-    return torch.fft.fftshift(irfftn(full, (D,) * 3))
-
-
-def _resized(spectrum: torch.Tensor, D: int, n: int) -> torch.Tensor:
-    h = (n + 1) // 2
+    h = (min(n, D) + 1) // 2
+    taken, kept = (torch.tensor([*range(h), *range(side - h + 1, side)]) for side in (D, n))
     result = spectrum.new_zeros((n, n, n // 2 + 1))
-    there = torch.tensor([*range(h), *range(D - h + 1, D)])
-    own = torch.tensor([*range(h), *range(n - h + 1, n)])
-    result[own[:, None, None], own[:, None], torch.arange(h)] = spectrum[there][:, there][:, :, :h]
-    return result
+    result[kept[:, None, None], kept[:, None], torch.arange(h)] = spectrum[taken][:, taken][:, :, :h]
+    return torch.fft.fftshift(irfftn(result, (n,) * 3))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,7 @@ from cryobench.errors import CryobenchError, ParameterError, reason_of
 from cryobench.limits import check_memory
 from cryobench.maps.fsc import HALF_MAPS, REFERENCE, half_map_fsc, resolution_of, shell_correlation
 from cryobench.maps.half_maps import HalfKernels, HalfMaps, halves_of
-from cryobench.maps.inversion import EDGE, default_mask, wiener
-from cryobench.maps.masks import soft_ball
+from cryobench.maps.inversion import particle_mask, wiener
 from cryobench.maps.particles import Particles, particles_of
 from cryobench.metrics.rings import ring_sums
 from cryobench.metrics.spectral import spectrum
@@ -111,7 +110,8 @@ class _MapOfImages(Gathering):
         self._sums.add(images[:, 0], own.poses, own.ctf, self._halves[part])
 
     def measure(self) -> MeasuredTogether:
-        side, pixel_size, mask = self._particles.side, self._particles.pixel_size, self._mask
+        side, pixel_size = self._particles.side, self._particles.pixel_size
+        mask = particle_mask(side, self._structure.radius, pixel_size)
         maps = self._maps
         if maps is None:
             found = wiener(self._sums.sums, self._sums.kernels, mask=mask, dtype=torch.float64)
@@ -143,14 +143,6 @@ class _MapOfImages(Gathering):
     def _sums(self) -> HalfMaps:
         own = self._particles
         return HalfMaps(own.side, own.pixel_size or 1.0, kernels=_kernels(_Known.of(own, self._halves)))
-
-    @property
-    def _mask(self) -> torch.Tensor:
-        """A soft ball of the radius of the particle, at most the largest that the box contains."""
-        side, radius, size = self._particles.side, self._structure.radius, self._particles.pixel_size
-        if radius is None or size is None:
-            return default_mask(side)
-        return soft_ball(side, min(radius / size, side / 2 - EDGE), EDGE, dtype=torch.float64)
 
 
 def _power(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> float:

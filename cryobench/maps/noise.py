@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from cryobench.errors import ParameterError
+from cryobench.errors import DataError, ParameterError
 from cryobench.metrics.within import centre_distance, raised_cosine
 from cryobench.numerics.fft import rfftn
 from cryobench.numerics.shells import shell_sums, shells
@@ -17,6 +17,8 @@ _EDGE = 0.1
 """Width of the soft edge of the mask, in sides."""
 _LEAST_AREA = 0.02
 """Smallest part of an image outside of the circle."""
+_LEAST_NOISE = 1e-10
+"""Power of noise, relative to the mean square of the images, that is rounding."""
 
 
 def noise_power(images: torch.Tensor, radius_pixels: float | None = None) -> torch.Tensor:
@@ -44,3 +46,16 @@ def noise_power(images: torch.Tensor, radius_pixels: float | None = None) -> tor
     assert isinstance(total, torch.Tensor)
     sums = shell_sums((total / (area.double() * len(images)))[None, None].cpu(), shell.cpu(), (side, side))[0]
     return sums / count
+
+
+def measured_noise(images: torch.Tensor) -> torch.Tensor:
+    """`noise_power` of images [N, D, D] on the CPU. Raises `DataError` for images without any, by whose likelihoods
+    nothing can be weighted: those whose particles are masked."""
+    images = images.cpu()
+    found = noise_power(images)
+    if not found.max() > _LEAST_NOISE * images.double().square().mean():
+        raise DataError(
+            "the images are constant outside of the particle (3/8 of the side), as masked ones are, and have no noise "
+            "to measure; give images that are not masked"
+        )
+    return found

@@ -103,9 +103,15 @@ def angle_between(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def random_rotations(count: int, generator: torch.Generator) -> torch.Tensor:
     """Rotations uniform on SO(3), float64 [count, 3, 3]: those of normalised Gaussian quaternions."""
-    w, x, y, z = torch.nn.functional.normalize(
-        torch.randn((count, 4), generator=generator, dtype=torch.float64), dim=1
-    ).unbind(1)
+    return of_quaternions(
+        *torch.nn.functional.normalize(torch.randn((count, 4), generator=generator, dtype=torch.float64), dim=1).unbind(
+            1
+        )
+    )
+
+
+def of_quaternions(w: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The rotations of unit quaternions w + x i + y j + z k, [N] each -> [N, 3, 3]."""
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),

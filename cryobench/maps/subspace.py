@@ -95,7 +95,7 @@ def expected(band: Band, residuals: torch.Tensor, components: torch.Tensor) -> t
 class Normal:
     """The normal equations of all components: B and the operator sum_l K_kl * U_l + L_k U_k.
 
-    prior: tau^2 [d, b // 2]. Components are [d, b, b, b].
+    residuals: r, complex64 [N, P]. Components are [d, b, b, b].
     """
 
     def __init__(self, band: Band, residuals: torch.Tensor, latents: Latents):
@@ -128,7 +128,8 @@ class Normal:
         return cropped_irfftn(result, (2 * n,) * 3, (n,) * 3).double()
 
     def solve(self, prior: torch.Tensor, start: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """U by conjugate gradients from `start`, and the posterior variance of F U, [d, b, b, b // 2 + 1]."""
+        """U by conjugate gradients from `start`, and the posterior variance of F U, [d, b, b, b // 2 + 1]. prior: tau^2
+        [d, b // 2]."""
         n = self.side
         L = _of_shells(n**3 / prior, n)
         inside = shells((n,) * 3) <= n // 2

@@ -12,7 +12,7 @@ ceiling: at the places, no shell is worse than that of the consensus.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,9 +22,8 @@ from cryobench.core.operator import Imaging
 from cryobench.errors import IncompatibleError
 from cryobench.maps.half_maps import HalfMaps
 from cryobench.maps.heterogeneity import labels_of
-from cryobench.maps.inversion import EDGE, default_mask, wiener
+from cryobench.maps.inversion import particle_mask, wiener
 from cryobench.maps.kernel_regression import Regression
-from cryobench.maps.masks import soft_ball
 from cryobench.maps.particles import Particles
 
 _PLACES = {1: 12, 2: 5}
@@ -59,11 +58,6 @@ class MapsAtPlaces(VolumeModel):
     def arrays(self) -> dict[str, torch.Tensor]:
         return {"maps": self.maps, "places": self.places, "spacing": torch.tensor(self.spacing)}
 
-    @staticmethod
-    def of_arrays(arrays: Mapping[str, torch.Tensor]) -> MapsAtPlaces:
-        """The model whose `arrays` were saved."""
-        return MapsAtPlaces(arrays["maps"], arrays["places"], float(arrays["spacing"]))
-
 
 def has_labels(imaging: Imaging) -> bool:
     """Whether the true classes or coordinates of the particles are known."""
@@ -87,10 +81,7 @@ def true_label_maps(
     too few particles of a class.
     """
     classes, truth = labels_of(imaging.table)
-    side, size = particles.side, particles.pixel_size
-    mask = default_mask(side)
-    if radius is not None and size is not None:
-        mask = soft_ball(side, min(radius / size, side / 2 - EDGE), EDGE, dtype=torch.float64)
+    mask = particle_mask(particles.side, radius, particles.pixel_size)
     if truth is not None:
         latents = torch.from_numpy(truth.copy())
         places, spacing = _places(len(latents), latents.shape[1])

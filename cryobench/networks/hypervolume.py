@@ -153,22 +153,13 @@ class Slices:
         return len(self.values)
 
     @staticmethod
-    def of(
-        images: torch.Tensor,
-        transfer: torch.Tensor | None,
-        noise_power: torch.Tensor,
-        *,
-        cycles: float | None = None,
-        scale: float = 1.0,
-    ) -> Slices:
-        """images: [N, D, D]. transfer: [N, D, D // 2 + 1]; None: 1. noise_power: of each ring (`maps.noise`). cycles:
-        radius of the disc in cycles per box, by default and at most D / 2. scale: by which values of the map are
-        divided."""
+    def of(images: torch.Tensor, transfer: torch.Tensor | None, noise_power: torch.Tensor) -> Slices:
+        """Within D / 2 cycles per box. images: [N, D, D]. transfer: [N, D, D // 2 + 1]; None: 1. noise_power: of each
+        ring (`maps.noise`)."""
         D, device = images.shape[-1], images.device
         ky = torch.fft.fftfreq(D, 1 / D, device=device)[:, None].expand(D, D // 2 + 1)
         kx = ky[: D // 2 + 1, 0].abs().expand(D, -1)
-        radius = min(cycles or D / 2, D / 2)
-        inside = (kx.square() + ky.square() < radius**2 * (1 - 1e-6)) & ((kx > 0) | (ky >= 0))
+        inside = (kx.square() + ky.square() < (D / 2) ** 2 * (1 - 1e-6)) & ((kx > 0) | (ky >= 0))
         index = inside.flatten().nonzero()[:, 0]
         k = torch.stack([kx[inside], ky[inside]], dim=1)
         ring = torch.hypot(k[:, 0], k[:, 1]).round().long().clamp_min(1)  # ring 0 is measured with the mean subtracted
@@ -177,7 +168,7 @@ class Slices:
         values = torch.cat([rfftn(some).flatten(1)[:, index] for some in images.float().split(512)])
         ones = torch.ones((len(images), len(index)), device=device)
         factors = ones if transfer is None else transfer.flatten(1)[:, index].float()
-        return Slices(k / D, values * (centre / deviation), factors * (scale / deviation))
+        return Slices(k / D, values * (centre / deviation), factors * (1 / deviation))
 
     def select(self, chosen: torch.Tensor | slice) -> Slices:
         """Some of the images."""

@@ -10,7 +10,7 @@ import torch
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.ranks import NEEDS_DRAWS, covered, rank
-from cryobench.posteriors.exact import log_posterior, not_exact
+from cryobench.posteriors.exact import log_posterior, not_compared
 from cryobench.priors.known import GaussianField, KnownPrior
 from cryobench.spec import Component
 
@@ -40,7 +40,7 @@ class DensityCoverage(Metric):
     @torch.no_grad()
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         draws = reconstruction.draws
-        reason = not_exact(case.problem, self.prior)
+        reason = not_compared(case.problem, self.prior)
         if reason is None and (draws is None or draws.shape[1] < 2):
             reason = NEEDS_DRAWS
         if reason is not None or draws is None:

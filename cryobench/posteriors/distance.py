@@ -19,7 +19,7 @@ from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.errors import ParameterError
 from cryobench.metrics.missing import not_measured
 from cryobench.metrics.ranks import NEEDS_DRAWS
-from cryobench.posteriors.exact import not_exact
+from cryobench.posteriors.exact import not_compared
 from cryobench.posteriors.known_case import metric_rng, posterior_of
 from cryobench.priors.known import GaussianField, KnownPrior
 from cryobench.spec import Component
@@ -50,7 +50,7 @@ class EnergyDistance(Metric):
     @torch.no_grad()
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         drawn = reconstruction.draws
-        reason = not_exact(case.problem, self.prior)
+        reason = not_compared(case.problem, self.prior)
         if reason is None and (drawn is None or drawn.shape[1] < 2):
             reason = NEEDS_DRAWS
         if reason is not None or drawn is None:

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from cryobench.core import Problem, Progress
+from cryobench.core import Problem, Progress, random_images
 from cryobench.distributions.blocks import BlocksDistribution
 from cryobench.distributions.field import GaussianFieldDistribution
 from cryobench.distributions.mixture import MixtureDistribution
 from cryobench.errors import IncompatibleError
-from cryobench.numerics.linalg import dot
+from cryobench.numerics.linalg import dot, norm
 from cryobench.operators.noise import Gaussian, NoNoise, noise_power
 from cryobench.posteriors.gaussian import IteratedPosterior, SpectralPosterior, dense_field, mixture
 from cryobench.posteriors.gibbs import BlocksPosterior, Chains
@@ -20,6 +20,9 @@ from cryobench.posteriors.reduced import LARGEST
 from cryobench.priors.denoising import DenoisingPrior
 from cryobench.priors.known import KnownPrior
 from cryobench.rng import Rng
+
+_NULL = 1e-5
+"""Part of a random image in the null space of A, relative to its norm, that is rounding."""
 
 
 def not_exact(problem: Problem, prior: KnownPrior) -> str | None:
@@ -37,6 +40,22 @@ def not_exact(problem: Problem, prior: KnownPrior) -> str | None:
     if not isinstance(known, GaussianFieldDistribution) and math.prod(shape) > LARGEST:
         return f"the exact posterior of this prior needs at most {LARGEST} pixels, got {math.prod(shape)}"
     return None
+
+
+def not_compared(problem: Problem, prior: KnownPrior) -> str | None:
+    """The reason why results cannot be compared with the posterior of a problem, or None (`not_exact`, `is_point`)."""
+    return not_exact(problem, prior) or is_point(problem)
+
+
+def is_point(problem: Problem) -> str | None:
+    """That the posterior is a point, for exact y and an injective operator: errors and scores are rounding. None for
+    another."""
+    if (noise_power(problem) > 0).any():
+        return None
+    x = random_images(problem.operator)
+    if (norm(x - problem.operator.A_dagger_A(x)) > _NULL * norm(x)).any():
+        return None
+    return "the measurements are exact and determine the image: its posterior is a point"
 
 
 def exact_posterior(

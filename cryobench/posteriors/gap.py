@@ -10,7 +10,7 @@ import torch
 from cryobench.core import Case, Column, Measured, Metric, Reconstruction
 from cryobench.metrics.missing import not_measured
 from cryobench.numerics.linalg import item_axes
-from cryobench.posteriors.exact import not_exact
+from cryobench.posteriors.exact import not_compared
 from cryobench.posteriors.known_case import posterior_of
 from cryobench.priors.known import GaussianField, KnownPrior
 from cryobench.spec import Component
@@ -35,7 +35,7 @@ class OptimalityGap(Metric):
         return self.prior.weights_digest()
 
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
-        reason = not_exact(case.problem, self.prior)
+        reason = not_compared(case.problem, self.prior)
         if reason is not None:
             return not_measured(self, case, reason)
         exact, x, truth = posterior_of(case, self.prior), reconstruction.x.double(), case.truth.double()

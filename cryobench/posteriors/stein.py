@@ -26,7 +26,7 @@ from cryobench.core import Case, Column, Measured, Metric, Problem, Reconstructi
 from cryobench.errors import ParameterError
 from cryobench.metrics.missing import not_measured
 from cryobench.operators.noise import Gaussian, NoNoise, noise_power
-from cryobench.posteriors.exact import consistent, not_exact, posterior_score
+from cryobench.posteriors.exact import consistent, is_point, not_compared, posterior_score
 from cryobench.priors.dct import dct_matrix
 from cryobench.priors.denoising import DenoisingPrior
 from cryobench.priors.known import GaussianField, KnownPrior
@@ -71,11 +71,11 @@ class Stein(Metric):
     def measure(self, case: Case, reconstruction: Reconstruction) -> Measured:
         draws, problem = reconstruction.draws, case.problem
         if isinstance(self.prior, KnownPrior):
-            reason = not_exact(problem, self.prior)
+            reason = not_compared(problem, self.prior)
         elif not isinstance(problem.noise, (Gaussian, NoNoise)) or problem.scale.range != (-1.0, 1.0):
             reason = "the posterior score of a network needs Gaussian noise or none, and --scaling minmax"
         else:
-            reason = None
+            reason = is_point(problem)
         if reason is None and (draws is None or draws.shape[1] < _LEAST_DRAWS):
             reason = f"it needs draws: give a sampler samples={_LEAST_DRAWS} or more"
         if reason is not None or draws is None:

@@ -13,7 +13,7 @@ from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.band import LEAST_SIDE, Band, resized
 from cryobench.maps.linear_volumes import LinearVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages, particle_images
 from cryobench.maps.subspace import (
     Latents,
@@ -22,10 +22,10 @@ from cryobench.maps.subspace import (
     expected,
     fitted,
     principal,
+    shell_power,
     signal_power,
     turned,
 )
-from cryobench.metrics.rings import ring_counts, ring_sums
 from cryobench.numerics.fft import irfftn, rfftn
 from cryobench.numerics.shells import shells
 from cryobench.rng import Rng, generator
@@ -66,7 +66,7 @@ class Covariance(HeterogeneitySolver):
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "covariance")
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         mean = maps.full.double()
         boxes = boxes_of(images.side, self.box)
@@ -104,7 +104,7 @@ def answer(
     each particle. volumes: those of all particles together."""
     parts = projections(images, torch.cat([model.mean[None], model.components]))
     x = parts[0] + torch.einsum("nk,knij->nij", model.weights(many.latents), parts[1:])
-    x = problem.scale.from_file(x[:, None].to(problem.y.device)).to(problem.y)
+    x = problem.scale.from_file(x[:, None]).to(problem.y)
     return Reconstruction(x, volumes=volumes, heterogeneity=many)
 
 
@@ -122,29 +122,25 @@ def check_box(solver: str, box: int | None) -> None:
         raise ParameterError(f"{solver}: box must be an even number from {LEAST_SIDE} on, got {box}")
 
 
-def unsupported_box(problem: Problem, what: str, d: int, box: int | None) -> str | None:
-    """The reason why a subspace of d dimensions cannot be found in a box, or None."""
-    reason = unsupported_particles(problem, what, *memory_of(d))
+def unsupported_box(problem: Problem, what: str, d: int, box: int | None, few: str | None = None) -> str | None:
+    """The reason why a subspace of d dimensions cannot be found in a box, or None. few: as `unsupported_side`."""
+    reason = unsupported_particles(problem, what, 120 + 8 * d, 64 * (d * d + 8 * d + 20))
     if reason is not None:
         return reason
     side = problem.operator.image_shape[-1]
     if box is not None and box > side:
         return f"{what}: box={box} is larger than the images of {side} pixels; give a smaller one"
-    return unsupported_side(problem, what, d)
+    return unsupported_side(problem, what, d, few)
 
 
-def memory_of(d: int) -> tuple[int, int]:
-    """Bytes for each pixel of the images and each voxel of a map, with d components."""
-    return 120 + 8 * d, 64 * (d * d + 8 * d + 20)
-
-
-def unsupported_side(problem: Problem, what: str, dimensions: int) -> str | None:
-    """The reason why images are too small or too few for a subspace, or None."""
+def unsupported_side(problem: Problem, what: str, d: int, few: str | None = None) -> str | None:
+    """The reason why images are too small or too few for a subspace of d dimensions, or None. few: what is said of d
+    particles or fewer."""
     side = problem.operator.image_shape[-1]
     if side < LEAST_SIDE or side % 2:
         return f"{what} needs images of an even side from {LEAST_SIDE} pixels on, got {side}; give another --size"
-    if problem.batch <= dimensions:
-        return f"{what}: {problem.batch} particles cannot give {dimensions} dimensions; give fewer dimensions"
+    if problem.batch <= d:
+        return f"{what}: {problem.batch} particles {few or f'cannot give {d} dimensions; give fewer dimensions'}"
     return None
 
 
@@ -216,7 +212,7 @@ def residuals_of(band: Band, side: int, mean: torch.Tensor) -> torch.Tensor:
 def first_subspace(mean: torch.Tensor, dimensions: int, seed: int) -> Subspace:
     """Random components [d, b, b, b] with a small part of the spectrum of the mean map [b, b, b]."""
     b = len(mean)
-    power = ring_sums(rfftn(mean, 3).abs().square()[None, None], (b,) * 3) / ring_counts((b,) * 3, mean.device)
+    power = shell_power(mean[None])
     power = (_START * power).expand(dimensions, -1).clamp_min(1e-6 * _START * float(power.max()))
     white = torch.randn((dimensions, b, b, b), generator=generator(seed, "covariance"), dtype=torch.float64)
     shell = shells((b,) * 3)

@@ -32,7 +32,7 @@ from cryobench.errors import ParameterError
 from cryobench.maps.abinitio import Plan, solve
 from cryobench.maps.likelihood import Whitened
 from cryobench.maps.network_volumes import NetworkVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages
 from cryobench.maps.pose_search import Found, Settings, search_whitened
 from cryobench.maps.rotations import of_vectors
@@ -126,7 +126,7 @@ class _Job:
     def __init__(self, recipe: CryoDeco, images: ParticleImages, seed: int):
         self._recipe, self._images, self._seed = recipe, images, seed
         self.device = images.images.device
-        self._noise = noise_power(images.images.cpu())
+        self._noise = measured_noise(images.images)
         self._batches = math.ceil(len(images) / _BATCH)
         self.starts: tuple[float, ...] = ()
 

@@ -14,11 +14,11 @@ from cryobench.errors import ParameterError
 from cryobench.maps.band import Band
 from cryobench.maps.curve import Places, first_curve, fitted_curve
 from cryobench.maps.curve_volumes import CurveVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import particle_images
 from cryobench.maps.subspace import Subspace, expected, principal, turned
 from cryobench.rng import Rng
-from cryobench.solvers.consensus import consensus_maps, halves, unsupported_particles
+from cryobench.solvers.consensus import consensus_maps, halves
 from cryobench.solvers.covariance import (
     FULL_STEPS,
     answer,
@@ -27,7 +27,6 @@ from cryobench.solvers.covariance import (
     full_resolution,
     grown,
     low_resolution,
-    memory_of,
     residuals_of,
     unsupported_box,
 )
@@ -66,16 +65,12 @@ class Curve(HeterogeneitySolver):
         check_box("curve", self.box)
 
     def unsupported(self, problem: Problem) -> str | None:
-        d = max(self.degree, _LINEAR)
-        reason = unsupported_particles(problem, "curve", *memory_of(d))
-        if reason is None and problem.batch <= d:
-            few = f"{problem.batch} particles are too few for polynomials of degree {self.degree}"
-            return f"curve: {few}; give more images"
-        return reason or unsupported_box(problem, "curve", _LINEAR, self.box)
+        few = f"are too few for polynomials of degree {self.degree}; give more images"
+        return unsupported_box(problem, "curve", max(self.degree, _LINEAR), self.box, few)
 
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "curve")
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         mean = maps.full.double()
         boxes = boxes_of(images.side, self.box)

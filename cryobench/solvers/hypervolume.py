@@ -27,11 +27,10 @@ from cryobench.core import Encoder, Heterogeneity, HeterogeneitySolver, Problem,
 from cryobench.core.checkpoints import checkpoint
 from cryobench.errors import ParameterError
 from cryobench.maps.network_volumes import NetworkVolumes
-from cryobench.maps.noise import noise_power
+from cryobench.maps.noise import measured_noise
 from cryobench.maps.particle_images import ParticleImages, particle_images
-from cryobench.metrics.rings import ring_counts, ring_sums
+from cryobench.maps.subspace import shell_power
 from cryobench.networks.hypervolume import SHAPES, Hypervolume, Slices, predicted_images, squared_errors
-from cryobench.numerics.fft import rfftn
 from cryobench.numerics.principal import unit_scores
 from cryobench.rng import Rng, generator
 from cryobench.solvers.consensus import consensus_maps, halves, projections, unsupported_particles
@@ -111,7 +110,7 @@ class HypervolumeSolver(HeterogeneitySolver):
     def solve(self, problem: Problem, *, rng: Rng, progress: Progress | None = None) -> Reconstruction:
         images = particle_images(problem, "hypervolume")
         device = problem.y.device
-        noise = noise_power(images.images.cpu())
+        noise = measured_noise(images.images)
         maps = consensus_maps(images, halves(problem))
         if self.mean == "none":
             mean, projected = torch.zeros_like(maps.full), torch.zeros(())
@@ -135,7 +134,9 @@ class HypervolumeSolver(HeterogeneitySolver):
         if self.init == "random" or self.latents == "encoder":
             return random_latents(len(images), self.dimensions, seed)
         if self.encoder is not None:
-            found = self.encoder.features(images.images, images.transfer(), images.pixel_size)
+            transfer = images.transfer()
+            transfer = None if transfer is None else transfer.to(images.images.device)
+            found = self.encoder.features(images.images, transfer, images.pixel_size)
             if found.shape[1] < self.dimensions:
                 raise ParameterError(
                     f"hypervolume: the encoder gives {found.shape[1]} features of an image, fewer than dimensions="
@@ -328,8 +329,6 @@ def network_images(
 
 def envelope_of(volume: torch.Tensor) -> torch.Tensor:
     """The root of the mean power of each shell of a map [D, D, D], from 0 cycles per box on, [D // 2 + 1]."""
-    shape = tuple(volume.shape)
-    power = rfftn(volume.double(), 3).abs().square()[None, None]
-    amplitude = (ring_sums(power, shape) / ring_counts(shape, volume.device))[0].sqrt()
+    amplitude = shell_power(volume[None].double())[0].sqrt()
     amplitude = torch.cat([amplitude[:1], amplitude])
     return amplitude.clamp_min(_LEAST_ENVELOPE * float(amplitude.max())).float()

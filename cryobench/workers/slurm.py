@@ -29,7 +29,7 @@ def slurm_jobs(file: str) -> Iterator[Any]:
         raise DependencyError("--executor slurm needs dask-jobqueue: pip install 'cryobench[slurm]'") from error
     try:
         options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # text that is not UTF-8, and dates that do not exist
         raise ExecutorError(f"{file} cannot be read: {reason_of(error)}") from error
     jobs = options.pop("jobs", None) if isinstance(options, dict) else None
     if not isinstance(jobs, int) or jobs < 1:

@@ -74,6 +74,7 @@ def test_components_of_a_mixture_without_particles_are_left_out():
         (np.zeros((5, 2)), 0, "kmeans", "--k must be at least 1, got 0"),
         (np.arange(5.0)[:, None], 6, "kmeans", "--k 6: there are 5 particles; give at most 5 clusters"),
         (np.zeros((5, 2)), 2, "gmm", "--k 2: there are 1 different latents"),
+        (np.zeros((1, 2)), 1, "gmm", "--method gmm needs at least 2 particles, got 1; give --method kmeans"),
         (np.zeros((5, 2)), 1, "dbscan", "--method: expected kmeans or gmm, got 'dbscan'"),
     ],
 )

@@ -208,6 +208,17 @@ def test_metrics_say_why_they_have_no_number():
     assert "rel depends on the truth" in OptimalityGap().measure(scaled, plain).unmeasured["optimality_gap"]
 
 
+@pytest.mark.parametrize("metric", [OptimalityGap(), DensityCoverage(), EnergyDistance(), Stein()],
+                         ids=lambda metric: type(metric).__name__)  # fmt: skip
+def test_a_posterior_that_is_a_point_has_no_numbers(metric):
+    """Gaps would be infinite, distances and discrepancies those of rounding."""
+    case = case_of(GaussianField(), 3, sigma=0.0, text="identity")
+    measured = metric.measure(case, answer_of(case, GaussianField()))
+    for column in metric.columns:
+        assert measured.values[column.name].isnan().all()
+        assert "determine the image: its posterior is a point" in measured.unmeasured[column.name]
+
+
 @pytest.mark.parametrize("text", ["ddnm:5,samples=3,prior=gaussian_field", "exact:samples=3", "daps:3,samples=2"])
 def test_draws_are_kept_only_where_they_are_wanted(text):
     case = case_of(GaussianField(), 2)

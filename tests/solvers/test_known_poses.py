@@ -21,6 +21,7 @@ from cryobench.operators.noise import NoNoise
 from cryobench.rng import Rng
 from cryobench.solvers.consensus import Consensus
 from cryobench.solvers.covariance import Covariance
+from cryobench.solvers.cryodeco import CryoDeco
 from cryobench.solvers.curve import Curve
 from cryobench.solvers.hypervolume import HypervolumeSolver
 from cryobench.sources.heterogeneous import Heterogeneous
@@ -147,6 +148,17 @@ def test_a_table_begins_with_the_principal_components_of_features():
     assert torch.isfinite(many.latents).all()
     with pytest.raises(ParameterError, match="the encoder gives 1 features of an image, fewer than dimensions=2"):
         dataclasses.replace(solver, encoder=Pca(1))._first(images, torch.zeros(24, 24, 24), torch.ones(40), 0)
+
+
+@pytest.mark.parametrize("solver", [*SMALL[1:], CryoDeco()], ids=lambda solver: type(solver).__name__)
+def test_masked_particles_are_refused(solver):
+    p = problem()
+    offsets = torch.arange(24) - 12
+    circle = offsets[:, None] ** 2 + offsets**2 < (0.37 * 24) ** 2
+    images = p.scale.to_file(p.y) * circle
+    masked = dataclasses.replace(p, y=p.scale.from_file(images).float())
+    with pytest.raises(DataError, match="have no noise to measure; give images that are not masked"):
+        solver.solve(masked, rng=Rng(0, [str(i) for i in range(p.batch)]))
 
 
 class Stopped(Exception):

@@ -298,13 +298,15 @@ def test_jobs_that_are_not_submitted_end_the_sweep(strange, blobs, tmp_path, mon
         ("- 1", "needs `jobs`"),
         ("jobs: two", "needs `jobs`"),
         ("jobs: 1\n  x: [", "cannot be read"),
+        ("jobs: \xff", "cannot be read"),
+        ("jobs: 1\nwalltime: 2024-13-01", "cannot be read"),
         ("jobs: 1\nnonsense: 2\ncores: 1\nmemory: 1GB", "nonsense"),
         ("jobs: 1", "cores"),
     ],
 )
 def test_an_invalid_slurm_file_gives_a_one_line_error(strange, blobs, tmp_path, text, message):
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text(text)
+    cluster.write_text(text, encoding="latin-1")
     with pytest.raises(ExecutorError, match=message) as error:
         swept(tmp_path / "out", f"slurm:{cluster}", data=[str(blobs)], solvers=["draws:1"])
     assert "\n" not in str(error.value)
