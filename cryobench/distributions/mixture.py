@@ -188,8 +188,10 @@ def _mixture(
     rank = min(rank, math.prod(shape) - 1)
     if images is not None:
         x = images.resampled(shape).flatten(1)
-        if len(x) < 2 * K:
-            raise DataError(f"gaussian_mixture: {len(x)} images are too few for {K} components; give {2 * K} or more")
+        different = len(x.unique(dim=0))
+        if different < 2 * K:
+            raise DataError(f"gaussian_mixture: {different} different images are too few for {K} components; give "
+                            f"{2 * K} or more")  # fmt: skip
         x = (x - x.mean()) * (deviation / x.std())
         return fitted(x, K, rank, shape, seed)
     draw = generator("gaussian_mixture", seed)

@@ -16,6 +16,7 @@ from cryobench.errors import DataError, IncompatibleError, ParameterError
 from cryobench.numerics.shells import radial_frequency
 from cryobench.rng import generator
 from cryobench.sources.demo import Demo
+from cryobench.sources.stacks import File
 
 SHAPE = (8, 8)
 N = math.prod(SHAPE)
@@ -294,6 +295,13 @@ def test_what_is_wrong_is_said_in_one_line():
             make()
     with pytest.raises(IncompatibleError, match="multiples of 8, got 12 x 16"):
         BlocksParameters().distribution((12, 16))
+
+
+def test_a_mixture_needs_different_images(tmp_path):
+    images = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    np.save(tmp_path / "repeated.npy", images[[0, 1, 0, 1, 0, 1, 0, 1]])
+    with pytest.raises(DataError, match="2 different images are too few for 4 components; give 8 or more"):
+        MixtureParameters(4, images=File(str(tmp_path / "repeated.npy"))).distribution(SHAPE)
 
 
 @pytest.mark.slow
