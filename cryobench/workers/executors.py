@@ -13,7 +13,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any
 
 from cryobench.errors import DependencyError, ExecutorError, ParameterError, described, reason_of
 from cryobench.registry import did_you_mean
-from cryobench.workers.guard import child_process, finish, kill
+from cryobench.workers.guard import Child, child_process, finish, kill
 from cryobench.workers.job import Job
 from cryobench.workers.running import run
 from cryobench.workers.slurm import slurm_jobs
@@ -136,32 +136,34 @@ class Processes(Workers):
 
     def __init__(self, threads: int, devices: Sequence[str]):
         self.threads, self._devices = threads, devices
-        self._executors: dict[Hashable, tuple[ProcessPoolExecutor, Future[int]]] = {}
+        self._children: dict[Hashable, Child] = {}
 
     def names(self) -> Sequence[Hashable]:
         return range(len(self._devices))
 
     def submit(self, name: Hashable, job: Job) -> Future[Any]:
-        if name not in self._executors:
+        if name not in self._children:
             device = self._devices[int(str(name))]
-            executor = child_process(self.threads, {"CUDA_VISIBLE_DEVICES": device} if device else {})
-            self._executors[name] = executor, executor.submit(os.getpid)
+            self._children[name] = child_process(self.threads, {"CUDA_VISIBLE_DEVICES": device} if device else {})
         try:
-            return self._executors[name][0].submit(run, job)
+            return self._children[name].executor.submit(run, job)
         except BrokenExecutor:  # it died while idle
             self.replace(name)
             return self.submit(name, job)
 
     def replace(self, name: Hashable) -> None:
-        executor, pid = self._executors.pop(name)
-        executor.shutdown()
-        if pid.exception() is not None:
+        child = self._children.pop(name)
+        child.executor.shutdown()
+        if child.started.exception() is not None:
             raise ExecutorError("a worker process ended while starting: out of memory, or see above")
 
     def __exit__(self, *raised: object) -> None:
+        if any(raised):
+            for child in self._children.values():  # all before the first is waited for: a second Ctrl-C may end that
+                child.process.kill()
         end = kill if any(raised) else finish
-        for executor, pid in self._executors.values():
-            end(executor, pid.result() if pid.done() and pid.exception() is None else None)
+        for child in self._children.values():
+            end(child)
 
 
 class Dask(Workers):

@@ -9,9 +9,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from functools import cache
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -26,14 +27,50 @@ POLL = 0.05
 """Seconds between two checks of the limits."""
 
 
-def child_process(threads: int | None = None, environment: dict[str, str] | None = None) -> ProcessPoolExecutor:
-    """An executor with one new process, which ends with this process and ignores Ctrl-C."""
-    return ProcessPoolExecutor(
-        1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_prepare,
-        initargs=(threads, environment or {}),
-    )
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """An executor with one process. started: its result is the id of the process, once that is ready for work."""
+
+    executor: ProcessPoolExecutor
+    process: SpawnProcess
+    started: Future[int]
+
+
+def child_process(threads: int | None = None, environment: dict[str, str] | None = None) -> Child:
+    """A new process, which ends with this process and ignores Ctrl-C, also while it starts."""
+    context = _Spawning()
+    executor = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(threads, environment or {}))
+    try:
+        with _without_interrupts():  # Ctrl-C in a terminal reaches every process, and this one before `_prepare`
+            started = executor.submit(os.getpid)  # creates the process, which inherits what is blocked
+    except KeyboardInterrupt:  # nobody else knows the process
+        for process in context.spawned:
+            if process.pid is not None:
+                process.kill()
+        raise
+    return Child(executor, context.spawned[0], started)
+
+
+class _Spawning(SpawnContext):
+    """Keeps the processes that it makes: an executor does not show them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spawned: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.spawned.append(SpawnProcess(*args, **kwargs))
+        return self.spawned[-1]
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block SIGINT; one that comes meanwhile is delivered at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare(threads: int | None, environment: dict[str, str]) -> None:
@@ -42,6 +79,7 @@ def _prepare(threads: int | None, environment: dict[str, str]) -> None:
     if threads is not None:
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -52,26 +90,20 @@ def _prepare(threads: int | None, environment: dict[str, str]) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def kill(executor: ProcessPoolExecutor, pid: int | None) -> None:
-    """Shut down an executor with one process, killing the process if its pid is given."""
-    _kill_process(pid)
-    executor.shutdown(wait=pid is not None, cancel_futures=True)
+def kill(child: Child) -> None:
+    """Kill a child process and shut down its executor."""
+    child.process.kill()
+    child.executor.shutdown(cancel_futures=True)
 
 
-def finish(executor: ProcessPoolExecutor, pid: int | None) -> None:
-    """Shut down an executor with one process, which is killed if threads of a plugin keep it alive for long."""
+def finish(child: Child) -> None:
+    """Shut down the executor of a child process, which is killed if threads of a plugin keep it alive for long."""
     # the timer only kills: two threads that shut down an executor close its pipe twice
-    timer = threading.Timer(FINISH_SECONDS, _kill_process, (pid,))
+    timer = threading.Timer(FINISH_SECONDS, child.process.kill)
     timer.daemon = True
     timer.start()
-    executor.shutdown()
+    child.executor.shutdown()
     timer.cancel()
-
-
-def _kill_process(pid: int | None) -> None:
-    if pid is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 @cache
@@ -87,34 +119,32 @@ class Guard:
     """Runs jobs in a child process, which is replaced when a job exceeds its limits."""
 
     def __init__(self) -> None:
-        self._executor: ProcessPoolExecutor | None = None
-        self._process: psutil.Process | None = None
+        self._child: Child | None = None
 
     def run(self, job: Job, prepare: Callable[[Job], None], run: Callable[[Job], Any]) -> Any:
         """The result of `run(job)` in the child process, after `prepare(job)`, to which the limits do not apply.
 
         Raises `Stopped` for a job that exceeds its limits, and `BrokenExecutor` if the child process dies.
         """
-        if self._executor is None or self._process is None:
+        if self._child is None:
             try:
-                self._executor = child_process(job.threads)
-                self._process = psutil.Process(self._executor.submit(os.getpid).result())
+                self._child = child_process(job.threads)
             except AssertionError as error:  # "daemonic processes are not allowed to have children"
-                self._executor = None
                 raise ExecutorError(
                     f"limits need a child process, and this worker may not start one ({error}); start dask workers "
                     "with DASK_DISTRIBUTED__WORKER__DAEMON=False, or run without limits"
                 ) from error
         try:
-            self._executor.submit(prepare, job).result()
-            future = self._executor.submit(run, dataclasses.replace(job, limits=Limits()))
-            self._watch(future, job.limits, self._process)
+            executor = self._child.executor
+            executor.submit(prepare, job).result()
+            future = executor.submit(run, dataclasses.replace(job, limits=Limits()))
+            self._watch(future, job.limits, self._child.process)
             return future.result()
         except (Stopped, BrokenExecutor, KeyboardInterrupt):
             self.end()
             raise
 
-    def _watch(self, future: Future[Any], limits: Limits, process: psutil.Process) -> None:
+    def _watch(self, future: Future[Any], limits: Limits, process: SpawnProcess) -> None:
         start = time.monotonic()
         while not wait([future], timeout=POLL).done:
             if limits.seconds is not None and time.monotonic() - start > limits.seconds:
@@ -124,13 +154,13 @@ class Guard:
 
     def end(self) -> None:
         """Kill the child process."""
-        executor, process, self._executor, self._process = self._executor, self._process, None, None
-        if executor is not None:
-            kill(executor, None if process is None else process.pid)
+        child, self._child = self._child, None
+        if child is not None:
+            kill(child)
 
 
-def _resident_mib(process: psutil.Process) -> float:
+def _resident_mib(process: SpawnProcess) -> float:
     try:
-        return process.memory_info().rss / 2**20
+        return psutil.Process(process.pid).memory_info().rss / 2**20
     except psutil.NoSuchProcess:  # it just died; its future raises the error
         return 0.0

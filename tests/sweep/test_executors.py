@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,11 +81,11 @@ def test_a_worker_that_died_while_idle_is_replaced():
         assert isinstance(
             dead.exception(timeout=60), ExecutorError
         )  # the worker ran the job and did not find the folder
-        executor, pid = workers._executors[0]
-        os.kill(pid.result(), signal.SIGKILL)
-        until(lambda: executor._broken)
+        child = workers._children[0]
+        child.process.kill()
+        until(lambda: child.executor._broken)
         assert isinstance(workers.submit(0, job).exception(timeout=60), ExecutorError)
-        assert workers._executors[0][1].result() != pid.result()
+        assert workers._children[0].started.result() != child.started.result()
 
 
 def test_workers_that_do_not_start_end_the_sweep(strange, blobs, tmp_path, monkeypatch):
@@ -347,3 +347,29 @@ def test_processes_end_with_the_sweep_that_started_them(strange, blobs, tmp_path
         for path in strange.glob("waits *"):
             path.unlink()
     assert [read_record(path.parent).solver for path in (tmp_path / "out").glob("*/record.json")] == ["pinv"]
+
+
+def test_ctrl_c_while_workers_start_ends_the_sweep_at_once(strange, blobs, tmp_path):
+    """A terminal sends it to all processes of the sweep."""
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"data: {blobs}\nimages: '0:1'\nmetrics: psnr\nsolvers: [waits:1]\noperators: sumpool:4\n")
+    command = [sys.executable, "-m", "cryobench", "sweep", str(suite), "--out", str(tmp_path / "out"),
+               "-e", "processes:2"]  # fmt: skip
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until(lambda: len(starting(sweep.pid)) == 2)
+    os.killpg(sweep.pid, signal.SIGINT)
+    _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, errors
+    # and no line of a worker, nor one on what is left after waiting in vain for a worker that goes on
+    assert errors.strip() == f"stopped: 0 of 2 cells are finished and kept in {tmp_path / 'out'}; the same command " \
+                             "continues from there"  # fmt: skip
+
+
+def starting(pid: int) -> list[psutil.Process]:
+    """The workers of a sweep."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # it just ended
+            if any("spawn_main" in word for word in child.cmdline()):
+                found.append(child)
+    return found
