@@ -1,4 +1,5 @@
-"""Text that is safe to print: no terminal codes, no invisible characters. Imports only the standard library."""
+"""Text that is safe to print: no terminal codes, no invisible characters; numbers of things. Imports only the standard
+library."""
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def json_text(data: Any, **options: Any) -> str:

@@ -66,6 +66,7 @@ def denoise(
     """
     from cryobench.cli.output import note
     from cryobench.measuring.denoise import DenoiseTask
+    from cryobench.text import counted
 
     where = where_of(executor, device, threads, shard, time_limit, memory_limit)
     task = DenoiseTask(tuple(micrographs), solver, str(out), halves, sigma, seed, device, dtype, presets, format)
@@ -76,5 +77,5 @@ def denoise(
     complete = run_task(task, work, where, live=live, quiet=quiet)
     files = work.finish() if complete else []
     if not quiet:
-        note(f"{len(files)} micrographs in {out}" if complete else
+        note(f"{counted(len(files), 'micrograph')} in {out}" if complete else
              f"{len(work.todo())} of {work.images} micrographs of {out} are missing")  # fmt: skip

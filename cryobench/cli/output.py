@@ -127,6 +127,8 @@ def check_outputs(
             raise ParameterError(f"{option} needs a file; give {option}FILE")
         if file in ("", "-") and name == PNG:
             raise ParameterError(f"{option}: a figure is not printed; give --format png=board.png")
+        if name == PNG and Path(file).suffix not in ("", ".png"):
+            raise ParameterError(f"{option}: the figure is a PNG; give a file that ends with .png")
         if file in ("", "-"):
             printed[option] = name
         elif Path(file) in files:

@@ -157,7 +157,7 @@ def run(
     show(frame, outputs, records, store.find)
     if not quiet:
         note(observer.summary(store.given))
-        if advice := next_step(frame, outputs, store.given):
+        if advice := next_step(frame, outputs, store.given, min(cell.dataset.available for cell in plan.cells)):
             note(f"next: {advice}")
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)

@@ -66,10 +66,10 @@ def collect(records: Iterable[Record], cells: int, store: Results) -> list[Recor
     return found
 
 
-def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
+def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path, available: int) -> str:
     """What a user may do after a run, on one line; '' where there is nothing to add.
 
-    frame: its leaderboard. folder: its results.
+    frame: its leaderboard. folder: its results. available: images of its smallest data set.
     """
     from cryobench.leaderboard.statistics.pairs import FEW_IMAGES
     from cryobench.leaderboard.statistics.power import images_to_test
@@ -81,8 +81,9 @@ def next_step(frame: pd.DataFrame, outputs: Outputs, folder: Path) -> str:
     largest, rows = Counter(groups).most_common(1)[0]
     untested = dict(zip(groups, ran["untested"].tolist(), strict=True))[largest]
     steps = []
-    if untested.startswith(FEW_IMAGES):
-        steps.append(f"{images_to_test(rows * (rows - 1) // 2)} images (--images) would give p-values")
+    wanted = images_to_test(rows * (rows - 1) // 2)
+    if untested.startswith(FEW_IMAGES) and wanted <= available:
+        steps.append(f"{wanted} images (--images) would give p-values")
     if set(ran["data"]) == {"demo"}:
         steps.append("--data particles.star takes your own")
     if "html" not in outputs.formats:

@@ -12,6 +12,7 @@ from cryobench.errors import DataError
 from cryobench.io.image_files import changed, cubic, mrc_header, open_mrc
 from cryobench.io.writing import Totals
 from cryobench.limits import check_memory
+from cryobench.text import counted
 
 _BYTES_PER_VOXEL = 8
 
@@ -47,7 +48,7 @@ def read_map(path: Path, what: str = "map") -> Map:
     bad = int(volume.size - np.isfinite(volume).sum())
     if bad:
         raise DataError(
-            f"{path} has {bad} values that are not finite (NaN or infinite); reconstruct or correct the {what}"
+            f"{path} has {counted(bad, 'non-finite value')} (NaN or infinite); reconstruct or correct the {what}"
         )
     header = mrc_header(path)
     return Map(path, volume[0], cubic(path, file.voxel), header.start, header.origin)

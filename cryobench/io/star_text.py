@@ -228,7 +228,7 @@ def _uneven(coded: str, width: int, first: int) -> str:
     for number, line in enumerate(coded.split("\n"), first):
         count = len(re.findall(r"[^ \t]+", line))
         if count not in (0, width):
-            return f"line {number} has {count} values for {width} labels; expected one for each"
+            return f"line {number} has {count} values for {width} labels; expected one for each, blanks in quotes"
     return f"its rows do not have {width} values each"
 
 

@@ -22,6 +22,7 @@ from cryobench.leaderboard.leakage import overlap
 from cryobench.leaderboard.statistics.bootstrap import Interval, bootstrap_intervals, mean
 from cryobench.numerics.binomial import binomial_interval
 from cryobench.record import Record
+from cryobench.text import counted
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 NUMBERS = pa.list_(pa.float64())
@@ -151,7 +152,7 @@ def hardware_of(record: Record) -> str | None:
     if kind != "cpu" or not isinstance(known, dict) or "processor" not in known:
         return None
     threads = known.get("torch_threads")
-    return str(known["processor"]) + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
+    return str(known["processor"]) + (f", {counted(threads, 'thread')}" if threads else "")
 
 
 def _metrics(records: Sequence[Record]) -> dict[str, pa.Array]:

@@ -23,7 +23,7 @@ from cryobench.errors import ResultsError, reason_of
 from cryobench.files import whole_file
 from cryobench.leaderboard.cells import DERIVED, NESTED, PLAIN, cells
 from cryobench.record import Record
-from cryobench.results.store import METRICS, RECORD, read_record
+from cryobench.results.store import METRICS, RECORD, no_folder, read_record
 
 INDEX = ".cryobench-index.parquet"
 LAYOUT = "1"
@@ -51,7 +51,7 @@ def read_cells(roots: Sequence[Path], report: Report) -> pa.Table:
     found = [cells([])]
     for root in roots:
         if not root.is_dir():
-            raise ResultsError(f"no results folder {root}; `cryobench run` creates one")
+            raise no_folder(root)
         single = (root / RECORD).exists()
         base = root.parent if single else root
         table = _read(base, {root.name: ""}) if single else _read_indexed(root, report)

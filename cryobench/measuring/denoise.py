@@ -144,7 +144,8 @@ class Denoising(Work):
                         file.unlink(missing_ok=True)
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
-            raise ResultsError(f"cannot denoise into {self._out} ({described(error)}); give another --out") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else described(error)
+            raise ResultsError(f"cannot denoise into {self._out} ({reason}); give another --out") from error
         job = json.loads(json.dumps(self._job))
         if found is None:
             taken = next((self._path(each) for each in self._micrographs if self._path(each).exists()), None)

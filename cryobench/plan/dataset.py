@@ -108,6 +108,7 @@ class Dataset:
         named = [stack.label, *([] if scaling == MINMAX else [f"scaling {scaling}"])]
         self.label = ", ".join([*named, *(["halves averaged"] if halves == AVERAGE else [])])
         self.ids = tuple(str(index) for index in indices)
+        self.available = len(stack)
         self.shape: Shape = tuple(stack.shape)
         self.pixel_size = tuple(stack.pixel_size(index) for index in indices)
         n = len(indices)

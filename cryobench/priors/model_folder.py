@@ -197,7 +197,8 @@ def find_model(
     except (OSError, RuntimeError) as error:  # a current folder that was removed; a ~user that does not exist
         raise DataError(f"diffusion: the folder {source} cannot be found: {described(error)}") from error
     if not root.is_dir():
-        hint = f"; for the repository on the hub, give diffusion:hf:{source}" if _REPOSITORY.fullmatch(source) else ""
+        named = _REPOSITORY.fullmatch(source) and not source.startswith(".")
+        hint = f"; for the repository on the hub, give diffusion:hf:{source}" if named else ""
         if root.is_file() and (root.parent / "unet").is_dir():
             hint = f"; the model of its folder is {root.parent}"
         raise DataError(f"diffusion: {source} is {'a file' if root.is_file() else 'not a folder'}; give embedded, "

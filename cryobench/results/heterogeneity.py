@@ -191,7 +191,8 @@ def read_heterogeneity(folder: Path, registry: Registry) -> SavedHeterogeneity:
     """
     inner = folder if (folder / RESULT).is_file() else folder / FOLDER
     if not folder.is_dir():
-        raise ResultsError(f"no folder {folder}; give a run folder of {HOW}")
+        what = f"{folder} is a file" if folder.exists() else f"no folder {folder}"
+        raise ResultsError(f"{what}; give a run folder of {HOW}")
     if not inner.is_dir():
         raise ResultsError(f"{folder} has no {FOLDER}/ with latents and maps; make one by {HOW}")
     about = _read_about(inner)

@@ -55,6 +55,13 @@ def content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def no_folder(path: Path) -> ResultsError:
+    """The error for a path that is no results folder."""
+    if path.exists():
+        return ResultsError(f"{path} is a file; give a results folder")
+    return ResultsError(f"no results folder {path}; `cryobench run` creates one")
+
+
 class Results:
     """A folder of run folders. Other processes may write to it; their cells are found after up to `LISTED_FOR`."""
 
@@ -151,7 +158,7 @@ class Results:
         Of records that differ only in the code of their components, the newest is returned.
         """
         if not self.root.is_dir():
-            raise ResultsError(f"no results folder {self.given}; `cryobench run` creates one")
+            raise no_folder(self.given)
         folders = (
             [self.root]
             if (self.root / RECORD).exists()

@@ -15,6 +15,7 @@ from cryobench.errors import DataError
 from cryobench.io.em_pairs import PairFiles, find_pairs
 from cryobench.io.image_files import ImageFile, changed
 from cryobench.io.tiff import open_tiff_image
+from cryobench.text import counted
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class EmPairStack(Stack):
             file.open()(0, image[None])
         except (OSError, ValueError) as error:  # deleted or replaced since its header was read
             raise changed(file.path) from error
-        bad = image.size - np.count_nonzero(np.isfinite(image))
+        bad = image.size - int(np.count_nonzero(np.isfinite(image)))
         if bad:
-            raise DataError(f"{file.path} has {bad} values that are not finite (NaN or infinite); leave the pair out")
+            raise DataError(f"{file.path} has {counted(bad, 'non-finite value')} (NaN or infinite); leave the pair out")
         return image

@@ -38,6 +38,7 @@ from cryobench.io.tiff import open_tiff
 from cryobench.io.zarr_files import open_zarr
 from cryobench.limits import check_memory
 from cryobench.sources.sections import View, viewed
+from cryobench.text import counted
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy", ".tif", ".tiff", ".zarr")
 _BYTES_PER_VOXEL, _READ_BYTES_PER_VOXEL = 48, 8
@@ -188,7 +189,7 @@ class VolumeStack(Stack):
         if bad:
             path = self._volumes[index][0].path
             raise DataError(
-                f"volume {index} of {self.label} ({path}) has {bad} values that are not finite (NaN or infinite)"
+                f"volume {index} of {self.label} ({path}) has {counted(bad, 'non-finite value')} (NaN or infinite)"
                 f"{where}; {advice}"
             )
 

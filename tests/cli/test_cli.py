@@ -89,6 +89,9 @@ def test_finished_cells_are_reused_and_ranked_by_leaderboard(cli, blobs):
     assert "of them reused" not in err
     _, _, err = cli(*arguments, "--format", "html=board.html")
     assert err.splitlines()[-1] == "next: 6 images (--images) would give p-values"
+    many = ("-s", "tikhonov", "-s", "wavelet", "-s", "tv", "--format", "html=board.html", "--out", "many")
+    _, _, err = cli(*arguments, *many)  # six pairs of rows need eight images, of which there are six
+    assert "next" not in err
     _, _, err = cli(*arguments, "--by", "seconds_per_image")  # not tested for any number of images
     assert err.splitlines()[-1] == "next: `cryobench leaderboard --format html=board.html` makes a page"
     code, board, _ = cli("leaderboard")

@@ -130,6 +130,8 @@ def test_damaged_and_foreign_folders_are_skipped_with_a_message(cli, runs):
         (("--group-by", "seed"), "--group-by 'seed'"),
         (("--by", "pnsr"), "did you mean 'psnr'?"),
         (("elsewhere",), "no results folder elsewhere"),
+        ((__file__,), "test_leaderboard.py is a file; give a results folder"),
+        (("--format", "png=board.jpg"), "--format png=board.jpg: the figure is a PNG; give a file that ends with .png"),
     ],
 )
 def test_invalid_options_give_a_one_line_error(cli, runs, options, expected):

@@ -57,6 +57,13 @@ def test_rows_that_are_dominated_are_not_on_the_front_and_infinite_values_are_no
     assert len(left.get_yticklabels()) == 6
 
 
+def test_a_front_of_one_row_is_no_line():
+    (record_,) = cells()[:1]
+    _, right = chart(leaderboard([record_])).axes
+    assert [line.get_label() for line in right.lines if line.get_label() == "Pareto front"] == []
+    assert right.get_legend() is None
+
+
 def test_letters_costs_and_a_limit_of_comparisons():
     same = [record(f"s{row}", [20.0 + row * (-1) ** image + image for image in range(12)]) for row in range(2)]
     figure = chart(leaderboard(same))

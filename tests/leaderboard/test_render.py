@@ -58,6 +58,12 @@ def test_fits_the_width(frame, width):
     assert "…" not in shown
 
 
+def test_names_are_folded_only_where_there_is_no_room(frame):
+    name = "diffusion:prior=hf:owner/a-name-that-goes-on-for-long"
+    assert name not in text(frame, 100)
+    assert name in text(frame, 100, columns=["nothing-else"])
+
+
 def test_titles_of_groups(frame):
     shown = text(frame)
     assert "sumpool:16 · noise none · demo, 4 images · seed 0 · C = 4.00" in shown

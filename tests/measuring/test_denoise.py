@@ -133,7 +133,7 @@ def test_results_of_another_solver_are_not_mixed(network, files, tmp_path):
     DenoiseTask(files, "gaussian:3", str(out)).open().start(force=True)
     assert not (out / "mic0.mrc").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultsError, match=r"cannot denoise into .*file"):
+    with pytest.raises(ResultsError, match=r"cannot denoise into .*file \(File exists\); give another --out"):
         DenoiseTask(files, "gaussian:3", str(tmp_path / "file")).open().start()
 
 

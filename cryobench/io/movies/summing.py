@@ -29,6 +29,7 @@ from cryobench.io.movies.windows import checked, corrected
 from cryobench.io.notices import warn_once
 from cryobench.io.paths import suffix_of
 from cryobench.limits import check_memory
+from cryobench.text import counted
 
 READERS: dict[str, Callable[[Path], Movie]] = {
     ".mrc": open_mrc_movie,
@@ -126,8 +127,10 @@ class Summer:
         found = movie.frames // self.settings.group
         if found < 2:
             groups = "" if self.settings.group == 1 else f", {found} after group={self.settings.group}"
-            raise DataError(f"{movie.path} has {_count(movie.frames)}{groups}; two halves need at least 2: give movies "
-                            "that are not summed")  # fmt: skip
+            raise DataError(
+                f"{movie.path} has {counted(movie.frames, 'frame')}{groups}; two halves need at least 2: give movies "
+                "that are not summed"
+            )
         if found % 2:
             warn_once("odd", movie.path, f"has {found} frames; the last is dropped, so that both halves have "
                       f"{found // 2}")  # fmt: skip
@@ -261,7 +264,3 @@ def _compact(frame: np.ndarray) -> np.ndarray:
                 return integers
         return frame.astype(np.float32, copy=False)
     return frame
-
-
-def _count(frames: int) -> str:
-    return f"{frames} frame" + ("s" if frames != 1 else "")

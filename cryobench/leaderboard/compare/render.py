@@ -17,9 +17,9 @@ from rich.text import Text
 from cryobench.leaderboard.compare.change import FOR_THE_WORSE, NO_CHANGE, Change, ChangeKind
 from cryobench.leaderboard.compare.changes import Changes
 from cryobench.leaderboard.render.terminal import Deferred, encoder
-from cryobench.leaderboard.render.text import NO_VALUE, counted
+from cryobench.leaderboard.render.text import NO_VALUE
 from cryobench.results import tables
-from cryobench.text import json_text
+from cryobench.text import counted, json_text
 
 HEADER = ["", "solver", "column", "OLD", "NEW", "change [95% interval]"]
 

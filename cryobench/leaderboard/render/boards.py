@@ -13,8 +13,9 @@ import pandas as pd
 
 from cryobench.leaderboard.leakage import IMAGES, NOTHING, STRUCTURE
 from cryobench.leaderboard.ranking import NO, UNCLEAR
-from cryobench.leaderboard.render.text import NO_VALUE, counted, one_line
+from cryobench.leaderboard.render.text import NO_VALUE, one_line
 from cryobench.leaderboard.statistics.power import LEVEL, POWER
+from cryobench.text import counted
 
 LETTERED = f"rows with a common letter do not differ significantly ({LEVEL}, Holm)"
 CEILING = "ceiling: not ranked: a bound on psnr to the measured image, computed from the clean one"

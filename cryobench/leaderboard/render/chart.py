@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from cryobench.figures.style import BLUE, GREEN, GREY, LABEL_LENGTH, VERMILION, shortened
 from cryobench.leaderboard.render.boards import LETTERED, OVERLAPS, Board, boards
 from cryobench.leaderboard.render.columns import ARROWS, COST_HEADERS
-from cryobench.leaderboard.render.text import counted, one_line
+from cryobench.leaderboard.render.text import one_line
 from cryobench.record import COSTS
+from cryobench.text import counted
 
 MAX_COMPARISONS, MAX_ROWS = 12, 200
 """The first comparisons are drawn, with at most so many rows together, and at least the first one."""
@@ -118,7 +119,7 @@ def _costs(axis: Axes, board: Board) -> None:
         if math.isfinite(mean) and math.isfinite(cost) and cost > 0
     ]
     front = sorted((columns[COST][row], columns[board.by][row]) for row in drawn if columns["pareto_seconds"][row])
-    if front:
+    if len(front) > 1:
         axis.step(*zip(*front, strict=True), where="post", color=VERMILION, linewidth=1.2, zorder=1,
                   label="Pareto front")  # fmt: skip
         axis.legend(fontsize=7, frameon=False, loc="best")

@@ -14,6 +14,7 @@ from cryobench.leaderboard.render.text import NO_VALUE, one_line, p_value
 from cryobench.leaderboard.statistics.friedman import AverageRanks, Block, summarise
 from cryobench.leaderboard.statistics.power import LEVEL
 from cryobench.record import COSTS
+from cryobench.text import counted
 
 
 class TableBlock(NamedTuple):
@@ -97,7 +98,8 @@ def _remarks(summary: AverageRanks, by: str) -> Iterator[str]:
         yield f"critical difference of average ranks: {summary.critical_difference:.2f} (Nemenyi, {LEVEL})"
         yield from (f"no significant difference: {', '.join(map(one_line, group))}" for group in summary.groups)
     if summary.left_out:
-        yield f"not in the average ranks: {len(summary.left_out)} comparisons that lack a solver"
+        many = len(summary.left_out)
+        yield f"not in the average ranks: {counted(many, 'comparison')} that lack{'s' if many == 1 else ''} a solver"
 
 
 def blocks(parts: Iterable[Section], columns_of: Callable[[Board], list[TextColumn]]) -> Iterator[str | TableBlock]:

@@ -15,8 +15,7 @@ from rich.text import Text
 from cryobench.leaderboard.render.boards import Board
 from cryobench.leaderboard.render.columns import DIFFERENCE, INTERVAL, TextColumn, has_values, makers
 from cryobench.leaderboard.render.overall import Section, TableBlock, blocks, sections
-from cryobench.leaderboard.render.text import counted
-from cryobench.text import printable
+from cryobench.text import counted, printable
 
 GAP = 2  # blanks between columns
 ASCII = str.maketrans({"·": "|", "↑": "^", "↓": "v", "–": "-", "…": "...", "Å": "A", "†": "*", "‡": "**", "◆": "+"})
@@ -143,6 +142,8 @@ def _layout(
         if more <= room:
             chosen[name] = full
             room -= more
+    solver_width = max(solver_width, sizes[solver][False] + room)  # fewer names are folded
+    sizes[solver] = (max(makers(board, solver_width)[solver](False).width for board in boards),) * 2
     columns = {name: chosen[name] for name in sizes if name in chosen}
     widths = {name: sizes[name][full] for name, full in columns.items()}
     return _Layout(columns, widths, [name for name in others if name not in chosen], solver_width)

@@ -92,8 +92,3 @@ def folded(text: str, width: int) -> str:
             piece = piece[width:]
         lines[-1] += piece
     return "\n".join(line for line in lines if line)
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"

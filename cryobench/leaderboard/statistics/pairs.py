@@ -14,6 +14,7 @@ import numpy as np
 
 from cryobench.leaderboard.statistics.power import LEVEL, images_needed, images_to_test, reachable, smallest_p
 from cryobench.leaderboard.statistics.signed_rank import holm, signed_rank
+from cryobench.text import counted
 
 RESAMPLES = 2_000
 """Bootstrap resamples of a difference; an end of its interval varies between seeds by 6% of its standard error."""
@@ -110,8 +111,8 @@ def _reason(n_images: int, n_pairs: int) -> str:
     """Why no pair can be significant, or ''."""
     if not n_pairs or reachable(n_images, n_pairs):
         return ""
-    images, pairs = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((n_images, "image"), (n_pairs, "pair")))
     least = min(1.0, smallest_p(n_images) * n_pairs)
+    images, pairs = counted(n_images, "image"), counted(n_pairs, "pair")
     return (  # this text is in published tables
         f"{FEW_IMAGES}: with {images} and {pairs} of rows none can be below {least:.2g}, and {LEVEL} is wanted; "
         f"{images_to_test(n_pairs)} images would do"
