@@ -58,7 +58,7 @@ class Sleeps(Draws):
 class Eats(Draws):
     def act(self):
         held = bytearray(2**20 * self.number)
-        time.sleep(30)
+        time.sleep(60)
 
 @dataclass(frozen=True)
 class Waits(Draws):

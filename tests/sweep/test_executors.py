@@ -99,11 +99,11 @@ def test_workers_that_do_not_start_end_the_sweep(strange, blobs, tmp_path, monke
 def test_only_the_cell_beyond_a_limit_is_stopped(strange, blobs, tmp_path, executor):
     solvers = ["draws:1", "sleeps:600", "eats:3000", "draws:2"]
     records = swept(
-        tmp_path / "out", executor, data=[str(blobs)], solvers=solvers, options={"limits": Limits(10, 2500)}
+        tmp_path / "out", executor, data=[str(blobs)], solvers=solvers, options={"limits": Limits(15, 2500)}
     )
     results = {record.solver: (record.status, record.reason) for record in records}
     assert results["draws:1"] == results["draws:2"] == ("ok", "")
-    assert results["sleeps:600"] == ("failed", "stopped after 10 s, the limit (--time-limit)")
+    assert results["sleeps:600"] == ("failed", "stopped after 15 s, the limit (--time-limit)")
     status, reason = results["eats:3000"]
     assert status == "failed"
     assert reason.startswith("stopped at ")
