@@ -20,6 +20,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
+def not_finite(number: int) -> str:
+    """`1 value that is not finite (NaN or infinite)`, `2 values that are not finite (NaN or infinite)`."""
+    return f"{counted(number, 'value')} that {'is' if number == 1 else 'are'} not finite (NaN or infinite)"
+
+
 def json_text(data: Any, **options: Any) -> str:
     """`json.dumps` in which non-ASCII text is readable and characters that are not printable are escaped."""
     return printable_json(json.dumps(data, ensure_ascii=False, **options))

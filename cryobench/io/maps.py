@@ -12,7 +12,7 @@ from cryobench.errors import DataError
 from cryobench.io.image_files import changed, cubic, mrc_header, open_mrc
 from cryobench.io.writing import Totals
 from cryobench.limits import check_memory
-from cryobench.text import counted
+from cryobench.text import not_finite
 
 _BYTES_PER_VOXEL = 8
 
@@ -47,9 +47,7 @@ def read_map(path: Path, what: str = "map") -> Map:
         raise changed(path) from error
     bad = int(volume.size - np.isfinite(volume).sum())
     if bad:
-        raise DataError(
-            f"{path} has {counted(bad, 'non-finite value')} (NaN or infinite); reconstruct or correct the {what}"
-        )
+        raise DataError(f"{path} has {not_finite(bad)}; reconstruct or correct the {what}")
     header = mrc_header(path)
     return Map(path, volume[0], cubic(path, file.voxel), header.start, header.origin)
 

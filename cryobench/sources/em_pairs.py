@@ -15,7 +15,7 @@ from cryobench.errors import DataError
 from cryobench.io.em_pairs import PairFiles, find_pairs
 from cryobench.io.image_files import ImageFile, changed
 from cryobench.io.tiff import open_tiff_image
-from cryobench.text import counted
+from cryobench.text import not_finite
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ class EmPairStack(Stack):
             raise changed(file.path) from error
         bad = image.size - int(np.count_nonzero(np.isfinite(image)))
         if bad:
-            raise DataError(f"{file.path} has {counted(bad, 'non-finite value')} (NaN or infinite); leave the pair out")
+            raise DataError(f"{file.path} has {not_finite(bad)}; leave the pair out")
         return image

@@ -25,7 +25,7 @@ from cryobench.io.image_files import ImageFile, ReadImages, files_of
 from cryobench.io.open_files import OpenFiles
 from cryobench.io.streaming import CHUNK_BYTES, Chunk, stream
 from cryobench.limits import check_memory
-from cryobench.text import counted
+from cryobench.text import not_finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,8 +245,8 @@ class FileStack(Stack):
             return
         row = int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
         raise DataError(
-            f"image {images[row]} of {self.label} has {counted(int(np.sum(~finite[row])), 'non-finite value')} (NaN or "
-            f"infinite); leave it out with --images{self._where(images[row])}"
+            f"image {images[row]} of {self.label} has {not_finite(int(np.sum(~finite[row])))}; "
+            f"leave it out with --images{self._where(images[row])}"
         )
 
     def _where(self, index: int) -> str:

@@ -38,7 +38,7 @@ from cryobench.io.tiff import open_tiff
 from cryobench.io.zarr_files import open_zarr
 from cryobench.limits import check_memory
 from cryobench.sources.sections import View, viewed
-from cryobench.text import counted
+from cryobench.text import not_finite
 
 SUFFIXES = (".mrc", ".map", ".mrcs", ".npy", ".tif", ".tiff", ".zarr")
 _BYTES_PER_VOXEL, _READ_BYTES_PER_VOXEL = 48, 8
@@ -188,10 +188,7 @@ class VolumeStack(Stack):
         bad = int(pixels.size - np.isfinite(pixels).sum())
         if bad:
             path = self._volumes[index][0].path
-            raise DataError(
-                f"volume {index} of {self.label} ({path}) has {counted(bad, 'non-finite value')} (NaN or infinite)"
-                f"{where}; {advice}"
-            )
+            raise DataError(f"volume {index} of {self.label} ({path}) has {not_finite(bad)}{where}; {advice}")
 
 
 def _joined(folder: Path, paths: Sequence[Path]) -> ImageFile:

@@ -184,7 +184,7 @@ def test_an_image_that_is_not_finite_is_named(tmp_path):
     images[13, 2, 3], images[15] = np.nan, np.inf
     np.save(tmp_path / "a.npy", images)
     stack, seen = File(str(tmp_path / "a.npy")).open(), []
-    with pytest.raises(DataError, match=r"image 13 of a\.npy has 1 values that are not finite"):
+    with pytest.raises(DataError, match=r"image 13 of a\.npy has 1 value that is not finite"):
         collect(stack.stream(chunk_bytes=4 * IMAGE), seen)
     assert seen == list(range(12))
     assert same(stack, stack.stream([12, 14, 16], chunk_bytes=4 * IMAGE)) == [12, 14, 16]

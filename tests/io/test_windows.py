@@ -167,7 +167,7 @@ def test_only_the_window_must_be_finite(tmp_path):
     np.save(tmp_path / "a.npy", values)
     volume = opened(tmp_path / "a.npy")
     assert volume.read_window(0, (slice(1, 2), slice(0, 2), slice(0, 6))).sum() == 12
-    with pytest.raises(DataError, match=r"a.npy.* has 1 values that are not finite"):
+    with pytest.raises(DataError, match=r"a.npy.* has 1 value that is not finite"):
         volume.read_window(0, (slice(0, 2), slice(0, 3), slice(3, 4)))
 
 

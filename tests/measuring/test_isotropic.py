@@ -349,7 +349,7 @@ def test_a_damaged_section_stops_the_command_and_what_was_filled_is_kept(cli, tr
     monkeypatch.setattr(isotropic, "MEASURED", 2)
     code, _, err = cli("isotropic", "thin.npy", "-f", R, "-s", "interpolate", "--out", "x.mrc", "--quiet")
     assert (code, err.count("\n")) == (2, 1)
-    assert "480 non-finite values (NaN or infinite) at 3:5, 0:20, 0:24 (z, y, x); correct the file" in err
+    assert "480 values that are not finite (NaN or infinite) at 3:5, 0:20, 0:24 (z, y, x); correct the file" in err
     assert len(list(tmp_path.glob(".x.mrc.parts/done/*"))) == 3
 
 

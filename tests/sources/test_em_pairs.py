@@ -108,7 +108,7 @@ def test_what_is_no_pair_is_one_line_that_names_the_file(root):
     bad = np.ones(SHAPE, np.float32)
     bad[2, 3:5] = np.nan, np.inf
     save(clean, bad)
-    refused(r"1/gt_0\.tif has 2 non-finite values")
+    refused(r"1/gt_0\.tif has 2 values that are not finite")
     save(clean, bytes_())
     save(clean.with_suffix(".tiff"), bytes_())
     refused(r"gt_0\.tif and .*gt_0\.tiff have one name")

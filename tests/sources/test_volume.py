@@ -126,7 +126,7 @@ def test_only_the_selected_volumes_are_read(tmp_path):
     np.save(tmp_path / "b.npy", broken)
     stack = opened(tmp_path)
     assert np.isfinite(stack.read(0)).all()
-    with pytest.raises(DataError, match=r"volume 1 of .*b.npy.* has 1 values that are not finite"):
+    with pytest.raises(DataError, match=r"volume 1 of .*b.npy.* has 1 value that is not finite"):
         stack.read(1)
 
 

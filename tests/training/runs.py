@@ -71,6 +71,7 @@ def forked(call: Callable[[], object], output: Path) -> BaseProcess:
         with output.open("w", buffering=1) as file:
             sys.stdout = sys.stderr = file
             os.dup2(file.fileno(), 2)
+            torch.set_num_threads(torch.get_num_threads())  # replaces torch's pool: two threads would do it at once
             try:
                 call()
             except Exception:
