@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from cryobench.core import Pairs, Prior, Shape, Source, Window
 from cryobench.errors import DataError
+from cryobench.file_state import FileState
 from cryobench.io.selection import parse_images
 from cryobench.numerics.fft import rfftn
 from cryobench.numerics.shells import radial_frequency, shell_sums, shells
@@ -104,18 +104,10 @@ class CrossSpectrum(Prior):
         return _digests(self, _stamp(*self.selected()))
 
 
-def _stamp(pairs: Pairs, chosen: Sequence[int]) -> tuple[object, ...]:
+def _stamp(pairs: Pairs, chosen: Sequence[int]) -> tuple[FileState, ...]:
     """What changes when a file of these micrographs is edited or replaced."""
     files = {path for index in chosen for path in pairs.files(index) or ()}
-    return tuple((path, *_state(path)) for path in sorted(files))
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give existing micrographs") from error
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return tuple(FileState.of(path, "micrograph") for path in sorted(files))
 
 
 @lru_cache(maxsize=8)

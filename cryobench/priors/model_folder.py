@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cryobench.errors import CryobenchError, DataError, ParameterError, described
+from cryobench.file_state import FileState
 from cryobench.io.hub import TIMEOUT, Repository
 from cryobench.priors.schedule import STATED, betas, completed, lacks, prediction
 
@@ -141,14 +142,10 @@ class ModelFolder:
         return said
 
     @property
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Times, sizes and inodes of its files, which change when a file is replaced."""
+    def stamp(self) -> tuple[FileState, ...]:
+        """The states of its files, which change when a file is replaced."""
         names = [self.layout.config, *self.layout.weights, *([self.layout.schedule] if self.layout.schedule else [])]
-        try:
-            stats = [(self.root / name).stat() for name in names]
-        except OSError as error:
-            raise DataError(f"the model in {self.root} cannot be read: {described(error)}") from error
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+        return tuple(FileState.of(self.root / name, "model file") for name in names)
 
     def check_weights(self) -> None:
         """Raise `DataError` for truncated or invalid safetensors files.

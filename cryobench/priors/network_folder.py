@@ -13,6 +13,7 @@ import torch
 
 from cryobench.core import Prior
 from cryobench.errors import DataError, described
+from cryobench.file_state import FileState
 from cryobench.networks.files import CONFIG, WEIGHTS, read_config, read_json, read_network
 from cryobench.priors.model_folder import CARD
 
@@ -70,7 +71,8 @@ class NetworkFolder(Prior):
 
     def weights_digest(self) -> str:
         """SHA-256 of architecture and weights, independent of their place."""
-        stamp = tuple((self.folder / name).stat() for name in (CONFIG, WEIGHTS) if (self.folder / name).exists())
+        paths = [path for path in (self.folder / CONFIG, self.folder / WEIGHTS) if path.exists()]
+        stamp = tuple(FileState.of(path, self.kind) for path in paths)
         return _digest(self.folder, self.architecture, stamp)
 
     def trained_on(self) -> Sequence[Mapping[str, str]]:
