@@ -103,11 +103,8 @@ def angle_between(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def random_rotations(count: int, generator: torch.Generator) -> torch.Tensor:
     """Rotations uniform on SO(3), float64 [count, 3, 3]: those of normalised Gaussian quaternions."""
-    return of_quaternions(
-        *torch.nn.functional.normalize(torch.randn((count, 4), generator=generator, dtype=torch.float64), dim=1).unbind(
-            1
-        )
-    )
+    quaternions = torch.randn((count, 4), generator=generator, dtype=torch.float64)
+    return of_quaternions(*torch.nn.functional.normalize(quaternions, dim=1).unbind(1))
 
 
 def of_quaternions(w: torch.Tensor, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

@@ -144,7 +144,7 @@ class Denoising(Work):
                         file.unlink(missing_ok=True)
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else described(error)
+            reason = getattr(error, "strerror", None) or described(error)
             raise ResultsError(f"cannot denoise into {self._out} ({reason}); give another --out") from error
         job = json.loads(json.dumps(self._job))
         if found is None:

@@ -470,10 +470,10 @@ def _own_weights(components: Sequence[Any]) -> list[str | None]:
     return [_weights(part) for part in components if isinstance(part, Prior | Encoder)]
 
 
-def _file_digests(components: Sequence[Any], metrics: Sequence[AnyMetric]) -> list[str | None]:
-    """Digests of the weights of priors, encoders and metrics, and of the files of operators."""
+def _other_digests(components: Sequence[Any], metrics: Sequence[AnyMetric]) -> list[str]:
+    """Digests of the weights of metrics and of the files of operators."""
     recipes = [part for part in components if isinstance(part, OperatorRecipe)]
-    return [*_own_weights(components), *filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))]
+    return [*filter(None, map(_weights, metrics)), *filter(None, map(_files, recipes))]
 
 
 def _cell(
@@ -506,13 +506,12 @@ def _cell(
     labels["solver"] = CEILING if chosen is None else chosen.label
     components = [inner for part in (*parts.values(), *metrics) for inner in with_nested(part)]
     made_by = implementation(registry, components)
-    file_digests = partial(_file_digests, components, metrics)
     # everything that can change the numbers and nothing else: no paths, dates, batch sizes, devices or commits
     identity = resolved | {kind: specs(part).unlocated for kind, part in parts.items()}
     identity |= {
         "seed": seed,
         "dtype": dtype,
-        "weights": file_digests(),
+        "weights": [*made_by.weights, *_other_digests(components, metrics)],
         "versions": made_by.versions,
     }
     if chosen is None:
@@ -540,7 +539,7 @@ def _cell(
         within=str(within),
         radii=radii,
         tuned_on=frozenset() if chosen is None else chosen.tuned_on,
-        file_digests=file_digests,
+        file_digests=lambda: [*_own_weights(components), *_other_digests(components, metrics)],
     )
 
 

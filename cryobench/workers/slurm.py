@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryobench.errors import DependencyError, ExecutorError, described, reason_of
+from cryobench.global_state import restored
 
 
 @contextmanager
@@ -22,7 +21,7 @@ def slurm_jobs(file: str) -> Iterator[Any]:
     import yaml
 
     try:
-        with _same_interrupt():
+        with restored():  # dask_jobqueue.runner replaces the handler of Ctrl-C by one that exits with code 0
             from dask_jobqueue import SLURMCluster
             from dask_jobqueue.slurm import SLURMJob
     except ImportError as error:
@@ -54,17 +53,6 @@ def slurm_jobs(file: str) -> Iterator[Any]:
         except (OSError, RuntimeError, ValueError) as error:
             raise ExecutorError(f"{file}: the jobs could not be submitted: {described(error)}") from error
         yield cluster
-
-
-@contextmanager
-def _same_interrupt() -> Iterator[None]:
-    """Restore the handler of Ctrl-C: dask_jobqueue.runner, when imported, installs one that exits with code 0."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
 
 
 async def _submit(cluster: Any, jobs: int) -> None:
